@@ -1,0 +1,29 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Python 3.11+, make and a C compiler are all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+SOURCES := $(shell find ctxdeploy export runtime index -name '*.py')
+
+.PHONY: demo test lint clean
+
+# The editable install is strict (a tree of links), because mypy cannot follow the lenient one; a tree of links must be
+# made anew when a file comes or goes, hence the dependency on the sources.
+$(VENV)/installed: pyproject.toml $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade 'pip>=24' 'setuptools>=77'
+	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[cpu,export,demo,test]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/ctxdeploy demo -o demo
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ctxdeploy
+
+test: $(VENV)/installed lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info

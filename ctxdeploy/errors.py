@@ -1,0 +1,86 @@
+"""Every way a user's request can fail, one class and one exit code each.
+
+The message of an error names the offending value and the command or flag that fixes it. The command line prints it as
+one line and leaves with ``exit_code``; a traceback means a defect of ours.
+"""
+
+
+class CtxdeployError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(CtxdeployError, ValueError):
+    """A setting or an argument is out of its range, or two of them exclude each other."""
+
+    exit_code = 2
+
+
+class MissingExtraError(CtxdeployError, ImportError):
+    """An optional dependency is not installed."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: run  pip install 'ctxdeploy[{extra}]'")
+
+
+class CheckpointError(CtxdeployError):
+    """A file is not a checkpoint of a known network, or its tensors do not fit the network it names."""
+
+    exit_code = 10
+
+
+class ParityError(CtxdeployError):
+    """An exported artefact does not compute what the network computes; no bundle was left."""
+
+    exit_code = 11
+
+
+class BundleError(CtxdeployError):
+    """A bundle is damaged, incomplete or of a newer format."""
+
+    exit_code = 12
+
+
+class BackendError(CtxdeployError):
+    """A runtime cannot run the bundle on the device or in the precision that was asked for."""
+
+    exit_code = 13
+
+
+class PhotoError(CtxdeployError):
+    """A photo cannot be read, or a box does not lie in it."""
+
+    exit_code = 14
+
+
+class ArchiveError(CtxdeployError):
+    """An index archive or a codebook is damaged, incomplete, locked or of a newer format."""
+
+    exit_code = 15
+
+
+class MismatchError(CtxdeployError):
+    """Descriptors of one model or preprocessing meet an archive made with another."""
+
+    exit_code = 16
+
+
+class NoPhotosError(CtxdeployError):
+    """There is nothing to index."""
+
+    exit_code = 17
+
+
+class StorageError(CtxdeployError):
+    """A folder cannot be written: permission, disk full, read-only file system."""
+
+    exit_code = 18
+
+
+class SomePhotosFailedError(CtxdeployError):
+    """The run is complete and committed, but some photos could not be read; they are listed in the archive."""
+
+    exit_code = 19
