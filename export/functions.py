@@ -1,0 +1,86 @@
+"""Bodies of our operators: ONNX local functions of standard operators, exported from the same PyTorch code.
+
+A runtime without a kernel of ours inlines the body (ONNX Runtime and TensorRT by themselves; ``ctxdeploy.runtime`` does
+it for OpenVINO). A runtime with a kernel runs the node. TensorRT looks functions up by name alone and reads their bodies
+with the opset of the model: the names are no standard operators', and the opsets are equal.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ctxdeploy.export.networks.config import Edges, NetworkConfig
+from ctxdeploy.export.networks.refinement import graph_convolution
+from ctxdeploy.export.networks.smoothing import gaussian_smoothing
+from ctxdeploy.export.operators import DOMAIN
+from ctxdeploy.export.tracing import OPSET, trace
+
+
+class _GaussianSmoothing(nn.Module):
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor, bandwidth: Tensor, confidence: Tensor) -> Tensor:
+        return gaussian_smoothing(x, bandwidth, confidence, self.kernel_size)
+
+
+class _GraphConvolution(nn.Module):
+    def __init__(self, edges: Edges, neighbours: int) -> None:
+        super().__init__()
+        self.edges = edges
+        self.neighbours = neighbours
+
+    def forward(self, x: Tensor, weight: Tensor, parameter: Tensor) -> Tensor:
+        return graph_convolution(x, weight, parameter, self.edges, self.neighbours)
+
+
+def functions_of(config: NetworkConfig) -> list[Any]:
+    """Return an ``onnx_ir.Function`` for each operator of our own in a network."""
+    functions = []
+    channels = config.channels
+    if config.smoothing.kind == "gaussian":
+        size = (2, channels, 9, 11)
+        inputs = (torch.rand(size), torch.rand(2, 1, 9, 11), torch.rand(2, 1, 9, 11))
+        dynamic = ({0: "b", 2: "h", 3: "w"},) * 3
+        module: nn.Module = _GaussianSmoothing(config.smoothing.kernel_size)
+        functions.append(_function("GaussianSmoothing", module, inputs, dynamic, ("kernel_size",)))
+    if config.refinement is not None:
+        nodes = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
+        module = _GraphConvolution(config.refinement.edges, config.refinement.neighbours)
+        functions.append(_function("GraphConvolution", module, nodes, ({0: "b", 1: "n"}, {}, {}), ("edges", "neighbours")))
+    return functions
+
+
+def _function(
+    name: str, module: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[dict[int, str], ...], attributes: Iterable[str]
+) -> Any:
+    """Export ``module`` on its own and wrap its graph as a function."""
+    import onnx_ir as ir
+
+    graph = trace(module, inputs, dynamic).graph
+    _constants_from_initializers(graph)
+    graph.opset_imports.clear()
+    graph.opset_imports[""] = OPSET
+    # The attributes describe the node to a kernel; the body has their values built in and does not refer to them.
+    types = {"kernel_size": ir.AttributeType.INT, "neighbours": ir.AttributeType.INT, "edges": ir.AttributeType.STRING}
+    declared = [ir.Attr(attribute, types[attribute], None) for attribute in attributes]
+    return ir.Function(DOMAIN, name, "", graph=graph, attributes=declared)
+
+
+def _constants_from_initializers(graph: Any) -> None:
+    """Replace initialisers by Constant nodes in front: functions have no initialisers."""
+    import onnx_ir as ir
+
+    constants = []
+    for value in list(graph.initializers.values()):
+        node = ir.node("Constant", [], {"value": value.const_value})
+        node.outputs[0].name = value.name
+        node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+        value.replace_all_uses_with(node.outputs[0])
+        constants.append(node)
+    graph.initializers.clear()
+    if constants:
+        graph.insert_before(graph[0], constants)

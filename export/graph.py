@@ -1,0 +1,64 @@
+"""A network to one ONNX graph that holds all its scales."""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.networks.network import RetrievalNetwork
+
+
+def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
+    """Return the ``onnx.ModelProto`` of a network: input and outputs as in the bundle contract, dynamic B, H and W.
+
+    Args:
+        network: in evaluation mode; it is not changed.
+        inline: write the bodies of our own operators in place of the nodes.
+    """
+    import onnx
+    import onnx.inliner
+    import onnx_ir as ir
+    import torch
+
+    from ctxdeploy.export.functions import functions_of
+    from ctxdeploy.export.networks.resnet import fold_batch_norm
+    from ctxdeploy.export.operators import DOMAIN, exporting
+    from ctxdeploy.export.tracing import trace
+
+    network = copy.deepcopy(network)
+    fold_batch_norm(network.backbone)
+    image = torch.zeros(2, 212, 300, 3, dtype=torch.uint8)
+    with exporting():
+        model = trace(network, (image,), ({0: "batch", 1: "height", 2: "width"},), OUTPUT_NAMES)
+    model.graph.inputs[0].name = INPUT_NAME
+    _declare_outputs(model.graph.outputs, network)
+    for function in functions_of(network.config):
+        model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = 1
+    model.producer_name, model.producer_version = "ctxdeploy", None
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+    proto = ir.to_proto(model)
+    # Shapes of intermediate values are the tracer's symbols; every runtime infers its own.
+    del proto.graph.value_info[:]
+    if inline:
+        proto = onnx.inliner.inline_local_functions(proto)
+    onnx.checker.check_model(proto, full_check=False)
+    return proto
+
+
+def _declare_outputs(values: Any, network: "RetrievalNetwork") -> None:
+    import onnx_ir as ir
+
+    k, d = network.extraction.top_k, network.config.descriptor_dim
+    for value, shape in zip(values, (["batch", k, d], ["batch", k], ["batch", k, 2], ["batch", k]), strict=True):
+        value.shape = ir.Shape(shape)
+
+
+def save_graph(proto: Any, path: Path) -> None:
+    """Write a graph as one file."""
+    import onnx
+
+    onnx.save_model(proto, path)

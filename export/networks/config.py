@@ -1,0 +1,168 @@
+"""Configuration of a network: everything but its weights. Nothing here imports torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from ctxdeploy.errors import ConfigError
+
+
+class Architecture(Enum):
+    """A ResNet trunk: name, bottleneck blocks or basic ones, blocks of its four layers (He et al., CVPR 2016)."""
+
+    RESNET18 = ("resnet18", False, (2, 2, 2, 2))
+    RESNET50 = ("resnet50", True, (3, 4, 6, 3))
+    RESNET101 = ("resnet101", True, (3, 4, 23, 3))
+
+    def __init__(self, label: str, bottleneck: bool, blocks: tuple[int, int, int, int]) -> None:
+        self.label = label
+        self.bottleneck = bottleneck
+        self.blocks = blocks
+
+    @classmethod
+    def parse(cls, label: object) -> "Architecture":
+        """Return the member of a label; ``ConfigError`` names those there are."""
+        for member in cls:
+            if member.label == label:
+                return member
+        raise ConfigError(f"architecture {label!r} is not one of {', '.join(m.label for m in cls)}")
+
+    def channels(self, skip_layer: int) -> int:
+        """Channels of the feature map when the last ``skip_layer`` layers are left out."""
+        return (2048 if self.bottleneck else 512) >> skip_layer
+
+
+class Edges(Enum):
+    """How similarities become the edges of the graph refinement."""
+
+    THRESHOLD = "threshold"
+    TOPK = "topk"
+    SOFTMAX = "softmax"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing:
+    """Smoothing h of the feature map.
+
+    Attributes:
+        kind: ``average`` (HOW), ``gaussian`` (learned, ctx) or ``none``.
+        kernel_size: side of the window in cells; odd. The Gaussian takes 3, 5 or 7.
+    """
+
+    kind: str = "average"
+    kernel_size: int = 3
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("average", "gaussian", "none"):
+            raise ConfigError(f"smoothing {self.kind!r} is not one of average, gaussian, none")
+        sizes = (3, 5, 7) if self.kind == "gaussian" else (1, 3, 5, 7, 9, 11)
+        if self.kernel_size not in sizes:
+            raise ConfigError(f"{self.kind} smoothing with kernel size {self.kernel_size}: use one of {sizes}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Graph refinement g before the smoothing.
+
+    Attributes:
+        blocks: residual graph convolutions in a row, each with its own weight and threshold or temperature.
+        edges: ``threshold``, ``topk`` or ``softmax``.
+        neighbours: edges of a node with ``topk`` (itself included).
+    """
+
+    blocks: int = 2
+    edges: Edges = Edges.THRESHOLD
+    neighbours: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.blocks <= 16:
+            raise ConfigError(f"graph refinement with {self.blocks} blocks: use 1 to 16")
+        if not 1 <= self.neighbours <= 1024:
+            raise ConfigError(f"graph refinement with {self.neighbours} neighbours: use 1 to 1024")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """A network without its weights.
+
+    Attributes:
+        family: name in ``ctxdeploy.export.networks.FAMILIES``.
+        architecture: the trunk.
+        skip_layer: layers of the trunk left out at its end: 0 (stride 32) or 1 (stride 16).
+        dim: dimension D of the descriptors; None leaves the whitening out (D = channels of the trunk).
+        smoothing: smoothing h.
+        refinement: graph refinement g, or None.
+        mean: per channel, of RGB in 0..1, taken off the input.
+        std: per channel, the input is divided by it.
+    """
+
+    family: str
+    architecture: Architecture
+    skip_layer: int = 0
+    dim: int | None = 128
+    smoothing: Smoothing = Smoothing()
+    refinement: Refinement | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.skip_layer not in (0, 1):
+            raise ConfigError(f"skip_layer {self.skip_layer}: use 0 or 1")
+        if self.dim is not None and not 1 <= self.dim <= self.channels:
+            raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.channels}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std positive")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return self.architecture.channels(self.skip_layer)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the scaled image per cell of the feature map."""
+        return 32 >> self.skip_layer
+
+    @property
+    def descriptor_dim(self) -> int:
+        """Dimension of the descriptors."""
+        return self.channels if self.dim is None else self.dim
+
+    def metadata(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form that ``parse`` reads."""
+        refinement = None
+        if self.refinement is not None:
+            refinement = {**asdict(self.refinement), "edges": self.refinement.edges.value}
+        return {
+            "family": self.family,
+            "architecture": self.architecture.label,
+            "skip_layer": self.skip_layer,
+            "dim": self.dim,
+            "smoothing": asdict(self.smoothing),
+            "refinement": refinement,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def parse(cls, metadata: Mapping[str, Any]) -> "NetworkConfig":
+        """Return the configuration that ``metadata`` wrote; ``ConfigError`` names what is wrong with it."""
+        try:
+            refinement = metadata["refinement"]
+            if refinement is not None:
+                refinement = Refinement(**{**refinement, "edges": Edges(refinement["edges"])})
+            return cls(
+                family=metadata["family"],
+                architecture=Architecture.parse(metadata["architecture"]),
+                skip_layer=metadata["skip_layer"],
+                dim=metadata["dim"],
+                smoothing=Smoothing(**metadata["smoothing"]),
+                refinement=refinement,
+                mean=tuple(metadata["mean"]),
+                std=tuple(metadata["std"]),
+            )
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"not a network configuration: {error!r}") from error
