@@ -1,0 +1,123 @@
+"""What every engine offers."""
+
+import os
+import platform
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
+from ctxdeploy.errors import BackendError, ConfigError
+
+AUTO = "auto"
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendConfig:
+    """Which engine runs the network, and how.
+
+    Attributes:
+        name: ``onnxruntime``, ``openvino``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
+        precision: ``fp32`` or ``bf16``.
+        threads: of the network; the engine's own choice if None.
+    """
+
+    name: str = AUTO
+    precision: str = "fp32"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision {self.precision!r} is unknown: give --precision {' or '.join(PRECISIONS)}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GraphOutputs:
+    """What the graph returns for a batch; rows with attention 0 are padding.
+
+    Attributes:
+        descriptors: B×K×D float32.
+        attention: B×K float32.
+        positions: B×K×2 float32, x then y, in pixels of the input, half-pixel convention.
+        scales: B×K float32.
+    """
+
+    descriptors: NDArray[np.float32]
+    attention: NDArray[np.float32]
+    positions: NDArray[np.float32]
+    scales: NDArray[np.float32]
+
+
+class Backend(ABC):
+    """A bundle loaded into an engine.
+
+    Attributes:
+        name: of the engine, as in ``BackendConfig``.
+        device: that really runs, such as ``CPU: AMD EPYC``.
+        precision: that really runs, as the engine reports it.
+        threads: as the engine was told; None when it chose.
+        version: of the engine.
+    """
+
+    name: str
+    device: str
+    precision: str
+    threads: int | None
+    version: str
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._shapes = bundle.shapes
+        self._top_k, self._dim = bundle.extraction.top_k, bundle.extraction.dim
+
+    def run(self, images: NDArray[np.uint8]) -> GraphOutputs:
+        """Compute a batch.
+
+        Args:
+            images: B×H×W×3 uint8, RGB, already scaled.
+
+        Raises:
+            ConfigError: the shape or type is not what the bundle takes.
+            BackendError: the engine failed.
+        """
+        if images.dtype != np.uint8:
+            raise ConfigError(f"the input is {images.dtype}, but uint8 is needed")
+        self._shapes.check(images.shape)
+        try:
+            arrays = self._run(np.ascontiguousarray(images))
+        except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
+            raise BackendError(f"{self.name} failed on an input of {images.shape}: {first_line(error)}") from error
+        batch = len(images)
+        shapes = ((batch, self._top_k, self._dim), (batch, self._top_k), (batch, self._top_k, 2), (batch, self._top_k))
+        for output, array, shape in zip(OUTPUT_NAMES, arrays, shapes, strict=True):
+            if array.shape != shape or array.dtype != np.float32:
+                raise BackendError(f"output {output} is {array.dtype} {array.shape}, not float32 {shape}: export anew")
+        return GraphOutputs(descriptors=arrays[0], attention=arrays[1], positions=arrays[2], scales=arrays[3])
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return the four outputs in the order of ``OUTPUT_NAMES``, in memory that later runs leave alone."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an engine's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (said or lines or [""])[0] or type(error).__name__
+
+
+def cpu_name() -> str:
+    """Return ``CPU: `` and the processor's name."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if os.name == "posix" and info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"CPU: {name}"

@@ -1,0 +1,55 @@
+"""ONNX Runtime on the CPU, fp32."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
+from ctxdeploy.errors import BackendError
+from ctxdeploy.extras import require
+from ctxdeploy.runtime.backends.base import Backend, BackendConfig, cpu_name, first_line
+
+PROVIDERS = ("CPUExecutionProvider",)
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend(Backend):
+    """A session of ONNX Runtime. It runs local functions as they stand."""
+
+    name = "onnxruntime"
+    precision = "fp32"
+
+    def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
+        super().__init__(bundle)
+        ort = require("onnxruntime", "cpu")
+        model = bundle.file(bundle.artefact("onnx", "fp32"))
+        try:
+            self._session = ort.InferenceSession(str(model), _options(ort, config), providers=list(PROVIDERS))
+        except Exception as error:  # ONNX Runtime's classes share no base but Exception
+            raise BackendError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
+        check_providers(self._session.get_providers(), PROVIDERS)
+        self.device = cpu_name()
+        self.threads = config.threads
+        self.version = str(ort.__version__)
+
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        arrays: list[NDArray[np.float32]] = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: images})
+        return arrays
+
+
+def check_providers(found: list[str], asked: tuple[str, ...]) -> None:
+    """Raise ``BackendError`` unless the first provider asked for is in force: ONNX Runtime falls back in silence."""
+    if not found or found[0] != asked[0]:
+        raise BackendError(f"onnxruntime runs on {', '.join(found) or 'nothing'} instead of {asked[0]}: reinstall it")
+
+
+def _options(ort: Any, config: BackendConfig) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.inter_op_num_threads = 1
+    if config.threads is not None:
+        options.intra_op_num_threads = config.threads
+    # Patterns and the arena keep memory for every shape they met, and photos have many shapes.
+    options.enable_mem_pattern = False
+    return options

@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU, fp32 and bf16."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
+from ctxdeploy.errors import BackendError
+from ctxdeploy.extras import require
+from ctxdeploy.runtime.backends.base import Backend, BackendConfig, cpu_name, first_line
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoBackend(Backend):
+    """A compiled model of OpenVINO."""
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
+        super().__init__(bundle)
+        openvino = require("openvino", "cpu")
+        core = openvino.Core()
+        check_precision(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), config.precision)
+        model = bundle.file(bundle.artefact("onnx", "fp32"))
+        try:
+            compiled = core.compile_model(core.read_model(inlined(model)), "CPU", _properties(config))
+        except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
+            raise BackendError(f"openvino cannot load {model}: {first_line(error)}") from error
+        self.precision = _precision(compiled)
+        if self.precision != config.precision:
+            raise BackendError(f"openvino runs in {self.precision} instead of --precision {config.precision}")
+        self._request = compiled.create_infer_request()
+        self.device = cpu_name()
+        self.threads = config.threads
+        self.version = str(openvino.__version__).partition("-")[0]
+
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        self._request.infer({INPUT_NAME: images})
+        # The request reuses its output tensors in the next run.
+        return [np.array(self._request.get_tensor(name).data) for name in OUTPUT_NAMES]
+
+
+def check_precision(capabilities: list[str], precision: str) -> None:
+    """Raise ``BackendError`` if the CPU has no arithmetic of this precision; OpenVINO would emulate or ignore it."""
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise BackendError("this CPU has no bf16 arithmetic (AVX512_BF16 or AMX): use --precision fp32")
+
+
+def inlined(path: Path) -> bytes:
+    """Return a serialised ONNX model without local functions: OpenVINO takes their nodes for unknown operators."""
+    onnx = require("onnx", "cpu")
+    model = onnx.load(str(path))
+    if model.functions:
+        model = require("onnx.inliner", "cpu").inline_local_functions(model)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _properties(config: BackendConfig) -> dict[str, Any]:
+    # Without a hint OpenVINO chooses bf16 by itself where the CPU has it.
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[config.precision], "NUM_STREAMS": 1}
+    if config.threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = config.threads
+    return properties
+
+
+def _precision(compiled: Any) -> str:
+    reported = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return next((name for name, hint in _HINTS.items() if hint == reported), str(reported))

@@ -1,0 +1,86 @@
+"""Finding the photos of a folder."""
+
+import os
+from collections import deque
+from pathlib import Path
+
+from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.runtime.decode import printable
+from ctxdeploy.runtime.sources import PhotoSource
+
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".avif", ".jp2", ".heic", ".heif"),
+)
+
+
+def readable_extensions() -> tuple[str, ...]:
+    """Return those of ``EXTENSIONS`` that this Pillow, with the plug-ins registered so far, can open."""
+    from PIL import Image
+
+    formats = Image.registered_extensions()
+    return tuple(extension for extension in EXTENSIONS if formats.get(extension) in Image.OPEN)
+
+
+def find_photos(folder: str | os.PathLike[str], recursive: bool = True) -> list[PhotoSource]:
+    """List the photos of a folder by their extension, sorted by name.
+
+    Names are paths relative to the folder, with ``/``; bytes that are not UTF-8 stay as surrogates (``os.fsencode``
+    restores them). Files and folders whose names begin with a dot are left out. Links are followed, each real folder
+    is visited once, under its own path if it lies in ``folder``. Broken links are listed, and fail when they are read.
+
+    Raises:
+        ConfigError: the folder does not exist, is none, or it or one below it cannot be listed.
+        NoPhotosError: there is no photo.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{printable(str(root))} is not a folder: give one with photos")
+    extensions = readable_extensions()
+    names = sorted(name for name in _walk(root, recursive) if name.lower().endswith(extensions))
+    if not names:
+        raise NoPhotosError(f"{printable(str(root))} holds no photos (looked for {' '.join(extensions)})")
+    return [PhotoSource(name=name, path=root / name) for name in names]
+
+
+def _walk(root: Path, recursive: bool) -> list[str]:
+    """Return the names of all files that are not hidden, relative to ``root``."""
+    names: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    folders, links = deque([""]), deque[str]()
+    while folders or links:
+        prefix = folders.popleft() if folders else links.popleft()  # links last: real paths name their photos
+        try:
+            state = (root / prefix).stat()
+            identity = (state.st_dev, state.st_ino)
+            if identity in visited:
+                continue
+            visited.add(identity)
+            files, below, linked = _list(root, prefix)
+        except OSError as error:
+            where = printable(str(root / prefix))
+            raise ConfigError(f"the folder {where} cannot be listed ({error.strerror}): make it readable") from error
+        names += files
+        if recursive:
+            folders.extend(below)
+            links.extend(linked)
+    return names
+
+
+def _list(root: Path, prefix: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of a folder's files, folders and links to folders; folders end with ``/``."""
+    files: list[str] = []
+    folders: list[str] = []
+    links: list[str] = []
+    with os.scandir(root / prefix) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                files.append(name)
+            elif entry.is_symlink():
+                links.append(name + "/")
+            else:
+                folders.append(name + "/")
+    return files, folders, links
