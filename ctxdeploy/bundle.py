@@ -40,7 +40,9 @@ class Extraction:
             raise ConfigError(f"--scales {self.scales}: give at least one scale, each once")
         for scale in self.scales:
             if not 0.05 <= scale <= 4.0 or round(scale * 1000) != scale * 1000:
-                raise ConfigError(f"scale {scale} is not a number from 0.05 to 4 with at most three decimals (--scales)")
+                raise ConfigError(
+                    f"scale {scale} is not a number from 0.05 to 4 with at most three decimals (--scales)"
+                )
         if not 1 <= self.top_k <= 65536:
             raise ConfigError(f"--top-k {self.top_k} is outside 1..65536")
         if not 1 <= self.dim <= 4096:
@@ -124,7 +126,11 @@ class Bundle:
         Preprocessing has a hash of its own; precision and runtime are not part of it.
         """
         return settings_sha256(
-            {"network": dict(self.network), "weights": self.source["weights_sha256"], "extraction": asdict(self.extraction)}
+            {
+                "network": dict(self.network),
+                "weights": self.source["weights_sha256"],
+                "extraction": asdict(self.extraction),
+            }
         )
 
     def artefact(self, fmt: str = "onnx", precision: str = "fp32") -> Artefact:
@@ -202,7 +208,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder / MANIFEST} is not a {FORMAT_NAME} manifest: make one with  ctxdeploy export")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
-        raise BundleError(f"{folder} has bundle format {version}, this ctxdeploy reads {FORMAT_VERSION}: upgrade, or export anew")
+        raise BundleError(
+            f"{folder} has bundle format {version}, this ctxdeploy reads {FORMAT_VERSION}: upgrade, or export anew"
+        )
     return manifest
 
 
@@ -239,5 +247,10 @@ def _check_artefact(bundle: Bundle, artefact: Artefact, check_hash: bool) -> Non
 
 def _outputs(extraction: Extraction) -> list[dict[str, Any]]:
     k, d = extraction.top_k, extraction.dim
-    shapes = {"descriptors": ["batch", k, d], "attention": ["batch", k], "positions": ["batch", k, 2], "scales": ["batch", k]}
+    shapes = {
+        "descriptors": ["batch", k, d],
+        "attention": ["batch", k],
+        "positions": ["batch", k, 2],
+        "scales": ["batch", k],
+    }
     return [{"name": name, "dtype": "float32", "shape": shapes[name]} for name in OUTPUT_NAMES]

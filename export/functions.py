@@ -1,8 +1,8 @@
 """Bodies of our operators: ONNX local functions of standard operators, exported from the same PyTorch code.
 
-A runtime without a kernel of ours inlines the body (ONNX Runtime and TensorRT by themselves; ``ctxdeploy.runtime`` does
-it for OpenVINO). A runtime with a kernel runs the node. TensorRT looks functions up by name alone and reads their bodies
-with the opset of the model: the names are no standard operators', and the opsets are equal.
+A runtime without a kernel of ours inlines the body (ONNX Runtime and TensorRT by themselves; ``ctxdeploy.runtime``
+does it for OpenVINO). A runtime with a kernel runs the node. TensorRT looks functions up by name alone and reads their
+bodies with the opset of the model: the names are no standard operators', and the opsets are equal.
 """
 
 from collections.abc import Iterable
@@ -50,12 +50,18 @@ def functions_of(config: NetworkConfig) -> list[Any]:
     if config.refinement is not None:
         nodes = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
         module = _GraphConvolution(config.refinement.edges, config.refinement.neighbours)
-        functions.append(_function("GraphConvolution", module, nodes, ({0: "b", 1: "n"}, {}, {}), ("edges", "neighbours")))
+        functions.append(
+            _function("GraphConvolution", module, nodes, ({0: "b", 1: "n"}, {}, {}), ("edges", "neighbours"))
+        )
     return functions
 
 
 def _function(
-    name: str, module: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[dict[int, str], ...], attributes: Iterable[str]
+    name: str,
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    dynamic: tuple[dict[int, str], ...],
+    attributes: Iterable[str],
 ) -> Any:
     """Export ``module`` on its own and wrap its graph as a function."""
     import onnx_ir as ir

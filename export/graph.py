@@ -53,7 +53,8 @@ def _declare_outputs(values: Any, network: "RetrievalNetwork") -> None:
     import onnx_ir as ir
 
     k, d = network.extraction.top_k, network.config.descriptor_dim
-    for value, shape in zip(values, (["batch", k, d], ["batch", k], ["batch", k, 2], ["batch", k]), strict=True):
+    shapes: list[list[int | str]] = [["batch", k, d], ["batch", k], ["batch", k, 2], ["batch", k]]
+    for value, shape in zip(values, shapes, strict=True):
         value.shape = ir.Shape(shape)
 
 

@@ -46,7 +46,7 @@ def trace(
     Returns:
         An ``onnx_ir.Model`` of opset ``OPSET``; its dynamic axes bear the given names.
     """
-    shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes} or None for axes in dynamic)
+    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in dynamic)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module,

@@ -10,14 +10,17 @@ from ctxdeploy.export.networks.refinement import GraphRefinement
 from ctxdeploy.export.networks.resnet import ResNetTrunk
 from ctxdeploy.export.networks.smoothing import AverageSmoothing, GaussianSmoothing
 
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 def scaled_size(size: int, scale: float) -> int:
     """Return ⌊size·scale⌋, at least 1, in integers.
 
     Scales have three decimals. ``int(size * 1.414)`` would be exported as a product of floats, which OpenVINO computes
-    in bf16 (descriptor cosine 0.43). For the default scales the result is PyTorch's for every size up to 16384 (tested).
+    in bf16 (descriptor cosine 0.43). For the default scales the result is PyTorch's for every size to 16384 (tested).
     """
-    return torch.sym_max(size * round(scale * 1000) // 1000, 1)
+    scaled: int = torch.sym_max(size * round(scale * 1000) // 1000, 1)  # type: ignore[no-untyped-call]
+    return scaled
 
 
 def l2_attention(x: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ class RetrievalNetwork(nn.Module):
         features = self.feature_map(x)
         return self.dim_reduction(self.smoothing(features)), l2_attention(features)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Outputs:
         x = self.normalise(image)
         height, width = x.shape[2:]
         levels = []
@@ -92,7 +95,7 @@ class RetrievalNetwork(nn.Module):
         vectors, strengths, positions, scales = zip(*levels, strict=True)
         return self.select(torch.cat(vectors, 1), torch.cat(strengths, 1), torch.cat(positions), torch.cat(scales))
 
-    def select(self, vectors: Tensor, strengths: Tensor, positions: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
+    def select(self, vectors: Tensor, strengths: Tensor, positions: Tensor, scales: Tensor) -> Outputs:
         """Keep the K strongest of all positions, padded with zeros where there are fewer than K.
 
         Args:

@@ -91,7 +91,7 @@ def fold_batch_norm(trunk: ResNetTrunk) -> None:
 
     ONNX Runtime folds too, but once per use of the weights: a seven-scale graph would then hold seven copies of them.
     """
-    pairs = [(trunk, "conv1", "bn1")]
+    pairs: list[tuple[nn.Module, str, str]] = [(trunk, "conv1", "bn1")]
     for module in trunk.modules():
         if isinstance(module, BasicBlock | Bottleneck):
             count = 3 if isinstance(module, Bottleneck) else 2

@@ -1,12 +1,14 @@
 """Smoothing of the feature map: the mean of HOW and the learned Gaussian of ctx (``networks.md``)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxdeploy.export.operators import emit_operator, is_exporting
 
-# Below this the denominator is an underflow: bandwidth above 80 and self-confidence below 1e-30. Such a position gets 0.
+# A denominator below this has underflowed: bandwidth above 70 and self-confidence below 1e-30. Such a position gets 0.
 _TINY = 1e-30
 
 
@@ -66,7 +68,7 @@ class GaussianSmoothing(nn.Module):
         self.kernel_size = kernel_size
         self.predict = nn.Conv2d(channels, 2, 1)
         nn.init.zeros_(self.predict.weight)
-        nn.init.zeros_(self.predict.bias)
+        nn.init.zeros_(cast(Tensor, self.predict.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.predict(x)

@@ -1,0 +1,153 @@
+"""What an exported graph computes against what PyTorch computes, in the two figures that decide about retrieval.
+
+Per descriptor: the cosine between both sides' descriptors of the same position and scale. Per photo: the overlap of the
+selected positions. A graph that misses the tolerance of its precision is refused.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.errors import ParityError
+
+Image = NDArray[np.uint8]
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+# Images B×H×W×3 to descriptors, attention, positions and scales with a leading B.
+Run = Callable[[Image], Outputs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """Least admissible figures of a precision: cosine of every descriptor, overlap of every photo."""
+
+    cosine: float
+    overlap: float
+
+
+TOLERANCES = {"fp32": Tolerance(cosine=0.9999, overlap=0.99)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoParity:
+    """Figures of one photo.
+
+    Attributes:
+        photo: its name.
+        shape: height and width in pixels.
+        descriptors: rows that PyTorch selects (padding not counted).
+        overlap: share of positions (with scale) selected by both, of the larger selection.
+        cosine_min, cosine_p1, cosine_mean: over the descriptors at those positions.
+    """
+
+    photo: str
+    shape: tuple[int, int]
+    descriptors: int
+    overlap: float
+    cosine_min: float
+    cosine_p1: float
+    cosine_mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Figures of all photos, and the tolerance they were held against."""
+
+    photos: tuple[PhotoParity, ...]
+    tolerance: Tolerance
+
+    @property
+    def cosine(self) -> float:
+        """Least cosine of any descriptor."""
+        return min(photo.cosine_min for photo in self.photos)
+
+    @property
+    def overlap(self) -> float:
+        """Least overlap of any photo."""
+        return min(photo.overlap for photo in self.photos)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the figures as they stand in ``bundle.json``."""
+        return {
+            "reference": "PyTorch fp32, CPU",
+            "cosine_min": self.cosine,
+            "cosine_mean": float(np.mean([photo.cosine_mean for photo in self.photos])),
+            "overlap_min": self.overlap,
+            "tolerance": asdict(self.tolerance),
+            "photos": [{**asdict(photo), "shape": list(photo.shape)} for photo in self.photos],
+        }
+
+    def check(self) -> None:
+        """Raise ``ParityError``, naming the worst photo, unless every figure is within the tolerance (NaN is not)."""
+        for figure, least in (("cosine_min", self.tolerance.cosine), ("overlap", self.tolerance.overlap)):
+            worst = min(self.photos, key=lambda photo: np.nan_to_num(getattr(photo, figure), nan=-np.inf))
+            value = getattr(worst, figure)
+            if not value >= least:
+                raise ParityError(
+                    f"the exported graph differs from PyTorch: {figure.replace('_', ' ')} {value:.6f} on {worst.photo} "
+                    f"({worst.shape[1]}×{worst.shape[0]}), but at least {least} is needed; no bundle was written"
+                )
+
+
+def compare(photos: Mapping[str, Image], reference: Run, candidate: Run, tolerance: Tolerance) -> Parity:
+    """Run both sides on every photo, alone, and the candidate once more on photos of equal size as one batch.
+
+    Args:
+        photos: H×W×3 uint8 by name, at the size at which they enter the network.
+        reference: the network in PyTorch.
+        candidate: the graph in the runtime that will run it.
+        tolerance: what ``Parity.check`` demands.
+    """
+    wanted = {name: reference(image[None]) for name, image in photos.items()}
+    found = [compare_photo(name, image, wanted[name], candidate(image[None])) for name, image in photos.items()]
+    for names in _batches(photos):
+        outputs = candidate(np.stack([photos[name] for name in names]))
+        for row, name in enumerate(names):
+            single = tuple(array[row : row + 1] for array in outputs)
+            found.append(compare_photo(f"{name} in a batch of {len(names)}", photos[name], wanted[name], single))
+    return Parity(photos=tuple(found), tolerance=tolerance)
+
+
+def compare_photo(
+    name: str, image: Image, wanted: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]
+) -> PhotoParity:
+    """Return the figures of one photo from both sides' outputs, each with a leading 1."""
+    left, right = _rows(wanted), _rows(given)
+    _, rows, columns = np.intersect1d(left[1], right[1], assume_unique=True, return_indices=True)
+    cosine = _cosines(left[0][rows], right[0][columns]) if len(rows) else np.full(1, np.nan)
+    return PhotoParity(
+        photo=name,
+        shape=(image.shape[0], image.shape[1]),
+        descriptors=len(left[0]),
+        overlap=len(rows) / max(len(left[1]), len(right[1]), 1),
+        cosine_min=float(cosine.min()),
+        cosine_p1=float(np.percentile(cosine, 1)),
+        cosine_mean=float(cosine.mean()),
+    )
+
+
+def _rows(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return descriptors of the rows that are no padding, and one number for each row's position and scale.
+
+    Positions are rounded to 1/16 pixel: cells are at least 4 pixels apart and rounding errors below 0.001.
+    """
+    descriptors, attention, positions, scales = (array[0] for array in outputs)
+    valid = attention > 0
+    xy = np.rint(positions[valid].astype(np.float64) * 16).astype(np.int64)
+    scale = np.rint(scales[valid].astype(np.float64) * 1000).astype(np.int64)
+    return descriptors[valid].astype(np.float64), (scale << 40) + (xy[:, 1] << 20) + xy[:, 0]
+
+
+def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+
+
+def _batches(photos: Mapping[str, Image]) -> list[list[str]]:
+    """Return the names of photos of equal size, two or more."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, image in photos.items():
+        groups.setdefault(image.shape, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]

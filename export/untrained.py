@@ -1,0 +1,89 @@
+"""A network without training that still answers: random weights, statistics fitted to photos.
+
+For the demo, until there is a trained built-in model, and for tests. Batch normalisation takes the statistics of the
+photos, and the whitening is a PCA of their features, so that descriptors spread over all dimensions as trained ones do.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ctxdeploy.bundle import Extraction
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.export.networks import build
+from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.network import RetrievalNetwork
+from ctxdeploy.export.networks.refinement import GraphConvolution
+from ctxdeploy.export.networks.smoothing import GaussianSmoothing
+
+Image = NDArray[np.uint8]
+
+
+def untrained_network(
+    config: NetworkConfig, extraction: Extraction, photos: Sequence[Image], *, seed: int = 0
+) -> RetrievalNetwork:
+    """Return a network with random weights (He initialisation), fitted to photos.
+
+    Args:
+        config: the network.
+        extraction: scales and K.
+        photos: H×W×3 uint8; a dozen are enough for batch normalisation, and the whitening needs more positions than
+            the network has dimensions.
+        seed: of the weights; equal seeds and photos give equal networks on one machine.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network = build(config, extraction)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, GraphConvolution):
+            nn.init.normal_(module.weight, std=config.channels**-0.5, generator=generator)
+    if isinstance(network.smoothing, GaussianSmoothing):
+        # Weak enough that bandwidth and confidence vary around softplus(0) and 1/2 instead of saturating.
+        nn.init.normal_(network.smoothing.predict.weight, std=0.1 * config.channels**-0.5, generator=generator)
+    _fit_batch_norm(network, photos)
+    if config.dim is not None:
+        _fit_whitening(network, photos)
+    return network.eval()
+
+
+@torch.no_grad()
+def _fit_batch_norm(network: RetrievalNetwork, photos: Sequence[Image]) -> None:
+    """Set the running statistics to the mean over the photos of what each layer sees in training mode."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    for photo in photos:
+        network.backbone(_input(network, photo))
+    for norm in norms:
+        norm.momentum = 0.1
+        norm.eval()
+
+
+@torch.no_grad()
+def _fit_whitening(network: RetrievalNetwork, photos: Sequence[Image], shrinkage: float = 1.0) -> None:
+    """Set the whitening to the PCA of the smoothed features, directions divided by their deviation^shrinkage."""
+    maps = [network.smoothing(network.feature_map(_input(network, photo))) for photo in photos]
+    features = torch.cat([x[0].flatten(1).T for x in maps]).double()
+    dim = network.config.descriptor_dim
+    if len(features) <= dim:
+        raise ConfigError(f"{len(features)} positions are too few to whiten {dim} dimensions: give more photos")
+    mean = features.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov((features - mean).T))
+    order = torch.argsort(values, descending=True)[:dim]
+    scale = values[order].clamp(min=values.max() * 1e-9) ** (-shrinkage / 2)
+    projection = (vectors[:, order] * scale).T
+    layer = network.dim_reduction
+    if not isinstance(layer, nn.Conv2d) or layer.bias is None:
+        raise ConfigError("the network has no whitening to fit")
+    layer.weight.copy_(projection[:, :, None, None])
+    layer.bias.copy_(-(projection @ mean))
+
+
+def _input(network: RetrievalNetwork, photo: Image) -> Tensor:
+    return network.normalise(torch.from_numpy(np.array(photo))[None])
