@@ -1,0 +1,39 @@
+"""Descriptors to an ASMK archive, and search in it.
+
+    from ctxdeploy.index import Codebook, Index
+
+    codebook = Codebook.train(vectors)
+    with Index.create("archive", codebook) as index:
+        index.add("a.jpg", vectors_of_a)
+    hits = Index.open("archive").search(vectors_of_query, top=10)
+
+The names below are imported on first use, so that ``import ctxdeploy.index`` costs nothing beyond Python.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.index.archive import Index
+    from ctxdeploy.index.codebook import Codebook
+    from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
+
+__all__ = ["Codebook", "DescriptorSource", "Hit", "Index", "IndexConfig"]
+
+_HOMES = {
+    "Codebook": "codebook",
+    "DescriptorSource": "config",
+    "Hit": "config",
+    "Index": "archive",
+    "IndexConfig": "config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

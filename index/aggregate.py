@@ -1,0 +1,61 @@
+"""From the descriptors of one photo and their words to one vector per word (ASMK's aggregation)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aggregated:
+    """One photo, aggregated.
+
+    Attributes:
+        words: U int32, rising.
+        codes: U×ceil(D/64) uint64 (binary) or U×D float32.
+    """
+
+    words: NDArray[np.int32]
+    codes: NDArray[np.uint64] | NDArray[np.float32]
+
+
+def code_columns(dim: int) -> int:
+    """Return the number of uint64 that hold ``dim`` bits."""
+    return -(-dim // 64)
+
+
+def code_bits(dim: int) -> int:
+    """Return the bits by which Hamming distances are divided: the reference packs into uint32, so 100 counts as 128."""
+    return 32 * -(-dim // 32)
+
+
+def aggregate(
+    vectors: NDArray[np.float32], words: NDArray[np.int32], centroids: NDArray[np.float32], *, binary: bool
+) -> Aggregated:
+    """Sum the residuals d - centroid of each word, then keep their signs or normalise them.
+
+    Args:
+        vectors: n×D float32.
+        words: n×m int32, every one in 0..W-1; a descriptor counts once in each of its words.
+        centroids: W×D float32.
+        binary: bits ``v > 0`` (bit d % 64 of column d // 64) instead of v / (|v| + 1e-6).
+
+    Returns:
+        The distinct words and their codes; both empty for n = 0.
+    """
+    from ctxdeploy.index import kernels
+
+    dim = centroids.shape[1]
+    flat = np.ascontiguousarray(words, dtype=np.int32).reshape(-1)
+    if flat.size == 0:
+        codes = np.empty((0, code_columns(dim)), np.uint64) if binary else np.empty((0, dim), np.float32)
+        return Aggregated(words=np.empty(0, np.int32), codes=codes)
+    order = np.argsort(flat, kind="stable")
+    ordered = flat[order]
+    begins = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    starts = np.append(begins, flat.size).astype(np.int64)
+    sums = kernels.residuals(vectors, centroids, ordered, order // (flat.size // len(vectors)), starts)
+    if binary:
+        return Aggregated(words=ordered[begins], codes=kernels.pack(sums, code_columns(dim)))
+    lengths = np.sqrt(np.square(sums, dtype=np.float64).sum(axis=1, keepdims=True))
+    return Aggregated(words=ordered[begins], codes=(sums / (lengths + 1e-6)).astype(np.float32))

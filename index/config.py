@@ -1,0 +1,85 @@
+"""Settings of an archive, where its descriptors came from, and what a search returns."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ctxdeploy.errors import ConfigError
+
+MAX_SHARD_IMAGES = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """How an archive aggregates and compares (ASMK, ICCV 2013; defaults of HOW, ECCV 2020).
+
+    Attributes:
+        binary: store signs of the residuals (ASMK*: D bits a word) instead of D float32.
+        assignment: words per descriptor of an archived photo.
+        query_assignment: words per descriptor of a query.
+        alpha: selectivity exponent.
+        threshold: similarities below it count 0.
+        idf: weigh words by ln(images / photos with the word)²; a search may override it.
+        shard_images: photos per shard file; image numbers in a shard are 16 bits wide, hence at most 65,536.
+    """
+
+    binary: bool = True
+    assignment: int = 1
+    query_assignment: int = 5
+    alpha: float = 3.0
+    threshold: float = 0.0
+    idf: bool = False
+    shard_images: int = MAX_SHARD_IMAGES
+
+    def __post_init__(self) -> None:
+        for name in ("binary", "idf"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} {getattr(self, name)!r} is not true or false")
+        for name, high in (("assignment", 64), ("query_assignment", 64), ("shard_images", MAX_SHARD_IMAGES)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+                raise ConfigError(f"{name} {value!r} is not a whole number in 1..{high}")
+        for name, low, limit in (("alpha", 0.0, 100.0), ("threshold", -1.0, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= limit:
+                raise ConfigError(f"{name} {value!r} is not a number in {low:g}..{limit:g}")
+        if self.threshold < 0 and not math.isclose(self.alpha, round(self.alpha), abs_tol=0.0, rel_tol=0.0):
+            raise ConfigError(
+                f"alpha {self.alpha} has no value below 0: give a whole alpha, or a threshold of 0 or more"
+            )
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the settings as they stand in the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriptorSource:
+    """Where an archive's descriptors came from; descriptors of another source are not comparable.
+
+    Attributes:
+        model: id of the network (``Bundle.model_id``).
+        preprocessing: hash of the settings that turned photos into inputs.
+        description: for people, such as the bundle's file name.
+    """
+
+    model: str
+    preprocessing: str
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{name} of the descriptors' source is {value!r}, not a text")
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the source as it stands in the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A photo that answers a query, and its ASMK score (above 0; 1 for the photo itself, if both assign alike)."""
+
+    name: str
+    score: float

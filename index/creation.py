@@ -1,0 +1,65 @@
+"""The first state of an archive, in a folder that is new, empty, or left by a creation that was interrupted."""
+
+import hashlib
+from pathlib import Path
+
+from ctxdeploy.errors import ArchiveError, StorageError
+from ctxdeploy.index.codebook import Codebook
+from ctxdeploy.index.config import DescriptorSource, IndexConfig
+from ctxdeploy.index.lock import LOCK, WriterLock
+from ctxdeploy.index.manifest import CODEBOOK, CURRENT, SHARDS, FileEntry, Manifest, publish
+from ctxdeploy.index.snapshot import Snapshot
+from ctxdeploy.index.storage import TEMPORARY, make_folder, piece_bytes, write_file
+
+_FIRST = "manifest-000000.json"
+
+
+def create(
+    folder: Path, codebook: Codebook, config: IndexConfig, source: DescriptorSource | None
+) -> tuple[WriterLock, Snapshot]:
+    """Make an empty archive and return its lock, held, and its state.
+
+    Raises:
+        ArchiveError: there is an archive already, or a folder with other things in it.
+        StorageError: it cannot be written.
+    """
+    _check_free(folder)
+    make_folder(folder / SHARDS)
+    lock = WriterLock(folder)
+    try:
+        _check_free(folder)
+        pieces = codebook.encode()
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece_bytes(piece))
+        size = write_file(folder / CODEBOOK, pieces)
+        manifest = Manifest(
+            number=0,
+            config=config,
+            source=source,
+            codebook=FileEntry(file=CODEBOOK, bytes=size, sha256=digest.hexdigest()),
+            codebook_id=codebook.id,
+            words=len(codebook),
+            dim=codebook.dim,
+        )
+        publish(folder, manifest)
+    except BaseException:
+        lock.release()
+        raise
+    return lock, Snapshot(manifest, codebook, ())
+
+
+def _check_free(folder: Path) -> None:
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise ArchiveError(f"{folder} cannot be an archive, since {error.strerror}: give a new folder") from error
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
+    if CURRENT in names:
+        raise ArchiveError(f"{folder} is an archive already: open it to add photos, or give a new folder")
+    foreign = {name for name in names - {LOCK, SHARDS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
+    if foreign:
+        raise ArchiveError(f"{folder} exists and is not an archive (it holds {min(foreign)!r}): give a new folder")

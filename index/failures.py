@@ -1,0 +1,56 @@
+"""Photos that could not be read: ``failures-000007.jsonl``, one JSON object a line, as of one manifest."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.index.manifest import FileEntry
+from ctxdeploy.index.storage import write_file
+
+_FIELDS = ("name", "reason", "stage")
+Failures = dict[str, dict[str, str]]
+
+
+def normalised(records: Iterable[Mapping[str, Any]]) -> Failures:
+    """Return records by name; ``ConfigError`` unless each has a text for name and reason (stage may be missing)."""
+    result: Failures = {}
+    for record in records:
+        facts = {field: record.get(field, "" if field == "stage" else None) for field in _FIELDS}
+        if not all(isinstance(value, str) for value in facts.values()):
+            raise ConfigError(f"a failed photo needs texts for name, reason and stage, not {dict(record)!r}"[:300])
+        result[facts["name"]] = facts
+    return result
+
+
+def write_failures(folder: Path, number: int, failures: Failures) -> FileEntry | None:
+    """Write the file of a manifest, durably; None and no file if there is no failure."""
+    if not failures:
+        return None
+    text = "".join(json.dumps(facts) + "\n" for facts in failures.values()).encode()
+    file = f"failures-{number:06d}.jsonl"
+    size = write_file(folder / file, [text])
+    return FileEntry(file=file, bytes=size, sha256=hashlib.sha256(text).hexdigest())
+
+
+def read_failures(folder: Path, entry: FileEntry | None) -> Failures:
+    """Return the failures by name.
+
+    Raises:
+        ArchiveError: the file is missing or damaged.
+    """
+    if entry is None:
+        return {}
+    path = folder / entry.file
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error}") from error
+    if hashlib.sha256(text).hexdigest() != entry.sha256:
+        raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest")
+    try:
+        return normalised(json.loads(line) for line in text.decode("ascii").splitlines())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ArchiveError(f"{path} is not a list of failures: {error}") from error

@@ -1,0 +1,48 @@
+"""One writer at a time. The kernel holds the lock, so that it goes with its process, however that ends."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from ctxdeploy.errors import ArchiveError
+from ctxdeploy.index.storage import storing
+
+LOCK = "LOCK"
+
+
+class WriterLock:
+    """An exclusive ``flock`` on the file ``LOCK`` of an archive, which also holds the writer's process id.
+
+    Raises:
+        ArchiveError: another process (or another ``Index`` of this one) writes the archive.
+        StorageError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / LOCK
+        with storing(path):
+            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            self.release()
+            raise ArchiveError(
+                f"{folder} is being written by process {owner}: wait until it ends, or stop it"
+            ) from error
+        except OSError:
+            self.release()
+            raise
+        try:
+            with storing(path):
+                os.ftruncate(self._handle, 0)
+                os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let another writer in; the file stays, since removing it would let two writers lock two files."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
