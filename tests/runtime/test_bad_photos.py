@@ -51,7 +51,7 @@ def test_a_jpeg_whose_tail_is_zeros(tmp_path: Path, options: dict[str, object]) 
     path = tmp_path / "photo.jpg"
     path.write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
     if not options:  # Pillow itself sees nothing wrong with the plainest kind, and returns grey
-        assert np.asarray(Image.open(path))[-1].std() == 0
+        assert np.asarray(Image.open(path))[-1].std() < 5 < 50 < np.asarray(Image.open(path))[0].std()
     assert reason(path) == "it is truncated (the JPEG data has no end)"
 
 
