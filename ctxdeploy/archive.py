@@ -1,0 +1,127 @@
+"""A photo archive: an index, with the model that made it and the folder that its photos came from.
+
+Beside the index's own files an archive holds ``model/``, a copy of the bundle, so that it answers queries wherever it
+is moved, and ``origin.json``, which names the folder of the photos (for thumbnails, and to refuse another folder).
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ctxdeploy.bundle
+from ctxdeploy.bundle import MANIFEST, Bundle
+from ctxdeploy.errors import ArchiveError, ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
+
+SUFFIX = ".ctxindex"
+BUNDLE_SUFFIX = ".ctxbundle"
+CURRENT = "CURRENT"
+_MODEL = "model"
+_ORIGIN = "origin.json"
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a folder is (or claims to be) an index archive."""
+    return (path / CURRENT).exists()
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a folder is (or claims to be) a bundle."""
+    return (path / MANIFEST).exists()
+
+
+def default_archive(folder: Path) -> Path:
+    """Return the archive of a folder of photos: ``<its name>.ctxindex`` in the working folder."""
+    return Path(f"{folder.resolve().name or 'photos'}{SUFFIX}")
+
+
+def find_archive(given: str | None) -> Path:
+    """Return the archive to query: the given one, ``CTXDEPLOY_INDEX``, or the only one in the working folder."""
+    return _find(given, "CTXDEPLOY_INDEX", SUFFIX, "--index", "make one with  ctxdeploy index DIR")
+
+
+def find_model(given: str | None) -> Path:
+    """Return the bundle to index with: the given one, ``CTXDEPLOY_MODEL``, or the only one in the working folder."""
+    return _find(given, "CTXDEPLOY_MODEL", BUNDLE_SUFFIX, "--model", "make one with  ctxdeploy export CHECKPOINT")
+
+
+def _find(given: str | None, variable: str, suffix: str, flag: str, hint: str) -> Path:
+    named = given or os.environ.get(variable)
+    if named:
+        return Path(named)
+    found = sorted(Path().glob(f"*{suffix}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"there is no *{suffix} in this folder: name one with {flag} or {variable}, or {hint}")
+    names = ", ".join(str(path) for path in found[:5])
+    raise ConfigError(f"there are {len(found)} *{suffix} in this folder ({names}): name one with {flag}")
+
+
+def store_model(archive: Path, bundle: Bundle) -> None:
+    """Copy a bundle into an archive that has none yet, whole or not at all."""
+    target = archive / _MODEL
+    if target.exists():
+        return
+    partial = archive / f"{_MODEL}.partial-{os.getpid()}"
+    try:
+        shutil.copytree(bundle.path, partial)
+        partial.replace(target)
+    except OSError as error:
+        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_model(archive: Path, given: str | None = None) -> Bundle:
+    """Open the bundle to use with an archive: the given one, else its own.
+
+    Raises:
+        ArchiveError: it has none, and none is given.
+        BundleError: the bundle is damaged.
+    """
+    if given:
+        return ctxdeploy.bundle.open(given)
+    if not is_bundle(archive / _MODEL):
+        raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
+    return ctxdeploy.bundle.open(archive / _MODEL)
+
+
+def check_model(index: "Index", bundle: Bundle) -> None:
+    """Raise ``MismatchError`` unless the bundle makes the descriptors that the archive holds."""
+    index.check_source(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
+
+
+def store_origin(archive: Path, photos: Path) -> None:
+    """Remember the folder of the photos. A folder that moved replaces the former, which must be gone."""
+    folder = photos.resolve()
+    former = photo_folder(archive)
+    if former == folder:
+        return
+    if former is not None and former.is_dir():
+        raise ConfigError(
+            f"{archive} holds the photos of {former}: index {photos} into an archive of its own with -o, "
+            f"or index the folder above both"
+        )
+    path = archive / _ORIGIN
+    partial = archive / f"{_ORIGIN}.partial"
+    try:
+        partial.write_text(json.dumps({"photos": os.fsencode(folder).hex()}) + "\n", encoding="ascii")
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def photo_folder(archive: Path) -> Path | None:
+    """Return the folder that the photos were in when they were indexed; None if it is not known."""
+    try:
+        encoded = json.loads((archive / _ORIGIN).read_text(encoding="ascii"))["photos"]
+        return Path(os.fsdecode(bytes.fromhex(encoded)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(f"{archive / _ORIGIN} is damaged: remove it and run  ctxdeploy index  again") from error

@@ -1,0 +1,29 @@
+"""``ctxdeploy demo``."""
+
+from pathlib import Path
+
+import click
+
+from ctxdeploy.cli.options import PATH, json_option, print_json, progress, quiet_option, say
+
+
+@click.command("demo")
+@click.option("-o", "--output", type=PATH, default=Path("ctxdeploy-demo"), show_default=True, help="Folder to make.")
+@json_option
+@quiet_option
+def command(output: Path, as_json: bool, quiet: bool) -> None:
+    """Make a small archive of real photos (scikit-image's, each in several changed views), query it, write a page.
+
+    There is no trained built-in model yet: the demo's network has random weights, with statistics fitted to photos.
+    """
+    from ctxdeploy.demo.run import run_demo
+
+    result = run_demo(output, progress=progress(quiet), say=say(quiet))
+    if as_json:
+        print_json(result.metadata())
+        return
+    click.echo(
+        f"untrained network: {result.first_right} of {result.queries} queries have a view of the same photo first, "
+        f"{result.right} of {result.wanted} right answers are among the best {result.wanted // result.queries}"
+    )
+    click.echo(f"open {result.page}; ask on with  ctxdeploy query PHOTO --index {result.archive}")

@@ -1,0 +1,70 @@
+"""``ctxdeploy info``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctxdeploy.archive import is_archive, is_bundle, photo_folder
+from ctxdeploy.cli.options import PATH, json_option, print_json, printable
+from ctxdeploy.errors import ConfigError
+
+
+@click.command("info")
+@click.argument("path", type=PATH, metavar="BUNDLE|ARCHIVE")
+@json_option
+def command(path: Path, as_json: bool) -> None:
+    """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read."""
+    facts = describe(path)
+    if as_json:
+        print_json(facts)
+        return
+    _print(facts)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return the content of a bundle or an archive as JSON takes it."""
+    if is_archive(path):
+        from ctxdeploy.index import Index
+
+        with Index.open(path) as index:
+            folder = photo_folder(path)
+            photos = None if folder is None else printable(str(folder))
+            return {"kind": "archive", **index.info(), "photos": photos, "failed_photos": index.failures()}
+    if is_bundle(path):
+        from ctxdeploy import bundle
+
+        opened = bundle.open(path, check_hashes=False)
+        return {"kind": "bundle", "path": str(path), **opened.metadata()}
+    raise not_either(path)
+
+
+def not_either(path: Path) -> ConfigError:
+    """Return the error for a path that is neither a bundle nor an archive."""
+    what = "is neither a bundle nor an archive" if path.exists() else "does not exist"
+    return ConfigError(f"{printable(str(path))} {what}: name a folder made by  ctxdeploy export  or  index")
+
+
+def _print(facts: dict[str, Any], indent: int = 0) -> None:
+    for key, value in facts.items():
+        label = " " * indent + key.replace("_", " ")
+        if isinstance(value, dict):
+            click.echo(f"{label}:")
+            _print(value, indent + 2)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            click.echo(f"{label}: {len(value)}")
+            for item in value:
+                simple = ((k, v) for k, v in item.items() if not isinstance(v, dict | list))
+                click.echo(" " * (indent + 2) + ", ".join(f"{k} {_text(v)}" for k, v in simple))
+                nested = {k: v for k, v in item.items() if isinstance(v, dict)}
+                _print(nested, indent + 4)
+        else:
+            click.echo(f"{label}: {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value) or "none"
+    return "none" if value is None else printable(str(value))

@@ -1,0 +1,86 @@
+"""The command ``ctxdeploy``: errors to one line and an exit code, subcommands imported when they are called."""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from ctxdeploy import __version__
+from ctxdeploy.errors import CtxdeployError
+
+INTERRUPTED = 130
+
+# Module of each command in ``ctxdeploy.cli``, in the order of the work, and its line in the overview.
+COMMANDS = {
+    "export": "Turn a checkpoint into a verified bundle.",
+    "index": "Index a folder of photos into an archive.",
+    "query": "Find the photos of an archive that show the same.",
+    "info": "Say what a bundle or an archive holds.",
+    "verify": "Check every byte of a bundle or an archive.",
+    "demo": "Make a small archive of real photos and query it.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"ctxdeploy.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="ctxdeploy")
+def cli() -> None:
+    """From a trained local-descriptor network to a photo archive that answers queries.
+
+    \b
+    ctxdeploy export how_r18.pth -o how.ctxbundle
+    ctxdeploy index photos/ --model how.ctxbundle
+    ctxdeploy query photo.jpg
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, that of the error, 2 for wrong usage, 130 when interrupted."""
+    try:
+        result = cli.main(args=arguments, prog_name="ctxdeploy", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        _say("interrupted; run the same command again to continue")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return error.exit_code
+    except CtxdeployError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (| head); Python must not complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        _say("error: out of memory; close other programs, or use a smaller --image-size or batch")
+        return 1
+
+
+def _say(text: str) -> None:
+    click.echo(f"ctxdeploy: {text}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""``ctxdeploy query``."""
+
+from pathlib import Path
+
+import click
+
+from ctxdeploy.archive import check_model, find_archive, open_model, photo_folder
+from ctxdeploy.cli.options import (
+    PATH,
+    backend_config,
+    backend_options,
+    json_option,
+    model_option,
+    print_json,
+    printable,
+    quiet_option,
+    say,
+)
+from ctxdeploy.errors import CtxdeployError, PhotoError
+from ctxdeploy.querying import Answer, ask
+
+
+@click.command("query")
+@click.argument("photos", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--index", "index_path", metavar="ARCHIVE", help="[default: CTXDEPLOY_INDEX, or the only *.ctxindex here]"
+)
+@click.option("--box", "box_text", metavar="x0,y0,x1,y1", help="Search for this part of the photo (pixels).")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Results of a query.")
+@click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
+@model_option
+@backend_options
+@json_option
+@quiet_option
+def command(
+    photos: tuple[Path, ...],
+    index_path: str | None,
+    box_text: str | None,
+    top: int,
+    page: Path | None,
+    model: str | None,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the photos of an archive that show the same as PHOTOS.
+
+    With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
+    and the exit code is 14.
+    """
+    from ctxdeploy.index import Index
+    from ctxdeploy.runtime import Box, Extractor
+
+    box = Box.parse(box_text) if box_text is not None else None
+    engine = backend_config(backend, precision, threads)
+    archive = find_archive(index_path)
+    with Index.open(archive) as index:
+        bundle = open_model(archive, model)
+        check_model(index, bundle)
+        extractor = Extractor(bundle, backend=engine)
+        answers, failures = [], list[CtxdeployError]()
+        for photo in photos:
+            try:
+                (answer,) = ask(index, extractor, [photo], box, top)
+            except PhotoError as error:
+                failures.append(error)
+                if len(photos) > 1:
+                    click.echo(f"ctxdeploy: error: {error}", err=True)
+                continue
+            _print(answer, as_json)
+            answers.append(answer)
+    if page is not None:
+        from ctxdeploy.page import write_page
+
+        write_page(page, answers, photo_folder(archive), title=archive.name)
+        say(quiet)(f"wrote {page}")
+    if failures:
+        raise (
+            failures[0]
+            if len(photos) == 1
+            else PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
+        )
+
+
+def _print(answer: Answer, as_json: bool) -> None:
+    if as_json:
+        print_json(answer.metadata())
+        return
+    box = f" [{answer.box}]" if answer.box is not None else ""
+    click.echo(
+        f"{printable(str(answer.photo))}{box}: {len(answer.hits)} results "
+        f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms)"
+    )
+    for rank, hit in enumerate(answer.hits, 1):
+        click.echo(f"{rank:4d}  {hit.score:8.5f}  {printable(hit.name)}")

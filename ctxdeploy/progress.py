@@ -1,0 +1,76 @@
+"""Progress of long work on stderr: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+# Seconds between two lines where stderr is no terminal.
+LINE_INTERVAL = 10.0
+
+
+class Progress(Protocol):
+    """Counts what is done."""
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        """Add to what is done, and to the failures among it."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        """Count nothing."""
+
+
+class _Lines:
+    def __init__(self, task: str, total: int, unit: str) -> None:
+        self._task, self._total, self._unit = task, total, unit
+        self._done = self._failed = 0
+        self._start = self._shown = time.monotonic()
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        self._done += count
+        self._failed += failed
+        now = time.monotonic()
+        if now - self._shown >= LINE_INTERVAL or (self._done == self._total and self._shown > self._start):
+            self._shown = now
+            rate = self._done / max(now - self._start, 1e-9)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            failures = f", {self._failed} failed" if self._failed else ""
+            line = f"{self._task}: {self._done}/{self._total}{failures}, {rate:.1f} {self._unit}/s, {left:.0f} s left"
+            sys.stderr.write(line + "\n")
+
+
+@contextmanager
+def show_progress(task: str, total: int, unit: str = "photos") -> Iterator[Progress]:
+    """Show a task's progress on stderr while the block runs."""
+    if not sys.stderr.isatty():
+        yield _Lines(task, total, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        yield _Bar(bar, bar.add_task(task, total=total, speed=""), unit)
+
+
+class _Bar:
+    def __init__(self, bar: "RichProgress", task: "TaskID", unit: str) -> None:
+        self._bar, self._task, self._unit = bar, task, unit
+        self._done = self._failed = 0
+        self._start = time.monotonic()
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        self._done += count
+        self._failed += failed
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        failures = f"  {self._failed} failed" if self._failed else ""
+        self._bar.update(self._task, advance=count, speed=f"{rate:.1f} {self._unit}/s{failures}")

@@ -1,0 +1,75 @@
+"""Photos to answers from an archive."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.descriptors import LocalDescriptors
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Hit, Index
+    from ctxdeploy.runtime import Box, Extractor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """What a query found.
+
+    Attributes:
+        photo: the query's file.
+        box: its part that was searched for; None for the whole photo.
+        hits: best first.
+        descriptors: of the query.
+        extract_seconds: reading, decoding and network.
+        search_seconds: assignment, aggregation and search.
+    """
+
+    photo: Path
+    box: "Box | None"
+    hits: list["Hit"]
+    descriptors: LocalDescriptors
+    extract_seconds: float
+    search_seconds: float
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the answer as ``ctxdeploy query --json`` prints it."""
+        box = None if self.box is None else [self.box.x0, self.box.y0, self.box.x1, self.box.y1]
+        return {
+            "query": str(self.photo),
+            "box": box,
+            "results": [{"rank": i + 1, "name": hit.name, "score": hit.score} for i, hit in enumerate(self.hits)],
+            "seconds": {"extract": self.extract_seconds, "search": self.search_seconds},
+        }
+
+
+def ask(
+    index: "Index", extractor: "Extractor", photos: list[Path], box: "Box | None" = None, top: int = 10
+) -> Iterator[Answer]:
+    """Query an archive with photos, one after the other.
+
+    Args:
+        index: the archive; its model must have been checked against the extractor's.
+        extractor: the model.
+        photos: files.
+        box: the part to search for, in every photo.
+        top: hits at most.
+
+    Raises:
+        PhotoError: a photo cannot be read, or the box does not lie in it.
+    """
+    for photo in photos:
+        start = time.perf_counter()
+        descriptors = extractor.extract_one(photo, box)
+        extracted = time.perf_counter()
+        hits = index.search(descriptors, top)
+        end = time.perf_counter()
+        yield Answer(
+            photo=photo,
+            box=box,
+            hits=hits,
+            descriptors=descriptors,
+            extract_seconds=extracted - start,
+            search_seconds=end - extracted,
+        )

@@ -1,0 +1,105 @@
+"""Descriptors of the photos that train a codebook, kept on disk until they are in the archive.
+
+A first run extracts a sample of photos, trains the codebook, and then indexes everything. The sample's descriptors are
+indexed from here, so that no photo goes through the network twice, also when the run is interrupted and started again.
+One safetensors file per photo, written under another name and renamed: a file is complete or absent.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctxdeploy.descriptors import LocalDescriptors
+from ctxdeploy.errors import StorageError
+from ctxdeploy.hashing import settings_sha256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spooled:
+    """A photo's descriptors, and the state of its file when they were extracted."""
+
+    name: str
+    descriptors: LocalDescriptors
+    size: int
+    mtime_ns: int
+
+
+class Spool:
+    """The folder ``<archive>.training``.
+
+    Args:
+        folder: where; made if it is not there.
+        key: what decides the descriptors (model, preprocessing). A spool of another key is emptied.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, str]) -> None:
+        self._root = folder
+        self._folder = folder / settings_sha256(key)[:16]
+        try:
+            if folder.is_dir():
+                for other in folder.iterdir():
+                    if other != self._folder:
+                        shutil.rmtree(other)
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another -o") from error
+
+    def put(self, photo: Spooled) -> None:
+        """Keep a photo's descriptors."""
+        from safetensors.numpy import save
+
+        facts = {"name": json.dumps(photo.name), "size": str(photo.size), "mtime_ns": str(photo.mtime_ns)}
+        path = self._path(photo.name)
+        partial = path.with_suffix(".partial")
+        descriptors = photo.descriptors
+        arrays = {
+            "vectors": descriptors.vectors,
+            "attention": descriptors.attention,
+            "positions": descriptors.positions,
+            "scales": descriptors.scales,
+        }
+        try:
+            partial.write_bytes(save(arrays, facts))
+            partial.replace(path)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    def get(self, name: str, size: int, mtime_ns: int) -> Spooled | None:
+        """Return a photo's descriptors; None if there are none, or its file has changed since."""
+        photo = _read(self._path(name))
+        return photo if photo is not None and (photo.size, photo.mtime_ns) == (size, mtime_ns) else None
+
+    def photos(self) -> Iterator[Spooled]:
+        """Yield all photos, in an order that depends on their names alone."""
+        for path in sorted(self._folder.glob("*.safetensors")):
+            photo = _read(path)
+            if photo is not None:
+                yield photo
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
+
+
+def _read(path: Path) -> Spooled | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = file.metadata()
+            arrays = {key: file.get_tensor(key) for key in ("vectors", "attention", "positions", "scales")}
+    except (FileNotFoundError, SafetensorError):  # absent, or damaged: extract it again
+        return None
+    return Spooled(
+        name=json.loads(facts["name"]),
+        descriptors=LocalDescriptors(**arrays),
+        size=int(facts["size"]),
+        mtime_ns=int(facts["mtime_ns"]),
+    )
