@@ -220,7 +220,7 @@ def train_codebook(
         raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
     say(f"training a codebook from {len(vectors):,} descriptors of {len(sample):,} photos")
     codebook = Codebook.train(vectors, words=config.words, seed=config.seed)
-    say(str(codebook.metadata().get("explanation", f"{len(codebook):,} words")))
+    say(codebook.metadata()["training"]["explanation"])
     return codebook
 
 

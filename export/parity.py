@@ -142,7 +142,8 @@ def _rows(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    cosines: NDArray[np.float64] = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    return cosines
 
 
 def _batches(photos: Mapping[str, Image]) -> list[list[str]]:

@@ -55,7 +55,9 @@ def _check_free(folder: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise ArchiveError(f"{folder} cannot be an archive, since {error.strerror}: give a new folder") from error
+        if folder.exists():
+            raise ArchiveError(f"{folder} is a file, not an archive: give a new folder") from error
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
     except OSError as error:
         raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
     if CURRENT in names:
