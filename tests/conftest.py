@@ -1,0 +1,33 @@
+"""What tests of several folders share. Under pytest's importlib mode no test module can import another."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def load_reference() -> Callable[[str], ModuleType]:
+    """Return a function that imports ``tests/reference/<name>.py``."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, TESTS / "reference" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def minibench() -> Path:
+    """Return the folder of minibench's photos, which lies beside the checkout, not in it."""
+    folder = TESTS.parents[1] / "shared" / "data" / "minibench" / "images"
+    if not folder.is_dir():
+        pytest.skip(f"minibench is not at {folder}")
+    return folder

@@ -1,0 +1,142 @@
+"""Networks and their graphs, built once per session: one trace costs 5 to 25 seconds."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
+from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.samples import sample_photo
+
+Image = NDArray[np.uint8]
+Outputs = tuple[NDArray[np.float32], ...]
+
+GAUSSIAN = Smoothing(kind="gaussian", kernel_size=3)
+VARIANTS = {
+    "how": ("how", Smoothing(), None),
+    "ctx-gaussian": ("ctx", GAUSSIAN, None),
+    "ctx-graph": ("ctx", Smoothing(), Refinement()),
+    "ctx-both": ("ctx", GAUSSIAN, Refinement()),
+}
+TRUNKS = {"r18": (Architecture.RESNET18, 0), "r50-": (Architecture.RESNET50, 1)}
+
+
+def scaled(photo: Image, size: int) -> Image:
+    """Return a photo with the longest side scaled down to ``size``."""
+    picture = Pillow.fromarray(photo)
+    picture.thumbnail((size, size), Pillow.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+@pytest.fixture(scope="session")
+def samples() -> dict[str, Image]:
+    """Return photos of scikit-image, at most 320 pixels."""
+    names = ("coffee", "rocket", "astronaut", "stereo_motorcycle", "hubble_deep_field", "chelsea", "retina", "page")
+    return {name: scaled(sample_photo(name), 320) for name in names}
+
+
+@pytest.fixture(scope="session")
+def config_of() -> Callable[..., NetworkConfig]:
+    """Return a function from a variant and a trunk to a configuration."""
+
+    def make(variant: str, trunk: str = "r18", **options: Any) -> NetworkConfig:
+        family, smoothing, refinement = VARIANTS[variant]
+        architecture, skip_layer = TRUNKS[trunk]
+        settings = {"smoothing": smoothing, "refinement": refinement, **options}
+        return NetworkConfig(family=family, architecture=architecture, skip_layer=skip_layer, **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def network_of(samples: Mapping[str, Image]) -> Callable[[NetworkConfig, Extraction], Any]:
+    """Return a function that makes a network fitted to photos, once per configuration."""
+    from ctxdeploy.export.untrained import untrained_network
+
+    made: dict[Any, Any] = {}
+
+    def make(config: NetworkConfig, extraction: Extraction) -> Any:
+        if (config, extraction) not in made:
+            made[config, extraction] = untrained_network(config, extraction, list(samples.values()))
+        return made[config, extraction]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_network(config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any]) -> Any:
+    """Return ctx with both parts on a ResNet-18, two scales, K = 60."""
+    return network_of(config_of("ctx-both", dim=64), Extraction(scales=(1.414, 0.5), top_k=60, dim=64))
+
+
+@pytest.fixture(scope="session")
+def small_graph(small_network: Any) -> Any:
+    """Return the graph of ``small_network``; tests must not change it."""
+    from ctxdeploy.export.graph import build_graph
+
+    return build_graph(small_network)
+
+
+@pytest.fixture(scope="session")
+def session_of() -> Callable[[Any], Callable[[Image], Outputs]]:
+    """Return a function from a ``ModelProto`` to a function that runs it in ONNX Runtime."""
+    import onnxruntime
+
+    def make(proto: Any) -> Callable[[Image], Outputs]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+        def run(images: Image) -> Outputs:
+            return tuple(session.run(list(OUTPUT_NAMES), {INPUT_NAME: images}))
+
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
+    """Return a function that runs one of our operators, through its local function, in ONNX Runtime."""
+    import onnx
+    import onnx_ir as ir
+    import onnxruntime
+    from onnx import helper
+
+    from ctxdeploy.export.functions import functions_of
+
+    def make(config: NetworkConfig, inputs: Mapping[str, int], attributes: Mapping[str, Any]) -> Any:
+        (function,) = (ir.to_proto(f) for f in functions_of(config))
+        values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * n) for name, n in inputs.items()]
+        output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * inputs["x"])
+        node = helper.make_node(function.name, list(inputs), ["y"], domain=function.domain, **attributes)
+        opsets = [*function.opset_import, helper.make_opsetid(function.domain, 1)]
+        graph = helper.make_graph([node], "one operator", values, [output])
+        model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
+        onnx.checker.check_model(model)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+        def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+            result: NDArray[np.float32] = session.run(
+                None, {name: np.asarray(a) for name, a in zip(inputs, arrays, strict=True)}
+            )[0]
+            return result
+
+        return run
+
+    return make
+
+
+@pytest.fixture
+def checkpoint_file(tmp_path: Path, small_network: Any) -> Path:
+    """Return ``small_network`` in a file."""
+    from ctxdeploy.export.checkpoint import save_checkpoint
+
+    path = tmp_path / "small.pth"
+    save_checkpoint(small_network, path, image_size=320)
+    return path

@@ -1,0 +1,116 @@
+"""Graph convolution against loops in float64, in PyTorch and through the ONNX function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
+from ctxdeploy.export.networks.refinement import ROW_BLOCKS, GraphConvolution, GraphRefinement, graph_convolution
+
+CHANNELS, NEIGHBOURS = 256, 10
+PARAMETERS = {Edges.THRESHOLD: 0.3, Edges.TOPK: 0.0, Edges.SOFTMAX: 0.1}
+# Fewer nodes than row blocks, as many, fewer than neighbours, and sizes that no block divides.
+COUNTS = [1, 2, ROW_BLOCKS - 1, ROW_BLOCKS, ROW_BLOCKS + 1, 37, 99]
+
+
+@pytest.fixture(scope="module")
+def reference(load_reference: Callable[[str], Any]) -> Any:
+    return load_reference("networks_how")
+
+
+@pytest.fixture(scope="module", params=list(Edges), ids=lambda edges: edges.value)
+def by_function(request: pytest.FixtureRequest, function_session: Any) -> tuple[Edges, Any]:
+    """Return a kind of edges and the operator in ONNX Runtime."""
+    from ctxdeploy.export.networks.config import Architecture
+
+    edges = request.param
+    refinement = Refinement(edges=edges, neighbours=NEIGHBOURS)
+    config = NetworkConfig(family="ctx", architecture=Architecture.RESNET18, skip_layer=1, refinement=refinement)
+    attributes = {"edges": edges.value, "neighbours": NEIGHBOURS}
+    return edges, function_session(config, {"x": 3, "w": 2, "p": 0}, attributes)
+
+
+def nodes(count: int, batch: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return features as a ReLU leaves them, a group of similar nodes among them, and a weight."""
+    rng = np.random.default_rng(count)
+    x = np.maximum(rng.normal(size=(batch, count, CHANNELS)), 0)
+    x[:, ::3] = x[:, :1] + 0.3 * x[:, ::3]
+    weight = rng.normal(size=(CHANNELS, CHANNELS)) / CHANNELS**0.5
+    return x.astype(np.float32), weight.astype(np.float32)
+
+
+def expected(reference: Any, x: Any, weight: Any, edges: Edges) -> NDArray[np.float64]:
+    x, weight = x.astype(np.float64), weight.astype(np.float64)
+    parameter = float(np.float32(PARAMETERS[edges]))
+    return np.stack([reference.graph_convolution(one, weight, parameter, edges.value, NEIGHBOURS) for one in x])
+
+
+def in_pytorch(x: Any, weight: Any, edges: Edges) -> NDArray[np.float32]:
+    parameter = torch.tensor(PARAMETERS[edges])
+    return graph_convolution(torch.from_numpy(x), torch.from_numpy(weight), parameter, edges, NEIGHBOURS).numpy()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_equals_the_loops(reference: Any, by_function: tuple[Edges, Any], count: int) -> None:
+    edges, run = by_function
+    x, weight = nodes(count)
+    wanted = expected(reference, x, weight, edges)
+    assert np.abs(wanted - x).max() > 0.1, "the block must do something, or the test shows nothing"
+    np.testing.assert_allclose(in_pytorch(x, weight, edges), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run(x, weight, np.float32(PARAMETERS[edges])), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(3, 6), slice(None)], ids=["one", "three", "all"])
+def test_nodes_without_features_are_no_nan(reference: Any, by_function: tuple[Edges, Any], rows: slice) -> None:
+    edges, run = by_function
+    x, weight = nodes(20)
+    x[1, rows] = 0
+    wanted = expected(reference, x, weight, edges)
+    for found in (in_pytorch(x, weight, edges), run(x, weight, np.float32(PARAMETERS[edges]))):
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_photos_of_a_batch_do_not_meet(by_function: tuple[Edges, Any]) -> None:
+    edges, run = by_function
+    x, weight = nodes(30)
+    changed = x.copy()
+    changed[1:] = 7.0
+    parameter = np.float32(PARAMETERS[edges])
+    np.testing.assert_array_equal(run(x, weight, parameter)[0], run(changed, weight, parameter)[0])
+    np.testing.assert_array_equal(in_pytorch(x, weight, edges)[0], in_pytorch(changed, weight, edges)[0])
+
+
+def test_no_edge_above_every_similarity() -> None:
+    x, weight = nodes(12)
+    args = (torch.from_numpy(x), torch.from_numpy(weight), torch.tensor(1.5), Edges.THRESHOLD, NEIGHBOURS)
+    np.testing.assert_array_equal(graph_convolution(*args).numpy(), x)
+
+
+def test_refinement_runs_its_blocks_over_the_positions_of_a_map(reference: Any) -> None:
+    module = GraphRefinement(CHANNELS, Refinement(blocks=3))
+    for i, block in enumerate(module.blocks):
+        torch.nn.init.normal_(block.weight, std=CHANNELS**-0.5)
+        torch.nn.init.constant_(block.threshold, 0.1 + 0.2 * i)
+    x = nodes(20, batch=1)[0].reshape(1, 4, 5, CHANNELS).transpose(0, 3, 1, 2)
+    found = module(torch.from_numpy(x)).detach().numpy()
+    rows = x[0].reshape(CHANNELS, -1).T.astype(np.float64)
+    for block in module.blocks:
+        weight = block.weight.detach().numpy().astype(np.float64)
+        rows = reference.graph_convolution(rows, weight, float(block.threshold.detach()), "threshold", 0)
+    np.testing.assert_allclose(found[0], rows.T.reshape(CHANNELS, 4, 5), atol=3e-5)
+
+
+def test_parameters_are_those_that_the_edges_need() -> None:
+    names = {
+        edges: {name for name, _ in GraphConvolution(8, Refinement(edges=edges)).named_parameters()} for edges in Edges
+    }
+    assert names == {
+        Edges.THRESHOLD: {"weight", "threshold"},
+        Edges.SOFTMAX: {"weight", "temperature"},
+        Edges.TOPK: {"weight"},
+    }
