@@ -22,6 +22,7 @@ from ctxdeploy.errors import PhotoError
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.colour import to_rgb
+from ctxdeploy.runtime.formats import readable_formats
 from ctxdeploy.runtime.jpeg import has_end
 from ctxdeploy.runtime.orientation import Orientation, read_orientation
 
@@ -135,9 +136,9 @@ def _open(data: bytes) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
     except UnidentifiedImageError as error:
-        raise PhotoError("it is not an image that Pillow can read") from error
+        raise PhotoError("it is not a photo of a format that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"it has more than {MAX_PIXELS:,} pixels, the limit against decompression bombs") from error
     if image.width * image.height > MAX_PIXELS:

@@ -1,6 +1,6 @@
 """The door of the runtime: an opened bundle that turns photos into local descriptors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Extractor:
             )
         self._backend = open_backend(bundle, backend or BackendConfig())
 
-    def extract(self, photos: Iterable[PhotoSource]) -> Iterator[Extracted | PhotoFailure]:
+    def extract(self, photos: Iterable[PhotoSource]) -> Generator[Extracted | PhotoFailure, None, None]:
         """Yield one result per photo, in any order, while later photos are being decoded.
 
         A photo that fails becomes a ``PhotoFailure`` and the others go on. Closing the generator early ends its

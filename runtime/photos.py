@@ -6,20 +6,8 @@ from pathlib import Path
 
 from ctxdeploy.errors import ConfigError, NoPhotosError
 from ctxdeploy.runtime.decode import printable
+from ctxdeploy.runtime.formats import readable_extensions
 from ctxdeploy.runtime.sources import PhotoSource
-
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".avif", ".jp2", ".heic", ".heif"),
-)
-
-
-def readable_extensions() -> tuple[str, ...]:
-    """Return those of ``EXTENSIONS`` that this Pillow, with the plug-ins registered so far, can open."""
-    from PIL import Image
-
-    formats = Image.registered_extensions()
-    return tuple(extension for extension in EXTENSIONS if formats.get(extension) in Image.OPEN)
 
 
 def find_photos(folder: str | os.PathLike[str], recursive: bool = True) -> list[PhotoSource]:

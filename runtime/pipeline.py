@@ -6,7 +6,7 @@ Ctrl-C ends it where it stands.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def stream(
     batching: BatchingConfig,
     decode_threads: int,
     lookahead: int,
-) -> Iterator[Extracted | PhotoFailure]:
+) -> Generator[Extracted | PhotoFailure, None, None]:
     """Yield one result per photo, in any order. Closing the generator ends the decoding threads.
 
     Raises:

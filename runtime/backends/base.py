@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError, ConfigError
-
-AUTO = "auto"
-PRECISIONS = ("fp32", "bf16")
+from ctxdeploy.runtime.backends.table import AUTO, choose
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendConfig:
-    """Which engine runs the network, and how.
+    """Which engine runs the network, and how; ``ConfigError`` for a combination that no engine has.
 
     Attributes:
         name: ``onnxruntime``, ``openvino``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
@@ -31,10 +29,14 @@ class BackendConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision {self.precision!r} is unknown: give --precision {' or '.join(PRECISIONS)}")
+        choose(self.name, self.precision)
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")
+
+    @property
+    def engine(self) -> str:
+        """Name of the backend that is meant, never ``auto``."""
+        return choose(self.name, self.precision)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

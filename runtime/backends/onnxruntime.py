@@ -50,6 +50,7 @@ def _options(ort: Any, config: BackendConfig) -> Any:
     options.inter_op_num_threads = 1
     if config.threads is not None:
         options.intra_op_num_threads = config.threads
-    # Patterns and the arena keep memory for every shape they met, and photos have many shapes.
+    # A pattern is kept for every input shape: ResNet-18 on 40 sizes of photos peaked at 383 MB, without patterns at
+    # 278, in the same time. The arena stays: it does not grow with shapes, and without it runs take 1.2 times as long.
     options.enable_mem_pattern = False
     return options

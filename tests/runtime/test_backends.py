@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.bundle import Bundle, ShapeRange
 from ctxdeploy.errors import BackendError, ConfigError
-from ctxdeploy.runtime.backends import BACKENDS, BackendConfig, choose, open_backend
+from ctxdeploy.runtime.backends import BACKENDS, BackendConfig, open_backend
 from ctxdeploy.runtime.backends.onnxruntime import check_providers
 from ctxdeploy.runtime.backends.openvino import check_precision, inlined
 
@@ -115,27 +115,32 @@ def test_openvino_runs_bf16_where_the_cpu_has_it(make_bundle: MakeBundle) -> Non
 
 
 def test_auto_chooses_by_precision() -> None:
-    assert choose(BackendConfig()) == "onnxruntime"
-    assert choose(BackendConfig(precision="bf16")) == "openvino"
+    assert BackendConfig().engine == "onnxruntime"
+    assert BackendConfig(precision="bf16").engine == "openvino"
+    assert BackendConfig(name="openvino").engine == "openvino"
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("name", "precision", "message"),
     [
-        (BackendConfig(name="onnxruntime", precision="bf16"), "--backend onnxruntime has no --precision bf16"),
-        (BackendConfig(name="tensorflow"), "backend 'tensorflow' is unknown: give --backend auto, onnxruntime or"),
+        (
+            *("onnxruntime", "bf16"),
+            "--backend onnxruntime has no --precision bf16: use --precision fp32, or --backend openvino",
+        ),
+        ("tensorflow", "fp32", "backend 'tensorflow' is unknown: give --backend auto, onnxruntime or openvino"),
+        ("auto", "fp16", "precision 'fp16' is unknown: give --precision fp32 or bf16"),
     ],
 )
-def test_impossible_combinations_are_refused(make_bundle: MakeBundle, config: BackendConfig, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        open_backend(make_bundle(model=b"never read"), config)
+def test_impossible_combinations_are_refused_before_anything_is_loaded(name: str, precision: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BackendConfig(name=name, precision=precision)
+    assert str(caught.value) == message
 
 
-def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match="give --precision fp32 or bf16"):
-        BackendConfig(precision="fp16")
-    with pytest.raises(ConfigError, match="--threads"):
-        BackendConfig(threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 2000])
+def test_threads_are_checked(threads: int) -> None:
+    with pytest.raises(ConfigError, match="give another --threads"):
+        BackendConfig(threads=threads)
 
 
 def test_a_silent_fallback_is_refused() -> None:

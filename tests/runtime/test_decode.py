@@ -1,6 +1,9 @@
 """Pixels equal the reference's bit by bit, and every kind of photo is upright, opaque and RGB."""
 
 import io
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -93,6 +96,7 @@ def test_an_unknown_orientation_is_none(orientation: int) -> None:
     np.testing.assert_array_equal(decode(encoded(image, "PNG", exif=exif)), np.asarray(image))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_block_does_not_cost_the_photo() -> None:
     image = scene(20, 30)
     data = encoded(image, "JPEG", exif=b"Exif\0\0MM\0*garbage that is no TIFF header")
@@ -233,3 +237,44 @@ def test_draft_leaves_small_photos_and_other_formats_alone() -> None:
     draft = Preprocessing(image_size=64, draft=True)
     for data in (encoded(scene(127, 90), "JPEG"), encoded(scene(500, 300), "PNG")):
         np.testing.assert_array_equal(decode(data, draft), decode(data, SMALL))
+
+
+def test_threads_decode_alike() -> None:
+    image, _ = with_alpha()
+    lab = Image.merge("LAB", [channel.convert("L") for channel in scene(90, 70).split()])
+    photos = [
+        encoded(scene(200, 150, seed), fmt) for seed in range(3) for fmt in ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
+    ]
+    photos += [encoded(image, "PNG"), encoded(lab, "TIFF")]
+    alone = [decode(data, SMALL) for data in photos]
+    with ThreadPoolExecutor(8) as executor:
+        together = list(executor.map(lambda data: decode(data, SMALL), photos * 6))
+    for found, expected in zip(together, alone * 6, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+FIRST_USE = """
+import sys, threading
+from pathlib import Path
+from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.runtime import decode_photo
+failures, start = [], threading.Barrier(8)
+def work():
+    start.wait()
+    try:
+        decode_photo(Path(sys.argv[1]), Preprocessing())
+    except Exception as error:
+        failures.append(error)
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+sys.exit(str(failures) if failures else 0)
+"""
+
+
+def test_threads_may_be_the_first_to_use_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(encoded(scene(40, 30), "WEBP"))
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", FIRST_USE, str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -86,7 +86,7 @@ def test_every_photo_once_and_as_alone(
     assert sorted(result.name for result in results) == [source.name for source in sources]
     failures = {result.name: result for result in results if isinstance(result, PhotoFailure)}
     assert sorted(failures) == ["broken.jpg", "text.png"]
-    assert failures["text.png"].reason == "it is not an image that Pillow can read"
+    assert failures["text.png"].reason == "it is not a photo of a format that can be read"
     assert failures["broken.jpg"].stage == "decode"
     for result in results:
         if isinstance(result, Extracted):
@@ -125,7 +125,7 @@ def test_a_box(make_bundle: MakeBundle) -> None:
 def test_one_photo_fails_with_its_name(make_bundle: MakeBundle, folder: Path) -> None:
     extractor = Extractor(make_bundle())
     for photo in (folder / "text.png", str(folder / "text.png")):
-        with pytest.raises(PhotoError, match=r"text\.png: it is not an image"):
+        with pytest.raises(PhotoError, match=r"text\.png: it is not a photo"):
             extractor.extract_one(photo)
     with pytest.raises(PhotoError, match=r"missing\.jpg: it cannot be read"):
         extractor.extract_one(folder / "missing.jpg")
@@ -174,7 +174,7 @@ def test_closing_early_leaves_no_threads_and_reads_no_further(make_bundle: MakeB
     assert threads()
     assert len(served) <= 4 + 5 + 1, "the lookahead is bounded"
     start = time.monotonic()
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert gone()
     assert time.monotonic() - start < 2
     with contextlib.suppress(StopIteration):
