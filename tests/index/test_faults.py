@@ -47,6 +47,10 @@ def add(path):
 def create(path):
     Index.create(path, Codebook.from_centroids(np.ones((4, 8), np.float32))).close()
 
+if job == "add":  # compiles in the parent, for all children
+    shutil.copytree(base, f"{target}/000")
+    add(f"{target}/000")
+
 for number in range(1, 200):
     path = f"{target}/{number:03d}"
     if job == "add":

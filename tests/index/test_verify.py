@@ -52,7 +52,7 @@ def test_a_flipped_bit_in_any_file_is_found(archive: Path) -> None:
 
 def test_missing_and_truncated_files_are_found(archive: Path) -> None:
     opened = Index.open(archive)
-    for file in sorted(archive.rglob("*.safetensors")) + [archive / "failures-000002.jsonl"]:
+    for file in [*sorted(archive.rglob("*.safetensors")), archive / "failures-000002.jsonl"]:
         data = file.read_bytes()
         file.write_bytes(data[:-1])
         assert any(f"{len(data) - 1} bytes instead of {len(data)}" in problem for problem in opened.verify())
