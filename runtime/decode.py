@@ -95,9 +95,10 @@ def read_file(path: Path) -> bytes:
     try:
         # Opened without blocking: a named pipe called photo.jpg would hold a decoding thread for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise PhotoError("it is not a regular file")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PhotoError("it is not a regular file")
             return file.read()
     except OSError as error:
         raise PhotoError(f"it cannot be read ({error.strerror or error})") from error

@@ -1,7 +1,6 @@
 """A small network by hand: the runtime is tested without PyTorch and without ``ctxdeploy.export``."""
 
 import hashlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -119,14 +118,9 @@ def write_bundle(folder: Path, model: bytes, preprocessing: Preprocessing, shape
 
 
 @pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """Return ``tests/reference/photo_loader.py``: under pytest's importlib mode no test folder can be imported."""
-    path = Path(__file__).parents[1] / "reference" / "photo_loader.py"
-    spec = importlib.util.spec_from_file_location("photo_loader", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def reference(load_reference: Callable[[str], ModuleType]) -> ModuleType:
+    """Return ``tests/reference/photo_loader.py``."""
+    return load_reference("photo_loader")
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_inputs_outside_the_range_are_refused(make_bundle: MakeBundle, name: str
         with pytest.raises(ConfigError, match=what):
             backend.run(images(*shape))
     with pytest.raises(ConfigError, match="uint8"):
-        backend.run(images(1, 8, 8).astype(np.float32))  # type: ignore[arg-type]
+        backend.run(images(1, 8, 8).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -129,7 +130,7 @@ def test_transparent_palettes_and_colours_are_white() -> None:
     rows = {0: (10, 20, 30), 1: (200, 100, 50), 2: (7, 8, 9)}
     index = np.array([[0, 1, 2, 0], [1, 1, 2, 2]])
 
-    def expected(colours: dict[int, tuple[int, ...]]) -> NDArray[np.uint8]:
+    def expected(colours: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
         return np.array([[colours[i] for i in row] for row in index], np.uint8)
 
     np.testing.assert_array_equal(decode(encoded(image, "PNG")), expected(rows))

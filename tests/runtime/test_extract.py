@@ -139,9 +139,10 @@ def test_photos_from_memory(make_bundle: MakeBundle) -> None:
     (result,) = Extractor(make_bundle()).extract([PhotoSource(name="m", data=jpeg(30, 20, seed=0))])
     assert isinstance(result, Extracted)
     assert (result.file, result.size) == (None, (30, 20))
-    for wrong in ({}, {"path": Path("a"), "data": b"b"}):
-        with pytest.raises(ConfigError, match="either its path or its data"):
-            PhotoSource(name="x", **wrong)
+    with pytest.raises(ConfigError, match="either its path or its data"):
+        PhotoSource(name="x")
+    with pytest.raises(ConfigError, match="either its path or its data"):
+        PhotoSource(name="x", path=Path("a"), data=b"b")
 
 
 def test_photos_outside_the_bundles_range_fail_alone(make_bundle: MakeBundle) -> None:
