@@ -39,7 +39,7 @@ class Extraction:
         if not self.scales or len(set(self.scales)) != len(self.scales):
             raise ConfigError(f"--scales {self.scales}: give at least one scale, each once")
         for scale in self.scales:
-            if not 0.05 <= scale <= 4.0 or round(scale * 1000) != scale * 1000:
+            if not 0.05 <= scale <= 4.0 or round(scale, 3) != scale:
                 raise ConfigError(
                     f"scale {scale} is not a number from 0.05 to 4 with at most three decimals (--scales)"
                 )

@@ -5,7 +5,7 @@ executed. The tensors must be exactly those of the network that the file describ
 """
 
 import hashlib
-from collections import defaultdict
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +56,7 @@ class Checkpoint:
         extraction = replace(extraction or self.extraction, dim=self.config.descriptor_dim)
         network = build(self.config, extraction)
         expected = network.state_dict()
+        self._check_types()
         given = {_module_name(name): tensor for name, tensor in self.state.items()}
         # Counts of training steps: missing in files of old PyTorch versions, unused in evaluation.
         for name in expected:
@@ -64,6 +65,13 @@ class Checkpoint:
         self._check(expected, given)
         network.load_state_dict(given)
         return network
+
+    def _check_types(self) -> None:
+        strange = [str(name) for name, value in self.state.items() if not (isinstance(name, str) and _is_real(value))]
+        if strange:
+            raise CheckpointError(
+                f"{self.path}: state_dict holds what is no tensor of real numbers: {_listed(strange)}"
+            )
 
     def _check(self, expected: Mapping[str, "Tensor"], given: Mapping[str, "Tensor"]) -> None:
         problems = {
@@ -84,12 +92,13 @@ class Checkpoint:
             )
 
     def weights_sha256(self) -> str:
-        """Return the hex sha256 of the tensors (names, types, shapes, bytes), the same for any file that holds them."""
+        """Return the hex sha256 of the tensors (names, shapes, bytes as float32), the same for any file with them."""
         digest = hashlib.sha256()
         for name in sorted(self.state):
             if name.endswith("num_batches_tracked"):
                 continue
-            array = self.state[name].detach().cpu().contiguous().numpy()
+            # float32 is what the network computes with; numpy has no bfloat16 at all.
+            array = self.state[name].detach().cpu().float().contiguous().numpy()
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.tobytes())
         return digest.hexdigest()
@@ -152,8 +161,9 @@ def _read(path: Path) -> dict[Any, Any]:
     import numpy as np
     import torch
 
-    # HOW's own files carry training scores: a defaultdict of lists, with numpy floats in it.
-    plain: list[Any] = [defaultdict, list, dict]
+    # HOW's own files carry training scores: a defaultdict of lists, with numpy floats in it. PyTorch fills dictionaries
+    # of three kinds alone, and a defaultdict is none of them: it gets a plain one.
+    plain: list[Any] = [(_plain_dict, "collections.defaultdict"), list, dict]
     plain += [np.dtype, np.float64, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     scalar = np.float64(0).__reduce__()[0]
     plain += [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
@@ -163,19 +173,37 @@ def _read(path: Path) -> dict[Any, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except Exception as error:  # torch raises a dozen classes for a file that is no checkpoint
-        text = str(error)
-        if "Unsupported global" in text or ("WeightsUnpickler" in text and "GLOBAL" in text):
-            name = text.partition("GLOBAL ")[2].split(" ")[0] or "code"
+        reason = _reason(error)
+        code = re.search(r"GLOBAL (\S+)", reason)
+        if code:
             raise CheckpointError(
-                f"{path} holds more than tensors and numbers ({name}); it is not loaded, as that could run code"
+                f"{path} holds more than tensors and numbers ({code[1]}); it is not loaded, as that could run code"
             ) from error
-        reason = text.strip().splitlines()[0][:160] if text.strip() else type(error).__name__
         raise CheckpointError(f"{path} is not a PyTorch checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__} instead of a dictionary: it is no checkpoint of HOW or ctx"
         )
     return content
+
+
+def _plain_dict(*_factory: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line that says what is wrong, without PyTorch's advice to load the file with its code."""
+    if "weights_only" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return next((line.strip()[:160] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _is_real(value: Any) -> bool:
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+        return False
+    return not (value.is_complex() or value.is_quantized or value.is_meta)
 
 
 def _params_of_2020(path: Path, meta: Any) -> dict[str, Any]:
@@ -254,7 +282,7 @@ def _file_name(name: str) -> str:
     first, _, rest = name.partition(".")
     layer, _, tail = rest.partition(".")
     numbers = {child: number for number, child in _FEATURES.items()}
-    return f"features.{numbers[layer]}.{tail}" if first == "backbone" else name
+    return f"features.{numbers[layer]}.{tail}" if first == "backbone" and layer in numbers else name
 
 
 def _listed(names: list[str], most: int = 8) -> str:

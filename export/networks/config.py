@@ -1,5 +1,6 @@
 """Configuration of a network: everything but its weights. Nothing here imports torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -111,7 +112,8 @@ class NetworkConfig:
             raise ConfigError(f"skip_layer {self.skip_layer}: use 0 or 1")
         if self.dim is not None and not 1 <= self.dim <= self.channels:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.channels}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std positive")
 
     @property
