@@ -1,0 +1,246 @@
+"""Does the whole pipeline retrieve as well as PyTorch with the reference package ``asmk``?
+
+The same checkpoint, codebook and photos go through both ways:
+
+- ours: export to a bundle, ONNX Runtime, ``ctxdeploy.index``;
+- peer: the network in PyTorch, one photo at a time, photos decoded as HOW does it, and ``asmk`` from PyPI.
+
+The data set is a folder with ``gnd.json``, ``images/`` and ``distractors/`` (minibench). Without ``--checkpoint`` the
+network is untrained (random weights, statistics and whitening fitted to the training photos): what counts here is that
+both columns agree, not how high they are.
+
+    python benchmarks/minibench.py --data minibench --training trainphotos
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctxdeploy import bundle as bundles
+from ctxdeploy.bundle import Extraction
+from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
+from ctxdeploy.export.export import ExportConfig, export, torch_runner
+from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.index import Codebook, Index
+from ctxdeploy.runtime import Extracted, Extractor, find_photos
+
+Vectors = NDArray[np.float32]
+Rankings = dict[str, list[str]]
+FAMILIES = {
+    "how": (Smoothing(), None),
+    "ctx": (Smoothing(kind="gaussian"), Refinement()),
+}
+
+
+def main() -> None:
+    """Run both ways and print their scores."""
+    arguments = _arguments()
+    work: Path = arguments.work
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    checkpoint = arguments.checkpoint or _untrained(arguments, work / "untrained.pth")
+    config = ExportConfig(scales=arguments.scales, top_k=arguments.top_k, image_size=arguments.image_size)
+    bundle = export(checkpoint, work / "model.ctxbundle", config, report=print)
+    codebook = _codebook(bundle, arguments)
+    names = [photo.name for photo in find_photos(arguments.data)]
+    ground_truth = json.loads((arguments.data / "gnd.json").read_text())
+    queries = [f"images/{name}" for name in ground_truth["queries"] + ground_truth["small_queries"]]
+    results = {}
+    for label, run in (("ctxdeploy", ours), ("PyTorch + asmk", peer)):
+        start = time.perf_counter()
+        rankings = run(arguments, checkpoint, config, codebook, names, queries)
+        results[label] = {**score(rankings, ground_truth), "seconds": time.perf_counter() - start}
+        print(label, json.dumps(results[label]), flush=True)
+    difference = {key: results["ctxdeploy"][key] - value for key, value in results["PyTorch + asmk"].items()}
+    print("difference", json.dumps({key: round(value, 4) for key, value in difference.items() if key != "seconds"}))
+    _write(arguments, bundle, codebook, results)
+
+
+def ours(
+    arguments: argparse.Namespace,
+    checkpoint: Path,
+    config: ExportConfig,
+    codebook: Codebook,
+    names: list[str],
+    queries: list[str],
+) -> Rankings:
+    """Index the photos and query with some of them through the bundle."""
+    extractor = Extractor(bundles.open(arguments.work / "model.ctxbundle"))
+    found = {}
+    with Index.create(arguments.work / "ours.ctxindex", codebook) as index:
+        for result in extractor.extract(find_photos(arguments.data)):
+            if not isinstance(result, Extracted):
+                raise SystemExit(f"{result.name}: {result.reason}")
+            index.add(result.name, result.descriptors)
+            if result.name in queries:
+                found[result.name] = result.descriptors
+        return {name: [hit.name for hit in index.search(found[name], len(names))] for name in queries}
+
+
+def peer(
+    arguments: argparse.Namespace,
+    checkpoint: Path,
+    config: ExportConfig,
+    codebook: Codebook,
+    names: list[str],
+    queries: list[str],
+) -> Rankings:
+    """Do the same with PyTorch and the package ``asmk``."""
+    from asmk import asmk_method
+    from asmk import codebook as asmk_codebook
+    from asmk import index as asmk_index
+
+    loaded = load_checkpoint(checkpoint)
+    run = torch_runner(loaded.network(config.extraction(loaded)))
+    parts = [_torch_descriptors(run, arguments.data / name, config.preprocessing(loaded).image_size) for name in names]
+    words = asmk_codebook.Codebook(asmk_index.initialize_index(gpu_id=None), size=len(codebook))
+    words.index(np.ascontiguousarray(codebook.centroids))
+    parameters = {
+        "index": {"gpu_id": None},
+        "build_ivf": {
+            "kernel": {"binary": True},
+            "ivf": {"use_idf": False},
+            "quantize": {"multiple_assignment": 1},
+            "aggregate": {},
+        },
+        "query_ivf": {
+            "quantize": {"multiple_assignment": 5},
+            "aggregate": {},
+            "search": {"topk": len(names)},
+            "similarity": {"similarity_threshold": 0.0, "alpha": 3.0},
+        },
+    }
+    method = asmk_method.ASMKMethod(parameters, {}, codebook=words)
+    vectors, numbers = _joined(parts, range(len(parts)))
+    method = method.build_ivf(vectors, numbers)
+    positions = {name: i for i, name in enumerate(names)}
+    asked = sorted(positions[name] for name in queries)
+    vectors, numbers = _joined([parts[i] for i in asked], asked)
+    _, images, ranks, _ = method.query_ivf(vectors, numbers)
+    return {names[image]: [names[i] for i in row] for image, row in zip(images, ranks, strict=True)}
+
+
+def score(rankings: Rankings, ground_truth: dict[str, dict[str, list[str]]]) -> dict[str, float]:
+    """Return minibench's figures in percent: mAP over scenes, by kind, and of the small scenes."""
+    junk_of: dict[str, set[str]] = {}
+    for a, b in ground_truth["junk_pairs"]:
+        junk_of.setdefault(a, set()).add(b)
+        junk_of.setdefault(b, set()).add(a)
+    means = {scene: _scene_mean(files, rankings, junk_of) for scene, files in ground_truth["scenes"].items()}
+    small = [_scene_mean(files, rankings, junk_of) for files in ground_truth["small_scenes"].values()]
+    figures = {"mAP": float(np.mean(list(means.values())))}
+    for kind in sorted(set(ground_truth["kinds"].values())):
+        figures[kind] = float(np.mean([means[scene] for scene, of in ground_truth["kinds"].items() if of == kind]))
+    return {**figures, "small": float(np.mean(small))}
+
+
+def _scene_mean(files: list[str], rankings: Rankings, junk_of: dict[str, set[str]]) -> float:
+    values = []
+    for query in files:
+        junk = {query, *junk_of.get(query, set())}
+        positives = set(files) - junk
+        ranked = [Path(name).name for name in rankings[f"images/{query}"]]
+        values.append(100 * average_precision([name for name in ranked if name not in junk], positives))
+    return float(np.mean(values))
+
+
+def average_precision(ranked: list[str], positives: set[str]) -> float:
+    """Return the area under the precision-recall curve by the trapezoid rule; a photo not ranked is never reached."""
+    total = 0.0
+    found = 0
+    for rank, name in enumerate(ranked):
+        if name in positives:
+            before = found / rank if rank else 1.0
+            found += 1
+            total += (before + found / (rank + 1)) / 2
+    return total / len(positives)
+
+
+def _torch_descriptors(run: Callable[..., tuple[Vectors, ...]], path: Path, size: int) -> Vectors:
+    """Decode a photo as HOW's loader does, and extract it alone."""
+    with Image.open(path) as file:
+        photo = file.convert("RGB")
+    photo.thumbnail((size, size), Image.Resampling.LANCZOS)
+    descriptors, attention, _, _ = run(np.asarray(photo)[None])
+    return descriptors[0][attention[0] > 0]
+
+
+def _joined(parts: list[Vectors], numbers: Iterator[int] | range | list[int]) -> tuple[Vectors, NDArray[np.int64]]:
+    repeated = np.repeat(np.fromiter(numbers, np.int64), [len(part) for part in parts])
+    return np.concatenate(parts), repeated
+
+
+def _untrained(arguments: argparse.Namespace, path: Path) -> Path:
+    smoothing, refinement = FAMILIES[arguments.family]
+    network_config = NetworkConfig(
+        family=arguments.family, architecture=Architecture.RESNET18, smoothing=smoothing, refinement=refinement
+    )
+    photos = find_photos(arguments.training)[:: max(1, len(find_photos(arguments.training)) // 40)]
+    pixels = [np.asarray(Image.open(photo.path).convert("RGB")) for photo in photos if photo.path]
+    extraction = Extraction(scales=arguments.scales, top_k=arguments.top_k)
+    save_checkpoint(untrained_network(network_config, extraction, pixels), path, image_size=arguments.image_size)
+    return path
+
+
+def _codebook(bundle: bundles.Bundle, arguments: argparse.Namespace) -> Codebook:
+    extracted = Extractor(bundle).extract(find_photos(arguments.training))
+    vectors = [result.descriptors.vectors for result in extracted if isinstance(result, Extracted)]
+    return Codebook.train(np.concatenate(vectors), words=arguments.words)
+
+
+def _write(
+    arguments: argparse.Namespace, bundle: bundles.Bundle, codebook: Codebook, results: dict[str, dict[str, float]]
+) -> None:
+    record = {
+        "network": dict(bundle.network),
+        "trained": arguments.checkpoint is not None,
+        "model_id": bundle.model_id,
+        "scales": bundle.extraction.scales,
+        "top_k": bundle.extraction.top_k,
+        "image_size": bundle.preprocessing.image_size,
+        "codebook": codebook.id,
+        "words": len(codebook),
+        "results": results,
+        "versions": {name: version(name) for name in ("ctxdeploy", "asmk", "torch", "onnxruntime", "numpy")},
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print("wrote", arguments.out)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _arguments() -> argparse.Namespace:
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with gnd.json")
+    parser.add_argument("--training", type=Path, required=True, help="folder of photos for the codebook")
+    parser.add_argument("--checkpoint", type=Path, help="default: an untrained network")
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="ctx", help="of the untrained network")
+    parser.add_argument(
+        "--scales", type=lambda text: tuple(map(float, text.split(","))), default=(1.414, 1.0, 0.707, 0.5)
+    )
+    parser.add_argument("--top-k", type=int, default=600)
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--words", type=int, default=4096)
+    parser.add_argument("--work", type=Path, default=here / "work" / "minibench")
+    parser.add_argument("--out", type=Path, default=here / "results" / "minibench.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Runs that stop and go on: Ctrl-C, a second run, photos that come later, descriptors that are not made twice."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.index import Index
+from ctxdeploy.runtime import Extractor
+
+
+def _answers(archive: Path, extractor: Extractor, photos: list[Path]) -> list[object]:
+    with Index.open(archive) as index:
+        return [{hit.name: hit.score for hit in index.search(extractor.extract_one(photo), 100)} for photo in photos]
+
+
+@pytest.fixture
+def extracted(monkeypatch) -> list[str]:
+    """Names of the photos that go through the network."""
+    names: list[str] = []
+    original = Extractor.extract
+
+    def extract(self, photos):
+        for result in original(self, photos):
+            names.append(result.name)
+            yield result
+
+    monkeypatch.setattr(Extractor, "extract", extract)
+    return names
+
+
+def test_no_photo_is_extracted_twice(call, bundle: Bundle, photos: Path, tmp_path: Path, extracted: list[str]) -> None:
+    archive = tmp_path / "a.ctxindex"
+    arguments = ("index", photos, "-o", archive, "--model", bundle.path, "-q", "--training-photos", 7)
+    assert call(*arguments).code == 0
+    assert sorted(extracted) == sorted(path.name for path in photos.iterdir())
+    assert not archive.with_name("a.ctxindex.training").exists()
+    extracted.clear()
+    result = call("index", photos, "-o", archive, "--json", "-q")
+    assert (result.json[0]["unchanged"], result.json[0]["indexed"], extracted) == (18, 0, [])
+
+
+def test_new_photos_are_added_and_changed_ones_reported(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "growing"
+    shutil.copytree(photos, folder)
+    (folder / "coins_0.jpg").rename(tmp_path / "later.jpg")
+    archive = tmp_path / "a.ctxindex"
+    assert call("index", folder, "-o", archive, "--model", bundle.path, "-q").code == 0
+    (folder / "below").mkdir()
+    (tmp_path / "later.jpg").rename(folder / "below" / "coins_0.jpg")
+    os.utime(folder / "rocket_0.jpg", (1, 1))
+    result = call("index", folder, "-o", archive, "--json")
+    report = result.json[0]
+    assert (report["indexed"], report["unchanged"], report["changed"]) == (1, 16, 1)
+    assert "1 photos have changed" in result.err
+    answer = call("query", folder / "below" / "coins_0.jpg", "--index", archive, "--json").json[0]
+    assert answer["results"][0]["name"] == "below/coins_0.jpg"
+
+
+@pytest.mark.parametrize("after", [3, 12])
+def test_ctrl_c_keeps_what_was_done(call, bundle, photos, shared_archive, tmp_path, monkeypatch, after: int) -> None:
+    archive = tmp_path / "a.ctxindex"
+    arguments = ("index", photos, "-o", archive, "--model", bundle.path, "-q", "--training-photos", 8, "--json")
+    original = Extractor.extract
+    count = 0
+
+    def interrupted(self, sources):
+        nonlocal count
+        for result in original(self, sources):
+            if count == after:
+                raise KeyboardInterrupt
+            count += 1
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Extractor, "extract", interrupted)
+        result = call(*arguments)
+    assert result.code == 130
+    assert "run the same command again" in result.err
+    seen: list[str] = []
+
+    def counted(self, sources):
+        for item in original(self, sources):
+            seen.append(item.name)
+            yield item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Extractor, "extract", counted)
+        assert call(*arguments).code == 0
+    assert len(seen) == 18 - after
+    with Index.open(archive) as index:
+        assert sorted(index.names()) == sorted(path.name for path in photos.iterdir())
+        assert index.verify() == []
+
+
+@pytest.mark.slow
+def test_killed_by_sigint_as_a_process(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "a.ctxindex"
+    command = [sys.executable, "-m", "ctxdeploy.cli.main", "index", str(photos), "-o", str(archive)]
+    command += ["--model", str(bundle.path), "--words", "64"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    spool = archive.with_name("a.ctxindex.training")
+    limit = time.monotonic() + 60
+    while not list(spool.glob("*/*.safetensors")) and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), err
+    assert "Traceback" not in err
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    extractor = Extractor(bundle)
+    with Index.open(archive) as index:
+        assert len(index) == 18
+        assert index.search(extractor.extract_one(photos / "coins_0.jpg"))[0].name == "coins_0.jpg"
+
+
+def test_answers_do_not_depend_on_the_order_of_runs(call, bundle, photos, shared_archive, tmp_path: Path) -> None:
+    """Photos that come in two runs answer like photos that come in one, with the same codebook."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = sorted(path.name for path in photos.iterdir())
+    archive = tmp_path / "a.ctxindex"
+    arguments = ("index", folder, "-o", archive, "--model", bundle.path, "-q")
+    for part in (names[9:], names[:9]):
+        for name in part:
+            shutil.copy2(photos / name, folder / name)
+        codebook = () if archive.exists() else ("--codebook", shared_archive / "codebook.safetensors")
+        assert call(*arguments, *codebook).code == 0
+    queries = sorted((photos.parent / "queries").iterdir())
+    extractor = Extractor(bundle)
+    assert _answers(archive, extractor, queries) == _answers(shared_archive, extractor, queries)

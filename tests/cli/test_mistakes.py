@@ -1,0 +1,197 @@
+"""What users get wrong: one clear line, an exit code of its own, nothing lost and nothing half made."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import ctxdeploy.export.export as exporter
+from ctxdeploy.bundle import Bundle
+
+
+def _one_line(result, code: int, *words: str) -> None:
+    assert result.code == code, result
+    lines = [line for line in result.err.splitlines() if line.startswith("ctxdeploy: ")]
+    assert len(lines) == 1, result.err
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_not_a_checkpoint(call, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.ctxbundle"
+    result = call("export", photos / "coffee_0.jpg", "-o", output, "-q")
+    _one_line(result, 10, "coffee_0.jpg", "not a PyTorch checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoint_with_a_missing_layer(call, checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    del content["state_dict"]["features.5.1.conv2.weight"]
+    torch.save(content, tmp_path / "lame.pth")
+    result = call("export", tmp_path / "lame.pth", "-o", tmp_path / "out.ctxbundle", "-q")
+    _one_line(result, 10, "lame.pth", "missing: features.5.1.conv2.weight")
+    assert not (tmp_path / "out.ctxbundle").exists()
+
+
+def test_graph_that_differs_from_pytorch_leaves_no_bundle(call, checkpoint, tmp_path: Path, monkeypatch) -> None:
+    measure = exporter.measure
+
+    def measure_another(bundle: Bundle, network, photos):
+        with torch.no_grad():
+            network.dim_reduction.weight[3] *= -1
+        return measure(bundle, network, photos)
+
+    monkeypatch.setattr(exporter, "measure", measure_another)
+    result = call("export", checkpoint, "-o", tmp_path / "out.ctxbundle", "-q")
+    _one_line(result, 11, "differs from PyTorch", "cosine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bundle_with_a_flipped_bit(call, damaged_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    result = call("index", photos, "-o", tmp_path / "a.ctxindex", "--model", damaged_bundle, "-q")
+    _one_line(result, 12, "model.onnx", "damaged", "sha256")
+    assert not (tmp_path / "a.ctxindex").exists()
+    result = call("verify", damaged_bundle)
+    assert result.code == 12
+    assert result.out == ""
+
+
+def test_archive_with_a_flipped_bit(call, archive: Path) -> None:
+    (shard,) = (archive / "shards").iterdir()
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 4
+    shard.write_bytes(content)
+    result = call("verify", archive, "--json")
+    assert result.code == 15
+    assert any(shard.name in problem for problem in result.json[0]["problems"])
+
+
+def test_archive_of_another_model(call, checkpoint: Path, archive: Path, photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.ctxbundle"
+    assert call("export", checkpoint, "-o", other, "--top-k", 50, "-q").code == 0
+    for command in (["query", photos / "coins_0.jpg", "--index", archive], ["index", photos, "-o", archive, "-q"]):
+        _one_line(call(*command, "--model", other), 16, "model", "--model")
+
+
+def test_archive_of_another_preprocessing(call, bundle: Bundle, checkpoint, archive, photos, tmp_path: Path) -> None:
+    other = tmp_path / "other.ctxbundle"
+    assert call("export", checkpoint, "-o", other, "--image-size", 128, "-q").code == 0
+    result = call("query", photos / "coins_0.jpg", "--index", archive, "--model", other)
+    _one_line(result, 16, "preprocessing")
+    before = call("info", archive, "--json").json[0]
+    assert call("index", photos, "-o", archive, "--model", other, "-q").code == 16
+    assert call("info", archive, "--json").json[0] == before
+
+
+def test_unreadable_photos_are_skipped_and_listed(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(photos, folder)
+    whole = (folder / "coffee_0.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no photo")
+    archive = tmp_path / "a.ctxindex"
+    result = call("index", folder, "-o", archive, "--model", bundle.path)
+    assert result.code == 19
+    assert "2 of 20 photos could not be read" in result.err.splitlines()[-1]
+    assert "cut.jpg" in result.err
+    facts = call("info", archive, "--json").json[0]
+    assert facts["images"] == 18
+    assert {failure["name"] for failure in facts["failed_photos"]} == {"cut.jpg", "text.jpg"}
+    assert all(failure["reason"] and failure["stage"] == "decode" for failure in facts["failed_photos"])
+    assert "text.jpg" in call("info", archive).out
+    # Mended photos are taken in by the next run, and leave the list.
+    (folder / "cut.jpg").write_bytes(whole)
+    (folder / "text.jpg").unlink()
+    assert call("index", folder, "-o", archive, "-q").code == 0
+    facts = call("info", archive, "--json").json[0]
+    assert facts["images"] == 19
+
+
+def test_empty_folder(call, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = call("index", tmp_path / "empty", "--model", bundle.path, "-o", tmp_path / "a.ctxindex")
+    _one_line(result, 17, "empty", "no photos")
+    assert not (tmp_path / "a.ctxindex").exists()
+
+
+def test_folder_of_unreadable_photos_alone(call, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_text("no photo")
+    result = call("index", tmp_path / "bad", "--model", bundle.path, "-o", tmp_path / "a.ctxindex", "-q")
+    _one_line(result, 17, "none of 1 photos")
+
+
+def test_archive_path_that_cannot_be_written(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = call("index", photos, "--model", bundle.path, "-o", tmp_path / "file" / "a.ctxindex", "-q")
+    _one_line(result, 18, "a.ctxindex", "-o")
+
+
+@pytest.mark.parametrize(
+    ("box", "code", "words"),
+    [
+        ("10,10,5000,60", 14, "does not lie in the photo"),
+        ("900,900,950,950", 14, "does not lie in the photo"),
+        ("60,10,20,40", 2, "x0 < x1"),
+        ("1,2,3", 2, "four numbers"),
+    ],
+)
+def test_wrong_boxes(call, shared_archive: Path, photos: Path, box: str, code: int, words: str) -> None:
+    result = call("query", photos / "coins_0.jpg", "--index", shared_archive, "--box", box)
+    _one_line(result, code, words)
+
+
+def test_query_that_cannot_be_read_among_others(call, shared_archive: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no photo")
+    result = call("query", tmp_path / "bad.jpg", photos / "coins_0.jpg", "--index", shared_archive, "--json")
+    assert result.code == 14
+    assert [answer["query"] for answer in result.json] == [str(photos / "coins_0.jpg")]
+    assert "bad.jpg" in result.err
+    _one_line(call("query", tmp_path / "none.jpg", "--index", shared_archive), 14, "none.jpg")
+
+
+def test_which_archive(call, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CTXDEPLOY_INDEX", raising=False)
+    _one_line(call("query", photos / "coins_0.jpg"), 2, "--index", "ctxdeploy index")
+    for name in ("a.ctxindex", "b.ctxindex"):
+        (tmp_path / name).mkdir()
+    _one_line(call("query", photos / "coins_0.jpg"), 2, "a.ctxindex", "b.ctxindex", "--index")
+    _one_line(call("query", photos / "coins_0.jpg", "--index", "a.ctxindex"), 15, "a.ctxindex")
+    _one_line(call("info", tmp_path), 2, "neither a bundle nor an archive")
+
+
+def test_no_model(call, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CTXDEPLOY_MODEL", raising=False)
+    _one_line(call("index", photos), 2, "--model", "ctxdeploy export")
+    _one_line(call("index", photos, "--model", "none.ctxbundle"), 12, "none.ctxbundle")
+
+
+def test_settings_that_exclude_each_other(call, archive: Path, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    new = ["index", photos, "-o", tmp_path / "n.ctxindex", "--model", bundle.path, "-q"]
+    codebook = archive / "codebook.safetensors"
+    _one_line(call(*new, "--words", 64, "--codebook", codebook), 2, "--codebook and --words")
+    _one_line(call("index", photos, "-o", archive, "--words", 64, "-q"), 2, "has a codebook")
+    _one_line(call(*new, "--backend", "onnxruntime", "--precision", "bf16"), 2, "--precision")
+    assert call("index", photos, "--frobnicate").code == 2
+
+
+def test_another_folder_into_the_same_archive(call, archive: Path, photos: Path) -> None:
+    result = call("index", photos.parent / "queries", "-o", archive, "-q")
+    _one_line(result, 2, "-o", str(photos))
+
+
+def test_codebook_of_another_dimension(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from ctxdeploy.index import Codebook
+
+    Codebook.from_centroids(np.eye(8, 64, dtype=np.float32)).save(tmp_path / "c.safetensors")
+    result = call(
+        *("index", photos, "-o", tmp_path / "n.ctxindex", "--model", bundle.path, "-q"),
+        *("--codebook", tmp_path / "c.safetensors"),
+    )
+    _one_line(result, 2, "dimension 64", "128")
