@@ -43,7 +43,7 @@ def aggregate(
     Returns:
         The distinct words and their codes; both empty for n = 0.
     """
-    from ctxdeploy.index import kernels
+    from ctxdeploy.index import build_kernels
 
     dim = centroids.shape[1]
     flat = np.ascontiguousarray(words, dtype=np.int32).reshape(-1)
@@ -54,8 +54,8 @@ def aggregate(
     ordered = flat[order]
     begins = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     starts = np.append(begins, flat.size).astype(np.int64)
-    sums = kernels.residuals(vectors, centroids, ordered, order // (flat.size // len(vectors)), starts)
+    sums = build_kernels.residuals(vectors, centroids, ordered, order // (flat.size // len(vectors)), starts)
     if binary:
-        return Aggregated(words=ordered[begins], codes=kernels.pack(sums, code_columns(dim)))
+        return Aggregated(words=ordered[begins], codes=build_kernels.pack(sums, code_columns(dim)))
     lengths = np.sqrt(np.square(sums, dtype=np.float64).sum(axis=1, keepdims=True))
     return Aggregated(words=ordered[begins], codes=(sums / (lengths + 1e-6)).astype(np.float32))

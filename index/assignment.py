@@ -48,9 +48,9 @@ class FlatAssigner:
         return _in_blocks(vectors, count, lambda rows: self._rank(rows, wanted, count))
 
     def _rank(self, rows: NDArray[np.float32], wanted: int, count: int) -> Any:
-        from ctxdeploy.index import kernels
+        from ctxdeploy.index import build_kernels
 
-        return kernels.nearest(rows, self._centroids, self._index.search(rows, wanted)[1], count)
+        return build_kernels.nearest(rows, self._centroids, self._index.search(rows, wanted)[1], count)
 
 
 class CellAssigner:
@@ -75,13 +75,13 @@ class CellAssigner:
         return _in_blocks(vectors, count, lambda rows: self._rank(rows, count))
 
     def _rank(self, rows: NDArray[np.float32], count: int) -> Any:
-        from ctxdeploy.index import kernels
+        from ctxdeploy.index import build_kernels
 
         cells, distances = self._coarse.search(rows, self._probes)
         found = self._index.search_preassigned(
             rows, min(len(self._centroids), count + SPARE), cells.astype(np.int64), distances.astype(np.float32)
         )[1]
-        words, distances = kernels.nearest(rows, self._centroids, found, count)
+        words, distances = build_kernels.nearest(rows, self._centroids, found, count)
         short = np.flatnonzero(words[:, -1] < 0)
         if short.size:  # the probed cells hold fewer than ``count`` words
             self._flat = self._flat or FlatAssigner(self._centroids)

@@ -1,4 +1,4 @@
-"""The loops that numba compiles: imported on first use, since numba takes 0.5 s to import.
+"""The loops of a search that numba compiles: imported on first use, since numba takes 0.5 s to import.
 
 All release the GIL, none uses fast-math, and every sum has a fixed order, so that a result never depends on threads,
 on shards or on what else is in a call.
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 BLOCK = 1024
 LANES = 16
+SELECTED = 256
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile on the first call, and keep the machine code beside the module for the next process."""
     try:
         return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder to cache in: a read-only installation without a home
@@ -49,103 +51,7 @@ _popcount: Any = intrinsic(_count_bits)
 _prefetch: Any = intrinsic(_touch)
 
 
-@_compiled
-def nearest(
-    vectors: NDArray[np.float32], centres: NDArray[np.float32], candidates: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Order candidates (n×k rows of ``centres``, -1 for none) by float64 distance, ties by number; keep ``count``.
-
-    Returns n×count int32 numbers (-1 where candidates were missing) and n×count squared distances (inf there).
-    """
-    n, dim = vectors.shape
-    numbers = np.full((n, count), -1, np.int32)
-    distances = np.full((n, count), np.inf, np.float64)
-    for row in range(n):
-        for column in range(candidates.shape[1]):
-            number = candidates[row, column]
-            if number < 0 or number >= centres.shape[0]:
-                continue
-            total = 0.0
-            for d in range(dim):
-                difference = np.float64(vectors[row, d]) - np.float64(centres[number, d])
-                total += difference * difference
-            place = count
-            while place > 0:
-                other = distances[row, place - 1]
-                if other < total or (other == total and 0 <= numbers[row, place - 1] < number):
-                    break
-                place -= 1
-            if place == count:
-                continue
-            for i in range(count - 1, place, -1):
-                distances[row, i] = distances[row, i - 1]
-                numbers[row, i] = numbers[row, i - 1]
-            distances[row, place] = total
-            numbers[row, place] = number
-    return numbers, distances
-
-
-@_compiled
-def sum_by_word(
-    vectors: NDArray[np.float32], words: NDArray[np.int32], sums: NDArray[np.float64], counts: NDArray[np.int64]
-) -> None:
-    """Add every vector to the row of ``sums`` (W×D) that its word names, and count it."""
-    for row in range(vectors.shape[0]):
-        word = words[row]
-        counts[word] += 1
-        for d in range(vectors.shape[1]):
-            sums[word, d] += np.float64(vectors[row, d])
-
-
-@_compiled
-def residuals(
-    vectors: NDArray[np.float32],
-    centroids: NDArray[np.float32],
-    words: NDArray[np.int32],
-    rows: NDArray[np.int64],
-    starts: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """Sum d - centroid over runs of equal words: ``words`` sorted, ``rows`` of ``vectors``, run i from ``starts[i]``.
-
-    float32 in the order of the rows, as the reference sums. A row that names a word twice counts once.
-    """
-    dim = vectors.shape[1]
-    sums = np.zeros((starts.size - 1, dim), np.float32)
-    for run in range(starts.size - 1):
-        for i in range(starts[run], starts[run + 1]):
-            if i > starts[run] and rows[i] == rows[i - 1]:
-                continue
-            for d in range(dim):
-                sums[run, d] += vectors[rows[i], d] - centroids[words[i], d]
-    return sums
-
-
-@_compiled
-def pack(sums: NDArray[np.float32], columns: int) -> NDArray[np.uint64]:
-    """Return n×columns uint64: bit d % 64 of column d // 64 is set where ``sums[:, d] > 0``; bits from D on are 0."""
-    codes = np.zeros((sums.shape[0], columns), np.uint64)
-    for row in range(sums.shape[0]):
-        for d in range(sums.shape[1]):
-            if sums[row, d] > np.float32(0):
-                codes[row, d >> 6] |= np.uint64(1) << np.uint64(d & 63)
-    return codes
-
-
-@_compiled
-def place_postings(
-    words: NDArray[np.int32], images: NDArray[np.uint16], cursors: NDArray[np.int64], target: NDArray[np.uint16]
-) -> NDArray[np.int64]:
-    """Counting sort by word, stable: write ``images`` to ``target``, return each posting's place; moves ``cursors``."""
-    places = np.empty(words.size, np.int64)
-    for i in range(words.size):
-        place = cursors[words[i]]
-        cursors[words[i]] = place + 1
-        places[i] = place
-        target[place] = images[i]
-    return places
-
-
-@_compiled
+@compiled
 def score_pairs(
     offsets: NDArray[np.uint32],
     images: NDArray[np.uint16],
@@ -191,7 +97,7 @@ def score_pairs(
             begin += size
 
 
-@_compiled
+@compiled
 def score_codes(
     offsets: NDArray[np.uint32],
     images: NDArray[np.uint16],
@@ -225,7 +131,7 @@ def score_codes(
             begin += size
 
 
-@_compiled
+@compiled
 def score_floats(
     offsets: NDArray[np.uint32],
     images: NDArray[np.uint16],
@@ -260,7 +166,7 @@ def score_floats(
                 scores[images[p]] += np.float32(power) * weights[q]
 
 
-@_compiled
+@compiled
 def add_weights(
     offsets: NDArray[np.uint32], images: NDArray[np.uint16], weights: NDArray[np.float64], norms: NDArray[np.float64]
 ) -> None:
@@ -270,39 +176,53 @@ def add_weights(
             norms[images[p]] += weights[word]
 
 
-@_compiled
+@compiled
 def select(
     scores: NDArray[np.float32], factors: NDArray[np.float64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the ``count`` largest products score · factor above 0 and their places, unordered; ties: lower place.
 
-    A heap whose root is the worst that is kept: one comparison for nearly every image.
+    A heap whose root is the worst that is kept. A block of which nothing is above the root costs one vectorised count:
+    20 µs a shard instead of 280.
     """
     values = np.empty(min(count, factors.size), np.float64)
     places = np.empty(values.size, np.int64)
     size = 0
-    for i in range(factors.size):
-        value = np.float64(scores[i]) * factors[i]
-        if not value > 0.0:
+    bar = 0.0
+    for start in range(0, factors.size, SELECTED):
+        end = min(start + SELECTED, factors.size)
+        above = 0
+        for i in range(start, end):
+            above += np.float64(scores[i]) * factors[i] > bar
+        if above == 0:
             continue
-        if size < values.size:
-            child = size
-            size += 1
-            # Places come in rising order: a newcomer that equals its parent is the worse of the two.
-            while child > 0 and values[(child - 1) >> 1] >= value:
-                values[child] = values[(child - 1) >> 1]
-                places[child] = places[(child - 1) >> 1]
-                child = (child - 1) >> 1
-        elif size > 0 and value > values[0]:
-            child = _sink(values, places, size, value)
-        else:
-            continue
-        values[child] = value
-        places[child] = i
+        for i in range(start, end):
+            value = np.float64(scores[i]) * factors[i]
+            if not value > bar:
+                continue
+            if size < values.size:
+                child = _rise(values, places, size, value)
+                size += 1
+            else:
+                child = _sink(values, places, size, value)
+            values[child] = value
+            places[child] = i
+            if size == values.size:
+                bar = values[0]
     return values[:size], places[:size]
 
 
-@_compiled
+@compiled
+def _rise(values: NDArray[np.float64], places: NDArray[np.int64], child: int, value: float) -> int:
+    # Places come in rising order: a newcomer that equals its parent is the worse of the two.
+    while child > 0 and values[(child - 1) >> 1] >= value:
+        values[child] = values[(child - 1) >> 1]
+        places[child] = places[(child - 1) >> 1]
+        child = (child - 1) >> 1
+    return child
+
+
+@compiled
 def _sink(values: NDArray[np.float64], places: NDArray[np.int64], size: int, value: float) -> int:
     parent = 0
     while True:

@@ -90,11 +90,11 @@ def _assigner(centroids: NDArray[np.float32], cells: NDArray[np.float32] | None)
 def _update(
     vectors: NDArray[np.float32], assigned: NDArray[np.int32], squared: NDArray[np.float64], words: int
 ) -> NDArray[np.float32]:
-    from ctxdeploy.index import kernels
+    from ctxdeploy.index import build_kernels
 
     sums = np.zeros((words, vectors.shape[1]), np.float64)
     counts = np.zeros(words, np.int64)
-    kernels.sum_by_word(vectors, assigned, sums, counts)
+    build_kernels.sum_by_word(vectors, assigned, sums, counts)
     centroids = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     empty = np.flatnonzero(counts == 0)
     if empty.size:

@@ -105,7 +105,7 @@ class ShardBuilder:
 
     def tensors(self) -> file_format.Arrays:
         """Return the tensors of the file: a counting sort by word, stable, hence by photo in each word."""
-        from ctxdeploy.index import kernels
+        from ctxdeploy.index import build_kernels
 
         counts = np.array([len(photo.words) for photo in self.photos], np.uint32)
         postings = int(counts.sum(dtype=np.int64))
@@ -116,7 +116,7 @@ class ShardBuilder:
         np.cumsum(np.bincount(words, minlength=self.words), out=offsets[1:])
         images = np.empty(postings, np.uint16)
         numbers = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-        places = kernels.place_postings(words, numbers, offsets[:-1].copy(), images)
+        places = build_kernels.place_postings(words, numbers, offsets[:-1].copy(), images)
         encoded = [encode_name(name) for name in self.names]
         ends = np.cumsum([0, *map(len, encoded)])
         return {

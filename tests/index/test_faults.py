@@ -18,7 +18,7 @@ from ctxdeploy.index import Index
 KILLED = """
 import os, shutil, signal, sys
 import numpy as np
-import ctxdeploy.index.kernels, faiss
+import ctxdeploy.index.build_kernels, faiss
 from ctxdeploy.index import Codebook, Index, IndexConfig
 
 base, target, job = sys.argv[1:]

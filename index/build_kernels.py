@@ -1,0 +1,102 @@
+"""The loops of training, aggregation and writing that numba compiles; imported on first use, as ``kernels``."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.index.kernels import compiled
+
+
+@compiled
+def nearest(
+    vectors: NDArray[np.float32], centres: NDArray[np.float32], candidates: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Order candidates (n×k rows of ``centres``, -1 for none) by float64 distance, ties by number; keep ``count``.
+
+    Returns n×count int32 numbers (-1 where candidates were missing) and n×count squared distances (inf there).
+    """
+    n, dim = vectors.shape
+    numbers = np.full((n, count), -1, np.int32)
+    distances = np.full((n, count), np.inf, np.float64)
+    for row in range(n):
+        for column in range(candidates.shape[1]):
+            number = candidates[row, column]
+            if number < 0 or number >= centres.shape[0]:
+                continue
+            total = 0.0
+            for d in range(dim):
+                difference = np.float64(vectors[row, d]) - np.float64(centres[number, d])
+                total += difference * difference
+            place = count
+            while place > 0:
+                other = distances[row, place - 1]
+                if other < total or (other == total and 0 <= numbers[row, place - 1] < number):
+                    break
+                place -= 1
+            if place == count:
+                continue
+            for i in range(count - 1, place, -1):
+                distances[row, i] = distances[row, i - 1]
+                numbers[row, i] = numbers[row, i - 1]
+            distances[row, place] = total
+            numbers[row, place] = number
+    return numbers, distances
+
+
+@compiled
+def sum_by_word(
+    vectors: NDArray[np.float32], words: NDArray[np.int32], sums: NDArray[np.float64], counts: NDArray[np.int64]
+) -> None:
+    """Add every vector to the row of ``sums`` (W×D) that its word names, and count it."""
+    for row in range(vectors.shape[0]):
+        word = words[row]
+        counts[word] += 1
+        for d in range(vectors.shape[1]):
+            sums[word, d] += np.float64(vectors[row, d])
+
+
+@compiled
+def residuals(
+    vectors: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    words: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    starts: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Sum d - centroid over runs of equal words: ``words`` sorted, ``rows`` of ``vectors``, run i from ``starts[i]``.
+
+    float32 in the order of the rows, as the reference sums. A row that names a word twice counts once.
+    """
+    dim = vectors.shape[1]
+    sums = np.zeros((starts.size - 1, dim), np.float32)
+    for run in range(starts.size - 1):
+        for i in range(starts[run], starts[run + 1]):
+            if i > starts[run] and rows[i] == rows[i - 1]:
+                continue
+            for d in range(dim):
+                sums[run, d] += vectors[rows[i], d] - centroids[words[i], d]
+    return sums
+
+
+@compiled
+def pack(sums: NDArray[np.float32], columns: int) -> NDArray[np.uint64]:
+    """Return n×columns uint64: bit d % 64 of column d // 64 is set where ``sums[:, d] > 0``; bits from D on are 0."""
+    codes = np.zeros((sums.shape[0], columns), np.uint64)
+    for row in range(sums.shape[0]):
+        for d in range(sums.shape[1]):
+            if sums[row, d] > np.float32(0):
+                codes[row, d >> 6] |= np.uint64(1) << np.uint64(d & 63)
+    return codes
+
+
+@compiled
+def place_postings(
+    words: NDArray[np.int32], images: NDArray[np.uint16], cursors: NDArray[np.int64], target: NDArray[np.uint16]
+) -> NDArray[np.int64]:
+    """Counting sort by word, stable: write ``images`` to ``target``, return each posting's place; moves ``cursors``."""
+    places = np.empty(words.size, np.int64)
+    for i in range(words.size):
+        place = cursors[words[i]]
+        cursors[words[i]] = place + 1
+        places[i] = place
+        target[place] = images[i]
+    return places
