@@ -13,6 +13,10 @@ from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError, ConfigError
 from ctxdeploy.runtime.backends.table import AUTO, choose
 
+# A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
+# this often whether they are done. They wake the waiting thread when they are, so that no result is late.
+POLL_SECONDS = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackendConfig:

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU, fp32."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError
 from ctxdeploy.extras import require
-from ctxdeploy.runtime.backends.base import Backend, BackendConfig, cpu_name, first_line
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
 
 PROVIDERS = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
@@ -29,12 +30,23 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:  # ONNX Runtime's classes share no base but Exception
             raise BackendError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
         check_providers(self._session.get_providers(), PROVIDERS)
+        self._run_options = ort.RunOptions
         self.device = cpu_name()
         self.threads = config.threads
         self.version = str(ort.__version__)
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        arrays: list[NDArray[np.float32]] = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: images})
+        options = self._run_options()
+        # The thread costs 0.1 ms; `terminate` ends a run at its next node.
+        with ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-network") as executor:
+            future = executor.submit(self._session.run, list(OUTPUT_NAMES), {INPUT_NAME: images}, options)
+            try:
+                while not wait([future], POLL_SECONDS).done:
+                    pass
+                arrays: list[NDArray[np.float32]] = future.result()
+            except BaseException:
+                options.terminate = True
+                raise
         return arrays
 
 

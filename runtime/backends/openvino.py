@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError
 from ctxdeploy.extras import require
-from ctxdeploy.runtime.backends.base import Backend, BackendConfig, cpu_name, first_line
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
 
 # Compiled kernels that are kept, one per layer, scale and input shape. OpenVINO's default of 5000 took 634 MB after 320
 # sizes of photos (ResNet-18, 7 scales, 224 pixels) and grew on; 1000 took 393 MB and levelled off, and still holds the
@@ -36,13 +36,22 @@ class OpenVinoBackend(Backend):
         self.precision = _precision(compiled)
         if self.precision != config.precision:
             raise BackendError(f"openvino runs in {self.precision} instead of --precision {config.precision}")
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self.device = cpu_name()
         self.threads = config.threads
         self.version = str(openvino.__version__).partition("-")[0]
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        self._request.infer({INPUT_NAME: images})
+        self._request.start_async({INPUT_NAME: images})
+        try:
+            while not self._request.wait_for(round(1000 * POLL_SECONDS)):
+                pass
+            self._request.wait()  # raises what the inference raised
+        except BaseException:
+            self._request.cancel()
+            self._request = self._compiled.create_infer_request()  # the old one would refuse the next run
+            raise
         # The request reuses its output tensors in the next run.
         return [np.array(self._request.get_tensor(name).data) for name in OUTPUT_NAMES]
 

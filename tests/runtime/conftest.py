@@ -16,8 +16,14 @@ from ctxdeploy.preprocessing import Preprocessing
 STRIDE, DIM, TOP_K = 4, 8, 40
 
 
-def tiny_model(top_k: int = TOP_K, nan: bool = False) -> Any:
-    """Return a network with dynamic B, H, W: a convolution of stride 4, a local function ``ctx::Soften``, the top K."""
+def tiny_model(top_k: int = TOP_K, nan: bool = False, blurs: int = 0) -> Any:
+    """Return a network with dynamic B, H, W: a convolution of stride 4, a local function ``ctx::Soften``, the top K.
+
+    Args:
+        top_k: K.
+        nan: spoil the attention.
+        blurs: convolutions of 31×31 ahead, to make it slow.
+    """
     from onnx import TensorProto, checker, helper, numpy_helper
 
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ctx", 1)]
@@ -76,6 +82,11 @@ def tiny_model(top_k: int = TOP_K, nan: bool = False) -> Any:
         node("Mul", ["attention", "zero"], ["nothing"]),
         node("Add", ["nothing", "half"], ["scales"]),
     ]
+    for number in range(blurs):
+        constants["blur"] = np.full((3, 3, 31, 31), 1e-3, np.float32)
+        source = nodes[number + 1].output[0]
+        nodes.insert(number + 2, node("Conv", [source, "blur"], [f"blurred_{number}"], pads=[15] * 4))
+        nodes[number + 3].input[0] = f"blurred_{number}"
     if nan:
         nodes[8] = node("Add", ["strength", "half"], ["strength_"])
     value = helper.make_tensor_value_info
@@ -134,8 +145,9 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         model: bytes | None = None,
         nan: bool = False,
         top_k: int = TOP_K,
+        blurs: int = 0,
     ) -> Bundle:
-        data = model if model is not None else tiny_model(top_k, nan).SerializeToString()
+        data = model if model is not None else tiny_model(top_k, nan, blurs).SerializeToString()
         folder = tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
         return write_bundle(folder, data, Preprocessing(image_size=image_size), shapes or ShapeRange(), top_k)
 

@@ -1,7 +1,10 @@
 """The engines run the tiny network alike, and refuse what they cannot do."""
 
+import _thread
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -180,6 +183,19 @@ def test_a_graph_that_returns_other_shapes_is_refused(make_bundle: MakeBundle, n
     backend = open_backend(make_bundle(model=data, top_k=41), BackendConfig(name=name))
     with pytest.raises(BackendError, match=r"output descriptors is float32 \(1, 40, 8\)"):
         backend.run(images(1, 16, 16))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ctrl_c_ends_a_run_that_is_under_way(make_bundle: MakeBundle, name: str) -> None:
+    backend = open_backend(make_bundle(blurs=40), BackendConfig(name=name))
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    start = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        backend.run(images(1, 1024, 1024))  # would take more than 15 s
+    assert time.monotonic() - start < 5
+    small = images(1, 5, 6)
+    assert backend.run(small).attention[0, 0] == 1, "the backend is still of use"
 
 
 def test_importing_the_runtime_is_light() -> None:
