@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -51,6 +52,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    # Pillow's remarks on odd EXIF and large photos come from any thread, so they are silenced once for the process.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     sys.exit(run(arguments))
 
 
