@@ -64,21 +64,14 @@ def score_pairs(
 ) -> None:
     """Add weight · table[Hamming] to ``scores`` (65,536) for every posting of the query's words; codes 2×P.
 
-    Two loops a block: the first is vectorised with popcount, the second scatters (0.6 and 0.7 ns a posting on Zen 5).
-    Safe for any image number, since ``scores`` has a place for each of 16 bits, and for any code, since ``table`` has
-    129 entries. Fetching the next word's lists ahead takes 2.4 ms a query to 1.9, since each list is a new place.
+    Two loops a block: the first is vectorised with popcount and waits for memory, the second scatters into the L2 cache
+    and fetches the next word's lists meanwhile: 2.6 ms a query become 2.0 (1.7M postings, Zen 5). Safe for any image
+    number, since ``scores`` has a place for each of 16 bits, and for any code, since ``table`` has 129 entries.
     """
     distances = np.empty(BLOCK, np.uint8)
     weighted = np.empty(table.size, np.float32)
     for q in range(words.size):
-        if q + 1 < words.size:
-            ahead: Any = np.int64(offsets[words[q + 1]])
-            behind: Any = min(np.int64(offsets[words[q + 1] + 1]), ahead + BLOCK)
-            for place in range(ahead, behind, 8):
-                _prefetch(codes[0], place)
-                _prefetch(codes[1], place)
-            for place in range(ahead, behind, 32):
-                _prefetch(images, place)
+        ahead: Any = np.int64(offsets[words[min(q + 1, words.size - 1)]])
         begin: Any = np.int64(offsets[words[q]])
         end: Any = np.int64(offsets[words[q] + 1])
         first = query[q, 0]
@@ -92,8 +85,16 @@ def score_pairs(
             numbers = images[begin : begin + size]
             for i in range(size):
                 distances[i] = np.uint8(_popcount(left[i] ^ first) + _popcount(right[i] ^ second))
-            for i in range(size):
+            whole = size - size % 8
+            for i in range(0, whole, 8):
+                _prefetch(codes[0], ahead + i)
+                _prefetch(codes[1], ahead + i)
+                _prefetch(images, ahead + i)
+                for j in range(i, i + 8):
+                    scores[numbers[j]] += weighted[distances[j]]
+            for i in range(whole, size):
                 scores[numbers[i]] += weighted[distances[i]]
+            ahead += size
             begin += size
 
 
