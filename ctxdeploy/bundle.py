@@ -186,7 +186,7 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
     try:
         bundle = _parse(folder, manifest)
         expected = {"model_id": bundle.model_id, "preprocessing_hash": bundle.preprocessing.hash}
-    except (KeyError, TypeError, ValueError, AttributeError, CtxdeployError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, CtxdeployError) as error:
         what = f"missing {error}" if isinstance(error, KeyError) else error
         raise BundleError(f"{folder / MANIFEST} is not valid ({what}): export the bundle anew") from error
     for key, value in expected.items():
@@ -202,7 +202,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is not a bundle (no {MANIFEST}): make one with  ctxdeploy export") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
         raise BundleError(f"{folder / MANIFEST} is not a {FORMAT_NAME} manifest: make one with  ctxdeploy export")
@@ -229,6 +229,12 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
     )
     if not bundle.artefacts:
         raise BundleError("it lists no artefact")
+    for key in ("network", "source", "tools"):
+        if not isinstance(manifest[key], dict):
+            raise BundleError(f"{key} is a {type(manifest[key]).__name__}")
+    for artefact in bundle.artefacts:
+        if not isinstance(artefact.file, str) or not artefact.file.isprintable():
+            raise BundleError(f"artefact file {artefact.file!r} is no name")
     return bundle
 
 
@@ -237,7 +243,7 @@ def _check_artefact(bundle: Bundle, artefact: Artefact, check_hash: bool) -> Non
     if name.is_absolute() or ".." in name.parts:
         raise BundleError(f"{bundle.path / MANIFEST} names a file outside the bundle: {artefact.file}")
     path = bundle.path / name
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         raise BundleError(f"{path} is missing: export the bundle anew")
     if path.stat().st_size != artefact.bytes:
         raise BundleError(f"{path} has {path.stat().st_size} bytes instead of {artefact.bytes}: export the bundle anew")

@@ -41,8 +41,10 @@ def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
     proto = ir.to_proto(model)
-    # Shapes of intermediate values are the tracer's symbols; every runtime infers its own.
-    del proto.graph.value_info[:]
+    # Shapes of intermediate values are the tracer's symbols; every runtime infers its own. Those of a function's body
+    # would be inlined once per scale under one name, and ONNX Runtime would reuse a buffer of another scale's size.
+    for holder in (proto.graph, *proto.functions):
+        del holder.value_info[:]
     if inline:
         proto = onnx.inliner.inline_local_functions(proto)
     onnx.checker.check_model(proto, full_check=False)
