@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _measure(runs: dict[str, Run], pixels: list[Image], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Return rounds×photos seconds of each; every photo goes through all before the next, after one round unmeasured."""
+    """Return rounds×photos seconds of each; a photo goes through all before the next. Round 0 is not counted."""
     seconds = {label: np.zeros((rounds + 1, len(pixels))) for label in runs}
     for turn in range(rounds + 1):
         for number, photo in enumerate(pixels):
