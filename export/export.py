@@ -49,14 +49,23 @@ class ExportConfig:
     inline: bool = False
     max_batch: int = 64
 
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise ConfigError(f"largest batch {self.max_batch} is below 1: give another --max-batch")
+
     def extraction(self, checkpoint: Checkpoint) -> Extraction:
         """Return scales, K and D for a checkpoint."""
         default = checkpoint.extraction
-        return replace(default, scales=self.scales or default.scales, top_k=self.top_k or default.top_k)
+        return replace(
+            default,
+            scales=default.scales if self.scales is None else self.scales,
+            top_k=default.top_k if self.top_k is None else self.top_k,
+        )
 
     def preprocessing(self, checkpoint: Checkpoint) -> Preprocessing:
         """Return the preprocessing for a checkpoint."""
-        return Preprocessing(image_size=self.image_size or checkpoint.image_size, draft=self.draft)
+        size = checkpoint.image_size if self.image_size is None else self.image_size
+        return Preprocessing(image_size=size, draft=self.draft)
 
 
 def export(

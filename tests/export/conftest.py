@@ -1,7 +1,6 @@
 """Networks and their graphs, built once per session: one trace costs 5 to 25 seconds."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +34,9 @@ def scaled(photo: Image, size: int) -> Image:
 
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Image]:
-    """Return photos of scikit-image, at most 320 pixels."""
+    """Return photos of scikit-image, at most 240 pixels."""
     names = ("coffee", "rocket", "astronaut", "stereo_motorcycle", "hubble_deep_field", "chelsea", "retina", "page")
-    return {name: scaled(sample_photo(name), 320) for name in names}
+    return {name: scaled(sample_photo(name), 240) for name in names}
 
 
 @pytest.fixture(scope="session")
@@ -130,13 +129,3 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
         return run
 
     return make
-
-
-@pytest.fixture
-def checkpoint_file(tmp_path: Path, small_network: Any) -> Path:
-    """Return ``small_network`` in a file."""
-    from ctxdeploy.export.checkpoint import save_checkpoint
-
-    path = tmp_path / "small.pth"
-    save_checkpoint(small_network, path, image_size=320)
-    return path

@@ -120,7 +120,7 @@ def test_inline_option_writes_the_plain_graph(
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("size", [(160, 200), (97, 131), (33, 47), (1, 1), (200, 31)])
+@pytest.mark.parametrize("size", [(150, 200), (97, 131), (33, 47), (1, 1), (150, 31)])
 def test_a_batch_of_four_equals_four_photos(
     size: tuple[int, int], small_network: Any, small_graph: Any, session_of: Any, samples: Mapping[str, Image]
 ) -> None:
@@ -137,7 +137,8 @@ def test_a_batch_of_four_equals_four_photos(
 def test_small_graph_equals_pytorch(
     small_network: Any, small_graph: Any, session_of: Any, samples: Mapping[str, Image]
 ) -> None:
-    photos = {**samples, "portrait": samples["coffee"][:, 40:91], "tiny": samples["page"][:9, :5]}
+    photos = {name: samples[name] for name in ("coffee", "rocket", "hubble_deep_field", "stereo_motorcycle")}
+    photos.update({"portrait": samples["coffee"][:, 40:91], "tiny": samples["page"][:9, :5]})
     assert spread(small_network, photos) < 0.2
     parity = compare(photos, torch_runner(small_network), session_of(small_graph), TOLERANCES["fp32"])
     parity.check()
@@ -186,7 +187,7 @@ def test_every_network_equals_pytorch_on_minibench(
     photos = load_minibench(minibench, 512, 10)
     assert len(photos) == 10
     extraction = Extraction(scales=(1.0, 0.5), top_k=300)
-    fitting = [photo[:224, :224] for photo in photos.values()]
+    fitting = [photo[:160, :160] for photo in photos.values()]
     network = untrained_network(config_of(variant, trunk), extraction, fitting)
     assert spread(network, photos) < 0.2
     parity = compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"])
@@ -203,7 +204,7 @@ def test_seven_scales_equal_pytorch(
     extraction = Extraction()
     assert extraction.scales == (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
     network = network_of(config_of("ctx-both"), extraction)
-    photos = {name: samples[name] for name in ("coffee", "rocket", "hubble_deep_field")}
+    photos = {name: samples[name] for name in ("coffee", "rocket")}
     photos["odd"] = samples["astronaut"][:101, :203]
     photos["one pixel"] = samples["astronaut"][:1, :1]
     assert spread(network, photos) < 0.2

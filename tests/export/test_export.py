@@ -1,0 +1,224 @@
+"""``export()``: from a checkpoint to a bundle that opens, and nothing at all when something is wrong."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ctxdeploy.bundle
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.errors import BackendError, BundleError, CheckpointError, ConfigError, ParityError, StorageError
+from ctxdeploy.export import graph
+from ctxdeploy.export.export import ExportConfig, export, measure, torch_runner
+from ctxdeploy.export.parity import Tolerance, compare
+from ctxdeploy.hashing import file_sha256
+from ctxdeploy.runtime.backends import BackendConfig, open_backend
+
+Image = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def photos(samples: Mapping[str, Image]) -> dict[str, Image]:
+    return {"coffee": samples["coffee"][:96, :140], "rocket": samples["rocket"][:90, :81]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, small_network: Any) -> Path:
+    from ctxdeploy.export.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
+    save_checkpoint(small_network, path, image_size=320)
+    return path
+
+
+@pytest.fixture
+def graph_at_hand(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the trace: the graph of the checkpoint's network is built already."""
+    monkeypatch.setattr(graph, "build_graph", lambda network, inline: small_graph)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, photos: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle as a user makes it, with all three overrides."""
+    config = ExportConfig(scales=(0.5, 1.0), top_k=50, image_size=256, max_batch=3)
+    return export(checkpoint, tmp_path_factory.mktemp("out") / "deeper" / "bundle", config, photos=photos)
+
+
+@pytest.mark.slow
+def test_bundle_opens_with_its_figures(exported: Bundle, checkpoint: Path, small_network: Any) -> None:
+    opened = ctxdeploy.bundle.open(exported.path)
+    assert opened.metadata() == exported.metadata()
+    assert sorted(path.name for path in exported.path.iterdir()) == ["bundle.json", "model.onnx"]
+    assert [path.name for path in exported.path.parent.iterdir()] == ["bundle"], "no staging folder is left"
+    parity = opened.artefact().parity
+    assert parity["cosine_min"] > 0.9999 and parity["overlap_min"] >= 0.99
+    names = {photo["photo"] for photo in parity["photos"]}
+    assert {"coffee", "rocket", "tiny", "one pixel", "portrait in a batch of 2"} <= names
+    assert opened.source["sha256"] == file_sha256(checkpoint)
+    assert opened.source["format"] == "ctx"
+    assert opened.network == small_network.config.metadata()
+    assert opened.tools.keys() == {"ctxdeploy", "torch", "onnx", "onnxscript", "onnxruntime"}
+
+
+@pytest.mark.slow
+def test_overrides_are_recorded_and_obeyed(exported: Bundle, photos: dict[str, Image]) -> None:
+    assert exported.extraction.scales == (0.5, 1.0)
+    assert (exported.extraction.top_k, exported.extraction.dim) == (50, 64)
+    assert exported.preprocessing.image_size == 256
+    assert (exported.shapes.batch, exported.shapes.height, exported.shapes.width) == ((1, 3), (1, 256), (1, 256))
+    backend = open_backend(exported, BackendConfig(name="onnxruntime"))
+    outputs = backend.run(photos["coffee"][None])
+    assert outputs.descriptors.shape == (1, 50, 64)
+    assert set(np.unique(outputs.scales)) <= {0.0, 0.5, 1.0}
+    with pytest.raises(ConfigError, match="batch is 4"):
+        backend.run(np.stack([photos["coffee"]] * 4))
+
+
+@pytest.mark.slow
+def test_openvino_computes_the_same(
+    checkpoint: Path, small_network: Any, samples: Mapping[str, Image], graph_at_hand: None, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    # One photo here: OpenVINO takes seconds for every new shape on a busy machine.
+    bundle = export(checkpoint, tmp_path / "bundle", photos={"coffee": samples["coffee"][:100, :140]})
+    backend = open_backend(bundle, BackendConfig(name="openvino", precision="fp32"))
+
+    def run(images: Image) -> tuple[NDArray[np.float32], ...]:
+        outputs = backend.run(images)
+        return outputs.descriptors, outputs.attention, outputs.positions, outputs.scales
+
+    photos = {name: samples[name] for name in ("coffee", "astronaut", "rocket")}
+    photos.update({"odd": samples["coffee"][:101, :77], "one pixel": samples["coffee"][:1, :1]})
+    parity = compare(photos, torch_runner(small_network), run, Tolerance(cosine=0.999, overlap=0.98))
+    print(f"\nOpenVINO fp32: cosine {parity.cosine:.6f}, overlap {parity.overlap:.4f}")
+    parity.check()
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_existing_output_is_left_alone(checkpoint: Path, photos: dict[str, Image], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    with pytest.raises(BundleError, match="out exists: choose another -o, or remove it first"):
+        export(checkpoint, tmp_path / "out", photos=photos)
+    assert (tmp_path / "out" / "mine").read_text() == "precious"
+    assert names_in(tmp_path) == ["out"]
+
+
+def perturb(proto: Any, path: Path) -> None:
+    """Write a graph after changing the largest of its weights."""
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    largest = max(changed.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = np.frombuffer(largest.raw_data, np.float32).copy()
+    values[::7] *= 1.2
+    largest.raw_data = values.tobytes()
+    onnx.save_model(changed, path)
+
+
+@pytest.mark.parametrize("batched_only", [False, True])
+def test_failed_parity_leaves_nothing(
+    batched_only: bool,
+    checkpoint: Path,
+    photos: dict[str, Image],
+    graph_at_hand: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if batched_only:
+        # A graph that is right for one photo and wrong for two.
+        from ctxdeploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+        run = OnnxRuntimeBackend._run
+
+        def mixing(self: Any, images: Image) -> list[NDArray[np.float32]]:
+            arrays = run(self, images)
+            return [arrays[0][::-1].copy(), *arrays[1:]]
+
+        monkeypatch.setattr(OnnxRuntimeBackend, "_run", mixing)
+    else:
+        monkeypatch.setattr(graph, "save_graph", perturb)
+    with pytest.raises(ParityError, match=r"the exported graph differs from PyTorch: .* no bundle was written"):
+        export(checkpoint, tmp_path / "out", photos=photos)
+    assert names_in(tmp_path) == []
+
+
+def test_a_graph_that_does_not_load_leaves_nothing(
+    checkpoint: Path, photos: Any, graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "save_graph", lambda proto, path: path.write_bytes(b"no graph"))
+    with pytest.raises(BackendError, match="onnxruntime cannot load"):
+        export(checkpoint, tmp_path / "out", photos=photos)
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(
+    checkpoint: Path, photos: Any, graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(proto: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(graph, "save_graph", full)
+    with pytest.raises(StorageError, match="out cannot be written: No space left on device"):
+        export(checkpoint, tmp_path / "out", photos=photos)
+    assert names_in(tmp_path) == []
+
+
+def test_an_output_below_a_file(checkpoint: Path, photos: dict[str, Image], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=r"cannot be written: (Not a directory|File exists)"):
+        export(checkpoint, tmp_path / "file" / "out", photos=photos)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_photo_larger_than_the_image_size(checkpoint: Path, samples: Mapping[str, Image], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="photo coffee is 240×160, larger than 128"):
+        export(checkpoint, tmp_path / "out", ExportConfig(image_size=128), photos={"coffee": samples["coffee"]})
+    with pytest.raises(ConfigError, match="no photo to compare with"):
+        export(checkpoint, tmp_path / "out", photos={})
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "--top-k 0 is outside"),
+        ({"scales": ()}, "--scales"),
+        ({"scales": (9.0,)}, "--scales"),
+        ({"image_size": 0}, "--image-size"),
+        ({"image_size": 100_000}, "--image-size"),
+        ({"max_batch": 0}, "batch"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(
+    options: dict[str, Any], message: str, checkpoint: Path, photos: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(graph, "build_graph", lambda *a, **k: pytest.fail("the graph was built"))
+    with pytest.raises(ConfigError, match=message):
+        export(checkpoint, tmp_path / "out", ExportConfig(**options), photos=photos)
+    assert names_in(tmp_path) == []
+
+
+def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: dict[str, Image]) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        export(tmp_path / "none.pth", tmp_path / "out", photos=photos)
+    assert names_in(tmp_path) == []
+
+
+def test_steps_are_reported(
+    checkpoint: Path, photos: dict[str, Image], graph_at_hand: None, tmp_path: Path, small_network: Any
+) -> None:
+    steps: list[str] = []
+    bundle = export(checkpoint, tmp_path / "out", photos=photos, report=steps.append)
+    assert steps == ["loading the checkpoint", "writing the ONNX graph", "comparing with PyTorch on 7 photos"]
+    assert bundle.extraction == small_network.extraction
+    assert bundle.preprocessing.image_size == 320
+    assert measure(bundle, small_network, photos).cosine > 0.9999
