@@ -1,7 +1,6 @@
 """Photos to answers from an archive."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,32 +43,28 @@ class Answer:
         }
 
 
-def ask(
-    index: "Index", extractor: "Extractor", photos: list[Path], box: "Box | None" = None, top: int = 10
-) -> Iterator[Answer]:
-    """Query an archive with photos, one after the other.
+def ask(index: "Index", extractor: "Extractor", photo: Path, box: "Box | None" = None, top: int = 10) -> Answer:
+    """Query an archive with a photo.
 
     Args:
         index: the archive; its model must have been checked against the extractor's.
         extractor: the model.
-        photos: files.
-        box: the part to search for, in every photo.
+        photo: the file.
+        box: the part to search for; the whole photo if None.
         top: hits at most.
 
     Raises:
-        PhotoError: a photo cannot be read, or the box does not lie in it.
+        PhotoError: the photo cannot be read, or the box does not lie in it.
     """
-    for photo in photos:
-        start = time.perf_counter()
-        descriptors = extractor.extract_one(photo, box)
-        extracted = time.perf_counter()
-        hits = index.search(descriptors, top)
-        end = time.perf_counter()
-        yield Answer(
-            photo=photo,
-            box=box,
-            hits=hits,
-            descriptors=descriptors,
-            extract_seconds=extracted - start,
-            search_seconds=end - extracted,
-        )
+    start = time.perf_counter()
+    descriptors = extractor.extract_one(photo, box)
+    extracted = time.perf_counter()
+    hits = index.search(descriptors, top)
+    return Answer(
+        photo=photo,
+        box=box,
+        hits=hits,
+        descriptors=descriptors,
+        extract_seconds=extracted - start,
+        search_seconds=time.perf_counter() - extracted,
+    )

@@ -51,7 +51,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
-            raise ConfigError(f"largest batch {self.max_batch} is below 1: give another --max-batch")
+            raise ConfigError(f"the largest batch, max_batch, is {self.max_batch}: give 1 or more")
 
     def extraction(self, checkpoint: Checkpoint) -> Extraction:
         """Return scales, K and D for a checkpoint."""

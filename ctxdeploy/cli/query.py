@@ -1,5 +1,6 @@
 """``ctxdeploy query``."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ from ctxdeploy.cli.options import (
     quiet_option,
     say,
 )
-from ctxdeploy.errors import CtxdeployError, PhotoError
+from ctxdeploy.errors import PhotoError
 from ctxdeploy.querying import Answer, ask
 
 
@@ -56,14 +57,16 @@ def command(
     box = Box.parse(box_text) if box_text is not None else None
     engine = backend_config(backend, precision, threads)
     archive = find_archive(index_path)
-    with Index.open(archive) as index:
+    answers, failures = [], list[PhotoError]()
+    with Index.open(archive) as index, ThreadPoolExecutor(1) as beside:
+        prepared = beside.submit(index.prepare)
         bundle = open_model(archive, model)
         check_model(index, bundle)
         extractor = Extractor(bundle, backend=engine)
-        answers, failures = [], list[CtxdeployError]()
+        prepared.result()
         for photo in photos:
             try:
-                (answer,) = ask(index, extractor, [photo], box, top)
+                answer = ask(index, extractor, photo, box, top)
             except PhotoError as error:
                 failures.append(error)
                 if len(photos) > 1:
@@ -77,11 +80,8 @@ def command(
         write_page(page, answers, photo_folder(archive), title=archive.name)
         say(quiet)(f"wrote {page}")
     if failures:
-        raise (
-            failures[0]
-            if len(photos) == 1
-            else PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
-        )
+        several = PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
+        raise failures[0] if len(photos) == 1 else several
 
 
 def _print(answer: Answer, as_json: bool) -> None:
