@@ -134,6 +134,7 @@ def test_a_batch_of_four_equals_four_photos(
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_graph_equals_pytorch(
     small_network: Any, small_graph: Any, session_of: Any, samples: Mapping[str, Image]
 ) -> None:

@@ -120,6 +120,7 @@ def options(config: NetworkConfig, extraction: Extraction) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "trunk"),
     [("how", "r18"), ("ctx-gaussian", "r18"), ("ctx-graph", "r18"), ("ctx-both", "r18"), ("ctx-both", "r50-")],
