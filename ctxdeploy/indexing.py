@@ -6,30 +6,22 @@
 Everything that is committed stays: a run that was interrupted continues where it was.
 """
 
-import random
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ctxdeploy.archive import check_model, is_archive, store_model, store_origin
 from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import ConfigError, NoPhotosError
-from ctxdeploy.progress import Progress
-from ctxdeploy.spool import Spool, Spooled
+from ctxdeploy.errors import BackendError, ConfigError
+from ctxdeploy.progress import Display, Progress
+from ctxdeploy.spool import Spool, Spooled, file_state, spooled
+from ctxdeploy.training import train_codebook
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Codebook, Index
+    from ctxdeploy.index import Index
     from ctxdeploy.runtime import Extracted, Extractor, PhotoFailure, PhotoSource
-
-# Opens the display of a task of so many photos.
-ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +86,9 @@ def index_photos(
     folder: Path,
     photos: list["PhotoSource"],
     archive: Path,
-    bundle: Bundle,
     extractor: "Extractor",
     config: IndexingConfig,
-    *,
-    progress: ShowProgress,
-    say: Say,
+    display: Display,
 ) -> IndexingReport:
     """Index photos into an archive, new or not.
 
@@ -107,24 +96,22 @@ def index_photos(
         folder: that the photos' names are relative to.
         photos: what to index.
         archive: its folder.
-        bundle: the model; an archive must have been made with it.
-        extractor: the bundle, loaded.
+        extractor: the model; an archive must have been made with it.
         config: codebook and commits.
-        progress: opens the display of a task.
-        say: prints a line for the user.
+        display: where progress and remarks go.
 
     Raises:
         MismatchError: the archive was made with another model or preprocessing.
         ArchiveError: it is damaged, or another process writes to it.
         StorageError: it cannot be written.
         NoPhotosError: no photo could be read, so that no codebook can be trained.
-        KeyboardInterrupt: after committing what was done.
+        BackendError, KeyboardInterrupt: after committing what was done.
     """
     start = time.monotonic()
     report = IndexingReport(found=len(photos))
+    bundle = extractor.bundle
     spool = Spool(archive.with_name(archive.name + ".training"), _spool_key(bundle))
-    index = _open(archive, photos, bundle, extractor, config, spool, report, progress=progress, say=say)
-    with index:
+    with _open(archive, photos, extractor, config, spool, display, report) as index:
         store_origin(archive, folder)
         store_model(archive, bundle)
         pending = _pending(index, photos, report)
@@ -132,9 +119,9 @@ def index_photos(
         try:
             run.add_spooled(pending, spool)
             if pending:
-                with progress("indexing", len(pending)) as bar:
+                with display.progress("indexing", len(pending)) as bar:
                     run.add_extracted(extractor.extract(list(pending.values())), bar)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BackendError):
             run.commit()
             raise
         run.commit()
@@ -150,17 +137,16 @@ def _spool_key(bundle: Bundle) -> dict[str, str]:
 def _open(
     archive: Path,
     photos: list["PhotoSource"],
-    bundle: Bundle,
     extractor: "Extractor",
     config: IndexingConfig,
     spool: Spool,
+    display: Display,
     report: IndexingReport,
-    *,
-    progress: ShowProgress,
-    say: Say,
 ) -> "Index":
+    """Open the archive for writing, or make it with a codebook, which may have to be trained."""
     from ctxdeploy.index import Codebook, DescriptorSource, Index
 
+    bundle = extractor.bundle
     if is_archive(archive):
         if config.codebook is not None or config.words is not None:
             raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
@@ -179,86 +165,20 @@ def _open(
                 "give the codebook of this model, or none"
             )
     else:
-        codebook = train_codebook(photos, extractor, config, spool, progress=progress, say=say)
+        codebook = train_codebook(
+            photos,
+            extractor,
+            spool,
+            words=config.words,
+            most_photos=config.training_photos,
+            seed=config.seed,
+            display=display,
+        )
         report.codebook = codebook.metadata()
     source = DescriptorSource(
         model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=bundle.source.get("file", "")
     )
     return Index.create(archive, codebook, source=source)
-
-
-def train_codebook(
-    photos: list["PhotoSource"],
-    extractor: "Extractor",
-    config: IndexingConfig,
-    spool: Spool,
-    *,
-    progress: ShowProgress,
-    say: Say,
-) -> "Codebook":
-    """Train a codebook from a sample of photos; their descriptors stay in the spool.
-
-    Descriptors of the scale nearest 1 train it, as in HOW; where they are fewer than a tenth of all (a network without
-    such a scale, small photos), all do.
-    """
-    from ctxdeploy.index import Codebook
-
-    sample = photos
-    if len(photos) > config.training_photos:
-        sample = random.Random(config.seed).sample(photos, config.training_photos)
-    missing = [photo for photo in sample if not _spooled(spool, photo)]
-    if missing:
-        with progress("extracting for the codebook", len(missing)) as bar:
-            for result in extractor.extract(missing):
-                photo = _photo(result)
-                if photo is not None:
-                    spool.put(photo)
-                bar.advance(failed=int(photo is None))
-    wanted = {photo.name for photo in sample}
-    vectors = _training_vectors(photo for photo in spool.photos() if photo.name in wanted)
-    if not len(vectors):
-        raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
-    say(f"training a codebook from {len(vectors):,} descriptors of {len(sample):,} photos")
-    codebook = Codebook.train(vectors, words=config.words, seed=config.seed)
-    say(codebook.metadata()["training"]["explanation"])
-    return codebook
-
-
-def _training_vectors(photos: Iterable[Spooled]) -> NDArray[np.float32]:
-    every, near = [], []
-    for photo in photos:
-        descriptors = photo.descriptors
-        if not len(descriptors):
-            continue
-        distance = np.abs(np.log(descriptors.scales))
-        every.append(descriptors.vectors)
-        near.append(descriptors.vectors[distance <= 0.2])
-    if not every:
-        return np.empty((0, 0), np.float32)
-    chosen = near if sum(map(len, near)) * 10 >= sum(map(len, every)) else every
-    return np.concatenate(chosen)
-
-
-def _state(photo: "PhotoSource") -> tuple[int, int]:
-    """Return size and time of change of a photo's file; -1 if it cannot be told (the extraction will say why)."""
-    try:
-        found = photo.path.stat() if photo.path is not None else None
-    except OSError:
-        found = None
-    return (-1, -1) if found is None else (found.st_size, found.st_mtime_ns)
-
-
-def _spooled(spool: Spool, photo: "PhotoSource") -> bool:
-    return spool.get(photo.name, *_state(photo)) is not None
-
-
-def _photo(result: "Extracted | PhotoFailure") -> Spooled | None:
-    from ctxdeploy.runtime import Extracted
-
-    if not isinstance(result, Extracted):
-        return None
-    size, mtime_ns = (result.file.size, result.file.mtime_ns) if result.file else (-1, -1)
-    return Spooled(name=result.name, descriptors=result.descriptors, size=size, mtime_ns=mtime_ns)
 
 
 def _pending(index: "Index", photos: list["PhotoSource"], report: IndexingReport) -> dict[str, "PhotoSource"]:
@@ -267,7 +187,7 @@ def _pending(index: "Index", photos: list["PhotoSource"], report: IndexingReport
     for photo in photos:
         if photo.name not in known:
             pending[photo.name] = photo
-        elif known[photo.name] == _state(photo):
+        elif known[photo.name] == file_state(photo):
             report.unchanged += 1
         else:
             report.changed += 1
@@ -285,7 +205,7 @@ class _Run:
     def add_spooled(self, pending: dict[str, "PhotoSource"], spool: Spool) -> None:
         """Add the photos that the spool has, and take them from ``pending``."""
         for name, photo in list(pending.items()):
-            spooled = spool.get(name, *_state(photo))
+            spooled = spool.get(name, *file_state(photo))
             if spooled is not None:
                 self._add(spooled)
                 del pending[name]
@@ -302,7 +222,7 @@ class _Run:
                 self._report.failed += 1
                 bar.advance(failed=1)
                 continue
-            photo = _photo(result)
+            photo = spooled(result)
             if photo is not None:
                 self._add(photo)
             bar.advance()

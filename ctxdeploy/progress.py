@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ class _Lines:
             failures = f", {self._failed} failed" if self._failed else ""
             line = f"{self._task}: {self._done}/{self._total}{failures}, {rate:.1f} {self._unit}/s, {left:.0f} s left"
             sys.stderr.write(line + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """How long work speaks to the user.
+
+    Attributes:
+        progress: opens the display of a task (its name, and how many photos it has) for a ``with`` block.
+        say: prints one remark.
+    """
+
+    progress: Callable[[str, int], AbstractContextManager[Progress]]
+    say: Callable[[str], None]
 
 
 @contextmanager

@@ -12,10 +12,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctxdeploy.descriptors import LocalDescriptors
 from ctxdeploy.errors import StorageError
 from ctxdeploy.hashing import settings_sha256
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime import Extracted, PhotoFailure, PhotoSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +36,7 @@ class Spool:
     """The folder ``<archive>.training``.
 
     Args:
-        folder: where; made if it is not there.
+        folder: where; made when there is something to keep.
         key: what decides the descriptors (model, preprocessing). A spool of another key is emptied.
     """
 
@@ -40,11 +44,9 @@ class Spool:
         self._root = folder
         self._folder = folder / settings_sha256(key)[:16]
         try:
-            if folder.is_dir():
-                for other in folder.iterdir():
-                    if other != self._folder:
-                        shutil.rmtree(other)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            for other in folder.iterdir() if folder.is_dir() else ():
+                if other != self._folder:
+                    shutil.rmtree(other)
         except OSError as error:
             raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another -o") from error
 
@@ -63,10 +65,11 @@ class Spool:
             "scales": descriptors.scales,
         }
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(save(arrays, facts))
             partial.replace(path)
         except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another -o") from error
 
     def get(self, name: str, size: int, mtime_ns: int) -> Spooled | None:
         """Return a photo's descriptors; None if there are none, or its file has changed since."""
@@ -86,6 +89,25 @@ class Spool:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
+
+
+def spooled(result: "Extracted | PhotoFailure") -> Spooled | None:
+    """Return what a result of an extraction leaves in the spool; None for a failure."""
+    from ctxdeploy.runtime import Extracted
+
+    if not isinstance(result, Extracted):
+        return None
+    size, mtime_ns = (result.file.size, result.file.mtime_ns) if result.file else (-1, -1)
+    return Spooled(name=result.name, descriptors=result.descriptors, size=size, mtime_ns=mtime_ns)
+
+
+def file_state(photo: "PhotoSource") -> tuple[int, int]:
+    """Return size and time of change of a photo's file; -1 if it cannot be told (the extraction will say why)."""
+    try:
+        found = photo.path.stat() if photo.path is not None else None
+    except OSError:
+        found = None
+    return (-1, -1) if found is None else (found.st_size, found.st_mtime_ns)
 
 
 def _read(path: Path) -> Spooled | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, json_option, print_json, progress, quiet_option, say
+from ctxdeploy.cli.options import PATH, display, json_option, print_json, quiet_option
 
 
 @click.command("demo")
@@ -18,7 +18,7 @@ def command(output: Path, as_json: bool, quiet: bool) -> None:
     """
     from ctxdeploy.demo.run import run_demo
 
-    result = run_demo(output, progress=progress(quiet), say=say(quiet))
+    result = run_demo(output, display(quiet))
     if as_json:
         print_json(result.metadata())
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import BUNDLE_SUFFIX
-from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option, say
+from ctxdeploy.cli.options import PATH, display, json_option, print_json, quiet_option
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.extras import require
 
@@ -63,7 +63,7 @@ def command(
     chosen = None
     if photos is not None:
         chosen = _decoded(photos, config.preprocessing(load_checkpoint(checkpoint)).image_size, draft)
-    bundle = export(checkpoint, output, config, photos=chosen, report=say(quiet))
+    bundle = export(checkpoint, output, config, photos=chosen, report=display(quiet).say)
     parity = bundle.artefacts[0].parity
     if as_json:
         print_json({"bundle": str(output), **bundle.metadata()})

@@ -9,13 +9,12 @@ from ctxdeploy.cli.options import (
     PATH,
     backend_config,
     backend_options,
+    display,
     json_option,
     model_option,
     print_json,
     printable,
-    progress,
     quiet_option,
-    say,
 )
 from ctxdeploy.errors import SomePhotosFailedError
 from ctxdeploy.indexing import IndexingConfig, IndexingReport, index_photos
@@ -65,10 +64,11 @@ def command(
     own = is_archive(archive) and model is None
     bundle = open_model(archive) if own else bundles.open(find_model(model))
     extractor = Extractor(bundle, backend=engine, config=ExtractorConfig(decode_threads=decode_threads))
-    remark = say(quiet)
+    shown = display(quiet)
+    remark = shown.say
     about = extractor.description()
     remark(f"{len(photos):,} photos; {about['backend']} {about['precision']} on {about['device']}")
-    report = index_photos(folder, photos, archive, bundle, extractor, config, progress=progress(quiet), say=remark)
+    report = index_photos(folder, photos, archive, extractor, config, shown)
     _print(archive, report, about, as_json)
     if report.changed:
         remark(f"{report.changed} photos have changed since they were indexed; their old descriptors stay")

@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ctxdeploy.progress import Progress, Silent, show_progress
+from ctxdeploy.progress import Display, Silent, show_progress
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
@@ -66,13 +66,8 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def say(quiet: bool) -> Callable[[str], None]:
-    """Return a function that prints a remark on stderr, or nothing."""
-    return (lambda text: None) if quiet else (lambda text: click.echo(printable(text), err=True))
-
-
-def progress(quiet: bool, unit: str = "photos") -> Callable[[str, int], AbstractContextManager[Progress]]:
-    """Return a function that opens the display of a task, or of nothing."""
+def display(quiet: bool) -> Display:
+    """Return where progress and remarks go: to stderr, or nowhere."""
     if quiet:
-        return lambda task, total: nullcontext(Silent())
-    return lambda task, total: show_progress(task, total, unit)
+        return Display(progress=lambda task, total: nullcontext(Silent()), say=lambda text: None)
+    return Display(progress=show_progress, say=lambda text: click.echo(printable(text), err=True))

@@ -10,12 +10,12 @@ from ctxdeploy.cli.options import (
     PATH,
     backend_config,
     backend_options,
+    display,
     json_option,
     model_option,
     print_json,
     printable,
     quiet_option,
-    say,
 )
 from ctxdeploy.errors import PhotoError
 from ctxdeploy.querying import Answer, ask
@@ -78,7 +78,7 @@ def command(
         from ctxdeploy.page import write_page
 
         write_page(page, answers, photo_folder(archive), title=archive.name)
-        say(quiet)(f"wrote {page}")
+        display(quiet).say(f"wrote {page}")
     if failures:
         several = PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
         raise failures[0] if len(photos) == 1 else several
