@@ -21,13 +21,16 @@ Run = Callable[[Image], Outputs]
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Least admissible figures of a precision: cosine of every descriptor, overlap of every photo."""
+    """What a precision must reach: cosine and length error of every descriptor, overlap of every photo."""
 
     cosine: float
     overlap: float
+    length_error: float
 
 
-TOLERANCES = {"fp32": Tolerance(cosine=0.9999, overlap=0.99)}
+TOLERANCES = {"fp32": Tolerance(cosine=0.9999, overlap=0.99, length_error=0.01)}
+# Attentions this near the least selected one, relatively, may change sides by rounding; equal ones have no order.
+_TIE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,10 @@ class PhotoParity:
         photo: its name.
         shape: height and width in pixels.
         descriptors: rows that PyTorch selects (padding not counted).
-        overlap: share of positions (with scale) selected by both, of the larger selection.
+        overlap: share of positions (with scale) selected by both, of the larger selection. Of positions that tie for
+            the last places, any are as good as any others.
         cosine_min, cosine_p1, cosine_mean: over the descriptors at those positions.
+        length_error: largest relative difference of their lengths, which ASMK's residuals depend on.
     """
 
     photo: str
@@ -49,6 +54,7 @@ class PhotoParity:
     cosine_min: float
     cosine_p1: float
     cosine_mean: float
+    length_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +81,27 @@ class Parity:
             "cosine_min": self.cosine,
             "cosine_mean": float(np.mean([photo.cosine_mean for photo in self.photos])),
             "overlap_min": self.overlap,
+            "length_error_max": max(photo.length_error for photo in self.photos),
             "tolerance": asdict(self.tolerance),
             "photos": [{**asdict(photo), "shape": list(photo.shape)} for photo in self.photos],
         }
 
     def check(self) -> None:
         """Raise ``ParityError``, naming the worst photo, unless every figure is within the tolerance (NaN is not)."""
-        for figure, least in (("cosine_min", self.tolerance.cosine), ("overlap", self.tolerance.overlap)):
-            worst = min(self.photos, key=lambda photo: np.nan_to_num(getattr(photo, figure), nan=-np.inf))
+        tolerance = self.tolerance
+        limits = (
+            ("cosine_min", 1, tolerance.cosine),
+            ("overlap", 1, tolerance.overlap),
+            ("length_error", -1, tolerance.length_error),
+        )
+        for figure, sign, limit in limits:
+            worst = min(self.photos, key=lambda photo: np.nan_to_num(sign * getattr(photo, figure), nan=-np.inf))
             value = getattr(worst, figure)
-            if not value >= least:
+            if not sign * value >= sign * limit:
                 raise ParityError(
                     f"the exported graph differs from PyTorch: {figure.replace('_', ' ')} {value:.6f} on {worst.photo} "
-                    f"({worst.shape[1]}×{worst.shape[0]}), but at least {least} is needed; no bundle was written"
+                    f"({worst.shape[1]}×{worst.shape[0]}), but at {'least' if sign > 0 else 'most'} {limit} is needed; "
+                    "no bundle was written"
                 )
 
 
@@ -115,21 +129,44 @@ def compare_photo(
 ) -> PhotoParity:
     """Return the figures of one photo from both sides' outputs, each with a leading 1."""
     left, right = _rows(wanted), _rows(given)
-    _, rows, columns = np.intersect1d(left[1], right[1], assume_unique=True, return_indices=True)
-    cosine = _cosines(left[0][rows], right[0][columns]) if len(rows) else np.full(1, np.nan)
+    _, rows, columns = np.intersect1d(left.keys, right.keys, assume_unique=True, return_indices=True)
+    a, b = left.vectors[rows], right.vectors[columns]
+    lengths = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30) if len(rows) else np.full(1, np.nan)
+    error = np.abs(lengths[1] / np.maximum(lengths[0], 1e-30) - 1) if len(rows) else np.full(1, np.nan)
+    exchanged = min(left.last_places(rows), right.last_places(columns))
     return PhotoParity(
         photo=name,
         shape=(image.shape[0], image.shape[1]),
-        descriptors=len(left[0]),
-        overlap=len(rows) / max(len(left[1]), len(right[1]), 1),
+        descriptors=len(left.keys),
+        overlap=(len(rows) + exchanged) / max(len(left.keys), len(right.keys), 1),
         cosine_min=float(cosine.min()),
         cosine_p1=float(np.percentile(cosine, 1)),
         cosine_mean=float(cosine.mean()),
+        length_error=float(error.max()),
     )
 
 
-def _rows(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return descriptors of the rows that are no padding, and one number for each row's position and scale.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    """Rows that are no padding: vectors n×D, one number for each row's position and scale, and attention."""
+
+    vectors: NDArray[np.float64]
+    keys: NDArray[np.int64]
+    attention: NDArray[np.float64]
+    cut: bool  # whether there was no padding, so that weaker positions may have been left out
+
+    def last_places(self, matched: NDArray[np.int64]) -> int:
+        """Return how many rows tie for the last places and have no counterpart among ``matched``."""
+        if not self.cut or not len(self.attention):
+            return 0
+        tied = self.attention <= self.attention.min() * (1 + _TIE)
+        tied[matched] = False
+        return int(tied.sum())
+
+
+def _rows(outputs: Sequence[NDArray[Any]]) -> _Rows:
+    """Return the rows of one photo.
 
     Positions are rounded to 1/16 pixel: cells are at least 4 pixels apart and rounding errors below 0.001.
     """
@@ -137,13 +174,12 @@ def _rows(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
     valid = attention > 0
     xy = np.rint(positions[valid].astype(np.float64) * 16).astype(np.int64)
     scale = np.rint(scales[valid].astype(np.float64) * 1000).astype(np.int64)
-    return descriptors[valid].astype(np.float64), (scale << 40) + (xy[:, 1] << 20) + xy[:, 0]
-
-
-def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: NDArray[np.float64] = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
-    return cosines
+    return _Rows(
+        vectors=descriptors[valid].astype(np.float64),
+        keys=(scale << 40) + (xy[:, 1] << 20) + xy[:, 0],
+        attention=attention[valid].astype(np.float64),
+        cut=bool(valid.all()),
+    )
 
 
 def _batches(photos: Mapping[str, Image]) -> list[list[str]]:

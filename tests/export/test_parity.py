@@ -133,7 +133,7 @@ def test_photos_of_one_size_run_once_more_as_a_batch() -> None:
 
 def test_metadata_holds_every_figure() -> None:
     metadata = check(outputs(), outputs()).metadata()
-    assert metadata["tolerance"] == {"cosine": 0.9999, "overlap": 0.99}
+    assert metadata["tolerance"] == {"cosine": 0.9999, "overlap": 0.99, "length_error": 0.01}
     assert metadata["overlap_min"] == 1.0
     assert [photo["shape"] for photo in metadata["photos"]] == [[100, 200]]
 
@@ -153,3 +153,22 @@ def test_odd_shapes_are_among_the_photos() -> None:
 def test_default_photos_have_the_size_asked_for() -> None:
     sizes = {max(photo.shape[:2]) for photo in default_photos(300).values()}
     assert sizes == {300}
+
+
+def test_longer_descriptors_fail() -> None:
+    check(outputs(), changed(0, lambda d: d.__imul__(1.005)))
+    with pytest.raises(ParityError, match=r"length error 0.020000 on photo .* at most 0.01"):
+        check(outputs(), changed(0, lambda d: d.__imul__(1.02)))
+
+
+def test_positions_that_tie_for_the_last_places_may_be_exchanged() -> None:
+    sides = [outputs(padding=0), outputs(padding=0)]
+    for _, attention, _, _ in sides:
+        attention[:, 80:] = 0.25
+    sides[1][2][:, 90:] += 300
+    assert compare_photo("photo", IMAGE, *sides).overlap == 1.0
+    # Not so above the last places, nor where padding shows that nothing was left out.
+    sides[1][2][:, :10] += 600
+    assert compare_photo("photo", IMAGE, *sides).overlap == pytest.approx(0.9)
+    padded = [tuple(np.pad(a, [(0, 0), (0, 2)] + [(0, 0)] * (a.ndim - 2)) for a in side) for side in sides]
+    assert compare_photo("photo", IMAGE, *padded).overlap == pytest.approx(0.8)
