@@ -11,7 +11,7 @@ SOURCES := $(shell find ctxdeploy export runtime index -name '*.py')
 $(VENV)/installed: pyproject.toml $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade 'pip>=24' 'setuptools>=77'
-	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[cpu,export,demo,test]'
+	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[cpu,export,test]'
 	touch $@
 
 demo: $(VENV)/installed

@@ -7,8 +7,9 @@ is moved, and ``origin.json``, which names the folder of the photos (for thumbna
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ctxdeploy.bundle
 from ctxdeploy.bundle import MANIFEST, Bundle
@@ -62,6 +63,11 @@ def _find(given: str | None, variable: str, suffix: str, flag: str, hint: str) -
     raise ConfigError(f"there are {len(found)} *{suffix} in this folder ({names}): name one with {flag}")
 
 
+def has_model(archive: Path) -> bool:
+    """Return whether an archive carries its bundle (one whose making was interrupted may not)."""
+    return is_bundle(archive / _MODEL)
+
+
 def store_model(archive: Path, bundle: Bundle) -> None:
     """Copy a bundle into an archive that has none yet, whole or not at all."""
     target = archive / _MODEL
@@ -77,7 +83,7 @@ def store_model(archive: Path, bundle: Bundle) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def open_model(archive: Path, given: str | None = None) -> Bundle:
+def open_model(archive: Path, given: str | None = None, *, check_hashes: bool = True) -> Bundle:
     """Open the bundle to use with an archive: the given one, else its own.
 
     Raises:
@@ -85,10 +91,10 @@ def open_model(archive: Path, given: str | None = None) -> Bundle:
         BundleError: the bundle is damaged.
     """
     if given:
-        return ctxdeploy.bundle.open(given)
-    if not is_bundle(archive / _MODEL):
+        return ctxdeploy.bundle.open(given, check_hashes=check_hashes)
+    if not has_model(archive):
         raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
-    return ctxdeploy.bundle.open(archive / _MODEL)
+    return ctxdeploy.bundle.open(archive / _MODEL, check_hashes=check_hashes)
 
 
 def check_model(index: "Index", bundle: Bundle) -> None:
@@ -96,21 +102,23 @@ def check_model(index: "Index", bundle: Bundle) -> None:
     index.check_source(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
 
 
-def store_origin(archive: Path, photos: Path) -> None:
-    """Remember the folder of the photos. A folder that moved replaces the former, which must be gone."""
+def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> None:
+    """Remember the folder of the photos, and what extracted them last (backend, precision, device).
+
+    A folder that moved replaces the former, which must be gone.
+    """
     folder = photos.resolve()
     former = photo_folder(archive)
-    if former == folder:
-        return
-    if former is not None and former.is_dir():
+    if former is not None and former != folder and former.is_dir():
         raise ConfigError(
             f"{archive} holds the photos of {former}: index {photos} into an archive of its own with -o, "
             f"or index the folder above both"
         )
     path = archive / _ORIGIN
     partial = archive / f"{_ORIGIN}.partial"
+    origin = {"photos": os.fsencode(folder).hex(), "extraction": dict(extraction)}
     try:
-        partial.write_text(json.dumps({"photos": os.fsencode(folder).hex()}) + "\n", encoding="ascii")
+        partial.write_text(json.dumps(origin) + "\n", encoding="ascii")
         partial.replace(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -118,10 +126,26 @@ def store_origin(archive: Path, photos: Path) -> None:
 
 def photo_folder(archive: Path) -> Path | None:
     """Return the folder that the photos were in when they were indexed; None if it is not known."""
+    origin = _read_origin(archive)
+    return None if origin is None else Path(os.fsdecode(bytes.fromhex(origin["photos"])))
+
+
+def extraction_of(archive: Path) -> dict[str, Any] | None:
+    """Return what extracted an archive's photos last; None if it is not known."""
+    origin = _read_origin(archive)
+    return None if origin is None else origin["extraction"]
+
+
+def _read_origin(archive: Path) -> dict[str, Any] | None:
+    path = archive / _ORIGIN
     try:
-        encoded = json.loads((archive / _ORIGIN).read_text(encoding="ascii"))["photos"]
-        return Path(os.fsdecode(bytes.fromhex(encoded)))
+        origin = json.loads(path.read_text(encoding="ascii"))
+        bytes.fromhex(origin["photos"])
+        if not isinstance(origin["extraction"], dict):
+            raise ValueError("extraction is no object")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(f"{archive / _ORIGIN} is damaged: remove it and run  ctxdeploy index  again") from error
+        raise ArchiveError(f"{path} is damaged: remove it and run  ctxdeploy index  again") from error
+    checked: dict[str, Any] = origin
+    return checked

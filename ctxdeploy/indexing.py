@@ -7,7 +7,7 @@ Everything that is committed stays: a run that was interrupted continues where i
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import BackendError, ConfigError
 from ctxdeploy.progress import Display, Progress
 from ctxdeploy.spool import Spool, Spooled, file_state, spooled
-from ctxdeploy.training import train_codebook
+from ctxdeploy.training import TrainingConfig, train_codebook
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import Codebook, Index
     from ctxdeploy.runtime import Extracted, Extractor, PhotoFailure, PhotoSource
 
 
@@ -44,10 +44,12 @@ class IndexingConfig:
     commit_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        from ctxdeploy.index.config import MAX_WORDS
+
         if self.codebook is not None and self.words is not None:
             raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")
-        if self.words is not None and not 1 <= self.words <= 1 << 20:
-            raise ConfigError(f"--words {self.words} is outside 1..1048576")
+        if self.words is not None and not 1 <= self.words <= MAX_WORDS:
+            raise ConfigError(f"--words {self.words} is outside 1..{MAX_WORDS}")
         if self.training_photos < 1:
             raise ConfigError(f"--training-photos {self.training_photos} must be positive")
 
@@ -61,6 +63,7 @@ class IndexingReport:
         indexed: added by this run.
         unchanged: in the archive already.
         changed: in the archive, but their files have changed since; left as they are.
+        missing: in the archive, but their files are gone; left as they are.
         failed: could not be read; the archive lists them with their reasons.
         descriptors: of the photos added.
         codebook: how it was trained, if this run trained it.
@@ -71,6 +74,7 @@ class IndexingReport:
     indexed: int = 0
     unchanged: int = 0
     changed: int = 0
+    missing: int = 0
     failed: int = 0
     descriptors: int = 0
     codebook: dict[str, Any] | None = None
@@ -89,6 +93,9 @@ def index_photos(
     extractor: "Extractor",
     config: IndexingConfig,
     display: Display,
+    *,
+    unreadable: Sequence["PhotoFailure"] = (),
+    collect_garbage: bool = False,
 ) -> IndexingReport:
     """Index photos into an archive, new or not.
 
@@ -99,6 +106,8 @@ def index_photos(
         extractor: the model; an archive must have been made with it.
         config: codebook and commits.
         display: where progress and remarks go.
+        unreadable: folders that could not be listed; they count as failures.
+        collect_garbage: remove files of interrupted runs and former states at the end.
 
     Raises:
         MismatchError: the archive was made with another model or preprocessing.
@@ -112,10 +121,13 @@ def index_photos(
     bundle = extractor.bundle
     spool = Spool(archive.with_name(archive.name + ".training"), _spool_key(bundle))
     with _open(archive, photos, extractor, config, spool, display, report) as index:
-        store_origin(archive, folder)
+        store_origin(archive, folder, extractor.description())
         store_model(archive, bundle)
         pending = _pending(index, photos, report)
+        _look_for_missing(index, folder, photos, report)
         run = _Run(index, report, config.commit_seconds)
+        for failure in unreadable:
+            run.fail(failure)
         try:
             run.add_spooled(pending, spool)
             if pending:
@@ -123,8 +135,11 @@ def index_photos(
                     run.add_extracted(extractor.extract(list(pending.values())), bar)
         except (KeyboardInterrupt, BackendError):
             run.commit()
+            display.say(f"{report.indexed} photos are committed; run the same command again to continue")
             raise
         run.commit()
+        if collect_garbage:
+            index.collect_garbage()
     spool.remove()
     report.seconds = time.monotonic() - start
     return report
@@ -144,41 +159,51 @@ def _open(
     report: IndexingReport,
 ) -> "Index":
     """Open the archive for writing, or make it with a codebook, which may have to be trained."""
-    from ctxdeploy.index import Codebook, DescriptorSource, Index
+    from ctxdeploy.index import DescriptorSource, Index
+    from ctxdeploy.index.creation import check_free
 
     bundle = extractor.bundle
-    if is_archive(archive):
-        if config.codebook is not None or config.words is not None:
-            raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
-        index = Index.open(archive, writable=True)
-        try:
-            check_model(index, bundle)
-        except BaseException:
-            index.close()
-            raise
-        return index
-    if config.codebook is not None:
-        codebook = Codebook.load(config.codebook)
-        if codebook.dim != bundle.extraction.dim:
-            raise ConfigError(
-                f"codebook {config.codebook} has dimension {codebook.dim}, the model {bundle.extraction.dim}: "
-                "give the codebook of this model, or none"
-            )
-    else:
-        codebook = train_codebook(
-            photos,
-            extractor,
-            spool,
-            words=config.words,
-            most_photos=config.training_photos,
-            seed=config.seed,
-            display=display,
+    if not is_archive(archive):
+        check_free(archive)
+        with spool.locked():
+            codebook = _codebook(photos, extractor, config, spool, display, report)
+            name = bundle.source.get("file", "")
+            source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
+            return Index.create(archive, codebook, source=source)
+    if config.codebook is not None or config.words is not None:
+        raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
+    index = Index.open(archive, writable=True)
+    try:
+        check_model(index, bundle)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _codebook(
+    photos: list["PhotoSource"],
+    extractor: "Extractor",
+    config: IndexingConfig,
+    spool: Spool,
+    display: Display,
+    report: IndexingReport,
+) -> "Codebook":
+    from ctxdeploy.index import Codebook
+
+    if config.codebook is None:
+        training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)
+        trained = train_codebook(photos, extractor, spool, training, display)
+        report.codebook = trained.metadata()
+        return trained
+    codebook = Codebook.load(config.codebook)
+    dim = extractor.bundle.extraction.dim
+    if codebook.dim != dim:
+        raise ConfigError(
+            f"codebook {config.codebook} has dimension {codebook.dim}, the model {dim}: "
+            "give the codebook of this model, or none"
         )
-        report.codebook = codebook.metadata()
-    source = DescriptorSource(
-        model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=bundle.source.get("file", "")
-    )
-    return Index.create(archive, codebook, source=source)
+    return codebook
 
 
 def _pending(index: "Index", photos: list["PhotoSource"], report: IndexingReport) -> dict[str, "PhotoSource"]:
@@ -192,6 +217,25 @@ def _pending(index: "Index", photos: list["PhotoSource"], report: IndexingReport
         else:
             report.changed += 1
     return pending
+
+
+def _look_for_missing(index: "Index", folder: Path, photos: list["PhotoSource"], report: IndexingReport) -> None:
+    """Count the archive's photos whose files are gone, and forget failures of files that are gone."""
+    found = {photo.name for photo in photos}
+    report.missing = sum(_is_gone(folder / name) for name in index.names() if name not in found)
+    failed = [failure["name"] for failure in index.failures() if failure["name"] not in found]
+    index.forget_failures(name for name in failed if name.endswith("/") or _is_gone(folder / name))
+
+
+def _is_gone(path: Path) -> bool:
+    """Return whether a file is known not to exist; in a folder that cannot be read nothing is known."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class _Run:
@@ -216,16 +260,20 @@ class _Run:
 
         for result in results:
             if isinstance(result, PhotoFailure):
-                record = {"name": result.name, "reason": result.reason, "stage": result.stage}
-                self._failures.append(record)
-                self._report.failures.append(record)
-                self._report.failed += 1
+                self.fail(result)
                 bar.advance(failed=1)
                 continue
             photo = spooled(result)
             if photo is not None:
                 self._add(photo)
             bar.advance()
+
+    def fail(self, failure: "PhotoFailure") -> None:
+        """List a photo that could not be read."""
+        record = {"name": failure.name, "reason": failure.reason, "stage": failure.stage}
+        self._failures.append(record)
+        self._report.failures.append(record)
+        self._report.failed += 1
 
     def commit(self) -> None:
         """Make what was added durable."""

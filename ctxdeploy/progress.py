@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -22,7 +23,7 @@ class Progress(Protocol):
         """Add to what is done, and to the failures among it."""
 
 
-class Silent:
+class _Silent:
     """Shows nothing."""
 
     def advance(self, count: int = 1, *, failed: int = 0) -> None:
@@ -48,32 +49,36 @@ class _Lines:
             sys.stderr.write(line + "\n")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Display:
-    """How long work speaks to the user.
+    """How long work speaks to the user, on stderr.
 
-    Attributes:
-        progress: opens the display of a task (its name, and how many photos it has) for a ``with`` block.
-        say: prints one remark.
+    Args:
+        quiet: say and show nothing.
     """
 
-    progress: Callable[[str, int], AbstractContextManager[Progress]]
-    say: Callable[[str], None]
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
 
+    def say(self, text: str) -> None:
+        """Print one remark."""
+        if not self._quiet:
+            sys.stderr.write(printable(text) + "\n")
+            sys.stderr.flush()
 
-@contextmanager
-def show_progress(task: str, total: int, unit: str = "photos") -> Iterator[Progress]:
-    """Show a task's progress on stderr while the block runs."""
-    if not sys.stderr.isatty():
-        yield _Lines(task, total, unit)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    @contextmanager
+    def progress(self, task: str, total: int, unit: str = "photos") -> Iterator[Progress]:
+        """Show a task's progress while the block runs."""
+        if self._quiet or not sys.stderr.isatty():
+            yield _Silent() if self._quiet else _Lines(task, total, unit)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        yield _Bar(bar, bar.add_task(task, total=total, speed=""), unit)
+        speed = TextColumn("{task.fields[speed]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            yield _Bar(bar, bar.add_task(task, total=total, speed=""), unit)
 
 
 class _Bar:

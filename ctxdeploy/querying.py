@@ -39,6 +39,7 @@ class Answer:
             "query": str(self.photo),
             "box": box,
             "results": [{"rank": i + 1, "name": hit.name, "score": hit.score} for i, hit in enumerate(self.hits)],
+            "descriptors": len(self.descriptors),
             "seconds": {"extract": self.extract_seconds, "search": self.search_seconds},
         }
 

@@ -9,10 +9,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.descriptors import LocalDescriptors
 from ctxdeploy.errors import StorageError
@@ -33,22 +37,34 @@ class Spooled:
 
 
 class Spool:
-    """The folder ``<archive>.training``.
+    """The folder ``<archive>.training``; it comes into being when there is something to keep.
 
     Args:
-        folder: where; made when there is something to keep.
-        key: what decides the descriptors (model, preprocessing). A spool of another key is emptied.
+        folder: where.
+        key: what decides the descriptors (model, preprocessing). What other keys left there is not touched.
     """
 
     def __init__(self, folder: Path, key: dict[str, str]) -> None:
         self._root = folder
         self._folder = folder / settings_sha256(key)[:16]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from filling the spool; what is in it stays.
+
+        Raises:
+            ArchiveError: another process fills it.
+            StorageError: the folder cannot be written.
+        """
+        from ctxdeploy.index.lock import WriterLock
+
+        self._make()
+        lock = WriterLock(self._root)
         try:
-            for other in folder.iterdir() if folder.is_dir() else ():
-                if other != self._folder:
-                    shutil.rmtree(other)
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another -o") from error
+            yield
+        finally:
+            self._remove_if_empty()
+            lock.release()
 
     def put(self, photo: Spooled) -> None:
         """Keep a photo's descriptors."""
@@ -65,7 +81,6 @@ class Spool:
             "scales": descriptors.scales,
         }
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(save(arrays, facts))
             partial.replace(path)
         except OSError as error:
@@ -76,15 +91,38 @@ class Spool:
         photo = _read(self._path(name))
         return photo if photo is not None and (photo.size, photo.mtime_ns) == (size, mtime_ns) else None
 
-    def photos(self) -> Iterator[Spooled]:
-        """Yield all photos, in an order that depends on their names alone."""
-        for path in sorted(self._folder.glob("*.safetensors")):
-            photo = _read(path)
+    def photos(self, names: Set[str]) -> Iterator[Spooled]:
+        """Yield those photos that are there, in an order that depends on their names alone."""
+        for name in sorted(names):
+            photo = _read(self._path(name))
             if photo is not None:
                 yield photo
 
+    def scales(self, names: Set[str]) -> Iterator[NDArray[np.float32]]:
+        """As ``photos``, but only the scales of their descriptors."""
+        from safetensors import SafetensorError, safe_open
+
+        for name in sorted(names):
+            try:
+                with safe_open(self._path(name), framework="numpy") as file:
+                    yield file.get_tensor("scales")
+            except (FileNotFoundError, SafetensorError):
+                continue
+
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the descriptors."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_if_empty()
+
+    def _make(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._root} cannot be made: {error.strerror or error}; choose another -o") from error
+
+    def _remove_if_empty(self) -> None:
+        if not self._root.is_dir() or any(self._root.glob("*/*")):
+            return
         shutil.rmtree(self._root, ignore_errors=True)
 
     def _path(self, name: str) -> Path:

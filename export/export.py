@@ -16,7 +16,7 @@ from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.parity import TOLERANCES, Image, Outputs, Parity, Run, compare
 from ctxdeploy.export.photos import default_photos, with_odd_shapes
-from ctxdeploy.extras import require
+from ctxdeploy.extras import require, require_onnxruntime
 from ctxdeploy.hashing import file_sha256
 from ctxdeploy.preprocessing import Preprocessing
 
@@ -95,8 +95,9 @@ def export(
         ParityError: the graph does not compute what PyTorch computes; nothing is left at ``output``.
         StorageError: ``output`` cannot be written.
     """
-    for package, extra in (("torch", "export"), ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")):
-        require(package, extra)
+    for package in ("torch", "onnx", "onnxscript", *(("skimage",) if photos is None else ())):
+        require(package, "export")
+    require_onnxruntime()
     config = config or ExportConfig()
     output = Path(output)
     if output.exists():
@@ -207,6 +208,6 @@ def measure(bundle: Bundle, network: "RetrievalNetwork", photos: Mapping[str, Im
         return outputs.descriptors, outputs.attention, outputs.positions, outputs.scales
 
     try:
-        return compare(photos, torch_runner(network), run, TOLERANCES[PRECISION])
+        return compare(photos, torch_runner(network), run, TOLERANCES[PRECISION], max_batch=bundle.shapes.batch[1])
     except ValueError as error:
         raise ParityError(f"the exported graph cannot be compared with PyTorch: {error}") from error

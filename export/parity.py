@@ -21,14 +21,15 @@ Run = Callable[[Image], Outputs]
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What a precision must reach: cosine and length error of every descriptor, overlap of every photo."""
+    """What a precision must reach: cosine and errors of every descriptor, overlap of every photo."""
 
     cosine: float
     overlap: float
     length_error: float
+    attention_error: float
 
 
-TOLERANCES = {"fp32": Tolerance(cosine=0.9999, overlap=0.99, length_error=0.01)}
+TOLERANCES = {"fp32": Tolerance(cosine=0.9999, overlap=0.99, length_error=0.01, attention_error=0.001)}
 # Attentions this near the least selected one, relatively, may change sides by rounding; equal ones have no order.
 _TIE = 1e-5
 
@@ -45,6 +46,7 @@ class PhotoParity:
             the last places, any are as good as any others.
         cosine_min, cosine_p1, cosine_mean: over the descriptors at those positions.
         length_error: largest relative difference of their lengths, which ASMK's residuals depend on.
+        attention_error: largest difference of their attention.
     """
 
     photo: str
@@ -55,6 +57,7 @@ class PhotoParity:
     cosine_p1: float
     cosine_mean: float
     length_error: float
+    attention_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,7 @@ class Parity:
             "cosine_mean": float(np.mean([photo.cosine_mean for photo in self.photos])),
             "overlap_min": self.overlap,
             "length_error_max": max(photo.length_error for photo in self.photos),
+            "attention_error_max": max(photo.attention_error for photo in self.photos),
             "tolerance": asdict(self.tolerance),
             "photos": [{**asdict(photo), "shape": list(photo.shape)} for photo in self.photos],
         }
@@ -93,6 +97,7 @@ class Parity:
             ("cosine_min", 1, tolerance.cosine),
             ("overlap", 1, tolerance.overlap),
             ("length_error", -1, tolerance.length_error),
+            ("attention_error", -1, tolerance.attention_error),
         )
         for figure, sign, limit in limits:
             worst = min(self.photos, key=lambda photo: np.nan_to_num(sign * getattr(photo, figure), nan=-np.inf))
@@ -105,18 +110,21 @@ class Parity:
                 )
 
 
-def compare(photos: Mapping[str, Image], reference: Run, candidate: Run, tolerance: Tolerance) -> Parity:
-    """Run both sides on every photo, alone, and the candidate once more on photos of equal size as one batch.
+def compare(
+    photos: Mapping[str, Image], reference: Run, candidate: Run, tolerance: Tolerance, *, max_batch: int = 2
+) -> Parity:
+    """Run both sides on every photo, alone, and the candidate once more on a pair of each size that occurs twice.
 
     Args:
         photos: H×W×3 uint8 by name, at the size at which they enter the network.
         reference: the network in PyTorch.
         candidate: the graph in the runtime that will run it.
         tolerance: what ``Parity.check`` demands.
+        max_batch: largest batch that the candidate takes; with 1 there are no pairs.
     """
     wanted = {name: reference(image[None]) for name, image in photos.items()}
     found = [compare_photo(name, image, wanted[name], candidate(image[None])) for name, image in photos.items()]
-    for names in _batches(photos):
+    for names in _pairs(photos) if max_batch > 1 else ():
         outputs = candidate(np.stack([photos[name] for name in names]))
         for row, name in enumerate(names):
             single = tuple(array[row : row + 1] for array in outputs)
@@ -144,6 +152,7 @@ def compare_photo(
         cosine_p1=float(np.percentile(cosine, 1)),
         cosine_mean=float(cosine.mean()),
         length_error=float(error.max()),
+        attention_error=float(np.abs(left.attention[rows] - right.attention[columns]).max(initial=0.0)),
     )
 
 
@@ -182,9 +191,9 @@ def _rows(outputs: Sequence[NDArray[Any]]) -> _Rows:
     )
 
 
-def _batches(photos: Mapping[str, Image]) -> list[list[str]]:
-    """Return the names of photos of equal size, two or more."""
+def _pairs(photos: Mapping[str, Image]) -> list[list[str]]:
+    """Return the names of two photos of each size that occurs more than once."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, image in photos.items():
         groups.setdefault(image.shape, []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
+    return [names[:2] for names in groups.values() if len(names) > 1]

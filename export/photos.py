@@ -1,11 +1,13 @@
 """Photos on which an exported graph is compared with PyTorch: real ones, and the shapes that break graphs."""
 
+import io
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.samples import sample_photo
 
 Image = NDArray[np.uint8]
@@ -46,8 +48,11 @@ def with_odd_shapes(photos: Mapping[str, Image], stride: int, scale: float) -> d
 
 
 def _scaled(photo: Image, image_size: int) -> Image:
+    """Scale as every photo is scaled: through a lossless file and the runtime's decoder."""
     from PIL import Image as Pillow
 
-    picture = Pillow.fromarray(photo)
-    picture.thumbnail((image_size, image_size), Pillow.Resampling.LANCZOS)
-    return np.asarray(picture)
+    from ctxdeploy.runtime import decode_photo
+
+    buffer = io.BytesIO()
+    Pillow.fromarray(photo).save(buffer, "PNG", compress_level=1)
+    return decode_photo(buffer.getvalue(), Preprocessing(image_size=image_size)).pixels

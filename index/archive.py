@@ -267,6 +267,10 @@ class Index:
         """
         self._writing().record_failures(failures)
 
+    def forget_failures(self, names: Iterable[str]) -> None:
+        """Drop photos from the list of failures, such as those whose files are gone. Durable with ``commit``."""
+        self._writing().forget_failures(names)
+
     def failures(self) -> list[dict[str, str]]:
         """Return the photos that could not be read, as they were recorded."""
         if self._writer is not None:

@@ -7,6 +7,7 @@ from typing import Any
 from ctxdeploy.errors import ConfigError
 
 MAX_SHARD_IMAGES = 65536
+MAX_WORDS = 65536
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,11 @@ def create(
         ArchiveError: there is an archive already, or a folder with other things in it.
         StorageError: it cannot be written.
     """
-    _check_free(folder)
+    check_free(folder)
     make_folder(folder / SHARDS)
     lock = WriterLock(folder)
     try:
-        _check_free(folder)
+        check_free(folder)
         pieces = codebook.encode()
         digest = hashlib.sha256()
         for piece in pieces:
@@ -49,7 +49,8 @@ def create(
     return lock, Snapshot(manifest, codebook, ())
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Raise ``ArchiveError`` or ``StorageError`` unless an archive can be made at ``folder``."""
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.index.assignment import CellAssigner, Cells, FlatAssigner
 from ctxdeploy.index.codebook import Codebook
+from ctxdeploy.index.config import MAX_WORDS
 from ctxdeploy.index.kmeans import DEFAULT_PROBES, Progress, build_cells, cluster
 from ctxdeploy.index.vectors import as_vectors
 
 MIN_WORDS = 16
-MAX_WORDS = 65536
 # With fewer descriptors than this a word, words are noise.
 DESCRIPTORS_PER_WORD = 32
 # More than this a word are not used: 4.2M descriptors at 65,536 words.

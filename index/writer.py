@@ -79,6 +79,11 @@ class Writer:
         """Merge failures; a later one of the same name replaces the earlier."""
         self._failures.update(normalised(records))
 
+    def forget_failures(self, names: Iterable[str]) -> None:
+        """Drop failures by name; unknown names are no error."""
+        for name in names:
+            self._failures.pop(name, None)
+
     def _flush(self) -> None:
         if len(self._builder):
             self._written.append(self._builder.write(self._folder))

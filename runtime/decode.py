@@ -25,6 +25,7 @@ from ctxdeploy.runtime.colour import to_rgb
 from ctxdeploy.runtime.formats import readable_formats
 from ctxdeploy.runtime.jpeg import has_end
 from ctxdeploy.runtime.orientation import Orientation, read_orientation
+from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,11 +84,6 @@ def decode_photo(source: Path | bytes, preprocessing: Preprocessing, box: Box | 
     except PhotoError as error:
         name = printable(str(source)) if isinstance(source, Path) else f"photo of {len(source):,} bytes"
         raise PhotoError(f"{name}: {error}") from error
-
-
-def printable(name: str) -> str:
-    """Return a file name that any terminal takes: bytes that are not UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_file(path: Path) -> bytes:

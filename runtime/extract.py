@@ -12,9 +12,9 @@ from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.backends.base import BackendConfig
 from ctxdeploy.runtime.batching import BatchingConfig
 from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.decode import printable
 from ctxdeploy.runtime.pipeline import decode, run_batch, stream
 from ctxdeploy.runtime.sources import Extracted, PhotoFailure, PhotoSource
+from ctxdeploy.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,33 +5,40 @@ from collections import deque
 from pathlib import Path
 
 from ctxdeploy.errors import ConfigError, NoPhotosError
-from ctxdeploy.runtime.decode import printable
 from ctxdeploy.runtime.formats import readable_extensions
-from ctxdeploy.runtime.sources import PhotoSource
+from ctxdeploy.runtime.sources import PhotoFailure, PhotoSource
+from ctxdeploy.text import printable
 
 
-def find_photos(folder: str | os.PathLike[str], recursive: bool = True) -> list[PhotoSource]:
+def find_photos(
+    folder: str | os.PathLike[str], recursive: bool = True, *, unreadable: list[PhotoFailure] | None = None
+) -> list[PhotoSource]:
     """List the photos of a folder by their extension, sorted by name.
 
     Names are paths relative to the folder, with ``/``; bytes that are not UTF-8 stay as surrogates (``os.fsencode``
     restores them). Files and folders whose names begin with a dot are left out. Links are followed, each real folder
     is visited once, under its own path if it lies in ``folder``. Broken links are listed, and fail when they are read.
 
+    Args:
+        folder: where.
+        recursive: look into the folders below.
+        unreadable: takes a failure, of the stage ``list``, for each folder below that cannot be listed.
+
     Raises:
-        ConfigError: the folder does not exist, is none, or it or one below it cannot be listed.
+        ConfigError: the folder does not exist, is none, or cannot be listed; without ``unreadable`` also one below.
         NoPhotosError: there is no photo.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ConfigError(f"{printable(str(root))} is not a folder: give one with photos")
     extensions = readable_extensions()
-    names = sorted(name for name in _walk(root, recursive) if name.lower().endswith(extensions))
+    names = sorted(name for name in _walk(root, recursive, unreadable) if name.lower().endswith(extensions))
     if not names:
         raise NoPhotosError(f"{printable(str(root))} holds no photos (looked for {' '.join(extensions)})")
     return [PhotoSource(name=name, path=root / name) for name in names]
 
 
-def _walk(root: Path, recursive: bool) -> list[str]:
+def _walk(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None) -> list[str]:
     """Return the names of all files that are not hidden, relative to ``root``."""
     names: list[str] = []
     visited: set[tuple[int, int]] = set()
@@ -46,6 +53,10 @@ def _walk(root: Path, recursive: bool) -> list[str]:
             visited.add(identity)
             files, below, linked = _list(root, prefix)
         except OSError as error:
+            if prefix and unreadable is not None:
+                reason = f"the folder cannot be listed: {error.strerror}"
+                unreadable.append(PhotoFailure(name=prefix, reason=reason, stage="list", file=None))
+                continue
             where = printable(str(root / prefix))
             raise ConfigError(f"the folder {where} cannot be listed ({error.strerror}): make it readable") from error
         names += files

@@ -71,7 +71,7 @@ class PhotoFailure:
     Attributes:
         name: as in its ``PhotoSource``.
         reason: one line, without the name.
-        stage: ``decode`` or ``network``.
+        stage: ``list`` (a folder, its name ends with ``/``), ``decode`` or ``network``.
         file: state of the file before it was read; None if there is none.
     """
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, display, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.progress import Display
 
 
 @click.command("demo")
@@ -18,7 +19,7 @@ def command(output: Path, as_json: bool, quiet: bool) -> None:
     """
     from ctxdeploy.demo.run import run_demo
 
-    result = run_demo(output, display(quiet))
+    result = run_demo(output, Display(quiet=quiet))
     if as_json:
         print_json(result.metadata())
         return

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import BUNDLE_SUFFIX
-from ctxdeploy.cli.options import PATH, display, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.extras import require
+from ctxdeploy.progress import Display
+from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity import Image
@@ -63,13 +65,13 @@ def command(
     chosen = None
     if photos is not None:
         chosen = _decoded(photos, config.preprocessing(load_checkpoint(checkpoint)).image_size, draft)
-    bundle = export(checkpoint, output, config, photos=chosen, report=display(quiet).say)
+    bundle = export(checkpoint, output, config, photos=chosen, report=Display(quiet=quiet).say)
     parity = bundle.artefacts[0].parity
     if as_json:
         print_json({"bundle": str(output), **bundle.metadata()})
         return
     click.echo(
-        f"{output}: descriptor cosine ≥ {parity['cosine_min']:.6f} (mean {parity['cosine_mean']:.6f}), "
+        f"{printable(str(output))}: descriptor cosine ≥ {parity['cosine_min']:.6f} (mean {parity['cosine_mean']:.6f}), "
         f"overlap of positions ≥ {parity['overlap_min']:.4f}, against PyTorch on {len(parity['photos'])} photos"
     )
 

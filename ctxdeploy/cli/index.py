@@ -4,20 +4,20 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.archive import default_archive, find_model, is_archive, open_model
+from ctxdeploy.archive import default_archive, find_model, has_model, is_archive, open_model
 from ctxdeploy.cli.options import (
     PATH,
     backend_config,
     backend_options,
-    display,
     json_option,
     model_option,
     print_json,
-    printable,
     quiet_option,
 )
 from ctxdeploy.errors import SomePhotosFailedError
 from ctxdeploy.indexing import IndexingConfig, IndexingReport, index_photos
+from ctxdeploy.progress import Display
+from ctxdeploy.text import printable
 
 # Failed photos that are named on stderr; the archive lists all.
 NAMED_FAILURES = 5
@@ -32,6 +32,7 @@ NAMED_FAILURES = 5
 @click.option("--training-photos", type=int, default=5000, show_default=True, help="Photos that train the codebook.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--decode-threads", type=int, default=2, show_default=True, help="Threads that read and decode photos.")
+@click.option("--gc", is_flag=True, help="At the end, remove files of interrupted runs and former states.")
 @backend_options
 @json_option
 @quiet_option
@@ -44,6 +45,7 @@ def command(
     training_photos: int,
     recursive: bool,
     decode_threads: int,
+    gc: bool,
     backend: str,
     precision: str,
     threads: int | None,
@@ -55,21 +57,24 @@ def command(
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19.
     """
     from ctxdeploy import bundle as bundles
-    from ctxdeploy.runtime import Extractor, ExtractorConfig, find_photos
+    from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoFailure, find_photos
 
     config = IndexingConfig(codebook=codebook, words=words, training_photos=training_photos)
     engine = backend_config(backend, precision, threads)
     archive = output or default_archive(folder)
-    photos = find_photos(folder, recursive)
-    own = is_archive(archive) and model is None
+    unreadable: list[PhotoFailure] = []
+    photos = find_photos(folder, recursive, unreadable=unreadable)
+    own = is_archive(archive) and model is None and has_model(archive)
     bundle = open_model(archive) if own else bundles.open(find_model(model))
     extractor = Extractor(bundle, backend=engine, config=ExtractorConfig(decode_threads=decode_threads))
-    shown = display(quiet)
+    shown = Display(quiet=quiet)
     remark = shown.say
     about = extractor.description()
     remark(f"{len(photos):,} photos; {about['backend']} {about['precision']} on {about['device']}")
-    report = index_photos(folder, photos, archive, extractor, config, shown)
+    report = index_photos(folder, photos, archive, extractor, config, shown, unreadable=unreadable, collect_garbage=gc)
     _print(archive, report, about, as_json)
+    if report.missing:
+        remark(f"{report.missing} photos of the archive are no longer in {folder}; queries still find them")
     if report.changed:
         remark(f"{report.changed} photos have changed since they were indexed; their old descriptors stay")
     if report.failed:

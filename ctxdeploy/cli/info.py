@@ -1,13 +1,17 @@
 """``ctxdeploy info``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxdeploy.archive import is_archive, is_bundle, photo_folder
-from ctxdeploy.cli.options import PATH, json_option, print_json, printable
+from ctxdeploy.archive import extraction_of, has_model, is_archive, is_bundle, open_model, photo_folder
+from ctxdeploy.cli.options import PATH, json_option, print_json
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.text import printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.bundle import Bundle
 
 
 @click.command("info")
@@ -28,15 +32,23 @@ def describe(path: Path) -> dict[str, Any]:
         from ctxdeploy.index import Index
 
         with Index.open(path) as index:
+            facts = {"kind": "archive", **index.info()}
             folder = photo_folder(path)
-            photos = None if folder is None else printable(str(folder))
-            return {"kind": "archive", **index.info(), "photos": photos, "failed_photos": index.failures()}
+            facts |= {"photos": None if folder is None else str(folder), "extraction": extraction_of(path)}
+            if has_model(path):
+                facts["model"] = _model(open_model(path, check_hashes=False))
+            return {**facts, "failed_photos": index.failures()}
     if is_bundle(path):
         from ctxdeploy import bundle
 
         opened = bundle.open(path, check_hashes=False)
         return {"kind": "bundle", "path": str(path), **opened.metadata()}
     raise not_either(path)
+
+
+def _model(opened: "Bundle") -> dict[str, Any]:
+    facts = opened.metadata()
+    return {key: facts[key] for key in ("network", "source", "preprocessing", "extraction")}
 
 
 def not_either(path: Path) -> ConfigError:

@@ -8,7 +8,8 @@ from importlib import import_module
 import click
 
 from ctxdeploy import __version__
-from ctxdeploy.errors import CtxdeployError
+from ctxdeploy.errors import CtxdeployError, StorageError
+from ctxdeploy.text import printable
 
 INTERRUPTED = 130
 
@@ -61,10 +62,11 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, that of the error, 2 for wrong usage, 130 when interrupted."""
     try:
         result = cli.main(args=arguments, prog_name="ctxdeploy", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
-        _say("interrupted; run the same command again to continue")
+        _say("interrupted")
         return INTERRUPTED
     except click.ClickException as error:
         error.show(sys.stderr)
@@ -72,17 +74,18 @@ def run(arguments: list[str] | None = None) -> int:
     except CtxdeployError as error:
         _say(f"error: {error}")
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output went away (| head); Python must not complain about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as error:
+        # Commands turn failures of files into errors of ours; what is left is output that has no place to go.
+        _say(f"error: the output cannot be written: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        return StorageError.exit_code
     except MemoryError:
         _say("error: out of memory; close other programs, or use a smaller --image-size or batch")
         return 1
 
 
 def _say(text: str) -> None:
-    click.echo(f"ctxdeploy: {text}", err=True)
+    click.echo(printable(f"ctxdeploy: {text}"), err=True)
 
 
 if __name__ == "__main__":

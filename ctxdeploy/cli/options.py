@@ -3,13 +3,10 @@
 import json
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-
-from ctxdeploy.progress import Display, Silent, show_progress
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
@@ -59,15 +56,3 @@ def backend_config(backend: str, precision: str, threads: int | None) -> "Backen
 def print_json(value: Any) -> None:
     """Print one JSON document on one line of stdout."""
     click.echo(json.dumps(value, ensure_ascii=True, allow_nan=False))
-
-
-def printable(text: str) -> str:
-    """Return a name that any terminal takes: bytes that are no UTF-8 as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def display(quiet: bool) -> Display:
-    """Return where progress and remarks go: to stderr, or nowhere."""
-    if quiet:
-        return Display(progress=lambda task, total: nullcontext(Silent()), say=lambda text: None)
-    return Display(progress=show_progress, say=lambda text: click.echo(printable(text), err=True))

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,15 +11,15 @@ from ctxdeploy.cli.options import (
     PATH,
     backend_config,
     backend_options,
-    display,
     json_option,
     model_option,
     print_json,
-    printable,
     quiet_option,
 )
-from ctxdeploy.errors import PhotoError
+from ctxdeploy.errors import ConfigError, PhotoError
+from ctxdeploy.progress import Display
 from ctxdeploy.querying import Answer, ask
+from ctxdeploy.text import printable
 
 
 @click.command("query")
@@ -54,6 +55,8 @@ def command(
     from ctxdeploy.index import Index
     from ctxdeploy.runtime import Box, Extractor
 
+    if page is not None and page.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
     box = Box.parse(box_text) if box_text is not None else None
     engine = backend_config(backend, precision, threads)
     archive = find_archive(index_path)
@@ -63,6 +66,7 @@ def command(
         bundle = open_model(archive, model)
         check_model(index, bundle)
         extractor = Extractor(bundle, backend=engine)
+        about = {"archive": str(archive), "extraction": extractor.description()}
         prepared.result()
         for photo in photos:
             try:
@@ -70,28 +74,29 @@ def command(
             except PhotoError as error:
                 failures.append(error)
                 if len(photos) > 1:
-                    click.echo(f"ctxdeploy: error: {error}", err=True)
+                    click.echo(printable(f"ctxdeploy: error: {error}"), err=True)
                 continue
-            _print(answer, as_json)
+            _print(answer, as_json, about)
             answers.append(answer)
     if page is not None:
         from ctxdeploy.page import write_page
 
         write_page(page, answers, photo_folder(archive), title=archive.name)
-        display(quiet).say(f"wrote {page}")
+        Display(quiet=quiet).say(f"wrote {page}")
     if failures:
         several = PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
         raise failures[0] if len(photos) == 1 else several
 
 
-def _print(answer: Answer, as_json: bool) -> None:
+def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
     if as_json:
-        print_json(answer.metadata())
+        print_json({**answer.metadata(), **about})
         return
     box = f" [{answer.box}]" if answer.box is not None else ""
     click.echo(
-        f"{printable(str(answer.photo))}{box}: {len(answer.hits)} results "
-        f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms)"
+        f"{printable(str(answer.photo))}{box}: {len(answer.hits)} results for {len(answer.descriptors)} descriptors "
+        f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms; "
+        f"{about['extraction']['backend']} {about['extraction']['precision']})"
     )
     for rank, hit in enumerate(answer.hits, 1):
         click.echo(f"{rank:4d}  {hit.score:8.5f}  {printable(hit.name)}")

@@ -8,6 +8,7 @@ from ctxdeploy.archive import is_archive, is_bundle, open_model, photo_folder
 from ctxdeploy.cli.info import not_either
 from ctxdeploy.cli.options import PATH, json_option, print_json
 from ctxdeploy.errors import ArchiveError, BundleError, CtxdeployError
+from ctxdeploy.text import printable
 
 
 @click.command("verify")
@@ -25,9 +26,9 @@ def command(path: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems})
     elif not problems:
-        click.echo(f"{path}: sound")
+        click.echo(f"{printable(str(path))}: sound")
     for problem in problems:
-        click.echo(problem, err=True)
+        click.echo(printable(problem), err=True)
     if problems:
         error = ArchiveError if archive else BundleError
         raise error(f"{path} is damaged ({len(problems)} problem{'s' if len(problems) > 1 else ''})")

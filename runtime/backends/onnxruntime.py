@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError
-from ctxdeploy.extras import require
+from ctxdeploy.extras import require_onnxruntime
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
 
 PROVIDERS = ("CPUExecutionProvider",)
@@ -23,7 +23,7 @@ class OnnxRuntimeBackend(Backend):
 
     def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
         super().__init__(bundle)
-        ort = require("onnxruntime", "cpu")
+        ort = require_onnxruntime()
         model = bundle.file(bundle.artefact("onnx", "fp32"))
         try:
             self._session = ort.InferenceSession(str(model), _options(ort, config), providers=list(PROVIDERS))

@@ -136,3 +136,67 @@ def test_answers_do_not_depend_on_the_order_of_runs(call, bundle, photos, shared
     queries = sorted((photos.parent / "queries").iterdir())
     extractor = Extractor(bundle)
     assert _answers(archive, extractor, queries) == _answers(shared_archive, extractor, queries)
+
+
+def test_photos_that_are_gone_are_told(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "broken.jpg").write_text("no photo")
+    archive = tmp_path / "a.ctxindex"
+    assert call("index", folder, "-o", archive, "--model", bundle.path, "-q").code == 19
+    for name in ("broken.jpg", "coins_1.jpg"):
+        (folder / name).unlink()
+    result = call("index", folder, "-o", archive, "--json")
+    assert (result.code, result.json[0]["missing"], result.json[0]["unchanged"]) == (0, 1, 17)
+    assert "1 photos of the archive are no longer in" in result.err
+    assert call("info", archive, "--json").json[0]["failed_photos"] == []
+
+
+def test_garbage_goes_when_asked(call, archive: Path, photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+    former = sorted(path.name for path in archive.glob("manifest-*"))
+    (archive / "shards" / f"{'0' * 64}.safetensors").write_bytes(b"left by an interrupted run")
+    shutil.copytree(photos, tmp_path / "moved")
+    assert call("index", photos, "-o", archive, "-q", "--gc").code == 0
+    assert len(list(archive.glob("manifest-*"))) == 1 < len(former)
+    assert len(list((archive / "shards").iterdir())) == 1
+    assert call("verify", archive).code == 0
+    assert call("query", photos / "coins_0.jpg", "--index", archive).code == 0
+
+
+def test_a_second_first_run_is_refused_and_harms_nothing(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "a.ctxindex"
+    arguments = ("index", photos, "-o", archive, "--model", bundle.path)
+    command = [sys.executable, "-m", "ctxdeploy.cli.main", *map(str, arguments)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    spool = archive.with_name("a.ctxindex.training")
+    limit = time.monotonic() + 60
+    while not list(spool.glob("*/*.safetensors")) and first.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    result = call(*arguments)
+    first.send_signal(signal.SIGCONT)
+    _, err = first.communicate(timeout=100)
+    assert first.returncode == 0, err
+    assert result.code == 15
+    assert f"process {first.pid}" in result.err
+    assert not spool.exists()
+
+
+def test_a_refused_model_leaves_the_spool_of_another(call, bundle, archive, photos, tmp_path, checkpoint) -> None:
+    new = tmp_path / "new.ctxindex"
+    spool = tmp_path / "new.ctxindex.training" / "0123456789abcdef"
+    spool.mkdir(parents=True)
+    (spool / "x.safetensors").write_bytes(b"hours of work of another model")
+    assert call("index", photos, "-o", new, "--model", bundle.path, "-q").code == 0
+    assert [path.name for path in spool.iterdir()] == ["x.safetensors"]
+
+
+def test_archive_whose_making_was_interrupted_gets_its_model(
+    call, bundle, archive, photos, tmp_path, monkeypatch
+) -> None:
+    shutil.rmtree(archive / "model")
+    shutil.copytree(bundle.path, tmp_path / "only.ctxbundle")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CTXDEPLOY_MODEL", raising=False)
+    assert call("index", photos, "-o", archive, "-q").code == 0
+    assert call("query", photos / "coins_0.jpg", "--index", archive).code == 0

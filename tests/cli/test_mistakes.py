@@ -1,5 +1,6 @@
 """What users get wrong: one clear line, an exit code of its own, nothing lost and nothing half made."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def test_folder_of_unreadable_photos_alone(call, bundle: Bundle, tmp_path: Path)
     (tmp_path / "bad" / "a.jpg").write_text("no photo")
     result = call("index", tmp_path / "bad", "--model", bundle.path, "-o", tmp_path / "a.ctxindex", "-q")
     _one_line(result, 17, "none of 1 photos")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
 
 
 def test_archive_path_that_cannot_be_written(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
@@ -163,6 +165,36 @@ def test_which_archive(call, photos: Path, tmp_path: Path, monkeypatch) -> None:
     _one_line(call("info", tmp_path), 2, "neither a bundle nor an archive")
 
 
+def test_folder_that_is_no_archive_is_found_at_once(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    result = call("index", photos, "--model", bundle.path, "-o", tmp_path / "mine")
+    _one_line(result, 15, "diary.txt")
+    assert "extracting" not in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_folder_below_that_cannot_be_listed(call, bundle: Bundle, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "disk"
+    shutil.copytree(photos, folder)
+    (folder / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).rstrip("/").endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    archive = tmp_path / "a.ctxindex"
+    assert call("index", folder, "--model", bundle.path, "-o", archive).code == 19
+    (failure,) = call("info", archive, "--json").json[0]["failed_photos"]
+    assert (failure["name"], failure["stage"]) == ("lost+found/", "list")
+    monkeypatch.undo()
+    assert call("index", folder, "-o", archive).code == 0
+    assert call("info", archive, "--json").json[0]["failed_photos"] == []
+
+
 def test_no_model(call, photos: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CTXDEPLOY_MODEL", raising=False)
@@ -175,6 +207,8 @@ def test_settings_that_exclude_each_other(call, archive: Path, bundle: Bundle, p
     codebook = archive / "codebook.safetensors"
     _one_line(call(*new, "--words", 64, "--codebook", codebook), 2, "--codebook and --words")
     _one_line(call("index", photos, "-o", archive, "--words", 64, "-q"), 2, "has a codebook")
+    _one_line(call(*new, "--words", 65537), 2, "--words 65537")
+    _one_line(call("query", photos / "coins_0.jpg", "--index", archive, "--html", photos / "a.jpg"), 2, "--html")
     _one_line(call(*new, "--backend", "onnxruntime", "--precision", "bf16"), 2, "--precision")
     assert call("index", photos, "--frobnicate").code == 2
 

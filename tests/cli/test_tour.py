@@ -37,11 +37,15 @@ def test_three_commands_find_the_right_photos(
         scores = [hit["score"] for hit in answer["results"]]
         assert scores == sorted(scores, reverse=True)
         assert min(answer["seconds"]["extract"], answer["seconds"]["search"]) > 0
+        assert answer["archive"] == "photos.ctxindex"
+        assert (answer["extraction"]["backend"], answer["extraction"]["precision"]) == ("onnxruntime", "fp32")
+        assert answer["extraction"]["device"].startswith("CPU")
+        assert 0 < answer["descriptors"] <= 300
         right += answer["results"][0]["name"].startswith(path.name.rpartition("_")[0])
     assert right == len(queries)
 
 
-def test_a_photo_of_the_archive_finds_itself_with_score_one(call, photos: Path, shared_archive: Path) -> None:
+def test_a_photo_of_the_archive_finds_itself(call, photos: Path, shared_archive: Path) -> None:
     photo = photos / "coffee_1.jpg"
     result = call("query", photo, "--index", shared_archive, "--json")
     first = result.json[0]["results"][0]
@@ -78,6 +82,8 @@ def test_info_and_verify(call, bundle: Bundle, shared_archive: Path) -> None:
     facts = call("info", shared_archive, "--json").json[0]
     assert (facts["kind"], facts["images"], facts["failures"]) == ("archive", 18, 0)
     assert facts["source"]["model"] == bundle.model_id
+    assert facts["model"]["network"]["architecture"] == "resnet18"
+    assert facts["extraction"]["precision"] == "fp32"
     facts = call("info", bundle.path, "--json").json[0]
     assert (facts["kind"], facts["model_id"]) == ("bundle", bundle.model_id)
     assert "cosine min" in call("info", bundle.path).out
@@ -123,3 +129,34 @@ def test_json_is_one_document_a_line_for_names_that_are_no_text(call, bundle, ph
     assert json.loads(result.out)["results"][0]["name"] == name
     assert call("query", folder / name, "--index", tmp_path / "a.ctxindex").code == 0
     assert "�" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_names_cannot_break_or_colour_the_output(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    name = "a\n\x1b[31m\u202eb.jpg"
+    (folder / name).write_bytes((photos / "coffee_0.jpg").read_bytes())
+    archive = tmp_path / "a.ctxindex"
+    assert call("index", folder, "-o", archive, "--model", bundle.path, "--words", 16, "-q").code == 0
+    result = call("query", folder / name, "--index", archive)
+    assert len(result.out.splitlines()) == 2
+    assert "\\n\\x1b[31m" in result.out
+    assert "\x1b" not in result.out + result.err
+    assert len(call("query", folder / ("no" + name), "--index", archive).err.splitlines()) == 1
+
+
+def test_telemetry_of_onnxruntime_is_off() -> None:
+    code = "import os; from ctxdeploy.extras import require_onnxruntime as r; r(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
+    environment["HOME"] = "/proc/none"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_output_without_a_place_to_go(shared_archive: Path) -> None:
+    command = f"{sys.executable} -m ctxdeploy.cli.main info {shared_archive}"
+    for redirection in (">&-", "> /dev/full", "| head -c 1 > /dev/null"):
+        done = subprocess.run(["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, redirection
+        assert "Exception" not in done.stderr, redirection

@@ -92,7 +92,12 @@ def test_openvino_computes_the_same(
 
     photos = {name: samples[name] for name in ("coffee", "astronaut", "rocket")}
     photos.update({"odd": samples["coffee"][:101, :77], "one pixel": samples["coffee"][:1, :1]})
-    parity = compare(photos, torch_runner(small_network), run, Tolerance(cosine=0.999, overlap=0.98, length_error=0.02))
+    parity = compare(
+        photos,
+        torch_runner(small_network),
+        run,
+        Tolerance(cosine=0.999, overlap=0.98, length_error=0.02, attention_error=0.01),
+    )
     print(f"\nOpenVINO fp32: cosine {parity.cosine:.6f}, overlap {parity.overlap:.4f}")
     parity.check()
 

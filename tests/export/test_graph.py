@@ -140,7 +140,7 @@ def test_small_graph_equals_pytorch(
 ) -> None:
     photos = {name: samples[name] for name in ("coffee", "rocket", "hubble_deep_field", "stereo_motorcycle")}
     photos.update({"portrait": samples["coffee"][:, 40:91], "tiny": samples["page"][:9, :5]})
-    assert spread(small_network, photos) < 0.2
+    assert spread(small_network, photos) < 0.5
     parity = compare(photos, torch_runner(small_network), session_of(small_graph), TOLERANCES["fp32"])
     parity.check()
     assert parity.cosine > 0.99999
@@ -190,7 +190,7 @@ def test_every_network_equals_pytorch_on_minibench(
     extraction = Extraction(scales=(1.0, 0.5), top_k=300)
     fitting = [photo[:160, :160] for photo in photos.values()]
     network = untrained_network(config_of(variant, trunk), extraction, fitting)
-    assert spread(network, photos) < 0.2
+    assert spread(network, photos) < 0.5
     parity = compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"])
     record_property("cosine_min", parity.cosine)
     record_property("overlap_min", parity.overlap)
@@ -208,7 +208,7 @@ def test_seven_scales_equal_pytorch(
     photos = {name: samples[name] for name in ("coffee", "rocket")}
     photos["odd"] = samples["astronaut"][:101, :203]
     photos["one pixel"] = samples["astronaut"][:1, :1]
-    assert spread(network, photos) < 0.2
+    assert spread(network, photos) < 0.5
     parity = compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"])
     print(f"\nseven scales: cosine {parity.cosine:.7f}, overlap {parity.overlap:.4f}")
     parity.check()

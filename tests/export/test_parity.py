@@ -133,7 +133,7 @@ def test_photos_of_one_size_run_once_more_as_a_batch() -> None:
 
 def test_metadata_holds_every_figure() -> None:
     metadata = check(outputs(), outputs()).metadata()
-    assert metadata["tolerance"] == {"cosine": 0.9999, "overlap": 0.99, "length_error": 0.01}
+    assert metadata["tolerance"] == {"cosine": 0.9999, "overlap": 0.99, "length_error": 0.01, "attention_error": 0.001}
     assert metadata["overlap_min"] == 1.0
     assert [photo["shape"] for photo in metadata["photos"]] == [[100, 200]]
 
@@ -172,3 +172,21 @@ def test_positions_that_tie_for_the_last_places_may_be_exchanged() -> None:
     assert compare_photo("photo", IMAGE, *sides).overlap == pytest.approx(0.9)
     padded = [tuple(np.pad(a, [(0, 0), (0, 2)] + [(0, 0)] * (a.ndim - 2)) for a in side) for side in sides]
     assert compare_photo("photo", IMAGE, *padded).overlap == pytest.approx(0.8)
+
+
+def test_other_attention_fails() -> None:
+    with pytest.raises(ParityError, match=r"attention error 0.01\d+ on photo .* at most 0.001"):
+        check(outputs(), changed(1, lambda a: a[:, :5].__iadd__(0.012)))
+
+
+def test_many_photos_of_one_size_make_one_pair() -> None:
+    photos = {name: np.zeros((9, 5, 3), np.uint8) for name in "abcd"}
+    seen = []
+
+    def candidate(images: NDArray[np.uint8]) -> Outputs:
+        seen.append(len(images))
+        return tuple(np.repeat(array, len(images), axis=0) for array in outputs())
+
+    compare(photos, lambda images: outputs(), candidate, FP32)
+    compare(photos, lambda images: outputs(), candidate, FP32, max_batch=1)
+    assert seen == [1, 1, 1, 1, 2, 1, 1, 1, 1]

@@ -1,0 +1,13 @@
+"""Text for people."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line that any terminal takes.
+
+    Bytes of a file name that are not UTF-8, line ends and other control characters become escapes such as ``\x1b``: a
+    name cannot break a line of output, nor colour it.
+    """
+    if text.isprintable():
+        return text
+    escaped = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)

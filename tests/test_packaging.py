@@ -1,0 +1,40 @@
+"""What a clean clone holds: everything that is needed to install it."""
+
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _tracked() -> set[str]:
+    try:
+        done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return set(done.stdout.splitlines())
+
+
+def test_every_package_and_source_file_is_tracked() -> None:
+    tracked = _tracked()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    for package in settings["packages"]:
+        top = max((name for name in settings["package-dir"] if f"{package}.".startswith(f"{name}.")), key=len)
+        folder = settings["package-dir"][top] + package[len(top) :].replace(".", "/")
+        assert f"{folder}/__init__.py" in tracked, package
+    for folder in ("ctxdeploy", "export", "runtime", "index", "tests", "benchmarks"):
+        found = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+        # benchmarks/work is a scratch folder of runs
+        assert {name for name in found if "/work/" not in name} <= tracked, folder
+
+
+def test_every_folder_with_sources_is_a_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages = set(settings["packages"])
+    for folder in ("ctxdeploy", "export", "runtime", "index"):
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.parent.relative_to(ROOT).parts
+            name = ".".join(parts if parts[0] == "ctxdeploy" else ("ctxdeploy", *parts))
+            assert name in packages, name
