@@ -135,7 +135,6 @@ def index_photos(
                     run.add_extracted(extractor.extract(list(pending.values())), bar)
         except (KeyboardInterrupt, BackendError):
             run.commit()
-            display.say(f"{report.indexed} photos are committed; run the same command again to continue")
             raise
         run.commit()
         if collect_garbage:

@@ -71,7 +71,13 @@ def command(
     remark = shown.say
     about = extractor.description()
     remark(f"{len(photos):,} photos; {about['backend']} {about['precision']} on {about['device']}")
-    report = index_photos(folder, photos, archive, extractor, config, shown, unreadable=unreadable, collect_garbage=gc)
+    try:
+        report = index_photos(
+            folder, photos, archive, extractor, config, shown, unreadable=unreadable, collect_garbage=gc
+        )
+    except KeyboardInterrupt:
+        click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+        raise
     _print(archive, report, about, as_json)
     if report.missing:
         remark(f"{report.missing} photos of the archive are no longer in {folder}; queries still find them")

@@ -146,7 +146,12 @@ def test_names_cannot_break_or_colour_the_output(call, bundle: Bundle, photos: P
 
 
 def test_telemetry_of_onnxruntime_is_off() -> None:
-    code = "import os; from ctxdeploy.extras import require_onnxruntime as r; r(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    code = (
+        "import os\n"
+        "from ctxdeploy.extras import require_onnxruntime\n"
+        "require_onnxruntime()\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
     environment["HOME"] = "/proc/none"
     command = [sys.executable, "-c", code]
