@@ -8,4 +8,11 @@ The parts are imported on their own, so that none pays for another's dependencie
 - ``ctxdeploy.bundle``: the folder that carries a network from the first part to the second.
 """
 
+from pathlib import Path
+
+# In the root of a checkout Python finds this folder before the installed package. The three subpackages are then not in
+# it, but beside it.
+if not Path(__file__).with_name("index").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
+
 __version__ = "0.1.0"

@@ -55,5 +55,5 @@ def test_the_extras_named_in_errors_exist() -> None:
 
     root = Path(ctxdeploy.__file__).parents[1]
     extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert {"export", "cpu", "demo"} <= set(extras["optional-dependencies"])
+    assert {"export", "cpu"} <= set(extras["optional-dependencies"])
     assert extras["version"] == ctxdeploy.__version__, root

@@ -96,3 +96,9 @@ def test_files_stay_readable() -> None:
     assert len(LIBRARY) > 40
     long = {name_of(path): n for path in LIBRARY if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400}
     assert long == {}
+
+
+def test_python_in_the_root_of_a_checkout_finds_the_subpackages() -> None:
+    code = "import ctxdeploy.export, ctxdeploy.index, ctxdeploy.runtime; print('found')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "found\n", done.stderr
