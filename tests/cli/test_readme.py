@@ -81,6 +81,10 @@ def test_commands_and_programs_run(folder: Path) -> None:
     assert re.search(r"^coffee_0\.jpg \(\d+, 128\) \[", outputs[-1], re.MULTILINE)
 
 
+def test_nothing_was_left_to_fill_in() -> None:
+    assert "@@" not in README
+
+
 def test_first_block_is_the_two_commands() -> None:
     commands = re.findall(r"^make (\w+)", _blocks("sh")[0], re.MULTILINE)
     assert commands == ["demo", "test"]
