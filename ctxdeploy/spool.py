@@ -86,6 +86,17 @@ class Spool:
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another -o") from error
 
+    def has(self, name: str, size: int, mtime_ns: int) -> bool:
+        """Return whether ``get`` would return something; reads no descriptors."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._path(name), framework="numpy") as file:
+                facts = file.metadata()
+        except (FileNotFoundError, SafetensorError):
+            return False
+        return (facts["size"], facts["mtime_ns"]) == (str(size), str(mtime_ns))
+
     def get(self, name: str, size: int, mtime_ns: int) -> Spooled | None:
         """Return a photo's descriptors; None if there are none, or its file has changed since."""
         photo = _read(self._path(name))

@@ -53,7 +53,7 @@ def train_codebook(
     sample = photos
     if len(photos) > config.most_photos:
         sample = random.Random(config.seed).sample(photos, config.most_photos)
-    missing = [photo for photo in sample if spool.get(photo.name, *file_state(photo)) is None]
+    missing = [photo for photo in sample if not spool.has(photo.name, *file_state(photo))]
     if missing:
         with display.progress("extracting for the codebook", len(missing)) as bar:
             for result in extractor.extract(missing):
