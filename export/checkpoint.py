@@ -124,7 +124,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(params, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} lacks a dictionary 'net_params' or 'state_dict'")
     try:
-        config, extraction, image_size = _configuration(params, form)
+        config, extraction, image_size = _configuration(params)
     except KeyError as error:
         raise CheckpointError(f"{path}: net_params lacks {error}") from error
     except (ConfigError, TypeError, ValueError) as error:
@@ -225,7 +225,7 @@ def _state_of_2020(state: Any) -> Any:
     return {name.replace("whiten.", "dim_reduction.", 1): tensor for name, tensor in state.items()}
 
 
-def _configuration(params: dict[str, Any], form: str) -> tuple[NetworkConfig, Extraction, int]:
+def _configuration(params: dict[str, Any]) -> tuple[NetworkConfig, Extraction, int]:
     if "lit" in params:
         raise ConfigError("FIRe networks (net_params has 'lit') are not supported by this version of ctxdeploy")
     unknown = sorted(set(params) - _NET_PARAMS)
@@ -234,13 +234,15 @@ def _configuration(params: dict[str, Any], form: str) -> tuple[NetworkConfig, Ex
     runtime = params["runtime"]
     reduction = params["dim_reduction"]
     mean, std = runtime["mean_std"]
+    smoothing, refinement = _smoothing(params["smoothing"]), _refinement(params.get("refinement"))
     config = NetworkConfig(
-        family="ctx" if form == "ctx" else "how",
+        # By its parts, so that a HOW network has one identity in whichever form it was saved.
+        family="ctx" if refinement is not None or smoothing.kind == "gaussian" else "how",
         architecture=Architecture.parse(params["architecture"]),
         skip_layer=params["skip_layer"],
         dim=reduction["dim"] if reduction else None,
-        smoothing=_smoothing(params["smoothing"]),
-        refinement=_refinement(params.get("refinement")),
+        smoothing=smoothing,
+        refinement=refinement,
         mean=_triple(mean),
         std=_triple(std),
     )

@@ -95,8 +95,8 @@ def _print(archive: Path, report: IndexingReport, about: dict[str, object], as_j
     if as_json:
         print_json({"archive": str(archive), **report.metadata(), "extraction": about})
         return
-    mean = report.descriptors / report.indexed if report.indexed else 0
+    each = f" ({report.descriptors / report.indexed:.0f} descriptors each)" if report.indexed else ""
     click.echo(
-        f"{printable(str(archive))}: {report.indexed} photos added ({mean:.0f} descriptors each), "
+        f"{printable(str(archive))}: {report.indexed} photos added{each}, "
         f"{report.unchanged} unchanged, {report.failed} failed, in {report.seconds:.1f} s"
     )

@@ -134,7 +134,8 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize("options", COMBINATIONS)
 def test_ctx_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
-    network = random_network(family="ctx", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), **options)
+    plain = options["refinement"] is None and options["smoothing"].kind != "gaussian"
+    network = random_network(family="how" if plain else "ctx", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), **options)
     path = tmp_path / "ctx.pth"
     save_checkpoint(network, path, image_size=640)
     loaded = load_checkpoint(path)
