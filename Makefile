@@ -16,6 +16,7 @@ $(VENV)/installed: pyproject.toml $(SOURCES)
 
 demo: $(VENV)/installed
 	$(BIN)/ctxdeploy demo -o demo
+	@echo "the command is $(VENV)/bin/ctxdeploy here;  . $(VENV)/bin/activate  puts it on the path"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
