@@ -22,7 +22,7 @@ SCALES = Extraction().scales
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_scaled_size_is_the_floor_for_every_size(scale: float) -> None:
-    sizes = range(1, 4097)
+    sizes = range(1, 16385)
     assert [scaled_size(size, scale) for size in sizes] == [max(1, math.floor(size * scale)) for size in sizes]
 
 
