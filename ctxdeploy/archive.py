@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ctxdeploy.bundle
 from ctxdeploy.bundle import MANIFEST, Bundle
-from ctxdeploy.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, StorageError
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -69,14 +69,25 @@ def has_model(archive: Path) -> bool:
 
 
 def store_model(archive: Path, bundle: Bundle) -> None:
-    """Copy a bundle into an archive that has none yet, whole or not at all."""
+    """Copy a bundle into an archive that has none yet, or a damaged one; durable, whole or not at all."""
+    from ctxdeploy.index.storage import sync_folder
+
     target = archive / _MODEL
-    if target.exists():
-        return
-    partial = archive / f"{_MODEL}.partial-{os.getpid()}"
     try:
+        ctxdeploy.bundle.open(target)
+        return
+    except BundleError:
+        pass
+    partial = archive / f"{_MODEL}.partial"
+    try:
+        for leftover in (partial, target):
+            shutil.rmtree(leftover, ignore_errors=True)
         shutil.copytree(bundle.path, partial)
+        for path in partial.rglob("*"):
+            sync_folder(path)
+        sync_folder(partial)
         partial.replace(target)
+        sync_folder(archive)
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
@@ -107,6 +118,8 @@ def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> 
 
     A folder that moved replaces the former, which must be gone.
     """
+    from ctxdeploy.index.storage import write_file
+
     folder = photos.resolve()
     former = photo_folder(archive)
     if former is not None and former != folder and former.is_dir():
@@ -114,14 +127,8 @@ def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> 
             f"{archive} holds the photos of {former}: index {photos} into an archive of its own with -o, "
             f"or index the folder above both"
         )
-    path = archive / _ORIGIN
-    partial = archive / f"{_ORIGIN}.partial"
     origin = {"photos": os.fsencode(folder).hex(), "extraction": dict(extraction)}
-    try:
-        partial.write_text(json.dumps(origin) + "\n", encoding="ascii")
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_file(archive / _ORIGIN, [(json.dumps(origin) + "\n").encode("ascii")])
 
 
 def photo_folder(archive: Path) -> Path | None:

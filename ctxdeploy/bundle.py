@@ -43,6 +43,8 @@ class Extraction:
                 raise ConfigError(
                     f"scale {scale} is not a number from 0.05 to 4 with at most three decimals (--scales)"
                 )
+        if type(self.top_k) is not int or type(self.dim) is not int:
+            raise ConfigError(f"--top-k {self.top_k!r} and dimension {self.dim!r} must be whole numbers")
         if not 1 <= self.top_k <= 65536:
             raise ConfigError(f"--top-k {self.top_k} is outside 1..65536")
         if not 1 <= self.dim <= 4096:

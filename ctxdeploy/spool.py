@@ -70,9 +70,10 @@ class Spool:
         """Keep a photo's descriptors."""
         from safetensors.numpy import save
 
+        from ctxdeploy.index.storage import write_file
+
         facts = {"name": json.dumps(photo.name), "size": str(photo.size), "mtime_ns": str(photo.mtime_ns)}
         path = self._path(photo.name)
-        partial = path.with_suffix(".partial")
         descriptors = photo.descriptors
         arrays = {
             "vectors": descriptors.vectors,
@@ -80,11 +81,7 @@ class Spool:
             "positions": descriptors.positions,
             "scales": descriptors.scales,
         }
-        try:
-            partial.write_bytes(save(arrays, facts))
-            partial.replace(path)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another -o") from error
+        write_file(path, [save(arrays, facts)])
 
     def has(self, name: str, size: int, mtime_ns: int) -> bool:
         """Return whether ``get`` would return something; reads no descriptors."""
@@ -92,10 +89,10 @@ class Spool:
 
         try:
             with safe_open(self._path(name), framework="numpy") as file:
-                facts = file.metadata()
-        except (FileNotFoundError, SafetensorError):
+                facts = file.metadata() or {}
+        except (OSError, SafetensorError):
             return False
-        return (facts["size"], facts["mtime_ns"]) == (str(size), str(mtime_ns))
+        return (facts.get("size"), facts.get("mtime_ns")) == (str(size), str(mtime_ns))
 
     def get(self, name: str, size: int, mtime_ns: int) -> Spooled | None:
         """Return a photo's descriptors; None if there are none, or its file has changed since."""
@@ -117,7 +114,7 @@ class Spool:
             try:
                 with safe_open(self._path(name), framework="numpy") as file:
                     yield file.get_tensor("scales")
-            except (FileNotFoundError, SafetensorError):
+            except (OSError, SafetensorError):
                 continue
 
     def remove(self) -> None:
@@ -166,11 +163,11 @@ def _read(path: Path) -> Spooled | None:
         with safe_open(path, framework="numpy") as file:
             facts = file.metadata()
             arrays = {key: file.get_tensor(key) for key in ("vectors", "attention", "positions", "scales")}
-    except (FileNotFoundError, SafetensorError):  # absent, or damaged: extract it again
+        return Spooled(
+            name=json.loads(facts["name"]),
+            descriptors=LocalDescriptors(**arrays),
+            size=int(facts["size"]),
+            mtime_ns=int(facts["mtime_ns"]),
+        )
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # absent, or damaged: extract it again
         return None
-    return Spooled(
-        name=json.loads(facts["name"]),
-        descriptors=LocalDescriptors(**arrays),
-        size=int(facts["size"]),
-        mtime_ns=int(facts["mtime_ns"]),
-    )

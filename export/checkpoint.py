@@ -82,6 +82,11 @@ class Checkpoint:
                 for name, tensor in expected.items()
                 if name in given and given[name].shape != tensor.shape
             ],
+            "negative": [
+                _file_name(name)
+                for name, tensor in given.items()
+                if name.endswith("running_var") and bool((tensor < 0).any())
+            ],
             "not finite": [_file_name(name) for name, tensor in given.items() if not bool(tensor.isfinite().all())],
         }
         found = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
@@ -127,7 +132,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         config, extraction, image_size = _configuration(params)
     except KeyError as error:
         raise CheckpointError(f"{path}: net_params lacks {error}") from error
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return Checkpoint(path=path, form=form, config=config, extraction=extraction, image_size=image_size, state=state)
 
@@ -222,7 +227,7 @@ def _params_of_2020(path: Path, meta: Any) -> dict[str, Any]:
 def _state_of_2020(state: Any) -> Any:
     if not isinstance(state, dict):
         return None
-    return {name.replace("whiten.", "dim_reduction.", 1): tensor for name, tensor in state.items()}
+    return {str(name).replace("whiten.", "dim_reduction.", 1): tensor for name, tensor in state.items()}
 
 
 def _configuration(params: dict[str, Any]) -> tuple[NetworkConfig, Extraction, int]:

@@ -1,6 +1,7 @@
 """A network to one ONNX graph that holds all its scales."""
 
 import copy
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,9 @@ def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
 
     network = copy.deepcopy(network)
     fold_batch_norm(network.backbone)
-    image = torch.zeros(2, 212, 300, 3, dtype=torch.uint8)
+    # Two cells at least at the smallest scale: the tracer would take a size of 1 for a constant.
+    side = max(212, math.ceil(3 * network.config.stride / min(network.extraction.scales)))
+    image = torch.zeros(2, side, side + 88, 3, dtype=torch.uint8)
     with exporting():
         model = trace(network, (image,), ({0: "batch", 1: "height", 2: "width"},), OUTPUT_NAMES)
     model.graph.inputs[0].name = INPUT_NAME

@@ -1,6 +1,8 @@
 """The archive of photos: open, add, commit, search."""
 
+import operator
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,6 @@ from ctxdeploy.index.aggregate import Aggregated, aggregate
 from ctxdeploy.index.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
 from ctxdeploy.index.creation import create
-from ctxdeploy.index.failures import read_failures
 from ctxdeploy.index.lock import WriterLock
 from ctxdeploy.index.manifest import FORMAT_VERSION, read_current
 from ctxdeploy.index.search import Searcher
@@ -39,6 +40,9 @@ class Index:
         self._writer = writer
         self._threads = _check_threads(threads)
         self._executor: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+        # Guards the writer and what a commit replaces; a search holds it only while it commits.
+        self._mutex = threading.RLock()
         self._closed = False
         self._use(snapshot)
 
@@ -173,25 +177,27 @@ class Index:
             ConfigError: the name is there already, or the descriptors do not fit the codebook; nothing was added.
             StorageError: a full shard could not be written.
         """
-        writer = self._writing()
-        writer.check_new(name)
+        self._writing().check_new(name)
         for value in (size, mtime_ns):
             if not -1 <= value < 1 << 63:
                 raise ConfigError(f"size or mtime_ns {value} of {name!r} is outside -1..2^63")
         array = as_vectors(vectors, self.codebook.dim, name)
         words = self.codebook.assign(array, self.config.assignment)
         photo = aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
-        writer.add(name, photo, int(size), int(mtime_ns))
+        with self._mutex:
+            self._writing().add(name, photo, int(size), int(mtime_ns))
 
     def commit(self) -> None:
         """Make all additions durable and visible, or none: files first, then the manifest that names them.
 
         Raises:
-            StorageError: it cannot be written; the state before stays in force, and a later commit may succeed.
+            StorageError: it cannot be written; the state before stays in force (or the new one already is, where only
+                the last sync of the folder failed), and a later commit may succeed.
         """
-        snapshot = self._writing().commit()
-        if snapshot is not self._snapshot:
-            self._use(snapshot)
+        with self._mutex:
+            snapshot = self._writing().commit()
+            if snapshot is not self._snapshot:
+                self._use(snapshot)
 
     def search(self, vectors: Any, top: int = 10, *, idf: bool | None = None) -> list[Hit]:
         """Return the best photos for a query, by falling score; equal scores: the photo added earlier first.
@@ -207,18 +213,29 @@ class Index:
 
     def search_batch(self, queries: Sequence[Any], top: int = 10, *, idf: bool | None = None) -> list[list[Hit]]:
         """As ``search`` for several queries, whose hits are the same as if searched one by one."""
-        if isinstance(top, bool) or top < 1:
+        try:
+            wanted = operator.index(top)
+        except TypeError as error:
+            raise ConfigError(f"{top!r} hits are wanted: give --top as a whole number") from error
+        if isinstance(top, bool) or wanted < 1:
             raise ConfigError(f"{top} hits are wanted: give --top of at least 1")
         self._check_open()
-        if self._writer is not None:
-            self.commit()
+        with self._mutex:
+            if self._writer is not None:
+                self.commit()
+            searcher, snapshot = self._searcher, self._snapshot
         aggregated = self._aggregate([as_vectors(query, self.codebook.dim, "query") for query in queries])
-        executor = None
-        if self._threads > 1 and len(self._snapshot.shards) * len(aggregated) > 1:
-            self._executor = self._executor or ThreadPoolExecutor(self._threads, "ctxdeploy-search")
-            executor = self._executor
         use_idf = self.config.idf if idf is None else idf
-        return self._searcher.search(aggregated, int(top), idf=use_idf, executor=executor)
+        executor = self._threads_for(len(snapshot.shards) * len(aggregated))
+        return searcher.search(aggregated, min(wanted, max(len(snapshot), 1)), idf=use_idf, executor=executor)
+
+    def _threads_for(self, tasks: int) -> ThreadPoolExecutor | None:
+        if self._threads == 1 or tasks < 2:
+            return None
+        with self._mutex:
+            if self._executor is None or self._process != os.getpid():  # a forked child has none of its threads
+                self._executor, self._process = ThreadPoolExecutor(self._threads, "ctxdeploy-search"), os.getpid()
+            return self._executor
 
     def prepare(self) -> None:
         """Load what a search needs (numba's loops, faiss: 0.5 s), so that the first query is as fast as the others.
@@ -265,17 +282,19 @@ class Index:
 
         A photo that is added later drops out of the list.
         """
-        self._writing().record_failures(failures)
+        with self._mutex:
+            self._writing().record_failures(failures)
 
     def forget_failures(self, names: Iterable[str]) -> None:
         """Drop photos from the list of failures, such as those whose files are gone. Durable with ``commit``."""
-        self._writing().forget_failures(names)
+        with self._mutex:
+            self._writing().forget_failures(names)
 
     def failures(self) -> list[dict[str, str]]:
         """Return the photos that could not be read, as they were recorded."""
         if self._writer is not None:
             return [dict(record) for record in self._writer.failures.values()]
-        return list(read_failures(self._path, self._snapshot.manifest.failures).values())
+        return [dict(record) for record in self._snapshot.failures.values()]
 
     def info(self) -> dict[str, Any]:
         """Return what the committed state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
@@ -302,7 +321,8 @@ class Index:
 
     def collect_garbage(self) -> list[str]:
         """Remove files of interrupted and of former states; return their paths in the archive. Needs a writer."""
-        return self._writing().collect_garbage()
+        with self._mutex:
+            return self._writing().collect_garbage()
 
     def _writing(self) -> Writer:
         self._check_open()

@@ -199,7 +199,7 @@ def select(
             continue
         for i in range(start, end):
             value = np.float64(scores[i]) * factors[i]
-            if not value > bar:
+            if not bar < value < np.inf:  # codes of a damaged float shard may hold anything
                 continue
             if size < values.size:
                 child = _rise(values, places, size, value)

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.errors import ArchiveError, StorageError
 from ctxdeploy.index.storage import storing
 
 LOCK = "LOCK"
@@ -20,6 +20,7 @@ class WriterLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK
+        self._process = os.getpid()
         with storing(path):
             self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -30,9 +31,9 @@ class WriterLock:
             raise ArchiveError(
                 f"{folder} is being written by process {owner}: wait until it ends, or stop it"
             ) from error
-        except OSError:
+        except OSError as error:  # a file system without locks
             self.release()
-            raise
+            raise StorageError(f"{path} cannot be locked: {error.strerror or error}") from error
         try:
             with storing(path):
                 os.ftruncate(self._handle, 0)
@@ -44,5 +45,7 @@ class WriterLock:
     def release(self) -> None:
         """Let another writer in; the file stays, since removing it would let two writers lock two files."""
         if self._handle is not None:
+            if os.getpid() == self._process:  # a forked child shares the lock, and would keep it for its own life
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
             os.close(self._handle)
             self._handle = None

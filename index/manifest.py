@@ -24,6 +24,9 @@ _FILES = {
     "failures": re.compile(r"failures-\d{6,12}\.jsonl"),
 }
 
+# A writer may collect garbage between our reading of CURRENT and of the manifest.
+_ATTEMPTS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
@@ -106,7 +109,8 @@ def publish(folder: Path, manifest: Manifest) -> None:
     """Write a manifest, then make it the state in force by replacing ``CURRENT``.
 
     Raises:
-        StorageError: it cannot be written; the state before stays in force.
+        StorageError: it cannot be written. The state before stays in force, unless only the last sync of the folder
+            failed: then the new one is, and a power cut decides.
     """
     text = (json.dumps(manifest.metadata(), indent=1, allow_nan=False) + "\n").encode()
     name = manifest_name(manifest.number)
@@ -115,18 +119,33 @@ def publish(folder: Path, manifest: Manifest) -> None:
 
 
 def read_current(folder: Path) -> Manifest:
-    """Return the state in force.
+    """Return the state in force. A manifest that a writer removed after ``CURRENT`` was read leads to the next one.
 
     Raises:
         ArchiveError: no archive, damaged, or of a newer format; the text names the file and the field.
     """
+    for _ in range(_ATTEMPTS):
+        pointer = _read_pointer(folder)
+        try:
+            return _read_manifest(folder, pointer)
+        except ArchiveError:
+            if _read_pointer(folder) == pointer:
+                raise
+    raise ArchiveError(f"{folder} changes faster than it can be opened: try again")
+
+
+def _read_pointer(folder: Path) -> str:
     path = folder / CURRENT
     try:
-        pointer = path.read_bytes().decode("ascii")
+        return path.read_bytes().decode("ascii")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index") from error
     except (OSError, ValueError) as error:
         raise ArchiveError(f"{path} cannot be read: {error}") from error
+
+
+def _read_manifest(folder: Path, pointer: str) -> Manifest:
+    path = folder / CURRENT
     match = _POINTER.fullmatch(pointer)
     if match is None:
         raise ArchiveError(f"{path} is damaged: it does not name a manifest and its sha256")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.errors import ArchiveError
 from ctxdeploy.index.codebook import Codebook
+from ctxdeploy.index.failures import Failures, read_failures
 from ctxdeploy.index.manifest import Manifest, read_current
 from ctxdeploy.index.shard import Shard, open_shard
 
@@ -24,12 +25,16 @@ class Snapshot:
         manifest: the state.
         codebook: its words.
         shards: in order; the number of a photo counts through them.
+        failures: photos that could not be read, by name.
     """
 
-    def __init__(self, manifest: Manifest, codebook: Codebook, shards: tuple[Shard, ...]) -> None:
+    def __init__(
+        self, manifest: Manifest, codebook: Codebook, shards: tuple[Shard, ...], failures: Failures | None = None
+    ) -> None:
         self.manifest = manifest
         self.codebook = codebook
         self.shards = shards
+        self.failures = failures or {}
         self._factors: dict[bool, tuple[NDArray[np.float64], ...]] = {}
 
     def __len__(self) -> int:
@@ -77,9 +82,9 @@ class Snapshot:
             self._factors[idf] = tuple(_factors(shard, self.idf if idf else None) for shard in self.shards)
         return self._factors[idf]
 
-    def extended(self, manifest: Manifest, shards: tuple[Shard, ...]) -> "Snapshot":
-        """Return the state after a commit that added ``shards``."""
-        return Snapshot(manifest, self.codebook, (*self.shards, *shards))
+    def extended(self, manifest: Manifest, shards: tuple[Shard, ...], failures: Failures) -> "Snapshot":
+        """Return the state after a commit that added ``shards`` and left ``failures``."""
+        return Snapshot(manifest, self.codebook, (*self.shards, *shards), failures)
 
 
 def _factors(shard: Shard, idf: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -105,7 +110,8 @@ def open_snapshot(folder: Path) -> Snapshot:
     for _ in range(_ATTEMPTS):
         try:
             codebook = read_codebook(folder, manifest)
-            return Snapshot(manifest, codebook, tuple(open_shard(folder, entry, manifest) for entry in manifest.shards))
+            shards = tuple(open_shard(folder, entry, manifest) for entry in manifest.shards)
+            return Snapshot(manifest, codebook, shards, read_failures(folder, manifest.failures))
         except ArchiveError:
             newer = read_current(folder)
             if newer.number == manifest.number:

@@ -1,6 +1,7 @@
 """Durable writing: a file appears whole under its name or not at all, whatever happens meanwhile."""
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +38,12 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, if missing."""
+    """Create a folder and its parents, if missing, durably: the parent of each new one is synced."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     with storing(path):
         path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def piece_bytes(piece: Piece) -> memoryview:
@@ -55,7 +59,7 @@ def write_file(path: Path, pieces: Iterable[Piece]) -> int:
     Raises:
         StorageError: permission, disk full, read-only file system; nothing is left then.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
     total = 0
     with storing(path):
         try:

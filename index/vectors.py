@@ -7,6 +7,10 @@ from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError
 
+# Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it faiss finds
+# no nearest word at all.
+LARGEST = 1e15
+
 
 def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
     """Return n×D float32 descriptors, C-contiguous, from an array or anything with an attribute ``vectors``.
@@ -17,7 +21,7 @@ def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
         what: for the error text, such as "query".
 
     Raises:
-        ConfigError: not two-dimensional, another D, or not finite.
+        ConfigError: not two-dimensional, another D, not finite, or beyond 1e15.
     """
     array = np.asarray(getattr(source, "vectors", source))
     if array.ndim > 0 and len(array) == 0:
@@ -29,7 +33,8 @@ def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
     if dim is not None and array.shape[1] != dim:
         raise ConfigError(f"{what}: descriptors have dimension {array.shape[1]}, but the codebook has {dim}")
     vectors = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise ConfigError(f"{what}: descriptor {row} holds NaN or infinity")
+    sound = np.abs(vectors) <= LARGEST  # False for NaN
+    if not sound.all():
+        row = int(np.flatnonzero(~sound.all(axis=1))[0])
+        raise ConfigError(f"{what}: descriptor {row} holds NaN, infinity or a number beyond {LARGEST:g}")
     return vectors

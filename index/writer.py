@@ -8,13 +8,15 @@ from typing import Any
 
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.index.aggregate import Aggregated
-from ctxdeploy.index.failures import Failures, normalised, read_failures, write_failures
+from ctxdeploy.index.failures import Failures, normalised, write_failures
 from ctxdeploy.index.lock import WriterLock
-from ctxdeploy.index.manifest import CURRENT, SHARDS, ShardEntry, manifest_name, publish
+from ctxdeploy.index.manifest import CURRENT, SHARDS, ShardEntry, manifest_name, publish, read_current
 from ctxdeploy.index.shard import ShardBuilder, encode_name, open_shard
 from ctxdeploy.index.snapshot import Snapshot
 from ctxdeploy.index.storage import TEMPORARY, storing, sync_folder
 
+# Then a shard is written though it is not full: 0.5 GB of postings take 1.5 GB while they are sorted.
+MAX_PENDING_BYTES = 1 << 29
 _OURS = re.compile(r"manifest-\d+\.json|failures-\d+\.jsonl")
 
 
@@ -31,10 +33,11 @@ class Writer:
         self._folder = folder
         self._lock = lock
         self._snapshot = snapshot
+        self._number = snapshot.manifest.number
         self._builder = self._new_builder()
         self._written: list[ShardEntry] = []
         self._known = snapshot.known()
-        self._committed_failures: Failures = read_failures(folder, snapshot.manifest.failures)
+        self._committed_failures: Failures = dict(snapshot.failures)
         self._failures = dict(self._committed_failures)
 
     def _new_builder(self) -> ShardBuilder:
@@ -69,10 +72,13 @@ class Writer:
 
     def add(self, name: str, photo: Aggregated, size: int, mtime_ns: int) -> None:
         """Take a photo; a shard that becomes full is written at once, though not yet committed."""
-        if len(self._builder) >= self._snapshot.manifest.config.shard_images:
+        self.check_new(name)
+        full = len(self._builder) >= self._snapshot.manifest.config.shard_images
+        if full or self._builder.pending_bytes >= MAX_PENDING_BYTES:
             self._flush()
-        self._builder.add(name, photo, size, mtime_ns)
+        # In this order an interrupt in between leaves the photo out, for the next run, and never in twice.
         self._known[name] = (size, mtime_ns)
+        self._builder.add(name, photo, size, mtime_ns)
         self._failures.pop(name, None)
 
     def record_failures(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -85,36 +91,47 @@ class Writer:
             self._failures.pop(name, None)
 
     def _flush(self) -> None:
-        if len(self._builder):
-            self._written.append(self._builder.write(self._folder))
-            self._builder = self._new_builder()
+        if not len(self._builder):
+            return
+        builder, self._builder = self._builder, self._new_builder()
+        try:
+            entry = builder.write(self._folder)
+        except BaseException:
+            self._builder = builder
+            raise
+        self._written.append(entry)
 
     def commit(self) -> Snapshot:
         """Write what is pending, publish the next manifest, and return the new state.
 
         Raises:
-            StorageError: it cannot be written; the state before stays in force, and a later commit may succeed.
+            StorageError: it cannot be written; a later commit may succeed.
         """
         if not self.dirty:
             return self._snapshot
         self._flush()
         before = self._snapshot.manifest
-        number = before.number + 1
+        # A new number for every attempt: a manifest that may be in force already is never written again.
+        self._number = number = self._number + 1
         failures = before.failures
         if self._failures != self._committed_failures:
             failures = write_failures(self._folder, number, self._failures)
-        manifest = replace(before, number=number, shards=(*before.shards, *self._written), failures=failures)
-        opened = tuple(open_shard(self._folder, entry, manifest) for entry in self._written)
+        # An interrupt after the commit before this one may have left its shards among the written ones.
+        added = [entry for entry in self._written if entry not in before.shards]
+        manifest = replace(before, number=number, shards=(*before.shards, *added), failures=failures)
+        opened = tuple(open_shard(self._folder, entry, manifest) for entry in added)
         publish(self._folder, manifest)
-        self._snapshot = self._snapshot.extended(manifest, opened)
+        self._snapshot = self._snapshot.extended(manifest, opened, dict(self._failures))
         self._written = []
         self._committed_failures = dict(self._failures)
         return self._snapshot
 
     def collect_garbage(self) -> list[str]:
         """Remove files that neither the state in force nor this writer needs; return their paths in the archive."""
-        kept = {CURRENT, manifest_name(self._snapshot.manifest.number)}
-        kept |= {entry.file for entry in (*self._snapshot.manifest.files, *self._written)}
+        # What CURRENT names may be newer than what we know: a commit whose last sync failed is in force all the same.
+        states = (self._snapshot.manifest, read_current(self._folder))
+        kept = {CURRENT, *(manifest_name(state.number) for state in states)}
+        kept |= {entry.file for state in states for entry in state.files} | {entry.file for entry in self._written}
         removed = []
         with storing(self._folder):
             for path in sorted([*self._folder.iterdir(), *(self._folder / SHARDS).iterdir()]):

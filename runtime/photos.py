@@ -76,10 +76,18 @@ def _list(root: Path, prefix: str) -> tuple[list[str], list[str], list[str]]:
             name = prefix + entry.name
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 files.append(name)
             elif entry.is_symlink():
                 links.append(name + "/")
             else:
                 folders.append(name + "/")
     return files, folders, links
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one; a link that leads nowhere or round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -9,6 +9,11 @@ from typing import Any
 from ctxdeploy.errors import ConfigError
 
 
+def _check_whole(what: str, value: object) -> None:
+    if type(value) is not int:
+        raise ConfigError(f"{what} {value!r} is not a whole number")
+
+
 class Architecture(Enum):
     """A ResNet trunk: name, bottleneck blocks or basic ones, blocks of its four layers (He et al., CVPR 2016)."""
 
@@ -55,6 +60,7 @@ class Smoothing:
     kernel_size: int = 3
 
     def __post_init__(self) -> None:
+        _check_whole("kernel size", self.kernel_size)
         if self.kind not in ("average", "gaussian", "none"):
             raise ConfigError(f"smoothing {self.kind!r} is not one of average, gaussian, none")
         sizes = (3, 5, 7) if self.kind == "gaussian" else (1, 3, 5, 7, 9, 11)
@@ -77,6 +83,8 @@ class Refinement:
     neighbours: int = 16
 
     def __post_init__(self) -> None:
+        _check_whole("number of refinement blocks", self.blocks)
+        _check_whole("number of neighbours", self.neighbours)
         if not 1 <= self.blocks <= 16:
             raise ConfigError(f"graph refinement with {self.blocks} blocks: use 1 to 16")
         if not 1 <= self.neighbours <= 1024:
@@ -108,6 +116,9 @@ class NetworkConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        _check_whole("skip_layer", self.skip_layer)
+        if self.dim is not None:
+            _check_whole("descriptor dimension", self.dim)
         if self.skip_layer not in (0, 1):
             raise ConfigError(f"skip_layer {self.skip_layer}: use 0 or 1")
         if self.dim is not None and not 1 <= self.dim <= self.channels:
