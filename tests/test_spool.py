@@ -76,3 +76,15 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="-o"), Spool(tmp_path / "file" / "s", KEY).locked():
         pass
+
+
+def test_file_without_facts_is_absent(tmp_path: Path) -> None:
+    from safetensors.numpy import save
+
+    spool = Spool(tmp_path / "s", KEY)
+    with spool.locked():
+        spool.put(_photo("a"))
+        (path,) = (tmp_path / "s").glob("*/*.safetensors")
+        path.write_bytes(save({key: np.zeros((0, 2), np.float32) for key in ("vectors", "attention", "scales")}))
+        assert not spool.has("a", 10, 20)
+        assert spool.get("a", 10, 20) is None

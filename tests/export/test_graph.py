@@ -214,3 +214,14 @@ def test_seven_scales_equal_pytorch(
     parity.check()
     counts = {photo.photo: photo.descriptors for photo in parity.photos}
     assert counts["one pixel"] == 7
+
+
+@pytest.mark.slow
+def test_a_scale_that_leaves_few_cells_stays_dynamic(
+    config_of: Callable[..., NetworkConfig], network_of: Any, session_of: Any, samples: Mapping[str, Image]
+) -> None:
+    """The tracer takes a size of 1 for a constant; at scale 0.1 an example of 212 pixels has one cell a side."""
+    network = network_of(config_of("how"), Extraction(scales=(0.5, 0.1)))
+    coffee = samples["coffee"]
+    photos = {"large": np.tile(coffee, (4, 4, 1))[:700, :900], "small": coffee[:64, :64], "long": coffee[:40]}
+    compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"]).check()

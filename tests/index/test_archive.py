@@ -93,7 +93,7 @@ def test_refused_additions_leave_nothing(tmp_path: Path, make_codebook: Any, mak
         for name, vectors, facts, text in (
             ("a", photo, {}, "in the archive already"),
             ("b", photo[:, :64], {}, "b: descriptors have dimension 64"),
-            ("b", np.full((1, 128), np.inf), {}, "b: descriptor 0 holds NaN or infinity"),
+            ("b", np.full((1, 128), np.inf), {}, "b: descriptor 0 holds NaN, infinity"),
             ("b", photo, {"size": -2}, "outside"),
             ("b", photo, {"mtime_ns": 1 << 63}, "outside"),
         ):

@@ -112,3 +112,12 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ConfigError, match=r"private cannot be listed \(Permission denied\)"):
         find_photos(tmp_path)
+
+
+def test_a_link_in_a_circle_hides_no_photo(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "below"):
+        folder.mkdir(exist_ok=True)
+        (folder / "a.jpg").touch()
+        (folder / "circle.jpg").symlink_to("circle.jpg")
+    names = [photo.name for photo in find_photos(tmp_path)]
+    assert names == ["a.jpg", "below/a.jpg", "below/circle.jpg", "circle.jpg"]
