@@ -4,7 +4,6 @@ import operator
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +19,7 @@ from ctxdeploy.index.lock import WriterLock
 from ctxdeploy.index.manifest import FORMAT_VERSION, read_current
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.snapshot import Snapshot, open_snapshot
+from ctxdeploy.index.threads import SearchThreads, checked_threads
 from ctxdeploy.index.vectors import as_vectors
 from ctxdeploy.index.verify import verify
 from ctxdeploy.index.writer import Writer
@@ -38,9 +38,7 @@ class Index:
     def __init__(self, path: Path, snapshot: Snapshot, writer: Writer | None, threads: int | None) -> None:
         self._path = path
         self._writer = writer
-        self._threads = _check_threads(threads)
-        self._executor: ThreadPoolExecutor | None = None
-        self._process = os.getpid()
+        self._threads = SearchThreads(checked_threads(threads))
         # Guards the writer and what a commit replaces; a search holds it only while it commits.
         self._mutex = threading.RLock()
         self._closed = False
@@ -75,7 +73,7 @@ class Index:
             StorageError: it cannot be written.
         """
         folder = Path(path)
-        _check_threads(threads)
+        checked_threads(threads)
         lock, snapshot = create(folder, codebook, config or IndexConfig(), source)
         return cls(folder, snapshot, Writer(folder, lock, snapshot), threads)
 
@@ -93,7 +91,7 @@ class Index:
             StorageError: ``writable``, but the folder cannot be written.
         """
         folder = Path(path)
-        _check_threads(threads)
+        checked_threads(threads)
         if not writable:
             return cls(folder, open_snapshot(folder), None, threads)
         read_current(folder)  # no lock file in a folder that is no archive
@@ -120,9 +118,7 @@ class Index:
     def close(self) -> None:
         """Release threads and the writer's lock; additions that were not committed are lost. May be called twice."""
         self._closed = True
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
+        self._threads.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -226,16 +222,8 @@ class Index:
             searcher, snapshot = self._searcher, self._snapshot
         aggregated = self._aggregate([as_vectors(query, self.codebook.dim, "query") for query in queries])
         use_idf = self.config.idf if idf is None else idf
-        executor = self._threads_for(len(snapshot.shards) * len(aggregated))
+        executor = self._threads.executor_for(len(snapshot.shards) * len(aggregated))
         return searcher.search(aggregated, min(wanted, max(len(snapshot), 1)), idf=use_idf, executor=executor)
-
-    def _threads_for(self, tasks: int) -> ThreadPoolExecutor | None:
-        if self._threads == 1 or tasks < 2:
-            return None
-        with self._mutex:
-            if self._executor is None or self._process != os.getpid():  # a forked child has none of its threads
-                self._executor, self._process = ThreadPoolExecutor(self._threads, "ctxdeploy-search"), os.getpid()
-            return self._executor
 
     def prepare(self) -> None:
         """Load what a search needs (numba's loops, faiss: 0.5 s), so that the first query is as fast as the others.
@@ -333,11 +321,3 @@ class Index:
     def _check_open(self) -> None:
         if self._closed:
             raise ArchiveError(f"{self._path} is closed: open it again")
-
-
-def _check_threads(threads: int | None) -> int:
-    if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(threads, bool) or threads < 1:
-        raise ConfigError(f"{threads} threads: give at least 1")
-    return threads

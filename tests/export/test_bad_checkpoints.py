@@ -116,7 +116,7 @@ def without(name: str) -> Callable[[Content], None]:
         (option("whiten_twice", True), "options unknown here: whiten_twice"),
         (option("architecture", "vgg16"), "architecture 'vgg16' is not one of resnet18, resnet50, resnet101"),
         (option("skip_layer", 2), "skip_layer 2: use 0 or 1"),
-        (option("skip_layer", "one"), "skip_layer one: use 0 or 1"),
+        (option("skip_layer", "one"), "skip_layer .one. is not a whole number"),
         (option("dim_reduction", {"dim": 100_000}), r"dimension 100000 is outside 1..256"),
         (option("dim_reduction", {}), "unexpected: dim_reduction.weight, dim_reduction.bias$"),
         (option("smoothing", {"kind": "median", "kernel_size": 3}), "smoothing 'median' is not one of"),
