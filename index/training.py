@@ -61,7 +61,10 @@ def choose_words(descriptors: int, words: int | None) -> tuple[int, str]:
             raise ConfigError(f"{words} words from {descriptors} descriptors: give more photos or fewer words")
         return words, f"{words} words as asked for, from {descriptors} descriptors ({descriptors / words:.1f} a word)"
     if descriptors < MIN_WORDS:
-        raise ConfigError(f"{descriptors} descriptors are too few for a codebook: at least {MIN_WORDS} are needed")
+        raise ConfigError(
+            f"{descriptors} descriptors are too few for a codebook: at least {MIN_WORDS} are needed; "
+            "add photos, or give a codebook (--codebook)"
+        )
     fitting = descriptors // DESCRIPTORS_PER_WORD
     chosen = min(MAX_WORDS, max(MIN_WORDS, 1 << max(0, fitting.bit_length() - 1)))
     reason = f"the largest power of two with {DESCRIPTORS_PER_WORD} descriptors a word"
