@@ -40,6 +40,7 @@ WORDS = 65536
 DIM = 128
 BYTES_PER_POSTING = 18
 TOP = 10
+SCORING = IndexConfig().scoring()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,11 +157,11 @@ def compare(snapshot: Snapshot, reference: tuple[Any, Callable[..., Any]], queri
     searcher, shard = Searcher(snapshot), snapshot.shards[0]
     times: dict[str, list[float]] = {name: [] for name in ("ours", "ours_postings", "reference", "reference_postings")}
     works: dict[str, Callable[[Any, Any, Any], Any]] = {
-        "ours": lambda query, weights, packed: searcher.search([query], TOP, idf=False, executor=None),
+        "ours": lambda query, weights, packed: searcher.search([query], TOP, scoring=SCORING, executor=None),
         "reference": lambda query, weights, packed: inverted.search(
             packed, query.words, similarity_func=similarity, topk=TOP
         ),
-        "ours_postings": lambda query, weights, packed: searcher.scores(shard, query, weights),
+        "ours_postings": lambda query, weights, packed: searcher.scores(shard, query, weights, SCORING),
         "reference_postings": lambda query, weights, packed: [
             similarity(vector, inverted.ivf_vecs[word], inverted.ivf_image_ids[word])
             for vector, word in zip(packed, query.words, strict=True)
@@ -182,7 +183,7 @@ def check_equal(snapshot: Snapshot, reference: tuple[Any, Callable[..., Any]], q
     worst = 0.0
     for query in queries:
         photos = len(snapshot)
-        hits = Searcher(snapshot).search([query], photos, idf=False, executor=None)[0]
+        hits = Searcher(snapshot).search([query], photos, scoring=SCORING, executor=None)[0]
         ours = np.zeros(photos)
         ours[[int(hit.name[:6]) for hit in hits]] = [hit.score for hit in hits]
         packed = np.ascontiguousarray(query.codes).view(np.uint32)

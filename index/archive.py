@@ -195,19 +195,36 @@ class Index:
             if snapshot is not self._snapshot:
                 self._use(snapshot)
 
-    def search(self, vectors: Any, top: int = 10, *, idf: bool | None = None) -> list[Hit]:
+    def search(
+        self,
+        vectors: Any,
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> list[Hit]:
         """Return the best photos for a query, by falling score; equal scores: the photo added earlier first.
 
         Args:
             vectors: n×D descriptors, or anything with an attribute ``vectors``.
             top: hits at most; only photos with a score above 0 are hits.
             idf: weigh words by rarity; None for the archive's setting.
+            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
 
         A writer's additions are committed first. Without descriptors there are no hits.
         """
-        return self.search_batch([vectors], top, idf=idf)[0]
+        return self.search_batch([vectors], top, idf=idf, alpha=alpha, threshold=threshold)[0]
 
-    def search_batch(self, queries: Sequence[Any], top: int = 10, *, idf: bool | None = None) -> list[list[Hit]]:
+    def search_batch(
+        self,
+        queries: Sequence[Any],
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> list[list[Hit]]:
         """As ``search`` for several queries, whose hits are the same as if searched one by one."""
         try:
             wanted = operator.index(top)
@@ -215,15 +232,15 @@ class Index:
             raise ConfigError(f"{top!r} hits are wanted: give --top as a whole number") from error
         if isinstance(top, bool) or wanted < 1:
             raise ConfigError(f"{top} hits are wanted: give --top of at least 1")
+        scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         self._check_open()
         with self._mutex:
             if self._writer is not None:
                 self.commit()
             searcher, snapshot = self._searcher, self._snapshot
         aggregated = self._aggregate([as_vectors(query, self.codebook.dim, "query") for query in queries])
-        use_idf = self.config.idf if idf is None else idf
         executor = self._threads.executor_for(len(snapshot.shards) * len(aggregated))
-        return searcher.search(aggregated, min(wanted, max(len(snapshot), 1)), idf=use_idf, executor=executor)
+        return searcher.search(aggregated, min(wanted, max(len(snapshot), 1)), scoring=scoring, executor=executor)
 
     def prepare(self) -> None:
         """Load what a search needs (numba's loops, faiss: 0.5 s), so that the first query is as fast as the others.

@@ -11,6 +11,33 @@ MAX_WORDS = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How a search turns similarities into scores; by default as its archive says.
+
+    Attributes:
+        alpha: selectivity exponent, 0..100.
+        threshold: similarities below it count 0; -1..1.
+        idf: weigh words by ln(photos / photos with the word)².
+    """
+
+    alpha: float
+    threshold: float
+    idf: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.idf, bool):
+            raise ConfigError(f"idf {self.idf!r} is not true or false")
+        for name, low, limit in (("alpha", 0.0, 100.0), ("threshold", -1.0, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= limit:
+                raise ConfigError(f"{name} {value!r} is not a number in {low:g}..{limit:g}")
+        if self.threshold < 0 and not math.isclose(self.alpha, round(self.alpha), abs_tol=0.0, rel_tol=0.0):
+            raise ConfigError(
+                f"alpha {self.alpha} has no value below 0: give a whole alpha, or a threshold of 0 or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """How an archive aggregates and compares (ASMK, ICCV 2013; defaults of HOW, ECCV 2020).
 
@@ -33,21 +60,23 @@ class IndexConfig:
     shard_images: int = MAX_SHARD_IMAGES
 
     def __post_init__(self) -> None:
-        for name in ("binary", "idf"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} {getattr(self, name)!r} is not true or false")
+        if not isinstance(self.binary, bool):
+            raise ConfigError(f"binary {self.binary!r} is not true or false")
         for name, high in (("assignment", 64), ("query_assignment", 64), ("shard_images", MAX_SHARD_IMAGES)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
                 raise ConfigError(f"{name} {value!r} is not a whole number in 1..{high}")
-        for name, low, limit in (("alpha", 0.0, 100.0), ("threshold", -1.0, 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= limit:
-                raise ConfigError(f"{name} {value!r} is not a number in {low:g}..{limit:g}")
-        if self.threshold < 0 and not math.isclose(self.alpha, round(self.alpha), abs_tol=0.0, rel_tol=0.0):
-            raise ConfigError(
-                f"alpha {self.alpha} has no value below 0: give a whole alpha, or a threshold of 0 or more"
-            )
+        self.scoring()
+
+    def scoring(
+        self, *, alpha: float | None = None, threshold: float | None = None, idf: bool | None = None
+    ) -> "Scoring":
+        """Return how a search compares: as the archive says, but for what is given here."""
+        return Scoring(
+            alpha=self.alpha if alpha is None else alpha,
+            threshold=self.threshold if threshold is None else threshold,
+            idf=self.idf if idf is None else idf,
+        )
 
     def metadata(self) -> dict[str, Any]:
         """Return the settings as they stand in the manifest."""

@@ -88,7 +88,7 @@ def test_fewer_words_than_the_assignment_asks_for(make_archive: Any, make_codebo
 
 @pytest.mark.parametrize(("dim", "bits"), [(1, 32), (64, 64), (96, 96), (100, 128), (128, 128), (1024, 1024)])
 def test_table_divides_by_the_packed_length(dim: int, bits: int) -> None:
-    table = similarity_table(IndexConfig(), dim)
+    table = similarity_table(IndexConfig().scoring(), dim)
     assert len(table) == 64 * -(-dim // 64) + 1
     assert table[0] == 1 and table[bits // 2] == 0 and (table[bits // 2 :] == 0).all()
     assert table[1] == pytest.approx((1 - 2 / bits) ** 3, rel=1e-6)
