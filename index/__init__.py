@@ -14,18 +14,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.index.archive import Index
+    from ctxdeploy.index.aggregate import Aggregated
+    from ctxdeploy.index.archive import Index, Photo
     from ctxdeploy.index.codebook import Codebook
     from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
+    from ctxdeploy.index.geometry import Geometry
+    from ctxdeploy.index.merging import Merged
+    from ctxdeploy.index.repair import Repaired
+    from ctxdeploy.index.snapshots import SnapshotInfo
 
-__all__ = ["Codebook", "DescriptorSource", "Hit", "Index", "IndexConfig"]
+__all__ = [
+    "Aggregated",
+    "Codebook",
+    "DescriptorSource",
+    "Geometry",
+    "Hit",
+    "Index",
+    "IndexConfig",
+    "Merged",
+    "Photo",
+    "Repaired",
+    "SnapshotInfo",
+]
 
 _HOMES = {
+    "Aggregated": "aggregate",
     "Codebook": "codebook",
     "DescriptorSource": "config",
+    "Geometry": "geometry",
     "Hit": "config",
     "Index": "archive",
     "IndexConfig": "config",
+    "Merged": "merging",
+    "Photo": "archive",
+    "Repaired": "repair",
+    "SnapshotInfo": "snapshots",
 }
 
 

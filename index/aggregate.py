@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Aggregated:
@@ -59,3 +61,20 @@ def aggregate(
         return Aggregated(words=ordered[begins], codes=build_kernels.pack(sums, code_columns(dim)))
     lengths = np.sqrt(np.square(sums, dtype=np.float64).sum(axis=1, keepdims=True))
     return Aggregated(words=ordered[begins], codes=(sums / (lengths + 1e-6)).astype(np.float32))
+
+
+def check_aggregated(photo: Aggregated, *, words: int, dim: int, binary: bool, name: str) -> None:
+    """Raise ``ConfigError`` unless an archive of ``words`` words and dimension ``dim`` can hold a photo."""
+    found, codes = np.asarray(photo.words), np.asarray(photo.codes)
+    shape, dtype = ((len(found), code_columns(dim)), np.uint64) if binary else ((len(found), dim), np.float32)
+    if found.dtype != np.int32 or found.ndim != 1 or codes.dtype != dtype or codes.shape != shape:
+        raise ConfigError(
+            f"{name!r}: words {found.dtype} {found.shape} and codes {codes.dtype} {codes.shape}, "
+            f"but int32 and {np.dtype(dtype)} {shape} are needed"
+        )
+    if found.size and (found[0] < 0 or found[-1] >= words or bool((found[1:] <= found[:-1]).any())):
+        raise ConfigError(f"{name!r}: its words do not rise within 0..{words - 1}")
+    if binary and dim % 64 and bool((codes[:, -1].astype(np.uint64) >> np.uint64(dim % 64)).any()):
+        raise ConfigError(f"{name!r}: its codes have bits set beyond the dimension {dim}")
+    if not binary and not np.isfinite(codes).all():
+        raise ConfigError(f"{name!r}: its codes hold NaN or infinity")

@@ -1,58 +1,76 @@
-"""The archive of photos: open, add, commit, search."""
+"""The archive of photos: create, open, add, replace, remove, commit, compact, merge."""
 
-import operator
-import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from ctxdeploy.errors import ArchiveError, ConfigError, MismatchError
-from ctxdeploy.index.aggregate import Aggregated, aggregate
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.index.aggregate import Aggregated, aggregate, check_aggregated
+from ctxdeploy.index.builder import Pending
 from ctxdeploy.index.codebook import Codebook
-from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
+from ctxdeploy.index.compaction import is_worth_it
+from ctxdeploy.index.config import DescriptorSource, IndexConfig
 from ctxdeploy.index.creation import create
+from ctxdeploy.index.geometry import Packed, pack
 from ctxdeploy.index.lock import WriterLock
-from ctxdeploy.index.manifest import FORMAT_VERSION, read_current
+from ctxdeploy.index.manifest import manifest_numbers, read_pointer
+from ctxdeploy.index.merging import Merged, merge
+from ctxdeploy.index.names import encode_name
+from ctxdeploy.index.pins import Pin, pin_current
+from ctxdeploy.index.reader import PathLike, Reader
+from ctxdeploy.index.repair import Repaired, repair
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.snapshot import Snapshot, open_snapshot
-from ctxdeploy.index.threads import SearchThreads, checked_threads
+from ctxdeploy.index.snapshots import SnapshotInfo, create_snapshot, pin_state
+from ctxdeploy.index.threads import checked_threads
 from ctxdeploy.index.vectors import as_vectors
-from ctxdeploy.index.verify import verify
-from ctxdeploy.index.writer import Writer
+from ctxdeploy.index.writer import Progress, Writer
 
-_PathLike = str | os.PathLike[str]
+# Photos whose descriptors are assigned in one call: assignment is fastest from some ten thousand descriptors on.
+_TOGETHER = 32
 
 
-class Index:
-    """An archive, opened by ``Index.create`` or ``Index.open``; a context manager.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Photo:
+    """A photo to add.
 
-    A reader keeps the state that it opened, whatever others commit meanwhile. A writer's additions become visible to
-    others, all at once, with ``commit``, which leaving the ``with`` block without an exception calls. Searching may
-    happen in several threads at once; adding in one.
+    Attributes:
+        name: any text.
+        vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
+        positions: n×2, x and y, only for archives that keep geometry; by default the attribute of ``vectors``.
+        scales: n, as ``positions``; 1 if there are none.
+        size, mtime_ns: of the photo's file, for ``known``; -1 if unknown.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, writer: Writer | None, threads: int | None) -> None:
-        self._path = path
-        self._writer = writer
-        self._threads = SearchThreads(checked_threads(threads))
-        # Guards the writer and what a commit replaces; a search holds it only while it commits.
-        self._mutex = threading.RLock()
-        self._closed = False
-        self._use(snapshot)
+    name: str
+    vectors: Any
+    positions: Any = None
+    scales: Any = None
+    size: int = -1
+    mtime_ns: int = -1
 
-    def _use(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._searcher = Searcher(snapshot)
-        self._known: dict[str, tuple[int, int]] | None = None
+
+class Index(Reader):
+    """An archive, opened by ``Index.create`` or ``Index.open``; a context manager.
+
+    A reader keeps the state that it opened, whatever others commit meanwhile. A writer's changes become visible to
+    others, all at once, with ``commit``, which leaving the ``with`` block without an exception calls. Searching may
+    happen in several threads at once; changing in one.
+    """
+
+    def __init__(self, path: Path, snapshot: Snapshot, pin: Pin | None, writer: Writer | None, threads: int) -> None:
+        self._writer = writer
+        super().__init__(path, snapshot, pin, threads)
 
     @classmethod
     def create(
         cls,
-        path: _PathLike,
+        path: PathLike,
         codebook: Codebook,
         *,
         config: IndexConfig | None = None,
@@ -70,41 +88,69 @@ class Index:
 
         Raises:
             ArchiveError: there is an archive already, or other files.
+            ConfigError: geometry with more than 65,536 words.
             StorageError: it cannot be written.
         """
         folder = Path(path)
-        checked_threads(threads)
+        count = checked_threads(threads)
         lock, snapshot = create(folder, codebook, config or IndexConfig(), source)
-        return cls(folder, snapshot, Writer(folder, lock, snapshot), threads)
+        return cls(folder, snapshot, None, Writer(folder, lock, snapshot, snapshot.manifest.number), count)
 
     @classmethod
-    def open(cls, path: _PathLike, *, writable: bool = False, threads: int | None = None) -> Self:
-        """Open an archive; reads the manifest, the codebook and the shards' offsets, but no postings.
+    def open(
+        cls, path: PathLike, *, writable: bool = False, at: str | int | None = None, threads: int | None = None
+    ) -> Self:
+        """Open an archive; reads the manifest, headers and offsets, but no postings.
 
         Args:
             path: the folder.
             writable: hold the lock of the one writer, until ``close``.
+            at: a snapshot's name, or the number of a manifest that is still there; None for the state in force.
             threads: of a search; None for the processors this process may use.
 
         Raises:
             ArchiveError: no archive, damaged, of a newer format, or being written by another process.
+            ConfigError: no such snapshot, or ``at`` together with ``writable``.
             StorageError: ``writable``, but the folder cannot be written.
         """
         folder = Path(path)
-        checked_threads(threads)
-        if not writable:
-            return cls(folder, open_snapshot(folder), None, threads)
-        read_current(folder)  # no lock file in a folder that is no archive
+        count = checked_threads(threads)
+        if writable:
+            if at is not None:
+                raise ConfigError(f"the state {at!r} of {folder} can only be read: leave out writable or at")
+            return cls._open_for_writing(folder, count)
+        pin = pin_state(folder, at)
+        try:
+            return cls(folder, open_snapshot(folder, pin), pin, None, count)
+        except BaseException:
+            pin.release()
+            raise
+
+    @classmethod
+    def _open_for_writing(cls, folder: Path, threads: int) -> Self:
+        read_pointer(folder)  # no lock file in a folder that is no archive
         lock = WriterLock(folder)
         try:
-            snapshot = open_snapshot(folder)
-            return cls(folder, snapshot, Writer(folder, lock, snapshot), threads)
+            pin = pin_current(folder)
+            try:
+                snapshot = open_snapshot(folder, pin, check=True)
+            finally:
+                pin.release()
+            number = max(manifest_numbers(folder))
+            return cls(folder, snapshot, None, Writer(folder, lock, snapshot, number), threads)
         except BaseException:
             lock.release()
             raise
 
-    def __enter__(self) -> Self:
-        return self
+    @staticmethod
+    def repair(path: PathLike) -> Repaired:
+        """Make a damaged archive whole: drop what is damaged, and say which photos went with it; see ``repair``.
+
+        Raises:
+            ArchiveError: no archive, being written, no sound manifest left, or the codebook is damaged.
+            StorageError: the folder cannot be written.
+        """
+        return repair(Path(path))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,75 +162,153 @@ class Index:
             self.close()
 
     def close(self) -> None:
-        """Release threads and the writer's lock; additions that were not committed are lost. May be called twice."""
-        self._closed = True
-        self._threads.close()
+        """Release threads and the writer's lock; changes that were not committed are lost. May be called twice."""
+        super().close()
         if self._writer is not None:
             self._writer.close()
 
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._path
-
-    @property
-    def config(self) -> IndexConfig:
-        """How the archive aggregates and compares."""
-        return self._snapshot.manifest.config
-
-    @property
-    def codebook(self) -> Codebook:
-        """The archive's visual words."""
-        return self._snapshot.codebook
-
-    @property
-    def source(self) -> DescriptorSource | None:
-        """Where its descriptors came from; None if its maker did not say."""
-        return self._snapshot.manifest.source
-
-    def check_source(self, *, model: str, preprocessing: str) -> None:
-        """Raise ``MismatchError`` if descriptors of this model or preprocessing do not belong to those of the archive.
-
-        An archive without a source takes any.
-        """
-        source = self.source
-        if source is None:
-            return
-        of = f" ({source.description})" if source.description else ""
-        for what, mine, other in (
-            ("model", source.model, model),
-            ("preprocessing", source.preprocessing, preprocessing),
-        ):
-            if mine != other:
-                raise MismatchError(
-                    f"{self._path} was made with {what} {mine}{of}, but the descriptors come from {what} {other}: "
-                    "query with the right --model, or make a new archive with  ctxdeploy index"
-                )
-
-    def add(self, name: str, vectors: Any, *, size: int = -1, mtime_ns: int = -1) -> None:
-        """Add a photo; visible to others after ``commit``.
+    def add(
+        self,
+        name: str,
+        vectors: Any,
+        *,
+        positions: Any = None,
+        scales: Any = None,
+        size: int = -1,
+        mtime_ns: int = -1,
+        replace: bool = False,
+    ) -> None:
+        """Add a photo, or replace the one of that name; visible to others after ``commit``.
 
         Args:
-            name: any text, new to the archive.
-            vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
-            size, mtime_ns: of the photo's file, for ``known``; -1 if unknown.
+            name, vectors, positions, scales, size, mtime_ns: see ``Photo``.
+            replace: take the place of a photo of the same name, if there is one.
 
         Raises:
             ConfigError: the name is there already, or the descriptors do not fit the codebook; nothing was added.
             StorageError: a full shard could not be written.
         """
-        self._writing().check_new(name)
-        for value in (size, mtime_ns):
-            if not -1 <= value < 1 << 63:
-                raise ConfigError(f"size or mtime_ns {value} of {name!r} is outside -1..2^63")
-        array = as_vectors(vectors, self.codebook.dim, name)
-        words = self.codebook.assign(array, self.config.assignment)
-        photo = aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
+        photo = Photo(name=name, vectors=vectors, positions=positions, scales=scales, size=size, mtime_ns=mtime_ns)
+        if not replace:
+            self._check_new(name)
+        self._add([photo], replace)
+
+    def add_many(self, photos: Iterable[Photo | tuple[str, Any]], *, replace: bool = False) -> int:
+        """Add photos from a stream, 32 at a time, which assigns faster than one by one; return how many.
+
+        Args:
+            photos: ``Photo`` or (name, vectors).
+            replace: take the place of photos of the same names.
+
+        Raises:
+            ConfigError, StorageError: as ``add``; the photos before the group in question were added.
+        """
+        stream = iter(photos)
+        count = 0
+        while group := [item if isinstance(item, Photo) else _pair(item) for item in islice(stream, _TOGETHER)]:
+            count += self._add(group, replace)
+        return count
+
+    def add_aggregated(
+        self, name: str, photo: Aggregated, *, size: int = -1, mtime_ns: int = -1, replace: bool = False
+    ) -> None:
+        """Add a photo whose words and codes were computed elsewhere, such as on another machine (``aggregate``).
+
+        Raises:
+            ConfigError: as ``add``, or words or codes that no aggregation makes; or the archive keeps geometry.
+            StorageError: a full shard could not be written.
+        """
+        check_aggregated(photo, words=len(self.codebook), dim=self.codebook.dim, binary=self.config.binary, name=name)
+        if self.config.geometry:
+            raise ConfigError(f"{name!r}: the archive keeps geometry: add descriptors with positions")
+        _check_file(name, size, mtime_ns)
         with self._mutex:
-            self._writing().add(name, photo, int(size), int(mtime_ns))
+            pending = Pending(name=name, photo=photo, size=int(size), mtime_ns=int(mtime_ns))
+            self._writing().add(pending, replacing=replace)
+
+    def _add(self, photos: Sequence[Photo], replace: bool) -> int:
+        self._writing()
+        for photo in photos:
+            _check_file(photo.name, photo.size, photo.mtime_ns)
+        arrays = [as_vectors(photo.vectors, self.codebook.dim, photo.name) for photo in photos]
+        ends = np.cumsum([len(array) for array in arrays])
+        assigned = self.codebook.assign(np.concatenate(arrays), self.config.assignment)
+        for photo, array, words in zip(photos, arrays, np.split(assigned, ends[:-1]), strict=True):
+            aggregated = aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
+            pending = Pending(
+                name=photo.name,
+                photo=aggregated,
+                size=int(photo.size),
+                mtime_ns=int(photo.mtime_ns),
+                geometry=self._geometry(photo, words),
+            )
+            with self._mutex:
+                self._writing().add(pending, replacing=replace)
+        return len(photos)
+
+    def _geometry(self, photo: Photo, words: Any) -> Packed | None:
+        if not self.config.geometry:
+            return None
+        positions = getattr(photo.vectors, "positions", None) if photo.positions is None else photo.positions
+        scales = getattr(photo.vectors, "scales", None) if photo.scales is None else photo.scales
+        return pack(words[:, 0], positions, scales, photo.name)
+
+    def _check_new(self, name: str) -> None:
+        with self._mutex:
+            if name in self._writing():
+                raise ConfigError(f"{name!r} is in the archive already: leave it out, or replace it (replace=True)")
+
+    def remove(self, names: str | Iterable[str]) -> int:
+        """Remove photos by name; return how many there were. Gone for others after ``commit``.
+
+        Their postings stay on disk until a compaction; ``compact(purge=True)`` and ``collect_garbage`` take them away.
+        """
+        with self._mutex:
+            return self._writing().remove([names] if isinstance(names, str) else names)
+
+    def merge(self, other: PathLike, *, conflicts: str = "error") -> Merged:
+        """Take the photos of another archive with the same codebook; visible to others after ``commit``.
+
+        Args:
+            other: its folder; it stays as it is.
+            conflicts: for names in both: "error", "keep" this archive's photo, or "replace" it.
+
+        Raises:
+            ConfigError: names in both and ``conflicts`` is "error".
+            MismatchError: another codebook, model, preprocessing or way of aggregating.
+            ArchiveError: the other archive is damaged.
+            StorageError: this one cannot be written.
+        """
+        with self._mutex, Index.open(other) as opened:
+            if opened.path.resolve() == self._path.resolve():
+                raise ConfigError(f"{other} cannot be merged into itself")
+            merged = merge(self._writing(), self._path, opened._snapshot, conflicts)
+            self._use(self._writing().snapshot)
+            return merged
+
+    def compact(self, *, purge: bool = False, progress: Progress | None = None) -> int:
+        """Merge small shards, and those with many removed photos, into large ones; return how many were merged.
+
+        Commits. The files of the old shards stay until ``collect_garbage``. Memory: about 1.2 GB for full shards.
+
+        Args:
+            purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
+            progress: called with photos written, and of how many.
+        """
+        with self._mutex:
+            merged = self._writing().compact(purge=purge, progress=progress)
+            self._use(self._writing().snapshot)
+            return merged
+
+    def compact_if_worth_it(self, progress: Progress | None = None) -> int:
+        """Compact if eight shards could be merged, or a shard has lost a fifth of its photos; else return 0."""
+        self.commit()
+        if not is_worth_it(self._snapshot.manifest.shards, self.config.shard_images):
+            return 0
+        return self.compact(progress=progress)
 
     def commit(self) -> None:
-        """Make all additions durable and visible, or none: files first, then the manifest that names them.
+        """Make all changes durable and visible, or none: files first, then the manifest that names them.
 
         Raises:
             StorageError: it cannot be written; the state before stays in force (or the new one already is, where only
@@ -195,92 +319,49 @@ class Index:
             if snapshot is not self._snapshot:
                 self._use(snapshot)
 
-    def search(
-        self,
-        vectors: Any,
-        top: int = 10,
-        *,
-        idf: bool | None = None,
-        alpha: float | None = None,
-        threshold: float | None = None,
-    ) -> list[Hit]:
-        """Return the best photos for a query, by falling score; equal scores: the photo added earlier first.
-
-        Args:
-            vectors: n×D descriptors, or anything with an attribute ``vectors``.
-            top: hits at most; only photos with a score above 0 are hits.
-            idf: weigh words by rarity; None for the archive's setting.
-            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
-
-        A writer's additions are committed first. Without descriptors there are no hits.
-        """
-        return self.search_batch([vectors], top, idf=idf, alpha=alpha, threshold=threshold)[0]
-
-    def search_batch(
-        self,
-        queries: Sequence[Any],
-        top: int = 10,
-        *,
-        idf: bool | None = None,
-        alpha: float | None = None,
-        threshold: float | None = None,
-    ) -> list[list[Hit]]:
-        """As ``search`` for several queries, whose hits are the same as if searched one by one."""
-        try:
-            wanted = operator.index(top)
-        except TypeError as error:
-            raise ConfigError(f"{top!r} hits are wanted: give --top as a whole number") from error
-        if isinstance(top, bool) or wanted < 1:
-            raise ConfigError(f"{top} hits are wanted: give --top of at least 1")
-        scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
-        self._check_open()
-        with self._mutex:
-            if self._writer is not None:
-                self.commit()
-            searcher, snapshot = self._searcher, self._snapshot
-        aggregated = self._aggregate([as_vectors(query, self.codebook.dim, "query") for query in queries])
-        executor = self._threads.executor_for(len(snapshot.shards) * len(aggregated))
-        return searcher.search(aggregated, min(wanted, max(len(snapshot), 1)), scoring=scoring, executor=executor)
-
-    def prepare(self) -> None:
-        """Load what a search needs (numba's loops, faiss: 0.5 s), so that the first query is as fast as the others.
-
-        May run in a thread of its own, beside the extraction of the first query.
-        """
-        self._aggregate([self.codebook.centroids[:1]])
+    def snapshot(self, name: str) -> SnapshotInfo:
+        """See ``Reader.snapshot``."""
         if self._writer is None:
-            self.search(self.codebook.centroids[:1], 1)
+            return super().snapshot(name)
+        with self._mutex:
+            self.commit()
+            pin = pin_current(self._path)
+            try:
+                return create_snapshot(self._path, name, pin)
+            finally:
+                pin.release()
 
-    def _aggregate(self, queries: list[Any]) -> list[Aggregated]:
-        if not queries:
-            return []
-        words = self.codebook.assign(np.concatenate(queries), self.config.query_assignment)
-        ends = np.cumsum([len(query) for query in queries])
-        return [
-            aggregate(query, part, self.codebook.centroids, binary=self.config.binary)
-            for query, part in zip(queries, np.split(words, ends[:-1]), strict=True)
-        ]
+    def _current(self) -> tuple[Searcher, Snapshot]:
+        if self._writer is not None:
+            with self._mutex:
+                self.commit()
+        return super()._current()
 
     def __len__(self) -> int:
-        return len(self._facts())
+        if self._writer is None:
+            return super().__len__()
+        with self._mutex:
+            return len(self._writer)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._facts()
+        if self._writer is None:
+            return super().__contains__(name)
+        with self._mutex:
+            return name in self._writer
 
     def names(self) -> Iterator[str]:
-        """Yield the names of all photos in order of addition, those of this writer included."""
-        yield from list(self._facts())
+        """Yield the names of all photos, those of this writer included, in the order of the shards."""
+        if self._writer is None:
+            yield from super().names()
+        else:
+            yield from self.known()
 
     def known(self) -> dict[str, tuple[int, int]]:
         """Return size and time of change (ns) of each photo's file by name, -1 if unknown, for change detection."""
-        return dict(self._facts())
-
-    def _facts(self) -> dict[str, tuple[int, int]]:
-        if self._writer is not None:
-            return self._writer.known
-        if self._known is None:
-            self._known = self._snapshot.known()
-        return self._known
+        if self._writer is None:
+            return super().known()
+        with self._mutex:
+            return dict(self._writer.known())
 
     def record_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
         """Remember photos that could not be read: texts ``name``, ``reason``, ``stage``. Durable with ``commit``.
@@ -297,35 +378,12 @@ class Index:
 
     def failures(self) -> list[dict[str, str]]:
         """Return the photos that could not be read, as they were recorded."""
-        if self._writer is not None:
-            return [dict(record) for record in self._writer.failures.values()]
-        return [dict(record) for record in self._snapshot.failures.values()]
-
-    def info(self) -> dict[str, Any]:
-        """Return what the committed state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
-        manifest = self._snapshot.manifest
-        postings = sum(entry.postings for entry in manifest.shards)
-        return {
-            "path": str(self._path),
-            "format_version": FORMAT_VERSION,
-            "manifest": manifest.number,
-            "images": manifest.images,
-            "shards": len(manifest.shards),
-            "postings": postings,
-            "words_per_image": postings / manifest.images if manifest.images else 0.0,
-            "bytes": sum(entry.bytes for entry in manifest.files),
-            "codebook": self.codebook.metadata(),
-            "config": manifest.config.metadata(),
-            "source": None if manifest.source is None else manifest.source.metadata(),
-            "failures": len(self.failures()),
-        }
-
-    def verify(self) -> list[str]:
-        """Read every byte of the state in force on disk; return one line for each problem, none for a sound archive."""
-        return verify(self._path)
+        if self._writer is None:
+            return super().failures()
+        return [dict(record) for record in self._writer.failures.values()]
 
     def collect_garbage(self) -> list[str]:
-        """Remove files of interrupted and of former states; return their paths in the archive. Needs a writer."""
+        """Remove files of interrupted and former states that no snapshot and no reader needs; return their paths."""
         with self._mutex:
             return self._writing().collect_garbage()
 
@@ -335,6 +393,14 @@ class Index:
             raise ConfigError(f"{self._path} is open for reading: open it with writable=True")
         return self._writer
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ArchiveError(f"{self._path} is closed: open it again")
+
+def _pair(item: tuple[str, Any]) -> Photo:
+    name, vectors = item
+    return Photo(name=name, vectors=vectors)
+
+
+def _check_file(name: str, size: int, mtime_ns: int) -> None:
+    encode_name(name)
+    for value in (size, mtime_ns):
+        if not -1 <= value < 1 << 63:
+            raise ConfigError(f"size or mtime_ns {value} of {name!r} is outside -1..2^63")

@@ -100,3 +100,59 @@ def place_postings(
         places[i] = place
         target[place] = images[i]
     return places
+
+
+@compiled
+def hash_names(names: NDArray[np.uint8], offsets: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Return n FNV-1a hashes (64 bits) of the names that ``offsets`` (n+1, checked) cut ``names`` into."""
+    hashes = np.empty(offsets.size - 1, np.uint64)
+    for i in range(hashes.size):
+        value = np.uint64(0xCBF29CE484222325)
+        for place in range(np.int64(offsets[i]), np.int64(offsets[i + 1])):
+            value = (value ^ np.uint64(names[place])) * np.uint64(0x100000001B3)
+        hashes[i] = value
+    return hashes
+
+
+@compiled
+def count_words(offsets: NDArray[np.uint32], images: NDArray[np.uint16], live: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count the postings of every word whose image is live; ``live`` has 65,536 places. Returns W counts."""
+    counts = np.zeros(offsets.size - 1, np.int64)
+    for word in range(counts.size):
+        for p in range(np.int64(offsets[word]), np.int64(offsets[word + 1])):
+            counts[word] += live[images[p]]
+    return counts
+
+
+@compiled
+def renumber(
+    offsets: NDArray[np.uint32],
+    images: NDArray[np.uint16],
+    live: NDArray[np.bool_],
+    numbers: NDArray[np.uint16],
+    cursors: NDArray[np.int64],
+    target: NDArray[np.uint16],
+) -> NDArray[np.int64]:
+    """Append every word's live postings to the merged lists; moves ``cursors`` (W, the lists' present ends).
+
+    ``live`` and ``numbers`` (the images' numbers in the merged shard) have 65,536 places. Returns each posting's place
+    in the merged lists, -1 for one that is left out. A place beyond ``target`` (a damaged list) is left out too.
+    """
+    places = np.full(images.size, -1, np.int64)
+    for word in range(cursors.size):
+        for p in range(np.int64(offsets[word]), np.int64(offsets[word + 1])):
+            place = cursors[word]
+            if live[images[p]] and place < target.size:
+                cursors[word] = place + 1
+                target[place] = numbers[images[p]]
+                places[p] = place
+    return places
+
+
+@compiled
+def scatter_columns(source: NDArray[np.uint64], places: NDArray[np.int64], target: NDArray[np.uint64]) -> None:
+    """Copy the columns of ``source`` (C×P) to their places in ``target``, but those with place -1."""
+    for column in range(source.shape[0]):
+        for p in range(places.size):
+            if places[p] >= 0:
+                target[column, places[p]] = source[column, p]

@@ -49,6 +49,7 @@ class IndexConfig:
         threshold: similarities below it count 0.
         idf: weigh words by ln(images / photos with the word)²; a search may override it.
         shard_images: photos per shard file; image numbers in a shard are 16 bits wide, hence at most 65,536.
+        geometry: keep word, position and scale of each feature (8 bytes), for spatial verification.
     """
 
     binary: bool = True
@@ -58,10 +59,12 @@ class IndexConfig:
     threshold: float = 0.0
     idf: bool = False
     shard_images: int = MAX_SHARD_IMAGES
+    geometry: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.binary, bool):
-            raise ConfigError(f"binary {self.binary!r} is not true or false")
+        for name in ("binary", "geometry"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} {getattr(self, name)!r} is not true or false")
         for name, high in (("assignment", 64), ("query_assignment", 64), ("shard_images", MAX_SHARD_IMAGES)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:

@@ -1,17 +1,18 @@
 """The first state of an archive, in a folder that is new, empty, or left by a creation that was interrupted."""
 
-import hashlib
 from pathlib import Path
 
-from ctxdeploy.errors import ArchiveError, StorageError
+from ctxdeploy.errors import ArchiveError, ConfigError, StorageError
 from ctxdeploy.index.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
+from ctxdeploy.index.geometry import MAX_WORDS
 from ctxdeploy.index.lock import LOCK, WriterLock
-from ctxdeploy.index.manifest import CODEBOOK, CURRENT, SHARDS, FileEntry, Manifest, publish
+from ctxdeploy.index.manifest import CODEBOOK, CURRENT, NAMES, SHARDS, TOMBSTONES, Manifest, publish, store
 from ctxdeploy.index.snapshot import Snapshot
-from ctxdeploy.index.storage import TEMPORARY, make_folder, piece_bytes, write_file
+from ctxdeploy.index.storage import TEMPORARY, make_folder
 
 _FIRST = "manifest-000000.json"
+_FOLDERS = (SHARDS, NAMES, TOMBSTONES)
 
 
 def create(
@@ -21,23 +22,22 @@ def create(
 
     Raises:
         ArchiveError: there is an archive already, or a folder with other things in it.
+        ConfigError: geometry with more than 65,536 words.
         StorageError: it cannot be written.
     """
+    if config.geometry and len(codebook) > MAX_WORDS:
+        raise ConfigError(f"geometry holds words up to {MAX_WORDS}, but the codebook has {len(codebook)}")
     check_free(folder)
-    make_folder(folder / SHARDS)
+    for place in _FOLDERS:
+        make_folder(folder / place)
     lock = WriterLock(folder)
     try:
         check_free(folder)
-        pieces = codebook.encode()
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece_bytes(piece))
-        size = write_file(folder / CODEBOOK, pieces)
         manifest = Manifest(
             number=0,
             config=config,
             source=source,
-            codebook=FileEntry(file=CODEBOOK, bytes=size, sha256=digest.hexdigest()),
+            codebook=store(folder, CODEBOOK, codebook.encode()),
             codebook_id=codebook.id,
             words=len(codebook),
             dim=codebook.dim,
@@ -63,6 +63,6 @@ def check_free(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
     if CURRENT in names:
         raise ArchiveError(f"{folder} is an archive already: open it to add photos, or give a new folder")
-    foreign = {name for name in names - {LOCK, SHARDS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
+    foreign = {name for name in names - {LOCK, *_FOLDERS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
     if foreign:
         raise ArchiveError(f"{folder} exists and is not an archive (it holds {min(foreign)!r}): give a new folder")

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.errors import ArchiveError, ConfigError
-from ctxdeploy.index.manifest import FileEntry
-from ctxdeploy.index.storage import write_file
+from ctxdeploy.index.manifest import FileEntry, store
 
 _FIELDS = ("name", "reason", "stage")
 Failures = dict[str, dict[str, str]]
@@ -30,9 +29,7 @@ def write_failures(folder: Path, number: int, failures: Failures) -> FileEntry |
     if not failures:
         return None
     text = "".join(json.dumps(facts) + "\n" for facts in failures.values()).encode()
-    file = f"failures-{number:06d}.jsonl"
-    size = write_file(folder / file, [text])
-    return FileEntry(file=file, bytes=size, sha256=hashlib.sha256(text).hexdigest())
+    return store(folder, f"failures-{number:06d}.jsonl", [text])
 
 
 def read_failures(folder: Path, entry: FileEntry | None) -> Failures:

@@ -6,6 +6,7 @@ copies what it reads (twice the file in memory), while a map costs nothing. We w
 behind a header padded to 64 bytes, so that each lies at a multiple of its element size.
 """
 
+import hashlib
 import json
 import mmap
 from collections.abc import Mapping
@@ -20,10 +21,22 @@ from ctxdeploy.index.storage import Piece
 
 MAX_HEADER = 1 << 20
 _ALIGNMENT = 64
-_DTYPES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8", "F32": "<f4"}
+_DTYPES = {
+    "U8": "|u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+    "I32": "<i4",
+    "I64": "<i8",
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+}
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 
 Arrays = dict[str, NDArray[Any]]
+# What a tensor must be: its dtype, and its shape, or None for one dimension of any length.
+Wanted = tuple[str, tuple[int, ...] | None]
 
 
 def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[Piece]:
@@ -129,3 +142,36 @@ def _check_entry(entry: Any, where: str) -> tuple[int, int]:
     if end - begin != expected:
         raise ArchiveError(f"{where} is damaged: its shape needs {expected} bytes, its data_offsets span {end - begin}")
     return begin, end
+
+
+def check_version(metadata: Mapping[str, str], name: str, versions: tuple[int, ...], where: str) -> None:
+    """Raise ``ArchiveError`` unless a file is of the format ``name`` in one of the ``versions`` we read."""
+    if metadata.get("format") != name:
+        raise ArchiveError(f"{where} is damaged: format is {metadata.get('format')!r}, not {name!r}"[:500])
+    version = metadata.get("format_version")
+    if version not in {str(known) for known in versions}:
+        readable = " or ".join(map(str, versions))
+        raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it"[:500])
+
+
+def check_tensors(arrays: Arrays, wanted: Mapping[str, Wanted], where: str) -> None:
+    """Raise ``ArchiveError`` unless the tensors are those wanted, in type and shape."""
+    if set(arrays) != set(wanted):
+        raise ArchiveError(f"{where} is damaged: its tensors are {sorted(arrays)}, not {sorted(wanted)}"[:500])
+    for name, (dtype, shape) in wanted.items():
+        array = arrays[name]
+        fits = array.ndim == 1 if shape is None else array.shape == shape
+        if array.dtype != np.dtype(dtype) or not fits:
+            needed = f"{np.dtype(dtype)} {'of one dimension' if shape is None else shape}"
+            raise ArchiveError(f"{where} is damaged: {name} is {array.dtype} {array.shape}, but {needed} is needed")
+
+
+def check_hash(path: Path, sha256: str) -> None:
+    """Raise ``ArchiveError`` unless a file has this hex sha256."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error.strerror or error}") from error
+    if found != sha256:
+        raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest")

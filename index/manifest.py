@@ -3,29 +3,34 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
-from ctxdeploy.index.storage import write_file
+from ctxdeploy.index.storage import Piece, make_folder, piece_bytes, write_file
 
 FORMAT_NAME = "ctxdeploy-archive"
-FORMAT_VERSION = 1
+# 2: removed photos, lists of names, statistics, geometry, a checksum. 1 is read, and written as 2 by the next commit.
+FORMAT_VERSION = 2
 CURRENT = "CURRENT"
 SHARDS = "shards"
+NAMES = "names"
+TOMBSTONES = "tombstones"
 CODEBOOK = "codebook.safetensors"
 _HASH = r"[0-9a-f]{64}"
 _POINTER = re.compile(rf"(manifest-\d{{6,12}}\.json) ({_HASH})\n")
+_MANIFEST = re.compile(r"manifest-(\d{6,12})\.json")
 _FILES = {
     "codebook": re.compile(r"codebook\.safetensors"),
-    "shards": re.compile(rf"shards/{_HASH}\.safetensors"),
+    SHARDS: re.compile(rf"{SHARDS}/{_HASH}\.safetensors"),
+    NAMES: re.compile(rf"{NAMES}/{_HASH}\.safetensors"),
+    TOMBSTONES: re.compile(rf"{TOMBSTONES}/{_HASH}\.safetensors"),
     "failures": re.compile(r"failures-\d{6,12}\.jsonl"),
+    "statistics": re.compile(r"statistics-\d{6,12}\.safetensors"),
 }
-
-# A writer may collect garbage between our reading of CURRENT and of the manifest.
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +44,31 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry(FileEntry):
-    """A shard file, and how many photos and postings (photo, word) it holds."""
+    """A shard file.
+
+    Attributes:
+        images: photos in the file.
+        postings: pairs of photo and word in the file.
+        removed: photos of the file that are no longer in the archive; fewer than ``images``.
+        names: the list of the photos' names; None in archives of format 1.
+        tombstones: the file that says which photos are removed; None if none is.
+    """
 
     images: int
     postings: int
+    removed: int = 0
+    names: FileEntry | None = None
+    tombstones: FileEntry | None = None
+
+    @property
+    def live(self) -> int:
+        """Photos of the file that are in the archive."""
+        return self.images - self.removed
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The shard file and those that belong to it."""
+        return (self, *(entry for entry in (self.names, self.tombstones) if entry is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +76,7 @@ class Manifest:
     """One committed state.
 
     Attributes:
-        number: rises by one with each commit.
+        number: rises with each commit.
         config: how the archive aggregates and compares.
         source: where its descriptors came from, if known.
         codebook: the file.
@@ -59,6 +85,7 @@ class Manifest:
         dim: D.
         shards: in order of addition.
         failures: the file, or None if every photo could be read.
+        statistics: the file of idf's statistics, only where ``config.idf`` is set.
     """
 
     number: int
@@ -70,21 +97,22 @@ class Manifest:
     dim: int
     shards: tuple[ShardEntry, ...] = ()
     failures: FileEntry | None = None
+    statistics: FileEntry | None = None
 
     @property
     def images(self) -> int:
-        """Photos in all shards."""
-        return sum(entry.images for entry in self.shards)
+        """Photos in the archive."""
+        return sum(entry.live for entry in self.shards)
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file that belongs to this state, but the manifest."""
-        failures = () if self.failures is None else (self.failures,)
-        return (self.codebook, *self.shards, *failures)
+        optional = tuple(entry for entry in (self.failures, self.statistics) if entry is not None)
+        return (self.codebook, *(file for entry in self.shards for file in entry.files), *optional)
 
     def metadata(self) -> dict[str, Any]:
         """Return the content of the JSON file."""
-        return {
+        facts = {
             "format": FORMAT_NAME,
             "format_version": FORMAT_VERSION,
             "number": self.number,
@@ -97,12 +125,50 @@ class Manifest:
             "codebook_id": self.codebook_id,
             "shards": [asdict(entry) for entry in self.shards],
             "failures": None if self.failures is None else asdict(self.failures),
+            "statistics": None if self.statistics is None else asdict(self.statistics),
         }
+        return {**facts, "checksum": _checksum(facts)}
+
+    def encode(self) -> bytes:
+        """Return the bytes of the JSON file."""
+        return (json.dumps(self.metadata(), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _checksum(facts: dict[str, Any]) -> str:
+    """Return the sha256 of everything else, so that a manifest can be trusted when ``CURRENT`` is damaged."""
+    text = json.dumps({key: value for key, value in facts.items() if key != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def store(folder: Path, file: str, pieces: Sequence[Piece]) -> FileEntry:
+    """Write a file of the archive, durably; ``{}`` in its name stands for the sha256 of its content.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece_bytes(piece))
+    sha256 = digest.hexdigest()
+    path = folder / file.format(sha256)
+    make_folder(path.parent)
+    return FileEntry(file=file.format(sha256), bytes=write_file(path, pieces), sha256=sha256)
 
 
 def manifest_name(number: int) -> str:
     """Return the file name of a manifest."""
     return f"manifest-{number:06d}.json"
+
+
+def manifest_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the manifests in an archive's folder, rising."""
+    matches = (_MANIFEST.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match.group(1)) for match in matches if match is not None)
+
+
+def pointer_text(name: str, text: bytes) -> bytes:
+    """Return what ``CURRENT`` holds when the manifest ``name`` with the content ``text`` is in force."""
+    return f"{name} {hashlib.sha256(text).hexdigest()}\n".encode()
 
 
 def publish(folder: Path, manifest: Manifest) -> None:
@@ -112,29 +178,18 @@ def publish(folder: Path, manifest: Manifest) -> None:
         StorageError: it cannot be written. The state before stays in force, unless only the last sync of the folder
             failed: then the new one is, and a power cut decides.
     """
-    text = (json.dumps(manifest.metadata(), indent=1, allow_nan=False) + "\n").encode()
+    text = manifest.encode()
     name = manifest_name(manifest.number)
     write_file(folder / name, [text])
-    write_file(folder / CURRENT, [f"{name} {hashlib.sha256(text).hexdigest()}\n".encode()])
+    write_file(folder / CURRENT, [pointer_text(name, text)])
 
 
-def read_current(folder: Path) -> Manifest:
-    """Return the state in force. A manifest that a writer removed after ``CURRENT`` was read leads to the next one.
+def read_pointer(folder: Path) -> str:
+    """Return the text of ``CURRENT``.
 
     Raises:
-        ArchiveError: no archive, damaged, or of a newer format; the text names the file and the field.
+        ArchiveError: the folder is no archive, or the file cannot be read.
     """
-    for _ in range(_ATTEMPTS):
-        pointer = _read_pointer(folder)
-        try:
-            return _read_manifest(folder, pointer)
-        except ArchiveError:
-            if _read_pointer(folder) == pointer:
-                raise
-    raise ArchiveError(f"{folder} changes faster than it can be opened: try again")
-
-
-def _read_pointer(folder: Path) -> str:
     path = folder / CURRENT
     try:
         return path.read_bytes().decode("ascii")
@@ -144,19 +199,12 @@ def _read_pointer(folder: Path) -> str:
         raise ArchiveError(f"{path} cannot be read: {error}") from error
 
 
-def _read_manifest(folder: Path, pointer: str) -> Manifest:
-    path = folder / CURRENT
-    match = _POINTER.fullmatch(pointer)
+def parse_pointer(text: str, where: str) -> tuple[str, str]:
+    """Return the manifest's file name and sha256 in the text of ``CURRENT``; ``ArchiveError`` if it is damaged."""
+    match = _POINTER.fullmatch(text)
     if match is None:
-        raise ArchiveError(f"{path} is damaged: it does not name a manifest and its sha256")
-    name, sha256 = match.groups()
-    try:
-        text = (folder / name).read_bytes()
-    except OSError as error:
-        raise ArchiveError(f"{folder / name} cannot be read, but {CURRENT} names it: {error}") from error
-    if hashlib.sha256(text).hexdigest() != sha256:
-        raise ArchiveError(f"{folder / name} is damaged: its sha256 is not the one in {CURRENT}")
-    return parse(text, str(folder / name))
+        raise ArchiveError(f"{where} is damaged: it does not name a manifest and its sha256")
+    return match.group(1), match.group(2)
 
 
 def parse(text: bytes, where: str) -> Manifest:
@@ -168,13 +216,16 @@ def parse(text: bytes, where: str) -> Manifest:
     if not isinstance(data, dict) or data.get("format") != FORMAT_NAME:
         raise ArchiveError(f"{where}: format is not {FORMAT_NAME}")
     version = data.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads {FORMAT_VERSION}: upgrade it")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        readable = f"versions up to {FORMAT_VERSION}"
+        raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it")
     try:
+        if version > 1 and data["checksum"] != _checksum(data):
+            raise ValueError("checksum is not that of its content")
         manifest = _build(data)
     except KeyError as error:
         raise ArchiveError(f"{where}: {error} is missing") from error
-    except (TypeError, ValueError, ConfigError) as error:
+    except (TypeError, ValueError, RecursionError, ConfigError) as error:
         raise ArchiveError(f"{where}: {error}") from error
     if manifest.images != data.get("images"):
         raise ArchiveError(f"{where}: images {data.get('images')!r} is not the sum over the shards")
@@ -186,33 +237,50 @@ def _build(data: dict[str, Any]) -> Manifest:
         number=_count(data, "number"),
         config=IndexConfig(**data["config"]),
         source=None if data["source"] is None else DescriptorSource(**data["source"]),
-        codebook=FileEntry(**_file(data["codebook"], "codebook")),
+        codebook=_file(data["codebook"], "codebook"),
         codebook_id=str(data["codebook_id"]),
         words=_count(data, "words"),
         dim=_count(data, "dim"),
         shards=tuple(_shard(entry) for entry in data["shards"]),
-        failures=None if data["failures"] is None else FileEntry(**_file(data["failures"], "failures")),
+        failures=_optional(data, "failures"),
+        statistics=_optional(data, "statistics"),
     )
 
 
 def _shard(entry: Any) -> ShardEntry:
-    facts = _file(entry, "shards")
-    return ShardEntry(**facts, images=_count(entry, "images"), postings=_count(entry, "postings"))
+    file = _file(entry, SHARDS)
+    shard = ShardEntry(
+        **asdict(file),
+        images=_count(entry, "images"),
+        postings=_count(entry, "postings"),
+        removed=_count({"removed": 0, **entry}, "removed"),
+        names=_optional(entry, NAMES),
+        tombstones=_optional(entry, TOMBSTONES),
+    )
+    if not 0 <= shard.removed < shard.images:
+        raise ValueError(f"removed {shard.removed} of {file.file} is not below its images {shard.images}")
+    if (shard.removed > 0) != (shard.tombstones is not None):
+        raise ValueError(f"removed {shard.removed} and tombstones of {file.file} contradict each other")
+    return shard
 
 
-def _file(entry: Any, field: str) -> dict[str, Any]:
+def _optional(data: dict[str, Any], field: str) -> FileEntry | None:
+    return None if data.get(field) is None else _file(data[field], field)
+
+
+def _file(entry: Any, field: str) -> FileEntry:
     if not isinstance(entry, dict):
         raise ValueError(f"{field} is not an entry of file, bytes and sha256")
     name, sha256 = entry["file"], entry["sha256"]
     if not isinstance(name, str) or _FILES[field].fullmatch(name) is None:
-        raise ValueError(f"{field} names the file {name!r}, which does not belong to an archive")
+        raise ValueError(f"{field} names the file {name!r}, which does not belong to an archive"[:300])
     if not isinstance(sha256, str) or re.fullmatch(_HASH, sha256) is None:
         raise ValueError(f"sha256 of {name} is not 64 hex digits")
-    return {"file": name, "bytes": _count(entry, "bytes"), "sha256": sha256}
+    return FileEntry(file=name, bytes=_count(entry, "bytes"), sha256=sha256)
 
 
 def _count(entry: dict[str, Any], field: str) -> int:
     value = entry[field]
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{field} {value!r} is not a count")
+        raise ValueError(f"{field} {value!r} is not a count"[:300])
     return value

@@ -1,6 +1,6 @@
 """A shard: the postings of at most 65,536 photos in one immutable safetensors file.
 
-Tensors (W words, D dimensions, n photos, P postings = pairs of photo and word, C = ceil(D / 64)):
+Tensors (W words, D dimensions, n photos, P postings = pairs of photo and word, C = ceil(D / 64), F features):
 
     codes         binary: uint64 C×P, column by column; else float32 P×D; word after word, in a word photo after photo
     images        uint16 P          photo of each posting, its number in this shard
@@ -9,53 +9,103 @@ Tensors (W words, D dimensions, n photos, P postings = pairs of photo and word, 
     names         uint8             names of the photos, UTF-8 with surrogateescape, one after another
     name_offsets  uint32 n+1
     sizes, mtimes int64 n           size in bytes and time of change in ns of each photo's file, -1 if unknown
+
+and with geometry (format 2), photo after photo, in a photo by rising word:
+
+    geometry_words      uint16 F    nearest word of each feature
+    geometry_positions  uint16 F×2  x, y in 65,535ths of the photo's frame
+    geometry_scales     float16 F
+    geometry_frames     float32 n×4 least x and y, extent in x and y
+    geometry_offsets    uint32 n+1  features of photo i are geometry_offsets[i] .. geometry_offsets[i + 1]
+
+Format 1 is format 2 without geometry.
 """
 
-import hashlib
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index import format as file_format
-from ctxdeploy.index.aggregate import Aggregated, code_columns
+from ctxdeploy.index.aggregate import code_columns
 from ctxdeploy.index.config import MAX_SHARD_IMAGES
-from ctxdeploy.index.manifest import SHARDS, Manifest, ShardEntry
-from ctxdeploy.index.storage import Piece, piece_bytes, write_file
+from ctxdeploy.index.geometry import Geometry, Packed, unpack
+from ctxdeploy.index.manifest import SHARDS, Manifest, ShardEntry, store
+from ctxdeploy.index.names import check_offsets, decode_name, split_names, write_names
+from ctxdeploy.index.tombstones import read_tombstones
 
 FORMAT_NAME = "ctxdeploy-shard"
-FORMAT_VERSION = 1
-_MAX_POSTINGS = (1 << 32) - 1
+FORMAT_VERSION = 2
+MAX_POSTINGS = (1 << 32) - 1
+PLACES = 1 << 16
+_NOTHING = np.empty(0, np.uint16)
 
 
-def encode_name(name: str) -> bytes:
-    """Return a name's bytes: UTF-8, with the bytes that ``os.fsdecode`` could not decode as they were.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the shards of an archive have in common."""
 
-    Raises:
-        ConfigError: the name would come back as another one.
-    """
-    try:
-        data = name.encode("utf-8", "surrogateescape")
-        same = decode_name(data) == name
-    except UnicodeEncodeError:
-        same = False
-    if not same:
-        raise ConfigError(f"the name {name!r} holds surrogates that are no undecodable bytes: rename the photo")
-    return data
+    words: int
+    dim: int
+    binary: bool
+    codebook_id: str
+    geometry: bool = False
 
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Layout":
+        """Return the layout of an archive's shards."""
+        return cls(
+            words=manifest.words,
+            dim=manifest.dim,
+            binary=manifest.config.binary,
+            codebook_id=manifest.codebook_id,
+            geometry=manifest.config.geometry,
+        )
 
-def decode_name(data: bytes) -> str:
-    """Undo ``encode_name``; never fails."""
-    return data.decode("utf-8", "surrogateescape")
+    def metadata(self) -> dict[str, str]:
+        """Return the texts in a shard's header, but its format."""
+        return {
+            "kind": "binary" if self.binary else "float",
+            "words": str(self.words),
+            "dim": str(self.dim),
+            "codebook_id": self.codebook_id,
+        }
+
+    def tensors(self, images: int, postings: int, features: int) -> dict[str, file_format.Wanted]:
+        """Return type and shape of every tensor."""
+        codes = ("<u8", (code_columns(self.dim), postings)) if self.binary else ("<f4", (postings, self.dim))
+        wanted: dict[str, file_format.Wanted] = {
+            "codes": codes,
+            "images": ("<u2", (postings,)),
+            "word_offsets": ("<u4", (self.words + 1,)),
+            "counts": ("<u4", (images,)),
+            "names": ("|u1", None),
+            "name_offsets": ("<u4", (images + 1,)),
+            "sizes": ("<i8", (images,)),
+            "mtimes": ("<i8", (images,)),
+        }
+        if self.geometry:
+            wanted |= {
+                "geometry_words": ("<u2", (features,)),
+                "geometry_positions": ("<u2", (features, 2)),
+                "geometry_scales": ("<f2", (features,)),
+                "geometry_frames": ("<f4", (images, 4)),
+                "geometry_offsets": ("<u4", (images + 1,)),
+            }
+        return wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shard:
-    """An opened shard; the arrays are those of the file, mapped and read-only."""
+    """An opened shard; the arrays are those of the file, mapped and read-only.
+
+    Attributes:
+        removed: rising numbers of the photos that are no longer in the archive.
+    """
 
     path: Path
     codes: NDArray[Any]
@@ -66,117 +116,90 @@ class Shard:
     name_offsets: NDArray[np.uint32]
     sizes: NDArray[np.int64]
     mtimes: NDArray[np.int64]
+    geometry_words: NDArray[np.uint16] | None = None
+    geometry_positions: NDArray[np.uint16] | None = None
+    geometry_scales: NDArray[np.float16] | None = None
+    geometry_frames: NDArray[np.float32] | None = None
+    geometry_offsets: NDArray[np.uint32] | None = None
+    removed: NDArray[np.uint16] = field(default_factory=lambda: _NOTHING)
 
     def __len__(self) -> int:
+        """Photos in the file, removed ones too."""
         return len(self.counts)
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """Which of 65,536 numbers are photos that are in the archive."""
+        mask = np.zeros(PLACES, np.bool_)
+        mask[: len(self)] = True
+        mask[self.removed] = False
+        return mask
+
+    @cached_property
+    def factors(self) -> NDArray[np.float64]:
+        """1 / sqrt(words) of each photo; 0 for one without words, and for a removed one, which so is never found."""
+        norms = self.counts * self.live[: len(self)].astype(np.float64)
+        return np.divide(1.0, np.sqrt(norms), out=np.zeros(len(norms)), where=norms > 0)
+
+    def without(self, numbers: Any) -> "Shard":
+        """Return the shard with these photos removed too."""
+        return replace(self, removed=np.union1d(self.removed, np.asarray(numbers, np.uint16)))
 
     def name(self, number: int) -> str:
         """Return the name of a photo by its number in this shard."""
         return decode_name(self.names[self.name_offsets[number] : self.name_offsets[number + 1]].tobytes())
 
     def all_names(self) -> list[str]:
-        """Return the names of all photos, in order."""
-        data, ends = self.names.tobytes(), self.name_offsets.tolist()
-        return [decode_name(data[begin:end]) for begin, end in pairwise(ends)]
+        """Return the names of all photos in the file, in order."""
+        return split_names(self.names, self.name_offsets)
+
+    def live_names(self) -> list[str]:
+        """Return the names of the photos that are in the archive, in order."""
+        names = self.all_names()
+        return [names[i] for i in np.flatnonzero(self.live)] if len(self.removed) else names
+
+    def packed(self, number: int) -> Packed | None:
+        """Return the features of a photo as they stand in the file; None in a shard without geometry."""
+        if self.geometry_offsets is None:
+            return None
+        part = slice(int(self.geometry_offsets[number]), int(self.geometry_offsets[number + 1]))
+        return Packed(
+            words=_there(self.geometry_words)[part],
+            positions=_there(self.geometry_positions)[part],
+            scales=_there(self.geometry_scales)[part],
+            frame=_there(self.geometry_frames)[number],
+        )
+
+    def geometry(self, number: int) -> Geometry | None:
+        """Return the features of a photo; None in a shard without geometry."""
+        packed = self.packed(number)
+        return None if packed is None else unpack(packed)
 
 
-class _Pending(NamedTuple):
-    name: str
-    photo: Aggregated
-    size: int
-    mtime_ns: int
+def _there(array: Any) -> Any:
+    if array is None:
+        raise ArchiveError("geometry is incomplete")
+    return array
 
 
-@dataclass(kw_only=True)
-class ShardBuilder:
-    """Photos that are not yet in a file.
+def write_shard(folder: Path, layout: Layout, tensors: file_format.Arrays) -> ShardEntry:
+    """Write a shard and the list of its names, durably. The same tensors give the same bytes.
 
-    At D = 128 a posting takes 38 bytes in memory and 57 more while it is written (binary), or 0.65 and 1.1 KB (float).
+    Raises:
+        ConfigError: more postings than its offsets can count.
+        StorageError: it cannot be written.
     """
-
-    words: int
-    dim: int
-    binary: bool
-    codebook_id: str
-    entries: list[_Pending] = field(default_factory=list)
-    pending_bytes: int = 0
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def add(self, name: str, photo: Aggregated, size: int, mtime_ns: int) -> None:
-        """Append a photo; its number is the number of those before it."""
-        # One append: an interrupt finds the photo whole or not at all.
-        self.entries.append(_Pending(name, photo, size, mtime_ns))
-        self.pending_bytes += photo.codes.nbytes + photo.words.nbytes
-
-    def tensors(self) -> file_format.Arrays:
-        """Return the tensors of the file: a counting sort by word, stable, hence by photo in each word."""
-        from ctxdeploy.index import build_kernels
-
-        counts = np.array([len(entry.photo.words) for entry in self.entries], np.uint32)
-        postings = int(counts.sum(dtype=np.int64))
-        if postings > _MAX_POSTINGS:
-            raise ConfigError(f"{postings} postings in one shard are above {_MAX_POSTINGS}: give a lower shard_images")
-        words = _joined([entry.photo.words for entry in self.entries], np.empty(0, np.int32))
-        offsets = np.zeros(self.words + 1, np.int64)
-        np.cumsum(np.bincount(words, minlength=self.words), out=offsets[1:])
-        images = np.empty(postings, np.uint16)
-        numbers = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-        places = build_kernels.place_postings(words, numbers, offsets[:-1].copy(), images)
-        encoded = [encode_name(entry.name) for entry in self.entries]
-        ends = np.cumsum([0, *map(len, encoded)])
-        return {
-            "codes": self._codes(places),
-            "images": images,
-            "word_offsets": offsets.astype(np.uint32),
-            "counts": counts,
-            "names": np.frombuffer(b"".join(encoded), np.uint8),
-            "name_offsets": ends.astype(np.uint32),
-            "sizes": np.array([entry.size for entry in self.entries], np.int64),
-            "mtimes": np.array([entry.mtime_ns for entry in self.entries], np.int64),
-        }
-
-    def _codes(self, places: NDArray[np.int64]) -> NDArray[Any]:
-        parts = [entry.photo.codes for entry in self.entries]
-        if not self.binary:
-            floats = np.empty((len(places), self.dim), np.float32)
-            floats[places] = _joined(parts, floats[:0])
-            return floats
-        columns = np.empty((code_columns(self.dim), len(places)), np.uint64)
-        columns[:, places] = _joined(parts, columns.T[:0]).T
-        return columns
-
-    def pieces(self) -> list[Piece]:
-        """Return the pieces of the file. The same photos in the same order give the same bytes."""
-        metadata = {
-            "format": FORMAT_NAME,
-            "format_version": str(FORMAT_VERSION),
-            "kind": "binary" if self.binary else "float",
-            "words": str(self.words),
-            "dim": str(self.dim),
-            "codebook_id": self.codebook_id,
-        }
-        return file_format.encode(self.tensors(), metadata)
-
-    def write(self, folder: Path) -> ShardEntry:
-        """Write ``shards/<sha256>.safetensors``, durably, and return its entry for the manifest."""
-        pieces = self.pieces()
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece_bytes(piece))
-        file = f"{SHARDS}/{digest.hexdigest()}.safetensors"
-        size = write_file(folder / file, pieces)
-        postings = sum(len(entry.photo.words) for entry in self.entries)
-        return ShardEntry(file=file, bytes=size, sha256=digest.hexdigest(), images=len(self), postings=postings)
-
-
-def _joined(parts: list[Any], nothing: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([nothing, *parts])
+    postings = len(tensors["images"])
+    if postings > MAX_POSTINGS:
+        raise ConfigError(f"{postings} postings in one shard are above {MAX_POSTINGS}: give a lower shard_images")
+    names = write_names(folder, tensors)
+    facts = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION), **layout.metadata()}
+    file = store(folder, f"{SHARDS}/{{}}.safetensors", file_format.encode(tensors, facts))
+    return ShardEntry(**asdict(file), images=len(tensors["counts"]), postings=postings, names=names)
 
 
 def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
-    """Map a shard and check every length and offset in it; the postings themselves are not read.
+    """Map a shard, check every length and offset in it, and read its tombstones; no posting is read.
 
     Raises:
         ArchiveError: missing, damaged or of a newer format; the text names the file and the field.
@@ -184,48 +207,18 @@ def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
     path = folder / entry.file
     arrays, metadata = file_format.map_file(path)
     where = str(path)
-    expected = {
-        "format": FORMAT_NAME,
-        "format_version": str(FORMAT_VERSION),
-        "kind": "binary" if manifest.config.binary else "float",
-        "words": str(manifest.words),
-        "dim": str(manifest.dim),
-        "codebook_id": manifest.codebook_id,
-    }
-    for name, value in expected.items():
+    layout = Layout.of(manifest)
+    file_format.check_version(metadata, FORMAT_NAME, (1, FORMAT_VERSION), where)
+    for name, value in layout.metadata().items():
         if metadata.get(name) != value:
-            advice = ": upgrade ctxdeploy" if name == "format_version" else ""
-            raise ArchiveError(f"{where}: {name} is {metadata.get(name)!r}, but {value!r} is needed{advice}")
-    _check_shapes(arrays, entry, manifest, where)
+            raise ArchiveError(f"{where} is damaged: {name} is {metadata.get(name)!r}, not {value!r}"[:500])
+    if not 1 <= entry.images <= MAX_SHARD_IMAGES:
+        raise ArchiveError(f"{where} is damaged: {entry.images} images, but a shard holds 1..{MAX_SHARD_IMAGES}")
+    features = arrays["geometry_words"].size if "geometry_words" in arrays else 0
+    file_format.check_tensors(arrays, layout.tensors(entry.images, entry.postings, features), where)
     check_offsets(arrays["word_offsets"], entry.postings, f"{where}: word_offsets")
     check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{where}: name_offsets")
-    return Shard(path=path, **arrays)
-
-
-def _check_shapes(arrays: file_format.Arrays, entry: ShardEntry, manifest: Manifest, where: str) -> None:
-    n, postings = entry.images, entry.postings
-    if not 1 <= n <= MAX_SHARD_IMAGES:
-        raise ArchiveError(f"{where}: {n} images, but a shard holds 1..{MAX_SHARD_IMAGES}")
-    columns = code_columns(manifest.dim)
-    codes = ("<u8", (columns, postings)) if manifest.config.binary else ("<f4", (postings, manifest.dim))
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {
-        "codes": codes,
-        "images": ("<u2", (postings,)),
-        "word_offsets": ("<u4", (manifest.words + 1,)),
-        "counts": ("<u4", (n,)),
-        "name_offsets": ("<u4", (n + 1,)),
-        "sizes": ("<i8", (n,)),
-        "mtimes": ("<i8", (n,)),
-    }
-    if set(arrays) != {*expected, "names"}:
-        raise ArchiveError(f"{where} is damaged: its tensors are {sorted(arrays)}"[:300])
-    for name, (dtype, shape) in {**expected, "names": ("|u1", (arrays["names"].size,))}.items():
-        if arrays[name].dtype != np.dtype(dtype) or arrays[name].shape != shape:
-            found = f"{arrays[name].dtype} {arrays[name].shape}"
-            raise ArchiveError(f"{where} is damaged: {name} is {found}, but {np.dtype(dtype)} {shape} is needed")
-
-
-def check_offsets(offsets: NDArray[np.uint32], end: int, where: str) -> None:
-    """Raise ``ArchiveError`` unless ``offsets`` begin at 0, never fall, and end at ``end``."""
-    if offsets[0] != 0 or offsets[-1] != end or bool((offsets[1:] < offsets[:-1]).any()):
-        raise ArchiveError(f"{where} is damaged: not rising from 0 to {end}")
+    if layout.geometry:
+        check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
+    removed = _NOTHING if entry.tombstones is None else read_tombstones(folder, entry)
+    return Shard(path=path, **arrays, removed=removed)

@@ -1,6 +1,5 @@
 """A consistent state of an archive, opened for reading: it stays as it is while others write."""
 
-import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ArchiveError
+from ctxdeploy.index import format as file_format
 from ctxdeploy.index.codebook import Codebook
 from ctxdeploy.index.failures import Failures, read_failures
-from ctxdeploy.index.manifest import Manifest, read_current
+from ctxdeploy.index.manifest import Manifest
+from ctxdeploy.index.pins import Pin
 from ctxdeploy.index.shard import Shard, open_shard
-
-# A writer may collect garbage between our reading of CURRENT and of the files it leads to.
-_ATTEMPTS = 5
+from ctxdeploy.index.statistics import Statistics, compute, read_statistics
 
 
 class Snapshot:
@@ -24,109 +23,111 @@ class Snapshot:
     Attributes:
         manifest: the state.
         codebook: its words.
-        shards: in order; the number of a photo counts through them.
+        shards: in order; the number of a photo counts through them, removed photos included.
         failures: photos that could not be read, by name.
     """
 
     def __init__(
-        self, manifest: Manifest, codebook: Codebook, shards: tuple[Shard, ...], failures: Failures | None = None
+        self,
+        manifest: Manifest,
+        codebook: Codebook,
+        shards: tuple[Shard, ...],
+        failures: Failures | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.manifest = manifest
         self.codebook = codebook
         self.shards = shards
         self.failures = failures or {}
-        self._factors: dict[bool, tuple[NDArray[np.float64], ...]] = {}
+        self._statistics = statistics
 
     def __len__(self) -> int:
+        """Photos in the archive."""
         return self.manifest.images
 
     @cached_property
     def bases(self) -> NDArray[np.int64]:
-        """Number of the first photo of each shard, and the number of photos."""
+        """Number of the first photo of each shard, and the number of photos in all of them."""
         return np.cumsum([0, *map(len, self.shards)], dtype=np.int64)
 
     def name(self, number: int) -> str:
-        """Return the name of a photo by its number in the archive."""
+        """Return the name of a photo by its number."""
         shard = int(np.searchsorted(self.bases, number, side="right")) - 1
         return self.shards[shard].name(number - int(self.bases[shard]))
 
     def names(self) -> Iterator[str]:
         """Yield all names, in order of addition."""
         for shard in self.shards:
-            yield from shard.all_names()
+            yield from shard.live_names()
 
     def known(self) -> dict[str, tuple[int, int]]:
         """Return size and time of change (ns) of every photo's file by its name; -1 if unknown."""
         result: dict[str, tuple[int, int]] = {}
         for shard in self.shards:
-            facts = zip(shard.sizes.tolist(), shard.mtimes.tolist(), strict=True)
-            result.update(zip(shard.all_names(), facts, strict=True))
+            live = shard.live[: len(shard)]
+            facts = zip(shard.sizes[live].tolist(), shard.mtimes[live].tolist(), strict=True)
+            result.update(zip(shard.live_names(), facts, strict=True))
         return result
 
-    @cached_property
+    @property
+    def statistics(self) -> Statistics:
+        """Word counts and norms under idf; those that the archive stores, or computed on first use."""
+        if self._statistics is None:
+            self._statistics = compute(self.shards, self.manifest.words)
+        return self._statistics
+
+    @property
     def idf(self) -> NDArray[np.float64]:
         """W weights ln(images / photos with the word)². A word that no photo has weighs 1, as in the reference."""
-        counts = np.zeros(self.manifest.words, np.int64)
-        for shard in self.shards:
-            counts += np.diff(shard.word_offsets)
-        with np.errstate(divide="ignore"):
-            return np.where(counts > 0, np.log(len(self) / np.maximum(counts, 1)) ** 2, 1.0)
+        return self.statistics.weights
 
     def weights(self, words: NDArray[np.int32], idf: bool) -> NDArray[np.float32]:
         """Return the weights of words in the score."""
         return self.idf[words].astype(np.float32) if idf else np.ones(len(words), np.float32)
 
     def factors(self, idf: bool) -> tuple[NDArray[np.float64], ...]:
-        """Return 1 / sqrt(norm) of each photo, shard by shard; 0 for a norm of 0. Reads all image numbers for idf."""
-        if idf not in self._factors:
-            self._factors[idf] = tuple(_factors(shard, self.idf if idf else None) for shard in self.shards)
-        return self._factors[idf]
+        """Return 1 / sqrt(norm) of each photo, shard by shard; 0 for a norm of 0 and for removed photos."""
+        return self._idf_factors if idf else tuple(shard.factors for shard in self.shards)
 
-    def extended(self, manifest: Manifest, shards: tuple[Shard, ...], failures: Failures) -> "Snapshot":
-        """Return the state after a commit that added ``shards`` and left ``failures``."""
-        return Snapshot(manifest, self.codebook, (*self.shards, *shards), failures)
+    @cached_property
+    def _idf_factors(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple(map(_factors, self.shards, self.statistics.norms))
 
 
-def _factors(shard: Shard, idf: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    if idf is None:
-        norms = shard.counts.astype(np.float64)
-    else:
-        from ctxdeploy.index import kernels
-
-        # 65,536 places whatever the shard's length: an image number of 16 bits is never out of bounds.
-        sums = np.zeros(1 << 16, np.float64)
-        kernels.add_weights(shard.word_offsets, shard.images, idf, sums)
-        norms = sums[: len(shard)]
-    return np.divide(1.0, np.sqrt(norms), out=np.zeros(len(norms)), where=norms > 0)
+def _factors(shard: Shard, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    valid = (norms > 0) & (norms < np.inf) & shard.live[: len(shard)]
+    return np.divide(1.0, np.sqrt(norms, where=valid, out=np.ones(len(norms))), out=np.zeros(len(norms)), where=valid)
 
 
-def open_snapshot(folder: Path) -> Snapshot:
-    """Open the state in force: the manifest, the codebook, and every shard's header and offsets.
+def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
+    """Open a state that is held: the codebook, every shard's header and offsets, tombstones and failures.
+
+    Args:
+        folder: the archive.
+        held: its manifest.
+        check: compare the codebook with its hash too, as a writer does before it adds to what others will read.
 
     Raises:
-        ArchiveError: no archive, damaged, or of a newer format.
+        ArchiveError: damaged, or of a newer format; the text names the file and the field.
     """
-    manifest = read_current(folder)
-    for _ in range(_ATTEMPTS):
-        try:
-            codebook = read_codebook(folder, manifest)
-            shards = tuple(open_shard(folder, entry, manifest) for entry in manifest.shards)
-            return Snapshot(manifest, codebook, shards, read_failures(folder, manifest.failures))
-        except ArchiveError:
-            newer = read_current(folder)
-            if newer.number == manifest.number:
-                raise
-            manifest = newer
-    raise ArchiveError(f"{folder} changes faster than it can be opened: try again")
+    manifest = held.manifest
+    codebook = read_codebook(folder, manifest, check=check)
+    try:
+        shards = tuple(open_shard(folder, entry, manifest) for entry in manifest.shards)
+        failures = read_failures(folder, manifest.failures)
+        entry = manifest.statistics
+        statistics = None if entry is None else read_statistics(folder, entry, manifest)
+    except ArchiveError as error:
+        raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error
+    return Snapshot(manifest, codebook, shards, failures, statistics)
 
 
-def read_codebook(folder: Path, manifest: Manifest) -> Codebook:
-    """Open the archive's codebook and check it against the manifest (33 MB at 65,536 words: 40 ms)."""
+def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook:
+    """Open the archive's codebook; ``check`` reads all of it (33 MB at 65,536 words) and compares its hash."""
     path = folder / manifest.codebook.file
     codebook = Codebook.load(path)
     if (codebook.id, len(codebook), codebook.dim) != (manifest.codebook_id, manifest.words, manifest.dim):
         raise ArchiveError(f"{path} is damaged: codebook_id, words or dim is not that of the manifest")
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.codebook.sha256:
-            raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest")
+    if check:
+        file_format.check_hash(path, manifest.codebook.sha256)
     return codebook

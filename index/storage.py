@@ -19,11 +19,13 @@ Piece = bytes | NDArray[np.generic]
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn any ``OSError`` of writing into ``StorageError`` with the path and the cause."""
+def storing(path: Path, but: type[OSError] | None = None) -> Iterator[None]:
+    """Turn any ``OSError`` of writing, except ``but``, into ``StorageError`` with the path and the cause."""
     try:
         yield
     except OSError as error:
+        if but is not None and isinstance(error, but):
+            raise
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
@@ -53,15 +55,16 @@ def piece_bytes(piece: Piece) -> memoryview:
     return np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
 
 
-def write_file(path: Path, pieces: Iterable[Piece]) -> int:
+def write_file(path: Path, pieces: Iterable[Piece], *, exclusive: bool = False) -> int:
     """Write ``pieces`` to a temporary file, sync it, rename it to ``path``, sync the folder; return the bytes.
 
     Raises:
         StorageError: permission, disk full, read-only file system; nothing is left then.
+        FileExistsError: ``exclusive``, and ``path`` exists; it is left as it is.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
     total = 0
-    with storing(path):
+    with storing(path, FileExistsError if exclusive else None):
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
@@ -70,7 +73,11 @@ def write_file(path: Path, pieces: Iterable[Piece]) -> int:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
+            if exclusive:
+                os.link(temporary, path)  # unlike a rename, this never replaces
+                temporary.unlink()
+            else:
+                os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

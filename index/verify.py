@@ -1,79 +1,157 @@
 """Reads every byte of an archive and reports what is wrong; the slow counterpart of opening."""
 
-import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.errors import ArchiveError, CtxdeployError
+from ctxdeploy.index import format as file_format
+from ctxdeploy.index import statistics
 from ctxdeploy.index.failures import read_failures
-from ctxdeploy.index.manifest import FileEntry, Manifest, ShardEntry, read_current
-from ctxdeploy.index.shard import Shard, open_shard
+from ctxdeploy.index.manifest import FileEntry, Manifest, ShardEntry
+from ctxdeploy.index.names import read_names
+from ctxdeploy.index.pins import pin_current
+from ctxdeploy.index.shard import Layout, Shard, open_shard
 from ctxdeploy.index.snapshot import read_codebook
+from ctxdeploy.index.snapshots import pin_state, snapshot_names
+from ctxdeploy.index.tombstones import read_tombstones
 
 
 def verify(folder: Path) -> list[str]:
-    """Return one line for each problem of the state in force on disk; an empty list if there is none."""
+    """Return one line for each problem of the state in force and of the snapshots; an empty list if there is none."""
+    problems: list[str] = []
+    checked: set[FileEntry] = set()
     try:
-        manifest = read_current(folder)
+        held = pin_current(folder)
     except ArchiveError as error:
         return [str(error)]
-    problems = [problem for entry in manifest.files for problem in _file_problems(folder, entry)]
-    for check in (lambda: read_codebook(folder, manifest), lambda: read_failures(folder, manifest.failures)):
+    try:
+        problems += _state_problems(folder, held.manifest, checked)
+    finally:
+        held.release()
+    for name in snapshot_names(folder):
         try:
-            check()
-        except ArchiveError as error:
-            problems.append(str(error))
-    seen: set[str] = set()
-    for entry in manifest.shards:
-        problems += _shard_problems(folder, entry, manifest, seen)
+            held = pin_state(folder, name)
+        except CtxdeployError as error:
+            problems.append(f"snapshot {name}: {error}")
+            continue
+        try:
+            problems += [f"snapshot {name}: {text}" for text in _state_problems(folder, held.manifest, checked)]
+        finally:
+            held.release()
     return list(dict.fromkeys(problems))
 
 
-def _file_problems(folder: Path, entry: FileEntry) -> list[str]:
+def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -> Iterator[str]:
+    """Yield the problems of a state; a file that is in ``checked`` has been read already."""
+    for file in manifest.files:
+        if file not in checked and not isinstance(file, ShardEntry):
+            yield from file_problems(folder, file)
+    yield from _problem(lambda: check_codebook(folder, manifest))
+    yield from _problem(lambda: read_failures(folder, manifest.failures))
+    seen: set[str] = set()
+    opened = []
+    for entry in manifest.shards:
+        if entry not in checked:
+            yield from file_problems(folder, entry)
+        try:
+            shard = open_shard(folder, entry, manifest)
+        except ArchiveError as error:
+            yield str(error)
+            continue
+        opened.append(shard)
+        if entry not in checked:
+            yield from shard_problems(folder, entry, shard, manifest)
+        names = shard.live_names()
+        if len(set(names)) != len(names) or not seen.isdisjoint(names):
+            yield f"{shard.path}: a name occurs twice"
+        seen.update(names)
+    if manifest.statistics is not None and len(opened) == len(manifest.shards):
+        yield from _problem(lambda: _check_statistics(folder, manifest, opened))
+    checked.update(manifest.files)
+
+
+def _problem(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except CtxdeployError as error:
+        yield str(error)
+
+
+def check_codebook(folder: Path, manifest: Manifest) -> None:
+    """Raise ``ArchiveError`` unless the codebook is the manifest's, its centroids finite, and its id theirs."""
+    read_codebook(folder, manifest, check=True).check(str(folder / manifest.codebook.file))
+
+
+def file_problems(folder: Path, entry: FileEntry) -> Iterator[str]:
+    """Yield what is wrong with a file's size or hash."""
     path = folder / entry.file
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = path.stat().st_size
+        if size != entry.bytes:
+            yield f"{path} is damaged: it has {size} bytes instead of {entry.bytes}"
+            return
+        file_format.check_hash(path, entry.sha256)
     except OSError as error:
-        return [f"{path} cannot be read: {error.strerror or error}"]
-    if size != entry.bytes:
-        return [f"{path} has {size} bytes instead of {entry.bytes}"]
-    return [] if sha256 == entry.sha256 else [f"{path} is damaged: its sha256 is not the recorded one"]
-
-
-def _shard_problems(folder: Path, entry: ShardEntry, manifest: Manifest, seen: set[str]) -> list[str]:
-    try:
-        shard = open_shard(folder, entry, manifest)
+        yield f"{path} cannot be read: {error.strerror or error}"
     except ArchiveError as error:
-        return [str(error)]
-    problems = _posting_problems(shard) + _code_problems(shard, manifest)
-    names = shard.all_names()
-    if len(set(names)) != len(names) or not seen.isdisjoint(names):
-        problems.append("a name occurs twice")
-    seen.update(names)
-    return [f"{shard.path}: {problem}" for problem in problems]
+        yield str(error)
 
 
-def _posting_problems(shard: Shard) -> list[str]:
+def shard_problems(folder: Path, entry: ShardEntry, shard: Shard, manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the content of a shard, whatever its hash, and with the list of its names."""
+    for problem in (*_posting_problems(shard), *_code_problems(shard, Layout.of(manifest))):
+        yield f"{shard.path} is damaged: {problem}"
+    if entry.names is not None:
+        names = entry.names
+        yield from _problem(lambda: _check_names(folder, names, shard))
+    yield from _problem(lambda: read_tombstones(folder, entry))
+
+
+def _check_names(folder: Path, entry: FileEntry, shard: Shard) -> None:
+    if read_names(folder, entry, len(shard)) != shard.all_names():
+        raise ArchiveError(f"{folder / entry.file} is damaged: its names are not those of {shard.path.name}")
+
+
+def _check_statistics(folder: Path, manifest: Manifest, shards: list[Shard]) -> None:
+    if manifest.statistics is None:
+        return
+    stored = statistics.read_statistics(folder, manifest.statistics, manifest)
+    found = statistics.compute(shards, manifest.words)
+    same = np.array_equal(stored.word_counts, found.word_counts)
+    for shard, mine, theirs in zip(shards, stored.norms, found.norms, strict=True):
+        live = shard.live[: len(shard)]
+        # Logarithms may be rounded differently by another version of numpy.
+        same = same and bool(np.allclose(mine[live], theirs[live], rtol=1e-9, atol=0.0))
+    if not same:
+        path = folder / manifest.statistics.file
+        raise ArchiveError(f"{path} is damaged: word_counts or norms are not those of the shards")
+
+
+def _posting_problems(shard: Shard) -> Iterator[str]:
     if shard.images.size and int(shard.images.max()) >= len(shard):
-        return [f"images holds {int(shard.images.max())}, but there are {len(shard)} photos"]
-    problems = []
+        yield f"images holds {int(shard.images.max())}, but there are {len(shard)} photos"
+        return
     if not np.array_equal(np.bincount(shard.images, minlength=len(shard)), shard.counts):
-        problems.append("counts are not the numbers of postings of the photos")
+        yield "counts are not the numbers of postings of the photos"
     rising = shard.images[1:] > shard.images[:-1]
     borders = shard.word_offsets[(shard.word_offsets > 0) & (shard.word_offsets < shard.images.size)]
     rising[borders.astype(np.int64) - 1] = True
     if not rising.all():
-        problems.append("images are not rising within every word")
-    return problems
+        yield "images are not rising within every word"
 
 
-def _code_problems(shard: Shard, manifest: Manifest) -> list[str]:
-    if not manifest.config.binary:
-        return [] if np.isfinite(shard.codes).all() else ["codes hold NaN or infinity"]
-    used = manifest.dim % 64
+def _code_problems(shard: Shard, layout: Layout) -> Iterator[str]:
+    if not layout.binary:
+        if not np.isfinite(shard.codes).all():
+            yield "codes hold NaN or infinity"
+        return
+    used = layout.dim % 64
     if used and bool((shard.codes[-1] >> np.uint64(used)).any()):
-        return ["codes have bits set beyond the dimension"]
-    return []
+        yield "codes have bits set beyond the dimension"
+    if shard.geometry_words is not None and shard.geometry_words.size:
+        if int(shard.geometry_words.max()) >= layout.words:
+            yield f"geometry_words holds {int(shard.geometry_words.max())}, but there are {layout.words} words"
+        if shard.geometry_frames is not None and not np.isfinite(shard.geometry_frames).all():
+            yield "geometry_frames hold NaN or infinity"

@@ -1,58 +1,80 @@
 """What a writer holds between two commits, and how a commit makes it durable."""
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctxdeploy.errors import ConfigError
-from ctxdeploy.index.aggregate import Aggregated
+from ctxdeploy.index import statistics
+from ctxdeploy.index.builder import Pending, shard_tensors
+from ctxdeploy.index.compaction import choose_groups, merged_tensors
 from ctxdeploy.index.failures import Failures, normalised, write_failures
+from ctxdeploy.index.garbage import collect_garbage
 from ctxdeploy.index.lock import WriterLock
-from ctxdeploy.index.manifest import CURRENT, SHARDS, ShardEntry, manifest_name, publish, read_current
-from ctxdeploy.index.shard import ShardBuilder, encode_name, open_shard
+from ctxdeploy.index.manifest import Manifest, ShardEntry, publish
+from ctxdeploy.index.names import NameIndex
+from ctxdeploy.index.shard import Layout, Shard, open_shard, write_shard
 from ctxdeploy.index.snapshot import Snapshot
-from ctxdeploy.index.storage import TEMPORARY, storing, sync_folder
+from ctxdeploy.index.tombstones import write_tombstones
 
 # Then a shard is written though it is not full: 0.5 GB of postings take 1.5 GB while they are sorted.
 MAX_PENDING_BYTES = 1 << 29
-_OURS = re.compile(r"manifest-\d+\.json|failures-\d+\.jsonl")
+
+Progress = Callable[[int, int], None]
+
+
+class Part(NamedTuple):
+    """A shard as the writer has it: ``shard.removed`` may be more than ``entry`` says."""
+
+    entry: ShardEntry
+    shard: Shard
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """What the archive holds, with what is not committed: replaced as a whole, so that an interrupt leaves one or
+    the other.
+
+    Attributes:
+        parts: shards, with those written since the last commit, and with those of which nothing is left.
+        pending: photos that are in no shard yet, by name.
+    """
+
+    parts: tuple[Part, ...]
+    pending: dict[str, Pending]
 
 
 class Writer:
-    """Additions since the last commit. Nothing of them is visible to others before ``commit`` returns.
+    """Changes since the last commit. Nothing of them is visible to others before ``commit`` returns.
 
     Args:
         folder: the archive.
         lock: held by the caller and kept until ``close``.
         snapshot: the state in force.
+        number: the highest number of any manifest in the folder.
     """
 
-    def __init__(self, folder: Path, lock: WriterLock, snapshot: Snapshot) -> None:
+    def __init__(self, folder: Path, lock: WriterLock, snapshot: Snapshot, number: int) -> None:
         self._folder = folder
         self._lock = lock
-        self._snapshot = snapshot
-        self._number = snapshot.manifest.number
-        self._builder = self._new_builder()
-        self._written: list[ShardEntry] = []
-        self._known = snapshot.known()
+        self._number = number
+        self._layout = Layout.of(snapshot.manifest)
         self._committed_failures: Failures = dict(snapshot.failures)
         self._failures = dict(self._committed_failures)
+        self._use(snapshot)
 
-    def _new_builder(self) -> ShardBuilder:
-        manifest = self._snapshot.manifest
-        return ShardBuilder(
-            words=manifest.words,
-            dim=manifest.dim,
-            binary=manifest.config.binary,
-            codebook_id=manifest.codebook_id,
-        )
+    def _use(self, snapshot: Snapshot) -> None:
+        parts = tuple(map(Part, snapshot.manifest.shards, snapshot.shards))
+        self._snapshot = snapshot
+        self._names: NameIndex | None = None
+        self._pending_bytes = 0
+        self._state = State(parts=parts, pending={})
 
     @property
-    def known(self) -> dict[str, tuple[int, int]]:
-        """Size and time of change by name, of the photos of the archive and of those added since, in order."""
-        return self._known
+    def snapshot(self) -> Snapshot:
+        """The state in force."""
+        return self._snapshot
 
     @property
     def failures(self) -> Failures:
@@ -62,24 +84,79 @@ class Writer:
     @property
     def dirty(self) -> bool:
         """Whether a commit would change anything."""
-        return bool(self._written or len(self._builder) or self._failures != self._committed_failures)
+        now = [(part.entry.file, len(part.shard.removed)) for part in _alive(self._state.parts)]
+        before = [(entry.file, entry.removed) for entry in self._snapshot.manifest.shards]
+        return bool(self._state.pending) or now != before or self._failures != self._committed_failures
 
-    def check_new(self, name: str) -> None:
-        """Raise ``ConfigError`` unless ``name`` can be added."""
-        encode_name(name)
-        if name in self._known:
-            raise ConfigError(f"{name!r} is in the archive already: leave it out, or index into a new archive")
+    def __len__(self) -> int:
+        state = self._state
+        live = sum(len(part.shard) - len(part.shard.removed) for part in state.parts)
+        return live + sum(photo.replaces is None for photo in state.pending.values())
 
-    def add(self, name: str, photo: Aggregated, size: int, mtime_ns: int) -> None:
-        """Take a photo; a shard that becomes full is written at once, though not yet committed."""
-        self.check_new(name)
-        full = len(self._builder) >= self._snapshot.manifest.config.shard_images
-        if full or self._builder.pending_bytes >= MAX_PENDING_BYTES:
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._state.pending or self.find(name) is not None)
+
+    def find(self, name: str) -> tuple[int, int] | None:
+        """Return shard and number of a photo that is in a shard and not removed."""
+        parts = self._state.parts
+        if self._names is None:
+            self._names = NameIndex([part.shard for part in parts])
+        for shard, number in self._names.find(name):
+            if shard < len(parts) and parts[shard].shard.live[number]:
+                return shard, number
+        return None
+
+    def clashes(self, shard: Shard) -> list[tuple[int, tuple[int, int]]]:
+        """Return number there, and shard and number here, of every photo of another archive's shard that is in both."""
+        table = NameIndex([part.shard for part in self._state.parts])
+        numbers = (int(number) for number in table.suspects(shard) if shard.live[number])
+        places = ((number, self.find(shard.name(number))) for number in numbers)
+        return [(number, place) for number, place in places if place is not None]
+
+    def known(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Yield name, and size and time of change of the file, of every photo, those in shards first."""
+        state = self._state
+        for _, shard in state.parts:
+            live = shard.live[: len(shard)]
+            facts = zip(shard.sizes[live].tolist(), shard.mtimes[live].tolist(), strict=True)
+            for name, fact in zip(shard.live_names(), facts, strict=True):
+                if name not in state.pending:
+                    yield name, fact
+        for name, photo in state.pending.items():
+            yield name, (photo.size, photo.mtime_ns)
+
+    def add(self, photo: Pending, *, replacing: bool) -> None:
+        """Take a photo; a shard that becomes full is written at once, though not yet committed.
+
+        Raises:
+            ConfigError: its name is in the archive, and ``replacing`` is not set.
+        """
+        former = self._state.pending.get(photo.name)
+        replaces = self.find(photo.name) if former is None else former.replaces
+        if not replacing and (former is not None or replaces is not None):
+            raise ConfigError(f"{photo.name!r} is in the archive already: leave it out, or replace it (replace=True)")
+        full = len(self._state.pending) >= self._snapshot.manifest.config.shard_images and former is None
+        if full or self._pending_bytes >= MAX_PENDING_BYTES:
             self._flush()
-        # In this order an interrupt in between leaves the photo out, for the next run, and never in twice.
-        self._known[name] = (size, mtime_ns)
-        self._builder.add(name, photo, size, mtime_ns)
-        self._failures.pop(name, None)
+            replaces = self.find(photo.name)
+        self._state.pending[photo.name] = replace(photo, replaces=replaces)
+        self._pending_bytes += photo.nbytes
+        self._failures.pop(photo.name, None)
+
+    def remove(self, names: Iterable[str]) -> int:
+        """Remove photos; return how many there were. A name that is not there is no error."""
+        places, pending = [], []
+        for name in dict.fromkeys(names):
+            place = self.find(name)
+            if place is not None:
+                places.append(place)
+            if name in self._state.pending:
+                pending.append(name)
+            self._failures.pop(name, None)
+        count = len(places) + sum(self._state.pending[name].replaces is None for name in pending)
+        kept = {name: photo for name, photo in self._state.pending.items() if name not in set(pending)}
+        self._state = State(parts=without(self._state.parts, places), pending=kept)
+        return count
 
     def record_failures(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Merge failures; a later one of the same name replaces the earlier."""
@@ -91,15 +168,54 @@ class Writer:
             self._failures.pop(name, None)
 
     def _flush(self) -> None:
-        if not len(self._builder):
+        state = self._state
+        if not state.pending:
             return
-        builder, self._builder = self._builder, self._new_builder()
-        try:
-            entry = builder.write(self._folder)
-        except BaseException:
-            self._builder = builder
-            raise
-        self._written.append(entry)
+        photos = tuple(state.pending.values())
+        part = self._written(write_shard(self._folder, self._layout, shard_tensors(self._layout, photos)))
+        parts = without(state.parts, [photo.replaces for photo in photos if photo.replaces is not None])
+        if self._names is not None:
+            # Before the state that has it: a name that is missing here would be added twice.
+            self._names.append(len(parts), {photo.name: number for number, photo in enumerate(photos)})
+        self._state = State(parts=(*parts, part), pending={})
+        self._pending_bytes = 0
+
+    def _written(self, entry: ShardEntry) -> Part:
+        return Part(entry, open_shard(self._folder, entry, self._snapshot.manifest))
+
+    def adopt(self, parts: Sequence[Part], replaced: Iterable[tuple[int, int]]) -> None:
+        """Append shards that were written into the folder, and remove the photos that they replace."""
+        self._flush()
+        self._state = State(parts=(*without(self._state.parts, replaced), *parts), pending={})
+        self._names = None
+
+    def compact(self, *, purge: bool, progress: Progress | None) -> int:
+        """Commit; merge small shards and those with many removed photos into large ones; commit.
+
+        Args:
+            purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
+            progress: called with photos written, and of how many.
+
+        Returns:
+            The shards that were merged.
+        """
+        self.commit()
+        parts = self._state.parts
+        groups = choose_groups(parts, self._snapshot.manifest.config.shard_images, purge=purge)
+        total = sum(parts[i].entry.live for group in groups for i in group)
+        done = 0
+        merged: dict[int, Part] = {}
+        for group in groups:
+            tensors = merged_tensors(self._layout, [parts[i].shard for i in group])
+            merged[group[0]] = self._written(write_shard(self._folder, self._layout, tensors))
+            done += len(tensors["counts"])
+            if progress is not None:
+                progress(done, total)
+        gone = {i for group in groups for i in group[1:]}
+        kept = tuple(merged.get(i, part) for i, part in enumerate(parts) if i not in gone)
+        self._names, self._state = None, State(parts=kept, pending={})
+        self.commit()
+        return len(merged) + len(gone)
 
     def commit(self) -> Snapshot:
         """Write what is pending, publish the next manifest, and return the new state.
@@ -116,33 +232,53 @@ class Writer:
         failures = before.failures
         if self._failures != self._committed_failures:
             failures = write_failures(self._folder, number, self._failures)
-        # An interrupt after the commit before this one may have left its shards among the written ones.
-        added = [entry for entry in self._written if entry not in before.shards]
-        manifest = replace(before, number=number, shards=(*before.shards, *added), failures=failures)
-        opened = tuple(open_shard(self._folder, entry, manifest) for entry in added)
-        publish(self._folder, manifest)
-        self._snapshot = self._snapshot.extended(manifest, opened, dict(self._failures))
-        self._written = []
+        parts = tuple(self._with_tombstones(part) for part in _alive(self._state.parts))
+        manifest = replace(
+            before, number=number, shards=tuple(part.entry for part in parts), failures=failures, statistics=None
+        )
+        shards = tuple(part.shard for part in parts)
+        snapshot = self._with_statistics(manifest, shards)
+        publish(self._folder, snapshot.manifest)
+        if len(parts) != len(self._state.parts):
+            self._names = None  # numbers of shards have changed
         self._committed_failures = dict(self._failures)
-        return self._snapshot
+        self._snapshot, self._state = snapshot, State(parts=parts, pending={})
+        return snapshot
+
+    def _with_tombstones(self, part: Part) -> Part:
+        entry, removed = part.entry, part.shard.removed
+        if len(removed) == entry.removed:
+            return part
+        tombstones = write_tombstones(self._folder, entry, removed)
+        return Part(replace(entry, removed=len(removed), tombstones=tombstones), part.shard)
+
+    def _with_statistics(self, manifest: Manifest, shards: tuple[Shard, ...]) -> Snapshot:
+        found = None
+        if manifest.config.idf:
+            found = statistics.compute(shards, manifest.words)
+            file = statistics.write_statistics(self._folder, manifest.number, found)
+            manifest = replace(manifest, statistics=file)
+        return Snapshot(manifest, self._snapshot.codebook, shards, dict(self._failures), found)
 
     def collect_garbage(self) -> list[str]:
-        """Remove files that neither the state in force nor this writer needs; return their paths in the archive."""
-        # What CURRENT names may be newer than what we know: a commit whose last sync failed is in force all the same.
-        states = (self._snapshot.manifest, read_current(self._folder))
-        kept = {CURRENT, *(manifest_name(state.number) for state in states)}
-        kept |= {entry.file for state in states for entry in state.files} | {entry.file for entry in self._written}
-        removed = []
-        with storing(self._folder):
-            for path in sorted([*self._folder.iterdir(), *(self._folder / SHARDS).iterdir()]):
-                name = path.relative_to(self._folder).as_posix()
-                ours = path.parent.name == SHARDS or _OURS.fullmatch(path.name) or path.name.startswith(TEMPORARY)
-                if ours and name not in kept and path.is_file():
-                    path.unlink()
-                    removed.append(name)
-        sync_folder(self._folder)
-        return removed
+        """Remove files that no state needs: not the one in force, no snapshot, no reader, not this writer."""
+        files = {file.file for part in self._state.parts for file in part.entry.files}
+        return collect_garbage(self._folder, [self._snapshot.manifest], files)
 
     def close(self) -> None:
         """Forget what is pending and let another writer in."""
         self._lock.release()
+
+
+def _alive(parts: Iterable[Part]) -> Iterator[Part]:
+    return (part for part in parts if len(part.shard.removed) < len(part.shard))
+
+
+def without(parts: tuple[Part, ...], places: Iterable[tuple[int, int]]) -> tuple[Part, ...]:
+    """Return the shards with these photos (shard, number) removed."""
+    numbers: dict[int, list[int]] = {}
+    for shard, number in places:
+        numbers.setdefault(shard, []).append(number)
+    return tuple(
+        Part(part.entry, part.shard.without(numbers[i])) if i in numbers else part for i, part in enumerate(parts)
+    )

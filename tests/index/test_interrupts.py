@@ -87,7 +87,7 @@ def test_a_failed_last_sync_and_garbage_collection_keep_the_archive(
         def failing(folder: Path) -> None:
             nonlocal calls
             calls += 1
-            if calls == 3:  # shard, manifest, and now CURRENT, which has been replaced already
+            if calls == 4:  # names, shard, manifest, and now CURRENT, which has been replaced already
                 raise StorageError("the disk went away")
             real(folder)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ctxdeploy.errors import ArchiveError
 from ctxdeploy.index import DescriptorSource, Index
-from ctxdeploy.index.manifest import parse, read_current
-from ctxdeploy.index.snapshot import open_snapshot
+from ctxdeploy.index.manifest import parse, read_pointer
+from ctxdeploy.index.pins import read_current
 
 
 @pytest.fixture
@@ -22,12 +22,20 @@ def archive(make_photos: Any, make_archive: Any) -> Path:
     return path
 
 
+def with_checksum(data: dict[str, Any]) -> bytes:
+    """Return the text of a manifest whose checksum is right."""
+    data.pop("checksum", None)
+    return json.dumps(
+        data | {"checksum": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()}
+    ).encode()
+
+
 def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the manifest in force and keep its hash right, as a writer of another version would."""
     name = (path / "CURRENT").read_text().split()[0]
     data = json.loads((path / name).read_text())
     change(data)
-    text = json.dumps(data).encode()
+    text = with_checksum(data)
     (path / name).write_bytes(text)
     (path / "CURRENT").write_text(f"{name} {hashlib.sha256(text).hexdigest()}\n")
 
@@ -44,7 +52,10 @@ def test_what_is_written_is_read(tmp_path: Path, make_codebook: Any) -> None:
     ("change", "text"),
     [
         (lambda m: m.update(format="tar"), "format is not"),
-        (lambda m: m.update(format_version=2), "format_version 2, this ctxdeploy reads 1: upgrade"),
+        (lambda m: m.update(format_version=3), "format_version 3, this ctxdeploy reads versions up to 2: upgrade"),
+        (lambda m: m["shards"][0].update(removed=6), "removed 6 of .* is not below its images 6"),
+        (lambda m: (m["shards"][0].update(removed=1), m.update(images=5)), "tombstones .* contradict"),
+        (lambda m: m["shards"][0]["names"].update(file="names/x"), "names/x"),
         (lambda m: m.update(format_version=True), "format_version"),
         (lambda m: m.pop("config"), "'config' is missing"),
         (lambda m: m["config"].update(alpha=-3), "alpha"),
@@ -59,7 +70,6 @@ def test_what_is_written_is_read(tmp_path: Path, make_codebook: Any) -> None:
         (lambda m: m.update(shards=[4]), "shards"),
         (lambda m: m["shards"][0].update(file="../../etc/passwd"), "passwd"),
         (lambda m: m["codebook"].update(file="/etc/passwd"), "passwd"),
-        (lambda m: m["codebook"].update(sha256="0" * 64), "sha256"),
         (lambda m: m["shards"][0].update(sha256="xyz"), "sha256"),
         (lambda m: m["shards"][0].update(postings=1), "codes"),
         (lambda m: m["shards"][0].update(bytes=None), "bytes None"),
@@ -72,6 +82,13 @@ def test_wrong_fields_are_named(archive: Path, change: Any, text: str) -> None:
     with pytest.raises(ArchiveError, match=text) as caught:
         Index.open(archive)
     assert str(archive) in str(caught.value)
+
+
+def test_a_writer_checks_the_hash_of_the_codebook(archive: Path) -> None:
+    rewrite(archive, lambda m: m["codebook"].update(sha256="0" * 64))
+    with pytest.raises(ArchiveError, match=r"codebook\.safetensors is damaged: its sha256"):
+        Index.open(archive, writable=True)
+    assert any("codebook.safetensors" in problem for problem in Index.open(archive).verify())
 
 
 @pytest.mark.parametrize(
@@ -96,24 +113,16 @@ def test_missing_files_are_named(archive: Path) -> None:
 
 
 def test_a_reader_that_is_overtaken_by_garbage_collection_opens_the_newer_state(
-    archive: Path, make_photos: Any, monkeypatch: Any
+    archive: Path, monkeypatch: Any
 ) -> None:
+    first = read_pointer(archive)
     with Index.open(archive, writable=True) as index:
         index.record_failures([{"name": "x", "reason": "y"}])
-    old = parse((archive / "manifest-000001.json").read_bytes(), "x")
-    answers = iter([old])
-    monkeypatch.setattr(
-        "ctxdeploy.index.snapshot.read_current", lambda folder: next(answers, None) or read_current(folder)
-    )
-    real = open_snapshot.__globals__["read_codebook"]
-
-    def vanished(folder: Path, manifest: Any) -> Any:
-        if manifest.number == 1:
-            raise ArchiveError("gone")
-        return real(folder, manifest)
-
-    monkeypatch.setattr("ctxdeploy.index.snapshot.read_codebook", vanished)
-    assert open_snapshot(archive).manifest.number == 2
+        index.commit()
+        assert index.collect_garbage() == ["manifest-000000.json", "manifest-000001.json"]
+    answers = iter([first])
+    monkeypatch.setattr("ctxdeploy.index.pins.read_pointer", lambda folder: next(answers, None) or read_pointer(folder))
+    assert read_current(archive).number == 2
 
 
 @given(

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Codebook, Index, IndexConfig
 from ctxdeploy.index.aggregate import Aggregated
+from ctxdeploy.index.builder import Pending, shard_tensors
 from ctxdeploy.index.format import decode, encode
 from ctxdeploy.index.manifest import Manifest, ShardEntry
+from ctxdeploy.index.names import decode_name, encode_name
+from ctxdeploy.index.pins import pin_current
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.shard import ShardBuilder, decode_name, encode_name, open_shard
+from ctxdeploy.index.shard import Layout, open_shard, write_shard
 from ctxdeploy.index.snapshot import Snapshot, open_snapshot
 from ctxdeploy.index.storage import piece_bytes, write_file
 
@@ -26,18 +29,20 @@ SCORING = {idf: IndexConfig().scoring(idf=idf) for idf in (False, True)}
 ALL = [HealthCheck.function_scoped_fixture]
 
 
-def tiny_builder() -> ShardBuilder:
+def opened(path: Path) -> Snapshot:
+    """Open the state in force."""
+    return open_snapshot(path, pin_current(path))
+
+
+def test_exact_bytes(tmp_path: Path) -> None:
     """Two photos over 3 words of 4 dimensions: "a" has words 0 and 2, "é" has word 2."""
-    builder = ShardBuilder(words=3, dim=4, binary=True, codebook_id="c")
     first = Aggregated(words=np.array([0, 2], np.int32), codes=np.array([[1], [2]], np.uint64))
     second = Aggregated(words=np.array([2], np.int32), codes=np.array([[9]], np.uint64))
-    builder.add("a", first, 100, 5)
-    builder.add("é", second, -1, -1)
-    return builder
-
-
-def test_exact_bytes() -> None:
-    data = b"".join(piece_bytes(piece) for piece in tiny_builder().pieces())
+    photos = [Pending(name="a", photo=first, size=100, mtime_ns=5), Pending(name="é", photo=second)]
+    layout = Layout(words=3, dim=4, binary=True, codebook_id="c")
+    entry = write_shard(tmp_path, layout, shard_tensors(layout, photos))
+    data = (tmp_path / entry.file).read_bytes()
+    assert entry.bytes == len(data) and entry.postings == 3 and entry.images == 2
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     assert (8 + length) % 64 == 0 and length == 632
@@ -46,7 +51,7 @@ def test_exact_bytes() -> None:
             "codebook_id": "c",
             "dim": "4",
             "format": "ctxdeploy-shard",
-            "format_version": "1",
+            "format_version": "2",
             "kind": "binary",
             "words": "3",
         },
@@ -67,15 +72,17 @@ def test_exact_bytes() -> None:
 @given(st.lists(st.tuples(st.sets(st.integers(0, 9)), st.binary(max_size=6)), min_size=1, max_size=8), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_round_trip(photos: list[tuple[set[int], bytes]], binary: bool) -> None:
-    builder = ShardBuilder(words=10, dim=70, binary=binary, codebook_id="c")
+    layout = Layout(words=10, dim=70, binary=binary, codebook_id="c")
+    pending = []
     rng = np.random.default_rng(0)
     stored: dict[tuple[int, int], Any] = {}
     for number, (words, name) in enumerate(photos):
         codes = rng.integers(0, 99, (len(words), 2 if binary else 70)).astype(np.uint64 if binary else np.float32)
         ordered = np.array(sorted(words), np.int32)
-        builder.add(decode_name(name), Aggregated(words=ordered, codes=codes), number, -1)
+        aggregated = Aggregated(words=ordered, codes=codes)
+        pending.append(Pending(name=decode_name(name), photo=aggregated, size=number))
         stored |= {(word, number): code for word, code in zip(ordered.tolist(), codes, strict=True)}
-    arrays, _ = decode(b"".join(piece_bytes(piece) for piece in builder.pieces()), "x")
+    arrays = shard_tensors(layout, pending)
     offsets, codes = arrays["word_offsets"], arrays["codes"].T if binary else arrays["codes"]
     words = np.repeat(np.arange(10), np.diff(offsets))
     pairs = list(zip(words.tolist(), arrays["images"].tolist(), strict=True))
@@ -102,7 +109,7 @@ def archive(make_photos: Any, make_archive: Any) -> tuple[Path, Manifest, bytes]
     """Return a folder, its manifest and the bytes of its one shard of 12 photos, 16 words and 100 dimensions."""
     codebook = Codebook.from_centroids(np.random.default_rng(0).normal(size=(16, 100)).astype(np.float32))
     path = make_archive(make_photos(12, 100), codebook=codebook)
-    manifest = open_snapshot(path).manifest
+    manifest = opened(path).manifest
     return path, manifest, (path / manifest.shards[0].file).read_bytes()
 
 
@@ -142,7 +149,7 @@ def test_mutated_shards_raise_archive_errors_or_are_safe_to_search(
 @pytest.mark.parametrize("binary", [True, False])
 def test_hostile_numbers_and_codes_do_not_leave_the_arrays(make_photos: Any, make_archive: Any, binary: bool) -> None:
     path = make_archive(make_photos(6, 96), IndexConfig(binary=binary))
-    snapshot = open_snapshot(path)
+    snapshot = opened(path)
     arrays, metadata = decode((path / snapshot.manifest.shards[0].file).read_bytes(), "x")
     arrays["images"] = np.full_like(arrays["images"], 65535)
     arrays["codes"] = np.full_like(arrays["codes"], np.nan if not binary else (1 << 64) - 1)
@@ -187,7 +194,7 @@ def test_damaged_tensors_are_named(archive: Any, tensor: str, change: Any, text:
     ("field", "value", "text"),
     [
         ("format", "x", "format is 'x'"),
-        ("format_version", "2", "format_version is '2'.*upgrade ctxdeploy"),
+        ("format_version", "3", "format_version '3', this ctxdeploy reads 1 or 2: upgrade"),
         ("kind", "float", "kind"),
         ("dim", "128", "dim"),
         ("words", "17", "words"),

@@ -1,0 +1,245 @@
+"""Makes a damaged archive whole again: what is damaged goes, and a list says which photos went with it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctxdeploy.errors import ArchiveError, CtxdeployError
+from ctxdeploy.index import statistics
+from ctxdeploy.index.failures import read_failures
+from ctxdeploy.index.lock import WriterLock
+from ctxdeploy.index.manifest import (
+    CURRENT,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    manifest_name,
+    manifest_numbers,
+    parse,
+    publish,
+)
+from ctxdeploy.index.names import NameIndex, name_tensors, read_names, write_names
+from ctxdeploy.index.pins import read_current
+from ctxdeploy.index.shard import Shard, open_shard
+from ctxdeploy.index.storage import write_file
+from ctxdeploy.index.tombstones import read_tombstones, write_tombstones
+from ctxdeploy.index.verify import check_codebook, file_problems, shard_problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What a repair did.
+
+    Attributes:
+        problems: one line for each thing that was damaged.
+        lost: names of the photos that are gone, to be indexed again.
+        unnamed: photos that are gone, but whose names are damaged too.
+        returned: photos that had been removed and are back, because the record of their removal is damaged.
+        list: JSON lines with the lost names, in the archive; None if there is none.
+        manifest: the number of the state in force now.
+    """
+
+    problems: tuple[str, ...]
+    lost: tuple[str, ...]
+    unnamed: int
+    returned: tuple[str, ...]
+    list: Path | None
+    manifest: int
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the report as JSON prints it."""
+        return {
+            "problems": list(self.problems),
+            "lost": list(self.lost),
+            "unnamed": self.unnamed,
+            "returned": list(self.returned),
+            "list": None if self.list is None else str(self.list),
+            "manifest": self.manifest,
+        }
+
+
+@dataclass(kw_only=True)
+class _Findings:
+    problems: list[str]
+    lost: list[str]
+    unnamed: int = 0
+    returned: list[int]
+
+
+def repair(folder: Path) -> Repaired:
+    """Check every byte of the state in force, and publish a state without what is damaged.
+
+    A damaged or missing shard is dropped. A damaged list of names is written again from its shard, damaged statistics
+    from the postings. Damaged tombstones are forgotten: photos that were removed return, unless a newer photo has their
+    name. Damaged failures are forgotten. If ``CURRENT`` or the manifest it names is damaged, the newest sound manifest
+    takes its place. Damaged files stay until garbage collection.
+
+    Raises:
+        ArchiveError: no archive, being written by another process, no sound manifest, or the codebook is damaged:
+            without it no descriptor can be compared.
+        StorageError: the folder cannot be written.
+    """
+    if not (folder / CURRENT).exists() and not manifest_numbers(folder):
+        raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index")
+    lock = WriterLock(folder)
+    try:
+        return _repair(folder)
+    finally:
+        lock.release()
+
+
+def _repair(folder: Path) -> Repaired:
+    manifest, problems = _newest_sound(folder)
+    try:
+        check_codebook(folder, manifest)
+    except CtxdeployError as error:
+        raise ArchiveError(f"{error}; put a copy of it in its place: no other file says what its words were") from error
+    findings = _Findings(problems=problems, lost=[], returned=[])
+    sound: list[tuple[ShardEntry, Shard]] = []
+    for entry in manifest.shards:
+        found = _sound_shard(folder, entry, manifest, findings, len(sound))
+        if found is not None:
+            sound.append(found)
+    failures = _sound_failures(folder, manifest, findings)
+    sound, returned = _settle_returned(sound, findings.returned)
+    if manifest.statistics is not None:
+        findings.problems += file_problems(folder, manifest.statistics)
+    number = manifest.number
+    path = None
+    if findings.problems:
+        number = max(manifest_numbers(folder)) + 1
+        if findings.lost:
+            path = folder / f"lost-{number:06d}.jsonl"
+            write_file(path, ["".join(json.dumps({"name": name}) + "\n" for name in findings.lost).encode()])
+        entries = tuple(_with_tombstones(folder, entry, shard) for entry, shard in sound)
+        state = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
+        publish(folder, _with_statistics(folder, state, [shard for _, shard in sound]))
+    return Repaired(
+        problems=tuple(findings.problems),
+        lost=tuple(name for name in findings.lost),
+        unnamed=findings.unnamed,
+        returned=tuple(returned),
+        list=path,
+        manifest=number,
+    )
+
+
+def _newest_sound(folder: Path) -> tuple[Manifest, list[str]]:
+    try:
+        return read_current(folder), []
+    except ArchiveError as error:
+        problems = [str(error)]
+    for number in reversed(manifest_numbers(folder)):
+        path = folder / manifest_name(number)
+        try:
+            return parse(path.read_bytes(), str(path)), problems
+        except (ArchiveError, OSError) as error:
+            problems.append(str(error))
+    raise ArchiveError(f"{folder} has no sound manifest ({problems[0]}): restore it from a copy, or index again")
+
+
+def _sound_shard(
+    folder: Path, entry: ShardEntry, manifest: Manifest, findings: _Findings, place: int
+) -> tuple[ShardEntry, Shard] | None:
+    """Return a shard if its file is sound, with its names and tombstones made sound; else note what is lost."""
+    bare = replace(entry, removed=0, names=None, tombstones=None)
+    problems = [*file_problems(folder, entry)]
+    shard = None
+    if not problems:
+        try:
+            shard = open_shard(folder, bare, manifest)
+            problems += shard_problems(folder, bare, shard, manifest)
+        except ArchiveError as error:
+            problems.append(str(error))
+    if shard is None or problems:
+        findings.problems += problems
+        _note_lost(folder, entry, findings)
+        return None
+    removed, damaged = _removed(folder, entry, manifest)
+    if damaged:
+        findings.problems += damaged
+        findings.returned.append(place)
+        entry = replace(entry, removed=0, tombstones=None)
+    names = entry.names
+    wrong = [] if names is None else [*file_problems(folder, names)]
+    if names is None or wrong:
+        findings.problems += wrong
+        names = write_names(folder, name_tensors(shard.all_names()))
+    return replace(entry, names=names), replace(shard, removed=removed)
+
+
+def _removed(folder: Path, entry: ShardEntry, manifest: Manifest) -> tuple[Any, list[str]]:
+    if entry.tombstones is None:
+        return np.empty(0, np.uint16), []
+    problems = [*file_problems(folder, entry.tombstones)]
+    if not problems:
+        try:
+            return open_shard(folder, entry, manifest).removed, []
+        except ArchiveError as error:
+            problems.append(str(error))
+    return np.empty(0, np.uint16), problems
+
+
+def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
+    """Note the names of a shard that is dropped, from the list beside it, but for removed photos if they are known."""
+    try:
+        if entry.names is None:
+            raise ArchiveError("format 1 has no list of names")
+        names = read_names(folder, entry.names, entry.images)
+    except ArchiveError:
+        findings.unnamed += entry.live
+        return
+    try:
+        removed = set(read_tombstones(folder, entry).tolist())
+    except ArchiveError:
+        removed = set()
+    findings.lost += [name for number, name in enumerate(names) if number not in removed]
+
+
+def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> FileEntry | None:
+    try:
+        read_failures(folder, manifest.failures)
+    except ArchiveError as error:
+        findings.problems.append(str(error))
+        return None
+    return manifest.failures
+
+
+def _settle_returned(
+    sound: list[tuple[ShardEntry, Shard]], returned: Sequence[int]
+) -> tuple[list[tuple[ShardEntry, Shard]], list[str]]:
+    """Remove again what returned from damaged tombstones, where another shard has a photo of that name."""
+    if not returned:
+        return sound, []
+    back = set(returned)
+    table = NameIndex([shard for _, shard in sound])
+    result, names = [], list[str]()
+    for place, (entry, shard) in enumerate(sound):
+        if place in back:
+            doubled = []
+            for number, name in enumerate(shard.all_names()):
+                others = [(s, n) for s, n in table.find(name) if s != place and sound[s][1].live[n]]
+                # Of two shards whose tombstones are both damaged, the later one has the newer photo.
+                if any(s not in back or s > place for s, _ in others):
+                    doubled.append(number)
+            shard = shard.without(doubled)
+            names += shard.live_names()
+        result.append((entry, shard))
+    return result, names
+
+
+def _with_tombstones(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
+    if len(shard.removed) == entry.removed:
+        return entry
+    return replace(entry, removed=len(shard.removed), tombstones=write_tombstones(folder, entry, shard.removed))
+
+
+def _with_statistics(folder: Path, manifest: Manifest, shards: list[Shard]) -> Manifest:
+    if not manifest.config.idf:
+        return manifest
+    found = statistics.compute(shards, manifest.words)
+    return replace(manifest, statistics=statistics.write_statistics(folder, manifest.number, found))
