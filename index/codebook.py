@@ -142,6 +142,11 @@ class Codebook:
         training = json.dumps(self.training, sort_keys=True, allow_nan=False)
         return file_format.encode(tensors, {**facts, "training": training})
 
+    def check(self, where: str) -> None:
+        """Raise ``ArchiveError``, naming ``where``, unless the id fits the centroids and these are finite."""
+        if not np.isfinite(self.centroids).all() or _identity(self.centroids) != self.id:
+            raise ArchiveError(f"{where} is damaged: id does not fit the centroids")
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Codebook":
         """Open a saved codebook.
