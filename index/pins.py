@@ -31,15 +31,19 @@ class Pin:
     """
 
     def __init__(self, manifest: Manifest, pointer: str, handle: int) -> None:
+        self._handle: int | None = handle
         self.manifest = manifest
         self.pointer = pointer
-        self._handle: int | None = handle
 
     def release(self) -> None:
         """Let the state be collected; may be called twice."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def __del__(self) -> None:
+        """Release a state whose reader was dropped without being closed."""
+        self.release()
 
 
 def pin_current(folder: Path) -> Pin:
