@@ -101,7 +101,8 @@ def file_problems(folder: Path, entry: FileEntry) -> Iterator[str]:
 
 def shard_problems(folder: Path, entry: ShardEntry, shard: Shard, manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong with the content of a shard, whatever its hash, and with the list of its names."""
-    for problem in (*_posting_problems(shard), *_code_problems(shard, Layout.of(manifest))):
+    layout = Layout.of(manifest)
+    for problem in (*_posting_problems(shard), *_code_problems(shard, layout), *_geometry_problems(shard, layout)):
         yield f"{shard.path} is damaged: {problem}"
     if entry.names is not None:
         names = entry.names
@@ -150,8 +151,11 @@ def _code_problems(shard: Shard, layout: Layout) -> Iterator[str]:
     used = layout.dim % 64
     if used and bool((shard.codes[-1] >> np.uint64(used)).any()):
         yield "codes have bits set beyond the dimension"
-    if shard.geometry_words is not None and shard.geometry_words.size:
-        if int(shard.geometry_words.max()) >= layout.words:
-            yield f"geometry_words holds {int(shard.geometry_words.max())}, but there are {layout.words} words"
-        if shard.geometry_frames is not None and not np.isfinite(shard.geometry_frames).all():
-            yield "geometry_frames hold NaN or infinity"
+
+
+def _geometry_problems(shard: Shard, layout: Layout) -> Iterator[str]:
+    words, frames = shard.geometry_words, shard.geometry_frames
+    if words is not None and words.size and int(words.max()) >= layout.words:
+        yield f"geometry_words holds {int(words.max())}, but there are {layout.words} words"
+    if frames is not None and not np.isfinite(frames).all():
+        yield "geometry_frames hold NaN or infinity"
