@@ -1,97 +1,121 @@
 """Nearest words of descriptors, the same for a descriptor whatever else is in the call.
 
-faiss computes the distances of more than 20 queries at once with BLAS, whose rounding depends on the shape of the call
-and which cancels in |x|² - 2xy + |y|². So faiss only proposes: we ask for a few words more than needed, compute their
-distances anew in float64, one order of summation, and sort by (distance, word). Only a word that BLAS rounds out of the
-``SPARE`` places below the last one wanted could still be missed: more than four words within 1e-6 of each other.
+The kernels propose: a few words more than needed by float32 distances, each of which depends on the descriptor and the
+word alone. Their distances are computed anew in float64, in one order of summation, and sorted by (distance, word).
+Only a word that float32 rounds out of the ``SPARE`` places below the last one wanted could be missed: more than four
+words whose distances differ by less than 1e-5 of the squared distances to the cell's centre.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.extras import require
+from ctxdeploy.index.assign_cells import Cells
 
 SPARE = 4
-# Above this a flat search of 1000 descriptors takes longer than 6 ms on two cores.
+# A flat search of 1000 descriptors among as many words takes 5 ms on one thread, as long as one through cells.
 FLAT_WORDS = 4096
 WORDS_PER_CELL = 64
-_ROWS = 65536
+# Rows of one call of a kernel: lists of pairs and distances stay in the L2 and L3 cache.
+_ROWS = 8192
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Cells:
-    """A coarse partition of the words: a search looks into the ``probes`` cells nearest to a descriptor.
-
-    Attributes:
-        centres: C×D float32.
-        probes: cells searched.
-    """
-
-    centres: NDArray[np.float32]
-    probes: int
+Found = tuple[NDArray[np.int32], NDArray[np.float64]]
 
 
 class FlatAssigner:
     """Exact search over all words."""
 
     def __init__(self, centroids: NDArray[np.float32]) -> None:
-        self._centroids = centroids
-        self._index = require("faiss", "cpu").IndexFlatL2(centroids.shape[1])
-        self._index.add(centroids)
+        self._centroids = _frozen(centroids)
+        self._order = _frozen(np.arange(len(centroids), dtype=np.int32))
+        self._offsets = np.array([0, len(centroids)], np.int64)
+        self._origin = _padded(_mean(centroids))
 
-    def search(self, vectors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    def search(self, vectors: NDArray[np.float32], count: int, *, threads: int = 1) -> Found:
         """Return n×count words, nearest first, ties by number, and their squared distances; count is at most W."""
-        wanted = min(len(self._centroids), count + SPARE)
-        return _in_blocks(vectors, count, lambda rows: self._rank(rows, wanted, count))
+        return _in_blocks(vectors, count, threads, lambda rows: self._rank(rows, count))
 
-    def _rank(self, rows: NDArray[np.float32], wanted: int, count: int) -> Any:
-        from ctxdeploy.index import build_kernels
+    def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
+        from ctxdeploy.index import assign_kernels, assign_rank
 
-        return build_kernels.nearest(rows, self._centroids, self._index.search(rows, wanted)[1], count)
+        members, ends = np.arange(len(rows), dtype=np.int32), np.array([0, len(rows)], np.int64)
+        kept = min(len(self._centroids), count + SPARE)
+        found = assign_kernels.search_cells(
+            rows, self._centroids, self._origin, self._order, self._offsets, members, ends, kept
+        )
+        return assign_rank.rank(rows, self._centroids, found, count)  # type: ignore[no-any-return]
 
 
 class CellAssigner:
-    """Search in the nearest cells of an inverted file over the words: 16 times faster than flat at 65,536 words."""
+    """Search in the nearest cells."""
 
     def __init__(self, centroids: NDArray[np.float32], cells: Cells) -> None:
-        faiss = require("faiss", "cpu")
-        self._centroids = centroids
-        self._coarse = FlatAssigner(cells.centres)
-        self._probes = min(cells.probes, len(cells.centres))
-        # The quantizer must outlive the index that points to it.
-        self._quantizer = faiss.IndexFlatL2(centroids.shape[1])
-        self._quantizer.add(cells.centres)
-        self._index = faiss.IndexIVFFlat(self._quantizer, centroids.shape[1], len(cells.centres))
-        self._index.train(cells.centres)
-        self._index.add(centroids)
-        self._index.nprobe = self._probes
-        self._flat: FlatAssigner | None = None
+        self._centroids = _frozen(centroids)
+        self._centres, self._order = _frozen(cells.centres), _frozen(cells.order)
+        self._probes = cells.probes
+        self._offsets = cells.offsets.astype(np.int64)
+        self._origin = _padded(_mean(cells.centres))
+        self._origins = _padded(cells.centres)
 
-    def search(self, vectors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    def search(self, vectors: NDArray[np.float32], count: int, *, threads: int = 1) -> Found:
         """Return n×count words, nearest first, ties by number, and their squared distances; count is at most W."""
-        return _in_blocks(vectors, count, lambda rows: self._rank(rows, count))
+        return _in_blocks(vectors, count, threads, lambda rows: self._rank(rows, count))
 
-    def _rank(self, rows: NDArray[np.float32], count: int) -> Any:
-        from ctxdeploy.index import build_kernels
+    def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
+        from ctxdeploy.index import assign_kernels, assign_rank
 
-        cells, distances = self._coarse.search(rows, self._probes)
-        found = self._index.search_preassigned(
-            rows, min(len(self._centroids), count + SPARE), cells.astype(np.int64), distances.astype(np.float32)
-        )[1]
-        words, distances = build_kernels.nearest(rows, self._centroids, found, count)
+        chosen = assign_kernels.nearest_cells(rows, self._centres, self._origin, self._probes)
+        members, ends = assign_rank.by_cell(chosen, len(self._centres))
+        kept = min(len(self._centroids), count + SPARE)
+        found = assign_kernels.search_cells(
+            rows, self._centroids, self._origins, self._order, self._offsets, members, ends, kept
+        )
+        words, distances = assign_rank.rank(rows, self._centroids, found, count)
         short = np.flatnonzero(words[:, -1] < 0)
         if short.size:  # the probed cells hold fewer than ``count`` words
-            self._flat = self._flat or FlatAssigner(self._centroids)
-            words[short], distances[short] = self._flat.search(np.ascontiguousarray(rows[short]), count)
+            rest = rows[short]
+            words[short], distances[short] = FlatAssigner(self._centroids).search(rest, count)
         return words, distances
 
 
-def _in_blocks(vectors: NDArray[np.float32], count: int, rank: Any) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    if len(vectors) == 0:
-        return np.empty((0, count), np.int32), np.empty((0, count), np.float64)
-    parts = [rank(vectors[start : start + _ROWS]) for start in range(0, len(vectors), _ROWS)]
-    words, distances = zip(*parts, strict=True)
-    return np.concatenate(words), np.concatenate(distances)
+def _in_blocks(
+    vectors: NDArray[np.float32], count: int, threads: int, rank: Callable[[NDArray[np.float32]], Found]
+) -> Found:
+    words = np.empty((len(vectors), count), np.int32)
+    distances = np.empty((len(vectors), count), np.float64)
+
+    def fill(start: int) -> None:
+        part = slice(start, start + _ROWS)
+        words[part], distances[part] = rank(_frozen(vectors[part]))
+
+    starts = range(0, len(vectors), _ROWS)
+    if threads == 1 or len(starts) < 2:
+        for start in starts:
+            fill(start)
+    else:
+        with ThreadPoolExecutor(threads, "ctxdeploy-assign") as executor:
+            for _ in executor.map(fill, starts):
+                pass
+    return words, distances
+
+
+def _mean(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+    return mean
+
+
+def _padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rows with zeros up to a multiple of 16 columns, as the kernels want their origins."""
+    missing = -rows.shape[1] % 16
+    padded: NDArray[np.float32] = _frozen(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
+    return padded
+
+
+def _frozen(array: NDArray[Any]) -> Any:
+    """Return a read-only view: numba compiles for writable and read-only arguments apart, and files' are read-only."""
+    view = np.ascontiguousarray(array).view()
+    view.setflags(write=False)
+    return view

@@ -1,15 +1,18 @@
 """Seeded k-means whose result depends on nothing but its arguments."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.index.assignment import FLAT_WORDS, WORDS_PER_CELL, CellAssigner, Cells, FlatAssigner
+from ctxdeploy.index.assign_cells import Cells
+from ctxdeploy.index.assignment import FLAT_WORDS, WORDS_PER_CELL, CellAssigner, FlatAssigner
 
 Progress = Callable[[int, int], None]
-DEFAULT_PROBES = 4
+# Where nothing was measured: recall@5 is 0.998 for descriptors of photos in 1024 cells.
+DEFAULT_PROBES = 64
+TRAINING_PROBES = 8
 _CELL_ITERATIONS = 8
 
 
@@ -29,28 +32,36 @@ class Clustering:
 
 
 def cluster(
-    vectors: NDArray[np.float32], words: int, *, seed: int, iterations: int, progress: Progress | None = None
+    vectors: NDArray[np.float32],
+    words: int,
+    *,
+    seed: int,
+    iterations: int,
+    progress: Progress | None = None,
+    threads: int = 1,
 ) -> Clustering:
     """Lloyd's algorithm from ``words`` distinct rows drawn with ``seed``.
 
     Args:
         vectors: n×D float32, n at least ``words``.
-        words: W; above 4096 the assignment goes through cells (about 6 ms instead of 50 per 1000 vectors at 65,536).
+        words: W; above 4096 the assignment goes through cells (6 ms instead of 80 per 1000 vectors at 65,536).
         seed: of the first centroids.
         iterations: at most.
         progress: called with (iterations done, iterations) after each.
+        threads: that assign; the result is the same with any number.
 
     An empty word moves to the vector that lies farthest from its own centroid, the next one to the next.
     """
     rows = np.sort(np.random.default_rng(seed).choice(len(vectors), words, replace=False))
     centroids = np.ascontiguousarray(vectors[rows])
-    cells: NDArray[np.float32] | None = None
+    cells: Cells | None = None
     previous = np.full(len(vectors), -1, np.int32)
     done, error = 0, 0.0
     while done < iterations:
         if words > FLAT_WORDS:
-            cells = _refine(centroids, cells, seed)
-        found, distances = _assigner(centroids, cells).search(vectors, 1)
+            cells = _follow(centroids, cells, seed, threads)
+        assigner = FlatAssigner(centroids) if cells is None else CellAssigner(centroids, cells)
+        found, distances = assigner.search(vectors, 1, threads=threads)
         assigned, squared = found[:, 0], distances[:, 0]
         error = float(squared.mean())
         done += 1
@@ -65,26 +76,38 @@ def cluster(
     return Clustering(centroids=centroids, iterations=done, error=error)
 
 
-def build_cells(centroids: NDArray[np.float32], *, seed: int = 0, probes: int = DEFAULT_PROBES) -> Cells | None:
+def build_cells(
+    centroids: NDArray[np.float32], *, seed: int = 0, probes: int = DEFAULT_PROBES, threads: int = 1
+) -> Cells | None:
     """Partition the words into cells of about 64, or return None where a flat search is as fast (up to 4096 words)."""
     if len(centroids) <= FLAT_WORDS:
         return None
-    cells = cluster(centroids, len(centroids) // WORDS_PER_CELL, seed=seed, iterations=_CELL_ITERATIONS)
-    return Cells(centres=cells.centroids, probes=probes)
+    count = len(centroids) // WORDS_PER_CELL
+    found = cluster(centroids, count, seed=seed, iterations=_CELL_ITERATIONS, threads=threads)
+    return fill_cells(centroids, found.centroids, probes, threads=threads)
 
 
-def _refine(centroids: NDArray[np.float32], cells: NDArray[np.float32] | None, seed: int) -> NDArray[np.float32]:
+def _follow(centroids: NDArray[np.float32], cells: Cells | None, seed: int, threads: int) -> Cells | None:
     """Follow the centroids with the cells of the last iteration: one update instead of a new clustering."""
     if cells is None:
-        return cluster(centroids, len(centroids) // WORDS_PER_CELL, seed=seed, iterations=_CELL_ITERATIONS).centroids
-    found, distances = FlatAssigner(cells).search(centroids, 1)
-    return _update(centroids, found[:, 0], distances[:, 0], len(cells))
+        return build_cells(centroids, seed=seed, probes=TRAINING_PROBES, threads=threads)
+    found, distances = FlatAssigner(cells.centres).search(centroids, 1, threads=threads)
+    centres = _update(centroids, found[:, 0], distances[:, 0], len(cells.centres))
+    return fill_cells(centroids, centres, TRAINING_PROBES, threads=threads)
 
 
-def _assigner(centroids: NDArray[np.float32], cells: NDArray[np.float32] | None) -> FlatAssigner | CellAssigner:
-    if cells is None:
-        return FlatAssigner(centroids)
-    return CellAssigner(centroids, Cells(centres=cells, probes=DEFAULT_PROBES))
+def fill_cells(centroids: NDArray[np.float32], centres: NDArray[np.float32], probes: int, *, threads: int = 1) -> Cells:
+    """Put every word into the cell whose centre is nearest; words of a cell in rising order."""
+    cell = FlatAssigner(centres).search(centroids, 1, threads=threads)[0][:, 0]
+    offsets = np.zeros(len(centres) + 1, np.int32)
+    np.cumsum(np.bincount(cell, minlength=len(centres)), out=offsets[1:])
+    order = np.argsort(cell, kind="stable").astype(np.int32)
+    return Cells(centres=centres, order=order, offsets=offsets, probes=min(probes, len(centres)))
+
+
+def number_by_cell(centroids: NDArray[np.float32], cells: Cells) -> tuple[NDArray[np.float32], Cells]:
+    """Number the words cell after cell, so that a search reads memory in order: 1.3 ms a call less at 65,536 words."""
+    return centroids[cells.order], replace(cells, order=np.arange(len(centroids), dtype=np.int32))
 
 
 def _update(

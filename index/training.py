@@ -1,15 +1,18 @@
 """How a codebook is trained: its size, its sample, and what is measured on it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError
-from ctxdeploy.index.assignment import CellAssigner, Cells, FlatAssigner
+from ctxdeploy.index.assign_cells import Cells
+from ctxdeploy.index.assignment import FLAT_WORDS, CellAssigner, FlatAssigner
 from ctxdeploy.index.codebook import Codebook
 from ctxdeploy.index.config import MAX_WORDS
-from ctxdeploy.index.kmeans import DEFAULT_PROBES, Progress, build_cells, cluster
+from ctxdeploy.index.kmeans import Progress, build_cells, cluster, number_by_cell
+from ctxdeploy.index.threads import checked_threads
 from ctxdeploy.index.vectors import as_vectors
 
 MIN_WORDS = 16
@@ -18,23 +21,42 @@ DESCRIPTORS_PER_WORD = 32
 # More than this a word are not used: 4.2M descriptors at 65,536 words.
 MAX_PER_WORD = 64
 RECALL_SAMPLE = 2000
-WANTED_RECALL = 0.999
-_MAX_PROBES = 32
+# Of both recall@1 and recall@5.
+WANTED_RECALL = 0.99
+# The last fiftieth of the descriptors is not trained with, if that many a word are given: recall is measured on it.
+_HELD_OUT = 50
+_PER_WORD_TO_HOLD_OUT = 8
+_FEWEST_PROBES = 8
+_MOST_PROBES = 128
 
 
 def train(
-    vectors: Any, words: int | None = None, *, seed: int = 0, iterations: int = 20, progress: Progress | None = None
+    vectors: Any,
+    words: int | None = None,
+    *,
+    seed: int = 0,
+    iterations: int = 20,
+    progress: Progress | None = None,
+    threads: int | None = None,
 ) -> Codebook:
     """See ``Codebook.train``."""
     array = as_vectors(vectors, None, "codebook training")
     if iterations < 1 or seed < 0:
         raise ConfigError(f"iterations {iterations} and seed {seed}: at least 1 and 0 are needed")
+    workers = checked_threads(threads)
     words, explanation = choose_words(len(array), words)
-    sample = _draw(array, words * MAX_PER_WORD, seed)
-    if len(sample) < len(array):
+    used, held_out = _split(array, words)
+    sample = _draw(used, words * MAX_PER_WORD, seed)
+    if len(sample) < len(used):
         explanation += f"; trained on a sample of {len(sample)} ({MAX_PER_WORD} a word)"
-    found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress)
-    cells, recall = _measured_cells(found.centroids, sample, seed)
+    found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress, threads=workers)
+    centroids, cells = found.centroids, build_cells(found.centroids, seed=seed, threads=workers)
+    on = "training descriptors" if held_out is None else "held-out descriptors"
+    probe = _draw(sample if held_out is None else held_out, RECALL_SAMPLE, seed + 1)
+    if cells is not None:
+        centroids, cells = number_by_cell(centroids, cells)
+        cells = _enough_probes(centroids, cells, probe)
+    recall = measured_recall(centroids, cells, probe, on=on)
     training = {
         "words": words,
         "descriptors": len(sample),
@@ -45,7 +67,7 @@ def train(
         "explanation": explanation,
         **recall,
     }
-    return Codebook(found.centroids, training=training, cells=cells)
+    return Codebook(centroids, training=training, cells=cells)
 
 
 def choose_words(descriptors: int, words: int | None) -> tuple[int, str]:
@@ -83,23 +105,47 @@ def _draw(array: NDArray[np.float32], limit: int, seed: int) -> NDArray[np.float
     return np.ascontiguousarray(array[np.sort(rows)])
 
 
-def _measured_cells(
-    centroids: NDArray[np.float32], vectors: NDArray[np.float32], seed: int
-) -> tuple[Cells | None, dict[str, Any]]:
-    """Return the cells with the fewest probes (from 4 on, doubling) that reach the wanted recall, and the recall."""
-    cells = build_cells(centroids, seed=seed)
-    if cells is None:
-        return None, {"assignment": "flat", "recall_at_1": 1.0, "recall_at_5": 1.0}
-    sample = _draw(vectors, RECALL_SAMPLE, seed + 1)
-    count = min(5, len(centroids))
-    truth = FlatAssigner(centroids).search(sample, count)[0]
-    probes = DEFAULT_PROBES
+def _split(array: NDArray[np.float32], words: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return what may be trained with and what recall is measured on; None where it is the same."""
+    held_out = max(RECALL_SAMPLE, len(array) // _HELD_OUT)
+    if words <= FLAT_WORDS or len(array) - held_out < _PER_WORD_TO_HOLD_OUT * words:
+        return array, None
+    return array[:-held_out], array[-held_out:]
+
+
+def _enough_probes(centroids: NDArray[np.float32], cells: Cells, vectors: NDArray[np.float32]) -> Cells:
+    """Return the cells with the fewest probes (8, then a quarter more each time, 128 at most) of the wanted recall."""
+    truth = _nearest(FlatAssigner(centroids), vectors)
+    probes = _FEWEST_PROBES
     while True:
-        cells = Cells(centres=cells.centres, probes=probes)
-        found = CellAssigner(centroids, cells).search(sample, count)[0]
-        at_1 = float((found[:, 0] == truth[:, 0]).mean())
-        at_5 = float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())
-        if at_1 >= WANTED_RECALL or probes >= _MAX_PROBES:
-            name = f"IVF{len(cells.centres)} nprobe {probes}"
-            return cells, {"assignment": name, "recall_at_1": at_1, "recall_at_5": at_5, "recall_sample": len(sample)}
-        probes *= 2
+        cells = replace(cells, probes=min(probes, len(cells.centres)))
+        at_1, at_5 = _recall(_nearest(CellAssigner(centroids, cells), vectors), truth)
+        if min(at_1, at_5) >= WANTED_RECALL or probes >= min(_MOST_PROBES, len(cells.centres)):
+            return cells
+        probes = min(_MOST_PROBES, probes + probes // 4)
+
+
+def measured_recall(
+    centroids: NDArray[np.float32], cells: Cells | None, vectors: NDArray[np.float32], *, on: str
+) -> dict[str, Any]:
+    """Return how the words are searched, and how often that finds the nearest one, and the nearest five, of all."""
+    if cells is None:
+        return {"assignment": "flat", "recall_at_1": 1.0, "recall_at_5": 1.0}
+    found, truth = _nearest(CellAssigner(centroids, cells), vectors), _nearest(FlatAssigner(centroids), vectors)
+    at_1, at_5 = _recall(found, truth)
+    return {
+        "assignment": f"IVF{len(cells.centres)} nprobe {cells.probes}",
+        "recall_at_1": at_1,
+        "recall_at_5": at_5,
+        "recall_sample": len(vectors),
+        "recall_on": on,
+    }
+
+
+def _nearest(assigner: FlatAssigner | CellAssigner, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
+    return assigner.search(vectors, 5)[0]
+
+
+def _recall(found: NDArray[np.int32], truth: NDArray[np.int32]) -> tuple[float, float]:
+    at_1 = float((found[:, 0] == truth[:, 0]).mean())
+    return at_1, float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())

@@ -8,9 +8,9 @@ import pytest
 
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Codebook
-from ctxdeploy.index.assignment import CellAssigner, Cells, FlatAssigner
+from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
 from ctxdeploy.index.format import encode
-from ctxdeploy.index.kmeans import build_cells, cluster
+from ctxdeploy.index.kmeans import build_cells, cluster, fill_cells
 from ctxdeploy.index.storage import write_file
 from ctxdeploy.index.training import MAX_PER_WORD, MAX_WORDS, choose_words
 
@@ -128,7 +128,7 @@ def test_recall_through_cells_is_measured_and_kept(tmp_path: Path) -> None:
 
 def test_cells_too_small_for_the_count_fall_back_to_all_words() -> None:
     centroids = vectors(100, 4)
-    assigner = CellAssigner(centroids, Cells(centres=centroids[:50], probes=1))
+    assigner = CellAssigner(centroids, fill_cells(centroids, centroids[:50], 1))
     exact = FlatAssigner(centroids).search(vectors(30, 4, seed=3), 40)[0]
     assert np.array_equal(assigner.search(vectors(30, 4, seed=3), 40)[0], exact)
     assert build_cells(centroids) is None
@@ -152,8 +152,9 @@ def test_id_depends_on_the_shape() -> None:
     ("change", "text"),
     [
         ({"format": "other"}, "not a codebook"),
-        ({"format_version": "2"}, "format_version '2'.*upgrade"),
-        ({"id": "0"}, "id does not fit"),
+        ({"format_version": "3"}, "format_version '3'.*upgrade"),
+        ({"id": "0"}, "id is not a sha256"),
+        ({"training": "[]"}, "training is not an object"),
         ({"training": "{"}, "damaged"),
         ({"probes": "many"}, "damaged"),
     ],

@@ -1,0 +1,87 @@
+"""Which descriptors look into which cell, and the order of candidates: loops of assignment that numba compiles."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.index.kernels import compiled
+
+# Sorts behind every word.
+NO_WORD = np.int32(2**31 - 1)
+
+
+@compiled
+def by_cell(chosen: NDArray[np.int32], cells: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the rows of ``chosen`` (n×p cells) by cell, in rising order, and where each cell's begin (cells + 1)."""
+    offsets = np.zeros(cells + 1, np.int64)
+    for row in range(chosen.shape[0]):
+        for column in range(chosen.shape[1]):
+            offsets[chosen[row, column] + 1] += 1
+    for number in range(cells):
+        offsets[number + 1] += offsets[number]
+    cursors = offsets[:-1].copy()
+    members = np.empty(chosen.size, np.int32)
+    for row in range(chosen.shape[0]):
+        for column in range(chosen.shape[1]):
+            cell = chosen[row, column]
+            members[cursors[cell]] = row
+            cursors[cell] += 1
+    return members, offsets
+
+
+@compiled
+def rank(
+    vectors: NDArray[np.float32], centroids: NDArray[np.float32], candidates: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Order candidates (n×k words, -1 for none) by float64 distance, ties by number; keep ``count``.
+
+    Returns n×count int32 words (-1 where candidates were missing) and n×count squared distances (inf there, and where
+    a centroid is not finite). Four partial sums: one alone would wait for its own additions.
+    """
+    n, dim = vectors.shape
+    words = np.full((n, count), NO_WORD, np.int32)
+    distances = np.full((n, count), np.inf, np.float64)
+    for row in range(n):
+        for column in range(candidates.shape[1]):
+            word = candidates[row, column]
+            if word < 0:
+                continue
+            sum0 = sum1 = sum2 = sum3 = 0.0
+            for d in range(0, dim - 3, 4):
+                gap0 = np.float64(vectors[row, d]) - np.float64(centroids[word, d])
+                gap1 = np.float64(vectors[row, d + 1]) - np.float64(centroids[word, d + 1])
+                gap2 = np.float64(vectors[row, d + 2]) - np.float64(centroids[word, d + 2])
+                gap3 = np.float64(vectors[row, d + 3]) - np.float64(centroids[word, d + 3])
+                sum0 += gap0 * gap0
+                sum1 += gap1 * gap1
+                sum2 += gap2 * gap2
+                sum3 += gap3 * gap3
+            for d in range(dim - dim % 4, dim):
+                gap0 = np.float64(vectors[row, d]) - np.float64(centroids[word, d])
+                sum0 += gap0 * gap0
+            total = (sum0 + sum1) + (sum2 + sum3)
+            if not total < np.inf:
+                total = np.inf
+            insert_sorted(total, word, distances, words, row)
+        for column in range(count):
+            if words[row, column] == NO_WORD:
+                words[row, column] = -1
+    return words, distances
+
+
+@compiled
+def insert_sorted(value: Any, word: Any, distances: Any, words: Any, row: int) -> None:
+    """Put a word into its place in a row that is sorted by (distance, word), or nowhere."""
+    size = words.shape[1]
+    place = size
+    while place > 0 and (
+        distances[row, place - 1] > value or (distances[row, place - 1] == value and words[row, place - 1] > word)
+    ):
+        if place < size:
+            distances[row, place] = distances[row, place - 1]
+            words[row, place] = words[row, place - 1]
+        place -= 1
+    if place < size:
+        distances[row, place] = value
+        words[row, place] = word
