@@ -9,7 +9,8 @@ import pytest
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Codebook
 from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
-from ctxdeploy.index.format import encode
+from ctxdeploy.index.codebook import _identity
+from ctxdeploy.index.format import encode, map_file
 from ctxdeploy.index.kmeans import build_cells, cluster, fill_cells
 from ctxdeploy.index.storage import write_file
 from ctxdeploy.index.training import MAX_PER_WORD, MAX_WORDS, choose_words
@@ -118,12 +119,38 @@ def test_exact_assignment_is_the_nearest_in_float64() -> None:
 def test_recall_through_cells_is_measured_and_kept(tmp_path: Path) -> None:
     data = np.repeat(vectors(5000, 8), 2, axis=0) + 0.05 * vectors(10_000, 8, seed=2)
     codebook = Codebook.train(data, 5000, iterations=2)
-    assert codebook.training["assignment"].startswith("IVF78 nprobe")
-    assert codebook.training["recall_at_1"] > 0.99 and codebook.training["recall_at_5"] > 0.9
+    facts = codebook.training
+    assert (
+        facts["assignment"] == f"IVF78 nprobe {codebook.cells.probes}" and facts["recall_on"] == "training descriptors"
+    )
+    assert facts["recall_at_1"] >= 0.99 and facts["recall_at_5"] >= 0.99 and facts["recall_sample"] == 2000
     codebook.save(tmp_path / "c")
     loaded = Codebook.load(tmp_path / "c")
-    assert loaded.cells is not None and codebook.cells is not None and loaded.cells.probes == codebook.cells.probes
+    assert loaded.cells.probes == codebook.cells.probes and loaded.training == facts
     assert np.array_equal(loaded.assign(data[:300], 5), codebook.assign(data[:300], 5))
+    assert b"".join(map(bytes, loaded.encode())) == (tmp_path / "c").read_bytes()
+
+
+def test_recall_is_measured_on_descriptors_that_were_not_trained_with() -> None:
+    data = vectors(45_000, 4)
+    first, second = (Codebook.train(data, 5000, iterations=1, threads=threads) for threads in (1, 3))
+    assert first.training["recall_on"] == "held-out descriptors" and first.training["descriptors"] == 43_000
+    assert first.training["descriptors_given"] == 45_000
+    assert first.id == second.id and first.training == second.training
+    assert np.array_equal(first.cells.order, np.arange(5000))
+
+
+def test_recall_of_one_s_own_centroids_is_unknown_until_measured() -> None:
+    codebook, data = Codebook.from_centroids(vectors(5000, 8)), vectors(500, 8, seed=1)
+    assert codebook.training == {"recall": "not measured"}
+    exact = codebook.assign(data, 5, exact=True)
+    facts = codebook.measure_recall(data)
+    assert codebook.training == facts and facts["recall_sample"] == 500
+    assert facts["recall_at_1"] == (codebook.assign(data)[:, 0] == exact[:, 0]).mean()
+    with pytest.raises(ConfigError, match="at least one"):
+        codebook.measure_recall(data[:0])
+    small = Codebook.from_centroids(vectors(20, 8))
+    assert small.measure_recall(data) == {"assignment": "flat", "recall_at_1": 1.0, "recall_at_5": 1.0}
 
 
 def test_cells_too_small_for_the_count_fall_back_to_all_words() -> None:
@@ -167,8 +194,107 @@ def test_refused_files(tmp_path: Path, change: dict[str, str], text: str) -> Non
         Codebook.load(tmp_path / "c")
 
 
+def stored(path: Path, codebook: Codebook, facts: dict[str, str] | None = None, **changed: Any) -> Path:
+    """Write a codebook's file with some metadata or tensors (None: without it) replaced."""
+    codebook.save(path)
+    arrays, metadata = map_file(path)
+    tensors = {name: array for name, array in {**arrays, **changed}.items() if array is not None}
+    write_file(path, encode(tensors, {**metadata, **(facts or {})}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def large() -> Codebook:
+    """Return 5000 words in 78 cells."""
+    codebook = Codebook.from_centroids(vectors(5000, 8))
+    assert codebook.cells is not None and len(codebook.cells.centres) == 78
+    return codebook
+
+
+def changed(array: Any, place: int, value: int) -> Any:
+    result = array.copy()
+    result[place] = value
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("order", lambda a: changed(a, 7, 5000), "order does not hold every word once"),
+        ("order", lambda a: changed(a, 7, -1), "order does not hold every word once"),
+        ("order", lambda a: changed(a, 7, int(a[8])), "order does not hold every word once"),
+        ("order", lambda a: a[:-1].copy(), "order is not 5000 int32"),
+        ("order", lambda a: a.astype(np.int64), "order is not 5000 int32"),
+        ("order", lambda a: None, "order is not 5000 int32"),
+        ("cell_offsets", lambda a: changed(a, 0, 1), "cell_offsets do not rise"),
+        ("cell_offsets", lambda a: changed(a, -1, 4999), "cell_offsets do not rise"),
+        ("cell_offsets", lambda a: changed(a, 3, 5001), "cell_offsets do not rise"),
+        ("cell_offsets", lambda a: changed(a, 3, -1), "cell_offsets do not rise"),
+        ("cell_offsets", lambda a: a[:-1].copy(), "cell_offsets is not 79 int32"),
+        ("cell_offsets", lambda a: None, "cell_offsets is not 79 int32"),
+        ("cells", lambda a: a[:, :4].copy(), "cells and centroids have different dimensions"),
+        ("cells", lambda a: a[:0].copy(), "cells is not"),
+        ("cells", lambda a: np.zeros((5001, 8), np.float32), "cells is not"),
+        ("centroids", lambda a: a.astype(np.int32), "centroids is not"),
+        ("centroids", lambda a: np.zeros((2, 5000), np.float32), "centroids is not"),
+    ],
+)
+def test_refused_cells(tmp_path: Path, large: Codebook, name: str, change: Any, text: str) -> None:
+    tensors = {"order": large.cells.order, "cell_offsets": large.cells.offsets, "cells": large.cells.centres}
+    path = stored(tmp_path / "c", large, **{name: change({**tensors, "centroids": large.centroids}[name])})
+    with pytest.raises(ArchiveError, match=f"c is damaged: {text}"):
+        Codebook.load(path)
+
+
+@pytest.mark.parametrize("probes", ["0", "-1", "79", "many"])
+def test_refused_probes(tmp_path: Path, large: Codebook, probes: str) -> None:
+    with pytest.raises(ArchiveError, match="is damaged: "):
+        Codebook.load(stored(tmp_path / "c", large, {"probes": probes}))
+
+
+def test_version_1_has_no_lists_of_words_and_opens_all_the_same(tmp_path: Path, large: Codebook) -> None:
+    """They are found again, as every word lies in the cell whose centre is nearest."""
+    path = stored(tmp_path / "c", large, {"format_version": "1"}, order=None, cell_offsets=None)
+    loaded, data = Codebook.load(path), vectors(200, 8, seed=1)
+    assert np.array_equal(loaded.assign(data, 5), large.assign(data, 5))
+    assert b"".join(map(bytes, loaded.encode())) == b"".join(map(bytes, large.encode()))
+    assert map_file(path)[1]["format_version"] == "1"
+
+
+def test_a_codebook_without_cells_is_still_version_1(tmp_path: Path) -> None:
+    Codebook.from_centroids(vectors(20)).save(tmp_path / "c")
+    assert map_file(tmp_path / "c")[1]["format_version"] == "1" and list(map_file(tmp_path / "c")[0]) == ["centroids"]
+
+
+def test_loading_reads_no_centroids_and_a_check_reads_all(tmp_path: Path, large: Codebook) -> None:
+    broken = large.centroids.copy()
+    broken[77, 3] += 1
+    loaded = Codebook.load(stored(tmp_path / "c", large, centroids=broken))
+    assert loaded.id == large.id and not loaded.centroids.flags.owndata and not loaded.centroids.flags.writeable
+    with pytest.raises(ArchiveError, match="here is damaged: id does not fit"):
+        loaded.check("here")
+    Codebook.load(stored(tmp_path / "c", large)).check("here")
+    large.check("here")
+
+
+def test_a_check_refuses_what_is_not_finite(tmp_path: Path, large: Codebook) -> None:
+    centroids, centres = large.centroids.copy(), large.cells.centres.copy()
+    centroids[4, 0] = np.nan
+    centres[4, 0] = np.inf
+    loaded = Codebook.load(stored(tmp_path / "c", large, {"id": _identity(centroids)}, centroids=centroids))
+    with pytest.raises(ArchiveError, match="here is damaged: centroids"):
+        loaded.check("here")
+    words = loaded.assign(vectors(50, 8, seed=1), 5)
+    assert words.min() >= 0 and words.max() < 5000
+    loaded = Codebook.load(stored(tmp_path / "c", large, cells=centres))
+    with pytest.raises(ArchiveError, match="here is damaged: cells"):
+        loaded.check("here")
+    words = loaded.assign(vectors(50, 8, seed=1), 5)
+    assert words.min() >= 0 and words.max() < 5000
+
+
 def test_refused_tensors(tmp_path: Path) -> None:
-    facts = {"format": "ctxdeploy-codebook", "format_version": "1", "id": "", "training": "{}", "probes": "0"}
+    facts = {"format": "ctxdeploy-codebook", "format_version": "1", "id": "0" * 64, "training": "{}", "probes": "1"}
     good, wrong = vectors(4), np.zeros(4, np.float32)
     for tensors in (
         {},

@@ -1,0 +1,173 @@
+"""The nearest words: against plain loops in float64, alone as in company, and with numbers that no file should hold."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctxdeploy.index import Codebook, assign_kernels, assign_rank
+from ctxdeploy.index.assign_cells import Cells
+from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
+from ctxdeploy.index.kmeans import build_cells, cluster, fill_cells, number_by_cell
+
+
+def rows(count: int, dim: int = 16, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def nearest(vectors: Any, centroids: Any, count: int, allowed: Any = None) -> tuple[Any, Any]:
+    """Return words and squared distances by plain loops, ``allowed`` words alone if given, row by row."""
+    words, distances = [], []
+    for number, vector in enumerate(vectors.astype(np.float64)):
+        squared = [float(((vector - word) ** 2).sum()) for word in centroids.astype(np.float64)]
+        candidates = range(len(centroids)) if allowed is None else allowed[number]
+        best = sorted((squared[word], word) for word in candidates)[:count]
+        words.append([word for _, word in best])
+        distances.append([distance for distance, _ in best])
+    return np.array(words), np.array(distances)
+
+
+@pytest.mark.parametrize(
+    ("words", "dim", "count"),
+    [(1, 1, 1), (5, 3, 5), (16, 16, 4), (63, 100, 5), (64, 128, 5), (65, 17, 1), (200, 33, 12), (300, 48, 64)],
+)
+def test_flat_equals_loops(words: int, dim: int, count: int) -> None:
+    centroids, vectors = rows(words, dim), rows(40, dim, seed=1)
+    found, distances = FlatAssigner(centroids).search(vectors, count)
+    expected, squared = nearest(vectors, centroids, count)
+    assert found.dtype == np.int32 and np.array_equal(found, expected)
+    assert np.allclose(distances, squared, rtol=1e-12, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.integers(1, 150),
+    dim=st.integers(1, 40),
+    vectors=st.integers(1, 30),
+    count=st.integers(1, 20),
+    offset=st.sampled_from([0.0, 50.0]),
+    seed=st.integers(0, 1000),
+)
+def test_flat_equals_loops_for_any_size(
+    words: int, dim: int, vectors: int, count: int, offset: float, seed: int
+) -> None:
+    centroids = rows(words, dim, seed) + np.float32(offset)
+    centroids[words // 2 :] = centroids[: words - words // 2].copy()  # equal distances go to the lower word
+    data = rows(vectors, dim, seed + 1) + np.float32(offset)
+    count = min(count, words)
+    assert np.array_equal(FlatAssigner(centroids).search(data, count)[0], nearest(data, centroids, count)[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cells=st.integers(1, 90),
+    dim=st.integers(1, 40),
+    probes=st.integers(1, 90),
+    levels=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_nearest_cells_are_the_nearest(cells: int, dim: int, probes: int, levels: int, seed: int) -> None:
+    """On a grid of few values, so that distances are equal, and exact in float32."""
+    random = np.random.default_rng(seed)
+    centres = random.integers(0, levels, (cells, dim)).astype(np.float32)
+    vectors = random.integers(0, levels, (20, dim)).astype(np.float32)
+    probes = min(probes, cells)
+    chosen = assign_kernels.nearest_cells(vectors, centres, np.zeros((1, -(-dim // 16) * 16), np.float32), probes)
+    assert np.array_equal(chosen, np.sort(nearest(vectors, centres, probes)[0], axis=1))
+
+
+@pytest.mark.parametrize(("probes", "count", "dim"), [(1, 3, 20), (4, 5, 32), (9, 16, 7)])
+def test_cells_equal_loops_over_their_words(probes: int, count: int, dim: int) -> None:
+    centroids, vectors = rows(900, dim), rows(60, dim, seed=1)
+    cells = fill_cells(centroids, cluster(centroids, 12, seed=0, iterations=3).centroids, probes)
+    owner = nearest(centroids, cells.centres, 1)[0][:, 0]
+    near = nearest(vectors, cells.centres, probes)[0]
+    allowed = [np.flatnonzero(np.isin(owner, chosen)).tolist() for chosen in near]
+    found = CellAssigner(centroids, cells).search(vectors, count)[0]
+    assert np.array_equal(found, nearest(vectors, centroids, count, allowed)[0])
+    everywhere = CellAssigner(centroids, replace(cells, probes=12)).search(vectors, count)[0]
+    assert np.array_equal(everywhere, nearest(vectors, centroids, count)[0])
+
+
+def test_words_numbered_by_cell_are_the_same_words() -> None:
+    centroids, vectors = rows(700), rows(50, seed=1)
+    cells = fill_cells(centroids, centroids[:9], 3)
+    renumbered, sorted_cells = number_by_cell(centroids, cells)
+    found = CellAssigner(renumbered, sorted_cells).search(vectors, 5)[0]
+    assert np.array_equal(cells.order[found], CellAssigner(centroids, cells).search(vectors, 5)[0])
+
+
+def test_rows_by_cell() -> None:
+    chosen = np.array([[0, 3], [1, 3], [0, 1]], np.int32)
+    members, offsets = assign_rank.by_cell(chosen, 5)
+    assert members.tolist() == [0, 2, 1, 2, 0, 1] and offsets.tolist() == [0, 2, 4, 4, 6, 6]
+
+
+@pytest.mark.parametrize("through_cells", [False, True])
+def test_alone_as_in_company(through_cells: bool) -> None:
+    """1000 rows fill several blocks of rows and leave rests; 20,000 fill several calls of the kernels."""
+    centroids, vectors = rows(600, 24), rows(20_000, 24, seed=1)
+    assigner = (
+        CellAssigner(centroids, fill_cells(centroids, centroids[:8], 2)) if through_cells else FlatAssigner(centroids)
+    )
+    together, distances = assigner.search(vectors, 5)
+    for size in (1, 5, 7, 383, 1000):
+        part, part_distances = assigner.search(vectors[100 : 100 + size], 5)
+        assert np.array_equal(part, together[100 : 100 + size])
+        assert np.array_equal(part_distances, distances[100 : 100 + size])
+    assert np.array_equal(assigner.search(vectors, 5, threads=3)[0], together)
+    assert assigner.search(vectors[:0], 5)[0].shape == (0, 5)
+
+
+def test_threads_may_assign_at_once() -> None:
+    codebook, vectors = Codebook.from_centroids(rows(5000, 8)), rows(3000, 8, seed=1)
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda _: codebook.assign(vectors, 5), range(4)))
+    alone = Codebook.from_centroids(rows(5000, 8)).assign(vectors, 5)
+    assert all(np.array_equal(words, alone) for words in found)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38, 1e30])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_numbers_of_a_damaged_file_lead_to_words_all_the_same(bad: float, everywhere: bool) -> None:
+    centroids = rows(500, 20)
+    centres = centroids[:8].copy()
+    centroids[slice(None) if everywhere else slice(3, 400, 7)] = bad
+    centres[slice(None) if everywhere else slice(0, 3)] = bad
+    order, offsets = np.arange(500, dtype=np.int32), np.linspace(0, 500, 9).astype(np.int32)
+    cells = Cells(centres=centres, order=order, offsets=offsets, probes=2)
+    for assigner in (FlatAssigner(centroids), CellAssigner(centroids, cells)):
+        words = assigner.search(rows(50, 20, seed=1), 5)[0]
+        assert words.min() >= 0 and words.max() < 500
+        assert all(len(set(line)) == 5 for line in words.tolist())
+    fill_cells(centroids, centres, 2)
+    assert build_cells(centroids) is None
+
+
+def test_empty_cells_and_one_that_holds_all() -> None:
+    centroids, vectors = rows(300), rows(20, seed=1)
+    for offsets in ([0, 0, 300, 300], [0, 300, 300, 300], [0, 0, 0, 300]):
+        cells = Cells(
+            centres=rows(3, seed=2),
+            order=np.arange(300, dtype=np.int32)[::-1].copy(),
+            offsets=np.array(offsets, np.int32),
+            probes=1,
+        )
+        assert np.array_equal(
+            CellAssigner(centroids, cells).search(vectors, 4)[0], FlatAssigner(centroids).search(vectors, 4)[0]
+        )
+
+
+def test_faiss_is_not_loaded() -> None:
+    code = (
+        "import sys, numpy as np; from ctxdeploy.index import Codebook\n"
+        "Codebook.train(np.random.default_rng(0).normal(size=(600, 8)), threads=2).assign(np.ones((3, 8)), 2)\n"
+        "sys.exit('faiss' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
