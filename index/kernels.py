@@ -2,6 +2,12 @@
 
 All release the GIL, none uses fast-math, and every sum has a fixed order, so that a result never depends on threads,
 on shards or on what else is in a call.
+
+What the loops over postings have in common: ``begins`` and ``ends`` (int64) bound the postings of each word, within
+the arrays of a shard. ``scores`` are float32, as many rows as queries and a power of two of columns: a photo's column
+is its number above ``low``, modulo that, so that no number, of a damaged shard either, is out of bounds. Entry e is one
+query's code of a word: ``query[e]``, ``weights[e]`` (float32), to be added to row ``owners[e]`` of ``scores``; the
+entries of word i are ``starts[i]`` .. ``starts[i + 1]``.
 """
 
 from collections.abc import Callable
@@ -13,9 +19,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-BLOCK = 1024
 LANES = 16
-SELECTED = 256
+# Postings that are compared with all queries of a word while they are in the innermost cache.
+CODE_BLOCK = 256
+FLOAT_BLOCK = 32
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,6 +31,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder to cache in: a read-only installation without a home
         return njit(nogil=True, error_model="numpy")(function)
+
+
+def pointer_to(context: Any, builder: Any, kind: Any, array: Any, place: Any, target: Any) -> Any:
+    """Return LLVM's pointer to ``array[place]``, as one to ``target``."""
+    view = context.make_array(kind)(context, builder, array)
+    return builder.bitcast(builder.gep(view.data, [place]), target.as_pointer())
 
 
 def _count_bits(typing_context: Any, value: Any) -> Any:
@@ -35,136 +48,101 @@ def _count_bits(typing_context: Any, value: Any) -> Any:
 
 def _touch(typing_context: Any, array: Any, place: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        pointer = builder.bitcast(builder.gep(view.data, [args[1]]), ir.IntType(8).as_pointer())
+        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(prefetch, [pointer, number(0), number(1), number(1)])  # to read, into the outer caches, data
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(fetch, [pointer, number(0), number(1), number(1)])  # to read, into the outer caches, data
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
 
 
-_popcount: Any = intrinsic(_count_bits)
+popcount: Any = intrinsic(_count_bits)
 # A hint to the processor: it reads nothing into the program and never faults, whatever the place.
-_prefetch: Any = intrinsic(_touch)
-
-
-@compiled
-def score_pairs(
-    offsets: NDArray[np.uint32],
-    images: NDArray[np.uint16],
-    codes: NDArray[np.uint64],
-    words: NDArray[np.int32],
-    query: NDArray[np.uint64],
-    weights: NDArray[np.float32],
-    table: NDArray[np.float32],
-    scores: NDArray[np.float32],
-) -> None:
-    """Add weight · table[Hamming] to ``scores`` (65,536) for every posting of the query's words; codes 2×P.
-
-    Two loops a block: the first is vectorised with popcount and waits for memory, the second scatters into the L2 cache
-    and fetches the next word's lists meanwhile: 2.6 ms a query become 2.0 (1.7M postings, Zen 5). Safe for any image
-    number, since ``scores`` has a place for each of 16 bits, and for any code, since ``table`` has 129 entries.
-    """
-    distances = np.empty(BLOCK, np.uint8)
-    weighted = np.empty(table.size, np.float32)
-    for q in range(words.size):
-        ahead: Any = np.int64(offsets[words[min(q + 1, words.size - 1)]])
-        begin: Any = np.int64(offsets[words[q]])
-        end: Any = np.int64(offsets[words[q] + 1])
-        first = query[q, 0]
-        second = query[q, 1]
-        for i in range(table.size):
-            weighted[i] = table[i] * weights[q]
-        while begin < end:
-            size = min(BLOCK, end - begin)
-            left = codes[0, begin : begin + size]
-            right = codes[1, begin : begin + size]
-            numbers = images[begin : begin + size]
-            for i in range(size):
-                distances[i] = np.uint8(_popcount(left[i] ^ first) + _popcount(right[i] ^ second))
-            whole = size - size % 8
-            for i in range(0, whole, 8):
-                _prefetch(codes[0], ahead + i)
-                _prefetch(codes[1], ahead + i)
-                _prefetch(images, ahead + i)
-                for j in range(i, i + 8):
-                    scores[numbers[j]] += weighted[distances[j]]
-            for i in range(whole, size):
-                scores[numbers[i]] += weighted[distances[i]]
-            ahead += size
-            begin += size
+prefetch: Any = intrinsic(_touch)
 
 
 @compiled
 def score_codes(
-    offsets: NDArray[np.uint32],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
     images: NDArray[np.uint16],
     codes: NDArray[np.uint64],
-    words: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    owners: NDArray[np.int64],
     query: NDArray[np.uint64],
     weights: NDArray[np.float32],
     table: NDArray[np.float32],
+    low: int,
     scores: NDArray[np.float32],
 ) -> None:
-    """As ``score_pairs`` for any number of columns C; ``table`` has 64·C + 1 entries."""
-    distances = np.empty(BLOCK, np.uint16)
-    weighted = np.empty(table.size, np.float32)
-    for q in range(words.size):
-        begin: Any = np.int64(offsets[words[q]])
-        end: Any = np.int64(offsets[words[q] + 1])
-        for i in range(table.size):
-            weighted[i] = table[i] * weights[q]
-        while begin < end:
-            size = min(BLOCK, end - begin)
+    """Add weight · table[Hamming] for every posting; ``codes`` are C×P, ``table`` has 64·C + 1 entries."""
+    distances = np.empty(CODE_BLOCK, np.uint16)
+    mask = scores.shape[1] - 1
+    for word in range(begins.size):
+        for begin in range(begins[word], ends[word], CODE_BLOCK):
+            size = min(CODE_BLOCK, ends[word] - begin)
             numbers = images[begin : begin + size]
-            for i in range(size):
-                distances[i] = 0
-            for column in range(codes.shape[0]):
-                part = codes[column, begin : begin + size]
-                bits = query[q, column]
+            for entry in range(starts[word], starts[word + 1]):
+                row, weight = scores[owners[entry]], weights[entry]
                 for i in range(size):
-                    distances[i] += np.uint16(_popcount(part[i] ^ bits))
-            for i in range(size):
-                scores[numbers[i]] += weighted[distances[i]]
-            begin += size
+                    distances[i] = 0
+                for column in range(codes.shape[0]):
+                    part, bits = codes[column, begin : begin + size], query[entry, column]
+                    for i in range(size):
+                        distances[i] += np.uint16(popcount(part[i] ^ bits))
+                for i in range(size):
+                    row[(np.int64(numbers[i]) - low) & mask] += table[distances[i]] * weight
 
 
 @compiled
 def score_floats(
-    offsets: NDArray[np.uint32],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
     images: NDArray[np.uint16],
     residues: NDArray[np.float32],
-    words: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    owners: NDArray[np.int64],
     query: NDArray[np.float32],
     weights: NDArray[np.float32],
     alpha: float,
     threshold: float,
+    low: int,
     scores: NDArray[np.float32],
 ) -> None:
-    """Add weight · s^alpha to ``scores`` (65,536) where the dot product s is at least ``threshold``; residues P×D.
+    """Add weight · s^alpha for every posting whose dot product s is at least ``threshold``; ``residues`` are P×D."""
+    mask = scores.shape[1] - 1
+    lanes = np.empty(LANES, np.float32)
+    for word in range(begins.size):
+        for begin in range(begins[word], ends[word], FLOAT_BLOCK):
+            end = min(begin + FLOAT_BLOCK, ends[word])
+            for entry in range(starts[word], starts[word + 1]):
+                row, weight = scores[owners[entry]], weights[entry]
+                for p in range(begin, end):
+                    s = _dot(residues, p, query, entry, lanes)
+                    if s >= np.float32(threshold):
+                        power = s * s * s if alpha == 3.0 else s ** np.float32(alpha)
+                        row[(np.int64(images[p]) - low) & mask] += np.float32(power) * weight
 
-    The product is summed in 16 lanes, then over the lanes: vectorised, and of the same order for every posting.
-    """
+
+@compiled
+def _dot(
+    residues: NDArray[np.float32], p: int, query: NDArray[np.float32], entry: int, lanes: NDArray[np.float32]
+) -> np.float32:
+    """Return the product of two rows, summed in 16 lanes, then over them: vectorised, of one order for all postings."""
     dim = residues.shape[1]
     whole = dim - dim % LANES
-    lanes = np.empty(LANES, np.float32)
-    for q in range(words.size):
-        for p in range(np.int64(offsets[words[q]]), np.int64(offsets[words[q] + 1])):
-            lanes[:] = 0
-            for d in range(0, whole, LANES):
-                for lane in range(LANES):
-                    lanes[lane] += residues[p, d + lane] * query[q, d + lane]
-            for d in range(whole, dim):
-                lanes[d - whole] += residues[p, d] * query[q, d]
-            s = np.float32(0)
-            for lane in range(LANES):
-                s += lanes[lane]
-            if s >= np.float32(threshold):
-                power = s * s * s if alpha == 3.0 else s ** np.float32(alpha)
-                scores[images[p]] += np.float32(power) * weights[q]
+    lanes[:] = 0
+    for d in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += residues[p, d + lane] * query[entry, d + lane]
+    for d in range(whole, dim):
+        lanes[d - whole] += residues[p, d] * query[entry, d]
+    s = np.float32(0)
+    for lane in range(LANES):
+        s += lanes[lane]
+    return s
 
 
 @compiled
@@ -175,69 +153,3 @@ def add_weights(
     for word in range(weights.size):
         for p in range(np.int64(offsets[word]), np.int64(offsets[word + 1])):
             norms[images[p]] += weights[word]
-
-
-@compiled
-def select(
-    scores: NDArray[np.float32], factors: NDArray[np.float64], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the ``count`` largest products score · factor above 0 and their places, unordered; ties: lower place.
-
-    A heap whose root is the worst that is kept. A block of which nothing is above the root costs one vectorised count:
-    20 µs a shard instead of 280.
-    """
-    values = np.empty(min(count, factors.size), np.float64)
-    places = np.empty(values.size, np.int64)
-    size = 0
-    bar = 0.0
-    for start in range(0, factors.size, SELECTED):
-        end = min(start + SELECTED, factors.size)
-        above = 0
-        for i in range(start, end):
-            above += np.float64(scores[i]) * factors[i] > bar
-        if above == 0:
-            continue
-        for i in range(start, end):
-            value = np.float64(scores[i]) * factors[i]
-            if not bar < value < np.inf:  # codes of a damaged float shard may hold anything
-                continue
-            if size < values.size:
-                child = _rise(values, places, size, value)
-                size += 1
-            else:
-                child = _sink(values, places, size, value)
-            values[child] = value
-            places[child] = i
-            if size == values.size:
-                bar = values[0]
-    return values[:size], places[:size]
-
-
-@compiled
-def _rise(values: NDArray[np.float64], places: NDArray[np.int64], child: int, value: float) -> int:
-    # Places come in rising order: a newcomer that equals its parent is the worse of the two.
-    while child > 0 and values[(child - 1) >> 1] >= value:
-        values[child] = values[(child - 1) >> 1]
-        places[child] = places[(child - 1) >> 1]
-        child = (child - 1) >> 1
-    return child
-
-
-@compiled
-def _sink(values: NDArray[np.float64], places: NDArray[np.int64], size: int, value: float) -> int:
-    parent = 0
-    while True:
-        child = 2 * parent + 1
-        if child >= size:
-            return parent
-        other = child + 1
-        if other < size and (
-            values[other] < values[child] or (values[other] == values[child] and places[other] > places[child])
-        ):
-            child = other
-        # A newcomer has the highest place, so among equals it is the worst and stays above them.
-        if values[child] >= value:
-            return parent
-        values[parent] = values[child]
-        places[parent] = places[child]
-        parent = child

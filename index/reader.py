@@ -138,8 +138,8 @@ class Reader:
         wanted = _checked_top(top)
         searcher, snapshot = self._current()
         aggregated = self._aggregate([as_vectors(query, self.codebook.dim, "query") for query in queries])
-        executor = self._threads.executor_for(len(snapshot.shards) * len(aggregated))
-        return searcher.search(aggregated, min(wanted, max(len(snapshot), 1)), scoring=scoring, executor=executor)
+        top = min(wanted, max(len(snapshot), 1))
+        return searcher.search(aggregated, top, scoring=scoring, threads=self._threads)
 
     def _current(self) -> tuple[Searcher, Snapshot]:
         """Return what a search goes over."""
@@ -155,7 +155,7 @@ class Reader:
         query = self._aggregate([self.codebook.centroids[:1]])
         with self._mutex:
             searcher, config = self._searcher, self.config
-        searcher.search(query, 1, scoring=config.scoring(), executor=None)
+        searcher.search(query, 1, scoring=config.scoring())
 
     def aggregate(self, vectors: Any) -> Aggregated:
         """Return a photo's words and codes as ``Index.add`` computes them, for ``Index.add_aggregated`` elsewhere.

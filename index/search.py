@@ -1,29 +1,35 @@
 """ASMK scores of queries over the shards of a snapshot, and the best photos."""
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.index.aggregate import Aggregated, code_bits, code_columns
+from ctxdeploy.index.batch import Batch, make_batch
 from ctxdeploy.index.config import Hit, Scoring
 from ctxdeploy.index.shard import Shard
 from ctxdeploy.index.snapshot import Snapshot
+from ctxdeploy.index.threads import SearchThreads
 
 SCORES = 1 << 16
+# Queries that are searched together, from which number on, and photos at a time: 8 MB of scores.
+GROUP = 64
+TOGETHER = 8
+GROUP_PHOTOS = 1 << 15
+# A part of a shard for a thread of its own.
+MIN_PHOTOS = 1 << 12
 
-# Scores before the division by the query's norm, and the photos' numbers in the shard.
-_Found = tuple[NDArray[np.float64], NDArray[np.int64]]
 
-
+@lru_cache(maxsize=16)
 def similarity_table(scoring: Scoring, dim: int) -> NDArray[np.float32]:
     """Return s^alpha for every Hamming distance h up to 64·ceil(D/64): s = 1 - 2h / bits; 0 below the threshold.
 
     ``bits`` is 32·ceil(D/32), as in the reference, which divides by the length of its packed codes and not by D.
-    In float32, operation by operation as the reference.
+    In float32, operation by operation as the reference. Read-only, since it is kept.
     """
     bits = code_bits(dim)
     distances = np.arange(64 * code_columns(dim) + 1)
@@ -31,78 +37,144 @@ def similarity_table(scoring: Scoring, dim: int) -> NDArray[np.float32]:
     kept = (similarity >= np.float32(scoring.threshold)) & (distances <= bits)
     table = np.zeros(len(distances), np.float32)
     table[kept] = np.power(similarity[kept], np.float32(scoring.alpha))
+    table.setflags(write=False)
     return table
 
 
+class _Task(NamedTuple):
+    """Photos ``low`` .. ``high`` of a shard for a group of queries."""
+
+    shard: int
+    low: int
+    high: int
+    group: int
+
+
 class Searcher:
-    """Scores over one snapshot. A score depends on its photo and the query alone: its sum runs over the query's words
-    in rising order, in whichever shard and thread.
+    """Scores over one snapshot.
+
+    A score depends on its photo and the query alone: its sum runs over the query's words in rising order, in whichever
+    shard, thread, part of a shard and company of other queries.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._tables: dict[Scoring, NDArray[np.float32]] = {}
         self._local = threading.local()
 
     def search(
-        self, queries: Sequence[Aggregated], top: int, *, scoring: Scoring, executor: Executor | None
+        self, queries: Sequence[Aggregated], top: int, *, scoring: Scoring, threads: SearchThreads | None = None
     ) -> list[list[Hit]]:
-        """Return for each query at most ``top`` hits by falling score; equal scores: lower photo number first."""
-        shards = range(len(self._snapshot.shards))
-        # Derived before the threads start, so that they do not derive them twice.
-        idf = scoring.idf
-        self._snapshot.factors(idf)
-        weights = [self._snapshot.weights(query.words, idf) for query in queries]
-        # Shard by shard, so that the postings of a shard are in the page cache for all queries of a batch.
-        tasks = [(shard, number) for shard in shards for number, query in enumerate(queries) if len(query.words)]
-        run: Callable[..., Any] = map if executor is None else executor.map
-        found: list[list[tuple[int, _Found]]] = [[] for _ in queries]
-        results = run(lambda task: self._scan(task[0], queries[task[1]], weights[task[1]], top, scoring), tasks)
-        for (shard, number), result in zip(tasks, results, strict=True):
-            found[number].append((shard, result))
+        """Return for each query at most ``top`` hits by falling score; equal scores: by name, byte by byte."""
+        weights = [self._snapshot.weights(query.words, scoring.idf) for query in queries]
         norms = [float(part.sum(dtype=np.float64)) for part in weights]
-        return [self._merge(parts, norm, top) for parts, norm in zip(found, norms, strict=True)]
+        asked = [number for number, norm in enumerate(norms) if norm > 0]
+        groups = _groups(asked)
+        batches = [
+            make_batch([queries[i] for i in group], [weights[i] for i in group], [1 / np.sqrt(norms[i]) for i in group])
+            for group in groups
+        ]
+        # Derived before the threads start, so that they do not derive them twice.
+        factors = self._snapshot.factors(scoring.idf)
+        tasks = list(self._tasks(groups, 1 if threads is None else threads.count))
+        executor = None if threads is None else threads.executor_for(len(tasks))
+        run: Callable[..., Any] = map if executor is None else executor.map
+        found: list[list[tuple[NDArray[np.float64], NDArray[np.int64]]]] = [[] for _ in queries]
+        results = run(lambda task: self._scan(task, batches[task.group], factors[task.shard], top, scoring), tasks)
+        for task, result in zip(tasks, results, strict=True):
+            for number, part in zip(groups[task.group], result, strict=True):
+                found[number].append(part)
+        return [self._merge(parts, top) for parts in found]
 
-    def _scan(self, number: int, query: Aggregated, weights: NDArray[np.float32], top: int, scoring: Scoring) -> _Found:
-        from ctxdeploy.index import kernels
+    def _tasks(self, groups: list[list[int]], threads: int) -> Iterator[_Task]:
+        shards = self._snapshot.shards
+        for number, shard in enumerate(shards):
+            parts = -(-threads // max(len(shards) * len(groups), 1))
+            if any(len(group) > 1 for group in groups):
+                parts = max(parts, -(-len(shard) // GROUP_PHOTOS))
+            length = max(-(-len(shard) // parts), MIN_PHOTOS)
+            for low in range(0, len(shard), length):
+                for group in range(len(groups)):
+                    yield _Task(number, low, min(low + length, len(shard)), group)
 
-        scores = self.scores(self._snapshot.shards[number], query, weights, scoring)
-        values, places = kernels.select(scores, self._snapshot.factors(scoring.idf)[number], top)
-        return values, places
+    def _scan(
+        self, task: _Task, batch: Batch, factors: NDArray[np.float64], top: int, scoring: Scoring
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        from ctxdeploy.index import select_kernels
 
-    def scores(
-        self, shard: Shard, query: Aggregated, weights: NDArray[np.float32], scoring: Scoring
-    ) -> NDArray[np.float32]:
-        """Return Σ weight · s^alpha of 65,536 image numbers, not divided by norms; overwritten by the next call."""
-        from ctxdeploy.index import kernels
+        rows = self.scores(self._snapshot.shards[task.shard], task.low, task.high, batch, scoring)
+        base = int(self._snapshot.bases[task.shard]) + task.low
+        result = []
+        for row, scale in zip(rows, batch.scales, strict=True):
+            values, places = select_kernels.select(row, factors[task.low : task.high], float(scale), top)
+            result.append((values, places + base))
+        return result
 
-        if not hasattr(self._local, "scores"):
-            self._local.scores = np.empty(SCORES, np.float32)
-        scores: NDArray[np.float32] = self._local.scores
-        scores.fill(0)
-        lists = (shard.word_offsets, shard.images, shard.codes, query.words, query.codes, weights)
+    def scores(self, shard: Shard, low: int, high: int, batch: Batch, scoring: Scoring) -> NDArray[np.float32]:
+        """Return Σ weight · s^alpha of photos ``low`` .. ``high`` of a shard, not divided by norms.
+
+        Q×(high - low) float32, a view of what the next call in the same thread overwrites.
+        """
+        from ctxdeploy.index import batch_kernels, kernels, pair_kernels
+
+        begins, ends = _bounds(shard, low, high, batch.words)
+        if batch.codes.shape[1] == 2 and self._snapshot.manifest.config.binary and len(batch) == 1:
+            row = self._buffer("scores", SCORES, np.float32)
+            row[low:high] = 0
+            table = similarity_table(scoring, self._snapshot.manifest.dim)
+            pair_kernels.score_pairs(begins, ends, shard.images, shard.codes, batch.codes, batch.weights, table, row)
+            return row[np.newaxis, low:high]
+        width = 1 << (high - low - 1).bit_length()
+        rows = self._buffer("scores", len(batch) * width, np.float32).reshape(len(batch), width)
+        rows.fill(0)
+        lists = (begins, ends, shard.images, shard.codes, batch.starts, batch.owners, batch.codes, batch.weights)
         if not self._snapshot.manifest.config.binary:
-            kernels.score_floats(*lists, float(scoring.alpha), float(scoring.threshold), scores)
-            return scores
-        table = self._table(scoring)
-        if query.codes.shape[1] == 2:
-            kernels.score_pairs(*lists, table, scores)
+            kernels.score_floats(*lists, float(scoring.alpha), float(scoring.threshold), low, rows)
+        elif batch.codes.shape[1] == 2:
+            table = similarity_table(scoring, self._snapshot.manifest.dim)
+            kept = self._buffer("kept", len(batch) * (batch_kernels.KEPT + batch_kernels.SPARE), np.uint32)
+            batch_kernels.score_pairs_of_many(*lists, table, low, kept, rows)
         else:
-            kernels.score_codes(*lists, table, scores)
-        return scores
+            kernels.score_codes(*lists, similarity_table(scoring, self._snapshot.manifest.dim), low, rows)
+        return rows[:, : high - low]
 
-    def _table(self, scoring: Scoring) -> NDArray[np.float32]:
-        if scoring not in self._tables:
-            self._tables[scoring] = similarity_table(scoring, self._snapshot.manifest.dim)
-        return self._tables[scoring]
+    def _buffer(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
+        """Return ``size`` elements that belong to this thread; new memory costs a page fault every 4 KB."""
+        buffer = getattr(self._local, name, None)
+        if buffer is None or len(buffer) < size:
+            buffer = np.empty(size, dtype)
+            setattr(self._local, name, buffer)
+        return buffer[:size]
 
-    def _merge(self, parts: list[tuple[int, _Found]], norm: float, top: int) -> list[Hit]:
-        if not parts or not norm > 0:
+    def _merge(self, parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]], top: int) -> list[Hit]:
+        """Return the best photos of all parts; names are read of those alone, and of their equals at the last place."""
+        if not parts:
             return []
-        values = np.concatenate([part[0] for _, part in parts])
-        numbers = np.concatenate([part[1] + self._snapshot.bases[shard] for shard, part in parts])
-        best = np.lexsort((numbers, -values))[:top]
-        scores = values[best] / np.sqrt(norm)
-        # Two values may become one by the division.
-        order = np.lexsort((numbers[best], -scores))
-        return [Hit(self._snapshot.name(int(numbers[best[i]])), float(scores[i])) for i in order]
+        scores = np.concatenate([part[0] for part in parts])
+        numbers = np.concatenate([part[1] for part in parts])
+        if len(scores) > top:
+            good = scores >= np.partition(scores, -top)[-top]
+            scores, numbers = scores[good], numbers[good]
+        names = [self._snapshot.name(int(number)) for number in numbers]
+        order = sorted(range(len(names)), key=lambda i: (-scores[i], names[i].encode("utf-8", "surrogateescape")))
+        return [Hit(names[i], float(scores[i])) for i in order[:top]]
+
+
+def _groups(numbers: list[int]) -> list[list[int]]:
+    """Divide queries into groups that are searched together; each its own where that is as fast."""
+    if len(numbers) < TOGETHER:
+        return [[number] for number in numbers]
+    parts = -(-len(numbers) // GROUP)
+    return [list(map(int, part)) for part in np.array_split(np.array(numbers), parts)]
+
+
+def _bounds(shard: Shard, low: int, high: int, words: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the postings of photos ``low`` .. ``high`` begin and end in each word's list."""
+    from ctxdeploy.index import select_kernels
+
+    offsets, photos = shard.word_offsets, len(shard)
+    begins, ends = offsets[words].astype(np.int64), offsets[words + 1].astype(np.int64)
+    if low > 0:
+        begins = select_kernels.split_lists(offsets, shard.images, words, photos, low)
+    if high < photos:
+        ends = select_kernels.split_lists(offsets, shard.images, words, photos, high)
+    return begins, ends

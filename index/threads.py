@@ -33,6 +33,11 @@ class SearchThreads:
         self._process = os.getpid()
         self._mutex = threading.Lock()
 
+    @property
+    def count(self) -> int:
+        """Threads that a search may use."""
+        return self._count
+
     def executor_for(self, tasks: int) -> ThreadPoolExecutor | None:
         """Return the executor, or None where one thread does the tasks as well."""
         if self._count == 1 or tasks < 2:
