@@ -75,8 +75,19 @@ def search_cells(
                 size = min(CHUNK, offsets[cell + 1] - start)
                 valid = -1 if size == CHUNK else (1 << size) - 1
                 _pack(centroids, order, start, size, origins, cell, rows, packed, norms)
+                # The next chunk's words, if they lie in order, come into the cache in halves with every other tile.
+                ahead = np.int64(order[min(start + size, order.size - 1)]) * vectors.shape[1]
                 for first in range(0, count, ROWS):
-                    _products(tiles, first * width, packed, width, size, found)
+                    _products(
+                        tiles,
+                        first * width,
+                        packed,
+                        width,
+                        size,
+                        found,
+                        centroids,
+                        ahead + first // ROWS % 2 * (CHUNK // 2) * width,
+                    )
                     for r in range(min(ROWS, count - first)):
                         row = members[begin + first + r]
                         place = r * CHUNK
@@ -122,7 +133,7 @@ def nearest_cells(
             size = min(CHUNK, cells - start)
             _pack(centres, numbers, start, size, origin, 0, rows, packed, norms)
             for first in range(0, stop - base, ROWS):
-                _products(tiles, first * width, packed, width, size, found)
+                _products(tiles, first * width, packed, width, size, found, packed, 0)
                 for r in range(min(ROWS, stop - base - first)):
                     place = (first + r) * stride + start
                     combine(found, r * CHUNK, norms, 0, bases[first + r], _FAR, distances, place, _FAR)
@@ -180,13 +191,14 @@ def _pack(
 
 
 @compiled
-def _products(tiles: Any, at: int, packed: Any, width: int, size: int, found: Any) -> None:
+def _products(tiles: Any, at: int, packed: Any, width: int, size: int, found: Any, ahead: Any, next_: int) -> None:
     start: Any = 0
     while start + LANES * (BLOCKS - 1) < size:
-        multiply(tiles, at, packed, start * width, width, found, start)
+        multiply(tiles, at, packed, start * width, width, found, start, ahead, next_)
         start += LANES * BLOCKS
+        next_ += LANES * width
     while start < size:
-        multiply_one(tiles, at, packed, start * width, width, found, start)
+        multiply_one(tiles, at, packed, start * width, width, found, start, ahead, next_)
         start += LANES
 
 

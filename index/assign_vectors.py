@@ -61,6 +61,13 @@ class _Body:
         kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
         return self.llvm.call(self.llvm.module.declare_intrinsic("llvm.fmuladd.v16f32", (), kind), [a, b, c])
 
+    def prefetch(self, pointer: Any) -> None:
+        """Hint that a line will be read: nothing enters the program, and no place is wrong."""
+        line = self.llvm.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [line.type, _SHORT, _SHORT, _SHORT])
+        function = self.llvm.module.declare_intrinsic("llvm.prefetch", [line.type], kind)
+        self.llvm.call(function, [line, _SHORT(0), _SHORT(2), _SHORT(1)])  # to read, into the L2 cache, data
+
     def variable(self, start: Any) -> Any:
         tools: Any = cgutils
         return tools.alloca_once_value(self.llvm, start)
@@ -130,10 +137,11 @@ def _write_transpose(body: _Body, source: Any, stride: Any, target: Any) -> None
         body.store(rows[lane], target, lane * LANES)
 
 
-def _write_multiply(blocks: int, body: _Body, rows: Any, words: Any, width: Any, target: Any) -> None:
+def _write_multiply(blocks: int, body: _Body, rows: Any, words: Any, width: Any, target: Any, ahead: Any) -> None:
     sums = [[body.variable(_ZEROS) for _ in range(blocks)] for _ in range(ROWS)]
     with cgutils.for_range(body.llvm, width) as loop:
         first = body.at(words, body.times(loop.index, LANES))
+        body.prefetch(body.at(ahead, body.times(loop.index, LANES)))
         vectors = [body.load(first, body.times(width, LANES * block)) for block in range(blocks)]
         for row in range(ROWS):
             place = body.llvm.add(loop.index, body.times(width, row))
@@ -206,20 +214,27 @@ def transpose(typing: Any, source: Any, at: Any, stride: Any, target: Any, to: A
 
 
 @_emitted
-def multiply(typing: Any, rows: Any, at: Any, words: Any, start: Any, width: Any, target: Any, to: Any) -> Any:
+def multiply(
+    typing: Any, rows: Any, at: Any, words: Any, start: Any, width: Any, target: Any, to: Any, ahead: Any, next_: Any
+) -> Any:
     """Write the products of 6 rows of ``width`` numbers with 16·BLOCKS words, row after row 64 numbers apart.
 
     ``words`` holds block after block of width·16 numbers. Every product is summed in one lane over rising places.
+    Meanwhile width·16 numbers of ``ahead`` come into the L2 cache.
     """
     write = partial(_write_multiply, BLOCKS)
-    return types.void(rows, _n, words, _n, _n, target, _n), _called("assign_multiply", ir.VoidType(), write)
+    return types.void(rows, _n, words, _n, _n, target, _n, ahead, _n), _called("assign_multiply", ir.VoidType(), write)
 
 
 @_emitted
-def multiply_one(typing: Any, rows: Any, at: Any, words: Any, start: Any, width: Any, target: Any, to: Any) -> Any:
+def multiply_one(
+    typing: Any, rows: Any, at: Any, words: Any, start: Any, width: Any, target: Any, to: Any, ahead: Any, next_: Any
+) -> Any:
     """As ``multiply`` with 16 words."""
     write = partial(_write_multiply, 1)
-    return types.void(rows, _n, words, _n, _n, target, _n), _called("assign_multiply_one", ir.VoidType(), write)
+    return types.void(rows, _n, words, _n, _n, target, _n, ahead, _n), _called(
+        "assign_multiply_one", ir.VoidType(), write
+    )
 
 
 @_emitted
