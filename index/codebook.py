@@ -22,6 +22,8 @@ FORMAT_NAME = "ctxdeploy-codebook"
 # Version 2 holds which words lie in which cell. Files without cells are the same in both and stay at version 1.
 FORMAT_VERSION = 2
 MAX_CODEBOOK_WORDS = 1 << 24
+# Rows of one step of a check, which copies them.
+_CHECKED = 4096
 
 
 class Codebook:
@@ -175,7 +177,7 @@ class Codebook:
         return facts
 
     def check(self, where: str) -> None:
-        """Read all of the centroids, which ``load`` does not: 65,536 × 128 take 30 ms.
+        """Read all of the centroids, which ``load`` does not: 65,536 × 128 take 50 ms.
 
         Args:
             where: names the file in errors.
@@ -185,15 +187,12 @@ class Codebook:
         """
         if _identity(self.centroids) != self.id:
             raise ArchiveError(f"{where} is damaged: id does not fit the centroids")
-        for name, array in (
-            ("centroids", self.centroids),
-            ("cells", None if self._cells is None else self._cells.centres),
-        ):
-            try:
-                if array is not None:
-                    as_vectors(array, None, name)
-            except ConfigError as error:
-                raise ArchiveError(f"{where} is damaged: {error}") from error
+        for name, array in (("centroids", self.centroids), ("cells", self._cells and self._cells.centres)):
+            for start in range(0, 0 if array is None else len(array), _CHECKED):
+                try:
+                    as_vectors(array[start : start + _CHECKED], None, name)
+                except ConfigError as error:
+                    raise ArchiveError(f"{where} is damaged: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: ``centroids`` W×D float32, and above 4096 words its cells, see ``encode``.

@@ -1,0 +1,276 @@
+"""How long does the assignment of 1000 descriptors to 5 of 65,536 words take on one thread, and how often is it right?
+
+Ours through cells, at several numbers of probes, and ours exact, beside faiss: its inverted file with the same cells
+and probes, and the flat index that the reference package `asmk` searches. All in one process, one thread each, in turn.
+
+    python benchmarks/assign.py                                   # trains a codebook first: three minutes and 3 GB
+    python benchmarks/assign.py --descriptors FILE.npy            # n×D float32 of your own, photo after photo
+    python benchmarks/assign.py --words 8192 --per-word 16        # a quick look
+
+Without a file descriptors are drawn: 22 normal coordinates, of popular and rare kinds, turned into 128 dimensions, with
+noise. Their nearest words are about as far away as those of a network's descriptors on photos: a word leaves 0.38 of the
+variance there, and the fifth nearest word is 1.16 times as far away as the nearest (squared). Recall and queries are of
+descriptors that were not trained with. "Peak" is what our kernel multiplies from the L1 cache. Pin it to one processor
+of a quiet machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ctxdeploy.index import Codebook
+from ctxdeploy.index.assign_kernels import CHUNK, ROWS
+from ctxdeploy.index.assign_vectors import BLOCKS, LANES, multiply
+from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
+
+COUNT = 5
+PER_CALL = 1000
+Search = Callable[[NDArray[np.float32]], Any]
+
+
+def draw(count: int, dim: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return descriptors of 22 inner dimensions, of 2000 kinds whose popularity falls."""
+    inner, kinds = 22, 2000
+    popularity = 1 / np.arange(1, kinds + 1) ** 0.7
+    turn = rng.normal(size=(inner, dim)).astype(np.float32) / np.float32(inner**0.5)
+    centres = 0.7 * rng.normal(size=(kinds, inner)).astype(np.float32)
+    chosen = rng.choice(kinds, count, p=popularity / popularity.sum())
+    vectors = np.empty((count, dim), np.float32)
+    for start in range(0, count, 1 << 16):
+        part = centres[chosen[start : start + (1 << 16)]]
+        part = part + 0.7 * rng.standard_normal(part.shape, np.float32)
+        vectors[start : start + (1 << 16)] = part @ turn + 0.35 * rng.standard_normal((len(part), dim), np.float32)
+    return vectors
+
+
+@njit(nogil=True)
+def _multiply_often(tile: Any, words: Any, width: int, target: Any, times: int) -> None:
+    for _ in range(times):
+        for start in range(0, CHUNK, BLOCKS * LANES):
+            multiply(tile, 0, words, start * width, width, target, start, words, 0)
+
+
+def peak(width: int) -> float:
+    """Return the FLOP a second of 6×64 products of ``width`` numbers that stay in the L1 cache, the fastest of 20."""
+    tile, words = np.ones(ROWS * width, np.float32), np.ones(CHUNK * width, np.float32)
+    target, times = np.zeros(ROWS * CHUNK, np.float32), 5000
+    _multiply_often(tile, words, width, target, 1)
+    fastest = min(_timed(lambda: _multiply_often(tile, words, width, target, times)) for _ in range(20))
+    return 2.0 * ROWS * CHUNK * width * times / fastest
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _summary(seconds: list[float]) -> dict[str, float]:
+    low, median, high = np.percentile(np.array(seconds) * 1000, (5, 50, 95))
+    return {"median_ms": round(median, 3), "p05_ms": round(low, 3), "p95_ms": round(high, 3), "runs": len(seconds)}
+
+
+def peers(centroids: NDArray[np.float32], codebook: Codebook) -> dict[str, Search]:
+    """Return faiss' searches: flat, and with our cells through its own inverted file."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    flat = faiss.IndexFlatL2(codebook.dim)
+    flat.add(centroids)
+    searches: dict[str, Search] = {"faiss flat": lambda rows: flat.search(rows, COUNT)[1]}
+    if codebook.cells is not None:
+        quantizer = faiss.IndexFlatL2(codebook.dim)
+        quantizer.add(codebook.cells.centres)
+        inverted = faiss.IndexIVFFlat(quantizer, codebook.dim, len(codebook.cells.centres))
+        inverted.train(codebook.cells.centres)
+        inverted.add(centroids)
+        inverted.nprobe = codebook.cells.probes
+        # The quantizer must outlive the index that points to it.
+        searches[f"faiss IVF, {inverted.nprobe} probes"] = lambda rows, keep=quantizer: inverted.search(rows, COUNT)[1]
+    return searches
+
+
+def ours(codebook: Codebook, probes: list[int]) -> dict[str, Search]:
+    """Return our searches: exact, with the codebook's probes, and with others."""
+    flat = FlatAssigner(codebook.centroids)
+    searches: dict[str, Search] = {
+        "ctxdeploy": lambda rows: codebook.assign(rows, COUNT),
+        "ctxdeploy exact": lambda rows: flat.search(rows, COUNT)[0],
+    }
+    if codebook.cells is not None:
+        for number in probes:
+            other = CellAssigner(
+                codebook.centroids, replace(codebook.cells, probes=min(number, len(codebook.cells.centres)))
+            )
+            searches[f"ctxdeploy, {number} probes"] = lambda rows, other=other: other.search(rows, COUNT)[0]
+    return searches
+
+
+def recall(search: Search, vectors: NDArray[np.float32], truth: NDArray[np.int32]) -> dict[str, float]:
+    """Return how often the nearest word, and the nearest five, are found."""
+    found = search(vectors)
+    return {
+        "recall_at_1": round(float((found[:, 0] == truth[:, 0]).mean()), 4),
+        "recall_at_5": round(float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean()), 4),
+    }
+
+
+def compare(searches: dict[str, Search], queries: list[NDArray[np.float32]]) -> dict[str, Any]:
+    """Time every search on every batch, alternating; the first two batches warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in searches}
+    for number, batch in enumerate(queries):
+        for name, search in list(searches.items())[:: 1 if number % 2 else -1]:
+            taken = _timed(lambda search=search, batch=batch: search(batch))
+            if number >= 2:
+                seconds[name].append(taken)
+    return {name: _summary(taken) for name, taken in seconds.items()}
+
+
+def opening(codebook: Codebook, folder: Path) -> dict[str, Any]:
+    """Return what it costs to open the saved codebook, from the page cache."""
+    path = folder / "codebook.safetensors"
+    codebook.save(path)
+    taken = [_timed(lambda: Codebook.load(path)) for _ in range(22)][2:]
+    loaded = Codebook.load(path)
+    return {
+        "bytes": path.stat().st_size,
+        "load": _summary(taken),
+        "check_ms": round(_timed(lambda: loaded.check("")) * 1e3, 1),
+    }
+
+
+def work_per_call(codebook: Codebook, queries: list[NDArray[np.float32]]) -> float:
+    """Return the FLOP of the products that 1000 descriptors need: with all cells, and the words of those probed."""
+    cells = codebook.cells
+    if cells is None:
+        return 2.0 * PER_CALL * len(codebook) * codebook.dim
+    sizes, near = np.diff(cells.offsets), FlatAssigner(cells.centres)
+    words = np.mean([sizes[near.search(batch, cells.probes)[0]].sum() for batch in queries[:5]])
+    return 2.0 * codebook.dim * (PER_CALL * len(cells.centres) + float(words))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Train, compare, and return the result."""
+    rng = np.random.default_rng(options.seed)
+    if options.descriptors is None:
+        data = draw(options.words * options.per_word + 200_000, options.dim, rng)
+    else:
+        data = np.ascontiguousarray(np.load(options.descriptors), np.float32)
+    held_out = min(200_000, len(data) // 10)
+    training, test = data[:-held_out], data[-held_out:]
+    if options.codebook is None:
+        start = time.perf_counter()
+        codebook = Codebook.train(training, options.words, seed=options.seed, iterations=options.iterations)
+        trained = round(time.perf_counter() - start, 1)
+    else:
+        codebook, trained = Codebook.load(options.codebook), None
+    queries = [test[rng.choice(len(test), PER_CALL, replace=False)] for _ in range(options.calls + 2)]
+    sample = test[rng.choice(len(test), min(len(test), 10_000), replace=False)]
+    exact = FlatAssigner(codebook.centroids)
+    truth, squared = exact.search(sample, COUNT)
+    searches = {**ours(codebook, options.probes), **peers(np.array(codebook.centroids), codebook)}
+    rows: dict[str, dict[str, Any]] = compare(searches, queries)
+    for name, search in searches.items():
+        rows[name] |= recall(search, sample, truth)
+    best, flop = peak(-(-codebook.dim // 16) * 16), work_per_call(codebook, queries)
+    limit = flop / best * 1000
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        opened = opening(codebook, Path(folder))
+    return {
+        "question": f"one thread: {PER_CALL} descriptors to {COUNT} words",
+        "descriptors": "drawn" if options.descriptors is None else "given",
+        "words": len(codebook),
+        "dim": codebook.dim,
+        "training": codebook.training,
+        "training_seconds": trained,
+        "residual_variance": round(float(squared[:, 0].mean() / test.var(axis=0).sum()), 3),
+        "fifth_to_first_squared_distance": round(float(squared[:, -1].mean() / squared[:, 0].mean()), 3),
+        "threads": 1,
+        "seed": options.seed,
+        "searches": rows,
+        "flop_per_call": flop,
+        "peak_gflop_per_s": round(best / 1e9, 1),
+        "limit_ms": round(limit, 3),
+        "fraction_of_peak": round(limit / rows["ctxdeploy"]["median_ms"], 3),
+        "fraction_of_peak_exact": round(
+            2e3 * PER_CALL * len(codebook) * codebook.dim / best / rows["ctxdeploy exact"]["median_ms"], 3
+        ),
+        "open": opened,
+        **provenance(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions and the processor, so that results are never mixed up."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    packages = ("ctxdeploy", "numpy", "numba", "llvmlite", "faiss-cpu")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "processors": len(names),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw recall over time; nothing happens without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no plot: matplotlib is not installed")
+        return
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, row in result["searches"].items():
+        colour = "#b0b0b0" if name.startswith("faiss") else "#2a78b0"
+        spread = [[row["median_ms"] - row["p05_ms"]], [row["p95_ms"] - row["median_ms"]]]
+        axes.errorbar(row["median_ms"], row["recall_at_5"], xerr=spread, fmt="o", color=colour)
+        place = {"textcoords": "offset points", "xytext": (4, -10), "fontsize": 6}
+        axes.annotate(name, (row["median_ms"], row["recall_at_5"]), **place)
+    axes.axvline(result["limit_ms"], color="black", linestyle=":")
+    axes.set_xscale("log")
+    axes.set_ylabel("recall@5")
+    axes.set_xlabel("ms for 1000 descriptors, one thread (dotted: the products of `ctxdeploy` at peak)", fontsize=7)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Read the options, measure, write the JSON and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--descriptors", type=Path, help="n×D float32; the last tenth is not trained with")
+    parser.add_argument("--codebook", type=Path, help="a codebook's file, instead of training one")
+    parser.add_argument("--words", type=int, default=65536)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--per-word", type=int, default=32, help="descriptors drawn a word")
+    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument("--probes", type=int, nargs="*", default=[16, 24, 32, 48, 64], help="to measure besides")
+    parser.add_argument("--calls", type=int, default=40, help="timed calls of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", default=None, help="for the codebook's file; the default is the temporary folder")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "assign.json")
+    options = parser.parse_args()
+    if options.calls < 1 or options.words < 1 or options.dim < 1 or any(number < 1 for number in options.probes):
+        parser.error("--calls, --words, --dim and --probes must be at least 1")
+    result = measure(options)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    plot(result, options.output.with_suffix(".svg"))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
