@@ -8,10 +8,10 @@ and probes, and the flat index that the reference package `asmk` searches. All i
     python benchmarks/assign.py --words 8192 --per-word 16        # a quick look
 
 Without a file descriptors are drawn: 22 normal coordinates, of popular and rare kinds, turned into 128 dimensions, with
-noise. Their nearest words are about as far away as those of a network's descriptors on photos: a word leaves 0.38 of the
-variance there, and the fifth nearest word is 1.16 times as far away as the nearest (squared). Recall and queries are of
-descriptors that were not trained with. "Peak" is what our kernel multiplies from the L1 cache. Pin it to one processor
-of a quiet machine.
+noise. Their nearest words lie about as far away as those of a network's descriptors on photos, where a word leaves 0.38
+of the variance, and the fifth nearest word is 1.16 times as far away as the nearest (squared). Recall and queries are
+of descriptors that were not trained with. "Peak" is what our kernel multiplies from the L1 cache. Pin it to one
+processor of a quiet machine.
 """
 
 import argparse
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=65536)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--per-word", type=int, default=32, help="descriptors drawn a word")
-    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument("--iterations", type=int, default=6)
     parser.add_argument("--probes", type=int, nargs="*", default=[16, 24, 32, 48, 64], help="to measure besides")
     parser.add_argument("--calls", type=int, default=40, help="timed calls of each")
     parser.add_argument("--seed", type=int, default=0)

@@ -187,8 +187,11 @@ class Codebook:
         """
         if _identity(self.centroids) != self.id:
             raise ArchiveError(f"{where} is damaged: id does not fit the centroids")
-        for name, array in (("centroids", self.centroids), ("cells", self._cells and self._cells.centres)):
-            for start in range(0, 0 if array is None else len(array), _CHECKED):
+        arrays = {"centroids": self.centroids}
+        if self._cells is not None:
+            arrays["cells"] = self._cells.centres
+        for name, array in arrays.items():
+            for start in range(0, len(array), _CHECKED):
                 try:
                     as_vectors(array[start : start + _CHECKED], None, name)
                 except ConfigError as error:
