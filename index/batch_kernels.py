@@ -9,13 +9,15 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ctxdeploy.index.kernels import LANES, compiled, pointer_to, popcount, prefetch
+from ctxdeploy.index.kernels import LANES, compiled, inlined, pointer_to, popcount, prefetch
 
-BLOCK = 512
+BLOCK = 1024
 # What a query may keep before it goes into its scores: 64 KB, of which every line of the scores gets a few.
 KEPT = 16384
+# Scores are fetched so many postings before they are added to.
+AHEAD = 64
 # Besides, there is place for what one block adds: its head, its postings, and the lanes that a store overruns.
-SPARE = 2 + BLOCK + LANES
+SPARE = 2 + BLOCK + LANES + AHEAD
 _SHIFT = np.uint32(16)
 _DISTANCE = np.uint32(0xFFFF)
 _NOWHERE = -1
@@ -89,7 +91,7 @@ def _keep(
 _keep_lanes: Any = intrinsic(_keep)
 
 
-@compiled
+@inlined
 def _fetch(left: NDArray[np.uint64], right: NDArray[np.uint64], images: NDArray[np.uint16], place: int) -> None:
     prefetch(left, place)
     prefetch(left, place + LANES // 2)
@@ -98,7 +100,7 @@ def _fetch(left: NDArray[np.uint64], right: NDArray[np.uint64], images: NDArray[
     prefetch(images, place)
 
 
-@compiled
+@inlined
 def _append_plain(
     left: NDArray[np.uint64],
     right: NDArray[np.uint64],
@@ -106,7 +108,8 @@ def _append_plain(
     begin: int,
     end: int,
     ahead: int,
-    code: NDArray[np.uint64],
+    first: np.uint64,
+    second: np.uint64,
     low: int,
     mask: int,
     limit: int,
@@ -119,12 +122,12 @@ def _append_plain(
     a, b, numbers, target = left[begin:end], right[begin:end], images[begin:end], kept[size : size + end - begin]
     for i in range(a.size):
         column = np.uint32((np.int64(numbers[i]) - low) & mask)
-        distance = np.uint32(popcount(a[i] ^ code[0]) + popcount(b[i] ^ code[1]))
+        distance = np.uint32(popcount(a[i] ^ first) + popcount(b[i] ^ second))
         target[i] = column << _SHIFT | distance
     return size + a.size
 
 
-@compiled
+@inlined
 def _append_wide(
     left: NDArray[np.uint64],
     right: NDArray[np.uint64],
@@ -132,27 +135,21 @@ def _append_wide(
     begin: int,
     end: int,
     ahead: int,
-    code: NDArray[np.uint64],
+    first: np.uint64,
+    second: np.uint64,
     low: int,
     mask: int,
     limit: int,
     kept: NDArray[np.uint32],
     size: int,
 ) -> int:
-    if images.size < LANES:
-        return int(_append_plain(left, right, images, begin, end, ahead, code, low, mask, limit, kept, size))
-    first, second = code[0], code[1]
-    whole: Any = end - (end - begin) % LANES
-    for place in range(begin, whole, LANES):
+    # Sixteen are read at a time, so the last list of a shard must not end within fifteen of the arrays' end.
+    if end + LANES > images.size:
+        return int(_append_plain(left, right, images, begin, end, ahead, first, second, low, mask, limit, kept, size))
+    for place in range(begin, end, LANES):
         if ahead != _NOWHERE:
             _fetch(left, right, images, ahead + place - begin)
-        size += _keep_lanes(left, right, images, place, first, second, low, mask, 0xFFFF, limit, kept, size)
-    if whole < end:
-        if ahead != _NOWHERE:
-            _fetch(left, right, images, ahead + whole - begin)
-        # Sixteen are read in any case: at the end of the shard some that were before.
-        place = min(whole, images.size - LANES)
-        inside = ((1 << (end - whole)) - 1) << (whole - place)
+        inside = (1 << min(end - place, LANES)) - 1
         size += _keep_lanes(left, right, images, place, first, second, low, mask, inside, limit, kept, size)
     return size
 
@@ -196,12 +193,12 @@ def score_pairs_of_many(
             end = min(begin + BLOCK, ends[word])
             ahead: Any = begins[following] + begin - begins[word]
             for entry in range(starts[word], starts[word + 1]):
-                owner = owners[entry]
+                owner, first, second = owners[entry], query[entry, 0], query[entry, 1]
                 head: Any = sizes[owner]
                 if head > owner * stride + KEPT:
                     _spend(kept, factors, owner * stride, head, table, scores[owner])
                     head = owner * stride
-                size = _append(left, right, images, begin, end, ahead, query[entry], low, mask, limit, kept, head + 2)
+                size = _append(left, right, images, begin, end, ahead, first, second, low, mask, limit, kept, head + 2)
                 ahead = _NOWHERE
                 kept[head] = np.uint32(size - head - 2)
                 factors[head + 1] = weights[entry]
@@ -224,5 +221,6 @@ def _spend(
     while head < end:
         stop = head + 2 + np.int64(kept[head])
         for i in range(head + 2, stop):
+            prefetch(row, np.int64(kept[i + AHEAD] >> _SHIFT))
             row[kept[i] >> _SHIFT] += table[kept[i] & _DISTANCE] * factors[head + 1]
         head = stop
