@@ -16,7 +16,7 @@ def test_independent_of_sharding_threads_and_batch(
     make_photos: Any, make_archive: Any, binary: bool, idf: bool
 ) -> None:
     photos = make_photos(24)
-    # Equal photos in different shards tie; the one that was added first must win everywhere.
+    # Equal photos in different shards tie; the lowest name must win everywhere.
     photos[13], photos[21] = photos[3], photos[3]
     whole = make_archive(photos, IndexConfig(binary=binary, idf=idf), "whole")
     split = make_archive(photos, IndexConfig(binary=binary, idf=idf, shard_images=7), "split")
