@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.index.assign_vectors import LANES, gap
 from ctxdeploy.index.kernels import compiled
 
 # Sorts behind every word.
@@ -37,9 +38,10 @@ def rank(
     """Order candidates (n×k words, -1 for none) by float64 distance, ties by number; keep ``count``.
 
     Returns n×count int32 words (-1 where candidates were missing) and n×count squared distances (inf there, and where
-    a centroid is not finite). Four partial sums: one alone would wait for its own additions.
+    a centroid is not finite).
     """
     n, dim = vectors.shape
+    whole = dim - dim % LANES
     words = np.full((n, count), NO_WORD, np.int32)
     distances = np.full((n, count), np.inf, np.float64)
     for row in range(n):
@@ -47,20 +49,10 @@ def rank(
             word = candidates[row, column]
             if word < 0:
                 continue
-            sum0 = sum1 = sum2 = sum3 = 0.0
-            for d in range(0, dim - 3, 4):
-                gap0 = np.float64(vectors[row, d]) - np.float64(centroids[word, d])
-                gap1 = np.float64(vectors[row, d + 1]) - np.float64(centroids[word, d + 1])
-                gap2 = np.float64(vectors[row, d + 2]) - np.float64(centroids[word, d + 2])
-                gap3 = np.float64(vectors[row, d + 3]) - np.float64(centroids[word, d + 3])
-                sum0 += gap0 * gap0
-                sum1 += gap1 * gap1
-                sum2 += gap2 * gap2
-                sum3 += gap3 * gap3
-            for d in range(dim - dim % 4, dim):
-                gap0 = np.float64(vectors[row, d]) - np.float64(centroids[word, d])
-                sum0 += gap0 * gap0
-            total = (sum0 + sum1) + (sum2 + sum3)
+            total = gap(vectors, row * dim, centroids, np.int64(word) * dim, whole)
+            for d in range(whole, dim):
+                difference = np.float64(vectors[row, d]) - np.float64(centroids[word, d])
+                total += difference * difference
             if not total < np.inf:
                 total = np.inf
             insert_sorted(total, word, distances, words, row)

@@ -19,12 +19,12 @@ from numba.extending import intrinsic
 LANES = 16
 ROWS = 6
 CHUNK = 64
-# 12 accumulators hide the latency of two multipliers: 6 rows times 2 blocks in registers of 512 bits, or times 1 block
-# of two registers of 256 bits each, of which there are only 16.
+# 12 sums hide the latency of two multipliers: 6 rows times 2 blocks of 512 bits, or times 1 block of twice 256 bits.
 BLOCKS = 2 if llvm.get_host_cpu_features().get("avx512f", False) else 1
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _ZEROS = _VECTOR([0.0] * LANES)
 _SHORT = ir.IntType(32)
 _LONG = ir.IntType(64)
@@ -60,6 +60,15 @@ class _Body:
     def fused(self, a: Any, b: Any, c: Any) -> Any:
         kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
         return self.llvm.call(self.llvm.module.declare_intrinsic("llvm.fmuladd.v16f32", (), kind), [a, b, c])
+
+    def sum(self, vector: Any) -> Any:
+        """Put the halves onto each other until one number is left."""
+        half = LANES // 2
+        while half:
+            lower, upper = _ALL[:half], _ALL[half : 2 * half]
+            vector = self.llvm.fadd(self.shuffled(vector, vector, lower), self.shuffled(vector, vector, upper))
+            half //= 2
+        return self.llvm.extract_element(vector, _SHORT(0))
 
     def prefetch(self, pointer: Any) -> None:
         """Hint that a line will be read: nothing enters the program, and no place is wrong."""
@@ -114,12 +123,17 @@ def _write_shift(body: _Body, source: Any, origin: Any, target: Any, width: Any)
         vector = body.llvm.fsub(body.load(source, d), body.load(origin, d))
         body.store(vector, target, d)
         body.llvm.store(body.fused(vector, vector, body.llvm.load(total)), total)
-    vector, half = body.llvm.load(total), LANES // 2
-    while half:
-        lower, upper = _ALL[:half], _ALL[half : 2 * half]
-        vector = body.llvm.fadd(body.shuffled(vector, vector, lower), body.shuffled(vector, vector, upper))
-        half //= 2
-    return body.llvm.extract_element(vector, _SHORT(0))
+    return body.sum(body.llvm.load(total))
+
+
+def _write_gap(body: _Body, left: Any, right: Any, length: Any) -> Any:
+    total = body.variable(_DOUBLES([0.0] * LANES))
+    with cgutils.for_range(body.llvm, body.llvm.sdiv(length, _LONG(LANES))) as loop:
+        d = body.times(loop.index, LANES)
+        vectors = [body.llvm.fpext(body.load(pointer, d), _DOUBLES) for pointer in (left, right)]
+        vector = body.llvm.fsub(*vectors)
+        body.llvm.store(body.llvm.fadd(body.llvm.load(total), body.llvm.fmul(vector, vector)), total)
+    return body.sum(body.llvm.load(total))
 
 
 def _write_transpose(body: _Body, source: Any, stride: Any, target: Any) -> None:
@@ -205,6 +219,12 @@ def shift(typing: Any, source: Any, at: Any, origin: Any, start: Any, target: An
     The length is summed in 16 lanes, then their halves are put onto each other.
     """
     return _f(source, _n, origin, _n, target, _n, _n), _called("assign_shift", _FLOAT, _write_shift)
+
+
+@_emitted
+def gap(typing: Any, left: Any, at: Any, right: Any, start: Any, length: Any) -> Any:
+    """Return the squared distance over ``length`` numbers, a multiple of 16, in float64: 16 sums, then their halves."""
+    return types.float64(left, _n, right, _n, _n), _called("assign_gap", ir.DoubleType(), _write_gap)
 
 
 @_emitted
