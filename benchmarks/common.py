@@ -1,0 +1,194 @@
+"""What the benchmarks share: synthetic postings and queries, both indexes, bandwidth, times, provenance.
+
+Synthetic: about 400 words a photo out of 65,536, popularity skewed by 2.4 (words · Σ count² / (Σ count)²), 128 random
+bits a posting, queries of 1933 words (what 1000 descriptors have after assignment to 5 words), each query other words.
+"""
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
+from ctxdeploy.index.search import Searcher
+from ctxdeploy.index.snapshot import Snapshot
+
+WORDS = 65536
+DIM = 128
+SKEW = 2.4
+BYTES_PER_POSTING = 18
+TOP = 10
+SCORING = IndexConfig().scoring()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Postings:
+    """P postings sorted by word, then photo: words int32, photos int64, codes P×2 uint64."""
+
+    words: NDArray[np.int32]
+    photos: NDArray[np.int64]
+    codes: NDArray[np.uint64]
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return the postings of each word."""
+        return np.bincount(self.words, minlength=WORDS)
+
+
+@cache
+def popularity() -> NDArray[np.float64]:
+    """Return how often photos have each word, on average 1: log-normal, whose skew is exp(sigma²); always the same."""
+    drawn = np.random.default_rng(2020).lognormal(sigma=np.sqrt(np.log(SKEW)), size=WORDS)
+    return np.asarray(drawn / drawn.mean())
+
+
+def make_postings(photos: int, words_per_photo: int, rng: np.random.Generator) -> Postings:
+    """Draw the postings of one shard."""
+    expected = popularity() * (words_per_photo * photos / WORDS)
+    counts = np.minimum(rng.poisson(expected), photos // 2)
+    words = np.repeat(np.arange(WORDS, dtype=np.int64), counts)
+    keys = np.unique(words << 16 | rng.integers(0, photos, len(words)))
+    codes = rng.integers(0, 1 << 64, (len(keys), 2), dtype=np.uint64)
+    return Postings(words=(keys >> 16).astype(np.int32), photos=keys & 0xFFFF, codes=codes)
+
+
+def make_query(postings: Postings, words: int, rng: np.random.Generator) -> Aggregated:
+    """Draw words as often as photos have them, with codes of which about a quarter of the bits fit a posting's."""
+    offsets = np.searchsorted(postings.words, np.arange(WORDS + 1))
+    chosen = np.unique(postings.words[rng.integers(0, len(postings.words), 2 * words)])
+    chosen = np.sort(rng.permutation(chosen)[:words])
+    noise = rng.integers(0, 1 << 64, (2, len(chosen), 2), dtype=np.uint64)
+    return Aggregated(words=chosen, codes=postings.codes[offsets[chosen]] ^ (noise[0] & noise[1]))
+
+
+def random_query(words: int, rng: np.random.Generator) -> Aggregated:
+    """Draw words as often as photos have them, with random codes."""
+    chosen = rng.choice(WORDS, words, replace=False, p=popularity() / WORDS)
+    codes = rng.integers(0, 1 << 64, (words, 2), dtype=np.uint64)
+    return Aggregated(words=np.sort(chosen).astype(np.int32), codes=codes)
+
+
+def build_ours(postings: Postings, photos: int, folder: Path) -> Index:
+    """Write the postings to an archive of one shard and open it."""
+    order = np.argsort(postings.photos, kind="stable")
+    words, codes = postings.words[order], postings.codes[order]
+    ends = np.searchsorted(postings.photos[order], np.arange(photos + 1))
+    codebook = Codebook.from_centroids(np.random.default_rng(0).normal(size=(WORDS, DIM)).astype(np.float32))
+    with Index.create(folder, codebook, config=IndexConfig(shard_images=65536)) as index:
+        for photo in range(photos):
+            part = slice(ends[photo], ends[photo + 1])
+            index.add_aggregated(f"{photo:06d}.jpg", Aggregated(words=words[part], codes=codes[part]))
+    return Index.open(folder)
+
+
+def build_reference(
+    words: NDArray[np.int32], numbers: NDArray[np.int64], codes: NDArray[np.uint64], photos: int
+) -> tuple[Any, Callable[..., Any]]:
+    """Return the reference's inverted file of postings sorted by word, and its similarity function.
+
+    Its own ``add`` would take an hour.
+    """
+    from asmk.inverted_file import IVF
+    from asmk.kernel import ASMKKernel
+
+    offsets = np.searchsorted(words, np.arange(WORDS + 1))
+    packed = np.ascontiguousarray(codes).view(np.uint32)
+    spans = [slice(offsets[word], offsets[word + 1]) for word in range(WORDS)]
+    filled = [span.stop > span.start for span in spans]
+    inverted = IVF(
+        norm_factor=np.bincount(numbers, minlength=photos).astype(np.float64),
+        n_images=photos,
+        ivf_vecs=[packed[span] if full else None for span, full in zip(spans, filled, strict=True)],
+        ivf_image_ids=[numbers[span] if full else None for span, full in zip(spans, filled, strict=True)],
+        counts=np.diff(offsets).astype(np.int32),
+        idf=np.ones(WORDS, np.float32),
+        imid_offset=0,
+        use_idf=False,
+    )
+    kernel = ASMKKernel(None, binary=True)
+
+    def similarity(query: Any, vectors: Any, numbers: Any) -> Any:
+        return kernel.similarity(query, vectors, numbers, alpha=3.0, similarity_threshold=0.0)
+
+    return inverted, similarity
+
+
+def check_equal(snapshot: Snapshot, reference: tuple[Any, Callable[..., Any]], queries: list[Aggregated]) -> float:
+    """Return the largest relative difference of any photo's score; raise if the photos that are found differ.
+
+    Names of photos must hold their numbers.
+    """
+    inverted, similarity = reference
+    worst = 0.0
+    for query in queries:
+        photos = len(snapshot)
+        hits = Searcher(snapshot).search([query], photos, scoring=SCORING)[0]
+        ours, theirs = np.zeros(photos), np.zeros(photos)
+        ours[[int("".join(filter(str.isdigit, hit.name))) for hit in hits]] = [hit.score for hit in hits]
+        packed = np.ascontiguousarray(query.codes).view(np.uint32)
+        ranks, scores = inverted.search(packed, query.words, similarity_func=similarity, topk=photos)
+        theirs[ranks] = scores
+        if not np.array_equal(ours > 0, theirs > 0):
+            raise SystemExit("our search and the reference find different photos")
+        worst = max(worst, float((np.abs(ours - theirs) / np.maximum(theirs, 1e-30)).max()))
+    return worst
+
+
+@njit(nogil=True)
+def _read(data: NDArray[np.uint64]) -> Any:
+    total = np.uint64(0)
+    for i in range(data.size):
+        total ^= data[i]
+    return total
+
+
+def bandwidth(repeats: int, threads: int = 1) -> float:
+    """Return the bytes a second of the fastest sequential read of 1 GiB, divided among threads."""
+    data = np.ones(1 << 27, np.uint64)
+    _read(data[:8])
+    parts = np.array_split(data, threads)
+    with ThreadPoolExecutor(threads) as executor:
+        return float(data.nbytes / min(timed(lambda: list(executor.map(_read, parts)))[0] for _ in range(repeats)))
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds that a call took, and its result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Return median and spread in milliseconds."""
+    low, median, high = np.percentile(np.array(seconds) * 1000, (5, 50, 95))
+    return {"median_ms": round(median, 3), "p05_ms": round(low, 3), "p95_ms": round(high, 3), "runs": len(seconds)}
+
+
+def memory_mb() -> int:
+    """Return the most memory that this process has had, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions and the processor, so that results are never mixed up."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    packages = ("ctxdeploy", "numpy", "numba", "llvmlite", "asmk")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "processors": len(names),
+        "load_average": os.getloadavg()[0],
+        "vector_popcount": any("avx512_vpopcntdq" in line for line in lines),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+    }
