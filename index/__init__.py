@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxdeploy.index.aggregate import Aggregated
-    from ctxdeploy.index.archive import Index, Photo
+    from ctxdeploy.index.archive import Index
     from ctxdeploy.index.codebook import Codebook
     from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
     from ctxdeploy.index.geometry import Geometry
     from ctxdeploy.index.merging import Merged
+    from ctxdeploy.index.photo import Photo
     from ctxdeploy.index.repair import Repaired
     from ctxdeploy.index.snapshots import SnapshotInfo
 
@@ -46,7 +47,7 @@ _HOMES = {
     "Index": "archive",
     "IndexConfig": "config",
     "Merged": "merging",
-    "Photo": "archive",
+    "Photo": "photo",
     "Repaired": "repair",
     "SnapshotInfo": "snapshots",
 }

@@ -1,7 +1,6 @@
 """The archive of photos: create, open, add, replace, remove, commit, compact, merge."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from ctxdeploy.index.geometry import Packed, pack
 from ctxdeploy.index.lock import WriterLock
 from ctxdeploy.index.manifest import manifest_numbers, read_pointer
 from ctxdeploy.index.merging import Merged, merge
-from ctxdeploy.index.names import encode_name
+from ctxdeploy.index.photo import Photo, as_photo, check_file
 from ctxdeploy.index.pins import Pin, pin_current
 from ctxdeploy.index.reader import PathLike, Reader
 from ctxdeploy.index.repair import Repaired, repair
@@ -33,26 +32,6 @@ from ctxdeploy.index.writer import Progress, Writer
 
 # Photos whose descriptors are assigned in one call: assignment is fastest from some ten thousand descriptors on.
 _TOGETHER = 32
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Photo:
-    """A photo to add.
-
-    Attributes:
-        name: any text.
-        vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
-        positions: n×2, x and y, only for archives that keep geometry; by default the attribute of ``vectors``.
-        scales: n, as ``positions``; 1 if there are none.
-        size, mtime_ns: of the photo's file, for ``known``; -1 if unknown.
-    """
-
-    name: str
-    vectors: Any
-    positions: Any = None
-    scales: Any = None
-    size: int = -1
-    mtime_ns: int = -1
 
 
 class Index(Reader):
@@ -205,7 +184,7 @@ class Index(Reader):
         """
         stream = iter(photos)
         count = 0
-        while group := [item if isinstance(item, Photo) else _pair(item) for item in islice(stream, _TOGETHER)]:
+        while group := [as_photo(item) for item in islice(stream, _TOGETHER)]:
             count += self._add(group, replace)
         return count
 
@@ -221,7 +200,7 @@ class Index(Reader):
         check_aggregated(photo, words=len(self.codebook), dim=self.codebook.dim, binary=self.config.binary, name=name)
         if self.config.geometry:
             raise ConfigError(f"{name!r}: the archive keeps geometry: add descriptors with positions")
-        _check_file(name, size, mtime_ns)
+        check_file(name, size, mtime_ns)
         with self._mutex:
             pending = Pending(name=name, photo=photo, size=int(size), mtime_ns=int(mtime_ns))
             self._writing().add(pending, replacing=replace)
@@ -229,7 +208,7 @@ class Index(Reader):
     def _add(self, photos: Sequence[Photo], replace: bool) -> int:
         self._writing()
         for photo in photos:
-            _check_file(photo.name, photo.size, photo.mtime_ns)
+            check_file(photo.name, photo.size, photo.mtime_ns)
         arrays = [as_vectors(photo.vectors, self.codebook.dim, photo.name) for photo in photos]
         ends = np.cumsum([len(array) for array in arrays])
         assigned = self.codebook.assign(np.concatenate(arrays), self.config.assignment)
@@ -282,9 +261,7 @@ class Index(Reader):
         with self._mutex, Index.open(other) as opened:
             if opened.path.resolve() == self._path.resolve():
                 raise ConfigError(f"{other} cannot be merged into itself")
-            merged = merge(self._writing(), self._path, opened._snapshot, conflicts)
-            self._use(self._writing().snapshot)
-            return merged
+            return merge(self._writing(), self._path, opened._snapshot, conflicts)
 
     def compact(self, *, purge: bool = False, progress: Progress | None = None) -> int:
         """Merge small shards, and those with many removed photos, into large ones; return how many were merged.
@@ -392,15 +369,3 @@ class Index(Reader):
         if self._writer is None:
             raise ConfigError(f"{self._path} is open for reading: open it with writable=True")
         return self._writer
-
-
-def _pair(item: tuple[str, Any]) -> Photo:
-    name, vectors = item
-    return Photo(name=name, vectors=vectors)
-
-
-def _check_file(name: str, size: int, mtime_ns: int) -> None:
-    encode_name(name)
-    for value in (size, mtime_ns):
-        if not -1 <= value < 1 << 63:
-            raise ConfigError(f"size or mtime_ns {value} of {name!r} is outside -1..2^63")
