@@ -34,7 +34,7 @@ def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merg
     """Take the photos of another archive; durable and visible with the next commit of the writer.
 
     Args:
-        writer: of the archive that grows; what it has pending is committed first.
+        writer: of the archive that grows.
         folder: that archive.
         other: the other archive.
         conflicts: for names in both: "error", "keep" this archive's photo, or "replace" it.
@@ -48,7 +48,7 @@ def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merg
     if conflicts not in CONFLICTS:
         raise ConfigError(f"conflicts {conflicts!r} is none of {', '.join(CONFLICTS)}")
     _check_alike(writer.snapshot.manifest, other.manifest)
-    writer.commit()
+    writer.flush()
     taken: list[Part] = []
     replaced: list[tuple[int, int]] = []
     kept = 0
@@ -90,7 +90,7 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
         if here != there:
             raise MismatchError(
                 f"the archives cannot be merged: {name} is {here} here and {there} there; "
-                "index both with one model and one --codebook"
+                "index both alike: one model, one --codebook, --geometry for both or none"
             )
 
 

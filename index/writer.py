@@ -137,7 +137,7 @@ class Writer:
             raise ConfigError(f"{photo.name!r} is in the archive already: leave it out, or replace it (replace=True)")
         full = len(self._state.pending) >= self._snapshot.manifest.config.shard_images and former is None
         if full or self._pending_bytes >= MAX_PENDING_BYTES:
-            self._flush()
+            self.flush()
             replaces = self.find(photo.name)
         self._state.pending[photo.name] = replace(photo, replaces=replaces)
         self._pending_bytes += photo.nbytes
@@ -167,7 +167,8 @@ class Writer:
         for name in names:
             self._failures.pop(name, None)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is pending into a shard, which the next commit makes visible."""
         state = self._state
         if not state.pending:
             return
@@ -185,7 +186,7 @@ class Writer:
 
     def adopt(self, parts: Sequence[Part], replaced: Iterable[tuple[int, int]]) -> None:
         """Append shards that were written into the folder, and remove the photos that they replace."""
-        self._flush()
+        self.flush()
         self._state = State(parts=(*without(self._state.parts, replaced), *parts), pending={})
         self._names = None
 
@@ -225,7 +226,7 @@ class Writer:
         """
         if not self.dirty:
             return self._snapshot
-        self._flush()
+        self.flush()
         before = self._snapshot.manifest
         # A new number for every attempt: a manifest that may be in force already is never written again.
         self._number = number = self._number + 1
