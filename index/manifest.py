@@ -194,6 +194,8 @@ def read_pointer(folder: Path) -> str:
     try:
         return path.read_bytes().decode("ascii")
     except (FileNotFoundError, NotADirectoryError) as error:
+        if folder.is_dir() and any(manifest_numbers(folder)):  # the first, 0, alone is left by a creation
+            raise ArchiveError(f"{path} is missing: run  ctxdeploy repair {folder}") from error
         raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index") from error
     except (OSError, ValueError) as error:
         raise ArchiveError(f"{path} cannot be read: {error}") from error

@@ -83,7 +83,7 @@ def repair(folder: Path) -> Repaired:
             without it no descriptor can be compared.
         StorageError: the folder cannot be written.
     """
-    if not (folder / CURRENT).exists() and not manifest_numbers(folder):
+    if not folder.is_dir() or not ((folder / CURRENT).exists() or manifest_numbers(folder)):
         raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index")
     lock = WriterLock(folder)
     try:

@@ -1,6 +1,7 @@
 """Reads every byte of an archive and reports what is wrong; the slow counterpart of opening."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,8 @@ def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -
     seen: set[str] = set()
     opened = []
     for entry in manifest.shards:
-        if entry not in checked:
-            yield from file_problems(folder, entry)
+        damaged = [] if entry in checked else [*file_problems(folder, entry)]
+        yield from damaged
         try:
             shard = open_shard(folder, entry, manifest)
         except ArchiveError as error:
@@ -62,7 +63,8 @@ def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -
             continue
         opened.append(shard)
         if entry not in checked:
-            yield from shard_problems(folder, entry, shard, manifest)
+            # The list of names beside a damaged shard is sound, whatever the shard's own names have become.
+            yield from shard_problems(folder, replace(entry, names=None) if damaged else entry, shard, manifest)
         names = shard.live_names()
         if len(set(names)) != len(names) or not seen.isdisjoint(names):
             yield f"{shard.path}: a name occurs twice"
