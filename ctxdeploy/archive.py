@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ctxdeploy.bundle
 from ctxdeploy.bundle import MANIFEST, Bundle
-from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, StorageError
+from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, CtxdeployError, StorageError
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -23,11 +23,13 @@ BUNDLE_SUFFIX = ".ctxbundle"
 CURRENT = "CURRENT"
 _MODEL = "model"
 _ORIGIN = "origin.json"
+_FIRST = "manifest-000000.json"
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a folder is (or claims to be) an index archive."""
-    return (path / CURRENT).exists()
+    """Return whether a folder is (or claims to be) an index archive, perhaps a damaged one without ``CURRENT``."""
+    # manifest-000000.json alone is left by a creation that was interrupted: nothing is in it.
+    return (path / CURRENT).exists() or any(file.name != _FIRST for file in path.glob("manifest-*.json"))
 
 
 def is_bundle(path: Path) -> bool:
@@ -113,6 +115,71 @@ def check_model(index: "Index", bundle: Bundle) -> None:
     index.check_source(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
 
 
+def open_state(path: Path, at: str | None) -> "Index":
+    """Open an archive for reading: as it is, or as it was at a snapshot, or at the number of a manifest.
+
+    Raises:
+        ArchiveError: no archive, damaged, or that manifest is not there any more.
+        ConfigError: no such snapshot.
+    """
+    from ctxdeploy.index import Index
+    from ctxdeploy.index.snapshots import snapshot_names
+
+    if at is None or not (at.isascii() and at.isdigit()) or at in snapshot_names(path):
+        return Index.open(path, at=at)
+    return Index.open(path, at=int(at))
+
+
+def archive_problems(path: Path) -> list[str]:
+    """Read every byte of an archive, its snapshots and its model; return one line for each problem."""
+    from ctxdeploy.index.verify import verify
+
+    problems = verify(path)
+    # An archive made in Python has neither model nor origin.
+    ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()
+    for check in (open_model, photo_folder) if ours else ():
+        try:
+            check(path)
+        except CtxdeployError as error:
+            problems.append(str(error))
+    return problems
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the bytes of all files in a folder; those that vanish meanwhile count nothing."""
+    total = 0
+    for place, _, files in os.walk(path):
+        for file in files:
+            try:
+                total += (Path(place) / file).lstat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def check_origin(archive: Path, photos: Path) -> None:
+    """Raise ``ConfigError`` if an archive holds the photos of another folder that is still there."""
+    former = photo_folder(archive)
+    if former is not None and former != photos.resolve() and former.is_dir():
+        raise ConfigError(
+            f"{archive} holds the photos of {former}: index {photos} into an archive of its own with -o, "
+            f"or index the folder above both"
+        )
+
+
+def forget_damaged_origin(archive: Path) -> str | None:
+    """Remove ``origin.json`` if it is damaged, and return what was wrong with it; the next indexing writes it anew."""
+    from ctxdeploy.index.storage import storing
+
+    try:
+        photo_folder(archive)
+    except ArchiveError as error:
+        with storing(archive / _ORIGIN):
+            (archive / _ORIGIN).unlink()
+        return str(error)
+    return None
+
+
 def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> None:
     """Remember the folder of the photos, and what extracted them last (backend, precision, device).
 
@@ -120,14 +187,8 @@ def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> 
     """
     from ctxdeploy.index.storage import write_file
 
-    folder = photos.resolve()
-    former = photo_folder(archive)
-    if former is not None and former != folder and former.is_dir():
-        raise ConfigError(
-            f"{archive} holds the photos of {former}: index {photos} into an archive of its own with -o, "
-            f"or index the folder above both"
-        )
-    origin = {"photos": os.fsencode(folder).hex(), "extraction": dict(extraction)}
+    check_origin(archive, photos)
+    origin = {"photos": os.fsencode(photos.resolve()).hex(), "extraction": dict(extraction)}
     write_file(archive / _ORIGIN, [(json.dumps(origin) + "\n").encode("ascii")])
 
 

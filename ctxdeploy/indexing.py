@@ -3,25 +3,28 @@
     photos ─ sample ─ extract ─ spool ─ codebook ─┐
        └──────────── extract ─────────────────────┴─ add ─ commit …
 
-Everything that is committed stays: a run that was interrupted continues where it was.
+Everything that is committed stays: a run that was interrupted continues where it was. A run on an archive that exists
+takes in what is new or changed.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.archive import check_model, is_archive, store_model, store_origin
+from ctxdeploy.adding import Adding
+from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
 from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BackendError, ConfigError
-from ctxdeploy.progress import Display, Progress
-from ctxdeploy.spool import Spool, Spooled, file_state, spooled
+from ctxdeploy.errors import BackendError, ConfigError, StorageError
+from ctxdeploy.planning import Plan, check_sync, is_gone, make_plan
+from ctxdeploy.progress import Display
+from ctxdeploy.spool import Spool
 from ctxdeploy.training import TrainingConfig, train_codebook
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook, Index
-    from ctxdeploy.runtime import Extracted, Extractor, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,9 @@ class IndexingConfig:
         seed: of the sample and of k-means.
         commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, so that
             a long run does not leave thousands of small shards.
+        geometry: keep the position and scale of each descriptor. Only for a new archive.
+        sync: remove the archive's photos whose files are gone.
+        collect_garbage: remove files of interrupted runs and former states at the end, even if nothing was compacted.
     """
 
     codebook: Path | None = None
@@ -42,6 +48,9 @@ class IndexingConfig:
     training_photos: int = 5000
     seed: int = 0
     commit_seconds: float = 60.0
+    geometry: bool = False
+    sync: bool = False
+    collect_garbage: bool = False
 
     def __post_init__(self) -> None:
         from ctxdeploy.index.config import MAX_WORDS
@@ -61,22 +70,28 @@ class IndexingReport:
     Attributes:
         found: in the folder.
         indexed: added by this run.
+        replaced: changed photos whose new descriptors took the place of the old ones.
         unchanged: in the archive already.
-        changed: in the archive, but their files have changed since; left as they are.
+        changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
+        removed: taken from the archive, because their files are gone.
         missing: in the archive, but their files are gone; left as they are.
         failed: could not be read; the archive lists them with their reasons.
-        descriptors: of the photos added.
+        descriptors: of the photos added and replaced.
+        compacted: shards that were merged into larger ones at the end.
         codebook: how it was trained, if this run trained it.
         seconds: of the whole run.
     """
 
     found: int = 0
     indexed: int = 0
+    replaced: int = 0
     unchanged: int = 0
     changed: int = 0
+    removed: int = 0
     missing: int = 0
     failed: int = 0
     descriptors: int = 0
+    compacted: int = 0
     codebook: dict[str, Any] | None = None
     seconds: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -95,7 +110,6 @@ def index_photos(
     display: Display,
     *,
     unreadable: Sequence["PhotoFailure"] = (),
-    collect_garbage: bool = False,
 ) -> IndexingReport:
     """Index photos into an archive, new or not.
 
@@ -104,16 +118,16 @@ def index_photos(
         photos: what to index.
         archive: its folder.
         extractor: the model; an archive must have been made with it.
-        config: codebook and commits.
+        config: codebook, commits, and what happens to what is gone.
         display: where progress and remarks go.
         unreadable: folders that could not be listed; they count as failures.
-        collect_garbage: remove files of interrupted runs and former states at the end.
 
     Raises:
         MismatchError: the archive was made with another model or preprocessing.
         ArchiveError: it is damaged, or another process writes to it.
         StorageError: it cannot be written.
         NoPhotosError: no photo could be read, so that no codebook can be trained.
+        ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
         BackendError, KeyboardInterrupt: after committing what was done.
     """
     start = time.monotonic()
@@ -121,13 +135,15 @@ def index_photos(
     bundle = extractor.bundle
     spool = Spool(archive.with_name(archive.name + ".training"), _spool_key(bundle))
     with _open(archive, photos, extractor, config, spool, display, report) as index:
+        plan = _plan(index, archive, folder, photos, config, unreadable)
+        report.unchanged, report.changed = plan.unchanged, len(plan.changed)
         store_origin(archive, folder, extractor.description())
         store_model(archive, bundle)
-        pending = _pending(index, photos, report)
-        _look_for_missing(index, folder, photos, report)
-        run = _Run(index, report, config.commit_seconds)
+        run = Adding(index, report, config.commit_seconds)
+        index.forget_failures(plan.settled)
         for failure in unreadable:
             run.fail(failure)
+        pending = {**plan.new, **plan.changed}
         try:
             run.add_spooled(pending, spool)
             if pending:
@@ -136,12 +152,52 @@ def index_photos(
         except (KeyboardInterrupt, BackendError):
             run.commit()
             raise
+        # Last, so that a photo that was renamed is in the archive under either name at any time.
+        _leave(index, [name for name in plan.gone if is_gone(folder / name)], config, report)
         run.commit()
-        if collect_garbage:
-            index.collect_garbage()
+        report.compacted = _tidy(index, config, display)
     spool.remove()
     report.seconds = time.monotonic() - start
     return report
+
+
+def plan_indexing(
+    folder: Path,
+    photos: list["PhotoSource"],
+    archive: Path,
+    config: IndexingConfig,
+    unreadable: Sequence["PhotoFailure"] = (),
+) -> Plan:
+    """Return what ``index_photos`` would do; nothing is written, and no model is needed.
+
+    Raises:
+        ArchiveError: the archive is damaged, or cannot be made because other files are there.
+        ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
+    """
+    from ctxdeploy.index import Index
+    from ctxdeploy.index.creation import check_free
+
+    if not is_archive(archive):
+        check_free(archive)
+        return make_plan(None, folder, photos, unreadable)
+    with Index.open(archive) as index:
+        _check_settings(index, archive, config)
+        return _plan(index, archive, folder, photos, config, unreadable)
+
+
+def _plan(
+    index: "Index",
+    archive: Path,
+    folder: Path,
+    photos: list["PhotoSource"],
+    config: IndexingConfig,
+    unreadable: Sequence["PhotoFailure"],
+) -> Plan:
+    check_origin(archive, folder)
+    plan = make_plan(index, folder, photos, unreadable)
+    if config.sync:
+        check_sync(plan, archive, folder)
+    return plan
 
 
 def _spool_key(bundle: Bundle) -> dict[str, str]:
@@ -158,7 +214,7 @@ def _open(
     report: IndexingReport,
 ) -> "Index":
     """Open the archive for writing, or make it with a codebook, which may have to be trained."""
-    from ctxdeploy.index import DescriptorSource, Index
+    from ctxdeploy.index import DescriptorSource, Index, IndexConfig
     from ctxdeploy.index.creation import check_free
 
     bundle = extractor.bundle
@@ -168,16 +224,24 @@ def _open(
             codebook = _codebook(photos, extractor, config, spool, display, report)
             name = bundle.source.get("file", "")
             source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
-            return Index.create(archive, codebook, source=source)
-    if config.codebook is not None or config.words is not None:
-        raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
+            settings = IndexConfig(geometry=config.geometry)
+            return Index.create(archive, codebook, config=settings, source=source)
     index = Index.open(archive, writable=True)
     try:
+        _check_settings(index, archive, config)
         check_model(index, bundle)
     except BaseException:
         index.close()
         raise
     return index
+
+
+def _check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
+    """Raise ``ConfigError`` for what only a new archive takes."""
+    if config.codebook is not None or config.words is not None:
+        raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
+    if config.geometry and not index.config.geometry:
+        raise ConfigError(f"{archive} was made without --geometry: leave it out, or choose another -o")
 
 
 def _codebook(
@@ -205,87 +269,24 @@ def _codebook(
     return codebook
 
 
-def _pending(index: "Index", photos: list["PhotoSource"], report: IndexingReport) -> dict[str, "PhotoSource"]:
-    known = index.known()
-    pending = {}
-    for photo in photos:
-        if photo.name not in known:
-            pending[photo.name] = photo
-        elif known[photo.name] == file_state(photo):
-            report.unchanged += 1
-        else:
-            report.changed += 1
-    return pending
+def _leave(index: "Index", gone: list[str], config: IndexingConfig, report: IndexingReport) -> None:
+    """Remove the photos whose files are gone, if that is wanted, or count them."""
+    if config.sync:
+        report.removed = index.remove(gone)
+    else:
+        report.missing = len(gone)
 
 
-def _look_for_missing(index: "Index", folder: Path, photos: list["PhotoSource"], report: IndexingReport) -> None:
-    """Count the archive's photos whose files are gone, and forget failures of files that are gone."""
-    found = {photo.name for photo in photos}
-    report.missing = sum(_is_gone(folder / name) for name in index.names() if name not in found)
-    failed = [failure["name"] for failure in index.failures() if failure["name"] not in found]
-    index.forget_failures(name for name in failed if name.endswith("/") or _is_gone(folder / name))
-
-
-def _is_gone(path: Path) -> bool:
-    """Return whether a file is known not to exist; in a folder that cannot be read nothing is known."""
+def _tidy(index: "Index", config: IndexingConfig, display: Display) -> int:
+    """Compact if it is worth it, and remove what is no longer needed; return how many shards were merged."""
+    merged = 0
     try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-class _Run:
-    """Adds photos to an index and commits now and then."""
-
-    def __init__(self, index: "Index", report: IndexingReport, commit_seconds: float) -> None:
-        self._index, self._report, self._commit_seconds = index, report, commit_seconds
-        self._start = self._committed = time.monotonic()
-        self._failures: list[dict[str, str]] = []
-
-    def add_spooled(self, pending: dict[str, "PhotoSource"], spool: Spool) -> None:
-        """Add the photos that the spool has, and take them from ``pending``."""
-        for name, photo in list(pending.items()):
-            spooled = spool.get(name, *file_state(photo))
-            if spooled is not None:
-                self._add(spooled)
-                del pending[name]
-
-    def add_extracted(self, results: Iterable["Extracted | PhotoFailure"], bar: Progress) -> None:
-        """Add photos as they are extracted."""
-        from ctxdeploy.runtime import PhotoFailure
-
-        for result in results:
-            if isinstance(result, PhotoFailure):
-                self.fail(result)
-                bar.advance(failed=1)
-                continue
-            photo = spooled(result)
-            if photo is not None:
-                self._add(photo)
-            bar.advance()
-
-    def fail(self, failure: "PhotoFailure") -> None:
-        """List a photo that could not be read."""
-        record = {"name": failure.name, "reason": failure.reason, "stage": failure.stage}
-        self._failures.append(record)
-        self._report.failures.append(record)
-        self._report.failed += 1
-
-    def commit(self) -> None:
-        """Make what was added durable."""
-        if self._failures:
-            self._index.record_failures(self._failures)
-            self._failures = []
-        self._index.commit()
-        self._committed = time.monotonic()
-
-    def _add(self, photo: Spooled) -> None:
-        self._index.add(photo.name, photo.descriptors, size=photo.size, mtime_ns=photo.mtime_ns)
-        self._report.indexed += 1
-        self._report.descriptors += len(photo.descriptors)
-        now = time.monotonic()
-        if now - self._committed >= max(self._commit_seconds, 0.1 * (now - self._start)):
-            self.commit()
+        with display.steps("compacting") as step:
+            merged = index.compact_if_worth_it(step)
+    except StorageError as error:  # the photos are committed; a disk without room for a second copy is no failed run
+        display.say(f"not compacted: {error}")
+    if merged:
+        display.say(f"merged {merged} shards into larger ones")
+    if merged or config.collect_garbage:
+        index.collect_garbage()
+    return merged

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ctxdeploy.text import printable
@@ -79,6 +79,22 @@ class Display:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
         with Bar(*columns, console=Console(stderr=True)) as bar:
             yield _Bar(bar, bar.add_task(task, total=total, speed=""), unit)
+
+    @contextmanager
+    def steps(self, task: str, unit: str = "photos") -> Iterator[Callable[[int, int], None]]:
+        """As ``progress``, for work that finds out how much it is: it calls what this yields with done and total."""
+        with ExitStack() as stack:
+            bar: Progress | None = None
+            before = 0
+
+            def show(done: int, total: int) -> None:
+                nonlocal bar, before
+                if bar is None:
+                    bar = stack.enter_context(self.progress(task, total, unit))
+                bar.advance(done - before)
+                before = done
+
+            yield show
 
 
 class _Bar:

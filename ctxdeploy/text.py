@@ -11,3 +11,8 @@ def printable(text: str) -> str:
         return text
     escaped = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: ``1 photo``, ``2,000 photos``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,6 +1,7 @@
 """``ctxdeploy index``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,9 +16,13 @@ from ctxdeploy.cli.options import (
     quiet_option,
 )
 from ctxdeploy.errors import SomePhotosFailedError
-from ctxdeploy.indexing import IndexingConfig, IndexingReport, index_photos
+from ctxdeploy.indexing import IndexingConfig, IndexingReport, index_photos, plan_indexing
+from ctxdeploy.planning import Plan
 from ctxdeploy.progress import Display
-from ctxdeploy.text import printable
+from ctxdeploy.text import counted, printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime import BackendConfig, Extractor
 
 # Failed photos that are named on stderr; the archive lists all.
 NAMED_FAILURES = 5
@@ -30,6 +35,9 @@ NAMED_FAILURES = 5
 @click.option("--codebook", type=PATH, metavar="FILE", help="Codebook to use [default: trained from the photos].")
 @click.option("--words", type=int, metavar="N", help="Size of the codebook [default: fits the number of descriptors].")
 @click.option("--training-photos", type=int, default=5000, show_default=True, help="Photos that train the codebook.")
+@click.option("--geometry", is_flag=True, help="Keep the position and scale of each descriptor (8 bytes).")
+@click.option("--sync", is_flag=True, help="Remove photos from the archive whose files are gone from FOLDER.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is written and no model needed.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--decode-threads", type=int, default=2, show_default=True, help="Threads that read and decode photos.")
 @click.option("--gc", is_flag=True, help="At the end, remove files of interrupted runs and former states.")
@@ -43,6 +51,9 @@ def command(
     codebook: Path | None,
     words: int | None,
     training_photos: int,
+    geometry: bool,
+    sync: bool,
+    dry_run: bool,
     recursive: bool,
     decode_threads: int,
     gc: bool,
@@ -52,51 +63,101 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Index the photos of FOLDER. Run it again to add new photos, or to continue after an interruption.
+    """Index the photos of FOLDER. Run it again to take in new and changed photos, or to continue after an interruption.
 
-    Photos that cannot be read are listed in the archive and skipped; the exit code is then 19.
+    Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
+    cannot be read keeps its old descriptors until it can be, or is removed.
     """
-    from ctxdeploy import bundle as bundles
-    from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoFailure, find_photos
+    from ctxdeploy.runtime import PhotoFailure, find_photos
 
-    config = IndexingConfig(codebook=codebook, words=words, training_photos=training_photos)
+    config = IndexingConfig(
+        codebook=codebook,
+        words=words,
+        training_photos=training_photos,
+        geometry=geometry,
+        sync=sync,
+        collect_garbage=gc,
+    )
     engine = backend_config(backend, precision, threads)
     archive = output or default_archive(folder)
     unreadable: list[PhotoFailure] = []
     photos = find_photos(folder, recursive, unreadable=unreadable)
-    own = is_archive(archive) and model is None and has_model(archive)
-    bundle = open_model(archive) if own else bundles.open(find_model(model))
-    extractor = Extractor(bundle, backend=engine, config=ExtractorConfig(decode_threads=decode_threads))
+    if dry_run:
+        plan = plan_indexing(folder, photos, archive, config, unreadable)
+        _print_plan(archive, plan, [failure.name for failure in unreadable], sync, as_json)
+        return
+    extractor = _extractor(archive, model, engine, decode_threads)
     shown = Display(quiet=quiet)
-    remark = shown.say
     about = extractor.description()
-    remark(f"{len(photos):,} photos; {about['backend']} {about['precision']} on {about['device']}")
+    shown.say(f"{counted(len(photos), 'photo')}; {about['backend']} {about['precision']} on {about['device']}")
     try:
-        report = index_photos(
-            folder, photos, archive, extractor, config, shown, unreadable=unreadable, collect_garbage=gc
-        )
+        report = index_photos(folder, photos, archive, extractor, config, shown, unreadable=unreadable)
     except KeyboardInterrupt:
         click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
         raise
     _print(archive, report, about, as_json)
+    _remark(archive, folder, report, shown)
+
+
+def _extractor(archive: Path, model: str | None, engine: "BackendConfig", decode_threads: int) -> "Extractor":
+    from ctxdeploy import bundle as bundles
+    from ctxdeploy.runtime import Extractor, ExtractorConfig
+
+    own = is_archive(archive) and model is None and has_model(archive)
+    bundle = open_model(archive) if own else bundles.open(find_model(model))
+    return Extractor(bundle, backend=engine, config=ExtractorConfig(decode_threads=decode_threads))
+
+
+def _remark(archive: Path, folder: Path, report: IndexingReport, shown: Display) -> None:
+    """Say what a user may not expect, and raise if photos could not be read."""
     if report.missing:
-        remark(f"{report.missing} photos of the archive are no longer in {folder}; queries still find them")
-    if report.changed:
-        remark(f"{report.changed} photos have changed since they were indexed; their old descriptors stay")
+        shown.say(
+            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {folder}; queries still "
+            "find them:  --sync  removes them"
+        )
+    if report.replaced < report.changed:
+        shown.say(
+            f"{counted(report.changed - report.replaced, 'changed photo')} could not be read; queries still find what "
+            "they showed before"
+        )
     if report.failed:
         for failure in report.failures[:NAMED_FAILURES]:
-            remark(f"  {failure['name']}: {failure['reason']}")
+            shown.say(f"  {failure['name']}: {failure['reason']}")
         raise SomePhotosFailedError(
             f"{report.failed} of {report.found} photos could not be read; see  ctxdeploy info {printable(str(archive))}"
         )
+
+
+def _print_plan(archive: Path, plan: Plan, unreadable: list[str], sync: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"archive": str(archive), "dry_run": True, **plan.metadata(), "unreadable_folders": unreadable})
+        return
+    kinds = list(plan.kinds())
+    labels = {"gone": "gone, to be removed" if sync else "gone (--sync removes them)", "failed_before": "failed before"}
+    new = "" if is_archive(archive) else " (new)"
+    click.echo(
+        f"{printable(str(archive))}{new}: {len(plan.new)} to add, {len(plan.changed)} to replace, "
+        f"{plan.unchanged} unchanged, {len(plan.gone)} gone; nothing was done"
+    )
+    for kind, count, names in kinds:
+        if names:
+            more = ", …" if count > len(names) else ""
+            click.echo(f"  {labels.get(kind, kind)}: {', '.join(map(printable, names))}{more}")
+    for name in unreadable:
+        click.echo(f"  cannot be listed: {printable(name)}")
 
 
 def _print(archive: Path, report: IndexingReport, about: dict[str, object], as_json: bool) -> None:
     if as_json:
         print_json({"archive": str(archive), **report.metadata(), "extraction": about})
         return
-    each = f" ({report.descriptors / report.indexed:.0f} descriptors each)" if report.indexed else ""
-    click.echo(
-        f"{printable(str(archive))}: {report.indexed} photos added{each}, "
-        f"{report.unchanged} unchanged, {report.failed} failed, in {report.seconds:.1f} s"
-    )
+    taken = report.indexed + report.replaced
+    facts = [
+        f"{counted(report.indexed, 'photo')} added",
+        *([f"{report.replaced} replaced"] if report.replaced else []),
+        *([f"{report.descriptors / taken:.0f} descriptors each"] if taken else []),
+        f"{report.unchanged} unchanged",
+        *([f"{report.removed} removed"] if report.removed else []),
+        f"{report.failed} failed",
+    ]
+    click.echo(f"{printable(str(archive))}: {', '.join(facts)}, in {report.seconds:.1f} s")

@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxdeploy.archive import extraction_of, has_model, is_archive, is_bundle, open_model, photo_folder
-from ctxdeploy.cli.options import PATH, json_option, print_json
+from ctxdeploy.archive import (
+    extraction_of,
+    folder_bytes,
+    has_model,
+    is_archive,
+    is_bundle,
+    open_model,
+    open_state,
+    photo_folder,
+)
+from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.text import printable
 
@@ -16,29 +25,30 @@ if TYPE_CHECKING:
 
 @click.command("info")
 @click.argument("path", type=PATH, metavar="BUNDLE|ARCHIVE")
+@at_option
 @json_option
-def command(path: Path, as_json: bool) -> None:
+def command(path: Path, at: str | None, as_json: bool) -> None:
     """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read."""
-    facts = describe(path)
+    facts = describe(path, at)
     if as_json:
         print_json(facts)
         return
     _print(facts)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Return the content of a bundle or an archive as JSON takes it."""
+def describe(path: Path, at: str | None = None) -> dict[str, Any]:
+    """Return the content of a bundle or an archive, perhaps as it was at another state, as JSON takes it."""
     if is_archive(path):
-        from ctxdeploy.index import Index
-
-        with Index.open(path) as index:
-            facts = {"kind": "archive", **index.info()}
+        with open_state(path, at) as index:
+            facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(path)}
             folder = photo_folder(path)
             facts |= {"photos": None if folder is None else str(folder), "extraction": extraction_of(path)}
             if has_model(path):
                 facts["model"] = _model(open_model(path, check_hashes=False))
             return {**facts, "failed_photos": index.failures()}
     if is_bundle(path):
+        if at is not None:
+            raise ConfigError(f"--at {at}: {path} is a bundle, which has one state: leave out --at")
         from ctxdeploy import bundle
 
         opened = bundle.open(path, check_hashes=False)

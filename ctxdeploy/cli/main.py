@@ -18,8 +18,13 @@ COMMANDS = {
     "export": "Turn a checkpoint into a verified bundle.",
     "index": "Index a folder of photos into an archive.",
     "query": "Find the photos of an archive that show the same.",
+    "remove": "Remove photos from an archive.",
+    "merge": "Take the photos of other archives into one.",
+    "compact": "Make an archive small and fast again after many changes.",
+    "snapshot": "Keep the state of an archive under a name.",
     "info": "Say what a bundle or an archive holds.",
     "verify": "Check every byte of a bundle or an archive.",
+    "repair": "Make a damaged archive whole again.",
     "demo": "Make a small archive of real photos and query it.",
 }
 

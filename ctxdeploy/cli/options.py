@@ -31,6 +31,12 @@ class PathType(click.ParamType[Path]):
 PATH = PathType()
 
 
+archive_argument = click.argument("archive", type=PATH)
+at_option = click.option(
+    "--at", metavar="NAME|NUMBER", help="The archive as it was: a snapshot, or the number of a manifest still there."
+)
+
+
 def backend_options(command: _Command) -> _Command:
     """Add ``--backend``, ``--precision`` and ``--threads``; ``backend_config`` makes the configuration of them."""
     command = click.option("--threads", type=int, help="Of the network [default: the runtime's choice].")(command)

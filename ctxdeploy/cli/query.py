@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from ctxdeploy.archive import check_model, find_archive, open_model, photo_folder
+from ctxdeploy.archive import check_model, find_archive, open_model, open_state, photo_folder
 from ctxdeploy.cli.options import (
     PATH,
+    at_option,
     backend_config,
     backend_options,
     json_option,
@@ -18,7 +19,7 @@ from ctxdeploy.cli.options import (
 )
 from ctxdeploy.errors import ConfigError, PhotoError
 from ctxdeploy.progress import Display
-from ctxdeploy.querying import Answer, ask
+from ctxdeploy.querying import Answer, QueryConfig, ask_many
 from ctxdeploy.text import printable
 
 
@@ -29,6 +30,10 @@ from ctxdeploy.text import printable
 )
 @click.option("--box", "box_text", metavar="x0,y0,x1,y1", help="Search for this part of the photo (pixels).")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Results of a query.")
+@at_option
+@click.option("--alpha", type=float, help="Selectivity: higher counts close matches more [default: the archive's].")
+@click.option("--threshold", type=float, help="Similarities below it count nothing [default: the archive's].")
+@click.option("--idf/--no-idf", default=None, help="Weigh visual words by rarity [default: the archive's].")
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
 @model_option
 @backend_options
@@ -39,6 +44,10 @@ def command(
     index_path: str | None,
     box_text: str | None,
     top: int,
+    at: str | None,
+    alpha: float | None,
+    threshold: float | None,
+    idf: bool | None,
     page: Path | None,
     model: str | None,
     backend: str,
@@ -52,29 +61,28 @@ def command(
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
     and the exit code is 14.
     """
-    from ctxdeploy.index import Index
     from ctxdeploy.runtime import Box, Extractor
 
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
     box = Box.parse(box_text) if box_text is not None else None
+    config = QueryConfig(box=box, top=top, alpha=alpha, threshold=threshold, idf=idf)
     engine = backend_config(backend, precision, threads)
     archive = find_archive(index_path)
     answers, failures = [], list[PhotoError]()
-    with Index.open(archive) as index, ThreadPoolExecutor(1) as beside:
+    with open_state(archive, at) as index, ThreadPoolExecutor(1) as beside:
+        index.config.scoring(alpha=alpha, threshold=threshold, idf=idf)  # refused before the model is loaded
         prepared = beside.submit(index.prepare)
         bundle = open_model(archive, model)
         check_model(index, bundle)
         extractor = Extractor(bundle, backend=engine)
         about = {"archive": str(archive), "extraction": extractor.description()}
         prepared.result()
-        for photo in photos:
-            try:
-                answer = ask(index, extractor, photo, box, top)
-            except PhotoError as error:
-                failures.append(error)
+        for answer in ask_many(index, extractor, photos, config):
+            if isinstance(answer, PhotoError):
+                failures.append(answer)
                 if len(photos) > 1:
-                    click.echo(printable(f"ctxdeploy: error: {error}"), err=True)
+                    click.echo(printable(f"ctxdeploy: error: {answer}"), err=True)
                 continue
             _print(answer, as_json, about)
             answers.append(answer)

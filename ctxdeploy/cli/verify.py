@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.archive import is_archive, is_bundle, open_model, photo_folder
+from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either
 from ctxdeploy.cli.options import PATH, json_option, print_json
-from ctxdeploy.errors import ArchiveError, BundleError, CtxdeployError
-from ctxdeploy.text import printable
+from ctxdeploy.errors import ArchiveError, BundleError
+from ctxdeploy.text import counted, printable
 
 
 @click.command("verify")
@@ -22,16 +22,18 @@ def command(path: Path, as_json: bool) -> None:
     archive = is_archive(path)
     if not archive and not is_bundle(path):
         raise not_either(path)
-    problems = _archive_problems(path) if archive else _bundle_problems(path)
+    problems = archive_problems(path) if archive else _bundle_problems(path)
     if as_json:
         print_json({"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems})
     elif not problems:
         click.echo(f"{printable(str(path))}: sound")
     for problem in problems:
         click.echo(printable(problem), err=True)
+    if problems and archive:
+        what = counted(len(problems), "problem")
+        raise ArchiveError(f"{path} is damaged ({what}): run  ctxdeploy repair {printable(str(path))}")
     if problems:
-        error = ArchiveError if archive else BundleError
-        raise error(f"{path} is damaged ({len(problems)} problem{'s' if len(problems) > 1 else ''})")
+        raise BundleError(f"{path} is damaged: export it again, or restore it from a copy")
 
 
 def _bundle_problems(path: Path) -> list[str]:
@@ -42,20 +44,3 @@ def _bundle_problems(path: Path) -> list[str]:
     except BundleError as error:
         return [str(error)]
     return []
-
-
-def _archive_problems(path: Path) -> list[str]:
-    from ctxdeploy.index import Index
-
-    problems = []
-    try:
-        with Index.open(path) as index:
-            problems += index.verify()
-    except ArchiveError as error:
-        problems.append(str(error))
-    for check in (open_model, photo_folder):
-        try:
-            check(path)
-        except CtxdeployError as error:
-            problems.append(str(error))
-    return problems

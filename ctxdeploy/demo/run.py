@@ -11,7 +11,7 @@ from ctxdeploy.errors import StorageError
 from ctxdeploy.indexing import IndexingConfig, index_photos
 from ctxdeploy.page import write_page
 from ctxdeploy.progress import Display
-from ctxdeploy.querying import Answer, ask
+from ctxdeploy.querying import Answer, QueryConfig, ask
 from ctxdeploy.samples import NAMES, sample_photo
 
 # Four scales and 640 pixels: the demo's photos are small, and a laptop is to be done in a minute or two.
@@ -69,7 +69,7 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
         index.prepare()
         answers = []
         for query in queries:
-            answers.append(ask(index, extractor, query, top=2 * VIEWS))
+            answers.append(ask(index, extractor, query, QueryConfig(top=2 * VIEWS)))
             bar.advance()
     return _judge(folder, archive, bundle_path, photos_folder, answers)
 

@@ -111,3 +111,16 @@ def archive(shared_archive: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "copy.ctxindex"
     shutil.copytree(shared_archive, copy)
     return copy
+
+
+@pytest.fixture
+def folder(photos: Path, tmp_path: Path) -> Path:
+    """A copy of ``photos`` that a test may change; times of change are those of the originals."""
+    return Path(shutil.copytree(photos, tmp_path / "album"))
+
+
+@pytest.fixture
+def indexed(folder: Path, archive: Path) -> Path:
+    """An archive of ``folder``, sound and complete."""
+    (archive / "origin.json").unlink()
+    return archive.rename(folder.with_name("album.ctxindex"))

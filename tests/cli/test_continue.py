@@ -46,7 +46,7 @@ def test_no_photo_is_extracted_twice(call, bundle: Bundle, photos: Path, tmp_pat
     assert (result.json[0]["unchanged"], result.json[0]["indexed"], extracted) == (18, 0, [])
 
 
-def test_new_photos_are_added_and_changed_ones_reported(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+def test_new_photos_are_added_and_changed_ones_replaced(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "growing"
     shutil.copytree(photos, folder)
     (folder / "coins_0.jpg").rename(tmp_path / "later.jpg")
@@ -57,8 +57,7 @@ def test_new_photos_are_added_and_changed_ones_reported(call, bundle: Bundle, ph
     os.utime(folder / "rocket_0.jpg", (1, 1))
     result = call("index", folder, "-o", archive, "--json")
     report = result.json[0]
-    assert (report["indexed"], report["unchanged"], report["changed"]) == (1, 16, 1)
-    assert "1 photos have changed" in result.err
+    assert (report["indexed"], report["unchanged"], report["changed"], report["replaced"]) == (1, 16, 1, 1)
     answer = call("query", folder / "below" / "coins_0.jpg", "--index", archive, "--json").json[0]
     assert answer["results"][0]["name"] == "below/coins_0.jpg"
 
@@ -148,7 +147,7 @@ def test_photos_that_are_gone_are_told(call, bundle: Bundle, photos: Path, tmp_p
         (folder / name).unlink()
     result = call("index", folder, "-o", archive, "--json")
     assert (result.code, result.json[0]["missing"], result.json[0]["unchanged"]) == (0, 1, 17)
-    assert "1 photos of the archive are no longer in" in result.err
+    assert "the files of 1 photo of the archive are gone" in result.err
     assert call("info", archive, "--json").json[0]["failed_photos"] == []
 
 

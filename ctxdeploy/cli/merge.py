@@ -1,0 +1,46 @@
+"""``ctxdeploy merge``."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.progress import Display
+from ctxdeploy.text import counted, printable
+
+
+@click.command("merge")
+@archive_argument
+@click.argument("others", type=PATH, metavar="OTHER...", nargs=-1, required=True)
+@click.option(
+    "--conflicts",
+    type=click.Choice(["error", "keep", "replace"]),
+    default="error",
+    show_default=True,
+    help="Names that are in both: merge nothing, keep ARCHIVE's photo, or take OTHER's.",
+)
+@json_option
+@quiet_option
+def command(archive: Path, others: tuple[Path, ...], conflicts: str, as_json: bool, quiet: bool) -> None:
+    """Take the photos of every OTHER archive into ARCHIVE: all of them, or none. The others stay as they are.
+
+    They must have been made with one model and one codebook (ctxdeploy index --codebook).
+    """
+    from ctxdeploy.index import Index
+
+    with Index.open(archive, writable=True) as index:
+        with Display(quiet=quiet).progress("merging", len(others), "archives") as bar:
+            merged = []
+            for other in others:
+                merged.append(index.merge(other, conflicts=conflicts))
+                bar.advance()
+        index.commit()
+        total = len(index)
+    if as_json:
+        facts = [{"path": str(other), **asdict(one)} for other, one in zip(others, merged, strict=True)]
+        print_json({"archive": str(archive), "images": total, "merged": facts})
+        return
+    for other, one in zip(others, merged, strict=True):
+        click.echo(f"{printable(str(other))}: {one.added} photos added, {one.replaced} replaced, {one.kept} kept")
+    click.echo(f"{printable(str(archive))}: {counted(total, 'photo')}")

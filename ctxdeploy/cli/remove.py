@@ -1,0 +1,81 @@
+"""``ctxdeploy remove``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ctxdeploy.archive import photo_folder
+from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.planning import is_gone
+from ctxdeploy.progress import Display
+from ctxdeploy.text import counted, printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
+
+# Unknown names that are shown; JSON has all.
+NAMED_UNKNOWN = 5
+
+
+@click.command("remove")
+@archive_argument
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--from", "source", type=PATH, metavar="FILE", help="Names from a file, one a line; - reads stdin.")
+@json_option
+@quiet_option
+def command(archive: Path, names: tuple[str, ...], source: Path | None, as_json: bool, quiet: bool) -> None:
+    """Remove photos from ARCHIVE by the names that queries print. The photos' files stay.
+
+    Names that are not in the archive are reported; if none is in it, the exit code is 2.
+    """
+    from ctxdeploy.index import Index
+
+    if not names and source is None:
+        raise ConfigError("no photos to remove: give their names, or --from FILE")
+    wanted = list(dict.fromkeys([*names, *(_names_in(source) if source is not None else [])]))
+    with Index.open(archive, writable=True) as index:
+        unknown = _unknown(index, wanted)
+        removed = index.remove(wanted)
+        index.commit()
+        left = len(index)
+    if as_json:
+        print_json({"archive": str(archive), "removed": removed, "images": left, "unknown": unknown})
+    elif removed or not wanted:
+        click.echo(f"{printable(str(archive))}: {counted(removed, 'photo')} removed, {left} left")
+    if unknown:
+        shown = ", ".join(map(printable, unknown[:NAMED_UNKNOWN])) + (", …" if len(unknown) > NAMED_UNKNOWN else "")
+        if not removed:
+            raise ConfigError(f"not in {archive}: {shown} (names are as  ctxdeploy query  prints them)")
+        click.echo(f"ctxdeploy: not in the archive: {shown}", err=True)
+    _remark(archive, wanted, unknown, Display(quiet=quiet))
+
+
+def _unknown(index: "Index", names: list[str]) -> list[str]:
+    try:
+        return [name for name in names if name not in index]
+    except UnicodeError as error:
+        raise ConfigError(f"a name cannot be that of a photo: {error}") from error
+
+
+def _remark(archive: Path, names: list[str], unknown: list[str], shown: Display) -> None:
+    """Say if photos would come back by themselves."""
+    folder = photo_folder(archive)
+    absent = set(unknown)
+    if folder is None or not folder.is_dir():
+        return
+    there = sum(not is_gone(folder / name) for name in names if name not in absent)
+    if there:
+        shown.say(f"{counted(there, 'file')} still in {folder}: the next  ctxdeploy index  adds what is there again")
+
+
+def _names_in(source: Path) -> list[str]:
+    """Return the names in a file, one a line, in any bytes; empty lines are none."""
+    try:
+        content = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--from {source} cannot be read: {error.strerror or error}") from error
+    return [os.fsdecode(line) for line in content.split(b"\n") if line]

@@ -1,0 +1,120 @@
+"""Options of a query, and several queries at once."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.descriptors import LocalDescriptors
+from ctxdeploy.errors import PhotoError
+from ctxdeploy.index import Hit, Index
+from ctxdeploy.querying import Answer, QueryConfig, ask_many
+from ctxdeploy.runtime import Extractor
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        (("--alpha", 1), {"alpha": 1.0}),
+        (("--threshold", 0.2), {"threshold": 0.2}),
+        (("--idf",), {"idf": True}),
+        (("--no-idf", "--alpha", 0), {"idf": False, "alpha": 0.0}),
+    ],
+)
+def test_scores_are_those_of_the_settings(call, bundle: Bundle, photos, shared_archive, flags, settings) -> None:
+    query = photos.parent / "queries" / "coffee_3.jpg"
+    answer = call("query", query, "--index", shared_archive, "--json", *flags).json[0]
+    descriptors = Extractor(bundle).extract_one(query)
+    with Index.open(shared_archive) as index:
+        hits, plain = index.search(descriptors, **settings), index.search(descriptors)
+    assert [(hit["name"], hit["score"]) for hit in answer["results"]] == [(hit.name, hit.score) for hit in hits]
+    assert hits == plain if settings == {"idf": False} else hits != plain
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--alpha", 101), "alpha 101.0 is not a number in 0..100"),
+        (("--threshold", 2), "threshold 2.0 is not a number in -1..1"),
+        (("--alpha", 2.5, "--threshold", -0.5), "whole alpha"),
+        (("--alpha", "nan"), "alpha nan"),
+    ],
+)
+def test_settings_out_of_range(call, photos: Path, shared_archive: Path, flags, words: str) -> None:
+    result = call("query", photos / "coins_0.jpg", "--index", shared_archive, *flags)
+    assert result.code == 2
+    assert words in result.err
+
+
+def test_answers_of_several_are_those_of_each(call, photos: Path, shared_archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no photo")
+    queries = sorted((photos.parent / "queries").iterdir())
+    result = call("query", *queries[:3], tmp_path / "bad.jpg", *queries[3:], "--index", shared_archive, "--json")
+    assert result.code == 14
+    assert [answer["query"] for answer in result.json] == [str(query) for query in queries]
+    for query, answer in zip(queries, result.json, strict=True):
+        alone = call("query", query, "--index", shared_archive, "--json").json[0]
+        assert answer["results"] == alone["results"]
+
+
+class _Extractor:
+    """Takes no time; ``bad`` cannot be read."""
+
+    def extract_one(self, photo: Path, box: object) -> LocalDescriptors:
+        if photo.name == "bad":
+            raise PhotoError("bad")
+        return LocalDescriptors(
+            vectors=np.zeros((1, 4), np.float32),
+            attention=np.ones(1, np.float32),
+            positions=np.zeros((1, 2), np.float32),
+            scales=np.ones(1, np.float32),
+        )
+
+
+class _Index:
+    """Takes ``seconds`` a search, and notes for how many queries each was."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.groups = seconds, list[int]()
+
+    def search_batch(self, queries, top, *, alpha, threshold, idf):
+        self.groups.append(len(queries))
+        time.sleep(self.seconds)
+        return [[Hit(str(number), 1.0)] for number in range(len(queries))]
+
+
+def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
+    return list(ask_many(index, _Extractor(), photos, QueryConfig()))
+
+
+def test_queries_wait_for_each_other_where_searching_is_what_takes_time() -> None:
+    index = _Index(0.2)
+    photos = [Path(str(number)) for number in range(100)]
+    photos[7] = Path("bad")
+    answers = _ask(index, photos)
+    assert index.groups[0] == 1  # the first answer waits for nobody
+    assert sum(index.groups) == 99
+    assert len(index.groups) <= 4
+    assert isinstance(answers[7], PhotoError)
+    assert [answer.photo for answer in answers if isinstance(answer, Answer)] == photos[:7] + photos[8:]
+
+
+def test_nobody_waits_where_searching_takes_no_time(monkeypatch) -> None:
+    index = _Index(0.0)
+    extract = _Extractor.extract_one
+
+    def slow(self, photo, box):
+        time.sleep(0.01)
+        return extract(self, photo, box)
+
+    monkeypatch.setattr(_Extractor, "extract_one", slow)
+    _ask(index, [Path(str(number)) for number in range(10)])
+    assert index.groups == [1] * 10
+
+
+def test_queries_that_all_fail_search_for_nothing() -> None:
+    index = _Index(0.0)
+    assert [str(error) for error in _ask(index, [Path("bad"), Path("bad")])] == ["bad", "bad"]
+    assert index.groups == []
