@@ -82,7 +82,8 @@ def test_any_name_survives(tmp_path: Path, make_codebook: Any, make_photos: Any)
         with pytest.raises(ConfigError, match="surrogates"):
             index.add("\ud800", photo)
     with Index.open(tmp_path / "a") as index:
-        assert list(index.names()) == names and [hit.name for hit in index.search(photo)] == names
+        assert list(index.names()) == names
+        assert [hit.name for hit in index.search(photo)] == sorted(names, key=os.fsencode)
         assert index.failures()[0]["name"] == os.fsdecode(b"\xff")
 
 
