@@ -142,7 +142,7 @@ def test_mutated_shards_raise_archive_errors_or_are_safe_to_search(
     query = Aggregated(words=np.arange(16, dtype=np.int32), codes=np.zeros((16, 2), np.uint64))
     snapshot = Snapshot(manifest, None, (shard,))  # type: ignore[arg-type]
     for idf in (False, True):
-        for hit in Searcher(snapshot).search([query], 99, scoring=SCORING[idf], executor=None)[0]:
+        for hit in Searcher(snapshot).search([query], 99, scoring=SCORING[idf])[0]:
             assert hit.score > 0
 
 
@@ -159,7 +159,7 @@ def test_hostile_numbers_and_codes_do_not_leave_the_arrays(make_photos: Any, mak
     query = Aggregated(words=np.arange(64, dtype=np.int32), codes=codes)
     for idf in (False, True):
         searcher = Searcher(Snapshot(snapshot.manifest, snapshot.codebook, shards))
-        assert searcher.search([query], 10, scoring=SCORING[idf], executor=None) == [[]]
+        assert searcher.search([query], 10, scoring=SCORING[idf]) == [[]]
 
 
 @pytest.mark.parametrize(
