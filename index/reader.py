@@ -134,7 +134,7 @@ class Reader:
         alpha: float | None = None,
         threshold: float | None = None,
     ) -> list[list[Hit]]:
-        """As ``search`` for several queries: the same hits, and every posting is read once for all of them."""
+        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
         scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         wanted = _checked_top(top)
         searcher, snapshot = self._current()
