@@ -211,7 +211,8 @@ class Index(Reader):
             check_file(photo.name, photo.size, photo.mtime_ns)
         arrays = [as_vectors(photo.vectors, self.codebook.dim, photo.name) for photo in photos]
         ends = np.cumsum([len(array) for array in arrays])
-        assigned = self.codebook.assign(np.concatenate(arrays), self.config.assignment)
+        joined = np.concatenate(arrays)
+        assigned = self.codebook.assign(joined, self.config.assignment, threads=self._threads.count)
         for photo, array, words in zip(photos, arrays, np.split(assigned, ends[:-1]), strict=True):
             aggregated = aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
             pending = Pending(

@@ -7,42 +7,6 @@ from ctxdeploy.index.kernels import compiled
 
 
 @compiled
-def nearest(
-    vectors: NDArray[np.float32], centres: NDArray[np.float32], candidates: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Order candidates (n×k rows of ``centres``, -1 for none) by float64 distance, ties by number; keep ``count``.
-
-    Returns n×count int32 numbers (-1 where candidates were missing) and n×count squared distances (inf there).
-    """
-    n, dim = vectors.shape
-    numbers = np.full((n, count), -1, np.int32)
-    distances = np.full((n, count), np.inf, np.float64)
-    for row in range(n):
-        for column in range(candidates.shape[1]):
-            number = candidates[row, column]
-            if number < 0 or number >= centres.shape[0]:
-                continue
-            total = 0.0
-            for d in range(dim):
-                difference = np.float64(vectors[row, d]) - np.float64(centres[number, d])
-                total += difference * difference
-            place = count
-            while place > 0:
-                other = distances[row, place - 1]
-                if other < total or (other == total and 0 <= numbers[row, place - 1] < number):
-                    break
-                place -= 1
-            if place == count:
-                continue
-            for i in range(count - 1, place, -1):
-                distances[row, i] = distances[row, i - 1]
-                numbers[row, i] = numbers[row, i - 1]
-            distances[row, place] = total
-            numbers[row, place] = number
-    return numbers, distances
-
-
-@compiled
 def sum_by_word(
     vectors: NDArray[np.float32], words: NDArray[np.int32], sums: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> None:

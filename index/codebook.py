@@ -126,7 +126,7 @@ class Codebook:
         """Return id, words, dimension and training, as they stand in files and in ``Index.info``."""
         return {"id": self.id, "words": len(self), "dim": self.dim, "training": self.training}
 
-    def assign(self, vectors: Any, count: int = 1, *, exact: bool = False) -> NDArray[np.int32]:
+    def assign(self, vectors: Any, count: int = 1, *, exact: bool = False, threads: int = 1) -> NDArray[np.int32]:
         """Return the ``count`` nearest words of each descriptor: n×min(count, W) int32, nearest first, ties by number.
 
         Args:
@@ -134,6 +134,7 @@ class Codebook:
             count: words a descriptor.
             exact: compare with every word. Otherwise above 4096 words only those in the nearest cells are compared;
                 ``training["recall_at_1"]`` and ``["recall_at_5"]`` say how often that finds the same.
+            threads: for calls of more than 8192 descriptors.
 
         A descriptor's words do not depend on what else is in the call (see ``assignment``).
 
@@ -143,7 +144,7 @@ class Codebook:
         if count < 1:
             raise ConfigError(f"a descriptor needs at least one word, not {count}")
         array = as_vectors(vectors, self.dim, "assignment")
-        return self._searcher(exact).search(array, min(count, len(self)))[0]
+        return self._searcher(exact).search(array, min(count, len(self)), threads=threads)[0]
 
     def _searcher(self, exact: bool) -> FlatAssigner | CellAssigner:
         if self._assigner is None:

@@ -180,7 +180,8 @@ class Reader:
     def _aggregate(self, queries: list[Any]) -> list[Aggregated]:
         if not queries:
             return []
-        words = self.codebook.assign(np.concatenate(queries), self.config.query_assignment)
+        joined = np.concatenate(queries)
+        words = self.codebook.assign(joined, self.config.query_assignment, threads=self._threads.count)
         ends = np.cumsum([len(query) for query in queries])
         return [
             aggregate(query, part, self.codebook.centroids, binary=self.config.binary)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError
 
-# Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it faiss finds
-# no nearest word at all.
+# Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it every
+# word would be infinitely far.
 LARGEST = 1e15
 
 
