@@ -1,7 +1,14 @@
 """Synthetic photos: descriptors around prototypes that photos share, so that there is something to find."""
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +17,42 @@ from numpy.typing import NDArray
 from ctxdeploy.index import Codebook, Index, IndexConfig
 
 Photos = list[NDArray[np.float32]]
+CHILDREN = Path(__file__).parent / "children"
+
+
+@pytest.fixture(scope="session")
+def load_child() -> Callable[[str], ModuleType]:
+    """Return a function that imports ``children/<name>.py``."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, CHILDREN / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def run_child() -> Callable[..., Any]:
+    """Return a function that runs ``children/<name>.py`` in a process and returns the JSON of its last line.
+
+    The process must end by itself with code 0: a crash by a signal, an exception and a timeout fail the test.
+    """
+
+    def run(name: str, *arguments: object, timeout: float = 120.0, environment: dict[str, str] | None = None) -> Any:
+        result = subprocess.run(
+            [sys.executable, str(CHILDREN / f"{name}.py"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | (environment or {}),
+        )
+        assert result.returncode == 0, f"exit {result.returncode}: {result.stdout[-2000:]} {result.stderr[-4000:]}"
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")
