@@ -71,6 +71,8 @@ def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merg
         taken.append(_copied(folder, part, writer.snapshot.manifest, shard.path.parent.parent, entry.names))
     writer.adopt(taken, replaced)
     live = sum(len(part.shard) - len(part.shard.removed) for part in taken)
+    if writer.failures:
+        writer.forget_failures(name for part in taken for name in part.shard.live_names())
     writer.record_failures(
         record for name, record in other.failures.items() if name not in writer and name not in writer.failures
     )
