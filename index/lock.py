@@ -1,5 +1,6 @@
 """One writer at a time. The kernel holds the lock, so that it goes with its process, however that ends."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -36,11 +37,21 @@ class WriterLock:
             raise StorageError(f"{path} cannot be locked: {error.strerror or error}") from error
         try:
             with storing(path):
-                os.ftruncate(self._handle, 0)
-                os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+                self._say_who()
         except BaseException:
             self.release()
             raise
+
+    def _say_who(self) -> None:
+        if self._handle is None:
+            return
+        try:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            # The id is for messages alone: a full disk must not keep out the garbage collection that frees it.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def release(self) -> None:
         """Let another writer in; the file stays, since removing it would let two writers lock two files."""
