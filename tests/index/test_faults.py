@@ -1,4 +1,4 @@
-"""kill -9 at every write, a full disk, and a second writer: the last committed state stays."""
+"""A full disk, and a second writer: the last committed state stays. For kill -9 see ``test_kill_points``."""
 
 import errno
 import os
@@ -13,110 +13,6 @@ import pytest
 
 from ctxdeploy.errors import ArchiveError, StorageError
 from ctxdeploy.index import Index
-
-# Forks a child for each n, which kills itself in its n-th write, sync or rename: half of the bytes are written then.
-KILLED = """
-import os, shutil, signal, sys
-import numpy as np
-import ctxdeploy.index.build_kernels, faiss
-from ctxdeploy.index import Codebook, Index, IndexConfig
-
-base, target, job = sys.argv[1:]
-faiss.omp_set_num_threads(1)
-left = 0
-
-def dying(name):
-    real = getattr(os, name)
-    def call(*arguments):
-        global left
-        left -= 1
-        if left == 0:
-            if name == "write":
-                real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments)
-    setattr(os, name, call)
-
-def add(path):
-    rng = np.random.default_rng(5)
-    with Index.open(path, writable=True) as index:
-        for name in ("new1", "new2", "new3"):
-            index.add(name, rng.normal(size=(9, 128)).astype(np.float32))
-        index.record_failures([{"name": "bad", "reason": "r", "stage": "decode"}])
-
-def create(path):
-    Index.create(path, Codebook.from_centroids(np.ones((4, 8), np.float32))).close()
-
-if job == "add":  # compiles in the parent, for all children
-    shutil.copytree(base, f"{target}/000")
-    add(f"{target}/000")
-
-for number in range(1, 200):
-    path = f"{target}/{number:03d}"
-    if job == "add":
-        shutil.copytree(base, path)
-    child = os.fork()
-    if child == 0:
-        left = number
-        for name in ("write", "fsync", "replace"):
-            dying(name)
-        {"add": add, "create": create}[job](path)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print(number - 1, os.waitstatus_to_exitcode(status))
-        break
-"""
-
-
-def kill_everywhere(base: Path, target: Path, job: str) -> int:
-    """Return the number of points at which the job was killed."""
-    target.mkdir()
-    result = subprocess.run(
-        [sys.executable, "-c", KILLED, str(base), str(target), job], capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    points, code = map(int, result.stdout.split())
-    assert code == 0
-    return points
-
-
-def test_killed_while_committing(tmp_path: Path, make_photos: Any, make_archive: Any) -> None:
-    photos = make_photos(3)
-    base = make_archive(photos)
-    expected = Index.open(base).search(photos[0])
-    points = kill_everywhere(base, tmp_path / "killed", "add")
-    assert points > 20
-    states = []
-    for number in range(1, points + 1):
-        path = tmp_path / "killed" / f"{number:03d}"
-        with Index.open(path) as index:
-            states.append(len(index))
-            assert index.verify() == []
-            if len(index) == 3:
-                assert index.search(photos[0]) == expected and index.failures() == []
-            else:
-                assert len(index) == 6 and len(index.failures()) == 1
-        with Index.open(path, writable=True) as index:
-            index.add("after", photos[0])
-            index.commit()
-            index.collect_garbage()
-            assert index.verify() == [] and index.search(photos[0])[0].score > 0
-            assert not list(path.rglob(".tmp-*"))
-            assert len(list((path / "shards").iterdir())) == index.info()["shards"]
-    # Only the sync of the folder comes after the rename of CURRENT.
-    assert states == [3] * (points - 1) + [6]
-
-
-def test_killed_while_creating(tmp_path: Path, make_codebook: Any) -> None:
-    points = kill_everywhere(tmp_path, tmp_path / "killed", "create")
-    for number in range(1, points + 1):
-        path = tmp_path / "killed" / f"{number:03d}"
-        if number < points:
-            with pytest.raises(ArchiveError, match="is not an archive"):
-                Index.open(path)
-            Index.create(path, make_codebook()).close()
-        assert Index.open(path).verify() == []
 
 
 def test_a_full_disk(tmp_path: Path, make_photos: Any, make_codebook: Any, monkeypatch: Any) -> None:

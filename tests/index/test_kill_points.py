@@ -1,0 +1,42 @@
+"""Killed, or out of disk, at every call that writes: a committed state is in force, and a second run completes the job.
+
+By default a part of the points is tried; ``CTXDEPLOY_FULL=1`` tries every one, as ``benchmarks/soak.py`` does.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FULL = os.environ.get("CTXDEPLOY_FULL") == "1"
+JOBS = ("add", "change", "compact", "merge", "collect", "snapshot", "forget", "repair", "create")
+# Jobs that change what an archive answers, and the one call that makes their change visible: none shows earlier.
+CHANGING = ("add", "change", "merge", "repair", "create")
+
+
+def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[str, Any]:
+    """Return the reports of ``children/faults.py`` for all jobs."""
+    reports: dict[str, Any] = run_child("faults", folder, ",".join(JOBS), mode, 1 if FULL else stride, timeout=600)
+    for job, report in reports.items():
+        assert report["tried"] == -(-report["points"] // (1 if FULL else stride)), (job, report)
+        assert report["before"] + report["after"] == report["tried"]
+    return reports
+
+
+def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
+    reports = interrupted(run_child, tmp_path, "kill", 3)
+    assert sum(report["points"] for report in reports.values()) > 250
+    for job in CHANGING:
+        # Only the sync of the folder comes after the rename of CURRENT.
+        assert reports[job]["after"] == 1, (job, reports[job])
+
+
+@pytest.mark.parametrize("mode", ["ENOSPC", "EIO", "full"])
+def test_a_call_that_fails_at_every_point(tmp_path: Path, run_child: Any, mode: str) -> None:
+    reports = interrupted(run_child, tmp_path, mode, 9)
+    for job in CHANGING:
+        assert reports[job]["before"] > 0 and reports[job]["errors"] > 0, (job, reports[job])
+    assert reports["change"]["same_writer"] > 1
+    if mode == "full" and FULL:
+        assert reports["collect"]["errors"] == 0, "garbage collection needs no space: it frees it"
