@@ -127,15 +127,17 @@ class Manifest:
             "failures": None if self.failures is None else asdict(self.failures),
             "statistics": None if self.statistics is None else asdict(self.statistics),
         }
-        return {**facts, "checksum": _checksum(facts)}
+        return {**facts, "checksum": checksum(facts)}
 
     def encode(self) -> bytes:
         """Return the bytes of the JSON file."""
         return (json.dumps(self.metadata(), indent=1, allow_nan=False) + "\n").encode()
 
 
-def _checksum(facts: dict[str, Any]) -> str:
-    """Return the sha256 of everything else, so that a manifest can be trusted when ``CURRENT`` is damaged."""
+def checksum(facts: dict[str, Any]) -> str:
+    """Return the sha256 of everything else, so that a file can be trusted whose hash is recorded nowhere: a snapshot, or
+    a manifest when ``CURRENT`` is damaged.
+    """
     text = json.dumps({key: value for key, value in facts.items() if key != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -222,7 +224,7 @@ def parse(text: bytes, where: str) -> Manifest:
         readable = f"versions up to {FORMAT_VERSION}"
         raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it")
     try:
-        if version > 1 and data["checksum"] != _checksum(data):
+        if version > 1 and data["checksum"] != checksum(data):
             raise ValueError("checksum is not that of its content")
         manifest = _build(data)
     except KeyError as error:

@@ -1,4 +1,5 @@
-"""Named snapshots: states that garbage collection keeps. ``snapshots/<name>.json`` names a manifest and its sha256.
+"""Named snapshots: states that garbage collection keeps. ``snapshots/<name>.json`` names a manifest and its sha256,
+and holds a checksum of itself.
 
 A snapshot may be made while another process writes: it is made of a state that is held (see ``pins``), and garbage
 collection looks for snapshots of a manifest after it has made sure that nobody holds it.
@@ -9,9 +10,10 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ctxdeploy.errors import ArchiveError, ConfigError
-from ctxdeploy.index.manifest import manifest_name, parse_pointer, pointer_text, read_pointer
+from ctxdeploy.index.manifest import checksum, manifest_name, parse_pointer, pointer_text, read_pointer
 from ctxdeploy.index.pins import Pin, pin, pin_current
 from ctxdeploy.index.storage import make_folder, storing, sync_folder, write_file
 
@@ -54,8 +56,9 @@ def create_snapshot(folder: Path, name: str, held: Pin) -> SnapshotInfo:
     path = _path(folder, name)
     file, sha256 = parse_pointer(held.pointer, "the pin")
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    facts = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "created": created}
-    text = json.dumps({**facts, "manifest": file, "sha256": sha256}, indent=1) + "\n"
+    facts: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "created": created}
+    facts |= {"manifest": file, "sha256": sha256}
+    text = json.dumps({**facts, "checksum": checksum(facts)}, indent=1) + "\n"
     make_folder(path.parent)
     try:
         write_file(path, [text.encode("ascii")], exclusive=True)
@@ -112,6 +115,8 @@ def _read(folder: Path, name: str) -> tuple[SnapshotInfo, str]:
     if data.get("format_version") != FORMAT_VERSION:
         version = data.get("format_version")
         raise ArchiveError(f"{path}: format_version {version!r}, this ctxdeploy reads {FORMAT_VERSION}: upgrade it")
+    if data.get("checksum") != checksum(data):
+        raise ArchiveError(f"{path} is damaged: checksum is not that of its content; remove it to give the snapshot up")
     pointer = f"{data.get('manifest')} {data.get('sha256')}\n"
     file, _ = parse_pointer(pointer, str(path))
     info = SnapshotInfo(name=name, manifest=int(file[9:-5]), created=str(data.get("created")))
