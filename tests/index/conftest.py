@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import ctxdeploy
 from ctxdeploy.index import Codebook, Index, IndexConfig
 
 Photos = list[NDArray[np.float32]]
@@ -41,13 +42,18 @@ def run_child() -> Callable[..., Any]:
     The process must end by itself with code 0: a crash by a signal, an exception and a timeout fail the test.
     """
 
+    # The code that is tested here, wherever it was imported from.
+    path = os.pathsep.join([str(Path(ctxdeploy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).strip(
+        os.pathsep
+    )
+
     def run(name: str, *arguments: object, timeout: float = 120.0, environment: dict[str, str] | None = None) -> Any:
         result = subprocess.run(
             [sys.executable, str(CHILDREN / f"{name}.py"), *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=os.environ | (environment or {}),
+            env=os.environ | {"PYTHONPATH": path} | (environment or {}),
         )
         assert result.returncode == 0, f"exit {result.returncode}: {result.stdout[-2000:]} {result.stderr[-4000:]}"
         return json.loads(result.stdout.splitlines()[-1])

@@ -3,8 +3,8 @@
     python faults.py FOLDER JOB,JOB,... MODE [STRIDE]
 
 MODE: ``kill`` (SIGKILL; in a write, after half of its bytes), ``ENOSPC`` or ``EIO`` (the call fails, once), ``full``
-(from the call on everything that needs space fails with ENOSPC, until the job has given up). STRIDE: every so manieth
-point only, the last one included. Prints JSON for each job: the number of points, how many were tried, the states found.
+(from the call on everything that needs space fails with ENOSPC, until the job has given up). STRIDE: try one point in
+so many, the last one included. Prints JSON for each job: the number of points, how many were tried, the states found.
 """
 
 import errno
