@@ -135,9 +135,7 @@ class Manifest:
 
 
 def checksum(facts: dict[str, Any]) -> str:
-    """Return the sha256 of everything else, so that a file can be trusted whose hash is recorded nowhere: a snapshot, or
-    a manifest when ``CURRENT`` is damaged.
-    """
+    """Return the sha256 of everything else, for a snapshot's file, and for a manifest whose hash in ``CURRENT`` is lost."""
     text = json.dumps({key: value for key, value in facts.items() if key != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,8 +4,8 @@
 
 Raises if an open fails with anything but ArchiveError (or ConfigError from a snapshot whose file has gone) that names
 a file of the archive, if anything after it fails, or if ``verify`` finds nothing though content has changed whose hash
-is recorded. A crash ends the process by a signal, a hang by its alarm of 20 seconds a mutation. With NUMBA_BOUNDSCHECK=1
-the compiled loops check every access.
+is recorded. A crash ends the process by a signal, a hang by its alarm of 20 seconds a mutation. With the environment
+variable NUMBA_BOUNDSCHECK=1 the compiled loops check every access.
 """
 
 import json
