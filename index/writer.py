@@ -84,8 +84,10 @@ class Writer:
     @property
     def dirty(self) -> bool:
         """Whether a commit would change anything."""
-        now = [(part.entry.file, len(part.shard.removed)) for part in _alive(self._state.parts)]
-        before = [(entry.file, entry.removed) for entry in self._snapshot.manifest.shards]
+        # What is removed, not how much: a merge may bring the file of a shard back with other photos removed.
+        now = [(part.entry.file, part.shard.removed.tobytes()) for part in _alive(self._state.parts)]
+        entries, shards = self._snapshot.manifest.shards, self._snapshot.shards
+        before = [(entry.file, shard.removed.tobytes()) for entry, shard in zip(entries, shards, strict=True)]
         return bool(self._state.pending) or now != before or self._failures != self._committed_failures
 
     def __len__(self) -> int:
@@ -263,7 +265,7 @@ class Writer:
 
     def collect_garbage(self) -> list[str]:
         """Remove files that no state needs: not the one in force, no snapshot, no reader, not this writer."""
-        files = {file.file for part in self._state.parts for file in part.entry.files}
+        files = {file.file for part in _alive(self._state.parts) for file in part.entry.files}
         return collect_garbage(self._folder, [self._snapshot.manifest], files)
 
     def close(self) -> None:
