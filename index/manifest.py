@@ -135,7 +135,7 @@ class Manifest:
 
 
 def checksum(facts: dict[str, Any]) -> str:
-    """Return the sha256 of everything else, for a snapshot's file, and for a manifest whose hash in ``CURRENT`` is lost."""
+    """Return the sha256 of everything else, for a snapshot's file, and a manifest whose hash in ``CURRENT`` is lost."""
     text = json.dumps({key: value for key, value in facts.items() if key != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
