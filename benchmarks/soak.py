@@ -3,8 +3,8 @@
     python benchmarks/soak.py [PART ...]
 
 Parts: states (random sequences of changes beside `asmk`), points (kill -9 and failing calls at every writing call),
-kills (at random moments), readers (beside a writer), mutations (of every file), disk (a file system that is full). All take
-twenty minutes on two cores. The suite runs the same code with smaller counts.
+kills (at random moments), readers (beside a writer), mutations (of every file), disk (a file system that is full). All
+take twenty minutes on two cores. The suite runs the same code with smaller counts.
 """
 
 import json

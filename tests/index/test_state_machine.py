@@ -68,6 +68,7 @@ class Machine(RuleBasedStateMachine):
         self.snapshots: dict[str, tuple[Model, Any]] = {}
         self.readers: list[tuple[Index, Model, Any]] = []
         self.others = 0
+        self.copied: tuple[Path, Model] | None = None
 
     def photo(self, name: int, photo: int) -> Photo:
         vectors = self.pool[photo]
@@ -155,10 +156,33 @@ class Machine(RuleBasedStateMachine):
             other.add_many((self.photo(*pair) for pair in pairs), replace=True)
             other.commit()
             other.remove(self.archives.NAMES[name] for name in without)
+        gone = {self.archives.NAMES[name] for name in without}
         theirs = {self.archives.NAMES[name]: photo for name, photo in pairs}
-        theirs = {
-            name: photo for name, photo in theirs.items() if name not in {self.archives.NAMES[i] for i in without}
-        }
+        self.take(path, {name: photo for name, photo in theirs.items() if name not in gone}, conflicts)
+        shutil.rmtree(path)
+
+    @rule(without=st.lists(names, max_size=4))
+    def copy(self, without: list[int]) -> None:
+        """Let another archive grow from this one: its shards are the same files, with other photos removed."""
+        if self.copied is not None:
+            shutil.rmtree(self.copied[0])
+        self.others += 1
+        path = self.folder / f"copy-{self.others}"
+        shutil.copytree(self.path, path)
+        gone = [self.archives.NAMES[name] for name in without]
+        with Index.open(path, writable=True) as other:
+            other.remove(gone)
+        self.copied = path, {name: photo for name, photo in self.committed.items() if name not in gone}
+
+    @precondition(lambda self: self.copied)
+    @rule(conflicts=st.sampled_from(["error", "keep", "replace"]))
+    def merge_copy(self, conflicts: str) -> None:
+        path, theirs = self.copied or (self.path, {})
+        self.take(path, dict(theirs), conflicts)
+
+    def take(self, path: Path, theirs: Model, conflicts: str) -> None:
+        with Index.open(path) as other:
+            failed = {record["name"] for record in other.failures()}
         both = theirs.keys() & self.model.keys()
         if both and conflicts == "error":
             with pytest.raises(ConfigError, match="are in both archives"):
@@ -167,13 +191,10 @@ class Machine(RuleBasedStateMachine):
             merged = self.writer.merge(path, conflicts=conflicts)
             assert merged.added == len(theirs) - len(both)
             assert (merged.replaced, merged.kept) == ((len(both), 0) if conflicts == "replace" else (0, len(both)))
-        self.kept()
-        if conflicts == "keep":
-            theirs |= {name: self.model[name] for name in both}
-        if not both or conflicts != "error":
-            self.model |= theirs
-            self.failures -= theirs.keys()
-        shutil.rmtree(path)
+            taken = {name: photo for name, photo in theirs.items() if conflicts == "replace" or name not in both}
+            self.model |= taken
+            self.failures -= taken.keys()
+            self.failures |= {name for name in failed if name not in self.model}
 
     @precondition(lambda self: len(self.snapshots) < 3)
     @rule(name=st.sampled_from(["one", "two", "three"]))

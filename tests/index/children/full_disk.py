@@ -112,7 +112,9 @@ def on_tmpfs(place: Path, base: Path) -> dict[str, int]:
                 require(act is not change or "new6" in reader, "the change is not there")
             shutil.rmtree(path)
     fill(place, 0)
-    require(expect_full(lambda: Index.create(place / "new", Index.open(base).codebook), place), "created on a full disk")
+    require(
+        expect_full(lambda: Index.create(place / "new", Index.open(base).codebook), place), "created on a full disk"
+    )
     (place / "ballast").unlink()
     Index.create(place / "new", Index.open(base).codebook).close()
     return counts
