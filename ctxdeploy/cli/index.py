@@ -152,12 +152,11 @@ def _print(archive: Path, report: IndexingReport, about: dict[str, object], as_j
         print_json({"archive": str(archive), **report.metadata(), "extraction": about})
         return
     taken = report.indexed + report.replaced
-    facts = [
-        f"{counted(report.indexed, 'photo')} added",
-        *([f"{report.replaced} replaced"] if report.replaced else []),
-        *([f"{report.descriptors / taken:.0f} descriptors each"] if taken else []),
-        f"{report.unchanged} unchanged",
-        *([f"{report.removed} removed"] if report.removed else []),
-        f"{report.failed} failed",
-    ]
+    facts = [f"{counted(report.indexed, 'photo')} added", *([f"{report.replaced} replaced"] if report.replaced else [])]
+    if taken:
+        facts[-1] += f" ({report.descriptors / taken:.0f} descriptors each)"
+    facts.append(f"{report.unchanged} unchanged")
+    if report.removed:
+        facts.append(f"{report.removed} removed")
+    facts.append(f"{report.failed} failed")
     click.echo(f"{printable(str(archive))}: {', '.join(facts)}, in {report.seconds:.1f} s")

@@ -25,7 +25,8 @@ from ctxdeploy.text import counted, printable
 def command(archive: Path, others: tuple[Path, ...], conflicts: str, as_json: bool, quiet: bool) -> None:
     """Take the photos of every OTHER archive into ARCHIVE: all of them, or none. The others stay as they are.
 
-    They must have been made with one model and one codebook (ctxdeploy index --codebook).
+    They must have been made with one model and one codebook (ctxdeploy index --codebook). Where the photos' files lie
+    in no folder that ARCHIVE is indexed from, ctxdeploy index --sync takes the photos out again.
     """
     from ctxdeploy.index import Index
 

@@ -60,7 +60,7 @@ def test_text_says_what_was_done(call, photos: Path, folder: Path, indexed: Path
     os.utime(folder / "coins_0.jpg", (1, 1))
     (folder / "coffee_0.jpg").unlink()
     result = call("index", folder, "-o", indexed, "--sync")
-    assert result.out.startswith(f"{indexed}: 1 photo added, 1 replaced, ")
+    assert result.out.startswith(f"{indexed}: 1 photo added, 1 replaced (300 descriptors each), ")
     assert "16 unchanged, 1 removed, 0 failed" in result.out
 
 
