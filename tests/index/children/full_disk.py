@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from archives import answers
-from jobs import POOL, QUERIES, make_base, photo, require
+from jobs import QUERIES, make_base, photo, require, warm_up
 
 from ctxdeploy.errors import StorageError
 from ctxdeploy.index import Index
@@ -151,7 +151,7 @@ def main(folder: Path, ways: list[str]) -> None:
     place, base = folder / "place", folder / "base"
     place.mkdir()
     make_base(base)
-    require(len(POOL) > 0, "photos")
+    warm_up(folder)  # numba keeps its loops on a disk too
     report: dict[str, Any] = {}
     if "limit" in ways:
         report["limit"] = under_a_limit(folder, base)
