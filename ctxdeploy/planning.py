@@ -77,17 +77,17 @@ def make_plan(
             changed[photo.name] = photo
     found = new.keys() | changed.keys() | unchanged
     closed = tuple(failure.name for failure in unreadable)
+
+    def gone(name: str) -> bool:
+        return name not in found and not name.startswith(closed) and is_gone(folder / name)
+
     return Plan(
         new=new,
         changed=changed,
         unchanged=len(unchanged),
-        gone=[name for name in known if name not in found and not name.startswith(closed) and is_gone(folder / name)],
+        gone=[name for name in known if gone(name)],
         failed=[name for name in failures if name in new or name in changed],
-        settled=[
-            name
-            for name in failures
-            if name in unchanged or name.endswith("/") or (name not in found and is_gone(folder / name))
-        ],
+        settled=[name for name in failures if name in unchanged or name.endswith("/") or gone(name)],
     )
 
 
