@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import ctxdeploy.bundle
 from ctxdeploy.bundle import MANIFEST, Bundle
-from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, CtxdeployError, StorageError
+from ctxdeploy.errors import (
+    ArchiveError,
+    BundleError,
+    ConfigError,
+    CtxdeployError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -131,9 +137,21 @@ def open_state(path: Path, at: str | None) -> "Index":
 
 
 def archive_problems(path: Path) -> list[str]:
-    """Read every byte of an archive, its snapshots and its model; return one line for each problem."""
+    """Read every byte of an archive, its snapshots and its model; return one line for each problem.
+
+    Raises:
+        NewerFormatError: a newer ctxdeploy wrote it, so that nothing can be said about it.
+    """
+    from ctxdeploy.index import Index
+    from ctxdeploy.index.format import NewerFormatError
     from ctxdeploy.index.verify import verify
 
+    try:
+        Index.open(path).close()
+    except NewerFormatError:
+        raise
+    except ArchiveError:  # it is among the problems
+        pass
     problems = verify(path)
     # An archive made in Python has neither model nor origin.
     ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()

@@ -245,9 +245,8 @@ def _parse(
 ) -> tuple[NDArray[np.float32], str, dict[str, Any], Cells | None]:
     if metadata.get("format") != FORMAT_NAME:
         raise ArchiveError(f"{where} is not a codebook: its format is {metadata.get('format')!r}")
-    version = metadata.get("format_version")
-    if version not in ("1", "2"):
-        raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads 1 and 2: upgrade it")
+    file_format.check_version(metadata, FORMAT_NAME, (1, FORMAT_VERSION), where)
+    version = metadata["format_version"]
     centroids = arrays.get("centroids")
     if centroids is None or centroids.dtype != np.float32 or centroids.ndim != 2 or not _is_size(centroids.shape):
         raise ArchiveError(f"{where} is damaged: centroids is not W×D float32")

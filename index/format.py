@@ -39,6 +39,10 @@ Arrays = dict[str, NDArray[Any]]
 Wanted = tuple[str, tuple[int, ...] | None]
 
 
+class NewerFormatError(ArchiveError):
+    """A file is of a format that a newer ctxdeploy writes: nothing is wrong with it, and nothing may be repaired."""
+
+
 def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[Piece]:
     """Return the pieces of a file: header, then the tensors by falling element size, equal sizes by name."""
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -145,13 +149,15 @@ def _check_entry(entry: Any, where: str) -> tuple[int, int]:
 
 
 def check_version(metadata: Mapping[str, str], name: str, versions: tuple[int, ...], where: str) -> None:
-    """Raise ``ArchiveError`` unless a file is of the format ``name`` in one of the ``versions`` we read."""
+    """Raise ``ArchiveError`` (or ``NewerFormatError``) unless a file is of a format and one of the versions we read."""
     if metadata.get("format") != name:
         raise ArchiveError(f"{where} is damaged: format is {metadata.get('format')!r}, not {name!r}"[:500])
     version = metadata.get("format_version")
     if version not in {str(known) for known in versions}:
         readable = " or ".join(map(str, versions))
-        raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it"[:500])
+        newer = version is not None and version.isdecimal() and len(version) < 10 and int(version) > max(versions)
+        kind = NewerFormatError if newer else ArchiveError
+        raise kind(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it"[:500])
 
 
 def check_tensors(arrays: Arrays, wanted: Mapping[str, Wanted], where: str) -> None:

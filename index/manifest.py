@@ -10,6 +10,7 @@ from typing import Any
 
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
+from ctxdeploy.index.format import NewerFormatError
 from ctxdeploy.index.storage import Piece, make_folder, piece_bytes, write_file
 
 FORMAT_NAME = "ctxdeploy-archive"
@@ -219,8 +220,9 @@ def parse(text: bytes, where: str) -> Manifest:
         raise ArchiveError(f"{where}: format is not {FORMAT_NAME}")
     version = data.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        kind = NewerFormatError if type(version) is int and version > FORMAT_VERSION else ArchiveError
         readable = f"versions up to {FORMAT_VERSION}"
-        raise ArchiveError(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it")
+        raise kind(f"{where}: format_version {version!r}, this ctxdeploy reads {readable}: upgrade it"[:500])
     try:
         if version > 1 and data["checksum"] != checksum(data):
             raise ValueError("checksum is not that of its content")

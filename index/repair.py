@@ -11,6 +11,7 @@ import numpy as np
 from ctxdeploy.errors import ArchiveError, CtxdeployError
 from ctxdeploy.index import statistics
 from ctxdeploy.index.failures import read_failures
+from ctxdeploy.index.format import NewerFormatError
 from ctxdeploy.index.lock import WriterLock
 from ctxdeploy.index.manifest import (
     CURRENT,
@@ -81,6 +82,7 @@ def repair(folder: Path) -> Repaired:
     Raises:
         ArchiveError: no archive, being written by another process, no sound manifest, or the codebook is damaged:
             without it no descriptor can be compared.
+        NewerFormatError: a newer ctxdeploy wrote the archive; what this one cannot read is not damaged.
         StorageError: the folder cannot be written.
     """
     if not folder.is_dir() or not ((folder / CURRENT).exists() or manifest_numbers(folder)):
@@ -96,6 +98,8 @@ def _repair(folder: Path) -> Repaired:
     manifest, problems = _newest_sound(folder)
     try:
         check_codebook(folder, manifest)
+    except NewerFormatError:
+        raise
     except CtxdeployError as error:
         raise ArchiveError(f"{error}; put a copy of it in its place: no other file says what its words were") from error
     findings = _Findings(problems=problems, lost=[], returned=[])
@@ -131,12 +135,16 @@ def _repair(folder: Path) -> Repaired:
 def _newest_sound(folder: Path) -> tuple[Manifest, list[str]]:
     try:
         return read_current(folder), []
+    except NewerFormatError:
+        raise
     except ArchiveError as error:
         problems = [str(error)]
     for number in reversed(manifest_numbers(folder)):
         path = folder / manifest_name(number)
         try:
             return parse(path.read_bytes(), str(path)), problems
+        except NewerFormatError:
+            raise
         except (ArchiveError, OSError) as error:
             problems.append(str(error))
     raise ArchiveError(f"{folder} has no sound manifest ({problems[0]}): restore it from a copy, or index again")
@@ -153,6 +161,8 @@ def _sound_shard(
         try:
             shard = open_shard(folder, bare, manifest)
             problems += shard_problems(folder, bare, shard, manifest)
+        except NewerFormatError:
+            raise
         except ArchiveError as error:
             problems.append(str(error))
     if shard is None or problems:
@@ -179,6 +189,8 @@ def _removed(folder: Path, entry: ShardEntry, manifest: Manifest) -> tuple[Any, 
     if not problems:
         try:
             return open_shard(folder, entry, manifest).removed, []
+        except NewerFormatError:
+            raise
         except ArchiveError as error:
             problems.append(str(error))
     return np.empty(0, np.uint16), problems
