@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.errors import ArchiveError, CtxdeployError
+from ctxdeploy.index import format as file_format
 from ctxdeploy.index import statistics
 from ctxdeploy.index.failures import read_failures
 from ctxdeploy.index.format import NewerFormatError
@@ -39,7 +40,8 @@ class Repaired:
         problems: one line for each thing that was damaged.
         lost: names of the photos that are gone, to be indexed again.
         unnamed: photos that are gone, but whose names are damaged too.
-        returned: photos that had been removed and are back, because the record of their removal is damaged.
+        back: photos that had been removed and are back, because the record of their removal is damaged.
+        returned: names, among which are those of the photos that are back: which they are, nothing says any more.
         list: JSON lines with the lost names, in the archive; None if there is none.
         manifest: the number of the state in force now.
     """
@@ -47,6 +49,7 @@ class Repaired:
     problems: tuple[str, ...]
     lost: tuple[str, ...]
     unnamed: int
+    back: int
     returned: tuple[str, ...]
     list: Path | None
     manifest: int
@@ -57,6 +60,7 @@ class Repaired:
             "problems": list(self.problems),
             "lost": list(self.lost),
             "unnamed": self.unnamed,
+            "back": self.back,
             "returned": list(self.returned),
             "list": None if self.list is None else str(self.list),
             "manifest": self.manifest,
@@ -67,8 +71,9 @@ class Repaired:
 class _Findings:
     problems: list[str]
     lost: list[str]
+    doubtful: list[str]
     unnamed: int = 0
-    returned: list[int]
+    returned: dict[int, int]
 
 
 def repair(folder: Path) -> Repaired:
@@ -102,14 +107,15 @@ def _repair(folder: Path) -> Repaired:
         raise
     except CtxdeployError as error:
         raise ArchiveError(f"{error}; put a copy of it in its place: no other file says what its words were") from error
-    findings = _Findings(problems=problems, lost=[], returned=[])
+    findings = _Findings(problems=problems, lost=[], doubtful=[], returned={})
     sound: list[tuple[ShardEntry, Shard]] = []
     for entry in manifest.shards:
         found = _sound_shard(folder, entry, manifest, findings, len(sound))
         if found is not None:
             sound.append(found)
     failures = _sound_failures(folder, manifest, findings)
-    sound, returned = _settle_returned(sound, findings.returned)
+    sound, back, returned = _settle_returned(sound, findings.returned)
+    findings.lost += _missing(findings.doubtful, sound)
     if manifest.statistics is not None:
         findings.problems += file_problems(folder, manifest.statistics)
     number = manifest.number
@@ -124,8 +130,9 @@ def _repair(folder: Path) -> Repaired:
         publish(folder, _with_statistics(folder, state, [shard for _, shard in sound]))
     return Repaired(
         problems=tuple(findings.problems),
-        lost=tuple(name for name in findings.lost),
+        lost=tuple(findings.lost),
         unnamed=findings.unnamed,
+        back=back,
         returned=tuple(returned),
         list=path,
         manifest=number,
@@ -172,7 +179,7 @@ def _sound_shard(
     removed, damaged = _removed(folder, entry, manifest)
     if damaged:
         findings.problems += damaged
-        findings.returned.append(place)
+        findings.returned[place] = entry.removed
         entry = replace(entry, removed=0, tombstones=None)
     names = entry.names
     wrong = [] if names is None else [*file_problems(folder, names)]
@@ -205,11 +212,29 @@ def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
     except ArchiveError:
         findings.unnamed += entry.live
         return
+    removed, damaged = _removed_numbers(folder, entry)
+    if damaged:
+        findings.doubtful += names
+    else:
+        findings.lost += [name for number, name in enumerate(names) if number not in removed]
+
+
+def _removed_numbers(folder: Path, entry: ShardEntry) -> tuple[set[int], bool]:
+    """Return the removed photos of a shard that is lost, and whether their record is damaged."""
     try:
-        removed = set(read_tombstones(folder, entry).tolist())
+        if entry.tombstones is not None:
+            file_format.check_hash(folder / entry.tombstones.file, entry.tombstones.sha256)
+        return set(read_tombstones(folder, entry).tolist()), False
     except ArchiveError:
-        removed = set()
-    findings.lost += [name for number, name in enumerate(names) if number not in removed]
+        return set(), True
+
+
+def _missing(names: Sequence[str], sound: Sequence[tuple[ShardEntry, Shard]]) -> list[str]:
+    """Return the names of which no photo is there: of a lost shard some may have been removed, or replaced."""
+    if not names:
+        return []
+    table = NameIndex([shard for _, shard in sound])
+    return [name for name in dict.fromkeys(names) if not any(sound[s][1].live[n] for s, n in table.find(name))]
 
 
 def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> FileEntry | None:
@@ -222,26 +247,36 @@ def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> Fi
 
 
 def _settle_returned(
-    sound: list[tuple[ShardEntry, Shard]], returned: Sequence[int]
-) -> tuple[list[tuple[ShardEntry, Shard]], list[str]]:
-    """Remove again what returned from damaged tombstones, where another shard has a photo of that name."""
+    sound: list[tuple[ShardEntry, Shard]], returned: dict[int, int]
+) -> tuple[list[tuple[ShardEntry, Shard]], int, list[str]]:
+    """Remove again what returned from damaged tombstones, where another shard has a photo of that name.
+
+    Args:
+        sound: the shards.
+        returned: of those whose tombstones are damaged, how many photos had been removed.
+
+    Returns:
+        The shards, how many photos are back, and names among which are theirs.
+    """
     if not returned:
-        return sound, []
-    back = set(returned)
+        return sound, 0, []
     table = NameIndex([shard for _, shard in sound])
-    result, names = [], list[str]()
+    result, back, names = [], 0, list[str]()
     for place, (entry, shard) in enumerate(sound):
-        if place in back:
+        if place in returned:
             doubled = []
             for number, name in enumerate(shard.all_names()):
                 others = [(s, n) for s, n in table.find(name) if s != place and sound[s][1].live[n]]
                 # Of two shards whose tombstones are both damaged, the later one has the newer photo.
-                if any(s not in back or s > place for s, _ in others):
+                if any(s not in returned or s > place for s, _ in others):
                     doubled.append(number)
             shard = shard.without(doubled)
-            names += shard.live_names()
-        result.append((entry, shard))
-    return result, names
+            if len(doubled) < returned[place]:
+                back += returned[place] - len(doubled)
+                names += shard.live_names()
+        if len(shard.removed) < len(shard):
+            result.append((entry, shard))
+    return result, back, names
 
 
 def _with_tombstones(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:

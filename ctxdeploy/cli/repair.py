@@ -49,7 +49,7 @@ def _print(archive: Path, repaired: "Repaired", problems: list[str], *, sound: b
     for problem in problems:
         click.echo(f"was damaged: {printable(problem)}")
     if repaired.returned:
-        click.echo(f"{counted(len(repaired.returned), 'removed photo')} came back: {_some(repaired.returned)}")
+        click.echo(f"{counted(repaired.back, 'removed photo')} came back, among {_some(repaired.returned)}")
     lost = len(repaired.lost) + repaired.unnamed
     if repaired.lost:
         click.echo(f"lost: {_some(repaired.lost)}; all are listed in {printable(str(repaired.list))}")
