@@ -117,6 +117,8 @@ def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
         failures = read_failures(folder, manifest.failures)
         entry = manifest.statistics
         statistics = None if entry is None else read_statistics(folder, entry, manifest)
+    except file_format.NewerFormatError:
+        raise
     except ArchiveError as error:
         raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error
     return Snapshot(manifest, codebook, shards, failures, statistics)

@@ -312,3 +312,11 @@ def test_archive_of_a_newer_ctxdeploy_is_left_alone(call, archive: Path, pointer
     for command in ("repair", "verify") if pointer else ("repair",):
         _one_line(call(command, archive), 15, "format_version 3", "upgrade it")
     assert {path: path.read_bytes() for path in before} == {**before, archive / "LOCK": (archive / "LOCK").read_bytes()}
+
+
+def test_shard_of_a_newer_ctxdeploy_is_not_damaged(call, photos: Path, archive: Path, monkeypatch) -> None:
+    monkeypatch.setattr("ctxdeploy.index.shard.FORMAT_VERSION", 1)
+    for command in (("query", photos / "coins_0.jpg", "--index", archive), ("verify", archive), ("repair", archive)):
+        result = call(*command)
+        _one_line(result, 15, "format_version '2'", "upgrade it")
+        assert "ctxdeploy repair" not in result.err
