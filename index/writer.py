@@ -197,7 +197,7 @@ class Writer:
 
         Args:
             purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
-            progress: called with photos written, and of how many.
+            progress: called with photos written, 0 at first, and of how many.
 
         Returns:
             The shards that were merged.
@@ -208,6 +208,8 @@ class Writer:
         total = sum(parts[i].entry.live for group in groups for i in group)
         done = 0
         merged: dict[int, Part] = {}
+        if progress is not None and groups:
+            progress(0, total)  # a clock that starts with the first group done has no rate
         for group in groups:
             tensors = merged_tensors(self._layout, [parts[i].shard for i in group])
             merged[group[0]] = self._written(write_shard(self._folder, self._layout, tensors))
