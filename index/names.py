@@ -132,7 +132,10 @@ class NameIndex:
         """Yield shard and number of every photo of that name, removed ones too."""
         from ctxdeploy.index import build_kernels
 
-        data = encode_name(name)
+        try:
+            data = encode_name(name)
+        except ConfigError:  # a name that no archive can hold
+            return
         key = build_kernels.hash_names(np.frombuffer(data, np.uint8), np.array([0, len(data)], np.uint32))[0]
         begin = int(np.searchsorted(self._hashes, key))
         while begin < len(self._hashes) and self._hashes[begin] == key:
