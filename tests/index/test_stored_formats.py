@@ -1,39 +1,171 @@
-"""Archives of every released format version, stored in `fixtures/`, are opened and searched by today's code."""
+"""Archives of every format version, stored in `fixtures/`, are opened, searched and changed by today's code."""
 
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ctxdeploy.index import Hit, Index
 
 FIXTURES = Path(__file__).parent / "fixtures"
+V1 = [("archive-v1", 100), ("archive-v1-float", 20)]
+V2 = [("archive-v2", 100), ("archive-v2-float", 20)]
 
 
-@pytest.fixture(scope="module")
-def maker() -> Any:
-    """Return the script that made the fixtures."""
-    spec = importlib.util.spec_from_file_location("make_archive_v1", FIXTURES / "make_archive_v1.py")
+def script(name: str) -> Any:
+    """Return a script that made fixtures."""
+    spec = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize(("name", "dim"), [("archive-v1", 100), ("archive-v1-float", 20)])
-def test_version_1(tmp_path: Path, maker: Any, name: str, dim: int) -> None:
+@pytest.fixture(scope="module")
+def maker() -> Any:
+    """Return the script that made the fixtures of version 1."""
+    return script("make_archive_v1")
+
+
+@pytest.fixture(scope="module")
+def maker_2() -> Any:
+    """Return the script that made those of version 2."""
+    return script("make_archive_v2")
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that copies a fixture."""
+
+    def copy(name: str) -> Path:
+        shutil.copytree(FIXTURES / name, tmp_path / name)
+        return tmp_path / name
+
+    return copy
+
+
+def check(index: Index, queries: Any, expected: Any) -> None:
+    """Compare hits with those stored."""
+    for query, hits in zip(queries, expected, strict=True):
+        assert index.search(query) == [Hit(found, pytest.approx(score, rel=1e-6)) for found, score in hits]
+
+
+@pytest.mark.parametrize(("name", "dim"), V1)
+def test_version_1(copied: Any, maker: Any, name: str, dim: int) -> None:
     expected = json.loads((FIXTURES / f"{name}.json").read_text())
     with Index.open(FIXTURES / name) as index:
         assert index.verify() == [] and list(index.names()) == maker.NAMES
         assert index.known()["a.jpg"] == (1000, 10**18) and index.known()["f.jpg"] == (1005, -1)
         assert index.failures() == [{"name": "bad.jpg", "reason": "truncated", "stage": "decode"}]
         index.check_source(model="m" * 64, preprocessing="p" * 64)
-        for query, hits in zip(maker.photos(dim), expected, strict=True):
-            assert index.search(query) == [Hit(found, pytest.approx(score, rel=1e-6)) for found, score in hits]
-    shutil.copytree(FIXTURES / name, tmp_path / "copy")
-    with Index.open(tmp_path / "copy", writable=True) as index:
+        check(index, maker.photos(dim), expected)
+    path = copied(name)
+    with Index.open(path, writable=True) as index:
         index.add("new", maker.photos(dim)[0])
-    assert len(Index.open(tmp_path / "copy")) == 7
+    assert len(Index.open(path)) == 7
+
+
+@pytest.mark.parametrize(("name", "dim"), V1)
+def test_version_1_changes(copied: Any, maker: Any, name: str, dim: int) -> None:
+    """Removed, replaced, compacted, kept as a snapshot, collected: as if it were new."""
+    path, photos = copied(name), maker.photos(dim)
+    expected = json.loads((FIXTURES / f"{name}.json").read_text())
+    with Index.open(path, writable=True) as index:
+        index.snapshot("before")
+        index.remove("a.jpg")
+        index.add("f.jpg", photos[0], replace=True)
+        index.commit()
+        assert index.verify() == [] and len(index) == 5 and index.search(photos[0], 1)[0].name == "f.jpg"
+        hits = index.search_batch(photos)
+        index.compact(purge=True)
+        index.collect_garbage()
+        assert index.search_batch(photos) == hits and index.verify() == [] and index.info()["removed"] == 0
+    with Index.open(path, at="before") as index:
+        check(index, photos, expected)
+    with Index.open(path, writable=True) as index:
+        index.remove_snapshot("before")
+        index.collect_garbage()
+        assert index.verify() == [] and index.search_batch(photos) == hits
+
+
+@pytest.mark.parametrize(("name", "dim"), V1)
+def test_version_1_merges(copied: Any, maker: Any, name: str, dim: int) -> None:
+    path, other = copied(name), FIXTURES / name
+    expected = json.loads((FIXTURES / f"{name}.json").read_text())
+    with Index.open(path, writable=True) as index:
+        assert index.merge(other, conflicts="keep").kept == 6
+        assert index.merge(other, conflicts="replace").replaced == 6
+        index.remove(maker.NAMES)
+        assert index.merge(other).added == 6
+        index.commit()
+        index.collect_garbage()
+        assert index.verify() == []
+        check(index, maker.photos(dim), expected)
+
+
+@pytest.mark.parametrize(("name", "dim"), V1)
+def test_version_1_is_repaired(copied: Any, maker: Any, name: str, dim: int) -> None:
+    """It has no lists of names: how many photos went with a shard is known, but not which."""
+    path = copied(name)
+    assert Index.repair(path).problems == ()
+    shard = sorted((path / "shards").iterdir())[0]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with Index.open(FIXTURES / name) as index:
+        count = len(index)
+    report = Index.repair(path)
+    assert report.lost == () and report.list is None and report.unnamed > 0
+    with Index.open(path) as index:
+        assert len(index) + report.unnamed == count and index.verify() == []
+    assert Index.repair(path).problems == ()
+
+
+@pytest.mark.parametrize(("name", "dim"), V2)
+def test_version_2(copied: Any, maker: Any, maker_2: Any, name: str, dim: int) -> None:
+    expected = json.loads((FIXTURES / f"{name}.json").read_text())
+    photos = maker.photos(dim)
+    now = [maker.NAMES[2], "empty.jpg", "folder/e.jpg", "f.jpg", "a.jpg"]
+    with Index.open(FIXTURES / name) as index:
+        assert index.verify() == [] and sorted(index.names()) == sorted(now)
+        assert index.known()["a.jpg"] == (1007, 10**18 + 7) and index.known()["f.jpg"] == (1005, -1)
+        assert [record["name"] for record in index.failures()] == ["bad.jpg", "worse.jpg"]
+        assert [(info.name, info.manifest) for info in index.snapshots()] == [("first", 1)]
+        index.check_source(model="m" * 64, preprocessing="p" * 64)
+        check(index, photos, expected["now"])
+        geometry = index.geometry("a.jpg")
+        if index.config.geometry:
+            assert geometry is not None
+            order = np.argsort(index.codebook.assign(photos[2])[:, 0], kind="stable")
+            assert np.allclose(geometry.positions, maker_2.positions(len(order))[order], atol=0.02)
+            assert (geometry.scales == 2.0).all()
+    with Index.open(FIXTURES / name, at="first") as index:
+        assert list(index.names()) == maker.NAMES[:4] and len(index.failures()) == 1
+        check(index, photos, expected["first"])
+    path = copied(name)
+    with Index.open(path, writable=True) as index:
+        index.add("new", photos[0], positions=maker_2.positions(len(photos[0])))
+        index.compact(purge=True)
+        index.remove("new")
+        check(index, photos, expected["now"])
+        index.collect_garbage()
+        assert index.verify() == []
+    assert Index.repair(path).problems == ()
+
+
+def test_version_2_is_still_written(tmp_path: Path, maker_2: Any) -> None:
+    """Byte for byte, in the same files; but for when the snapshot was made."""
+    dim, config = maker_2.CONFIGS["archive-v2"]
+    maker_2.make(tmp_path / "archive-v2", dim, config)
+    contents = []
+    for path in (FIXTURES / "archive-v2", tmp_path / "archive-v2"):
+        files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        files.pop("LOCK", None)
+        snapshot = json.loads(files.pop("snapshots/first.json"))
+        contents.append((files, {key: snapshot[key] for key in snapshot if key not in ("created", "checksum")}))
+    assert contents[0] == contents[1]
