@@ -2,18 +2,56 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.progress import Progress
 from ctxdeploy.spool import Spool, Spooled, file_state, spooled
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
-    from ctxdeploy.indexing import IndexingReport
     from ctxdeploy.runtime import Extracted, PhotoFailure, PhotoSource
 
 # Photos whose descriptors are assigned to words in one call, which is faster than one by one.
 _TOGETHER = 32
+
+
+@dataclass(kw_only=True)
+class IndexingReport:
+    """What a run did, counted in photos.
+
+    Attributes:
+        found: in the folder.
+        indexed: added by this run.
+        replaced: changed photos whose new descriptors took the place of the old ones.
+        unchanged: in the archive already.
+        changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
+        removed: taken from the archive, because their files are gone.
+        missing: in the archive, but their files are gone; left as they are.
+        failed: could not be read; the archive lists them with their reasons.
+        descriptors: of the photos added and replaced.
+        compacted: shards that were merged into larger ones at the end.
+        codebook: how it was trained, if this run trained it.
+        seconds: of the whole run.
+    """
+
+    found: int = 0
+    indexed: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    changed: int = 0
+    removed: int = 0
+    missing: int = 0
+    failed: int = 0
+    descriptors: int = 0
+    compacted: int = 0
+    codebook: dict[str, Any] | None = None
+    seconds: float = 0.0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the report as JSON prints it."""
+        return asdict(self)
 
 
 class Adding:
@@ -25,7 +63,7 @@ class Adding:
         commit_seconds: least time between two commits; it grows to a tenth of the time since the start.
     """
 
-    def __init__(self, index: "Index", report: "IndexingReport", commit_seconds: float) -> None:
+    def __init__(self, index: "Index", report: IndexingReport, commit_seconds: float) -> None:
         self._index, self._report, self._commit_seconds = index, report, commit_seconds
         self._start = self._committed = time.monotonic()
         self._failures: list[dict[str, str]] = []

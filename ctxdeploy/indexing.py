@@ -9,11 +9,11 @@ takes in what is new or changed.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ctxdeploy.adding import Adding
+from ctxdeploy.adding import Adding, IndexingReport
 from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
 from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import BackendError, ConfigError, StorageError
@@ -61,44 +61,6 @@ class IndexingConfig:
             raise ConfigError(f"--words {self.words} is outside 1..{MAX_WORDS}")
         if self.training_photos < 1:
             raise ConfigError(f"--training-photos {self.training_photos} must be positive")
-
-
-@dataclass(kw_only=True)
-class IndexingReport:
-    """What a run did, counted in photos.
-
-    Attributes:
-        found: in the folder.
-        indexed: added by this run.
-        replaced: changed photos whose new descriptors took the place of the old ones.
-        unchanged: in the archive already.
-        changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
-        removed: taken from the archive, because their files are gone.
-        missing: in the archive, but their files are gone; left as they are.
-        failed: could not be read; the archive lists them with their reasons.
-        descriptors: of the photos added and replaced.
-        compacted: shards that were merged into larger ones at the end.
-        codebook: how it was trained, if this run trained it.
-        seconds: of the whole run.
-    """
-
-    found: int = 0
-    indexed: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    changed: int = 0
-    removed: int = 0
-    missing: int = 0
-    failed: int = 0
-    descriptors: int = 0
-    compacted: int = 0
-    codebook: dict[str, Any] | None = None
-    seconds: float = 0.0
-    failures: list[dict[str, str]] = field(default_factory=list)
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the report as JSON prints it."""
-        return asdict(self)
 
 
 def index_photos(

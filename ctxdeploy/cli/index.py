@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ctxdeploy.adding import IndexingReport
 from ctxdeploy.archive import default_archive, find_model, has_model, is_archive, open_model
 from ctxdeploy.cli.options import (
     PATH,
@@ -16,7 +17,7 @@ from ctxdeploy.cli.options import (
     quiet_option,
 )
 from ctxdeploy.errors import SomePhotosFailedError
-from ctxdeploy.indexing import IndexingConfig, IndexingReport, index_photos, plan_indexing
+from ctxdeploy.indexing import IndexingConfig, index_photos, plan_indexing
 from ctxdeploy.planning import Plan
 from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
