@@ -203,11 +203,13 @@ def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> 
 
     A folder that moved replaces the former, which must be gone.
     """
+    from ctxdeploy.index.manifest import checksum
     from ctxdeploy.index.storage import write_file
 
     check_origin(archive, photos)
-    origin = {"photos": os.fsencode(photos.resolve()).hex(), "extraction": dict(extraction)}
-    write_file(archive / _ORIGIN, [(json.dumps(origin) + "\n").encode("ascii")])
+    facts = {"photos": os.fsencode(photos.resolve()).hex(), "extraction": dict(extraction)}
+    text = json.dumps({**facts, "checksum": checksum(facts)}) + "\n"
+    write_file(archive / _ORIGIN, [text.encode("ascii")])
 
 
 def photo_folder(archive: Path) -> Path | None:
@@ -223,12 +225,17 @@ def extraction_of(archive: Path) -> dict[str, Any] | None:
 
 
 def _read_origin(archive: Path) -> dict[str, Any] | None:
+    from ctxdeploy.index.manifest import checksum
+
     path = archive / _ORIGIN
     try:
         origin = json.loads(path.read_text(encoding="ascii"))
         bytes.fromhex(origin["photos"])
         if not isinstance(origin["extraction"], dict):
             raise ValueError("extraction is no object")
+        # Archives of format 1 have no checksum here.
+        if set(origin) != {"photos", "extraction"} and origin["checksum"] != checksum(origin):
+            raise ValueError("checksum is not that of its content")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ctxdeploy.archive import photo_folder, store_origin
 from ctxdeploy.bundle import Bundle
+from ctxdeploy.errors import ArchiveError
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor
 
@@ -231,6 +233,23 @@ def _damage_origin(archive: Path) -> None:
 
 def _damage_names(archive: Path) -> None:
     _flip(next((archive / "names").iterdir()), -1)
+
+
+def test_a_flipped_bit_in_the_origin_is_found(tmp_path: Path) -> None:
+    store_origin(tmp_path, tmp_path / "photos", {"backend": "onnxruntime"})
+    path = tmp_path / "origin.json"
+    original = path.read_bytes()
+    for place in range(len(original) - 1):  # but the end of the line
+        for bit in range(8):
+            damaged = bytearray(original)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            if path.read_bytes().decode("latin-1").split() == original.decode("latin-1").split():
+                continue  # a blank became another blank
+            with pytest.raises(ArchiveError, match=r"origin\.json is damaged"):
+                photo_folder(tmp_path)
+    path.write_bytes(original)
+    assert photo_folder(tmp_path) == (tmp_path / "photos").resolve()
 
 
 @pytest.mark.parametrize("damage", [_lose_pointer, _damage_origin, _damage_names])
