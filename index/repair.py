@@ -1,7 +1,7 @@
 """Makes a damaged archive whole again: what is damaged goes, and a list says which photos went with it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from ctxdeploy.index.pins import read_current
 from ctxdeploy.index.shard import Shard, open_shard
 from ctxdeploy.index.storage import write_file
 from ctxdeploy.index.tombstones import read_tombstones, write_tombstones
-from ctxdeploy.index.verify import check_codebook, file_problems, shard_problems
+from ctxdeploy.index.verify import check_codebook, check_names, check_statistics, file_problems, shard_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +116,7 @@ def _repair(folder: Path) -> Repaired:
     failures = _sound_failures(folder, manifest, findings)
     sound, back, returned = _settle_returned(sound, findings.returned)
     findings.lost += _missing(findings.doubtful, sound)
-    if manifest.statistics is not None:
-        findings.problems += file_problems(folder, manifest.statistics)
+    findings.problems += _statistics_problems(folder, manifest, [shard for _, shard in sound], findings)
     number = manifest.number
     path = None
     if findings.problems:
@@ -176,31 +175,48 @@ def _sound_shard(
         findings.problems += problems
         _note_lost(folder, entry, findings)
         return None
-    removed, damaged = _removed(folder, entry, manifest)
+    removed, damaged = _removed(folder, entry)
     if damaged:
         findings.problems += damaged
         findings.returned[place] = entry.removed
         entry = replace(entry, removed=0, tombstones=None)
     names = entry.names
-    wrong = [] if names is None else [*file_problems(folder, names)]
+    wrong = [] if names is None else _names_problems(folder, names, shard)
     if names is None or wrong:
         findings.problems += wrong
         names = write_names(folder, name_tensors(shard.all_names()))
     return replace(entry, names=names), replace(shard, removed=removed)
 
 
-def _removed(folder: Path, entry: ShardEntry, manifest: Manifest) -> tuple[Any, list[str]]:
+def _names_problems(folder: Path, names: FileEntry, shard: Shard) -> list[str]:
+    return [*file_problems(folder, names)] or _problems(lambda: check_names(folder, names, shard))
+
+
+def _statistics_problems(folder: Path, manifest: Manifest, shards: list[Shard], findings: _Findings) -> list[str]:
+    if manifest.statistics is None:
+        return []
+    problems = [*file_problems(folder, manifest.statistics)]
+    if problems or findings.problems:  # they are computed anew anyway, for other shards perhaps
+        return problems
+    return _problems(lambda: check_statistics(folder, manifest, shards))
+
+
+def _problems(check: Callable[[], object]) -> list[str]:
+    try:
+        check()
+    except NewerFormatError:
+        raise
+    except ArchiveError as error:
+        return [str(error)]
+    return []
+
+
+def _removed(folder: Path, entry: ShardEntry) -> tuple[Any, list[str]]:
+    """Return the removed photos of a shard, and what is wrong with their file: then there are none."""
     if entry.tombstones is None:
         return np.empty(0, np.uint16), []
-    problems = [*file_problems(folder, entry.tombstones)]
-    if not problems:
-        try:
-            return open_shard(folder, entry, manifest).removed, []
-        except NewerFormatError:
-            raise
-        except ArchiveError as error:
-            problems.append(str(error))
-    return np.empty(0, np.uint16), problems
+    problems = [*file_problems(folder, entry.tombstones)] or _problems(lambda: read_tombstones(folder, entry))
+    return np.empty(0, np.uint16) if problems else read_tombstones(folder, entry), problems
 
 
 def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
@@ -212,21 +228,10 @@ def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
     except ArchiveError:
         findings.unnamed += entry.live
         return
-    removed, damaged = _removed_numbers(folder, entry)
-    if damaged:
-        findings.doubtful += names
-    else:
-        findings.lost += [name for number, name in enumerate(names) if number not in removed]
-
-
-def _removed_numbers(folder: Path, entry: ShardEntry) -> tuple[set[int], bool]:
-    """Return the removed photos of a shard that is lost, and whether their record is damaged."""
-    try:
-        if entry.tombstones is not None:
-            file_format.check_hash(folder / entry.tombstones.file, entry.tombstones.sha256)
-        return set(read_tombstones(folder, entry).tolist()), False
-    except ArchiveError:
-        return set(), True
+    removed, damaged = _removed(folder, entry)
+    gone = set(removed.tolist())
+    live = [name for number, name in enumerate(names) if number not in gone]
+    (findings.doubtful if damaged else findings.lost).extend(live)
 
 
 def _missing(names: Sequence[str], sound: Sequence[tuple[ShardEntry, Shard]]) -> list[str]:

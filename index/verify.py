@@ -70,7 +70,7 @@ def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -
             yield f"{shard.path}: a name occurs twice"
         seen.update(names)
     if manifest.statistics is not None and len(opened) == len(manifest.shards):
-        yield from _problem(lambda: _check_statistics(folder, manifest, opened))
+        yield from _problem(lambda: check_statistics(folder, manifest, opened))
     checked.update(manifest.files)
 
 
@@ -108,16 +108,18 @@ def shard_problems(folder: Path, entry: ShardEntry, shard: Shard, manifest: Mani
         yield f"{shard.path} is damaged: {problem}"
     if entry.names is not None:
         names = entry.names
-        yield from _problem(lambda: _check_names(folder, names, shard))
+        yield from _problem(lambda: check_names(folder, names, shard))
     yield from _problem(lambda: read_tombstones(folder, entry))
 
 
-def _check_names(folder: Path, entry: FileEntry, shard: Shard) -> None:
+def check_names(folder: Path, entry: FileEntry, shard: Shard) -> None:
+    """Raise ``ArchiveError`` unless a list of names is sound and that of the shard."""
     if read_names(folder, entry, len(shard)) != shard.all_names():
         raise ArchiveError(f"{folder / entry.file} is damaged: its names are not those of {shard.path.name}")
 
 
-def _check_statistics(folder: Path, manifest: Manifest, shards: list[Shard]) -> None:
+def check_statistics(folder: Path, manifest: Manifest, shards: list[Shard]) -> None:
+    """Raise ``ArchiveError`` unless the statistics, if there are any, are those of the shards."""
     if manifest.statistics is None:
         return
     stored = statistics.read_statistics(folder, manifest.statistics, manifest)
