@@ -103,3 +103,24 @@ def test_no_lock_is_left_by_an_archive_that_does_not_open(make_photos: Any, make
             Index.open(path, writable=True)
     shutil.move(path / "away", path / "codebook.safetensors")
     Index.open(path, writable=True).close()
+
+
+def test_a_full_disk_does_not_keep_out_garbage_collection(
+    make_photos: Any, make_archive: Any, monkeypatch: Any
+) -> None:
+    path = make_archive(make_photos(2))
+    cause = errno.ENOSPC
+
+    def full(*arguments: Any) -> int:
+        raise OSError(cause, os.strerror(cause))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with Index.open(path, writable=True) as index:
+        assert index.collect_garbage() == ["manifest-000000.json"]
+        with pytest.raises(ArchiveError, match="is being written by process unknown"):
+            Index.open(path, writable=True)
+    cause = errno.EIO
+    with pytest.raises(StorageError, match="LOCK cannot be written: Input/output error"):
+        Index.open(path, writable=True)
+    monkeypatch.undo()
+    Index.open(path, writable=True).close()

@@ -273,3 +273,47 @@ def test_repair_needs_the_lock(archive: Path, tmp_path: Path) -> None:
         Index.repair(archive)
     with pytest.raises(ArchiveError, match="is not an archive"):
         Index.repair(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["shards/", "tombstones/", "statistics-", "codebook", "manifest"])
+def test_what_a_newer_version_wrote_is_not_damaged(archive: Path, load_child: Any, kind: str) -> None:
+    mutants = load_child("mutants")
+    files = mutants.read_all(archive)
+    names = [name for name in files if name.startswith(kind)]
+    if not names:
+        pytest.skip("only archives with idf have statistics")
+    name = names[0]
+    if kind == "manifest":
+        data = json.loads(files[name])
+        data["format_version"] = 9
+        text = mutants.seal(data)
+        changed = {name: text, "CURRENT": f"{name} {mutants.hash_of(text)}\n".encode()}
+    else:
+        header, body = mutants.parse(files[name])
+        header["__metadata__"]["format_version"] = "9"
+        changed = mutants.consistent(files, name, mutants.build(header, body))
+    for path, data in changed.items():
+        (archive / path).write_bytes(data)
+    before = mutants.read_all(archive)
+    with pytest.raises(ArchiveError, match=r"format_version '?9'?, this ctxdeploy reads"):
+        Index.open(archive)
+    with pytest.raises(ArchiveError, match=r"format_version '?9'?, this ctxdeploy reads"):
+        Index.repair(archive)
+    assert mutants.read_all(archive) == before
+
+
+@pytest.mark.parametrize("kind", ["names/", "statistics-"])
+def test_wrong_content_of_what_follows_from_the_shards_is_written_again(
+    archive: Path, make_photos: Any, load_child: Any, kind: str
+) -> None:
+    """Though every hash is right."""
+    mutants, photos = load_child("mutants"), make_photos(COUNT)
+    before, files = answers(archive, photos), mutants.read_all(archive)
+    for name in [name for name in files if name.startswith(kind)][:1]:
+        header, body = mutants.parse(files[name])
+        where = header["names" if kind == "names/" else "norms"]["data_offsets"][1] - 1
+        changed = mutants.build(header, body[:where] + bytes([body[where] ^ 1]) + body[where + 1 :])
+        for path, data in mutants.consistent(files, name, changed).items():
+            (archive / path).write_bytes(data)
+        assert Index.open(archive).verify()
+        check(archive, photos, before, [])
