@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.errors import ArchiveError, CtxdeployError
-from ctxdeploy.index import format as file_format
 from ctxdeploy.index import statistics
 from ctxdeploy.index.failures import read_failures
 from ctxdeploy.index.format import NewerFormatError
