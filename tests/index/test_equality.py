@@ -10,34 +10,15 @@ from ctxdeploy.index import Index, IndexConfig
 TOLERANCE = 1e-5
 
 
-def reference_scores(codebook: Any, photos: Any, queries: Any, *, binary: bool, idf: bool, assignment: int) -> Any:
+@pytest.fixture(scope="module")
+def reference_scores(load_reference: Any) -> Any:
     """Return the scores of the PyPI package `asmk`: one array over photos for each query."""
-    from asmk.codebook import Codebook
-    from asmk.index import FaissL2Index
-    from asmk.inverted_file import IVF
-    from asmk.kernel import ASMKKernel
+    package = load_reference("asmk_package")
 
-    words = Codebook(FaissL2Index(), size=len(codebook))
-    words.index(np.array(codebook.centroids))
-    kernel = ASMKKernel(words, binary=binary)
-    inverted = IVF.initialize_empty(codebook_size=len(codebook), use_idf=idf)
-    vectors = np.concatenate(photos)
-    numbers = np.repeat(np.arange(len(photos)), [len(photo) for photo in photos])
-    quantized = words.quantize(vectors, numbers, multiple_assignment=assignment)
-    inverted.add(*kernel.aggregate(*quantized))
-    result = []
-    for query in queries:
-        codes, found = kernel.aggregate_image(*words.quantize(query, multiple_assignment=5))
-        ranks, scores = inverted.search(
-            codes,
-            found,
-            similarity_func=lambda *lists: kernel.similarity(*lists, alpha=3.0, similarity_threshold=0.0),
-            topk=len(photos),
-        )
-        by_photo = np.zeros(len(photos))
-        by_photo[ranks] = np.nan_to_num(scores)
-        result.append(by_photo)
-    return result
+    def scores(codebook: Any, photos: Any, queries: Any, **settings: Any) -> Any:
+        return package.scores(codebook.centroids, photos, queries, **settings)
+
+    return scores
 
 
 def check(hits: list[Any], expected: Any) -> None:
@@ -55,7 +36,7 @@ def check(hits: list[Any], expected: Any) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("dim", [64, 100, 128, 1024])
 def test_equals_the_reference_package(
-    make_photos: Any, make_codebook: Any, make_archive: Any, dim: int, binary: bool, idf: bool
+    make_photos: Any, make_codebook: Any, make_archive: Any, reference_scores: Any, dim: int, binary: bool, idf: bool
 ) -> None:
     photos, queries = make_photos(40, dim), make_photos(9, dim, seed=1)[:4]
     codebook = make_codebook(dim=dim)
@@ -68,7 +49,7 @@ def test_equals_the_reference_package(
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_equals_the_reference_package_with_several_words_per_archived_descriptor(
-    make_photos: Any, make_codebook: Any, make_archive: Any, binary: bool
+    make_photos: Any, make_codebook: Any, make_archive: Any, reference_scores: Any, binary: bool
 ) -> None:
     photos, codebook = make_photos(30), make_codebook()
     path = make_archive(photos, IndexConfig(binary=binary, assignment=3), codebook=codebook)
@@ -112,7 +93,9 @@ def test_equals_plain_loops(
         check(index.search(query, top=100), np.maximum(expected, 0.0))
 
 
-def test_idf_of_a_search_overrides_that_of_the_archive(make_photos: Any, make_codebook: Any, make_archive: Any) -> None:
+def test_idf_of_a_search_overrides_that_of_the_archive(
+    make_photos: Any, make_codebook: Any, make_archive: Any, reference_scores: Any
+) -> None:
     photos, codebook = make_photos(30), make_codebook()
     path = make_archive(photos, IndexConfig(idf=False), codebook=codebook)
     (expected,) = reference_scores(codebook, photos, [photos[0]], binary=True, idf=True, assignment=1)
