@@ -123,7 +123,7 @@ def _repair(folder: Path) -> Repaired:
         if findings.lost:
             path = folder / f"lost-{number:06d}.jsonl"
             write_file(path, ["".join(json.dumps({"name": name}) + "\n" for name in findings.lost).encode()])
-        entries = tuple(_with_tombstones(folder, entry, shard) for entry, shard in sound)
+        entries = tuple(_with_tombstones(folder, _with_names(folder, entry, shard), shard) for entry, shard in sound)
         state = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
         publish(folder, _with_statistics(folder, state, [shard for _, shard in sound]))
     return Repaired(
@@ -181,10 +181,8 @@ def _sound_shard(
         entry = replace(entry, removed=0, tombstones=None)
     names = entry.names
     wrong = [] if names is None else _names_problems(folder, names, shard)
-    if names is None or wrong:
-        findings.problems += wrong
-        names = write_names(folder, name_tensors(shard.all_names()))
-    return replace(entry, names=names), replace(shard, removed=removed)
+    findings.problems += wrong
+    return replace(entry, names=None if wrong else names), replace(shard, removed=removed)
 
 
 def _names_problems(folder: Path, names: FileEntry, shard: Shard) -> list[str]:
@@ -281,6 +279,12 @@ def _settle_returned(
         if len(shard.removed) < len(shard):
             result.append((entry, shard))
     return result, back, names
+
+
+def _with_names(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
+    if entry.names is not None:
+        return entry
+    return replace(entry, names=write_names(folder, name_tensors(shard.all_names())))
 
 
 def _with_tombstones(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
