@@ -112,7 +112,9 @@ def test_version_1_merges(copied: Any, maker: Any, name: str, dim: int) -> None:
 def test_version_1_is_repaired(copied: Any, maker: Any, name: str, dim: int) -> None:
     """It has no lists of names: how many photos went with a shard is known, but not which."""
     path = copied(name)
+    files = {file for file in path.rglob("*") if file.name != "LOCK"}
     assert Index.repair(path).problems == ()
+    assert {file for file in path.rglob("*") if file.name != "LOCK"} == files
     shard = sorted((path / "shards").iterdir())[0]
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -123,7 +125,11 @@ def test_version_1_is_repaired(copied: Any, maker: Any, name: str, dim: int) -> 
     assert report.lost == () and report.list is None and report.unnamed > 0
     with Index.open(path) as index:
         assert len(index) + report.unnamed == count and index.verify() == []
+        names = list(index.names())
     assert Index.repair(path).problems == ()
+    for shard in (path / "shards").iterdir():  # now it has lists of names
+        shard.unlink()
+    assert list(Index.repair(path).lost) == names
 
 
 @pytest.mark.parametrize(("name", "dim"), V2)
