@@ -21,9 +21,17 @@ from jobs import require
 from ctxdeploy.index import Index
 
 
-def attempt(path: Path, folder: Path, seconds: float) -> int:
-    """Let a child write, kill it after some time, and return the last step that it said it had committed."""
+def attempt(path: Path, folder: Path, seconds: float, waiting: bool) -> int:
+    """Let a child write, kill it after some time, and return the last step that it said it had committed.
+
+    Args:
+        path: the archive.
+        folder: for what the child says.
+        seconds: from its start, or if ``waiting`` from its first commit, which a slow machine reaches late.
+        waiting: wait for that.
+    """
     out = folder / "said"
+    out.write_bytes(b"")
     child = os.fork()
     if child == 0:
         handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -32,6 +40,9 @@ def attempt(path: Path, folder: Path, seconds: float) -> int:
         (folder / "child").mkdir()
         write(path, folder / "child", 1 << 30)
         os._exit(1)
+    end = time.monotonic() + 30
+    while waiting and not out.stat().st_size and time.monotonic() < end:
+        time.sleep(0.001)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
@@ -53,7 +64,7 @@ def main(folder: Path, count: int) -> None:
     last, in_time, snapshots = 12, 0, 0
     chance = random.Random(5)
     for number in range(count):
-        said = attempt(path, folder, 0.02 + 0.06 * chance.random())
+        said = attempt(path, folder, 0.08 * chance.random(), chance.random() < 0.7)
         with Index.open(path) as index:
             step = history.check(index)
             require(index.verify() == [], f"kill {number}: {index.verify()}")
