@@ -57,7 +57,7 @@ def _touch(typing_context: Any, array: Any, place: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
         fetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(fetch, [pointer, number(0), number(1), number(1)])  # to read, into the outer caches, data
+        builder.call(fetch, [pointer, number(0), number(3), number(1)])  # to read, into all caches, data
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
