@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.index import Hit, Index
+from ctxdeploy.index import Codebook, Hit, Index
+from ctxdeploy.index.storage import piece_bytes
 
 FIXTURES = Path(__file__).parent / "fixtures"
 V1 = [("archive-v1", 100), ("archive-v1-float", 20)]
@@ -175,3 +176,14 @@ def test_version_2_is_still_written(tmp_path: Path, maker_2: Any) -> None:
         snapshot = json.loads(files.pop("snapshots/first.json"))
         contents.append((files, {key: snapshot[key] for key in snapshot if key not in ("created", "checksum")}))
     assert contents[0] == contents[1]
+
+
+def test_a_codebook_with_cells_of_version_2() -> None:
+    made, expected = script("make_codebook_v2"), json.loads((FIXTURES / "codebook-v2.json").read_text())
+    codebook = Codebook.load(FIXTURES / "codebook-v2.safetensors")
+    codebook.check("codebook-v2.safetensors")
+    assert codebook.id == expected["id"] and len(codebook) == made.WORDS
+    assert np.array_equal(codebook.centroids, made.grid(made.WORDS, 5))
+    assert codebook.assign(made.queries(), 3).tolist() == expected["words"]
+    pieces = b"".join(bytes(piece_bytes(piece)) for piece in codebook.encode())
+    assert pieces == (FIXTURES / "codebook-v2.safetensors").read_bytes()
