@@ -70,8 +70,11 @@ def _keep(
     """Sixteen postings from ``place``: column << 16 | distance of those that are in the bits ``inside`` and nearer than
     ``limit`` go to ``kept[sizes[owner]]`` and on, for each of the ``count`` entries from ``first``.
 
-    LLVM makes no compression of a loop, and would load the postings anew for each entry.
+    LLVM makes no compression of a loop, and would load the postings anew for each entry. Places are computed here for
+    arrays without gaps; others do not compile.
     """
+    if any(kind.layout != "C" for kind in (left, right, images, owners, query, kept, sizes)):
+        return None
     wide, number, narrow = ir.IntType(64), ir.IntType(32), ir.IntType(16)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

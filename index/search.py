@@ -16,9 +16,10 @@ from ctxdeploy.index.snapshot import Snapshot
 from ctxdeploy.index.threads import SearchThreads
 
 SCORES = 1 << 16
-# Queries that are searched together (fewer than 32 are not faster so), and photos at a time: 8 MB of scores, 4 MB kept.
+# Queries that are searched together (fewer than 16 are not faster so), and photos at a time: 8 MB of scores, 4 MB kept.
+# All 65,536 photos at a time, with 8 MB kept, are 10% faster, for twice the memory.
 GROUP = 64
-TOGETHER = 32
+TOGETHER = 16
 GROUP_PHOTOS = 1 << 15
 # A part of a shard for a thread of its own.
 MIN_PHOTOS = 1 << 12
@@ -89,8 +90,6 @@ class Searcher:
         shards = self._snapshot.shards
         for number, shard in enumerate(shards):
             parts = -(-threads // max(len(shards) * len(groups), 1))
-            if any(len(group) > 1 for group in groups):
-                parts = max(parts, -(-len(shard) // GROUP_PHOTOS))
             length = max(-(-len(shard) // parts), MIN_PHOTOS)
             for low in range(0, len(shard), length):
                 for group in range(len(groups)):
@@ -101,22 +100,40 @@ class Searcher:
     ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
         from ctxdeploy.index import select_kernels
 
-        rows = self.scores(self._snapshot.shards[task.shard], task.low, task.high, batch, scoring)
-        base = int(self._snapshot.bases[task.shard]) + task.low
-        result = []
-        for row, scale in zip(rows, batch.scales, strict=True):
-            values, places = select_kernels.select(row, factors[task.low : task.high], float(scale), top)
-            result.append((values, places + base))
-        return result
+        shard, base = self._snapshot.shards[task.shard], int(self._snapshot.bases[task.shard])
+        length = task.high - task.low
+        if len(batch) > 1:
+            length = -(-length // -(-length // GROUP_PHOTOS))
+        result: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+        begins = _places(shard, task.low, batch.words)
+        for low in range(task.low, task.high, length):
+            high = min(low + length, task.high)
+            ends = _places(shard, high, batch.words)
+            rows = self.scores(shard, low, high, batch, scoring, (begins, ends))
+            begins = ends
+            for row, scale in zip(rows, batch.scales, strict=True):
+                values, places = select_kernels.select(row, factors[low:high], float(scale), top)
+                result.append((values, places + (base + low)))
+        return [_joined(result[number :: len(batch)]) for number in range(len(batch))]
 
-    def scores(self, shard: Shard, low: int, high: int, batch: Batch, scoring: Scoring) -> NDArray[np.float32]:
+    def scores(
+        self,
+        shard: Shard,
+        low: int,
+        high: int,
+        batch: Batch,
+        scoring: Scoring,
+        bounds: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> NDArray[np.float32]:
         """Return Σ weight · s^alpha of photos ``low`` .. ``high`` of a shard, not divided by norms.
+
+        ``bounds`` are where their postings begin and end in each word's list.
 
         Q×(high - low) float32, a view of what the next call in the same thread overwrites.
         """
         from ctxdeploy.index import batch_kernels, kernels, pair_kernels
 
-        begins, ends = _bounds(shard, low, high, batch.words)
+        begins, ends = bounds or (_places(shard, low, batch.words), _places(shard, high, batch.words))
         if batch.codes.shape[1] == 2 and self._snapshot.manifest.config.binary and len(batch) == 1:
             row = self._buffer("scores", SCORES, np.float32)
             row[low:high] = 0
@@ -167,14 +184,22 @@ def _groups(numbers: list[int]) -> list[list[int]]:
     return [list(map(int, part)) for part in np.array_split(np.array(numbers), parts)]
 
 
-def _bounds(shard: Shard, low: int, high: int, words: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the postings of photos ``low`` .. ``high`` begin and end in each word's list."""
+def _joined(
+    parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _places(shard: Shard, photo: int, words: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return where the postings of photos from ``photo`` on begin in each word's list."""
     from ctxdeploy.index import select_kernels
 
     offsets, photos = shard.word_offsets, len(shard)
-    begins, ends = offsets[words].astype(np.int64), offsets[words + 1].astype(np.int64)
-    if low > 0:
-        begins = select_kernels.split_lists(offsets, shard.images, words, photos, low)
-    if high < photos:
-        ends = select_kernels.split_lists(offsets, shard.images, words, photos, high)
-    return begins, ends
+    if photo <= 0:
+        return offsets[words].astype(np.int64)
+    if photo >= photos:
+        return offsets[words + 1].astype(np.int64)
+    places: NDArray[np.int64] = select_kernels.split_lists(offsets, shard.images, words, photos, photo)
+    return places

@@ -86,9 +86,11 @@ def test_many_queries_in_a_large_shard(make_codebook: Any, tmp_path: Path, monke
     queries = [photos[f"{number:04d}"][:4] for number in range(0, 200, 5)]
     with Index.open(path, threads=1) as index:
         expected = [index.search(query, 25) for query in queries]
+    assert len(queries) >= search.TOGETHER
+    for threads in (1, 3):
+        with Index.open(path, threads=threads) as index:
+            assert index.search_batch(queries, 25) == expected
     with Index.open(path, threads=3) as index:
-        assert len(queries) >= search.TOGETHER
-        assert index.search_batch(queries, 25) == expected
         assert [index.search(query, 25) for query in queries] == expected
 
 

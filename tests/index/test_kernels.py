@@ -52,7 +52,13 @@ def test_binary_scores(columns: int) -> None:
             pair_kernels.score_pairs(begins, ends, images, codes, mine.copy(), weights[::3].copy(), table, scores)
             assert np.array_equal(scores, rows[owner])
     if columns == 2:
-        for kernel in (batch_kernels.score_pairs_of_many, without_vectors()):
+        plain = {"_append": batch_kernels._append_plain}
+        for kernel in (
+            batch_kernels.score_pairs_of_many,
+            changed(**plain),
+            changed(KEPT=700),
+            changed(KEPT=1, **plain),
+        ):
             many = np.zeros((3, 65536), np.float32)
             kernel(*lists_of_all, kept_of(3), many)
             assert np.array_equal(many, rows)
@@ -63,11 +69,41 @@ def kept_of(queries: int) -> Any:
     return np.zeros(queries * (batch_kernels.KEPT + batch_kernels.SPARE), np.uint32)
 
 
-def without_vectors() -> Any:
-    """Return the loop for many queries as processors without vector popcount run it."""
-    function = batch_kernels.score_pairs_of_many.py_func  # type: ignore[attr-defined]
-    plain = type(function)(function.__code__, {**function.__globals__, "_append": batch_kernels._append_plain})
-    return numba.njit(nogil=True, error_model="numpy")(plain)
+def changed(**names: Any) -> Any:
+    """Return the loop for many queries with other values of its module's names: as processors without vector popcount
+    run it, or with little place for what is kept.
+    """
+
+    def compile_anew(function: Any, names: dict[str, Any]) -> Any:
+        plain = type(function.py_func)(function.__code__, {**function.py_func.__globals__, **names})
+        return numba.njit(nogil=True, error_model="numpy")(plain)
+
+    spend = compile_anew(batch_kernels._spend, names)
+    return compile_anew(batch_kernels.score_pairs_of_many, {**names, "_spend": spend})
+
+
+@pytest.mark.parametrize("weights", ["equal", "by word"])
+def test_a_batch_that_fills_its_memory_many_times(weights: str) -> None:
+    rng = np.random.default_rng(1)
+    queries, words, length = 5, 120, 700
+    images = np.concatenate([np.sort(rng.permutation(900)[:length]) for _ in range(words)]).astype(np.uint16)
+    codes = rng.integers(0, 1 << 64, (2, len(images)), dtype=np.uint64)
+    begins = np.arange(words) * length
+    has = rng.random((words, queries)) < 0.7
+    starts, owners = np.cumsum([0, *has.sum(axis=1)]), np.nonzero(has)[1].copy()
+    query = rng.integers(0, 1 << 64, (len(owners), 2), dtype=np.uint64)
+    drawn = np.ones(words, np.float32) if weights == "equal" else rng.integers(1, 4, words) / np.float32(3)
+    each = np.repeat(drawn, has.sum(axis=1)).astype(np.float32)
+    table = rng.random(129, dtype=np.float32)
+    arrays = (begins, begins + length, images, codes, starts, owners, query, each, table, 0)
+    rows, expected = np.zeros((queries, 1024), np.float32), np.zeros((queries, 1024), np.float32)
+    batch_kernels.score_pairs_of_many(*arrays, kept_of(queries), rows)
+    kernels.score_codes(*arrays, expected)
+    assert has.sum(axis=0).min() * length > 2 * batch_kernels.KEPT
+    assert np.array_equal(rows, expected)
+    if batch_kernels.has_wide_popcount():
+        with pytest.raises(numba.TypingError):
+            batch_kernels.score_pairs_of_many(*arrays[:5], np.repeat(owners, 2)[::2], *arrays[6:], kept_of(5), rows)
 
 
 @pytest.mark.parametrize("postings", [1, 15, 16, 17, 40])
