@@ -2,7 +2,8 @@
 
 Synthetic postings and queries (see `common.py`). A batch reads each word's postings once for all of its queries; how
 much that can save is the sharing: the postings of all queries over those of their words together. Timed for each size
-of batch, in turns, with one thread and two, and every hit compared: the queries one by one, and as one batch.
+of batch, in turns, with one thread and two, and every hit compared: the queries one by one, each divided among the
+threads; apart, each in one thread; and as one batch.
 
     python benchmarks/batch.py                     # about two minutes and 3 GB
     python benchmarks/batch.py --images 4096       # a quick look
@@ -13,6 +14,7 @@ The limit is to read the postings of all words once, 18 bytes each, at the speed
 import argparse
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,32 +47,40 @@ def one_by_one(searcher: Searcher, queries: list[Aggregated], threads: SearchThr
     return [searcher.search([query], TOP, scoring=SCORING, threads=threads)[0] for query in queries]
 
 
+def apart(searcher: Searcher, queries: list[Aggregated], executor: ThreadPoolExecutor) -> list[list[Hit]]:
+    """Search as many times as there are queries, each in one thread, several at once."""
+    return list(executor.map(lambda query: searcher.search([query], TOP, scoring=SCORING)[0], queries))
+
+
 def compare(searcher: Searcher, queries: list[Aggregated], size: int, threads: int, runs: int) -> dict[str, Any]:
-    """Time both ways, in turns, over changing queries; the first run warms up."""
-    singles, batches = [], []
-    pool = SearchThreads(threads)
+    """Time all ways, in turns, over changing queries; the first run warms up."""
+    seconds: dict[str, list[float]] = {"one_by_one": [], "apart": [], "batch": []}
+    pool, executor = SearchThreads(threads), ThreadPoolExecutor(threads)
     for run in range(runs + 1):
         first = run * size % len(queries)
         chosen = [queries[(first + i) % len(queries)] for i in range(size)]
         works = {
-            "single": partial(one_by_one, searcher, chosen, pool),
+            "one_by_one": partial(one_by_one, searcher, chosen, pool),
+            "apart": partial(apart, searcher, chosen, executor),
             "batch": partial(searcher.search, chosen, TOP, scoring=SCORING, threads=pool),
         }
         results = {name: timed(work) for name, work in list(works.items())[:: 1 if run % 2 else -1]}
-        if results["single"][1] != results["batch"][1]:
+        if any(result != results["one_by_one"][1] for _, result in results.values()):
             raise SystemExit("a batch finds other hits than single searches")
         if run:
-            singles.append(results["single"][0])
-            batches.append(results["batch"][0])
+            for name, (duration, _) in results.items():
+                seconds[name].append(duration)
     pool.close()
-    single, batch = summary(singles), summary(batches)
+    executor.shutdown()
+    entry = {name: summary(values) for name, values in seconds.items()}
+    batch = entry["batch"]["median_ms"]
     return {
         "queries": size,
         "threads": threads,
-        "one_by_one": single,
-        "batch": batch,
-        "ratio": round(single["median_ms"] / batch["median_ms"], 3),
-        "queries_per_s": round(size / batch["median_ms"] * 1000, 1),
+        **entry,
+        "ratio": round(entry["one_by_one"]["median_ms"] / batch, 3),
+        "ratio_to_apart": round(entry["apart"]["median_ms"] / batch, 3),
+        "queries_per_s": round(size / batch * 1000, 1),
     }
 
 
