@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ctxdeploy.index.kernels import LANES, compiled, inlined, pointer_to, popcount, prefetch
 
 BLOCK = 1024
-# What a query may keep before it goes into its scores: 64 KB beside scores of 128 KB. With half of it, 6% slower.
+# What a query may keep before it goes into its scores: 64 KB beside scores of 128 KB. Half of it is up to 6% slower.
 KEPT = 16384
 # Besides, there is place for what one block adds: its head, its postings, and the lanes that a store overruns.
 SPARE = 2 + BLOCK + LANES
@@ -252,7 +252,7 @@ def _spend(
 ) -> None:
     """Add what is kept of all queries and forget it: runs of a count, a weight, and as many postings.
 
-    The scores of the next query are fetched evenly meanwhile: without that, 12 of 64 ms are spent waiting for them.
+    The scores of the next query are fetched evenly meanwhile: without that, 8 of 62 ms are spent waiting for them.
     """
     stride = KEPT + SPARE
     for owner in range(scores.shape[0]):
