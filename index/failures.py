@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.index.format import unreadable
 from ctxdeploy.index.manifest import FileEntry, store
 
 _FIELDS = ("name", "reason", "stage")
@@ -44,7 +45,7 @@ def read_failures(folder: Path, entry: FileEntry | None) -> Failures:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from error
+        raise unreadable(path, error) from error
     if hashlib.sha256(text).hexdigest() != entry.sha256:
         raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest")
     try:

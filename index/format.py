@@ -6,10 +6,14 @@ copies what it reads (twice the file in memory), while a map costs nothing. We w
 behind a header padded to 64 bytes, so that each lies at a multiple of its element size.
 """
 
+import errno
 import hashlib
 import json
 import mmap
+import resource
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +43,31 @@ Arrays = dict[str, NDArray[Any]]
 Wanted = tuple[str, tuple[int, ...] | None]
 
 
-class NewerFormatError(ArchiveError):
-    """A file is of a format that a newer ctxdeploy writes: nothing is wrong with it, and nothing may be repaired."""
+class NotDamagedError(ArchiveError):
+    """A file cannot be used, though nothing is known to be wrong with it: nothing may be repaired."""
+
+
+class NewerFormatError(NotDamagedError):
+    """A file is of a format that a newer ctxdeploy writes."""
+
+
+class UnreadableError(NotDamagedError):
+    """A file cannot be read by this process or at this time: no permission, too many open files, no memory."""
+
+
+_NOT_NOW = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR", "ETIMEDOUT", "ESTALE")
+}
+
+
+def unreadable(path: Path, error: OSError | ValueError, why: str = "") -> ArchiveError:
+    """Return the error of a file that cannot be read, ``UnreadableError`` if that says nothing about the file."""
+    number = getattr(error, "errno", None)
+    advice = ": raise the limit (ulimit -n), or merge small shards with  ctxdeploy compact"
+    text = f"{path} cannot be read{why}: {getattr(error, 'strerror', None) or error}"
+    text += advice if number == errno.EMFILE else ""
+    return UnreadableError(text) if number in _NOT_NOW else ArchiveError(text)
 
 
 def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[Piece]:
@@ -66,13 +93,38 @@ def map_file(path: Path) -> tuple[Arrays, dict[str, str]]:
         ArchiveError: it is missing, or not a valid file; the text names the file and the field.
     """
     try:
-        with path.open("rb") as file:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            buffer = _map(path)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            _allow_more_files()
+            buffer = _map(path)
     except FileNotFoundError as error:
         raise ArchiveError(f"{path} is missing: restore it, or index the photos again") from error
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise ArchiveError(f"{path} cannot be read: {error}") from error
+        raise unreadable(path, error) from error
     return decode(buffer, str(path))
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
+        # Before 3.13 each map keeps a file open. Room is made before there is none, for what others open.
+        if file.fileno() * 4 > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3:
+            _allow_more_files()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _allow_more_files() -> None:
+    """Raise this process's soft limit of open files, usually 1024: too few for a thousand shards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    most = soft * 4 if hard == resource.RLIM_INFINITY else min(soft * 4, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def decode(buffer: Any, where: str) -> tuple[Arrays, dict[str, str]]:
@@ -178,6 +230,6 @@ def check_hash(path: Path, sha256: str) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ArchiveError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     if found != sha256:
         raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest")

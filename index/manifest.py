@@ -10,7 +10,7 @@ from typing import Any
 
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
-from ctxdeploy.index.format import NewerFormatError
+from ctxdeploy.index.format import NewerFormatError, unreadable
 from ctxdeploy.index.storage import Piece, make_folder, piece_bytes, write_file
 
 FORMAT_NAME = "ctxdeploy-archive"
@@ -199,7 +199,7 @@ def read_pointer(folder: Path) -> str:
             raise ArchiveError(f"{path} is missing: run  ctxdeploy repair {folder}") from error
         raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index") from error
     except (OSError, ValueError) as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from error
+        raise unreadable(path, error) from error
 
 
 def parse_pointer(text: str, where: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctxdeploy.errors import ArchiveError
+from ctxdeploy.index.format import unreadable
 from ctxdeploy.index.manifest import CURRENT, Manifest, parse, parse_pointer, read_pointer
 
 # A writer may collect garbage between our reading of CURRENT and of the manifest.
@@ -74,7 +75,7 @@ def pin(folder: Path, pointer: str, where: str) -> Pin:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ArchiveError(f"{path} cannot be read, but {Path(where).name} names it: {error.strerror}") from error
+        raise unreadable(path, error, f", but {Path(where).name} names it") from error
     try:
         _share(handle, path)
         text = _read_all(handle)

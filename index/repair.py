@@ -11,7 +11,7 @@ import numpy as np
 from ctxdeploy.errors import ArchiveError, CtxdeployError
 from ctxdeploy.index import statistics
 from ctxdeploy.index.failures import read_failures
-from ctxdeploy.index.format import NewerFormatError
+from ctxdeploy.index.format import NotDamagedError, unreadable
 from ctxdeploy.index.lock import WriterLock
 from ctxdeploy.index.manifest import (
     CURRENT,
@@ -28,7 +28,7 @@ from ctxdeploy.index.pins import read_current
 from ctxdeploy.index.shard import Shard, open_shard
 from ctxdeploy.index.storage import write_file
 from ctxdeploy.index.tombstones import read_tombstones, write_tombstones
-from ctxdeploy.index.verify import check_codebook, check_names, check_statistics, file_problems, shard_problems
+from ctxdeploy.index.verify import check_codebook, check_file, check_names, check_statistics, shard_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ def repair(folder: Path) -> Repaired:
     Raises:
         ArchiveError: no archive, being written by another process, no sound manifest, or the codebook is damaged:
             without it no descriptor can be compared.
-        NewerFormatError: a newer ctxdeploy wrote the archive; what this one cannot read is not damaged.
+        NotDamagedError: a newer ctxdeploy wrote the archive, or a file cannot be read now (no permission, too many open
+            files): what this process cannot read is not damaged.
         StorageError: the folder cannot be written.
     """
     if not folder.is_dir() or not ((folder / CURRENT).exists() or manifest_numbers(folder)):
@@ -102,7 +103,7 @@ def _repair(folder: Path) -> Repaired:
     manifest, problems = _newest_sound(folder)
     try:
         check_codebook(folder, manifest)
-    except NewerFormatError:
+    except NotDamagedError:
         raise
     except CtxdeployError as error:
         raise ArchiveError(f"{error}; put a copy of it in its place: no other file says what its words were") from error
@@ -140,19 +141,26 @@ def _repair(folder: Path) -> Repaired:
 def _newest_sound(folder: Path) -> tuple[Manifest, list[str]]:
     try:
         return read_current(folder), []
-    except NewerFormatError:
+    except NotDamagedError:
         raise
     except ArchiveError as error:
         problems = [str(error)]
     for number in reversed(manifest_numbers(folder)):
         path = folder / manifest_name(number)
         try:
-            return parse(path.read_bytes(), str(path)), problems
-        except NewerFormatError:
+            return parse(_read(path), str(path)), problems
+        except NotDamagedError:
             raise
-        except (ArchiveError, OSError) as error:
+        except ArchiveError as error:
             problems.append(str(error))
     raise ArchiveError(f"{folder} has no sound manifest ({problems[0]}): restore it from a copy, or index again")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _sound_shard(
@@ -160,13 +168,13 @@ def _sound_shard(
 ) -> tuple[ShardEntry, Shard] | None:
     """Return a shard if its file is sound, with its names and tombstones made sound; else note what is lost."""
     bare = replace(entry, removed=0, names=None, tombstones=None)
-    problems = [*file_problems(folder, entry)]
+    problems = _problems(lambda: check_file(folder, entry))
     shard = None
     if not problems:
         try:
             shard = open_shard(folder, bare, manifest)
             problems += shard_problems(folder, bare, shard, manifest)
-        except NewerFormatError:
+        except NotDamagedError:
             raise
         except ArchiveError as error:
             problems.append(str(error))
@@ -186,13 +194,14 @@ def _sound_shard(
 
 
 def _names_problems(folder: Path, names: FileEntry, shard: Shard) -> list[str]:
-    return [*file_problems(folder, names)] or _problems(lambda: check_names(folder, names, shard))
+    return _problems(lambda: check_file(folder, names)) or _problems(lambda: check_names(folder, names, shard))
 
 
 def _statistics_problems(folder: Path, manifest: Manifest, shards: list[Shard], findings: _Findings) -> list[str]:
-    if manifest.statistics is None:
+    file = manifest.statistics
+    if file is None:
         return []
-    problems = [*file_problems(folder, manifest.statistics)]
+    problems = _problems(lambda: check_file(folder, file))
     if problems or findings.problems:  # they are computed anew anyway, for other shards perhaps
         return problems
     return _problems(lambda: check_statistics(folder, manifest, shards))
@@ -201,7 +210,7 @@ def _statistics_problems(folder: Path, manifest: Manifest, shards: list[Shard], 
 def _problems(check: Callable[[], object]) -> list[str]:
     try:
         check()
-    except NewerFormatError:
+    except NotDamagedError:
         raise
     except ArchiveError as error:
         return [str(error)]
@@ -210,9 +219,10 @@ def _problems(check: Callable[[], object]) -> list[str]:
 
 def _removed(folder: Path, entry: ShardEntry) -> tuple[Any, list[str]]:
     """Return the removed photos of a shard, and what is wrong with their file: then there are none."""
-    if entry.tombstones is None:
+    file = entry.tombstones
+    if file is None:
         return np.empty(0, np.uint16), []
-    problems = [*file_problems(folder, entry.tombstones)] or _problems(lambda: read_tombstones(folder, entry))
+    problems = _problems(lambda: check_file(folder, file)) or _problems(lambda: read_tombstones(folder, entry))
     return np.empty(0, np.uint16) if problems else read_tombstones(folder, entry), problems
 
 
@@ -222,6 +232,8 @@ def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
         if entry.names is None:
             raise ArchiveError("format 1 has no list of names")
         names = read_names(folder, entry.names, entry.images)
+    except NotDamagedError:
+        raise
     except ArchiveError:
         findings.unnamed += entry.live
         return
@@ -240,12 +252,9 @@ def _missing(names: Sequence[str], sound: Sequence[tuple[ShardEntry, Shard]]) ->
 
 
 def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> FileEntry | None:
-    try:
-        read_failures(folder, manifest.failures)
-    except ArchiveError as error:
-        findings.problems.append(str(error))
-        return None
-    return manifest.failures
+    problems = _problems(lambda: read_failures(folder, manifest.failures))
+    findings.problems += problems
+    return None if problems else manifest.failures
 
 
 def _settle_returned(

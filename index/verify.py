@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,13 @@ def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -
     """Yield the problems of a state; a file that is in ``checked`` has been read already."""
     for file in manifest.files:
         if file not in checked and not isinstance(file, ShardEntry):
-            yield from file_problems(folder, file)
+            yield from _problem(partial(check_file, folder, file))
     yield from _problem(lambda: check_codebook(folder, manifest))
     yield from _problem(lambda: read_failures(folder, manifest.failures))
     seen: set[str] = set()
     opened = []
     for entry in manifest.shards:
-        damaged = [] if entry in checked else [*file_problems(folder, entry)]
+        damaged = [] if entry in checked else [*_problem(partial(check_file, folder, entry))]
         yield from damaged
         try:
             shard = open_shard(folder, entry, manifest)
@@ -86,19 +87,16 @@ def check_codebook(folder: Path, manifest: Manifest) -> None:
     read_codebook(folder, manifest, check=True).check(str(folder / manifest.codebook.file))
 
 
-def file_problems(folder: Path, entry: FileEntry) -> Iterator[str]:
-    """Yield what is wrong with a file's size or hash."""
+def check_file(folder: Path, entry: FileEntry) -> None:
+    """Raise ``ArchiveError`` unless a file has its size and hash."""
     path = folder / entry.file
     try:
         size = path.stat().st_size
-        if size != entry.bytes:
-            yield f"{path} is damaged: it has {size} bytes instead of {entry.bytes}"
-            return
-        file_format.check_hash(path, entry.sha256)
     except OSError as error:
-        yield f"{path} cannot be read: {error.strerror or error}"
-    except ArchiveError as error:
-        yield str(error)
+        raise file_format.unreadable(path, error) from error
+    if size != entry.bytes:
+        raise ArchiveError(f"{path} is damaged: it has {size} bytes instead of {entry.bytes}")
+    file_format.check_hash(path, entry.sha256)
 
 
 def shard_problems(folder: Path, entry: ShardEntry, shard: Shard, manifest: Manifest) -> Iterator[str]:
