@@ -272,6 +272,10 @@ class Index(Reader):
         Args:
             purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
             progress: called with photos written, and of how many.
+
+        Raises:
+            ArchiveError: one of those shards is damaged: a merge would hide it.
+            StorageError: no room for the new shards.
         """
         with self._mutex:
             merged = self._writing().compact(purge=purge, progress=progress)

@@ -1,6 +1,7 @@
 """Small shards and shards with many removed photos become large ones."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,6 +65,17 @@ def is_worth_it(entries: Sequence[ShardEntry], shard_images: int) -> bool:
     """Return whether an archive has eight shards that could be merged, or one with a fifth of its photos removed."""
     candidates = [entry for entry in entries if is_candidate(entry, shard_images)]
     return len(candidates) >= SMALL_SHARDS or any(entry.removed > _REMOVED * entry.images for entry in candidates)
+
+
+def check_whole(folder: Path, entry: ShardEntry) -> None:
+    """Raise ``ArchiveError`` unless a shard's hash is right: a flipped bit would get a sound one in the merged shard,
+    and nobody could find it any more."""
+    try:
+        file_format.check_hash(folder / entry.file, entry.sha256)
+    except file_format.NotDamagedError:
+        raise
+    except ArchiveError as error:
+        raise ArchiveError(f"{error}; to go on without it:  ctxdeploy repair {folder}") from error
 
 
 def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Arrays:

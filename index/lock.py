@@ -21,7 +21,7 @@ class WriterLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK
-        self._process = os.getpid()
+        self._path, self._process = folder, os.getpid()
         with storing(path):
             self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -52,6 +52,11 @@ class WriterLock:
             # The id is for messages alone: a full disk must not keep out the garbage collection that frees it.
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+
+    def check(self) -> None:
+        """Raise ``ArchiveError`` in a forked child: it and its parent would overwrite each other's states."""
+        if os.getpid() != self._process:
+            raise ArchiveError(f"{self._path} is written by process {self._process}, of which this one was forked")
 
     def release(self) -> None:
         """Let another writer in; the file stays, since removing it would let two writers lock two files."""

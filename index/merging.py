@@ -52,7 +52,7 @@ def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merg
     taken: list[Part] = []
     replaced: list[tuple[int, int]] = []
     kept = 0
-    clashes = [writer.clashes(shard) for shard in other.shards]
+    clashes = list(writer.clashes(other.shards))
     if conflicts == "error" and any(clashes):
         names = [shard.name(number) for shard, found in zip(other.shards, clashes, strict=True) for number, _ in found]
         raise ConfigError(

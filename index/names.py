@@ -19,6 +19,8 @@ from ctxdeploy.index.manifest import NAMES, FileEntry, store
 
 FORMAT_NAME = "ctxdeploy-names"
 FORMAT_VERSION = 1
+_RECENT_SHARDS = 256
+_RECENT_NAMES = 1 << 20
 
 
 def encode_name(name: str) -> bytes:
@@ -122,11 +124,18 @@ class NameIndex:
         """Take the names of a new shard; the same shard again replaces what was said of it."""
         self._recent[shard] = numbers
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether so much was appended that a new table is smaller (a dictionary takes 170 bytes a name) or faster."""
+        return len(self._recent) > _RECENT_SHARDS or sum(map(len, self._recent.values())) > _RECENT_NAMES
+
     def suspects(self, shard: Named) -> NDArray[np.int64]:
         """Return the numbers of another shard's photos whose names are probably here; appended shards are not seen."""
         from ctxdeploy.index import build_kernels
 
-        return np.flatnonzero(np.isin(build_kernels.hash_names(shard.names, shard.name_offsets), self._hashes))
+        hashes = build_kernels.hash_names(shard.names, shard.name_offsets)
+        places = np.minimum(np.searchsorted(self._hashes, hashes), max(len(self._hashes) - 1, 0))
+        return np.flatnonzero(self._hashes[places] == hashes) if len(self._hashes) else np.empty(0, np.int64)
 
     def find(self, name: str) -> Iterator[tuple[int, int]]:
         """Yield shard and number of every photo of that name, removed ones too."""

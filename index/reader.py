@@ -20,6 +20,7 @@ from ctxdeploy.index.manifest import FORMAT_VERSION
 from ctxdeploy.index.names import NameIndex
 from ctxdeploy.index.pins import Pin
 from ctxdeploy.index.search import Searcher
+from ctxdeploy.index.shard import Shard
 from ctxdeploy.index.snapshot import Snapshot
 from ctxdeploy.index.snapshots import SnapshotInfo, create_snapshot, list_snapshots, remove_snapshot
 from ctxdeploy.index.threads import SearchThreads
@@ -45,9 +46,9 @@ class Reader:
         self._use(snapshot)
 
     def _use(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._searcher = Searcher(snapshot)
         self._names: NameIndex | None = None
+        self._searcher = Searcher(snapshot)
+        self._snapshot = snapshot  # last: where an interrupt comes before, the next commit does it all again
 
     def __enter__(self) -> Self:
         return self
@@ -194,13 +195,13 @@ class Reader:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._place(name) is not None
 
-    def _place(self, name: str) -> tuple[int, int] | None:
+    def _place(self, name: str) -> tuple[Shard, int] | None:
         """Return shard and number of a photo of the opened state."""
-        shards = self._snapshot.shards
-        with self._mutex:
+        with self._mutex:  # shards and table of one state, whatever is committed meanwhile
+            shards = self._snapshot.shards
             names = self._names = self._names or NameIndex(shards)
         places = (place for place in names.find(name) if shards[place[0]].live[place[1]])
-        return next(places, None)
+        return next(((shards[shard], number) for shard, number in places), None)
 
     def names(self) -> Iterator[str]:
         """Yield the names of all photos in the order of the shards."""
@@ -213,13 +214,17 @@ class Reader:
     def geometry(self, name: str) -> Geometry | None:
         """Return words, positions and scales of a photo's features; None in an archive that does not keep them.
 
+        A writer's changes are committed first.
+
         Raises:
             ConfigError: no photo of that name.
         """
+        self._current()
         place = self._place(name)
         if place is None:
             raise ConfigError(f"{name!r} is not in {self._path}")
-        return self._snapshot.shards[place[0]].geometry(place[1])
+        shard, number = place
+        return shard.geometry(number)
 
     def failures(self) -> list[dict[str, str]]:
         """Return the photos that could not be read, as they were recorded."""

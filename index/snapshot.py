@@ -105,7 +105,7 @@ def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
     Args:
         folder: the archive.
         held: its manifest.
-        check: compare the codebook with its hash too, as a writer does before it adds to what others will read.
+        check: compare codebook and tombstones with their hashes too, as a writer does, whose next state they go into.
 
     Raises:
         ArchiveError: damaged, or of a newer format; the text names the file and the field.
@@ -113,11 +113,15 @@ def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
     manifest = held.manifest
     codebook = read_codebook(folder, manifest, check=check)
     try:
+        if check:
+            for file in (entry.tombstones for entry in manifest.shards):
+                if file is not None:
+                    file_format.check_hash(folder / file.file, file.sha256)
         shards = tuple(open_shard(folder, entry, manifest) for entry in manifest.shards)
         failures = read_failures(folder, manifest.failures)
         entry = manifest.statistics
         statistics = None if entry is None else read_statistics(folder, entry, manifest)
-    except file_format.NewerFormatError:
+    except file_format.NotDamagedError:
         raise
     except ArchiveError as error:
         raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error

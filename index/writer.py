@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.index import statistics
 from ctxdeploy.index.builder import Pending, shard_tensors
-from ctxdeploy.index.compaction import choose_groups, merged_tensors
+from ctxdeploy.index.compaction import check_whole, choose_groups, merged_tensors
 from ctxdeploy.index.failures import Failures, normalised, write_failures
 from ctxdeploy.index.garbage import collect_garbage
 from ctxdeploy.index.lock import WriterLock
@@ -108,12 +108,13 @@ class Writer:
                 return shard, number
         return None
 
-    def clashes(self, shard: Shard) -> list[tuple[int, tuple[int, int]]]:
-        """Return number there, and shard and number here, of every photo of another archive's shard that is in both."""
-        table = NameIndex([part.shard for part in self._state.parts])
-        numbers = (int(number) for number in table.suspects(shard) if shard.live[number])
-        places = ((number, self.find(shard.name(number))) for number in numbers)
-        return [(number, place) for number, place in places if place is not None]
+    def clashes(self, shards: Sequence[Shard]) -> Iterator[list[tuple[int, tuple[int, int]]]]:
+        """Yield for each shard of another archive: number there, and shard and number here, of photos in both."""
+        table = self._names = NameIndex([part.shard for part in self._state.parts])
+        for shard in shards:
+            numbers = (int(number) for number in table.suspects(shard) if shard.live[number])
+            places = ((number, self.find(shard.name(number))) for number in numbers)
+            yield [(number, place) for number, place in places if place is not None]
 
     def known(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Yield name, and size and time of change of the file, of every photo, those in shards first."""
@@ -155,8 +156,11 @@ class Writer:
             if name in self._state.pending:
                 pending.append(name)
             self._failures.pop(name, None)
-        count = len(places) + sum(self._state.pending[name].replaces is None for name in pending)
-        kept = {name: photo for name, photo in self._state.pending.items() if name not in set(pending)}
+        kept = self._state.pending
+        count = len(places) + sum(kept[name].replaces is None for name in pending)
+        if pending:
+            gone = set(pending)
+            kept = {name: photo for name, photo in kept.items() if name not in gone}
         self._state = State(parts=without(self._state.parts, places), pending=kept)
         return count
 
@@ -174,12 +178,15 @@ class Writer:
         state = self._state
         if not state.pending:
             return
+        self._lock.check()
         photos = tuple(state.pending.values())
         part = self._written(write_shard(self._folder, self._layout, shard_tensors(self._layout, photos)))
         parts = without(state.parts, [photo.replaces for photo in photos if photo.replaces is not None])
         if self._names is not None:
             # Before the state that has it: a name that is missing here would be added twice.
             self._names.append(len(parts), {photo.name: number for number, photo in enumerate(photos)})
+            if self._names.is_stale:
+                self._names = None
         self._state = State(parts=(*parts, part), pending={})
         self._pending_bytes = 0
 
@@ -189,8 +196,8 @@ class Writer:
     def adopt(self, parts: Sequence[Part], replaced: Iterable[tuple[int, int]]) -> None:
         """Append shards that were written into the folder, and remove the photos that they replace."""
         self.flush()
-        self._state = State(parts=(*without(self._state.parts, replaced), *parts), pending={})
-        self._names = None
+        # The table first: one that lacks a shard of the state lets its photos be added twice.
+        self._names, self._state = None, State(parts=(*without(self._state.parts, replaced), *parts), pending={})
 
     def compact(self, *, purge: bool, progress: Progress | None) -> int:
         """Commit; merge small shards and those with many removed photos into large ones; commit.
@@ -201,9 +208,14 @@ class Writer:
 
         Returns:
             The shards that were merged.
+
+        Raises:
+            ArchiveError: one of those shards is damaged; what was committed before stays.
+            StorageError: no room.
         """
         self.commit()
-        parts = self._state.parts
+        # Without those that became empty before any commit: no commit has left them out.
+        parts = tuple(_alive(self._state.parts))
         groups = choose_groups(parts, self._snapshot.manifest.config.shard_images, purge=purge)
         total = sum(parts[i].entry.live for group in groups for i in group)
         done = 0
@@ -211,6 +223,8 @@ class Writer:
         if progress is not None and groups:
             progress(0, total)  # a clock that starts with the first group done has no rate
         for group in groups:
+            for i in group:
+                check_whole(self._folder, parts[i].entry)
             tensors = merged_tensors(self._layout, [parts[i].shard for i in group])
             merged[group[0]] = self._written(write_shard(self._folder, self._layout, tensors))
             done += len(tensors["counts"])
@@ -230,6 +244,7 @@ class Writer:
         """
         if not self.dirty:
             return self._snapshot
+        self._lock.check()
         self.flush()
         before = self._snapshot.manifest
         # A new number for every attempt: a manifest that may be in force already is never written again.
