@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ctxdeploy.errors import ArchiveError
@@ -87,8 +88,9 @@ def _candidates(folder: Path) -> Iterator[Path]:
     if (folder / SNAPSHOTS).is_dir():
         oldest = time.time() - _ABANDONED_SECONDS
         for path in sorted((folder / SNAPSHOTS).iterdir()):
-            if _is_temporary(path) and path.stat().st_mtime < oldest:
-                yield path
+            with suppress(FileNotFoundError):  # written, and renamed meanwhile
+                if _is_temporary(path) and path.stat().st_mtime < oldest:
+                    yield path
 
 
 def _is_temporary(path: Path) -> bool:

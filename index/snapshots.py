@@ -85,7 +85,13 @@ def remove_snapshot(folder: Path, name: str) -> None:
 
 def list_snapshots(folder: Path) -> list[SnapshotInfo]:
     """Return all snapshots, by name; ``ArchiveError`` names a damaged one."""
-    return [_read(folder, name)[0] for name in snapshot_names(folder)]
+    result = []
+    for name in snapshot_names(folder):
+        try:
+            result.append(_read(folder, name)[0])
+        except ConfigError:  # removed meanwhile, which needs no lock
+            continue
+    return result
 
 
 def snapshot_names(folder: Path) -> list[str]:

@@ -36,7 +36,8 @@ def verify(folder: Path) -> list[str]:
         try:
             held = pin_state(folder, name)
         except CtxdeployError as error:
-            problems.append(f"snapshot {name}: {error}")
+            if name in snapshot_names(folder):  # else it was removed meanwhile
+                problems.append(f"snapshot {name}: {error}")
             continue
         try:
             problems += [f"snapshot {name}: {text}" for text in _state_problems(folder, held.manifest, checked)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy.errors import ArchiveError
-from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig, names
+from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig, names, snapshots
 from ctxdeploy.index.format import map_file
 from ctxdeploy.index.names import NameIndex
 
@@ -178,3 +178,27 @@ def test_names_are_found_after_many_commits(
             index.commit()
             assert all((f"{j}" in index) == (j <= i) for j in range(21))
     assert 4 <= tables <= 8
+
+
+def test_snapshots_that_others_remove_meanwhile_stop_nothing(
+    tmp_path: Path, codebook: Codebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    _small_shards(path, codebook, 2)
+    with Index.open(path) as index:
+        index.snapshot("gone")
+        index.snapshot("kept")
+    really = snapshots.snapshot_names
+
+    def stale(folder: Path) -> list[str]:
+        listed = really(folder)
+        (folder / "snapshots" / "gone.json").unlink(missing_ok=True)
+        return listed
+
+    monkeypatch.setattr(snapshots, "snapshot_names", stale)
+    with Index.open(path, writable=True) as index:
+        index.add_aggregated("new", WORD)
+        index.commit()
+        index.collect_garbage()
+        assert [info.name for info in index.snapshots()] == ["kept"]
+    assert len(Index.open(path, at="kept")) == 2
