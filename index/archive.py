@@ -180,7 +180,8 @@ class Index(Reader):
             replace: take the place of photos of the same names.
 
         Raises:
-            ConfigError, StorageError: as ``add``; the photos before the group in question were added.
+            ConfigError, StorageError: as ``add``; the photos before the one in question may be added, 32 being checked
+                before the first of them is added.
         """
         stream = iter(photos)
         count = 0

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.index.names import encode_name
 
@@ -31,13 +33,14 @@ def as_photo(item: Photo | tuple[str, Any]) -> Photo:
     """Return a photo, of a pair of name and vectors too."""
     if isinstance(item, Photo):
         return item
-    name, vectors = item
-    return Photo(name=name, vectors=vectors)
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ConfigError(f"{item!r} is neither a Photo nor a pair of name and vectors"[:300])
+    return Photo(name=item[0], vectors=item[1])
 
 
 def check_file(name: str, size: int, mtime_ns: int) -> None:
     """Raise ``ConfigError`` unless an archive can hold the name, and size and time of change of the file."""
     encode_name(name)
     for value in (size, mtime_ns):
-        if not -1 <= value < 1 << 63:
-            raise ConfigError(f"size or mtime_ns {value} of {name!r} is outside -1..2^63")
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -1 <= value < 1 << 63:
+            raise ConfigError(f"size or mtime_ns {value!r} of {name!r} is no whole number, or outside -1..2^63")

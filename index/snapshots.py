@@ -134,13 +134,15 @@ def pin_state(folder: Path, at: str | int | None) -> Pin:
 
     Raises:
         ArchiveError: it is not there any more, or damaged.
-        ConfigError: no snapshot of that name.
+        ConfigError: no snapshot of that name, or neither a name nor a number.
     """
     if at is None:
         return pin_current(folder)
     read_pointer(folder)  # is this an archive at all?
     if isinstance(at, str):
         return pin(folder, _read(folder, at)[1], str(_path(folder, at)))
+    if isinstance(at, bool) or not isinstance(at, int):
+        raise ConfigError(f"{at!r} is neither a snapshot's name nor the number of a manifest")
     name = manifest_name(at)
     try:
         text = (folder / name).read_bytes()

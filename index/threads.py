@@ -15,8 +15,8 @@ def checked_threads(threads: int | None) -> int:
     """
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(threads, bool) or threads < 1:
-        raise ConfigError(f"{threads} threads: give at least 1")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"{threads!r} threads: give a whole number of at least 1")
     return threads
 
 

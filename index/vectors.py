@@ -23,7 +23,10 @@ def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
     Raises:
         ConfigError: not two-dimensional, another D, not finite, or beyond 1e15.
     """
-    array = np.asarray(getattr(source, "vectors", source))
+    try:
+        array = np.asarray(getattr(source, "vectors", source))
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of several lengths, a tensor on another device
+        raise ConfigError(f"{what}: the descriptors are no array: {error}") from error
     if array.ndim > 0 and len(array) == 0:
         return np.empty((0, dim or (array.shape[1] if array.ndim == 2 else 0)), np.float32)
     if array.ndim != 2 or array.dtype.kind not in "fiu":

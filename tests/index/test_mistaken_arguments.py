@@ -1,0 +1,53 @@
+"""Arguments of another kind are refused with what was wrong, not with a traceback from inside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.index import Codebook, Index, Photo
+
+VECTORS = np.ones((2, 8), np.float32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    Index.create(tmp_path / "a", Codebook(np.eye(8, dtype=np.float32))).close()
+    return tmp_path / "a"
+
+
+@pytest.mark.parametrize("item", [1, "ab", ("a",), ("a", VECTORS, 3), ["a"]])
+def test_what_is_no_photo(path: Path, item: Any) -> None:
+    with Index.open(path, writable=True) as index, pytest.raises(ConfigError, match="neither a Photo nor a pair"):
+        index.add_many([item])
+
+
+@pytest.mark.parametrize("size", [None, 1.5, True, "7", -2, 1 << 63])
+def test_what_is_no_size(path: Path, size: Any) -> None:
+    with Index.open(path, writable=True) as index:
+        with pytest.raises(ConfigError, match="no whole number"):
+            index.add("a", VECTORS, size=size)
+        index.add_many([Photo(name="a", vectors=VECTORS, size=np.int64(7))])
+        assert index.known() == {"a": (7, -1)}
+
+
+def test_rows_of_several_lengths(path: Path) -> None:
+    with Index.open(path, writable=True) as index, pytest.raises(ConfigError, match="are no array"):
+        index.add("a", [[1.0], [1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda path: Index.open(path, threads=1.5),
+        lambda path: Index.open(path, threads="2"),
+        lambda path: Index.open(path, at=1.5),
+        lambda path: Index.open(path, at=True),
+    ],
+)
+def test_what_is_no_number_of_threads_or_state(path: Path, action: Callable[[Path], Any]) -> None:
+    with pytest.raises(ConfigError, match=r"whole number|neither a snapshot's name"):
+        action(path)
