@@ -8,7 +8,7 @@ n+1.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index import format as file_format
 from ctxdeploy.index.manifest import NAMES, FileEntry, store
+
+if TYPE_CHECKING:
+    from ctxdeploy.index.shard import Shard
 
 FORMAT_NAME = "ctxdeploy-names"
 FORMAT_VERSION = 1
@@ -137,6 +140,12 @@ class NameIndex:
         places = np.minimum(np.searchsorted(self._hashes, hashes), max(len(self._hashes) - 1, 0))
         return np.flatnonzero(self._hashes[places] == hashes) if len(self._hashes) else np.empty(0, np.int64)
 
+    def likely_doubled(self) -> NDArray[np.int64]:
+        """Return the places (numbers through all shards) of photos whose hash another one has."""
+        same = self._hashes[1:] == self._hashes[:-1]
+        both = np.concatenate([same, [False]]) | np.concatenate([[False], same])
+        return np.sort(self._places[both]) if len(self._hashes) else np.empty(0, np.int64)
+
     def find(self, name: str) -> Iterator[tuple[int, int]]:
         """Yield shard and number of every photo of that name, removed ones too."""
         from ctxdeploy.index import build_kernels
@@ -157,3 +166,20 @@ class NameIndex:
         for number, names in self._recent.items():
             if name in names:
                 yield number, names[name]
+
+
+def doubled_names(shards: "Sequence[Shard]") -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return shard and number of two photos of one name that are both in the archive, neighbours in order; there should
+    be none. Memory: 16 bytes a photo, not all names at once."""
+    bases = np.cumsum([0, *map(len, shards)], dtype=np.int64)
+    seen: dict[str, tuple[int, int]] = {}
+    doubled = []
+    for place in NameIndex(shards).likely_doubled().tolist():
+        shard = int(np.searchsorted(bases, place, side="right")) - 1
+        number = place - int(bases[shard])
+        if shards[shard].live[number]:
+            name = shards[shard].name(number)
+            if name in seen:
+                doubled.append((seen[name], (shard, number)))
+            seen[name] = (shard, number)
+    return doubled

@@ -23,7 +23,7 @@ from ctxdeploy.index.manifest import (
     parse,
     publish,
 )
-from ctxdeploy.index.names import NameIndex, name_tensors, read_names, write_names
+from ctxdeploy.index.names import NameIndex, doubled_names, name_tensors, read_names, write_names
 from ctxdeploy.index.pins import read_current
 from ctxdeploy.index.shard import Shard, open_shard
 from ctxdeploy.index.storage import write_file
@@ -80,8 +80,8 @@ def repair(folder: Path) -> Repaired:
 
     A damaged or missing shard is dropped. A damaged list of names is written again from its shard, damaged statistics
     from the postings. Damaged tombstones are forgotten: photos that were removed return, unless a newer photo has their
-    name. Damaged failures are forgotten. If ``CURRENT`` or the manifest it names is damaged, the newest sound manifest
-    takes its place. Damaged files stay until garbage collection.
+    name. Damaged failures are forgotten. Of photos of one name, the last stays. If ``CURRENT`` or the manifest it names
+    is damaged, the newest sound manifest takes its place. Damaged files stay until garbage collection.
 
     Raises:
         ArchiveError: no archive, being written by another process, no sound manifest, or the codebook is damaged:
@@ -116,6 +116,7 @@ def _repair(folder: Path) -> Repaired:
     failures = _sound_failures(folder, manifest, findings)
     sound, back, returned = _settle_returned(sound, findings.returned)
     findings.lost += _missing(findings.doubtful, sound)
+    sound = _without_doubled(sound, findings)
     findings.problems += _statistics_problems(folder, manifest, [shard for _, shard in sound], findings)
     number = manifest.number
     path = None
@@ -288,6 +289,19 @@ def _settle_returned(
         if len(shard.removed) < len(shard):
             result.append((entry, shard))
     return result, back, names
+
+
+def _without_doubled(sound: list[tuple[ShardEntry, Shard]], findings: _Findings) -> list[tuple[ShardEntry, Shard]]:
+    """Of photos of one name keep the last: nothing else could ever remove the others."""
+    gone: dict[int, list[int]] = {}
+    for (place, number), _ in doubled_names([shard for _, shard in sound]):
+        gone.setdefault(place, []).append(number)
+    if not gone:
+        return sound
+    for place in sorted(gone):
+        findings.problems.append(f"{sound[place][1].path}: {len(gone[place])} names occur again later")
+    kept = [(entry, shard.without(gone.get(place, []))) for place, (entry, shard) in enumerate(sound)]
+    return [(entry, shard) for entry, shard in kept if len(shard.removed) < len(shard)]
 
 
 def _with_names(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:

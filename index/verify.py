@@ -12,7 +12,7 @@ from ctxdeploy.index import format as file_format
 from ctxdeploy.index import statistics
 from ctxdeploy.index.failures import read_failures
 from ctxdeploy.index.manifest import FileEntry, Manifest, ShardEntry
-from ctxdeploy.index.names import read_names
+from ctxdeploy.index.names import doubled_names, read_names
 from ctxdeploy.index.pins import pin_current
 from ctxdeploy.index.shard import Layout, Shard, open_shard
 from ctxdeploy.index.snapshot import read_codebook
@@ -53,7 +53,6 @@ def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -
             yield from _problem(partial(check_file, folder, file))
     yield from _problem(lambda: check_codebook(folder, manifest))
     yield from _problem(lambda: read_failures(folder, manifest.failures))
-    seen: set[str] = set()
     opened = []
     for entry in manifest.shards:
         damaged = [] if entry in checked else [*_problem(partial(check_file, folder, entry))]
@@ -67,10 +66,8 @@ def _state_problems(folder: Path, manifest: Manifest, checked: set[FileEntry]) -
         if entry not in checked:
             # The list of names beside a damaged shard is sound, whatever the shard's own names have become.
             yield from shard_problems(folder, replace(entry, names=None) if damaged else entry, shard, manifest)
-        names = shard.live_names()
-        if len(set(names)) != len(names) or not seen.isdisjoint(names):
-            yield f"{shard.path}: a name occurs twice"
-        seen.update(names)
+    for number in sorted({later[0] for _, later in doubled_names(opened)}):
+        yield f"{opened[number].path}: a name occurs twice"
     if manifest.statistics is not None and len(opened) == len(manifest.shards):
         yield from _problem(lambda: check_statistics(folder, manifest, opened))
     checked.update(manifest.files)
