@@ -40,8 +40,8 @@ def make_batch(queries: Sequence[Aggregated], weights: Sequence[NDArray[np.float
     codes = np.concatenate([query.codes for query in queries])
     joined = np.concatenate(weights)
     if len(queries) > 1:
-        # There are at most 65,536 words, and numpy sorts 16 bits by radix.
-        order = np.argsort(words.astype(np.uint16), kind="stable")
+        # numpy sorts 16 bits by radix, and codebooks seldom have more words.
+        order = np.argsort(words.astype(np.uint16) if words.max() < 1 << 16 else words, kind="stable")
         words, owners, codes, joined = words[order], owners[order], codes.take(order, axis=0), joined[order]
     starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1], [True])))
     return Batch(

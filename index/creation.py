@@ -4,15 +4,13 @@ from pathlib import Path
 
 from ctxdeploy.errors import ArchiveError, ConfigError, StorageError
 from ctxdeploy.index.codebook import Codebook
-from ctxdeploy.index.config import DescriptorSource, IndexConfig
-from ctxdeploy.index.geometry import MAX_WORDS
+from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, IndexConfig
 from ctxdeploy.index.lock import LOCK, WriterLock
-from ctxdeploy.index.manifest import CODEBOOK, CURRENT, NAMES, SHARDS, TOMBSTONES, Manifest, publish, store
+from ctxdeploy.index.manifest import CODEBOOK, CURRENT, FOLDERS, Manifest, publish, store
 from ctxdeploy.index.snapshot import Snapshot
 from ctxdeploy.index.storage import TEMPORARY, make_folder
 
 _FIRST = "manifest-000000.json"
-_FOLDERS = (SHARDS, NAMES, TOMBSTONES)
 
 
 def create(
@@ -28,7 +26,7 @@ def create(
     if config.geometry and len(codebook) > MAX_WORDS:
         raise ConfigError(f"geometry holds words up to {MAX_WORDS}, but the codebook has {len(codebook)}")
     check_free(folder)
-    for place in _FOLDERS:
+    for place in FOLDERS:
         make_folder(folder / place)
     lock = WriterLock(folder)
     try:
@@ -63,6 +61,6 @@ def check_free(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
     if CURRENT in names:
         raise ArchiveError(f"{folder} is an archive already: open it to add photos, or give a new folder")
-    foreign = {name for name in names - {LOCK, *_FOLDERS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
+    foreign = {name for name in names - {LOCK, *FOLDERS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
     if foreign:
         raise ArchiveError(f"{folder} exists and is not an archive (it holds {min(foreign)!r}): give a new folder")

@@ -9,9 +9,7 @@ from pathlib import Path
 from ctxdeploy.errors import ArchiveError
 from ctxdeploy.index.manifest import (
     CURRENT,
-    NAMES,
-    SHARDS,
-    TOMBSTONES,
+    FOLDERS,
     Manifest,
     manifest_name,
     manifest_numbers,
@@ -22,7 +20,6 @@ from ctxdeploy.index.snapshots import SNAPSHOTS, snapshot_manifests
 from ctxdeploy.index.storage import TEMPORARY, storing, sync_folder
 
 _OURS = re.compile(r"(failures-\d+\.jsonl|statistics-\d+\.safetensors)")
-_FOLDERS = (SHARDS, NAMES, TOMBSTONES)
 # A snapshot may be written by another process meanwhile, which needs no lock: younger temporary files are left to it.
 _ABANDONED_SECONDS = 86400.0
 
@@ -82,7 +79,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name != CURRENT and (_OURS.fullmatch(path.name) or _is_temporary(path)):
             yield path
-    for place in _FOLDERS:
+    for place in FOLDERS:
         if (folder / place).is_dir():
             yield from sorted(path for path in (folder / place).iterdir() if path.is_file())
     if (folder / SNAPSHOTS).is_dir():

@@ -16,7 +16,6 @@ from ctxdeploy.errors import ConfigError
 _STEPS = 65535
 # What float16 holds as a normal number.
 _SCALES = (6.2e-5, 65504.0)
-MAX_WORDS = 65536
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

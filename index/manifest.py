@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ CURRENT = "CURRENT"
 SHARDS = "shards"
 NAMES = "names"
 TOMBSTONES = "tombstones"
+FOLDERS = (SHARDS, NAMES, TOMBSTONES)
 CODEBOOK = "codebook.safetensors"
 _HASH = r"[0-9a-f]{64}"
 _POINTER = re.compile(rf"(manifest-\d{{6,12}}\.json) ({_HASH})\n")
@@ -41,6 +42,10 @@ class FileEntry:
     file: str
     bytes: int
     sha256: str
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the entry as it stands in a manifest."""
+        return {"file": self.file, "bytes": self.bytes, "sha256": self.sha256}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,16 @@ class ShardEntry(FileEntry):
     def live(self) -> int:
         """Photos of the file that are in the archive."""
         return self.images - self.removed
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the entry as it stands in a manifest."""
+        counts = {"images": self.images, "postings": self.postings, "removed": self.removed}
+        return {
+            **super().metadata(),
+            **counts,
+            "names": _metadata(self.names),
+            "tombstones": _metadata(self.tombstones),
+        }
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -122,17 +137,28 @@ class Manifest:
             "dim": self.dim,
             "config": self.config.metadata(),
             "source": None if self.source is None else self.source.metadata(),
-            "codebook": asdict(self.codebook),
+            "codebook": self.codebook.metadata(),
             "codebook_id": self.codebook_id,
-            "shards": [asdict(entry) for entry in self.shards],
-            "failures": None if self.failures is None else asdict(self.failures),
-            "statistics": None if self.statistics is None else asdict(self.statistics),
+            "shards": [entry.metadata() for entry in self.shards],
+            "failures": _metadata(self.failures),
+            "statistics": _metadata(self.statistics),
         }
         return {**facts, "checksum": checksum(facts)}
 
     def encode(self) -> bytes:
-        """Return the bytes of the JSON file."""
-        return (json.dumps(self.metadata(), indent=1, allow_nan=False) + "\n").encode()
+        """Return the bytes of the JSON file: a line for each fact, and for each shard.
+
+        json's own indentation is written in Python: 20 µs a shard instead of 5, with every commit.
+        """
+        facts = self.metadata()
+        texts = {key: json.dumps(value, allow_nan=False) for key, value in facts.items() if key != "shards"}
+        shards = ",\n".join(json.dumps(entry, allow_nan=False) for entry in facts["shards"])
+        texts["shards"] = f"[\n{shards}\n]"
+        return ("{\n" + ",\n".join(f'"{key}": {texts[key]}' for key in facts) + "\n}\n").encode()
+
+
+def _metadata(entry: FileEntry | None) -> dict[str, Any] | None:
+    return None if entry is None else entry.metadata()
 
 
 def checksum(facts: dict[str, Any]) -> str:
@@ -254,7 +280,7 @@ def _build(data: dict[str, Any]) -> Manifest:
 def _shard(entry: Any) -> ShardEntry:
     file = _file(entry, SHARDS)
     shard = ShardEntry(
-        **asdict(file),
+        **file.metadata(),
         images=_count(entry, "images"),
         postings=_count(entry, "postings"),
         removed=_count({"removed": 0, **entry}, "removed"),

@@ -1,6 +1,6 @@
 """The photos of one archive into another with the same codebook: files are copied, no posting is read."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def _copied(folder: Path, part: Part, manifest: Manifest, source: Path, names: F
         copied = write_names(folder, name_tensors(part.shard.all_names()))
     else:
         copied = _copy(source, names, folder, NAMES)
-    entry = replace(entry, **asdict(shard_file), names=copied)
+    entry = replace(entry, **shard_file.metadata(), names=copied)
     opened = open_shard(folder, entry, manifest)
     return Part(entry, replace(opened, removed=np.asarray(part.shard.removed)))
 

@@ -21,7 +21,7 @@ and with geometry (format 2), photo after photo, in a photo by rising word:
 Format 1 is format 2 without geometry.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def write_shard(folder: Path, layout: Layout, tensors: file_format.Arrays) -> Sh
     names = write_names(folder, tensors)
     facts = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION), **layout.metadata()}
     file = store(folder, f"{SHARDS}/{{}}.safetensors", file_format.encode(tensors, facts))
-    return ShardEntry(**asdict(file), images=len(tensors["counts"]), postings=postings, names=names)
+    return ShardEntry(**file.metadata(), images=len(tensors["counts"]), postings=postings, names=names)
 
 
 def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
