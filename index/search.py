@@ -1,7 +1,7 @@
 """ASMK scores of queries over the shards of a snapshot, and the best photos."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -76,11 +76,12 @@ class Searcher:
         ]
         # Derived before the threads start, so that they do not derive them twice.
         factors = self._snapshot.factors(scoring.idf)
-        tasks = list(self._tasks(groups, 1 if threads is None else threads.count))
-        executor = None if threads is None else threads.executor_for(len(tasks))
-        run: Callable[..., Any] = map if executor is None else executor.map
+        threads = threads or SearchThreads(1)
+        tasks = list(self._tasks(groups, threads.count))
+        results = threads.run(
+            lambda task: self._scan(task, batches[task.group], factors[task.shard], top, scoring), tasks
+        )
         found: list[list[tuple[NDArray[np.float64], NDArray[np.int64]]]] = [[] for _ in queries]
-        results = run(lambda task: self._scan(task, batches[task.group], factors[task.shard], top, scoring), tasks)
         for task, result in zip(tasks, results, strict=True):
             for number, part in zip(groups[task.group], result, strict=True):
                 found[number].append(part)

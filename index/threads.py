@@ -2,9 +2,15 @@
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from ctxdeploy.errors import ConfigError
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 def checked_threads(threads: int | None) -> int:
@@ -21,15 +27,15 @@ def checked_threads(threads: int | None) -> int:
 
 
 class SearchThreads:
-    """An executor, made when there is work for it, and made anew in a forked child, which has none of its threads.
+    """Threads that help the calling one, made when there is work for them, and anew in a forked child, which has none.
 
     Args:
-        count: threads.
+        count: threads that work at once, the calling one included.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._executor: ThreadPoolExecutor | None = None
+        self._helpers: ThreadPoolExecutor | None = None
         self._process = os.getpid()
         self._mutex = threading.Lock()
 
@@ -38,17 +44,45 @@ class SearchThreads:
         """Threads that a search may use."""
         return self._count
 
-    def executor_for(self, tasks: int) -> ThreadPoolExecutor | None:
-        """Return the executor, or None where one thread does the tasks as well."""
-        if self._count == 1 or tasks < 2:
-            return None
+    def run(self, work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> list[_Result]:
+        """Return ``work`` of every task, in order; the calling thread takes part.
+
+        It begins at once: a helper that sleeps needs 0.1 to 0.5 ms to wake, which is much of a search's 1.7.
+        """
+        helpers = min(self._count, len(tasks)) - 1
+        if helpers < 1:
+            return [work(task) for task in tasks]
+        results: dict[int, _Result] = {}
+        waiting = deque(enumerate(tasks))
+
+        def drain() -> None:
+            while True:
+                try:
+                    number, task = waiting.popleft()
+                except IndexError:
+                    return
+                results[number] = work(task)
+
+        futures = [self._executor().submit(drain) for _ in range(helpers)]
+        try:
+            drain()
+        finally:
+            waiting.clear()  # after an error here, nothing that nobody waits for
+            # A helper that other searches keep busy has not begun, and need not any more.
+            begun = [future for future in futures if not future.cancel()]
+            wait(begun)
+        for future in begun:
+            future.result()
+        return [results[number] for number in range(len(tasks))]
+
+    def _executor(self) -> ThreadPoolExecutor:
         with self._mutex:
-            if self._executor is None or self._process != os.getpid():
-                self._executor, self._process = ThreadPoolExecutor(self._count, "ctxdeploy-search"), os.getpid()
-            return self._executor
+            if self._helpers is None or self._process != os.getpid():
+                self._helpers, self._process = ThreadPoolExecutor(self._count - 1, "ctxdeploy-search"), os.getpid()
+            return self._helpers
 
     def close(self) -> None:
         """End the threads."""
-        if self._executor is not None and self._process == os.getpid():
-            self._executor.shutdown()
-        self._executor = None
+        if self._helpers is not None and self._process == os.getpid():
+            self._helpers.shutdown()
+        self._helpers = None

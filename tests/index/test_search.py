@@ -1,5 +1,6 @@
 """What a search returns does not depend on sharding, threads or company; and never is it NaN."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Hit, Index, IndexConfig
 from ctxdeploy.index.search import similarity_table
+from ctxdeploy.index.threads import SearchThreads
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -107,3 +109,36 @@ def test_refused_queries(make_photos: Any, make_archive: Any) -> None:
     index.close()
     with pytest.raises(ArchiveError, match="closed"):
         index.search(np.ones((1, 128)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_threads_do_every_task_once_and_in_order(count: int) -> None:
+    threads = SearchThreads(count)
+    seen: list[int] = []
+
+    def work(task: int) -> int:
+        seen.append(task)
+        return task * task
+
+    for tasks in (0, 1, 2, 50):
+        seen.clear()
+        assert threads.run(work, range(tasks)) == [task * task for task in range(tasks)]
+        assert sorted(seen) == list(range(tasks))
+    threads.close()
+
+
+@pytest.mark.parametrize("bad", [0, 7])
+def test_an_error_in_a_task_is_raised_and_the_threads_stay_of_use(bad: int) -> None:
+    threads = SearchThreads(2)
+
+    def work(task: int) -> int:
+        time.sleep(0.001)
+        if task == bad:
+            raise ValueError("bad")
+        return task
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="bad"):
+            threads.run(work, range(8))
+    assert threads.run(work, range(10, 14)) == [10, 11, 12, 13]
+    threads.close()
