@@ -6,8 +6,8 @@ Both search the same synthetic postings (see `common.py`) in the same process; t
     python benchmarks/search.py --images 4096      # a quick look
 
 Timed for each query, in blocks of ten that take turns: our `Searcher` from the aggregated query to named hits (top 10),
-with one thread and two, and the reference's `IVF.search`; besides, the loops over postings alone. "Bandwidth" is a plain
-sequential read of 1 GiB with as many threads. A search's limit is to read its postings, 18 bytes each, at that speed.
+with one thread and two, and the reference's `IVF.search`; besides, the loops over postings alone. "Bandwidth" is a
+plain sequential read of 1 GiB with as many threads. A search's limit is to read its postings, 18 bytes each, so fast.
 """
 
 import argparse
