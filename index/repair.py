@@ -1,7 +1,7 @@
 """Makes a damaged archive whole again: what is damaged goes, and a list says which photos went with it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from ctxdeploy.index.manifest import (
     parse,
     publish,
 )
-from ctxdeploy.index.names import NameIndex, doubled_names, name_tensors, read_names, write_names
+from ctxdeploy.index.names import name_tensors, read_names, write_names
 from ctxdeploy.index.pins import read_current
+from ctxdeploy.index.settling import missing_names, settle_returned, without_doubled
 from ctxdeploy.index.shard import Shard, open_shard
 from ctxdeploy.index.storage import write_file
 from ctxdeploy.index.tombstones import read_tombstones, write_tombstones
@@ -114,9 +115,10 @@ def _repair(folder: Path) -> Repaired:
         if found is not None:
             sound.append(found)
     failures = _sound_failures(folder, manifest, findings)
-    sound, back, returned = _settle_returned(sound, findings.returned)
-    findings.lost += _missing(findings.doubtful, sound)
-    sound = _without_doubled(sound, findings)
+    sound, back, returned = settle_returned(sound, findings.returned)
+    findings.lost += missing_names(findings.doubtful, sound)
+    sound, doubled = without_doubled(sound)
+    findings.problems += doubled
     findings.problems += _statistics_problems(folder, manifest, [shard for _, shard in sound], findings)
     number = manifest.number
     path = None
@@ -244,64 +246,10 @@ def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
     (findings.doubtful if damaged else findings.lost).extend(live)
 
 
-def _missing(names: Sequence[str], sound: Sequence[tuple[ShardEntry, Shard]]) -> list[str]:
-    """Return the names of which no photo is there: of a lost shard some may have been removed, or replaced."""
-    if not names:
-        return []
-    table = NameIndex([shard for _, shard in sound])
-    return [name for name in dict.fromkeys(names) if not any(sound[s][1].live[n] for s, n in table.find(name))]
-
-
 def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> FileEntry | None:
     problems = _problems(lambda: read_failures(folder, manifest.failures))
     findings.problems += problems
     return None if problems else manifest.failures
-
-
-def _settle_returned(
-    sound: list[tuple[ShardEntry, Shard]], returned: dict[int, int]
-) -> tuple[list[tuple[ShardEntry, Shard]], int, list[str]]:
-    """Remove again what returned from damaged tombstones, where another shard has a photo of that name.
-
-    Args:
-        sound: the shards.
-        returned: of those whose tombstones are damaged, how many photos had been removed.
-
-    Returns:
-        The shards, how many photos are back, and names among which are theirs.
-    """
-    if not returned:
-        return sound, 0, []
-    table = NameIndex([shard for _, shard in sound])
-    result, back, names = [], 0, list[str]()
-    for place, (entry, shard) in enumerate(sound):
-        if place in returned:
-            doubled = []
-            for number, name in enumerate(shard.all_names()):
-                others = [(s, n) for s, n in table.find(name) if s != place and sound[s][1].live[n]]
-                # Of two shards whose tombstones are both damaged, the later one has the newer photo.
-                if any(s not in returned or s > place for s, _ in others):
-                    doubled.append(number)
-            shard = shard.without(doubled)
-            if len(doubled) < returned[place]:
-                back += returned[place] - len(doubled)
-                names += shard.live_names()
-        if len(shard.removed) < len(shard):
-            result.append((entry, shard))
-    return result, back, names
-
-
-def _without_doubled(sound: list[tuple[ShardEntry, Shard]], findings: _Findings) -> list[tuple[ShardEntry, Shard]]:
-    """Of photos of one name keep the last: nothing else could ever remove the others."""
-    gone: dict[int, list[int]] = {}
-    for (place, number), _ in doubled_names([shard for _, shard in sound]):
-        gone.setdefault(place, []).append(number)
-    if not gone:
-        return sound
-    for place in sorted(gone):
-        findings.problems.append(f"{sound[place][1].path}: {len(gone[place])} names occur again later")
-    kept = [(entry, shard.without(gone.get(place, []))) for place, (entry, shard) in enumerate(sound)]
-    return [(entry, shard) for entry, shard in kept if len(shard.removed) < len(shard)]
 
 
 def _with_names(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
