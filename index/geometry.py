@@ -1,8 +1,7 @@
 """Where the features of a photo are, in 8 bytes each, for spatial verification.
 
 A feature is its nearest visual word (uint16), x and y (uint16, in 65,535ths of the box around the photo's features:
-0.06 pixels in 4000) and its scale (float16, exact for the scales of HOW to 0.05 %). Features of a photo are sorted by
-word.
+0.06 pixels in 4000) and its scale (float16, to 0.05 %). Features of a photo are sorted by word.
 """
 
 from dataclasses import dataclass
