@@ -8,14 +8,13 @@ Descriptors (D = 128) lie around 400 of 65,536 centroids; both get the same word
 """
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DIM, WORDS, memory_mb, provenance, summary, timed
+from common import DIM, WORDS, memory_mb, provenance, publish, summary, timed
 from numpy.typing import NDArray
 
 from ctxdeploy.index import Codebook, Index
@@ -97,12 +96,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw the medians; nothing happens without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed")
-        return
+    """Draw the medians."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 1.9), layout="constrained")
     axes = figure.subplots()
     parts = [result["ours_parts"]["aggregate"]["median_ms"], result["ours_parts"]["add"]["median_ms"]]
@@ -128,11 +124,7 @@ def main() -> None:
     parser.add_argument("--folder", default=None, help="for the archive; the default is the temporary folder")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "add.json")
     options = parser.parse_args()
-    result = measure(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, options.output.with_suffix(".svg"))
-    print(json.dumps(result, indent=2))
+    publish(measure(options), options.output, plot)
 
 
 if __name__ == "__main__":

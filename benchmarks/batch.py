@@ -12,7 +12,6 @@ The limit is to read the postings of all words once, 18 bytes each, at the speed
 """
 
 import argparse
-import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -30,6 +29,7 @@ from common import (
     make_query,
     memory_mb,
     provenance,
+    publish,
     summary,
     timed,
 )
@@ -124,12 +124,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw queries a second over the size of a batch; nothing happens without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed")
-        return
+    """Draw queries a second over the size of a batch."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     for threads, colour in ((1, "#2a78b0"), (2, "#d07020")):
@@ -159,11 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     if not 1 <= options.images <= 65536 or options.runs < 1:
         parser.error("--images must be in 1..65536 and --runs at least 1")
-    result = measure(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, options.output.with_suffix(".svg"))
-    print(json.dumps(result, indent=2))
+    publish(measure(options), options.output, plot)
 
 
 if __name__ == "__main__":

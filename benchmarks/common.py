@@ -4,9 +4,11 @@ Synthetic: about 400 words a photo out of 65,536, popularity skewed by 2.4 (word
 bits a posting, queries of 1933 words (what 1000 descriptors have after assignment to 5 words), each query other words.
 """
 
+import json
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -192,3 +194,14 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
     }
+
+
+def publish(result: dict[str, Any], output: Path, plot: Callable[[dict[str, Any], Path], None]) -> None:
+    """Write a result as JSON, and its plot beside it where matplotlib is installed; print it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n")
+    try:
+        plot(result, output.with_suffix(".svg"))
+    except ImportError as error:
+        print(f"no plot: {error}", file=sys.stderr)
+    print(json.dumps(result, indent=2))

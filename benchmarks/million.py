@@ -37,6 +37,7 @@ from common import (
     check_equal,
     popularity,
     provenance,
+    publish,
     random_query,
     summary,
     timed,
@@ -261,12 +262,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw query time and memory against the number of photos; nothing happens without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed", file=sys.stderr)
-        return
+    """Draw query time and memory against the number of photos."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for threads, colour in ((1, "#2a78b0"), (2, "#b0402a")):
@@ -325,11 +323,7 @@ def main() -> None:
     if options.archive is not None:
         print(json.dumps(child(options)))
         return
-    result = measure(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, options.output.with_suffix(".svg"))
-    print(json.dumps(result, indent=2))
+    publish(measure(options), options.output, plot)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ one thread and with two; and the stages of a single query: assignment to 5 words
 """
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from common import (
     memory_mb,
     popularity,
     provenance,
+    publish,
     summary,
     timed,
 )
@@ -103,12 +103,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw milliseconds a query; nothing happens without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed")
-        return
+    """Draw milliseconds a query."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     axes = figure.subplots()
     for run in result["runs"]:
@@ -130,11 +127,7 @@ def main() -> None:
     parser.add_argument("--folder", default=None, help="for the archive; the default is the temporary folder")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "query.json")
     options = parser.parse_args()
-    result = measure(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, options.output.with_suffix(".svg"))
-    print(json.dumps(result, indent=2))
+    publish(measure(options), options.output, plot)
 
 
 if __name__ == "__main__":

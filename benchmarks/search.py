@@ -11,7 +11,6 @@ plain sequential read of 1 GiB with as many threads. A search's limit is to read
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +32,7 @@ from common import (
     make_query,
     memory_mb,
     provenance,
+    publish,
     summary,
     timed,
 )
@@ -87,12 +87,9 @@ def compare(snapshot: Snapshot, reference: tuple[Any, Callable[..., Any]], queri
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw the medians; nothing happens without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed")
-        return
+    """Draw the medians."""
+    from matplotlib.figure import Figure
+
     labels = {
         "reference": "asmk: IVF.search",
         "reference_postings": "asmk: similarity of postings",
@@ -175,11 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     if not 1 <= options.images <= 65536 or options.queries < 1:
         parser.error("--images must be in 1..65536 and --queries at least 1")
-    result = measure(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, options.output.with_suffix(".svg"))
-    print(json.dumps(result, indent=2))
+    publish(measure(options), options.output, plot)
 
 
 if __name__ == "__main__":
