@@ -152,7 +152,7 @@ class Reader:
     def prepare(self) -> None:
         """Load what a search needs, so that the first query is as fast as the others; touches a few pages of the files.
 
-        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 5 ms a million. May run in a
+        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 2 ms a million. May run in a
         thread of its own, beside the extraction of the first query.
         """
         self._check_open()
