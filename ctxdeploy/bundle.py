@@ -1,6 +1,7 @@
 """The bundle: a folder with a network's artefacts and ``bundle.json``, which says what they are and how well they do.
 
-Written by ``ctxdeploy.export``, read by ``ctxdeploy.runtime``; neither needs the other. Format version 1.
+Written by ``ctxdeploy.export``, read by ``ctxdeploy.runtime``; neither needs the other. Format version 2: several
+artefacts, each with ``details``; version 1 (one fp32 graph) is read as well.
 """
 
 import json
@@ -15,7 +16,8 @@ from ctxdeploy.hashing import file_sha256, settings_sha256
 from ctxdeploy.preprocessing import Preprocessing
 
 FORMAT_NAME = "ctxdeploy-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)
 MANIFEST = "bundle.json"
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("descriptors", "attention", "positions", "scales")
@@ -76,16 +78,18 @@ class ShapeRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """One file that computes the network.
+    """One file in one runtime and precision; a file that serves several runtimes is listed once for each.
 
     Attributes:
         file: path inside the bundle.
         sha256: of the file's bytes.
         bytes: size of the file.
-        format: ``onnx``.
-        precision: ``fp32``.
-        target: the runtime it was measured with.
-        parity: figures of the comparison with PyTorch fp32, as written by ``ctxdeploy.export.parity``.
+        format: ``onnx`` or ``engine``.
+        precision: that it computes in, a label of ``ctxdeploy.precision.Precision``.
+        target: the runtime it is for: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
+        parity: figures of the comparison with PyTorch fp32, as written by ``ctxdeploy.export.parity``; empty where it
+            could not be measured.
+        details: what made it: layers kept in a higher precision, the GPU and options of an engine.
     """
 
     file: str
@@ -95,6 +99,7 @@ class Artefact:
     precision: str
     target: str
     parity: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,7 @@ class Bundle:
         preprocessing: how photos become inputs.
         extraction: scales, number and dimension of the descriptors.
         shapes: admissible input shapes.
-        artefacts: the files, best first.
+        artefacts: the files; the fp32 graph, which every other is made from, comes first.
         tools: versions that made the bundle.
     """
 
@@ -135,13 +140,21 @@ class Bundle:
             }
         )
 
-    def artefact(self, fmt: str = "onnx", precision: str = "fp32") -> Artefact:
-        """Return the first artefact of a format and precision; ``BundleError`` if there is none."""
-        for artefact in self.artefacts:
-            if (artefact.format, artefact.precision) == (fmt, precision):
-                return artefact
-        found = ", ".join(f"{a.format}/{a.precision}" for a in self.artefacts)
-        raise BundleError(f"{self.path} has no {fmt}/{precision} artefact, only {found}: export one")
+    def artefact(self, target: str = "onnxruntime", precision: str = "fp32") -> Artefact:
+        """Return the artefact of a runtime and precision, else an ONNX graph of that precision made for another one.
+
+        Raises:
+            BundleError: there is none; the message names those there are.
+        """
+        exact = [a for a in self.artefacts if (a.target, a.precision) == (target, precision)]
+        graphs = [a for a in self.artefacts if (a.format, a.precision) == ("onnx", precision)]
+        for artefact in exact + graphs:
+            return artefact
+        found = ", ".join(f"{a.target}/{a.precision}" for a in self.artefacts)
+        raise BundleError(
+            f"{self.path} has no {target}/{precision} artefact, only {found}: "
+            f"export one with  --target {target} --precision {precision}"
+        )
 
     def file(self, artefact: Artefact) -> Path:
         """Return the path of an artefact."""
@@ -209,9 +222,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
         raise BundleError(f"{folder / MANIFEST} is not a {FORMAT_NAME} manifest: make one with  ctxdeploy export")
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _READABLE:
         raise BundleError(
-            f"{folder} has bundle format {version}, this ctxdeploy reads {FORMAT_VERSION}: upgrade, or export anew"
+            f"{folder} has bundle format {version}, this ctxdeploy reads {_READABLE[0]} to {FORMAT_VERSION}: upgrade, or export anew"
         )
     return manifest
 

@@ -71,7 +71,7 @@ def test_round_trip(bundle: Bundle) -> None:
     assert ctxdeploy.bundle.open(bundle.path) == bundle
     assert ctxdeploy.bundle.open(str(bundle.path)).artefact().parity["cosine_min"] == 0.99995
     manifest = json.loads((bundle.path / MANIFEST).read_text())
-    assert manifest["format_version"] == FORMAT_VERSION == 1
+    assert manifest["format_version"] == FORMAT_VERSION == 2
     assert manifest["model_id"] == bundle.model_id
     assert [output["shape"] for output in manifest["outputs"]] == [
         ["batch", 77, 32],
@@ -123,10 +123,20 @@ def test_edited_settings(bundle: Bundle, edit: Any, change: Callable[[dict[str, 
         ctxdeploy.bundle.open(bundle.path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_bundle_of_format_1_opens(bundle: Bundle, edit: Any) -> None:
+    def older(manifest: dict[str, Any]) -> None:
+        manifest["format_version"] = 1
+        for artefact in manifest["artefacts"]:
+            del artefact["details"]
+
+    edit(older)
+    assert ctxdeploy.bundle.open(bundle.path).artefact().details == {}
+
+
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_version(bundle: Bundle, edit: Any, version: Any) -> None:
     edit(lambda m: m.update(format_version=version))
-    with pytest.raises(BundleError, match=f"has bundle format {version}, this ctxdeploy reads 1: upgrade"):
+    with pytest.raises(BundleError, match=f"has bundle format {version}, this ctxdeploy reads 1 to 2: upgrade"):
         ctxdeploy.bundle.open(bundle.path)
 
 
@@ -246,9 +256,9 @@ def test_model_id_is_of_what_decides_the_descriptors(bundle: Bundle) -> None:
 
 
 def test_an_absent_artefact_names_those_there_are(bundle: Bundle) -> None:
-    assert bundle.file(bundle.artefact("onnx", "fp32")) == bundle.path / "model.onnx"
-    with pytest.raises(BundleError, match="has no engine/fp16 artefact, only onnx/fp32: export one"):
-        bundle.artefact("engine", "fp16")
+    assert bundle.file(bundle.artefact("openvino", "fp32")) == bundle.path / "model.onnx"
+    with pytest.raises(BundleError, match="has no tensorrt/fp16 artefact, only onnxruntime/fp32: export one with  --target tensorrt --precision fp16"):
+        bundle.artefact("tensorrt", "fp16")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
         super().__init__(bundle)
         ort = require_onnxruntime()
-        model = bundle.file(bundle.artefact("onnx", "fp32"))
+        model = bundle.file(bundle.artefact(self.name, config.precision))
         try:
             self._session = ort.InferenceSession(str(model), _options(ort, config), providers=list(PROVIDERS))
         except Exception as error:  # ONNX Runtime's classes share no base but Exception

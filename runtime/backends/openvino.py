@@ -28,7 +28,7 @@ class OpenVinoBackend(Backend):
         openvino = require("openvino", "cpu")
         core = openvino.Core()
         check_precision(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), config.precision)
-        model = bundle.file(bundle.artefact("onnx", "fp32"))
+        model = bundle.file(bundle.artefact(self.name, "fp32"))
         try:
             compiled = core.compile_model(core.read_model(inlined(model)), "CPU", _properties(config))
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
