@@ -224,7 +224,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version not in _READABLE:
         raise BundleError(
-            f"{folder} has bundle format {version}, this ctxdeploy reads {_READABLE[0]} to {FORMAT_VERSION}: upgrade, or export anew"
+            f"{folder} has bundle format {version}, this ctxdeploy reads {_READABLE[0]} to {FORMAT_VERSION}: upgrade, "
+            "or export anew"
         )
     return manifest
 
