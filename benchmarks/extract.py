@@ -35,6 +35,7 @@ from ctxdeploy.export.tracing import OPSET
 from ctxdeploy.export.untrained import untrained_network
 from ctxdeploy.extras import require_onnxruntime
 from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.progress import Display
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import Backend, open_backend
 
@@ -52,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "untrained.pth"
         save_checkpoint(network, checkpoint)
-        bundle = export(checkpoint, Path(folder) / "b.ctxbundle", report=print)
+        bundle = export(checkpoint, Path(folder) / "b.ctxbundle", display=Display(quiet=False)).check()
         network = load_checkpoint(checkpoint).network()
         runs: dict[str, Run] = {"PyTorch fp32": torch_runner(network)}
         runs |= {f"{backend.name} {backend.precision}": backend.run for backend in _backends(bundle)}

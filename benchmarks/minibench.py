@@ -31,6 +31,7 @@ from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.untrained import untrained_network
 from ctxdeploy.index import Codebook, Index
+from ctxdeploy.progress import Display
 from ctxdeploy.runtime import Extracted, Extractor, find_photos
 
 Vectors = NDArray[np.float32]
@@ -49,7 +50,7 @@ def main() -> None:
     work.mkdir(parents=True)
     checkpoint = arguments.checkpoint or _untrained(arguments, work / "untrained.pth")
     config = ExportConfig(scales=arguments.scales, top_k=arguments.top_k, image_size=arguments.image_size)
-    bundle = export(checkpoint, work / "model.ctxbundle", config, report=print)
+    bundle = export(checkpoint, work / "model.ctxbundle", config, display=Display(quiet=False)).check()
     codebook = _codebook(bundle, arguments)
     names = [photo.name for photo in find_photos(arguments.data)]
     ground_truth = json.loads((arguments.data / "gnd.json").read_text())

@@ -90,7 +90,10 @@ def store_model(archive: Path, bundle: Bundle) -> None:
     try:
         for leftover in (partial, target):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(bundle.path, partial)
+        # The files that it lists: not those that failed the parity check and lie beside them.
+        for name in sorted({ctxdeploy.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, partial / name)
         for path in partial.rglob("*"):
             sync_folder(path)
         sync_folder(partial)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ctxdeploy.errors import BundleError, ConfigError, CtxdeployError
+from ctxdeploy.errors import BundleError, ConfigError, CtxdeployError, StorageError
 from ctxdeploy.hashing import file_sha256, settings_sha256
 from ctxdeploy.preprocessing import Preprocessing
 
@@ -178,12 +178,22 @@ class Bundle:
         }
 
     def write_manifest(self) -> None:
-        """Write ``bundle.json`` beside the artefacts, which must be there already."""
+        """Write ``bundle.json`` beside the artefacts, which must be there already; one that is there is replaced.
+
+        Raises:
+            StorageError: it cannot be written; the one that was there stays.
+        """
         text = json.dumps(self.metadata(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        with (self.path / MANIFEST).open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        staged = self.path / f".{MANIFEST}.{os.getpid()}"
+        try:
+            with staged.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(self.path / MANIFEST)
+        except OSError as error:
+            staged.unlink(missing_ok=True)
+            raise StorageError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
 
 
 def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:  # noqa: A001 (bundle.open, as gzip.open)

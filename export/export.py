@@ -1,9 +1,8 @@
-"""From a checkpoint to a verified bundle."""
+"""From a checkpoint to a bundle of verified artefacts."""
 
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +12,20 @@ import numpy as np
 from ctxdeploy import __version__
 from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
+from ctxdeploy.export.artefacts import REJECTED, Workshop
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
-from ctxdeploy.export.parity import TOLERANCES, Image, Outputs, Parity, Run, compare
-from ctxdeploy.export.photos import default_photos, with_odd_shapes
+from ctxdeploy.export.parity import Image, Outputs, Run
+from ctxdeploy.export.photos import sample_trial, with_odd_shapes
+from ctxdeploy.export.targets import plan
+from ctxdeploy.export.trial import Trial, TrialPhotos
 from ctxdeploy.extras import require, require_onnxruntime
 from ctxdeploy.hashing import file_sha256
+from ctxdeploy.precision import Precision
 from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.network import RetrievalNetwork
-
-PRECISION = "fp32"
-FILE = "model.onnx"
-# Names a step as it begins.
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,8 @@ class ExportConfig:
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
+        targets: runtimes, names in ``ctxdeploy.export.targets.TARGETS``.
+        precisions: of each of them that has it.
     """
 
     scales: tuple[float, ...] | None = None
@@ -48,10 +49,13 @@ class ExportConfig:
     draft: bool = False
     inline: bool = False
     max_batch: int = 64
+    targets: tuple[str, ...] = ("onnxruntime",)
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
             raise ConfigError(f"the largest batch, max_batch, is {self.max_batch}: give 1 or more")
+        plan(self.targets, self.precisions)
 
     def extraction(self, checkpoint: Checkpoint) -> Extraction:
         """Return scales, K and D for a checkpoint."""
@@ -68,57 +72,104 @@ class ExportConfig:
         return Preprocessing(image_size=size, draft=self.draft)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export left.
+
+    Attributes:
+        bundle: with the artefacts that passed.
+        rejected: those that did not; their files and reports lie in the bundle's folder as ``*.rejected``.
+    """
+
+    bundle: Bundle
+    rejected: tuple[Artefact, ...]
+
+    def check(self) -> Bundle:
+        """Return the bundle; ``ParityError`` if an artefact was rejected."""
+        if self.rejected:
+            found = "; ".join(f"{a.target} {a.precision} {a.parity['verdict']}" for a in self.rejected)
+            raise ParityError(
+                f"{self.bundle.path} is there, but without {len(self.rejected)} of its artefacts: {found}"
+            )
+        return self.bundle
+
+
 def export(
     checkpoint: str | Path,
     output: str | Path,
     config: ExportConfig | None = None,
     *,
-    photos: Mapping[str, Image] | None = None,
-    report: Report = lambda step: None,
-) -> Bundle:
-    """Export a checkpoint as a bundle and compare ONNX Runtime with PyTorch on photos.
+    photos: TrialPhotos | None = None,
+    display: Display | None = None,
+) -> Exported:
+    """Export a checkpoint as a bundle and compare every artefact with PyTorch on photos.
 
-    The bundle is made in a folder beside ``output`` and renamed when it has passed: there is never half a bundle.
+    The bundle is made in a folder beside ``output`` and renamed when the fp32 graph has passed: there is never half a
+    bundle. If that graph fails, the folder becomes ``<output>.rejected``.
 
     Args:
         checkpoint: the file.
         output: folder to make; it must not exist.
         config: what to export.
-        photos: H×W×3 uint8 by name, not larger than the image size; photos of scikit-image if None. Crops of odd shapes
-            are added.
-        report: called with the name of each step.
+        photos: to compare on, not larger than the image size; photos of scikit-image if None. Crops of odd shapes are
+            added.
+        display: shows each step and how far it is; None shows nothing.
 
     Raises:
         MissingExtraError: torch, onnx or onnxruntime is not installed.
         CheckpointError: the checkpoint cannot be used.
+        ConfigError: a target cannot take the network.
+        BackendError: an engine does not load a graph.
         BundleError: ``output`` exists.
-        ParityError: the graph does not compute what PyTorch computes; nothing is left at ``output``.
+        ParityError: the fp32 graph does not compute what PyTorch computes; nothing is left at ``output``.
         StorageError: ``output`` cannot be written.
     """
     for package in ("torch", "onnx", "onnxscript", *(("skimage",) if photos is None else ())):
         require(package, "export")
     require_onnxruntime()
     config = config or ExportConfig()
+    display = display or Display(quiet=True)
     output = Path(output)
     if output.exists():
         raise BundleError(f"{output} exists: choose another -o, or remove it first")
-    report("loading the checkpoint")
+    display.say("loading the checkpoint")
     loaded = load_checkpoint(checkpoint)
     network = loaded.network(config.extraction(loaded))
     photos = _photos(network, config.preprocessing(loaded), photos)
     staging = _staging(output)
     try:
-        report("writing the ONNX graph")
-        bundle = _write_graph(loaded, network, config, staging)
-        report(f"comparing with PyTorch on {len(photos)} photos")
-        bundle = _with_parity(bundle, network, photos)
-        bundle.write_manifest()
+        workshop = _workshop(loaded, network, config, staging, photos, display)
+        jobs, remarks = plan(config.targets, config.precisions)
+        for remark in remarks:
+            display.say(f"left out: {remark}")
+        for job in jobs:
+            workshop.make(job)
+            if not workshop.bundle.artefacts:
+                raise _refused(workshop, output)
+        workshop.keep_rejected()
+        workshop.bundle.write_manifest()
         staging.replace(output)
     except OSError as error:
         raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return replace(bundle, path=output)
+    return Exported(bundle=replace(workshop.bundle, path=output), rejected=tuple(workshop.rejected))
+
+
+def _refused(workshop: Workshop, output: Path) -> ParityError:
+    """Keep what was made under a name that no one takes for a bundle, and return the error."""
+    workshop.keep_rejected()
+    kept = output.with_name(output.name + REJECTED)
+    number = 2
+    while kept.exists():
+        kept = output.with_name(f"{output.name}{REJECTED}-{number}")
+        number += 1
+    workshop.bundle.path.replace(kept)
+    verdict = workshop.rejected[0].parity["verdict"].removeprefix("failed: ")
+    return ParityError(
+        f"the exported graph differs from PyTorch: {verdict}; no bundle was written, "
+        f"the graph and its report are in {kept}"
+    )
 
 
 def torch_runner(network: "RetrievalNetwork") -> Run:
@@ -133,17 +184,14 @@ def torch_runner(network: "RetrievalNetwork") -> Run:
     return run
 
 
-def _photos(
-    network: "RetrievalNetwork", preprocessing: Preprocessing, photos: Mapping[str, Image] | None
-) -> dict[str, Image]:
-    if photos is None:
-        photos = default_photos(preprocessing.image_size)
-    for name, photo in photos.items():
+def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: TrialPhotos | None) -> TrialPhotos:
+    photos = photos or sample_trial(preprocessing)
+    for name, photo in (*photos.parity.items(), *photos.retrieval.items()):
         if max(photo.shape[:2]) > preprocessing.image_size:
             raise ConfigError(
                 f"photo {name} is {photo.shape[1]}×{photo.shape[0]}, larger than {preprocessing.image_size}"
             )
-    return with_odd_shapes(photos, network.config.stride, min(network.extraction.scales))
+    return replace(photos, parity=with_odd_shapes(photos.parity, network.config.stride, min(network.extraction.scales)))
 
 
 def _staging(output: Path) -> Path:
@@ -155,21 +203,26 @@ def _staging(output: Path) -> Path:
     return staging
 
 
-def _write_graph(loaded: Checkpoint, network: "RetrievalNetwork", config: ExportConfig, folder: Path) -> Bundle:
-    from ctxdeploy.export.graph import build_graph, save_graph
+def _workshop(
+    loaded: Checkpoint,
+    network: "RetrievalNetwork",
+    config: ExportConfig,
+    folder: Path,
+    photos: TrialPhotos,
+    display: Display,
+) -> Workshop:
+    """Trace the network and run it in PyTorch."""
+    from ctxdeploy.export.graph import build_graph
 
-    path = folder / FILE
-    save_graph(build_graph(network, inline=config.inline), path)
+    display.say("tracing the network")
+    proto = build_graph(network, inline=config.inline)
+    trial = Trial(photos, torch_runner(network), display=display)
+    return Workshop(bundle=_empty_bundle(loaded, network, config, folder), proto=proto, trial=trial, display=display)
+
+
+def _empty_bundle(loaded: Checkpoint, network: "RetrievalNetwork", config: ExportConfig, folder: Path) -> Bundle:
     preprocessing = config.preprocessing(loaded)
     size = preprocessing.image_size
-    artefact = Artefact(
-        file=FILE,
-        sha256=file_sha256(path),
-        bytes=path.stat().st_size,
-        format="onnx",
-        precision=PRECISION,
-        target="onnxruntime",
-    )
     return Bundle(
         path=folder,
         network=network.config.metadata(),
@@ -182,32 +235,9 @@ def _write_graph(loaded: Checkpoint, network: "RetrievalNetwork", config: Export
         preprocessing=preprocessing,
         extraction=network.extraction,
         shapes=ShapeRange(batch=(1, config.max_batch), height=(1, size), width=(1, size)),
-        artefacts=(artefact,),
+        artefacts=(),
         tools={
             "ctxdeploy": __version__,
             **{name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
         },
     )
-
-
-def _with_parity(bundle: Bundle, network: "RetrievalNetwork", photos: Mapping[str, Image]) -> Bundle:
-    parity = measure(bundle, network, photos)
-    parity.check()
-    artefact = replace(bundle.artefacts[0], parity=parity.metadata())
-    return replace(bundle, artefacts=(artefact,))
-
-
-def measure(bundle: Bundle, network: "RetrievalNetwork", photos: Mapping[str, Image]) -> Parity:
-    """Compare a bundle, in the very backend that users run, with its network in PyTorch."""
-    from ctxdeploy.runtime.backends import BackendConfig, open_backend
-
-    backend = open_backend(bundle, BackendConfig(name="onnxruntime", precision=PRECISION))
-
-    def run(images: Image) -> Outputs:
-        outputs = backend.run(images)
-        return outputs.descriptors, outputs.attention, outputs.positions, outputs.scales
-
-    try:
-        return compare(photos, torch_runner(network), run, TOLERANCES[PRECISION], max_batch=bundle.shapes.batch[1])
-    except ValueError as error:
-        raise ParityError(f"the exported graph cannot be compared with PyTorch: {error}") from error

@@ -1,17 +1,20 @@
-"""What an exported graph computes against what PyTorch computes, in the two figures that decide about retrieval.
+"""What an artefact computes against what PyTorch computes, in the figures that decide about retrieval.
 
-Per descriptor: the cosine between both sides' descriptors of the same position and scale. Per photo: the overlap of the
-selected positions. A graph that misses the tolerance of its precision is refused.
+Three levels: the cosine between both sides' descriptors of the same position and scale; the overlap of the selected
+positions; and the agreement of the answers in a small retrieval run (``ctxdeploy.retrieval``). An artefact that misses
+the tolerance of its precision is rejected.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ParityError
+from ctxdeploy.precision import Precision
+from ctxdeploy.retrieval import Agreement
 
 Image = NDArray[np.uint8]
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -21,17 +24,78 @@ Run = Callable[[Image], Outputs]
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What a precision must reach: cosine and errors of every descriptor, overlap of every photo."""
+    """What a precision must reach.
+
+    Attributes:
+        cosine: least cosine of any descriptor.
+        cosine_mean: least mean cosine of all descriptors.
+        overlap: least share of selected positions in common, of any photo.
+        length_error: largest relative difference of lengths.
+        attention_error: largest difference of attention, relative to the strongest of the photo.
+        top_ten: least mean overlap of the ten best answers.
+        map_drop: by how much the mAP may fall, where there is ground truth.
+    """
 
     cosine: float
+    cosine_mean: float
     overlap: float
     length_error: float
     attention_error: float
+    top_ten: float
+    map_drop: float
 
 
-TOLERANCES = {"fp32": Tolerance(cosine=0.9999, overlap=0.99, length_error=0.01, attention_error=0.001)}
+TOLERANCES = {
+    Precision.FP32: Tolerance(
+        cosine=0.9999,
+        cosine_mean=0.9999,
+        overlap=0.99,
+        length_error=0.01,
+        attention_error=0.001,
+        top_ten=0.98,
+        map_drop=0.005,
+    ),
+    Precision.FP16: Tolerance(
+        cosine=0.99,
+        cosine_mean=0.999,
+        overlap=0.95,
+        length_error=0.1,
+        attention_error=0.02,
+        top_ten=0.95,
+        map_drop=0.01,
+    ),
+    Precision.BF16: Tolerance(
+        cosine=0.98,
+        cosine_mean=0.998,
+        overlap=0.9,
+        length_error=0.2,
+        attention_error=0.05,
+        top_ten=0.93,
+        map_drop=0.01,
+    ),
+    Precision.INT8: Tolerance(
+        cosine=0.7,
+        cosine_mean=0.985,
+        overlap=0.8,
+        length_error=1.0,
+        attention_error=0.2,
+        top_ten=0.9,
+        map_drop=0.02,
+    ),
+}
 # Attentions this near the least selected one, relatively, may change sides by rounding; equal ones have no order.
 _TIE = 1e-5
+# Parts into which the descriptors of a photo are divided by their rank.
+_RANKS = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matched:
+    """The n positions that both sides selected: cosine, scale, rank by the reference's attention (0 is strongest)."""
+
+    cosine: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    rank: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +110,8 @@ class PhotoParity:
             the last places, any are as good as any others.
         cosine_min, cosine_p1, cosine_mean: over the descriptors at those positions.
         length_error: largest relative difference of their lengths, which ASMK's residuals depend on.
-        attention_error: largest difference of their attention.
+        attention_error: largest difference of their attention, relative to the strongest of the photo.
+        matched: the positions themselves.
     """
 
     photo: str
@@ -58,14 +123,35 @@ class PhotoParity:
     cosine_mean: float
     length_error: float
     attention_error: float
+    matched: Matched = field(repr=False, compare=False)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the figures, without the positions."""
+        figures = {name: value for name, value in vars(self).items() if name != "matched"}
+        return {**figures, "shape": list(self.shape)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """Figures of all photos, and the tolerance they were held against."""
+    """Figures of all photos and of the retrieval run, and the tolerance they are held against.
+
+    Attributes:
+        photos: one for each photo, and for each photo of a batch.
+        tolerance: of the precision.
+        ranking: agreement of the answers; None where no retrieval was run.
+        reference: what the other side was.
+        measured_with: engine and device that ran the artefact.
+        seconds: median of a photo, alone.
+        reference_seconds: the same of the reference.
+    """
 
     photos: tuple[PhotoParity, ...]
     tolerance: Tolerance
+    ranking: Agreement | None = None
+    reference: str = "PyTorch fp32, CPU"
+    measured_with: str = ""
+    seconds: float | None = None
+    reference_seconds: float | None = None
 
     @property
     def cosine(self) -> float:
@@ -79,57 +165,95 @@ class Parity:
 
     def metadata(self) -> dict[str, Any]:
         """Return the figures as they stand in ``bundle.json``."""
+        cosine, scale, rank = self._matched()
+        scales = sorted(set(scale.tolist()), reverse=True)
+        step = -(-(int(rank.max(initial=0)) + 1) // _RANKS)
+        parts = [(first, rank // step == first // step) for first in range(0, int(rank.max(initial=0)) + 1, step)]
         return {
-            "reference": "PyTorch fp32, CPU",
-            "cosine_min": self.cosine,
-            "cosine_mean": float(np.mean([photo.cosine_mean for photo in self.photos])),
+            "reference": self.reference,
+            "measured_with": self.measured_with,
+            **_cosines(cosine),
             "overlap_min": self.overlap,
+            "overlap_mean": float(np.mean([photo.overlap for photo in self.photos])),
             "length_error_max": max(photo.length_error for photo in self.photos),
             "attention_error_max": max(photo.attention_error for photo in self.photos),
+            "seconds": self.seconds,
+            "reference_seconds": self.reference_seconds,
+            "ranking": None if self.ranking is None else self.ranking.metadata(),
             "tolerance": asdict(self.tolerance),
-            "photos": [{**asdict(photo), "shape": list(photo.shape)} for photo in self.photos],
+            "verdict": self.verdict(),
+            "by_scale": [
+                {"scale": s, "descriptors": int((scale == s).sum()), **_cosines(cosine[scale == s])} for s in scales
+            ],
+            "by_rank": [
+                {"first": first, "last": first + step - 1, **_cosines(cosine[part])}
+                for first, part in parts
+                if part.any()
+            ],
+            "photos": [photo.metadata() for photo in self.photos],
         }
 
+    def verdict(self) -> str:
+        """Return ``passed``, or ``failed: `` and the first figure that is outside its tolerance (NaN is)."""
+        problem = self._photo_problem() or self._mean_problem() or self._ranking_problem()
+        return f"failed: {problem}" if problem else "passed"
+
     def check(self) -> None:
-        """Raise ``ParityError``, naming the worst photo, unless every figure is within the tolerance (NaN is not)."""
-        tolerance = self.tolerance
+        """Raise ``ParityError``, naming the figure and the worst photo, unless every figure is within the tolerance."""
+        verdict = self.verdict()
+        if verdict != "passed":
+            raise ParityError(f"the artefact differs from {self.reference}: {verdict.removeprefix('failed: ')}")
+
+    def _matched(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        parts = [photo.matched for photo in self.photos]
+        cosine = np.concatenate([part.cosine for part in parts])
+        return cosine, np.concatenate([part.scale for part in parts]), np.concatenate([part.rank for part in parts])
+
+    def _photo_problem(self) -> str | None:
         limits = (
-            ("cosine_min", 1, tolerance.cosine),
-            ("overlap", 1, tolerance.overlap),
-            ("length_error", -1, tolerance.length_error),
-            ("attention_error", -1, tolerance.attention_error),
+            ("cosine_min", 1, self.tolerance.cosine),
+            ("overlap", 1, self.tolerance.overlap),
+            ("length_error", -1, self.tolerance.length_error),
+            ("attention_error", -1, self.tolerance.attention_error),
         )
         for figure, sign, limit in limits:
             worst = min(self.photos, key=lambda photo: np.nan_to_num(sign * getattr(photo, figure), nan=-np.inf))
             value = getattr(worst, figure)
             if not sign * value >= sign * limit:
-                raise ParityError(
-                    f"the exported graph differs from PyTorch: {figure.replace('_', ' ')} {value:.6f} on {worst.photo} "
-                    f"({worst.shape[1]}×{worst.shape[0]}), but at {'least' if sign > 0 else 'most'} {limit} is needed; "
-                    "no bundle was written"
+                return (
+                    f"{figure.replace('_', ' ')} {value:.6f} on {worst.photo} "
+                    f"({worst.shape[1]}×{worst.shape[0]}), but at {'least' if sign > 0 else 'most'} {limit} is needed"
                 )
+        return None
+
+    def _mean_problem(self) -> str | None:
+        mean = _cosines(self._matched()[0])["cosine_mean"]
+        if mean is not None and mean >= self.tolerance.cosine_mean:
+            return None
+        return f"cosine mean {mean or 0:.6f}, but at least {self.tolerance.cosine_mean} is needed"
+
+    def _ranking_problem(self) -> str | None:
+        if self.ranking is None:
+            return None
+        drop = self.ranking.map_drop
+        if drop is not None:
+            limit = self.tolerance.map_drop
+            return None if drop <= limit else f"the mAP fell by {drop:.4f}, but at most {limit} is allowed"
+        overlap, limit = self.ranking.overlap, self.tolerance.top_ten
+        if overlap >= limit:
+            return None
+        return f"overlap of the ten best answers {overlap:.4f}, but at least {limit} is needed"
 
 
-def compare(
-    photos: Mapping[str, Image], reference: Run, candidate: Run, tolerance: Tolerance, *, max_batch: int = 2
-) -> Parity:
-    """Run both sides on every photo, alone, and the candidate once more on a pair of each size that occurs twice.
-
-    Args:
-        photos: H×W×3 uint8 by name, at the size at which they enter the network.
-        reference: the network in PyTorch.
-        candidate: the graph in the runtime that will run it.
-        tolerance: what ``Parity.check`` demands.
-        max_batch: largest batch that the candidate takes; with 1 there are no pairs.
-    """
-    wanted = {name: reference(image[None]) for name, image in photos.items()}
-    found = [compare_photo(name, image, wanted[name], candidate(image[None])) for name, image in photos.items()]
-    for names in _pairs(photos) if max_batch > 1 else ():
-        outputs = candidate(np.stack([photos[name] for name in names]))
-        for row, name in enumerate(names):
-            single = tuple(array[row : row + 1] for array in outputs)
-            found.append(compare_photo(f"{name} in a batch of {len(names)}", photos[name], wanted[name], single))
-    return Parity(photos=tuple(found), tolerance=tolerance)
+def _cosines(values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return least, first percentile and mean; None where there is nothing (JSON has no NaN)."""
+    if not len(values) or not np.isfinite(values).all():
+        return {"cosine_min": None, "cosine_p1": None, "cosine_mean": None}
+    return {
+        "cosine_min": float(values.min()),
+        "cosine_p1": float(np.percentile(values, 1)),
+        "cosine_mean": float(values.mean()),
+    }
 
 
 def compare_photo(
@@ -143,6 +267,10 @@ def compare_photo(
     cosine = (a * b).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30) if len(rows) else np.full(1, np.nan)
     error = np.abs(lengths[1] / np.maximum(lengths[0], 1e-30) - 1) if len(rows) else np.full(1, np.nan)
     exchanged = min(left.last_places(rows), right.last_places(columns))
+    strongest = max(left.attention.max(initial=0.0), 1e-30)
+    ranks = np.empty(len(left.keys), np.int64)
+    ranks[np.argsort(-left.attention, kind="stable")] = np.arange(len(ranks))
+    matched = Matched(cosine=cosine[: len(rows)], scale=(left.keys[rows] >> 40) / 1000, rank=ranks[rows])
     return PhotoParity(
         photo=name,
         shape=(image.shape[0], image.shape[1]),
@@ -152,7 +280,8 @@ def compare_photo(
         cosine_p1=float(np.percentile(cosine, 1)),
         cosine_mean=float(cosine.mean()),
         length_error=float(error.max()),
-        attention_error=float(np.abs(left.attention[rows] - right.attention[columns]).max(initial=0.0)),
+        attention_error=float(np.abs(left.attention[rows] - right.attention[columns]).max(initial=0.0) / strongest),
+        matched=matched,
     )
 
 
@@ -189,11 +318,3 @@ def _rows(outputs: Sequence[NDArray[Any]]) -> _Rows:
         attention=attention[valid].astype(np.float64),
         cut=bool(valid.all()),
     )
-
-
-def _pairs(photos: Mapping[str, Image]) -> list[list[str]]:
-    """Return the names of two photos of each size that occurs more than once."""
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for name, image in photos.items():
-        groups.setdefault(image.shape, []).append(name)
-    return [names[:2] for names in groups.values() if len(names) > 1]

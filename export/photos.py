@@ -1,16 +1,31 @@
-"""Photos on which an exported graph is compared with PyTorch: real ones, and the shapes that break graphs."""
+"""Photos on which artefacts are compared: real ones, views of them to retrieve, and the shapes that break graphs."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.export.trial import TrialPhotos
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.samples import sample_photo
+from ctxdeploy.scoring import GroundTruth, load_ground_truth
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime import PhotoSource
 
 Image = NDArray[np.uint8]
+
+# Photos of a user's folder that are compared descriptor by descriptor.
+MOST_PHOTOS = 12
+# Photos of a retrieval run, their longest side, and how many of one scene: 0.14 of the work of a photo of 1024 pixels.
+MOST_RETRIEVED, RETRIEVAL_SIZE, MOST_OF_SCENE = 48, 384, 4
+_COMPARED = ("coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
+_RETRIEVED = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle", "hubble_deep_field", "coins", "page")
+_VIEWS = 4
 
 
 def default_photos(image_size: int) -> dict[str, Image]:
@@ -19,8 +34,81 @@ def default_photos(image_size: int) -> dict[str, Image]:
     Raises:
         MissingExtraError: scikit-image is not installed.
     """
-    names = ("coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
-    return {name: _scaled(sample_photo(name), image_size) for name in names}
+    return {name: _scaled(sample_photo(name), image_size) for name in _COMPARED}
+
+
+def sample_trial(preprocessing: Preprocessing) -> TrialPhotos:
+    """Return photos of scikit-image; the retrieval run has four changed views of each of eight.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    from ctxdeploy.demo.views import ViewConfig, make_view
+
+    random = np.random.default_rng(0)
+    config = ViewConfig(longest=min(RETRIEVAL_SIZE, preprocessing.image_size))
+    views = {}
+    for name in _RETRIEVED:
+        photo = sample_photo(name)
+        for number in range(_VIEWS):
+            views[f"{name}_{number}"] = np.asarray(make_view(photo, random, config))
+    return TrialPhotos(parity=default_photos(preprocessing.image_size), retrieval=views)
+
+
+def folder_trial(folder: Path, preprocessing: Preprocessing) -> TrialPhotos:
+    """Return photos of a folder, spread over it, with the ground truth that lies there (``gnd.json``) if any does.
+
+    Raises:
+        ConfigError: the folder cannot be listed, or its ground truth not be read.
+        NoPhotosError: it has no photos.
+        PhotoError: a photo cannot be read.
+    """
+    from ctxdeploy.runtime import find_photos
+
+    found = find_photos(folder)
+    truth = load_ground_truth(folder)
+    small = min(RETRIEVAL_SIZE, preprocessing.image_size)
+    chosen = _spread(found, MOST_RETRIEVED) if truth is None else _of_scenes(found, truth)
+    return TrialPhotos(
+        parity=decoded(_spread(found, MOST_PHOTOS), preprocessing),
+        # By the names of the files, as ground truth has them, unless two folders hold the same name.
+        retrieval=_by_file(decoded(chosen, Preprocessing(image_size=small, draft=preprocessing.draft))),
+        ground_truth=truth,
+    )
+
+
+def decoded(photos: Sequence["PhotoSource"], preprocessing: Preprocessing) -> dict[str, Image]:
+    """Return photos by name as they enter the network."""
+    from ctxdeploy.runtime import decode_photo
+
+    pixels = {}
+    for photo in photos:
+        if photo.path is None:
+            raise ConfigError(f"{photo.name} is no file")
+        pixels[photo.name] = decode_photo(photo.path, preprocessing).pixels
+    return pixels
+
+
+def _spread(photos: Sequence["PhotoSource"], most: int) -> list["PhotoSource"]:
+    """Return up to ``most`` photos, evenly spread over the list."""
+    positions = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int))
+    return [photos[position] for position in positions]
+
+
+def _of_scenes(photos: Sequence["PhotoSource"], truth: GroundTruth) -> list["PhotoSource"]:
+    """Return photos of as many scenes as there is room for, four of each."""
+    by_file = {Path(photo.name).name: photo for photo in photos}
+    chosen: list[PhotoSource] = []
+    for files in truth.scenes.values():
+        here = [by_file[name] for name in files if name in by_file][:MOST_OF_SCENE]
+        if len(here) > 1 and len(chosen) + len(here) <= MOST_RETRIEVED:
+            chosen += here
+    return chosen
+
+
+def _by_file(photos: dict[str, Image]) -> dict[str, Image]:
+    short = {Path(name).name: pixels for name, pixels in photos.items()}
+    return short if len(short) == len(photos) else photos
 
 
 def with_odd_shapes(photos: Mapping[str, Image], stride: int, scale: float) -> dict[str, Image]:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ctxdeploy.precision import Precision
+from ctxdeploy.runtime.backends.table import BACKENDS
+
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
 
@@ -41,14 +44,18 @@ def backend_options(command: _Command) -> _Command:
     """Add ``--backend``, ``--precision`` and ``--threads``; ``backend_config`` makes the configuration of them."""
     command = click.option("--threads", type=int, help="Of the network [default: the runtime's choice].")(command)
     command = click.option(
-        "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of the network."
+        "--precision",
+        type=click.Choice([precision.label for precision in Precision]),
+        default="fp32",
+        show_default=True,
+        help="Of the network.",
     )(command)
     return click.option(
         "--backend",
-        type=click.Choice(["auto", "onnxruntime", "openvino"]),
+        type=click.Choice(["auto", *BACKENDS]),
         default="auto",
         show_default=True,
-        help="Runtime; auto is onnxruntime for fp32 and openvino for bf16.",
+        help="Runtime; auto is the fastest on a CPU.",
     )(command)
 
 

@@ -1,32 +1,70 @@
 """``ctxdeploy verify``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either
-from ctxdeploy.cli.options import PATH, json_option, print_json
-from ctxdeploy.errors import ArchiveError, BundleError
+from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.parity import parity_line
+from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, ParityError
+from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
+
+if TYPE_CHECKING:
+    pass
 
 
 @click.command("verify")
 @click.argument("path", type=PATH, metavar="BUNDLE|ARCHIVE")
+@click.option("--photos", type=PATH, metavar="DIR", help="Run a bundle's artefacts on these photos and compare them.")
+@click.option("--target", help="Compare the artefacts of this runtime alone.")
+@click.option("--precision", help="Compare the artefacts of this precision alone.")
+@click.option("--checkpoint", type=PATH, help="Compare with this checkpoint in PyTorch, not with the fp32 graph.")
+@click.option("--record", is_flag=True, help="Write the figures into the bundle, for engines that were built here.")
 @json_option
-def command(path: Path, as_json: bool) -> None:
+@quiet_option
+def command(
+    path: Path,
+    photos: Path | None,
+    target: str | None,
+    precision: str | None,
+    checkpoint: Path | None,
+    record: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Check every hash and every bound of a BUNDLE or an ARCHIVE (its model included).
 
-    The exit code is 0 only for a sound one: 12 for a damaged bundle, 15 for a damaged archive.
+    With --photos, run the artefacts of a bundle on this machine and compare them with its fp32 graph in ONNX Runtime,
+    itself compared with PyTorch when it was exported: descriptors, selected positions, and the answers of a small
+    retrieval run (its mAP where DIR holds a gnd.json).
+
+    The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 15: a damaged archive.
     """
     archive = is_archive(path)
     if not archive and not is_bundle(path):
         raise not_either(path)
+    if photos is None and (target or precision or checkpoint or record):
+        raise ConfigError("--target, --precision, --checkpoint and --record need photos to run: give --photos DIR")
+    if photos is not None and archive:
+        raise ConfigError(f"--photos: {path} is an archive; name the bundle that made it")
     problems = archive_problems(path) if archive else _bundle_problems(path)
+    facts: dict[str, Any] = {"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems}
+    if photos is not None and not problems:
+        facts["artefacts"] = _compared(path, photos, target, precision, checkpoint, record, Display(quiet=quiet))
     if as_json:
-        print_json({"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems})
+        print_json(facts)
     elif not problems:
         click.echo(f"{printable(str(path))}: sound")
+        for artefact in facts.get("artefacts", ()):
+            click.echo(f"  {artefact['target']} {artefact['precision']}: {artefact['line']}")
+    _judge(path, archive, problems, facts.get("artefacts", []))
+
+
+def _judge(path: Path, archive: bool, problems: list[str], artefacts: list[dict[str, Any]]) -> None:
     for problem in problems:
         click.echo(printable(problem), err=True)
     if problems and archive:
@@ -34,6 +72,12 @@ def command(path: Path, as_json: bool) -> None:
         raise ArchiveError(f"{path} is damaged ({what}): run  ctxdeploy repair {printable(str(path))}")
     if problems:
         raise BundleError(f"{path} is damaged: export it again, or restore it from a copy")
+    failed = [artefact for artefact in artefacts if artefact["parity"].get("verdict", "passed") != "passed"]
+    if failed:
+        what = "; ".join(f"{a['target']} {a['precision']} {a['parity']['verdict']}" for a in failed)
+        raise ParityError(f"{path}: {what}: do not use it here, or export it again with --calibrate or --precision")
+    if artefacts and not any(artefact["parity"] for artefact in artefacts):
+        raise ConfigError(f"{path}: none of the artefacts asked for can run on this machine")
 
 
 def _bundle_problems(path: Path) -> list[str]:
@@ -44,3 +88,31 @@ def _bundle_problems(path: Path) -> list[str]:
     except BundleError as error:
         return [str(error)]
     return []
+
+
+def _compared(
+    path: Path,
+    photos: Path,
+    target: str | None,
+    precision: str | None,
+    checkpoint: Path | None,
+    record: bool,
+    display: Display,
+) -> list[dict[str, Any]]:
+    from ctxdeploy import bundle
+    from ctxdeploy.export.verifying import record_parity, verify
+
+    opened = bundle.open(path)
+    results = verify(opened, photos, target=target, precision=precision, checkpoint=checkpoint, display=display)
+    if record:
+        record_parity(opened, results)
+    return [
+        {
+            "target": result.artefact.target,
+            "precision": result.artefact.precision,
+            "line": result.absent or parity_line(result.parity),
+            "parity": result.parity,
+            "absent": result.absent,
+        }
+        for result in results
+    ]

@@ -107,7 +107,7 @@ def _untrained_bundle(folder: Path, path: Path, display: Display) -> Bundle:
         save_checkpoint(network, checkpoint, image_size=IMAGE_SIZE)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError for a folder that cannot be written
         raise StorageError(f"{checkpoint} cannot be written: {error}") from error
-    return export(checkpoint, path, report=lambda step: display.say(f"export: {step}"))
+    return export(checkpoint, path, display=display).check()
 
 
 def _judge(folder: Path, archive: Path, bundle: Path, photos: Path, answers: list[Answer]) -> DemoResult:

@@ -24,7 +24,7 @@ class BackendConfig:
 
     Attributes:
         name: ``onnxruntime``, ``openvino``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         threads: of the network; the engine's own choice if None.
     """
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, fp32."""
+"""ONNX Runtime on the CPU: fp32, int8, and fp16 where it has kernels for it (it computes the rest in fp32)."""
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -19,7 +19,6 @@ class OnnxRuntimeBackend(Backend):
     """A session of ONNX Runtime. It runs local functions as they stand."""
 
     name = "onnxruntime"
-    precision = "fp32"
 
     def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
         super().__init__(bundle)
@@ -32,6 +31,7 @@ class OnnxRuntimeBackend(Backend):
         check_providers(self._session.get_providers(), PROVIDERS)
         self._run_options = ort.RunOptions
         self.device = cpu_name()
+        self.precision = config.precision
         self.threads = config.threads
         self.version = str(ort.__version__)
 

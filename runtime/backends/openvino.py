@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, fp32 and bf16."""
+"""OpenVINO on the CPU: fp32, bf16 and int8."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
+from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.errors import BackendError
 from ctxdeploy.extras import require
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
@@ -15,7 +15,10 @@ from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig
 # sizes of photos (ResNet-18, 7 scales, 224 pixels) and grew on; 1000 took 393 MB and levelled off, and still holds the
 # half dozen sizes of an archive of one camera: no slower with six sizes in turn.
 _KERNELS = 1000
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# What the layers that are not quantised compute in.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# bf16 is the fp32 graph with a hint: the types of layers are the runtime's.
+_GRAPHS = {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}
 
 
 class OpenVinoBackend(Backend):
@@ -28,14 +31,13 @@ class OpenVinoBackend(Backend):
         openvino = require("openvino", "cpu")
         core = openvino.Core()
         check_precision(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), config.precision)
-        model = bundle.file(bundle.artefact(self.name, "fp32"))
+        model = bundle.file(_artefact(bundle, config.precision))
         try:
             compiled = core.compile_model(core.read_model(inlined(model)), "CPU", _properties(config))
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise BackendError(f"openvino cannot load {model}: {first_line(error)}") from error
-        self.precision = _precision(compiled)
-        if self.precision != config.precision:
-            raise BackendError(f"openvino runs in {self.precision} instead of --precision {config.precision}")
+        check_hint(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), config.precision)
+        self.precision = config.precision
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self.device = cpu_name()
@@ -54,6 +56,12 @@ class OpenVinoBackend(Backend):
             raise
         # The request reuses its output tensors in the next run.
         return [np.array(self._request.get_tensor(name).data) for name in OUTPUT_NAMES]
+
+
+def _artefact(bundle: Bundle, precision: str) -> Artefact:
+    """Return the artefact that was made for OpenVINO in this precision, else the graph that it would be made of."""
+    made = (a for a in bundle.artefacts if (a.target, a.precision) == (OpenVinoBackend.name, precision))
+    return next(made, None) or bundle.artefact(OpenVinoBackend.name, _GRAPHS[precision])
 
 
 def check_precision(capabilities: list[str], precision: str) -> None:
@@ -84,6 +92,7 @@ def _properties(config: BackendConfig) -> dict[str, Any]:
     return properties
 
 
-def _precision(compiled: Any) -> str:
-    reported = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    return next((name for name, hint in _HINTS.items() if hint == reported), str(reported))
+def check_hint(reported: str, precision: str) -> None:
+    """Raise ``BackendError`` unless OpenVINO took the precision that it was asked for."""
+    if reported != _HINTS[precision]:
+        raise BackendError(f"openvino runs in {reported} instead of {_HINTS[precision]} (--precision {precision})")

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.precision import Precision
 
 AUTO = "auto"
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = tuple(precision.label for precision in Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,14 @@ class BackendEntry:
 BACKENDS = MappingProxyType(
     {
         "onnxruntime": BackendEntry(
-            module="ctxdeploy.runtime.backends.onnxruntime", class_name="OnnxRuntimeBackend", precisions=("fp32",)
+            module="ctxdeploy.runtime.backends.onnxruntime",
+            class_name="OnnxRuntimeBackend",
+            precisions=("fp32", "fp16", "int8"),
         ),
         "openvino": BackendEntry(
-            module="ctxdeploy.runtime.backends.openvino", class_name="OpenVinoBackend", precisions=PRECISIONS
+            module="ctxdeploy.runtime.backends.openvino",
+            class_name="OpenVinoBackend",
+            precisions=("fp32", "bf16", "int8"),
         ),
     }
 )

@@ -1,5 +1,6 @@
 """``export()``: from a checkpoint to a bundle that opens, and nothing at all when something is wrong."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,29 @@ import ctxdeploy.bundle
 from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import BackendError, BundleError, CheckpointError, ConfigError, ParityError, StorageError
 from ctxdeploy.export import graph
-from ctxdeploy.export.export import ExportConfig, export, measure, torch_runner
-from ctxdeploy.export.parity import Tolerance, compare
+from ctxdeploy.export.export import ExportConfig, export, torch_runner
+from ctxdeploy.export.measuring import measure
+from ctxdeploy.export.parity import TOLERANCES, Tolerance
+from ctxdeploy.export.targets import REFERENCE, plan
+from ctxdeploy.export.trial import Trial, TrialPhotos
 from ctxdeploy.hashing import file_sha256
+from ctxdeploy.precision import Precision
+from ctxdeploy.progress import Display
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
 Image = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def photos(samples: Mapping[str, Image]) -> dict[str, Image]:
-    return {"coffee": samples["coffee"][:96, :140], "rocket": samples["rocket"][:90, :81]}
+def photos(samples: Mapping[str, Image]) -> TrialPhotos:
+    return TrialPhotos(
+        parity={"coffee": samples["coffee"][:96, :140], "rocket": samples["rocket"][:90, :81]},
+        retrieval={name: samples[name][:70, :90] for name in ("coffee", "rocket", "astronaut", "chelsea")},
+    )
+
+
+def only(photo: Image) -> TrialPhotos:
+    return TrialPhotos(parity={"coffee": photo}, retrieval={})
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +54,10 @@ def graph_at_hand(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path, photos: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def exported(checkpoint: Path, photos: TrialPhotos, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a bundle as a user makes it, with all three overrides."""
     config = ExportConfig(scales=(0.5, 1.0), top_k=50, image_size=256, max_batch=3)
-    return export(checkpoint, tmp_path_factory.mktemp("out") / "deeper" / "bundle", config, photos=photos)
+    return export(checkpoint, tmp_path_factory.mktemp("out") / "deeper" / "bundle", config, photos=photos).check()
 
 
 @pytest.mark.slow
@@ -54,6 +67,9 @@ def test_bundle_opens_with_its_figures(exported: Bundle, checkpoint: Path, small
     assert sorted(path.name for path in exported.path.iterdir()) == ["bundle.json", "model.onnx"]
     assert [path.name for path in exported.path.parent.iterdir()] == ["bundle"], "no staging folder is left"
     parity = opened.artefact().parity
+    assert parity["verdict"] == "passed" and parity["seconds"] > 0
+    assert parity["ranking"]["kind"] == "overlap" and parity["ranking"]["overlap"] > 0.9
+    assert {scale["scale"] for scale in parity["by_scale"]} == {0.5, 1.0}
     assert parity["cosine_min"] > 0.9999 and parity["overlap_min"] >= 0.99
     names = {photo["photo"] for photo in parity["photos"]}
     assert {"coffee", "rocket", "tiny", "one pixel", "portrait in a batch of 2"} <= names
@@ -64,17 +80,17 @@ def test_bundle_opens_with_its_figures(exported: Bundle, checkpoint: Path, small
 
 
 @pytest.mark.slow
-def test_overrides_are_recorded_and_obeyed(exported: Bundle, photos: dict[str, Image]) -> None:
+def test_overrides_are_recorded_and_obeyed(exported: Bundle, photos: TrialPhotos) -> None:
     assert exported.extraction.scales == (0.5, 1.0)
     assert (exported.extraction.top_k, exported.extraction.dim) == (50, 64)
     assert exported.preprocessing.image_size == 256
     assert (exported.shapes.batch, exported.shapes.height, exported.shapes.width) == ((1, 3), (1, 256), (1, 256))
     backend = open_backend(exported, BackendConfig(name="onnxruntime"))
-    outputs = backend.run(photos["coffee"][None])
+    outputs = backend.run(photos.parity["coffee"][None])
     assert outputs.descriptors.shape == (1, 50, 64)
     assert set(np.unique(outputs.scales)) <= {0.0, 0.5, 1.0}
     with pytest.raises(ConfigError, match="batch is 4"):
-        backend.run(np.stack([photos["coffee"]] * 4))
+        backend.run(np.stack([photos.parity["coffee"]] * 4))
 
 
 @pytest.mark.slow
@@ -83,21 +99,14 @@ def test_openvino_computes_the_same(
 ) -> None:
     pytest.importorskip("openvino")
     # One photo here: OpenVINO takes seconds for every new shape on a busy machine.
-    bundle = export(checkpoint, tmp_path / "bundle", photos={"coffee": samples["coffee"][:100, :140]})
-    backend = open_backend(bundle, BackendConfig(name="openvino", precision="fp32"))
-
-    def run(images: Image) -> tuple[NDArray[np.float32], ...]:
-        outputs = backend.run(images)
-        return outputs.descriptors, outputs.attention, outputs.positions, outputs.scales
-
+    config = ExportConfig(targets=("openvino",))
+    exported = export(checkpoint, tmp_path / "bundle", config, photos=only(samples["coffee"][:100, :140]))
+    bundle = exported.check()
+    assert [(a.target, a.file) for a in bundle.artefacts] == [("onnxruntime", "model.onnx"), ("openvino", "model.onnx")]
     photos = {name: samples[name] for name in ("coffee", "astronaut", "rocket")}
     photos.update({"odd": samples["coffee"][:101, :77], "one pixel": samples["coffee"][:1, :1]})
-    parity = compare(
-        photos,
-        torch_runner(small_network),
-        run,
-        Tolerance(cosine=0.999, overlap=0.98, length_error=0.02, attention_error=0.01),
-    )
+    trial = Trial(TrialPhotos(parity=photos, retrieval={}), torch_runner(small_network))
+    parity = measure(bundle, bundle.artefacts[1], trial)
     print(f"\nOpenVINO fp32: cosine {parity.cosine:.6f}, overlap {parity.overlap:.4f}")
     parity.check()
 
@@ -106,7 +115,7 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_existing_output_is_left_alone(checkpoint: Path, photos: dict[str, Image], tmp_path: Path) -> None:
+def test_existing_output_is_left_alone(checkpoint: Path, photos: TrialPhotos, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
     with pytest.raises(BundleError, match="out exists: choose another -o, or remove it first"):
@@ -132,7 +141,7 @@ def perturb(proto: Any, path: Path) -> None:
 def test_failed_parity_leaves_nothing(
     batched_only: bool,
     checkpoint: Path,
-    photos: dict[str, Image],
+    photos: TrialPhotos,
     graph_at_hand: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -150,9 +159,36 @@ def test_failed_parity_leaves_nothing(
         monkeypatch.setattr(OnnxRuntimeBackend, "_run", mixing)
     else:
         monkeypatch.setattr(graph, "save_graph", perturb)
-    with pytest.raises(ParityError, match=r"the exported graph differs from PyTorch: .* no bundle was written"):
+    message = r"the exported graph differs from PyTorch: .* no bundle was written, .* are in .*out\.rejected$"
+    with pytest.raises(ParityError, match=message):
         export(checkpoint, tmp_path / "out", photos=photos)
-    assert names_in(tmp_path) == []
+    assert names_in(tmp_path) == ["out.rejected"]
+    kept = tmp_path / "out.rejected"
+    assert sorted(names_in(kept)) == ["model.onnx.onnxruntime.rejected.json", "model.onnx.rejected"]
+    report = json.loads((kept / "model.onnx.onnxruntime.rejected.json").read_text())
+    assert report["parity"]["verdict"].startswith("failed: ")
+    assert file_sha256(kept / "model.onnx.rejected") == report["sha256"]
+    with pytest.raises(BundleError, match="is not a bundle"):
+        ctxdeploy.bundle.open(kept)
+    # Once more: what was kept stays.
+    with pytest.raises(ParityError, match=r"out\.rejected-2$"):
+        export(checkpoint, tmp_path / "out", photos=photos)
+
+
+def test_a_rejected_artefact_leaves_the_others(
+    checkpoint: Path, samples: Mapping[str, Image], graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = Tolerance(cosine=1.1, cosine_mean=1.1, overlap=1, length_error=0, attention_error=0, top_ten=1, map_drop=0)
+    monkeypatch.setitem(TOLERANCES, Precision.FP16, strict)
+    config = ExportConfig(precisions=(Precision.FP32, Precision.FP16))
+    exported = export(checkpoint, tmp_path / "out", config, photos=only(samples["coffee"][:100, :140]))
+    assert [artefact.precision for artefact in exported.rejected] == ["fp16"]
+    with pytest.raises(ParityError, match=r"out is there, but without 1 of its artefacts: onnxruntime fp16 failed"):
+        exported.check()
+    bundle = ctxdeploy.bundle.open(tmp_path / "out")
+    assert [artefact.precision for artefact in bundle.artefacts] == ["fp32"]
+    rejected = {name for name in names_in(bundle.path) if "rejected" in name}
+    assert rejected == {"model.fp16.onnx.rejected", "model.fp16.onnx.onnxruntime.rejected.json"}
 
 
 def test_a_graph_that_does_not_load_leaves_nothing(
@@ -177,7 +213,7 @@ def test_a_full_disk_leaves_nothing(
     assert names_in(tmp_path) == []
 
 
-def test_an_output_below_a_file(checkpoint: Path, photos: dict[str, Image], tmp_path: Path) -> None:
+def test_an_output_below_a_file(checkpoint: Path, photos: TrialPhotos, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"cannot be written: (Not a directory|File exists)"):
         export(checkpoint, tmp_path / "file" / "out", photos=photos)
@@ -186,9 +222,9 @@ def test_an_output_below_a_file(checkpoint: Path, photos: dict[str, Image], tmp_
 
 def test_a_photo_larger_than_the_image_size(checkpoint: Path, samples: Mapping[str, Image], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="photo coffee is 240×160, larger than 128"):
-        export(checkpoint, tmp_path / "out", ExportConfig(image_size=128), photos={"coffee": samples["coffee"]})
+        export(checkpoint, tmp_path / "out", ExportConfig(image_size=128), photos=only(samples["coffee"]))
     with pytest.raises(ConfigError, match="no photo to compare with"):
-        export(checkpoint, tmp_path / "out", photos={})
+        export(checkpoint, tmp_path / "out", photos=TrialPhotos(parity={}, retrieval={}))
     assert names_in(tmp_path) == []
 
 
@@ -212,18 +248,43 @@ def test_impossible_options_are_refused_before_any_work(
     assert names_in(tmp_path) == []
 
 
-def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: dict[str, Image]) -> None:
+def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: TrialPhotos) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         export(tmp_path / "none.pth", tmp_path / "out", photos=photos)
     assert names_in(tmp_path) == []
 
 
 def test_steps_are_reported(
-    checkpoint: Path, photos: dict[str, Image], graph_at_hand: None, tmp_path: Path, small_network: Any
+    checkpoint: Path,
+    photos: TrialPhotos,
+    graph_at_hand: None,
+    tmp_path: Path,
+    small_network: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    steps: list[str] = []
-    bundle = export(checkpoint, tmp_path / "out", photos=photos, report=steps.append)
-    assert steps == ["loading the checkpoint", "writing the ONNX graph", "comparing with PyTorch on 7 photos"]
+    bundle = export(checkpoint, tmp_path / "out", photos=photos, display=Display(quiet=False)).check()
+    said = capsys.readouterr().err.splitlines()
+    for step in (
+        "loading the checkpoint",
+        "tracing the network",
+        "writing the fp32 graph",
+        "comparing onnxruntime fp32",
+    ):
+        assert step in said
     assert bundle.extraction == small_network.extraction
     assert bundle.preprocessing.image_size == 320
-    assert measure(bundle, small_network, photos).cosine > 0.9999
+
+
+def test_pairs_that_no_runtime_has() -> None:
+    jobs, remarks = plan(("onnxruntime", "openvino"), (Precision.FP32, Precision.BF16))
+    assert [(job.target, job.precision.label) for job in jobs] == [
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+    ]
+    assert remarks == ["onnxruntime has no bf16: its CPU kernels know no bf16"]
+    with pytest.raises(ConfigError, match=r"onnxruntime has no bf16: .*; give --target openvino or tensorrt"):
+        ExportConfig(precisions=(Precision.BF16,))
+    with pytest.raises(ConfigError, match="target 'coreml' is unknown: give --target onnxruntime, openvino"):
+        ExportConfig(targets=("coreml",))
+    assert plan(("openvino",), (Precision.INT8,))[0][0] == REFERENCE, "the fp32 graph is always made"

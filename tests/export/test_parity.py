@@ -1,6 +1,8 @@
 """The two figures of the parity check, on outputs made by hand."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError, ParityError
-from ctxdeploy.export.parity import TOLERANCES, Outputs, Parity, compare, compare_photo
-from ctxdeploy.export.photos import default_photos, with_odd_shapes
+from ctxdeploy.export.parity import TOLERANCES, Outputs, Parity, compare_photo
+from ctxdeploy.export.photos import default_photos, sample_trial, with_odd_shapes
+from ctxdeploy.export.trial import Trial, TrialPhotos
+from ctxdeploy.precision import Precision
+from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.retrieval import Agreement, Retrieval
+from ctxdeploy.scoring import GroundTruth
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
-FP32 = TOLERANCES["fp32"]
+FP32 = TOLERANCES[Precision.FP32]
 
 
 def outputs(count: int = 100, padding: int = 4) -> Outputs:
@@ -112,6 +119,10 @@ def test_nothing_in_common_or_nothing_at_all() -> None:
             check(wanted, given)
 
 
+def trial_of(photos: dict[str, NDArray[np.uint8]]) -> Trial:
+    return Trial(TrialPhotos(parity=photos, retrieval={}), lambda images: outputs(), label="the reference")
+
+
 def test_photos_of_one_size_run_once_more_as_a_batch() -> None:
     photos = {name: np.full((9, size, 3), size, np.uint8) for name, size in {"a": 5, "b": 7}.items()}
     photos["c"] = photos["a"] + 1
@@ -124,18 +135,101 @@ def test_photos_of_one_size_run_once_more_as_a_batch() -> None:
         wrong[0][1:] *= -1
         return wrong
 
-    parity = compare(photos, lambda images: outputs(), candidate, FP32)
-    assert seen == [(1, 9, 5, 3), (1, 9, 7, 3), (1, 9, 5, 3), (2, 9, 5, 3)]
+    parity = trial_of(photos).compare(candidate, FP32, measured_with="an engine")
+    assert seen[:4] == [(1, 9, 5, 3), (1, 9, 7, 3), (1, 9, 5, 3), (2, 9, 5, 3)]
+    assert set(seen[4:]) == {(1, 9, 7, 3)}, "the largest is timed"
     assert [photo.photo for photo in parity.photos] == ["a", "b", "c", "a in a batch of 2", "c in a batch of 2"]
-    with pytest.raises(ParityError, match="on c in a batch of 2"):
+    with pytest.raises(ParityError, match=r"the artefact differs from the reference: .* on c in a batch of 2"):
         parity.check()
 
 
+def test_outputs_that_cannot_be_compared() -> None:
+    run = trial_of({"a": IMAGE})
+    with pytest.raises(ParityError, match="an engine cannot be compared with the reference"):
+        run.compare(lambda images: (outputs()[0][:, :, :3], *outputs()[1:]), FP32, measured_with="an engine")
+
+
 def test_metadata_holds_every_figure() -> None:
-    metadata = check(outputs(), outputs()).metadata()
-    assert metadata["tolerance"] == {"cosine": 0.9999, "overlap": 0.99, "length_error": 0.01, "attention_error": 0.001}
-    assert metadata["overlap_min"] == 1.0
+    given = changed(0, lambda d: d[0, 50].__iadd__(0.01))
+    photo = compare_photo("photo", IMAGE, outputs(), given)
+    metadata = Parity(photos=(photo,), tolerance=FP32, measured_with="an engine").metadata()
+    assert metadata["tolerance"]["cosine"] == 0.9999
+    assert (metadata["overlap_min"], metadata["overlap_mean"]) == (1.0, 1.0)
     assert [photo["shape"] for photo in metadata["photos"]] == [[100, 200]]
+    assert "matched" not in metadata["photos"][0]
+    json.dumps(metadata, allow_nan=False)
+
+
+def test_cosines_by_scale_and_by_rank() -> None:
+    # Row 51 is at scale 0.707 and has rank 51: of 20 parts of 5 ranks that is the one from 50 to 54.
+    given = changed(0, lambda d: d[0, 51].__imul__(-1))
+    photo = compare_photo("photo", IMAGE, outputs(), given)
+    metadata = Parity(photos=(photo,), tolerance=FP32).metadata()
+    scales = {entry["scale"]: entry for entry in metadata["by_scale"]}
+    assert sorted(scales) == [0.707, 1.0]
+    assert scales[1.0]["cosine_min"] == pytest.approx(1) and scales[0.707]["cosine_min"] == pytest.approx(-1)
+    assert scales[0.707]["descriptors"] == scales[1.0]["descriptors"] == 50
+    wrong = [entry for entry in metadata["by_rank"] if entry["cosine_min"] < 0.5]
+    assert [(entry["first"], entry["last"]) for entry in wrong] == [(50, 54)]
+    assert len(metadata["by_rank"]) == 20 and metadata["by_rank"][-1]["last"] == 99
+
+
+def test_the_mean_counts_too() -> None:
+    parity = Parity(
+        photos=(compare_photo("photo", IMAGE, outputs(), changed(0, lambda d: d[0, 50].__imul__(-1))),),
+        tolerance=replace(FP32, cosine=-1.0, length_error=3.0),
+    )
+    assert parity.verdict() == "failed: cosine mean 0.980000, but at least 0.9999 is needed"
+
+
+@pytest.mark.parametrize(
+    ("ranking", "verdict"),
+    [
+        (Agreement(photos=9, queries=9, overlap=0.99), "passed"),
+        (
+            Agreement(photos=9, queries=9, overlap=0.9),
+            "failed: overlap of the ten best answers 0.9000, but at least 0.98",
+        ),
+        (Agreement(photos=9, queries=9, overlap=0.5, reference_map=0.8, map=0.799), "passed"),
+        (
+            Agreement(photos=9, queries=9, overlap=1, reference_map=0.8, map=0.7),
+            "failed: the mAP fell by 0.1000, but at",
+        ),
+    ],
+)
+def test_the_answers_count_too(ranking: Agreement, verdict: str) -> None:
+    photo = compare_photo("photo", IMAGE, outputs(), outputs())
+    assert Parity(photos=(photo,), tolerance=FP32, ranking=ranking).verdict().startswith(verdict)
+
+
+def test_retrieval_agrees_with_itself_and_not_with_noise() -> None:
+    random = np.random.default_rng(0)
+    base = random.standard_normal((8, 60, 16)).astype(np.float32)
+    # Two photos of each of eight things.
+    photos = {f"{thing}_{view}": base[thing] + 0.1 * view for thing in range(8) for view in range(2)}
+    truth = GroundTruth(scenes={str(t): (f"{t}_0", f"{t}_1") for t in range(8)}, junk={})
+    training = random.standard_normal((400, 16)).astype(np.float32)
+    retrieval = Retrieval(photos, training, truth)
+    same = retrieval.agreement(photos)
+    assert (same.overlap, same.map, same.reference_map, same.queries) == (1.0, 1.0, 1.0, 16)
+    noise = {name: random.standard_normal((60, 16)).astype(np.float32) for name in photos}
+    other = retrieval.agreement(noise)
+    assert other.map is not None and other.map < 0.6 and other.overlap < 0.9
+    with pytest.raises(ConfigError, match="too few for a retrieval run"):
+        Retrieval({"one": base[0]}, training)
+
+
+def test_a_photo_without_descriptors_is_no_obstacle_to_retrieval() -> None:
+    random = np.random.default_rng(0)
+    photos = {str(i): random.standard_normal((40, 8)).astype(np.float32) for i in range(4)}
+    photos["empty"] = np.zeros((0, 8), np.float32)
+    assert Retrieval(photos, photos["0"]).agreement(photos).overlap == 1.0
+
+
+def test_the_sample_trial_has_views_to_retrieve() -> None:
+    photos = sample_trial(Preprocessing(image_size=200))
+    assert len(photos.retrieval) == 32 and len(photos.parity) == 4
+    assert max(max(photo.shape) for photo in photos.retrieval.values()) <= 200
 
 
 def test_odd_shapes_are_among_the_photos() -> None:
@@ -180,13 +274,13 @@ def test_other_attention_fails() -> None:
 
 
 def test_many_photos_of_one_size_make_one_pair() -> None:
-    photos = {name: np.zeros((9, 5, 3), np.uint8) for name in "abcd"}
+    run = trial_of({name: np.zeros((9, 5, 3), np.uint8) for name in "abcd"})
     seen = []
 
     def candidate(images: NDArray[np.uint8]) -> Outputs:
         seen.append(len(images))
         return tuple(np.repeat(array, len(images), axis=0) for array in outputs())
 
-    compare(photos, lambda images: outputs(), candidate, FP32)
-    compare(photos, lambda images: outputs(), candidate, FP32, max_batch=1)
+    run.photo_parities(candidate, "an engine", max_batch=2)
+    run.photo_parities(candidate, "an engine", max_batch=1)
     assert seen == [1, 1, 1, 1, 2, 1, 1, 1, 1]
