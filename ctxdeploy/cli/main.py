@@ -24,6 +24,7 @@ COMMANDS = {
     "snapshot": "Keep the state of an archive under a name.",
     "info": "Say what a bundle or an archive holds.",
     "verify": "Check every byte of a bundle or an archive.",
+    "diff": "Find the first layer where two artefacts diverge.",
     "repair": "Make a damaged archive whole again.",
     "demo": "Make a small archive of real photos and query it.",
 }

@@ -1,0 +1,100 @@
+"""``ctxdeploy diff``."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.errors import ParityError
+from ctxdeploy.progress import Display
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.diff_run import Image
+
+SAMPLE = "coffee"
+# Of graphs outside of a bundle, and of default for those in one: every layer shows, in a fifth of the time of 1024.
+DEFAULT_SIZE = 512
+
+_engine = click.Choice(["onnxruntime", "openvino"])
+_hint = click.Choice(["fp32", "bf16", "fp16"])
+
+
+@click.command("diff")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--photo", type=PATH, metavar="FILE", help="To compare on [default: one of scikit-image].")
+@click.option("--image-size", type=click.IntRange(min=16), default=DEFAULT_SIZE, show_default=True, metavar="PIXELS")
+@click.option(
+    "--tolerance", type=float, metavar="ERROR", help="Relative error of a diverged layer [default: 0.001 ….5]."
+)
+@click.option("--backend-a", type=_engine, help="Runtime of A [default: the artefact's].")
+@click.option("--backend-b", type=_engine, help="Runtime of B [default: the artefact's].")
+@click.option("--precision-a", type=_hint, help="That OpenVINO computes A in [default: the artefact's].")
+@click.option("--precision-b", type=_hint, help="That OpenVINO computes B in [default: the artefact's].")
+@click.option("--threads", type=int, help="Of the runtimes [default: their choice].")
+@click.option("--html", type=PATH, metavar="FILE", help="Write a page with a plot as well.")
+@json_option
+@quiet_option
+def command(
+    a: str,
+    b: str,
+    photo: Path | None,
+    image_size: int,
+    tolerance: float | None,
+    backend_a: str | None,
+    backend_b: str | None,
+    precision_a: str | None,
+    precision_b: str | None,
+    threads: int | None,
+    html: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the first layer where artefact B diverges from A: a BUNDLE, a BUNDLE:precision, or an .onnx file each.
+
+    Every layer of both is compared on one photo. The exit code is 0 when all are within the tolerance, else 11. The
+    default tolerance is that of the lower precision: fp32 0.001, fp16 0.02, bf16 0.1, int8 0.5.
+    """
+    from ctxdeploy.export.diff import DiffConfig, diff
+    from ctxdeploy.export.diff_run import side
+    from ctxdeploy.extras import require
+
+    config = DiffConfig(tolerance=tolerance, threads=threads)
+    if html is not None:
+        require("matplotlib", "export")
+    left, right = side(a, backend_a, precision_a), side(b, backend_b, precision_b)
+    size = min(image_size, left.image_size or image_size, right.image_size or image_size)
+    found = diff(left, right, _image(photo, size), config, Display(quiet=quiet).say)
+    if html is not None:
+        from ctxdeploy.export.diff_page import write_diff_page
+
+        write_diff_page(html, found)
+    if as_json:
+        print_json(found.metadata())
+    else:
+        from ctxdeploy.export.diff_page import table
+
+        click.echo("\n".join(table(found)))
+    if found.diverged:
+        raise ParityError(found.verdict())
+
+
+def _image(photo: Path | None, image_size: int) -> "Image":
+    """Return the photo, H×W×3 uint8, scaled down as every photo is."""
+    from ctxdeploy.preprocessing import Preprocessing
+    from ctxdeploy.runtime import decode_photo
+
+    source: Path | bytes
+    if photo is not None:
+        source = photo
+    else:
+        from PIL import Image as Pillow
+
+        from ctxdeploy.samples import sample_photo
+
+        buffer = io.BytesIO()
+        Pillow.fromarray(sample_photo(SAMPLE)).save(buffer, "PNG", compress_level=1)
+        source = buffer.getvalue()
+    return decode_photo(source, Preprocessing(image_size=image_size)).pixels
