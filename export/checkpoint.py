@@ -1,11 +1,9 @@
-"""Checkpoints that load: HOW (current and the 2020 release) and ctx, the same form with more options.
+"""Checkpoints that load: HOW (current and the 2020 release), ctx, the same form with more options, and FIRe.
 
-A file is read with ``weights_only=True``: it can hold tensors, plain containers and numpy numbers, and nothing in it is
-executed. The tensors must be exactly those of the network that the file describes.
+The tensors must be exactly those of the network that the file describes.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.bundle import Extraction
 from ctxdeploy.errors import CheckpointError, ConfigError
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import Architecture, Edges, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.checkpoint_file import read
+from ctxdeploy.export.networks import FAMILIES, build, family, family_of
+from ctxdeploy.export.networks.config import NetworkConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxdeploy.export.networks.network import RetrievalNetwork
 
-CTX_VERSION = "ctx/1"
 # Children of torchvision's ResNet in order, as HOW's ``features.0`` … ``features.7`` number them.
 _FEATURES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-_NET_PARAMS = {"architecture", "pretrained", "skip_layer", "dim_reduction", "smoothing", "refinement", "runtime"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,11 +30,11 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        form: ``how``, ``how-2020`` or ``ctx``.
+        form: ``how``, ``how-2020``, ``ctx`` or ``fire``.
         config: the network it describes.
         extraction: the scales and the number of descriptors that it was trained to be used with.
         image_size: the longest side that it was trained to be used with, in pixels.
-        state: tensors by the file's own names.
+        state: the network's tensors, by the file's own names.
     """
 
     path: Path
@@ -116,40 +113,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: it cannot be read, holds more than data, or describes no network known here.
     """
     path = Path(path)
-    content = _read(path)
-    if "_version" in content:
-        params, form = content.get("net_params"), "ctx" if content["_version"] == CTX_VERSION else "how"
-        state = content.get("state_dict")
-    elif "meta" in content:
-        params, form = _params_of_2020(path, content["meta"]), "how-2020"
-        state = _state_of_2020(content.get("state_dict"))
-    else:
-        keys = _listed([str(key) for key in content])
-        raise CheckpointError(f"{path} is no HOW or ctx checkpoint: it has neither '_version' nor 'meta', but {keys}")
+    form, params, state = _content(path, read(path))
     if not isinstance(params, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} lacks a dictionary 'net_params' or 'state_dict'")
     try:
-        config, extraction, image_size = _configuration(params)
+        known = family_of(params)
+        config = known.configuration(params)
+        extraction = _extraction(config, params["runtime"])
+        image_size = int(params["runtime"].get("image_size", 1024))
     except KeyError as error:
         raise CheckpointError(f"{path}: net_params lacks {error}") from error
     except (ConfigError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    state = {name: tensor for name, tensor in state.items() if not str(name).startswith(known.dropped)}
     return Checkpoint(path=path, form=form, config=config, extraction=extraction, image_size=image_size, state=state)
 
 
 def save_checkpoint(network: "RetrievalNetwork", path: str | Path, *, image_size: int = 1024) -> None:
-    """Write a network in the ctx form (HOW's, with ``smoothing.kind`` and ``refinement``)."""
+    """Write a network in the form of its family: FIRe's own, else the ctx form (HOW's with more options)."""
     import torch
 
     config = network.config
-    refinement = config.metadata()["refinement"]
     params = {
-        "architecture": config.architecture.label,
-        "pretrained": False,
-        "skip_layer": config.skip_layer,
-        "dim_reduction": None if config.dim is None else {"dim": config.dim},
-        "smoothing": config.metadata()["smoothing"],
-        "refinement": None if refinement is None else {"kind": "graph", **refinement},
+        **family(config.family).net_params(config),
         "runtime": {
             "mean_std": [list(config.mean), list(config.std)],
             "image_size": image_size,
@@ -159,48 +145,22 @@ def save_checkpoint(network: "RetrievalNetwork", path: str | Path, *, image_size
         },
     }
     state = {_file_name(name): tensor for name, tensor in network.state_dict().items()}
-    torch.save({"_version": CTX_VERSION, "net_params": params, "state_dict": state}, path)
+    torch.save({"_version": family(config.family).version, "net_params": params, "state_dict": state}, path)
 
 
-def _read(path: Path) -> dict[Any, Any]:
-    import numpy as np
-    import torch
-
-    # HOW's own files carry training scores: a defaultdict of lists, with numpy floats in it. PyTorch fills dictionaries
-    # of three kinds alone, and a defaultdict is none of them: it gets a plain one.
-    plain: list[Any] = [(_plain_dict, "collections.defaultdict"), list, dict]
-    plain += [np.dtype, np.float64, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
-    scalar = np.float64(0).__reduce__()[0]
-    plain += [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    try:
-        with torch.serialization.safe_globals(plain):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist") from error
-    except Exception as error:  # torch raises a dozen classes for a file that is no checkpoint
-        reason = _reason(error)
-        code = re.search(r"GLOBAL (\S+)", reason)
-        if code:
-            raise CheckpointError(
-                f"{path} holds more than tensors and numbers ({code[1]}); it is not loaded, as that could run code"
-            ) from error
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint: {reason}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__} instead of a dictionary: it is no checkpoint of HOW or ctx"
-        )
-    return content
-
-
-def _plain_dict(*_factory: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _reason(error: BaseException) -> str:
-    """Return the line that says what is wrong, without PyTorch's advice to load the file with its code."""
-    if "weights_only" in str(error) and error.__context__ is not None:
-        error = error.__context__
-    return next((line.strip()[:160] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _content(path: Path, content: dict[Any, Any]) -> tuple[str, Any, Any]:
+    """Return form, ``net_params`` and ``state_dict`` of a file in any of the forms."""
+    params, state = content.get("net_params"), content.get("state_dict")
+    if isinstance(params, dict) and "lit" in params:
+        return "fire", params, state
+    if "_version" in content:
+        return "ctx" if content["_version"] == FAMILIES["ctx"].version else "how", params, state
+    if "meta" in content:
+        return "how-2020", _params_of_2020(path, content["meta"]), _state_of_2020(state)
+    keys = _listed([str(key) for key in content])
+    raise CheckpointError(
+        f"{path} is no checkpoint of HOW, ctx or FIRe: it has neither '_version' nor 'meta', but {keys}"
+    )
 
 
 def _is_real(value: Any) -> bool:
@@ -230,53 +190,13 @@ def _state_of_2020(state: Any) -> Any:
     return {str(name).replace("whiten.", "dim_reduction.", 1): tensor for name, tensor in state.items()}
 
 
-def _configuration(params: dict[str, Any]) -> tuple[NetworkConfig, Extraction, int]:
-    if "lit" in params:
-        raise ConfigError("FIRe networks (net_params has 'lit') are not supported by this version of ctxdeploy")
-    unknown = sorted(set(params) - _NET_PARAMS)
-    if unknown:
-        raise ConfigError(f"net_params has options unknown here: {', '.join(unknown)}")
-    runtime = params["runtime"]
-    reduction = params["dim_reduction"]
-    mean, std = runtime["mean_std"]
-    smoothing, refinement = _smoothing(params["smoothing"]), _refinement(params.get("refinement"))
-    config = NetworkConfig(
-        # By its parts, so that a HOW network has one identity in whichever form it was saved.
-        family="ctx" if refinement is not None or smoothing.kind == "gaussian" else "how",
-        architecture=Architecture.parse(params["architecture"]),
-        skip_layer=params["skip_layer"],
-        dim=reduction["dim"] if reduction else None,
-        smoothing=smoothing,
-        refinement=refinement,
-        mean=_triple(mean),
-        std=_triple(std),
-    )
+def _extraction(config: NetworkConfig, runtime: dict[str, Any]) -> Extraction:
     default = Extraction()
-    extraction = Extraction(
+    return Extraction(
         scales=tuple(float(scale) for scale in runtime.get("scales", default.scales)),
         top_k=runtime.get("features_num") or default.top_k,
         dim=config.descriptor_dim,
     )
-    return config, extraction, int(runtime.get("image_size", 1024))
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def _smoothing(options: Any) -> Smoothing:
-    return Smoothing(**options) if options else Smoothing(kind="none")
-
-
-def _refinement(options: Any) -> Refinement | None:
-    if not options:
-        return None
-    options = dict(options)
-    kind = options.pop("kind", None)
-    if kind != "graph":
-        raise ConfigError(f"refinement of kind {kind!r}: only 'graph' is known")
-    return Refinement(**{**options, "edges": Edges(options["edges"])})
 
 
 def _module_name(name: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.export.networks.config import Edges, NetworkConfig
+from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
 from ctxdeploy.export.networks.refinement import graph_convolution
 from ctxdeploy.export.networks.smoothing import gaussian_smoothing
 from ctxdeploy.export.operators import DOMAIN
@@ -37,22 +38,54 @@ class _GraphConvolution(nn.Module):
         return graph_convolution(x, weight, parameter, self.edges, self.neighbours)
 
 
+class _LocalFeatureIntegration(nn.Module):
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def forward(
+        self,
+        x: Tensor,
+        input_gain: Tensor,
+        input_shift: Tensor,
+        template_gain: Tensor,
+        template_shift: Tensor,
+        mlp_gain: Tensor,
+        mlp_shift: Tensor,
+        query_key: Tensor,
+        value: Tensor,
+        templates: Tensor,
+        inner: Tensor,
+        inner_bias: Tensor,
+        outer: Tensor,
+        outer_bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        norms = (input_gain, input_shift, template_gain, template_shift, mlp_gain, mlp_shift)
+        weights = (*norms, query_key, value, templates, inner, inner_bias, outer, outer_bias)
+        return local_feature_integration(x, weights, self.steps)
+
+
 def functions_of(config: NetworkConfig) -> list[Any]:
     """Return an ``onnx_ir.Function`` for each operator of our own in a network."""
     functions = []
     channels = config.channels
     if config.smoothing.kind == "gaussian":
         size = (2, channels, 9, 11)
-        inputs = (torch.rand(size), torch.rand(2, 1, 9, 11), torch.rand(2, 1, 9, 11))
-        dynamic = ({0: "b", 2: "h", 3: "w"},) * 3
+        inputs: tuple[Tensor, ...] = (torch.rand(size), torch.rand(2, 1, 9, 11), torch.rand(2, 1, 9, 11))
+        dynamic: tuple[dict[int, str], ...] = ({0: "b", 2: "h", 3: "w"},) * 3
         module: nn.Module = _GaussianSmoothing(config.smoothing.kernel_size)
         functions.append(_function("GaussianSmoothing", module, inputs, dynamic, ("kernel_size",)))
     if config.refinement is not None:
-        nodes = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
+        inputs = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
+        dynamic = ({0: "b", 1: "n"}, {}, {})
         module = _GraphConvolution(config.refinement.edges, config.refinement.neighbours)
-        functions.append(
-            _function("GraphConvolution", module, nodes, ({0: "b", 1: "n"}, {}, {}), ("edges", "neighbours"))
-        )
+        functions.append(_function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours")))
+    if config.lit is not None:
+        weights = tuple(FoldedIntegration(LocalFeatureIntegration(channels, config.lit)).constants)
+        inputs = (torch.rand(2, 99, channels), *(weight.detach() for weight in weights))
+        dynamic = ({0: "b", 1: "n"}, *({} for _ in weights))
+        module = _LocalFeatureIntegration(config.lit.steps)
+        functions.append(_function("LocalFeatureIntegration", module, inputs, dynamic, ("steps",)))
     return functions
 
 
@@ -71,8 +104,8 @@ def _function(
     graph.opset_imports.clear()
     graph.opset_imports[""] = OPSET
     # The attributes describe the node to a kernel; the body has their values built in and does not refer to them.
-    types = {"kernel_size": ir.AttributeType.INT, "neighbours": ir.AttributeType.INT, "edges": ir.AttributeType.STRING}
-    declared = [ir.Attr(attribute, types[attribute], None) for attribute in attributes]
+    types = {"edges": ir.AttributeType.STRING}
+    declared = [ir.Attr(attribute, types.get(attribute, ir.AttributeType.INT), None) for attribute in attributes]
     return ir.Function(DOMAIN, name, "", graph=graph, attributes=declared)
 
 

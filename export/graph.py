@@ -24,12 +24,11 @@ def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
     import torch
 
     from ctxdeploy.export.functions import functions_of
-    from ctxdeploy.export.networks.resnet import fold_batch_norm
     from ctxdeploy.export.operators import DOMAIN, exporting
     from ctxdeploy.export.tracing import trace
 
     network = copy.deepcopy(network)
-    fold_batch_norm(network.backbone)
+    network.fold()
     # Two cells at least at the smallest scale: the tracer would take a size of 1 for a constant.
     side = max(212, math.ceil(3 * network.config.stride / min(network.extraction.scales)))
     image = torch.zeros(2, side, side + 88, 3, dtype=torch.uint8)

@@ -36,3 +36,13 @@ def emit_operator(name: str, inputs: Sequence[Tensor], attributes: Mapping[str, 
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{name}", inputs, dict(attributes), dtype=like.dtype, shape=like.shape, version=1
     )
+
+
+def emit_operators(
+    name: str, inputs: Sequence[Tensor], attributes: Mapping[str, int | str], shapes: Sequence[Sequence[int]]
+) -> Sequence[Tensor]:
+    """Put a node of several outputs into the graph being traced; they have the dtype of the first input."""
+    outputs: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{name}", inputs, dict(attributes), dtypes=[inputs[0].dtype] * len(shapes), shapes=shapes, version=1
+    )
+    return outputs

@@ -15,11 +15,14 @@ from ctxdeploy.bundle import Extraction
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.lit import LocalFeatureIntegration
 from ctxdeploy.export.networks.network import RetrievalNetwork
 from ctxdeploy.export.networks.refinement import GraphConvolution
 from ctxdeploy.export.networks.smoothing import GaussianSmoothing
 
 Image = NDArray[np.uint8]
+# Deviation of the logits by which untrained templates choose positions: at 1 each attends to nearly all alike.
+_SHARPNESS = 4.0
 
 
 def untrained_network(
@@ -41,13 +44,27 @@ def untrained_network(
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif isinstance(module, GraphConvolution):
             nn.init.normal_(module.weight, std=config.channels**-0.5, generator=generator)
-    if isinstance(network.smoothing, GaussianSmoothing):
-        # Weak enough that bandwidth and confidence vary around softplus(0) and 1/2 instead of saturating.
-        nn.init.normal_(network.smoothing.predict.weight, std=0.1 * config.channels**-0.5, generator=generator)
+        elif isinstance(module, LocalFeatureIntegration):
+            _initialise_integration(module, generator)
+    for module in network.modules():
+        if isinstance(module, GaussianSmoothing):
+            # Weak enough that bandwidth and confidence vary around softplus(0) and 1/2 instead of saturating.
+            nn.init.normal_(module.predict.weight, std=0.1 * config.channels**-0.5, generator=generator)
     _fit_batch_norm(network, photos)
     if config.dim is not None:
         _fit_whitening(network, photos)
     return network.eval()
+
+
+def _initialise_integration(module: LocalFeatureIntegration, generator: torch.Generator) -> None:
+    """Draw weights that keep the templates of unit variance apart from each other through the steps."""
+    nn.init.normal_(module.templates_init, generator=generator)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            gain = _SHARPNESS if layer is module.project_q else 1.0
+            nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
@@ -67,8 +84,8 @@ def _fit_batch_norm(network: RetrievalNetwork, photos: Sequence[Image]) -> None:
 
 @torch.no_grad()
 def _fit_whitening(network: RetrievalNetwork, photos: Sequence[Image], shrinkage: float = 1.0) -> None:
-    """Set the whitening to the PCA of the smoothed features, directions divided by their deviation^shrinkage."""
-    maps = [network.smoothing(network.feature_map(_input(network, photo))) for photo in photos]
+    """Set the whitening to the PCA of the features before it, directions divided by their deviation^shrinkage."""
+    maps = [network.features(_input(network, photo), *photo.shape[:2])[0] for photo in photos]
     features = torch.cat([x[0].flatten(1).T for x in maps]).double()
     dim = network.config.descriptor_dim
     if len(features) <= dim:

@@ -4,21 +4,39 @@ from typing import TYPE_CHECKING
 
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.ctx import Ctx
+from ctxdeploy.export.networks.family import Family, Params
+from ctxdeploy.export.networks.fire import Fire
+from ctxdeploy.export.networks.how import How
 
 if TYPE_CHECKING:
     from ctxdeploy.bundle import Extraction
     from ctxdeploy.export.networks.network import RetrievalNetwork
 
-FAMILIES = {
-    "how": "HOW: average smoothing, L2 attention (Tolias, Jenicek, Chum, ECCV 2020)",
-    "ctx": "HOW with learned Gaussian smoothing, graph refinement, or both",
-}
+# In the order in which they are asked whether a checkpoint is theirs.
+FAMILIES: dict[str, Family] = {family.label: family for family in (Fire(), How(), Ctx())}
+
+
+def family(label: str) -> Family:
+    """Return a family by its label; ``ConfigError`` names those there are."""
+    if label not in FAMILIES:
+        raise ConfigError(f"network family {label!r} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[label]
+
+
+def family_of(params: Params) -> Family:
+    """Return the family whose network a checkpoint's ``net_params`` describe."""
+    return next(known for known in FAMILIES.values() if known.claims(params))
 
 
 def build(config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork":
-    """Return the network of a configuration in evaluation mode, its weights not loaded yet."""
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    """Return the network of a configuration in evaluation mode, its weights not loaded yet.
 
-    if config.family not in FAMILIES:
-        raise ConfigError(f"network family {config.family!r} is not one of {', '.join(FAMILIES)}")
-    return RetrievalNetwork(config, extraction).eval()
+    Raises:
+        ConfigError: the family is unknown, or the network has parts that it does not have.
+    """
+    known = family(config.family)
+    params = {**known.net_params(config), "runtime": {"mean_std": [config.mean, config.std]}}
+    if not known.claims(params) or known.configuration(params) != config:
+        raise ConfigError(f"a network of the family {known.label} cannot have all the parts of {config}")
+    return known.build(config, extraction).eval()

@@ -92,6 +92,34 @@ class Refinement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lit:
+    """Local feature integration (FIRe): the positions of a feature map become super-features.
+
+    Attributes:
+        steps: T, rounds of attention between the templates and the positions.
+        templates: N, super-features of a scale.
+        dim: of a super-feature.
+    """
+
+    steps: int = 6
+    templates: int = 256
+    dim: int = 1024
+
+    def __post_init__(self) -> None:
+        limits = (
+            ("steps (T)", self.steps, 64),
+            ("templates (N)", self.templates, 4096),
+            ("dimensions", self.dim, 4096),
+        )
+        for what, value, most in limits:
+            _check_whole(f"lit: the number of {what}", value)
+            if not 1 <= value <= most:
+                raise ConfigError(f"lit with {value} {what}: use 1 to {most}")
+        if self.dim % 2:
+            raise ConfigError(f"lit with {self.dim} dimensions: use an even number, half of it is its inner width")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """A network without its weights.
 
@@ -99,9 +127,10 @@ class NetworkConfig:
         family: name in ``ctxdeploy.export.networks.FAMILIES``.
         architecture: the trunk.
         skip_layer: layers of the trunk left out at its end: 0 (stride 32) or 1 (stride 16).
-        dim: dimension D of the descriptors; None leaves the whitening out (D = channels of the trunk).
+        dim: dimension D of the descriptors; None leaves the whitening out (D = ``feature_dim``).
         smoothing: smoothing h.
         refinement: graph refinement g, or None.
+        lit: super-features in place of smoothing and refinement, or None.
         mean: per channel, of RGB in 0..1, taken off the input.
         std: per channel, the input is divided by it.
     """
@@ -112,6 +141,7 @@ class NetworkConfig:
     dim: int | None = 128
     smoothing: Smoothing = Smoothing()
     refinement: Refinement | None = None
+    lit: Lit | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -121,8 +151,10 @@ class NetworkConfig:
             _check_whole("descriptor dimension", self.dim)
         if self.skip_layer not in (0, 1):
             raise ConfigError(f"skip_layer {self.skip_layer}: use 0 or 1")
-        if self.dim is not None and not 1 <= self.dim <= self.channels:
-            raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.channels}")
+        if self.dim is not None and not 1 <= self.dim <= self.feature_dim:
+            raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.feature_dim}")
+        if self.lit is not None and (self.refinement is not None or self.smoothing.kind != "none"):
+            raise ConfigError("super-features (lit) take neither smoothing nor refinement: give smoothing 'none'")
         finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std positive")
@@ -138,12 +170,20 @@ class NetworkConfig:
         return 32 >> self.skip_layer
 
     @property
+    def feature_dim(self) -> int:
+        """Dimension of what the whitening takes: channels of the feature map, or dimension of the super-features."""
+        return self.channels if self.lit is None else self.lit.dim
+
+    @property
     def descriptor_dim(self) -> int:
         """Dimension of the descriptors."""
-        return self.channels if self.dim is None else self.dim
+        return self.feature_dim if self.dim is None else self.dim
 
     def metadata(self) -> dict[str, Any]:
-        """Return a JSON-serialisable form that ``parse`` reads."""
+        """Return a JSON-serialisable form that ``parse`` reads.
+
+        ``lit`` stands in it only where there is one: networks without it keep the identity of their bundles.
+        """
         refinement = None
         if self.refinement is not None:
             refinement = {**asdict(self.refinement), "edges": self.refinement.edges.value}
@@ -154,6 +194,7 @@ class NetworkConfig:
             "dim": self.dim,
             "smoothing": asdict(self.smoothing),
             "refinement": refinement,
+            **({} if self.lit is None else {"lit": asdict(self.lit)}),
             "mean": list(self.mean),
             "std": list(self.std),
         }
@@ -162,7 +203,7 @@ class NetworkConfig:
     def parse(cls, metadata: Mapping[str, Any]) -> "NetworkConfig":
         """Return the configuration that ``metadata`` wrote; ``ConfigError`` names what is wrong with it."""
         try:
-            refinement = metadata["refinement"]
+            refinement, lit = metadata["refinement"], metadata.get("lit")
             if refinement is not None:
                 refinement = Refinement(**{**refinement, "edges": Edges(refinement["edges"])})
             return cls(
@@ -172,6 +213,7 @@ class NetworkConfig:
                 dim=metadata["dim"],
                 smoothing=Smoothing(**metadata["smoothing"]),
                 refinement=refinement,
+                lit=None if lit is None else Lit(**lit),
                 mean=tuple(metadata["mean"]),
                 std=tuple(metadata["std"]),
             )

@@ -1,14 +1,14 @@
 """The whole network: a batch of equally large images to K local descriptors each, over all scales."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxdeploy.bundle import Extraction
 from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.networks.refinement import GraphRefinement
-from ctxdeploy.export.networks.resnet import ResNetTrunk
-from ctxdeploy.export.networks.smoothing import AverageSmoothing, GaussianSmoothing
+from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -24,8 +24,12 @@ def scaled_size(size: int, scale: float) -> int:
 
 
 def l2_attention(x: Tensor) -> Tensor:
-    """Return the L2 norm of each position's features, B×H×W from B×C×H×W; fp32, as the epsilon vanishes in fp16."""
-    return torch.sqrt((x * x).sum(dim=1) + 1e-10)
+    """Return √(Σx² + 1e-10) over each position's features, B×H×W from B×C×H×W; fp32, as the epsilon vanishes in fp16.
+
+    Scaled by 1e4, for the exporter takes an addition of less than 1e-8 for one of 0 and leaves it out: a position
+    without any activation would have the attention of padding.
+    """
+    return torch.sqrt((x * x).sum(dim=1) * 1e4 + 1e-6) * 1e-2
 
 
 def cell_centres(rows: int, columns: int, height: int, width: int, device: torch.device) -> Tensor:
@@ -36,64 +40,68 @@ def cell_centres(rows: int, columns: int, height: int, width: int, device: torch
     return torch.stack(grid, dim=2).reshape(-1, 2)
 
 
-def _smoothing(config: NetworkConfig) -> nn.Module:
-    if config.smoothing.kind == "gaussian":
-        return GaussianSmoothing(config.channels, config.smoothing.kernel_size)
-    if config.smoothing.kind == "average":
-        return AverageSmoothing(config.smoothing.kernel_size)
-    return nn.Identity()
-
-
-class RetrievalNetwork(nn.Module):
-    """HOW and ctx, every combination of their parts.
+class RetrievalNetwork(nn.Module, ABC):
+    """What the networks share: trunk, pyramid, whitening, selection. A subclass makes the features of a scale.
 
     ``forward`` takes images uint8, B×H×W×3, RGB, and returns descriptors B×K×D, attention B×K (0 marks padding),
     positions B×K×2 (pixels of the input image, x then y) and scales B×K, all float32.
+
+    Attributes:
+        relative_attention: attention is divided by its maximum over all scales of the photo.
     """
+
+    relative_attention: bool
 
     def __init__(self, config: NetworkConfig, extraction: Extraction) -> None:
         super().__init__()
         self.config = config
         self.extraction = extraction
         self.backbone = ResNetTrunk(config.architecture, config.skip_layer)
-        self.refinement = None
-        if config.refinement is not None:
-            self.refinement = GraphRefinement(config.channels, config.refinement)
-        self.smoothing = _smoothing(config)
         self.dim_reduction: nn.Module = nn.Identity()
         if config.dim is not None:
-            self.dim_reduction = nn.Conv2d(config.channels, config.dim, 1)
+            self.dim_reduction = nn.Conv2d(config.feature_dim, config.dim, 1)
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def resize(self, x: Tensor, scale: float) -> Tensor:
+        """Return a level of the pyramid, B×3×⌊H·scale⌋×⌊W·scale⌋ from B×3×H×W."""
+
+    @abstractmethod
+    def features(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features of normalised images at one scale, before the whitening and the selection.
+
+        Args:
+            x: B×3×h×w.
+            height: of the input image, whose pixels are the unit of positions.
+            width: likewise.
+
+        Returns:
+            Features B×C×r×c, attention B×r×c, positive, and positions (r·c)×2, or B×(r·c)×2 where photos differ.
+        """
+
+    def fold(self) -> None:
+        """Fold constants into the weights, in place; for exporting, not for training."""
+        fold_batch_norm(self.backbone)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return B×3×H×W, centred and scaled, from uint8 B×H×W×3."""
         x = image.permute(0, 3, 1, 2).to(self.get_buffer("mean").dtype) / 255
         return (x - self.get_buffer("mean")) / self.get_buffer("std")
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        """Return the refined features that attention and smoothing start from, B×C×h×w from B×3×H×W."""
-        x = self.backbone(x)
-        return x if self.refinement is None else self.refinement(x)
-
-    def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return descriptors B×D×h×w and attention B×h×w of normalised images at one scale, nothing selected."""
-        features = self.feature_map(x)
-        return self.dim_reduction(self.smoothing(features)), l2_attention(features)
-
     def forward(self, image: Tensor) -> Outputs:
         x = self.normalise(image)
         height, width = x.shape[2:]
         levels = []
         for scale in self.extraction.scales:
-            size = (scaled_size(height, scale), scaled_size(width, scale))
-            scaled = x if scale == 1.0 else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-            descriptors, attention = self.dense(scaled)
-            centres = cell_centres(attention.shape[1], attention.shape[2], height, width, x.device)
-            value = torch.full_like(centres[:, 0], scale)
-            levels.append((descriptors.flatten(2).transpose(1, 2), attention.flatten(1), centres, value))
+            scaled = x if scale == 1.0 else self.resize(x, scale)
+            features, attention, places = self.features(scaled, height, width)
+            vectors = self.dim_reduction(features).flatten(2).transpose(1, 2)
+            levels.append((vectors, attention.flatten(1), places, torch.full_like(places[..., 0], scale)))
         vectors, strengths, positions, scales = zip(*levels, strict=True)
-        return self.select(torch.cat(vectors, 1), torch.cat(strengths, 1), torch.cat(positions), torch.cat(scales))
+        return self.select(
+            torch.cat(vectors, 1), torch.cat(strengths, 1), torch.cat(positions, -2), torch.cat(scales, -1)
+        )
 
     def select(self, vectors: Tensor, strengths: Tensor, positions: Tensor, scales: Tensor) -> Outputs:
         """Keep the K strongest of all positions, padded with zeros where there are fewer than K.
@@ -101,12 +109,20 @@ class RetrievalNetwork(nn.Module):
         Args:
             vectors: B×N×D.
             strengths: B×N, positive.
-            positions: N×2.
-            scales: N.
+            positions: N×2, or B×N×2.
+            scales: N, or B×N.
         """
         k = self.extraction.top_k
-        strengths = strengths / strengths.amax(dim=1, keepdim=True)
+        if self.relative_attention:
+            strengths = strengths / strengths.amax(dim=1, keepdim=True)
         attention, index = torch.topk(F.pad(strengths, (0, k)), k, dim=1)
-        rows = index[..., None].expand(-1, -1, vectors.shape[2])
-        chosen = torch.gather(F.pad(vectors, (0, 0, 0, k)), 1, rows)
-        return chosen, attention, F.pad(positions, (0, 0, 0, k))[index], F.pad(scales, (0, k))[index]
+        chosen = _rows(F.pad(vectors, (0, 0, 0, k)), index)
+        positions, scales = F.pad(positions, (0, 0, 0, k)), F.pad(scales, (0, k))
+        if positions.ndim == 3:
+            return chosen, attention, _rows(positions, index), torch.gather(scales, 1, index)
+        return chosen, attention, positions[index], scales[index]
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """Return B×K×D, the rows of B×N×D that B×K indices name."""
+    return torch.gather(values, 1, index[..., None].expand(-1, -1, values.shape[2]))

@@ -112,7 +112,7 @@ def without(name: str) -> Callable[[Content], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (option("lit", {"T": 6, "N": 256, "dim": 1024}), "FIRe networks .* are not supported"),
+        (option("lit", {"T": 6, "N": 256, "dim": 1024}), "'lit' and 'smoothing': a FIRe network has no smoothing"),
         (option("whiten_twice", True), "options unknown here: whiten_twice"),
         (option("architecture", "vgg16"), "architecture 'vgg16' is not one of resnet18, resnet50, resnet101"),
         (option("skip_layer", 2), "skip_layer 2: use 0 or 1"),

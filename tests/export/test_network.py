@@ -166,7 +166,7 @@ def test_without_whitening_descriptors_are_the_smoothed_features(config_of: Call
     network = build(config, Extraction(scales=(1.0,), top_k=3, dim=512))
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(network.dense(x)[0], network.smoothing(network.backbone(x)))
+        torch.testing.assert_close(network.features(x, 64, 64)[0], network.smoothing(network.backbone(x)))
 
 
 def test_untrained_networks_are_the_same_for_a_seed_and_spread(
