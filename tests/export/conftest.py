@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.samples import sample_photo
 
 Image = NDArray[np.uint8]
@@ -21,6 +21,7 @@ VARIANTS = {
     "ctx-gaussian": ("ctx", GAUSSIAN, None),
     "ctx-graph": ("ctx", Smoothing(), Refinement()),
     "ctx-both": ("ctx", GAUSSIAN, Refinement()),
+    "fire": ("fire", Smoothing(kind="none"), None),
 }
 TRUNKS = {"r18": (Architecture.RESNET18, 0), "r50-": (Architecture.RESNET50, 1)}
 
@@ -47,6 +48,8 @@ def config_of() -> Callable[..., NetworkConfig]:
         family, smoothing, refinement = VARIANTS[variant]
         architecture, skip_layer = TRUNKS[trunk]
         settings = {"smoothing": smoothing, "refinement": refinement, **options}
+        if family == "fire":
+            settings.setdefault("lit", Lit(steps=3, templates=32, dim=128))
         return NetworkConfig(family=family, architecture=architecture, skip_layer=skip_layer, **settings)
 
     return make
@@ -113,7 +116,9 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
         (function,) = (ir.to_proto(f) for f in functions_of(config))
         values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * n) for name, n in inputs.items()]
         output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * inputs["x"])
-        node = helper.make_node(function.name, list(inputs), ["y"], domain=function.domain, **attributes)
+        # What a function returns beside its first output is not asked for.
+        names = ["y", *(f"more{i}" for i in range(1, len(function.output)))]
+        node = helper.make_node(function.name, list(inputs), names, domain=function.domain, **attributes)
         opsets = [*function.opset_import, helper.make_opsetid(function.domain, 1)]
         graph = helper.make_graph([node], "one operator", values, [output])
         model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
