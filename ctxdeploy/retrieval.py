@@ -15,7 +15,7 @@ from ctxdeploy.scoring import GroundTruth
 Vectors = NDArray[np.float32]
 TOP = 10
 # Words of the codebook, at most; it has one for this many descriptors at least.
-_MOST_WORDS, _DESCRIPTORS_PER_WORD = 4096, 16
+_MOST_WORDS, _DESCRIPTORS_PER_WORD = 4096, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,12 @@ class Agreement:
 class Retrieval:
     """The reference's answers to every photo, and the codebook that both sides use.
 
+    The codebook is trained with noise added (a third of the deviation of each dimension). Without it a word that has a
+    single descriptor would be that descriptor, and the signs of their difference nothing but rounding.
+
     Args:
         reference: descriptors of each photo, n×D float32, n may be 0; two photos at least.
-        training: descriptors of other photos, m×D float32, for the codebook. Were they the same, a word with a single
-            descriptor would be that descriptor, and the signs of their difference nothing but rounding.
+        training: descriptors that the codebook is trained with, m×D float32; they may be of the same photos.
         ground_truth: of the photos.
 
     Raises:
@@ -65,10 +67,11 @@ class Retrieval:
 
         if len(reference) < 2 or not len(training):
             raise ConfigError(
-                f"{len(reference)} photos and {len(training)} descriptors of others are too few for a retrieval run"
+                f"{len(reference)} photos and {len(training)} descriptors are too few for a retrieval run"
             )
         words = max(1, min(_MOST_WORDS, len(training) // _DESCRIPTORS_PER_WORD))
-        self._codebook = Codebook.train(training, words=words, seed=0)
+        noise = np.random.default_rng(0).standard_normal(training.shape, np.float32) * training.std(axis=0) / 3
+        self._codebook = Codebook.train(training + noise, words=words, seed=0)
         truth = None if ground_truth is None else ground_truth.restricted(list(reference))
         self._truth = truth if truth is not None and truth.scenes else None
         self._answers = self._rankings(reference)

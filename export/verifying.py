@@ -54,8 +54,9 @@ def verify(
         # The reference itself, unless it is all there is.
         chosen = [a for a in chosen if (a.target, a.precision) != _REFERENCE or a.format != "onnx"] or chosen
     if not chosen:
+        asked = " ".join(f"--{name} {value}" for name, value in (("target", target), ("precision", precision)) if value)
         found = ", ".join(f"{a.target} {a.precision}" for a in bundle.artefacts)
-        raise BundleError(f"{bundle.path} has no artefact for --target {target} --precision {precision}, only {found}")
+        raise BundleError(f"{bundle.path} has no artefact for {asked}, only {found}")
     trial_photos = folder_trial(photos, bundle.preprocessing)
     stride, scale = NetworkConfig.parse(bundle.network).stride, min(bundle.extraction.scales)
     trial_photos = replace(trial_photos, parity=with_odd_shapes(trial_photos.parity, stride, scale))

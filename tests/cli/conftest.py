@@ -64,7 +64,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of ``checkpoint``; not to be changed."""
-    return export(checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle")
+    return export(checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle").check()
 
 
 @pytest.fixture

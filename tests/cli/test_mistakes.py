@@ -1,5 +1,6 @@
 """What users get wrong: one clear line, an exit code of its own, nothing lost and nothing half made."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -37,17 +38,18 @@ def test_checkpoint_with_a_missing_layer(call, checkpoint: Path, tmp_path: Path)
 
 
 def test_graph_that_differs_from_pytorch_leaves_no_bundle(call, checkpoint, tmp_path: Path, monkeypatch) -> None:
-    measure = exporter.measure
+    runner = exporter.torch_runner
 
-    def measure_another(bundle: Bundle, network, photos):
+    def another(network):
+        changed = copy.deepcopy(network)
         with torch.no_grad():
-            network.dim_reduction.weight[3] *= -1
-        return measure(bundle, network, photos)
+            changed.dim_reduction.weight[3] *= -1
+        return runner(changed)
 
-    monkeypatch.setattr(exporter, "measure", measure_another)
+    monkeypatch.setattr(exporter, "torch_runner", another)
     result = call("export", checkpoint, "-o", tmp_path / "out.ctxbundle", "-q")
-    _one_line(result, 11, "differs from PyTorch", "cosine")
-    assert not list(tmp_path.iterdir())
+    _one_line(result, 11, "differs from PyTorch", "cosine", "out.ctxbundle.rejected")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ctxbundle.rejected"]
 
 
 def test_bundle_with_a_flipped_bit(call, damaged_bundle: Path, photos: Path, tmp_path: Path) -> None:
