@@ -14,6 +14,11 @@ $(VENV)/installed: pyproject.toml $(SOURCES)
 	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[cpu,export,test]'
 	touch $@
 
+# TensorRT-RTX builds engines on any x86-64 Linux. Its tests skip where it cannot be installed, which is no failure.
+$(VENV)/rtx: $(VENV)/installed
+	case "$$(uname -sm)" in 'Linux x86_64') $(BIN)/pip install -q 'tensorrt-rtx>=1.7' || true;; esac
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/ctxdeploy demo -o demo
 	@echo "the command is $(VENV)/bin/ctxdeploy here;  . $(VENV)/bin/activate  puts it on the path"
@@ -23,7 +28,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ctxdeploy
 
-test: $(VENV)/installed lint
+test: $(VENV)/installed $(VENV)/rtx lint
 	$(BIN)/pytest
 
 clean:

@@ -16,6 +16,7 @@ INTERRUPTED = 130
 # Module of each command in ``ctxdeploy.cli``, in the order of the work, and its line in the overview.
 COMMANDS = {
     "export": "Turn a checkpoint into a verified bundle.",
+    "build": "Build engines for a GPU from a bundle's graphs.",
     "index": "Index a folder of photos into an archive.",
     "query": "Find the photos of an archive that show the same.",
     "remove": "Remove photos from an archive.",

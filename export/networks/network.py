@@ -86,7 +86,8 @@ class RetrievalNetwork(nn.Module, ABC):
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return B×3×H×W, centred and scaled, from uint8 B×H×W×3."""
-        x = image.permute(0, 3, 1, 2).to(self.get_buffer("mean").dtype) / 255
+        # The cast comes first: of uint8 tensors, TensorRT transposes none.
+        x = image.to(self.get_buffer("mean").dtype).permute(0, 3, 1, 2) / 255
         return (x - self.get_buffer("mean")) / self.get_buffer("std")
 
     def forward(self, image: Tensor) -> Outputs:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
-from ctxdeploy.errors import BackendError, ConfigError
+from ctxdeploy.errors import BackendError, ConfigError, CtxdeployError
 from ctxdeploy.runtime.backends.table import AUTO, choose
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
@@ -96,6 +96,8 @@ class Backend(ABC):
         self._shapes.check(images.shape)
         try:
             arrays = self._run(np.ascontiguousarray(images))
+        except CtxdeployError:
+            raise
         except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
             raise BackendError(f"{self.name} failed on an input of {images.shape}: {first_line(error)}") from error
         batch = len(images)

@@ -38,6 +38,13 @@ BACKENDS = MappingProxyType(
             class_name="OpenVinoBackend",
             precisions=("fp32", "bf16", "int8"),
         ),
+        # Engines compute in what they were built for.
+        "tensorrt": BackendEntry(
+            module="ctxdeploy.runtime.backends.tensorrt", class_name="TensorRtBackend", precisions=PRECISIONS
+        ),
+        "tensorrt-rtx": BackendEntry(
+            module="ctxdeploy.runtime.backends.tensorrt", class_name="TensorRtBackend", precisions=PRECISIONS
+        ),
     }
 )
 

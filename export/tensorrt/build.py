@@ -1,0 +1,211 @@
+"""An ONNX graph to an engine."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.bundle import INPUT_NAME
+from ctxdeploy.engines import (
+    PRODUCTS,
+    RTX_CAPABILITIES,
+    TENSORRT,
+    EngineKey,
+    Gpu,
+    Hardware,
+    import_package,
+    last_words,
+    make_log,
+    read_gpu,
+)
+from ctxdeploy.errors import BackendError
+from ctxdeploy.export.tensorrt.cache import load_cache, save_cache
+from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
+from ctxdeploy.export.tensorrt.monitor import make_monitor, run_cancellable
+from ctxdeploy.export.tensorrt.parsing import parse_graph
+from ctxdeploy.export.tensorrt.plugins import Creator, find_creators, load_libraries, with_plugins
+from ctxdeploy.hashing import file_sha256
+from ctxdeploy.precision import Precision
+from ctxdeploy.progress import Display
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+# Arithmetic that older GPUs lack: there TensorRT would refuse with a message about one of its tactics.
+_LEAST_CAPABILITY = {Precision.BF16: (8, 0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A serialised engine.
+
+    Attributes:
+        data: as the runtime deserialises it.
+        key: what it depends on.
+        plugins: operators that a plugin computes in it.
+        seconds: that parsing and building took.
+    """
+
+    data: bytes
+    key: EngineKey
+    plugins: tuple[str, ...]
+    seconds: float
+
+    def details(self) -> dict[str, Any]:
+        """Return what an ``Artefact`` keeps of it."""
+        return {"key": self.key.metadata(), "plugins": list(self.plugins), "build_seconds": round(self.seconds, 1)}
+
+
+def build_plan(
+    proto: Any,
+    profile: Profile,
+    config: EngineConfig,
+    *,
+    target: str,
+    precision: Precision,
+    display: Display | None = None,
+) -> Plan:
+    """Build an engine.
+
+    Args:
+        proto: the ``onnx.ModelProto`` in the precision that is wanted: its types are the engine's.
+        profile: shapes of the input.
+        config: settings.
+        target: ``tensorrt``, on the machine and GPU that will run it, or ``tensorrt-rtx``, on any machine.
+        precision: of ``proto``.
+        display: shows progress.
+
+    Raises:
+        ConfigError: the target lacks what ``config`` asks for.
+        MissingExtraError: its package is not installed.
+        BackendError: there is no usable GPU, or TensorRT cannot take the graph or build it.
+        StorageError: the timing cache cannot be read or written.
+        KeyboardInterrupt: Ctrl-C; nothing is left behind.
+    """
+    config.check(target)
+    package = import_package(target)
+    gpu = _gpu(target, precision)
+    start = time.monotonic()
+    data, creators = _built(package, proto, profile, config, target, precision, display or Display(quiet=True))
+    return Plan(
+        data=data,
+        key=_key(str(package.__version__), target, gpu, config, profile, creators),
+        plugins=tuple(creator.name for creator in creators),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _built(
+    trt: Any,
+    proto: Any,
+    profile: Profile,
+    config: EngineConfig,
+    target: str,
+    precision: Precision,
+    display: Display,
+) -> tuple[bytes, list[Creator]]:
+    """Return the engine and the plugins in it. Everything that is made here must live until the build has ended."""
+    log = make_log(trt)
+    builder = _builder(trt, log, target)
+    creators = _creators(trt, config, display)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = parse_graph(trt, network, log, with_plugins(proto, creators) if creators else proto, target)
+    settings = _settings(trt, builder, parser, profile, config, creators)
+    cache = None if config.timing_cache is None else load_cache(settings, config.timing_cache, display)
+    with display.steps(f"building for {PRODUCTS[target]}, {precision.label}", "%") as show:
+        monitor = make_monitor(trt, show)
+        settings.progress_monitor = monitor
+        data = run_cancellable(lambda: builder.build_serialized_network(network, settings), monitor)
+    if data is None:
+        raise BackendError(f"{PRODUCTS[target]} cannot build the engine: {_reason(log)}")
+    if cache is not None and config.timing_cache is not None:
+        save_cache(settings, config.timing_cache)
+    return bytes(data), creators
+
+
+def _creators(trt: Any, config: EngineConfig, display: Display) -> list[Creator]:
+    """Return the plugins for our operators in the libraries of a configuration."""
+    if not config.plugins:
+        return []
+    registry = trt.get_plugin_registry()
+    load_libraries(registry, config.plugins)
+    creators = find_creators(registry)
+    if not creators:
+        display.say("no plugin for our operators in the libraries of --plugin: their local functions are built")
+    return creators
+
+
+def _gpu(target: str, precision: Precision) -> Gpu | None:
+    """Return the GPU to build on; TensorRT-RTX needs none."""
+    if target != TENSORRT:
+        return None
+    gpu = read_gpu()
+    least = _LEAST_CAPABILITY.get(precision, (0, 0))
+    if gpu.capability < least:
+        raise BackendError(
+            f"{gpu.label} has no {precision.label} arithmetic (compute capability {least[0]}.{least[1]} or later): "
+            "use --precision fp16"
+        )
+    return gpu
+
+
+def _builder(trt: Any, log: Any, target: str) -> "trt.Builder":
+    try:
+        return trt.Builder(log)
+    except TypeError as error:  # the native factory gave null
+        raise BackendError(f"{PRODUCTS[target]} cannot start: {_reason(log)}") from error
+
+
+def _settings(
+    trt: Any,
+    builder: "trt.Builder",
+    parser: "trt.OnnxParser",
+    profile: Profile,
+    config: EngineConfig,
+    creators: list[Creator],
+) -> "trt.IBuilderConfig":
+    settings = builder.create_builder_config()
+    if config.workspace is not None:
+        settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace)
+    settings.builder_optimization_level = config.optimisation_level
+    if config.tf32:
+        settings.set_flag(trt.BuilderFlag.TF32)
+    else:
+        settings.clear_flag(trt.BuilderFlag.TF32)  # it is on by default
+    if config.version_compatible:
+        settings.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        # The plan carries what it needs, also the libraries of plugins.
+        own = [str(path.resolve()) for path in config.plugins] if creators else []
+        libraries = [*parser.get_used_vc_plugin_libraries(), *own]
+        settings.plugins_to_serialize = list(dict.fromkeys(libraries))
+    levels = {
+        Hardware.AMPERE_PLUS: trt.HardwareCompatibilityLevel.AMPERE_PLUS,
+        Hardware.SAME_COMPUTE_CAPABILITY: trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
+    }
+    if config.hardware in levels:
+        settings.hardware_compatibility_level = levels[config.hardware]
+    shapes = builder.create_optimization_profile()
+    shapes.set_shape(INPUT_NAME, profile.low, profile.typical, profile.high)
+    settings.add_optimization_profile(shapes)
+    return settings
+
+
+def _reason(log: Any) -> str:
+    words = last_words(log)
+    return f"{words} (give a larger --workspace or a smaller --max-batch)" if "OutOfMemory" in words else words
+
+
+def _key(
+    version: str, target: str, gpu: Gpu | None, config: EngineConfig, profile: Profile, creators: list[Creator]
+) -> EngineKey:
+    capabilities = RTX_CAPABILITIES if gpu is None else (f"{gpu.capability[0]}.{gpu.capability[1]}",)
+    external = config.plugins if creators and not config.version_compatible else ()
+    return EngineKey(
+        target=target,
+        version=version,
+        gpu=None if gpu is None else gpu.name,
+        capabilities=capabilities,
+        version_compatible=config.version_compatible,
+        hardware=config.hardware,
+        plugins={path.name: file_sha256(path) for path in external},
+        options=config.options(profile),
+    )

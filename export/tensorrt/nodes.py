@@ -1,0 +1,172 @@
+"""Limits of single nodes, in the graph, in the bodies of functions, and in the branches of If and Loop."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ctxdeploy.engines import PRODUCTS, TENSORRT_RTX
+from ctxdeploy.export.tensorrt.functions import label
+from ctxdeploy.export.tensorrt.operators import CONSTANT_INPUT, IMPORTED, LARGEST_K, REFUSED, TYPES
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Node:
+    """A node, its attributes, and what is known of the values around it.
+
+    Attributes:
+        proto: the node.
+        target: of the build.
+        attributes: by name.
+        constant: the array of a name in its scope, or None.
+        fed: names that only the caller knows: inputs of the graph or of the function.
+    """
+
+    proto: Any
+    target: str
+    attributes: Mapping[str, Any]
+    constant: Callable[[str], Any]
+    fed: frozenset[str]
+
+    def input(self, index: int) -> str:
+        """Return the name of an input, empty where it is left out."""
+        return str(self.proto.input[index]) if len(self.proto.input) > index else ""
+
+
+def node_problems(proto: Any, target: str) -> list[str]:
+    """Return what the parser of a target refuses, one line for each node."""
+    functions = {function.name for function in proto.functions}
+    found = []
+    for node in _all_nodes(proto, target):
+        operator = node.proto.op_type
+        if node.proto.domain not in ("", "ai.onnx"):
+            if operator not in functions:
+                found.append(f"{label(node.proto)} is of domain {node.proto.domain} and has no function: use --inline")
+            continue
+        if operator not in IMPORTED or operator in REFUSED.get(target, ()):
+            found.append(f"{label(node.proto)} is no operator of {PRODUCTS.get(target, target)}: {_instead(operator)}")
+            continue
+        for rule in (*_RULES.get(operator, ()), _constant_input):
+            reason = rule(node)
+            if reason is not None:
+                found.append(f"{label(node.proto)} {reason}")
+    return found
+
+
+def _instead(operator: str) -> str:
+    if operator == "NonZero":
+        return "use --target tensorrt, or another network"
+    return "use --target onnxruntime or openvino, or another network"
+
+
+def _all_nodes(proto: Any, target: str) -> Iterator[_Node]:
+    yield from _nodes(proto.graph, target, {}, frozenset())
+    for function in proto.functions:
+        yield from _scope(function.node, target, {}, frozenset(function.input))
+
+
+def _nodes(graph: Any, target: str, outer: Mapping[str, Any], fed: frozenset[str]) -> Iterator[_Node]:
+    tensors = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
+    names = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    yield from _scope(graph.node, target, tensors, fed | names)
+
+
+def _scope(nodes: Any, target: str, outer: Mapping[str, Any], fed: frozenset[str]) -> Iterator[_Node]:
+    from onnx import helper, numpy_helper
+
+    tensors = dict(outer)
+    for node in nodes:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+
+    def constant(name: str) -> Any:
+        return numpy_helper.to_array(tensors[name]) if name in tensors else None
+
+    for node in nodes:
+        attributes = {a.name: None if a.ref_attr_name else helper.get_attribute_value(a) for a in node.attribute}
+        yield _Node(proto=node, target=target, attributes=attributes, constant=constant, fed=fed)
+        for value in attributes.values():
+            if hasattr(value, "node"):  # a branch
+                yield from _nodes(value, target, tensors, fed)
+
+
+def _topk(node: _Node) -> str | None:
+    k = node.constant(node.input(1))
+    if k is not None and int(k.reshape(-1)[0]) > LARGEST_K:
+        return f"selects {int(k.reshape(-1)[0])}, and the most is {LARGEST_K}: give --top-k {LARGEST_K} or less"
+    if node.attributes.get("sorted", 1) != 1:
+        return "is not sorted (sorted = 0): export the graph anew"
+    if node.attributes.get("axis", -1) < -4:
+        return "selects along an axis that is not one of the last four: export the graph anew"
+    return None
+
+
+def _resize(node: _Node) -> str | None:
+    if node.attributes.get("antialias", 0):
+        return "resizes with antialias: export the graph anew without it"
+    if node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        return "keeps the aspect ratio: export the graph anew with sizes of its own"
+    if node.attributes.get("coordinate_transformation_mode", b"half_pixel") == b"tf_crop_and_resize":
+        return "crops (tf_crop_and_resize): export the graph anew"
+    if node.input(2) in node.fed and node.input(2):
+        return "takes its scales from an input: export the graph anew with sizes"
+    return None
+
+
+def _pool(node: _Node) -> str | None:
+    if any(value != 1 for value in node.attributes.get("dilations") or ()):
+        return "has dilations: export the graph anew without them"
+    if len([name for name in node.proto.output if name]) > 1:
+        return "gives indices: export the graph anew without them"
+    return None
+
+
+def _quantised(node: _Node) -> str | None:
+    point = node.constant(node.input(2)) if node.input(2) else None
+    if not node.input(2):
+        return None
+    if point is None:
+        return "has a zero point that is computed: quantise anew with --precision int8"
+    if str(point.dtype) == "uint8":
+        return "is unsigned (uint8): quantise anew with --precision int8, which is symmetric"
+    if (point.astype("float32") != 0).any():
+        return "has a zero point other than 0: quantise anew with --precision int8, which is symmetric"
+    return None
+
+
+def _cast(node: _Node) -> str | None:
+    from onnx import TensorProto
+
+    kind = node.attributes.get("to")
+    name = None if kind is None else TensorProto.DataType.Name(kind)
+    if name is not None and name not in TYPES:
+        return f"casts to {name}, which it has not: export the graph anew"
+    return None
+
+
+def _scatter(node: _Node) -> str | None:
+    if node.target == TENSORRT_RTX and node.attributes.get("reduction", b"none") != b"none":
+        return "reduces while it scatters, which needs a plugin: use --target tensorrt"
+    return None
+
+
+def _constant_input(node: _Node) -> str | None:
+    if node.proto.op_type not in CONSTANT_INPUT:
+        return None
+    index, what = CONSTANT_INPUT[node.proto.op_type]
+    name = node.input(index)
+    if name and name in node.fed:
+        return f"takes its {what} from input {name}, and they must be constant: export the graph anew"
+    return None
+
+
+_Rule = Callable[[_Node], str | None]
+_RULES: Mapping[str, tuple[_Rule, ...]] = {
+    "TopK": (_topk,),
+    "Resize": (_resize,),
+    "AveragePool": (_pool,),
+    "MaxPool": (_pool,),
+    "QuantizeLinear": (_quantised,),
+    "DequantizeLinear": (_quantised,),
+    "Cast": (_cast,),
+    "ScatterElements": (_scatter,),
+}

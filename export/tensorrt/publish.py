@@ -1,0 +1,130 @@
+"""Engines into a bundle, which is whole at any time: the file first, then the manifest, then away with the old file."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import ctxdeploy.bundle
+from ctxdeploy.bundle import MANIFEST, Artefact, Bundle
+from ctxdeploy.engines import PRODUCTS
+from ctxdeploy.errors import BackendError, BundleError, StorageError
+from ctxdeploy.export.tensorrt.build import Plan, build_plan
+from ctxdeploy.export.tensorrt.config import EngineConfig
+from ctxdeploy.export.tensorrt.limits import graph_problems
+from ctxdeploy.extras import require
+from ctxdeploy.hashing import file_sha256
+from ctxdeploy.precision import Precision
+from ctxdeploy.progress import Display
+
+_EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+
+
+def build_engine(
+    bundle: Bundle,
+    config: EngineConfig,
+    *,
+    target: str,
+    precision: Precision,
+    display: Display | None = None,
+) -> Bundle:
+    """Build an engine from a bundle's ONNX graph and put it into the bundle, in place of one of its kind.
+
+    Returns:
+        The bundle with the engine, whose parity is not measured.
+
+    Raises:
+        ConfigError: the target lacks what ``config`` asks for.
+        MissingExtraError: TensorRT or onnx is not installed.
+        BundleError: there is no ONNX graph of the precision.
+        BackendError: TensorRT cannot take the graph, or not on this machine.
+        StorageError: the bundle cannot be written.
+    """
+    config.check(target)
+    graph = graph_of(bundle, target, precision)
+    onnx = require("onnx", _EXTRAS[target])
+    proto = onnx.load(str(bundle.file(graph)))
+    found = graph_problems(proto, target)
+    if found:
+        raise BackendError("; ".join(found))
+    profile = config.profile(bundle.shapes, bundle.preprocessing.image_size)
+    plan = build_plan(proto, profile, config, target=target, precision=precision, display=display)
+    return add_engine(bundle.path, plan, graph, precision=precision)
+
+
+def graph_of(bundle: Bundle, target: str, precision: Precision) -> Artefact:
+    """Return the ONNX graph that an engine of this precision is built from.
+
+    Raises:
+        BundleError: there is none; the message says how to export it.
+    """
+    for artefact in bundle.artefacts:
+        if (artefact.format, artefact.precision) == ("onnx", precision.label):
+            return artefact
+    there = ", ".join(dict.fromkeys(a.precision for a in bundle.artefacts if a.format == "onnx"))
+    raise BundleError(
+        f"{bundle.path} has no {precision.label} graph to build {PRODUCTS[target]} from, only {there or 'none'}: "
+        f"run  ctxdeploy export CHECKPOINT --precision {precision.label}"
+    )
+
+
+def add_engine(path: Path, plan: Plan, graph: Artefact, *, precision: Precision) -> Bundle:
+    """Put an engine into the bundle at ``path``, as it is now, and remove the one that it replaces.
+
+    Args:
+        path: the bundle.
+        plan: the engine.
+        graph: artefact that it was built from.
+        precision: of both.
+    """
+    target = plan.key.target
+    try:
+        file = _write_plan(path, plan, precision)
+        bundle = ctxdeploy.bundle.open(path, check_hashes=False)
+        old = [a for a in bundle.artefacts if (a.format, a.target, a.precision) == ("engine", target, precision.label)]
+        artefact = Artefact(
+            file=file,
+            sha256=hashlib.sha256(plan.data).hexdigest(),
+            bytes=len(plan.data),
+            format="engine",
+            precision=precision.label,
+            target=target,
+            details={**plan.details(), "graph": {"file": graph.file, "sha256": graph.sha256}},
+        )
+        bundle = replace(bundle, artefacts=(*(a for a in bundle.artefacts if a not in old), artefact))
+        _replace_manifest(bundle)
+        used = {a.file for a in bundle.artefacts}
+        for replaced in old:
+            if replaced.file not in used:
+                bundle.file(replaced).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    return bundle
+
+
+def _write_plan(folder: Path, plan: Plan, precision: Precision) -> str:
+    """Write a plan under a name that no other file has, and return the name."""
+    digest = hashlib.sha256(plan.data).hexdigest()
+    name = f"engine-{precision.label}-{plan.key.short}.plan"
+    if (folder / name).exists() and file_sha256(folder / name) != digest:
+        # Builds with one key differ in their bytes; the file that the manifest names must stay until it names another.
+        name = f"engine-{precision.label}-{plan.key.short}-{digest[:12]}.plan"
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(plan.data)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.chmod(0o644)
+            partial.replace(folder / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    return name
+
+
+def _replace_manifest(bundle: Bundle) -> None:
+    with tempfile.TemporaryDirectory(dir=bundle.path, prefix=".staging-") as staging:
+        replace(bundle, path=Path(staging)).write_manifest()
+        (Path(staging) / MANIFEST).replace(bundle.path / MANIFEST)

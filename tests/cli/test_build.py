@@ -1,0 +1,204 @@
+"""``ctxdeploy build``: engines into a bundle, by a stand-in for TensorRT, and by TensorRT-RTX where it is installed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import ctxdeploy.bundle
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.export.tensorrt import publish
+from ctxdeploy.runtime.backends import BackendConfig, open_backend
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def fake(load_reference: Any, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module: ModuleType = load_reference("trt/fake_tensorrt")
+    module.install(monkeypatch, module)
+    return module
+
+
+@pytest.fixture
+def own(bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of ``bundle`` that a test may change, with a second graph that calls itself fp16."""
+    copy = tmp_path / "own.ctxbundle"
+    shutil.copytree(bundle.path, copy)
+    opened = ctxdeploy.bundle.open(copy)
+    shutil.copy(copy / "model.onnx", copy / "model.fp16.onnx")
+    half = replace(opened.artefact(), file="model.fp16.onnx", precision="fp16")
+    replace(opened, artefacts=(*opened.artefacts, half)).write_manifest()
+    return copy
+
+
+def engines(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir() if file.name.startswith("engine"))
+
+
+def test_engines_are_built_into_the_bundle_and_run(call: Call, own: Path, fake: ModuleType) -> None:
+    before = ctxdeploy.bundle.open(own)
+    done = call("build", own, "--target", "tensorrt", "--precision", "fp32", "--precision", "fp16", "--max-batch", 2)
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 2 and "measure it with  ctxdeploy verify" in done.out
+    after = ctxdeploy.bundle.open(own)
+    assert after.model_id == before.model_id
+    assert after.artefacts[:2] == before.artefacts
+    built = after.artefacts[2:]
+    assert [(a.format, a.target, a.precision, dict(a.parity)) for a in built] == [
+        ("engine", "tensorrt", "fp32", {}),
+        ("engine", "tensorrt", "fp16", {}),
+    ]
+    assert sorted(a.file for a in built) == engines(own)
+    for artefact in built:
+        assert artefact.file.startswith(f"engine-{artefact.precision}-") and artefact.file.endswith(".plan")
+        assert artefact.details["key"]["gpu"] == "NVIDIA H200"
+        assert artefact.details["graph"]["sha256"] == before.artefact().sha256
+    backend = open_backend(after, BackendConfig(name="tensorrt", precision="fp16"))
+    assert backend.precision == "fp16"
+
+
+def test_a_rebuilt_engine_replaces_the_old_one(call: Call, own: Path, fake: ModuleType) -> None:
+    arguments = ("build", own, "--target", "tensorrt")
+    assert call(*arguments).code == 0
+    (first,) = engines(own)
+    assert call(*arguments, "--tf32").code == 0
+    (second,) = engines(own)
+    assert second != first, "another key, another name"
+    opened = ctxdeploy.bundle.open(own)
+    assert [a.file for a in opened.artefacts if a.format == "engine"] == [second]
+    assert not [file for file in own.iterdir() if file.name.startswith(".")]
+
+
+def test_builds_that_differ_under_one_key_do_not_touch_each_others_file(
+    call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fake.plan
+    arguments = ("build", own, "--target", "tensorrt", "--json")
+    names = []
+    for timing in range(3):
+        monkeypatch.setattr(fake, "plan", lambda *a, t=timing, **k: real(*a, timing=t, **k))
+        done = call(*arguments)
+        names.append(json.loads(done.out)["file"])
+        assert engines(own) == [names[-1]]
+        ctxdeploy.bundle.open(own)
+    assert len(set(names)) >= 2
+    assert call(*arguments).json[0]["file"] == names[-1], "the same bytes stay"
+    ctxdeploy.bundle.open(own)
+
+
+@pytest.mark.parametrize("step", ["_write_plan", "_replace_manifest"])
+def test_a_bundle_stays_whole_when_writing_fails(
+    call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    assert call("build", own, "--target", "tensorrt").code == 0
+    before = ctxdeploy.bundle.open(own)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publish, step, full)
+    done = call("build", own, "--target", "tensorrt", "--tf32")
+    assert done.code == 18 and "cannot be written: No space left on device" in done.err
+    assert ctxdeploy.bundle.open(own).artefacts == before.artefacts
+
+
+def test_a_disk_that_is_full_leaves_no_piece_of_an_engine(
+    call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    files = sorted(file.name for file in own.iterdir())
+    monkeypatch.setattr(os, "fsync", full)
+    assert call("build", own, "--target", "tensorrt").code == 18
+    assert sorted(file.name for file in own.iterdir()) == files
+
+
+def test_an_engine_of_another_gpu_is_refused_and_built_anew(
+    call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxdeploy.errors import BackendError
+
+    assert call("build", own, "--target", "tensorrt").code == 0
+    fake.install(monkeypatch, fake, name="NVIDIA L4", capability=(8, 9))
+    with pytest.raises(BackendError) as caught:
+        open_backend(ctxdeploy.bundle.open(own), BackendConfig(name="tensorrt"))
+    command = str(caught.value).rpartition("run  ctxdeploy ")[2].split()
+    assert call(*command).code == 0
+    outputs = open_backend(ctxdeploy.bundle.open(own), BackendConfig(name="tensorrt"))
+    assert outputs.device == "GPU: NVIDIA L4 (8.9)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--target", "tensorrt", "--precision", "int8"), 12, "has no int8 graph to build TensorRT from, only fp32, "
+         "fp16: run  ctxdeploy export CHECKPOINT --precision int8"),
+        (("--target", "tensorrt-rtx", "--timing-cache", "t"), 2, "--target tensorrt-rtx has no --timing-cache"),
+        (("--target", "tensorrt-rtx", "--plugin", "l.so"), 2, "--target tensorrt-rtx has no --plugin"),
+        (("--target", "tensorrt", "--typical", "768x1024"), 2, "such as 1x768x1024"),
+        (("--target", "tensorrt", "--typical", "1x768x1024"), 2, "height 768 is outside the engine's 1..256"),
+        (("--target", "tensorrt", "--workspace", "0"), 2, "--workspace"),
+        (("--target", "tensorrt", "--optimisation-level", "9"), 2, "--optimisation-level 9 is outside 0..5"),
+        (("--target", "tensorrt", "--plugin", "none.so"), 13, "none.so does not exist: check --plugin"),
+        (("--target", "openvino"), 2, "'openvino' is not one of 'tensorrt', 'tensorrt-rtx'"),
+        ((), 2, "--target"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_refused_with_their_remedy(
+    call: Call, own: Path, fake: ModuleType, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = call("build", own, *arguments)
+    assert (done.code, message in done.err) == (code, True), done.err
+    assert engines(own) == []
+
+
+def test_a_graph_beyond_the_limits_is_refused_before_the_build(
+    call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxdeploy.export.tensorrt import nodes, operators
+
+    monkeypatch.setattr(nodes, "LARGEST_K", 299)
+    assert operators.LARGEST_K == 3840
+    done = call("build", own, "--target", "tensorrt")
+    assert done.code == 13 and "(TopK) selects 300, and the most is 299: give --top-k 299 or less" in done.err
+
+
+def test_without_a_gpu_the_message_is_one_line(call: Call, own: Path, fake: ModuleType, monkeypatch: Any) -> None:
+    fake.install(monkeypatch, fake, status=100)
+    done = call("build", own, "--target", "tensorrt")
+    assert done.code == 13 and done.err.count("\n") == 1
+    assert "the NVIDIA driver is not usable (cuInit returned error 100)" in done.err
+
+
+def test_no_pytorch_is_needed(own: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from ctxdeploy.cli.main import run\n"
+        f"sys.exit(run(['build', {str(own)!r}, '--target', 'tensorrt-rtx', '--precision', 'bf16']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 12 and "has no bf16 graph" in done.stderr, done.stderr
+
+
+def test_tensorrt_rtx_builds_on_this_machine(call: Call, own: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the extra rtx is not installed")
+    done = call("build", own, "--target", "tensorrt-rtx", "--optimisation-level", 0, "--json")
+    assert done.code == 0, done.err
+    (facts,) = done.json
+    assert facts["details"]["key"]["capabilities"] == ["8.0", "8.6", "8.9", "12.0+"]
+    assert facts["details"]["key"]["options"]["shapes"]["typical"] == [1, 192, 256, 3]
+    artefact = ctxdeploy.bundle.open(own).artefact("tensorrt-rtx")
+    assert artefact.format == "engine" and artefact.bytes > 0.9 * ctxdeploy.bundle.open(own).artefact().bytes

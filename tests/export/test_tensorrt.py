@@ -1,0 +1,411 @@
+"""Graphs to engines: by tensorrt-rtx on this CPU where it is installed, and the rest with a stand-in for TensorRT."""
+
+import _thread
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ctxdeploy.bundle import Extraction, ShapeRange
+from ctxdeploy.engines import RTX_CAPABILITIES, TENSORRT, TENSORRT_RTX, Hardware
+from ctxdeploy.errors import BackendError, MissingExtraError, StorageError
+from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.tensorrt import EngineConfig, Plan, build_plan, graph_problems
+from ctxdeploy.export.tensorrt.monitor import make_monitor
+from ctxdeploy.precision import Precision
+from ctxdeploy.progress import Display
+
+SHAPES = ShapeRange(batch=(1, 2), height=(1, 512), width=(1, 512))
+FAST = EngineConfig(optimisation_level=0)
+
+
+@pytest.fixture(scope="session")
+def rtx() -> ModuleType:
+    return pytest.importorskip("tensorrt_rtx", reason="the extra rtx is not installed")  # type: ignore[no-any-return]
+
+
+def build(
+    proto: Any, config: EngineConfig = FAST, *, target: str = TENSORRT_RTX, display: Display | None = None
+) -> Plan:
+    profile = config.profile(SHAPES, 512)
+    return build_plan(proto, profile, config, target=target, precision=Precision.FP32, display=display)
+
+
+class Recorder(Display):
+    """Keeps what it is told instead of showing it."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+        self.shown: list[int] = []
+        self.then: Callable[[], None] = lambda: None
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def steps(self, task: str, unit: str = "photos") -> Iterator[Callable[[int, int], None]]:
+        def show(done: int, total: int) -> None:
+            self.shown.append(done)
+            self.then()
+
+        yield show
+
+
+# ---- TensorRT-RTX, real
+
+
+def test_both_operators_parse_and_build(rtx: ModuleType, small_graph: Any) -> None:
+    display = Recorder()
+    plan = build(small_graph, display=display)
+    weights = sum(len(tensor.raw_data) for tensor in small_graph.graph.initializer)
+    assert len(plan.data) > 0.9 * weights, "the weights are in it, once for all scales"
+    assert len(plan.data) < 1.7 * weights
+    assert (plan.key.target, plan.key.version) == (TENSORRT_RTX, rtx.__version__)
+    assert (plan.key.gpu, plan.key.capabilities) == (None, RTX_CAPABILITIES)
+    assert display.shown == sorted(display.shown) and display.shown[-1] == 100 and len(display.shown) > 10
+    json.dumps(plan.details())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["how", "ctx-gaussian", "ctx-graph"])
+def test_every_network_parses_and_builds(
+    rtx: ModuleType, config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any], variant: str
+) -> None:
+    from ctxdeploy.export.graph import build_graph
+
+    extraction = Extraction(scales=(1.414, 0.5), top_k=60, dim=64)
+    graph = build_graph(network_of(config_of(variant, dim=64), extraction))
+    assert graph_problems(graph, TENSORRT_RTX) == []
+    assert build(graph).data
+
+
+@pytest.mark.slow
+def test_all_scales_of_a_resnet_18_build(
+    rtx: ModuleType, config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any]
+) -> None:
+    from ctxdeploy.export.graph import build_graph
+
+    graph = build_graph(network_of(config_of("how"), Extraction()))
+    profile = EngineConfig().profile(ShapeRange(), 1024)
+    plan = build_plan(graph, profile, EngineConfig(), target=TENSORRT_RTX, precision=Precision.FP32)
+    weights = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    assert weights < len(plan.data) < 1.3 * weights, "the seven scales share their weights"
+
+
+def test_a_bad_node_is_one_clear_line_with_its_function(rtx: ModuleType, small_graph: Any) -> None:
+    bad = copy.deepcopy(small_graph)
+    (function,) = (f for f in bad.functions if f.name == "GaussianSmoothing")
+    node = next(n for n in function.node if n.op_type == "Exp")
+    node.op_type = "Det"
+    with pytest.raises(BackendError) as caught:
+        build(bad)
+    (first, *_) = str(caught.value).split("; ")
+    assert first == (f"TensorRT-RTX cannot take the graph: {node.name} (Det, in GaussianSmoothing): not supported")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_attribute_is_one_clear_line(rtx: ModuleType, small_graph: Any) -> None:
+    bad = copy.deepcopy(small_graph)
+    node = next(n for n in bad.graph.node if n.op_type == "Concat")
+    node.attribute[0].i = 17
+    with pytest.raises(BackendError, match=rf"{node.name} \(Concat\): .*[Aa]xis.*17$"):
+        build(bad)
+
+
+def test_k_above_the_limit_fails_where_the_preflight_says(rtx: ModuleType, small_graph: Any) -> None:
+    """The limit of the preflight is the real one: one less builds."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    def selecting(k: int) -> Any:
+        from onnx import TensorProto, helper
+
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            [
+                helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+                helper.make_node("Reshape", ["f", "shape"], ["flat"]),
+                helper.make_node("TopK", ["flat", "k"], ["attention", "index"]),
+            ],
+            "selection",
+            [value("image", TensorProto.UINT8, ["b", "h", "w", 3])],
+            [value("attention", TensorProto.FLOAT, ["b", k])],
+            [numpy_helper.from_array(np.array(a, np.int64), n) for n, a in (("k", [k]), ("shape", [0, -1]))],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    config = replace(FAST, typical=(1, 64, 64))
+    profile = config.profile(ShapeRange(batch=(1, 1), height=(64, 64), width=(64, 64)), 64)
+    for k, fits in ((3840, True), (3841, False)):
+        assert (graph_problems(selecting(k), TENSORRT_RTX) == []) is fits
+        if fits:
+            build_plan(selecting(k), profile, config, target=TENSORRT_RTX, precision=Precision.FP32)
+        else:
+            with pytest.raises(BackendError, match=r"cannot build the engine: .*3840"):
+                build_plan(selecting(k), profile, config, target=TENSORRT_RTX, precision=Precision.FP32)
+
+
+def test_too_little_workspace_names_the_option(rtx: ModuleType, small_graph: Any) -> None:
+    with pytest.raises(BackendError, match=r"OutOfMemory.* \(give a larger --workspace or a smaller --max-batch\)"):
+        build(small_graph, replace(FAST, workspace=1 << 20))
+
+
+def test_ctrl_c_ends_a_build(rtx: ModuleType, small_graph: Any) -> None:
+    display = Recorder()
+
+    def interrupt() -> None:
+        if len(display.shown) == 1:
+            _thread.interrupt_main()
+            time.sleep(0.5)  # the main thread looks ten times a second
+
+    display.then = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        build(small_graph, display=display)
+    assert display.shown[-1] < 100
+
+
+def test_a_display_that_fails_ends_a_build_with_its_error(rtx: ModuleType, small_graph: Any) -> None:
+    display = Recorder()
+
+    def fail() -> None:
+        raise OSError("no terminal")
+
+    display.then = fail
+    with pytest.raises(OSError, match="no terminal"):
+        build(small_graph, display=display)
+
+
+def test_the_table_of_operators_is_the_parsers(rtx: ModuleType) -> None:
+    from ctxdeploy.export.tensorrt.operators import IMPORTED
+
+    log = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(log)
+    network = builder.create_network(0)
+    parser = rtx.OnnxParser(network, log)
+    assert sorted(name for name in IMPORTED if not parser.supports_operator(name)) == []
+
+
+# ---- TensorRT, played by a stand-in
+
+
+@pytest.fixture
+def fake(load_reference: Any, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module: ModuleType = load_reference("trt/fake_tensorrt")
+    module.install(monkeypatch, module)
+    return module
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(plan.data)
+    return found
+
+
+def test_settings_reach_the_builder(fake: ModuleType, small_graph: Any) -> None:
+    plan = build(small_graph, EngineConfig(), target=TENSORRT)
+    found = facts(plan)
+    assert (found["flags"], found["limits"], found["level"], found["hardware"]) == ([], {}, 3, "NONE")
+    assert found["engine"]["low"] == [1, 1, 1, 3] and found["engine"]["high"] == [2, 512, 512, 3]
+    assert found["typical"] == [1, 384, 512, 3]
+    assert (plan.key.gpu, plan.key.capabilities, plan.key.version) == ("NVIDIA H200", ("9.0",), "11.4.0.1")
+    config = EngineConfig(
+        workspace=1 << 30, optimisation_level=5, tf32=True, version_compatible=True, hardware=Hardware.AMPERE_PLUS
+    )
+    other = build(small_graph, config, target=TENSORRT)
+    found = facts(other)
+    assert (found["flags"], found["limits"]) == (["TF32", "VERSION_COMPATIBLE"], {"WORKSPACE": 1 << 30})
+    assert (found["level"], found["hardware"]) == (5, "AMPERE_PLUS")
+    assert (other.key.version_compatible, other.key.hardware) == (True, Hardware.AMPERE_PLUS)
+    assert other.key.short != plan.key.short
+    same = build(small_graph, EngineConfig(hardware=Hardware.SAME_COMPUTE_CAPABILITY), target=TENSORRT)
+    assert facts(same)["hardware"] == "SAME_COMPUTE_CAPABILITY"
+
+
+def test_without_a_gpu_no_builder_is_made(fake: ModuleType, small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.install(monkeypatch, fake, status=100)
+
+    def never(self: Any, logger: Any) -> None:
+        raise AssertionError("a Builder without a driver ends the process")
+
+    monkeypatch.setattr(fake.Builder, "__init__", never)
+    with pytest.raises(BackendError, match="driver is not usable"):
+        build(small_graph, target=TENSORRT)
+
+
+def test_a_null_builder_is_an_error_of_ours(
+    fake: ModuleType, small_graph: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def null(self: Any, logger: Any) -> None:
+        logger.log(fake.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(fake.Builder, "__init__", null)
+    with pytest.raises(BackendError, match="TensorRT cannot start: CUDA initialization failure with error: 35"):
+        build(small_graph, target=TENSORRT)
+
+
+def test_bf16_needs_a_gpu_that_has_it(fake: ModuleType, small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.install(monkeypatch, fake, name="Tesla T4", capability=(7, 5))
+    profile = FAST.profile(SHAPES, 512)
+    build_plan(small_graph, profile, FAST, target=TENSORRT, precision=Precision.FP16)
+    with pytest.raises(BackendError, match=r"Tesla T4 \(7\.5\) has no bf16 arithmetic .*: use --precision fp16"):
+        build_plan(small_graph, profile, FAST, target=TENSORRT, precision=Precision.BF16)
+
+
+def test_a_build_that_fails_says_why(fake: ModuleType, small_graph: Any) -> None:
+    fake.Builder.refuses = "Could not find any implementation\n  for node conv1"
+    with pytest.raises(BackendError, match="cannot build the engine: Could not find any implementation for node conv1"):
+        build(small_graph, target=TENSORRT)
+
+
+def test_many_complaints_are_cut_short(fake: ModuleType, small_graph: Any) -> None:
+    error = fake.ParserError
+    fake.OnnxParser.errors = [error(f"n{i}", "Det", ["call (Outer)", "deep (Inner)"], "why\n not") for i in range(9)]
+    fake.OnnxParser.errors[0] = error("", "Det", [], "reason")
+    with pytest.raises(BackendError) as caught:
+        build(small_graph, target=TENSORRT)
+    text = str(caught.value)
+    assert text.startswith("TensorRT cannot take the graph: node 7 (Det): reason; n1 (Det, in Outer > Inner): why not;")
+    assert text.endswith("; and 4 more")
+
+
+def test_a_missing_package_names_its_extra(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for target, module, extra in ((TENSORRT, "tensorrt", "gpu"), (TENSORRT_RTX, "tensorrt_rtx", "rtx")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(
+            MissingExtraError, match=rf"{module} is not installed: run  pip install 'ctxdeploy\[{extra}\]'"
+        ):
+            build(small_graph, target=target)
+
+
+# ---- timing cache
+
+
+def test_timings_are_kept_between_builds(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    path = tmp_path / "timings"
+    config = replace(FAST, timing_cache=path)
+    display = Recorder()
+    for layers in (1, 2, 3):
+        build(small_graph, config, target=TENSORRT, display=display)
+        assert path.read_bytes() == b"timings of NVIDIA H200:" + b" one layer" * layers
+    assert display.said == []
+    assert [file.name for file in tmp_path.iterdir()] == ["timings"]
+
+
+@pytest.mark.parametrize("content", [b"timings of NVIDIA A100: one layer", b"\0" * 100])
+def test_timings_of_another_machine_are_left_with_a_remark(
+    fake: ModuleType, small_graph: Any, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "timings"
+    path.write_bytes(content)
+    display = Recorder()
+    build(small_graph, replace(FAST, timing_cache=path), target=TENSORRT, display=display)
+    assert display.said == [f"timing cache {path} is damaged, or of another GPU or version: starting a new one"]
+    assert path.read_bytes() == b"timings of NVIDIA H200: one layer"
+
+
+def test_a_failed_build_leaves_the_timings(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    path = tmp_path / "timings"
+    path.write_bytes(b"timings of NVIDIA H200: one layer")
+    fake.Builder.refuses = "no"
+    with pytest.raises(BackendError):
+        build(small_graph, replace(FAST, timing_cache=path), target=TENSORRT)
+    assert path.read_bytes() == b"timings of NVIDIA H200: one layer"
+
+
+def test_a_timing_cache_that_cannot_be_a_file(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"timing cache .* cannot be read"):
+        build(small_graph, replace(FAST, timing_cache=tmp_path), target=TENSORRT)
+    with pytest.raises(StorageError, match=r"timing cache .* cannot be written"):
+        build(small_graph, replace(FAST, timing_cache=tmp_path / "none" / "timings"), target=TENSORRT)
+
+
+# ---- plugins
+
+
+def test_a_plugin_takes_the_nodes_of_its_name_alone(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    library = tmp_path / "libctx.so"
+    library.write_text("GaussianSmoothing 1 ctx\nGaussianSmoothing 2 ctx\nGraphConvolution 1 other\n", encoding="utf-8")
+    before = small_graph.SerializeToString()
+    plan = build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT)
+    marked = {(node[0], *node[2]) for node in facts(plan)["nodes"]}
+    assert marked == {
+        ("GaussianSmoothing", "kernel_size", "plugin_namespace", "plugin_version"),
+        ("GraphConvolution", "edges", "neighbours"),
+    }
+    assert plan.plugins == ("GaussianSmoothing",)
+    assert list(plan.key.plugins) == ["libctx.so"]
+    assert facts(plan)["serialised"] == []
+    assert small_graph.SerializeToString() == before
+
+
+def test_version_compatible_engines_carry_their_plugins(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    library = tmp_path / "libctx.so"
+    library.write_text("GraphConvolution 1 ctx\n", encoding="utf-8")
+    plan = build(small_graph, replace(FAST, plugins=(library,), version_compatible=True), target=TENSORRT)
+    assert facts(plan)["serialised"] == [str(library)]
+    assert plan.key.plugins == {} and plan.plugins == ("GraphConvolution",)
+
+
+def test_without_a_plugin_of_ours_the_functions_are_built(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    library = tmp_path / "libother.so"
+    library.write_text("GaussianSmoothing 1 theirs\n", encoding="utf-8")
+    display = Recorder()
+    plan = build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT, display=display)
+    assert display.said == ["no plugin for our operators in the libraries of --plugin: their local functions are built"]
+    assert plan.plugins == () and plan.key.plugins == {}
+    assert all("plugin_namespace" not in node[2] for node in facts(plan)["nodes"])
+
+
+def test_a_library_that_is_none_is_refused(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
+    library = tmp_path / "libctx.so"
+    with pytest.raises(BackendError, match=r"libctx\.so does not exist: check --plugin"):
+        build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT)
+    library.write_text("no library\n", encoding="utf-8")
+    with pytest.raises(BackendError, match=r"libctx\.so cannot be loaded"):
+        build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT)
+
+
+# ---- progress
+
+
+def test_progress_never_goes_back_and_ends_at_all(fake: ModuleType) -> None:
+    shown: list[tuple[int, int]] = []
+    monitor = make_monitor(fake, lambda done, total: shown.append((done, total)))
+    monitor.phase_start("all", None, 2)
+    monitor.phase_start("part", "all", 4)
+    for step in range(4):
+        assert monitor.step_complete("part", step)
+    monitor.phase_finish("part")
+    monitor.step_complete("all", 0)
+    monitor.phase_start("part", "all", 1)
+    assert monitor.step_complete("never started", 3)
+    monitor.phase_finish("part")
+    monitor.step_complete("all", 1)
+    monitor.phase_finish("all")
+    done = [d for d, _ in shown]
+    assert done == [12, 25, 37, 50, 100] and all(total == 100 for _, total in shown)
+
+
+def test_ctrl_c_is_heard_while_a_step_takes_long(fake: ModuleType, small_graph: Any) -> None:
+    display = Recorder()
+
+    def interrupt() -> None:
+        if len(display.shown) == 1:
+            threading.Timer(0.1, _thread.interrupt_main).start()
+            time.sleep(0.5)
+
+    display.then = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        build(small_graph, target=TENSORRT, display=display)
+    assert display.shown == [50], "it is not asked for a second step"

@@ -1,0 +1,253 @@
+"""What TensorRT cannot take is said before anything is built, each with what solves it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctxdeploy.bundle import Extraction, ShapeRange
+from ctxdeploy.engines import Hardware
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.export.networks.config import Architecture, Edges, NetworkConfig, Refinement
+from ctxdeploy.export.tensorrt import EngineConfig, graph_problems, problems
+
+HOW = NetworkConfig(family="how", architecture=Architecture.RESNET18)
+
+
+def test_a_network_within_the_limits_has_no_problems(config_of: Callable[..., NetworkConfig]) -> None:
+    for variant in ("how", "ctx-gaussian", "ctx-graph", "ctx-both"):
+        for trunk in ("r18", "r50-"):
+            for target in ("tensorrt", "tensorrt-rtx"):
+                found = problems(Extraction(), config_of(variant, trunk), target=target, shapes=ShapeRange())
+                assert found == []
+
+
+def test_k_above_the_limit_names_the_option() -> None:
+    assert problems(Extraction(top_k=3840), HOW) == []
+    for target, product in (("tensorrt", "TensorRT"), ("tensorrt-rtx", "TensorRT-RTX")):
+        assert problems(Extraction(top_k=3841), HOW, target=target) == [
+            f"{product} selects at most 3840 of many, and K is 3841: give --top-k 3840 or less"
+        ]
+
+
+def test_too_many_similarities_name_the_batch() -> None:
+    edges = Refinement(edges=Edges.TOPK)
+    network = NetworkConfig(family="ctx", architecture=Architecture.RESNET50, skip_layer=1, refinement=edges)
+    config = EngineConfig(max_batch=64)
+    assert problems(Extraction(), network, shapes=ShapeRange()) == []
+    (line,) = problems(Extraction(), network, shapes=ShapeRange(), config=config)
+    assert "similarities of 64 photos of 1024×1024 are 2149580800" in line and "--max-batch" in line
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    config = EngineConfig(hardware=Hardware.AMPERE_PLUS)
+    found = problems(Extraction(top_k=4000), HOW, target="tensorrt-rtx", config=config)
+    assert len(found) == 2 and "--hardware-compatibility" in found[0] and "--top-k" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"plugins": (Path("libctx.so"),)}, "--plugin"),
+        ({"timing_cache": Path("timings")}, "--timing-cache"),
+        ({"version_compatible": True}, "--version-compatible"),
+        ({"hardware": Hardware.SAME_COMPUTE_CAPABILITY}, "--hardware-compatibility"),
+    ],
+)
+def test_rtx_refuses_what_it_has_not(settings: dict[str, Any], option: str) -> None:
+    config = EngineConfig(**settings)
+    config.check("tensorrt")
+    with pytest.raises(ConfigError, match=f"--target tensorrt-rtx has no {option} .*use --target tensorrt"):
+        config.check("tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workspace": 1000}, "--workspace"),
+        ({"optimisation_level": 6}, r"--optimisation-level 6 is outside 0\.\.5"),
+        ({"max_batch": 0}, "--max-batch 0 is below 1"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**settings)
+
+
+def test_profiles_come_from_the_bundles_ranges() -> None:
+    shapes = ShapeRange(batch=(1, 64), height=(1, 1024), width=(1, 1024))
+    profile = EngineConfig().profile(shapes, 1024)
+    assert (profile.low, profile.typical, profile.high) == ((1, 1, 1, 3), (1, 768, 1024, 3), (8, 1024, 1024, 3))
+    profile = EngineConfig(typical=(4, 600, 800), max_batch=4).profile(shapes, 1024)
+    assert (profile.typical, profile.high) == ((4, 600, 800, 3), (4, 1024, 1024, 3))
+    assert EngineConfig().profile(ShapeRange(height=(900, 1024)), 1024).typical == (1, 900, 1024, 3)
+    with pytest.raises(ConfigError, match=r"--typical: height 2000 is outside the engine's 1\.\.1024"):
+        EngineConfig(typical=(1, 2000, 800)).profile(shapes, 1024)
+    with pytest.raises(ConfigError, match=r"--typical: batch 9 is outside the engine's 1\.\.8"):
+        EngineConfig(typical=(9, 600, 800)).profile(shapes, 1024)
+    with pytest.raises(ConfigError, match="target 'onnxruntime': give --target tensorrt or tensorrt-rtx"):
+        EngineConfig().check("onnxruntime")
+
+
+def test_our_graph_has_no_problems(small_graph: Any) -> None:
+    assert graph_problems(small_graph) == graph_problems(small_graph, "tensorrt-rtx") == []
+
+
+def model(nodes: list[Any], functions: tuple[Any, ...] = (), opset: int = 20, **constants: Any) -> Any:
+    """Return a model of some nodes from ``x`` to ``y``."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "n"]) for name in "xy"]
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ctx", 1)]
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], tensors)
+    return helper.make_model(graph, opset_imports=opsets, functions=list(functions))
+
+
+def node(operator: str, *inputs: str, outputs: tuple[str, ...] = ("y",), domain: str = "", **attributes: Any) -> Any:
+    from onnx import helper
+
+    return helper.make_node(operator, list(inputs or ("x",)), list(outputs), "the_node", domain=domain, **attributes)
+
+
+def function(name: str, *, domain: str = "ctx", opset: int = 20, operator: str = "Exp") -> Any:
+    from onnx import helper
+
+    body = [helper.make_node(operator, ["a"], ["b"], "inside")]
+    return helper.make_function(domain, name, ["a"], ["b"], body, [helper.make_opsetid("", opset)])
+
+
+def arrays() -> dict[str, Any]:
+    import numpy as np
+
+    return {
+        "k": np.array([3841], np.int64),
+        "scale": np.float32(0.1),
+        "signed": np.int8(0),
+        "shifted": np.int8(3),
+        "unsigned": np.uint8(0),
+        "axes": np.array([1], np.int64),
+    }
+
+
+@pytest.mark.parametrize(
+    ("bad", "wanted"),
+    [
+        (lambda: node("TopK", "x", "k", outputs=("y", "i")), "the_node (TopK) selects 3841, and the most is 3840: give "
+         "--top-k 3840 or less"),
+        (lambda: node("TopK", "x", "axes", outputs=("y", "i"), sorted=0), "the_node (TopK) is not sorted"),
+        (lambda: node("TopK", "x", "axes", outputs=("y", "i"), axis=-5), "not one of the last four"),
+        (lambda: node("Unique", outputs=("y",)), "the_node (Unique) is no operator of TensorRT: use --target "
+         "onnxruntime or openvino"),
+        (lambda: node("Resize", "x", "", "scale", antialias=1), "antialias"),
+        (lambda: node("Resize", "x", "", "x"), "takes its scales from an input"),
+        (lambda: node("Resize", "x", "", "scale", keep_aspect_ratio_policy="not_larger"), "keeps the aspect ratio"),
+        (lambda: node("Resize", "x", "", "scale", coordinate_transformation_mode="tf_crop_and_resize"), "crops"),
+        (lambda: node("MaxPool", outputs=("y", "i"), kernel_shape=[3]), "gives indices"),
+        (lambda: node("AveragePool", kernel_shape=[3], dilations=[2]), "has dilations"),
+        (lambda: node("QuantizeLinear", "x", "scale", "unsigned"), "is unsigned (uint8): quantise anew with"),
+        (lambda: node("QuantizeLinear", "x", "scale", "shifted"), "has a zero point other than 0"),
+        (lambda: node("QuantizeLinear", "x", "scale", "x"), "has a zero point that is computed"),
+        (lambda: node("Cast", to=8), "casts to STRING"),
+        (lambda: node("ReduceSum", "x", "x"), "takes its axes from input x, and they must be constant"),
+        (lambda: node("Soften", domain="ctx"), "the_node (Soften) is of domain ctx and has no function: use --inline"),
+    ],
+)  # fmt: skip
+def test_a_node_that_is_refused_is_named_with_its_remedy(bad: Callable[[], Any], wanted: str) -> None:
+    (line,) = graph_problems(model([bad()], **arrays()))
+    assert line.startswith("TensorRT: ") and wanted in line
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        lambda: node("TopK", "x", "axes", outputs=("y", "i")),
+        lambda: node("QuantizeLinear", "x", "scale", "signed"),
+        lambda: node("QuantizeLinear", "x", "scale"),
+        lambda: node("ReduceSum", "x", "axes"),
+        lambda: node("Resize", "x", "", "", "axes"),
+        lambda: node("Cast", to=10),
+    ],
+)
+def test_their_neighbours_within_the_limits_are_not(good: Callable[[], Any]) -> None:
+    assert graph_problems(model([good()], **arrays())) == []
+
+
+def test_rtx_has_less() -> None:
+    scatter = node("ScatterElements", "x", "axes", "x", reduction="add")
+    for bad, remedy in ((node("NonZero"), "use --target tensorrt, or another"), (scatter, "use --target tensorrt")):
+        assert graph_problems(model([bad], **arrays())) == []
+        (line,) = graph_problems(model([bad], **arrays()), "tensorrt-rtx")
+        assert line.startswith("TensorRT-RTX: the_node") and remedy in line
+
+
+@pytest.mark.parametrize(
+    ("functions", "call", "wanted"),
+    [
+        ([("Relu", {})], "Relu", "function ctx::Relu has the name of a standard operator"),
+        ([("Soften", {"opset": 17})], "Soften", "is written in opset 17, the model in 20"),
+        ([("Soften", {}), ("Soften", {"domain": "other"})], "Soften", "2 functions have the name Soften"),
+        ([("Soften", {"operator": "Det"})], "Soften", "inside (Det) is no operator of TensorRT"),
+    ],
+)
+def test_functions_that_would_be_misread_are_refused(
+    functions: list[tuple[str, dict[str, Any]]], call: str, wanted: str
+) -> None:
+    made = tuple(function(name, **settings) for name, settings in functions)
+    (line,) = graph_problems(model([node(call, domain="ctx")], made))
+    assert wanted in line
+
+
+def test_a_call_must_take_everything() -> None:
+    (line,) = graph_problems(model([node("Soften", "x", "", domain="ctx"), node("Soften", "x", "x", domain="ctx")],
+                                   (function("Soften"),)))  # fmt: skip
+    assert "gives 2 inputs and takes 1 outputs of 1 and 1" in line
+
+
+def test_branches_are_looked_into() -> None:
+    from onnx import TensorProto, helper
+
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Det", ["x"], ["out"], "deep")], "branch", [], [out])
+    (line,) = graph_problems(model([node("If", then_branch=branch, else_branch=branch)]))
+    assert "deep (Det) is no operator" in line
+
+
+def test_opset_types_and_uint8_are_checked(small_graph: Any) -> None:
+    from onnx import TensorProto
+
+    (line,) = graph_problems(model([node("Exp")], opset=8))
+    assert "opset 8 is outside 9..24" in line
+    strange = model([node("Exp")])
+    strange.graph.input[0].type.tensor_type.elem_type = TensorProto.COMPLEX64
+    (line,) = graph_problems(strange)
+    assert "input x has type COMPLEX64" in line
+    late = copy.deepcopy(small_graph)
+    (cast,) = (n for n in late.graph.node if n.op_type == "Cast" and n.input[0] == "image")
+    cast.op_type = "Transpose"
+    del cast.attribute[:]
+    (line,) = graph_problems(late)
+    assert "input image is uint8 and goes into" in line and "export anew" in line
+
+
+def test_problems_of_k_are_found_in_an_exported_graph_too(small_graph: Any) -> None:
+    import numpy as np
+    from onnx import numpy_helper
+
+    graph = copy.deepcopy(small_graph)
+    (topk,) = (n for n in graph.graph.node if n.op_type == "TopK")
+    named = [t for t in graph.graph.initializer if t.name == topk.input[1]]
+    assert len(named) == 1
+    named[0].CopyFrom(numpy_helper.from_array(np.array([5000], np.int64), topk.input[1]))
+    (line,) = graph_problems(graph)
+    assert "selects 5000" in line and "--top-k 3840" in line
+
+
+def test_unknown_settings_of_a_target_are_problems_too() -> None:
+    config = replace(EngineConfig(), timing_cache=Path("timings"))
+    assert problems(Extraction(), HOW, config=config) == []
+    assert "--timing-cache" in problems(Extraction(), HOW, target="tensorrt-rtx", config=config)[0]

@@ -1,0 +1,285 @@
+"""The control flow around an engine, with a stand-in for TensorRT and CUDA: no engine has run here."""
+
+import gc
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ctxdeploy.bundle
+from ctxdeploy.bundle import Artefact, Bundle
+from ctxdeploy.engines import EngineKey
+from ctxdeploy.errors import BackendError, ConfigError, MissingExtraError
+from ctxdeploy.runtime.backends import BackendConfig, open_backend
+from ctxdeploy.runtime.backends.tensorrt import PLUGINS_VARIABLE
+
+KEY = EngineKey(target="tensorrt", version="11.4.0.1", gpu="NVIDIA H200", capabilities=("9.0",))
+CONFIG = BackendConfig(name="tensorrt")
+TOP_K, DIM = 40, 8
+
+
+@pytest.fixture
+def fake(load_reference: Any, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module: ModuleType = load_reference("trt/fake_tensorrt")
+    module.install(monkeypatch, module)
+    return module
+
+
+@pytest.fixture
+def with_engine(make_bundle: Callable[..., Bundle], fake: ModuleType) -> Callable[..., Bundle]:
+    """Return a function that makes a bundle with an "engine"."""
+
+    def make(plan: bytes | None = None, key: EngineKey = KEY) -> Bundle:
+        bundle = make_bundle()
+        data = fake.plan((1, 1, 1, 3), (4, 64, 64, 3), TOP_K, DIM) if plan is None else plan
+        (bundle.path / "engine.plan").write_bytes(data)
+        engine = Artefact(
+            file="engine.plan",
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            format="engine",
+            precision="fp32",
+            target=key.target,
+            details={"key": key.metadata()},
+        )
+        replace(bundle, artefacts=(*bundle.artefacts, engine)).write_manifest()
+        return ctxdeploy.bundle.open(bundle.path)
+
+    return make
+
+
+def images(batch: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+
+
+def test_what_goes_in_and_out_is_the_photos_and_the_answers(
+    with_engine: Callable[..., Bundle], fake: ModuleType
+) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    assert (backend.name, backend.precision, backend.threads) == ("tensorrt", "fp32", None)
+    assert (backend.device, backend.version) == ("GPU: NVIDIA H200 (9.0)", "11.4.0.1")
+    for shape in ((1, 48, 64), (3, 37, 53), (1, 1, 1), (2, 48, 64)):
+        photos = images(*shape)
+        outputs, wanted = backend.run(photos), fake.answers(photos, TOP_K, DIM)
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(getattr(outputs, name), value)
+
+
+def test_photos_that_do_not_lie_in_one_piece_are_copied_right(
+    with_engine: Callable[..., Bundle], fake: ModuleType
+) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    photos = images(2, 20, 30).transpose(0, 2, 1, 3)[:, ::-1]
+    np.testing.assert_array_equal(
+        backend.run(photos).descriptors, fake.answers(np.ascontiguousarray(photos), TOP_K, DIM)["descriptors"]
+    )
+
+
+def test_buffers_stay_grow_and_are_given_back(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    first = backend.run(images(1, 48, 64))
+    kept = first.descriptors.copy()
+    addresses = set(fake.DEVICE)
+    assert len(addresses) == len(fake.HOST) == 5
+    backend.run(images(1, 32, 64, seed=1))
+    assert set(fake.DEVICE) == addresses, "a smaller input takes the same memory"
+    np.testing.assert_array_equal(first.descriptors, kept)
+    backend.run(images(4, 64, 64))
+    assert len(fake.DEVICE) == len(fake.HOST) == 5
+    assert max(len(memory) for memory in fake.DEVICE.values()) == 4 * 64 * 64 * 3
+    del backend
+    gc.collect()
+    assert not fake.DEVICE and not fake.HOST
+
+
+def test_a_shape_outside_the_engine_is_refused_with_its_range(with_engine: Callable[..., Bundle]) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    with pytest.raises(ConfigError) as caught:
+        backend.run(images(5, 48, 64))
+    assert str(caught.value) == (
+        "the input's 5×48×64 (photos × rows × columns) is outside the engine's 1..4 × 1..64 × 1..64: give a smaller "
+        "--batch-size, or build the engine anew with a larger --max-batch"
+    )
+    assert len(backend.run(images(4, 48, 64)).descriptors) == 4, "the backend works on"
+    with pytest.raises(ConfigError, match=r"this bundle takes 1\.\.1024"):
+        backend.run(np.zeros((1, 2000, 8, 3), np.uint8))
+
+
+def test_an_engine_of_another_gpu_is_refused_before_anything_is_loaded(
+    with_engine: Callable[..., Bundle], fake: ModuleType
+) -> None:
+    bundle = with_engine(key=replace(KEY, gpu="NVIDIA A100", capabilities=("8.0",)))
+    fake.Runtime.made = 0
+    with pytest.raises(BackendError) as caught:
+        open_backend(bundle, CONFIG)
+    assert str(caught.value) == (
+        "engine was built for NVIDIA A100 (8.0) with TensorRT 11.4.0.1, here is NVIDIA H200 (9.0) with TensorRT "
+        f"11.4.0.1 (another GPU): run  ctxdeploy build {bundle.path} --target tensorrt"
+    )
+    assert fake.Runtime.made == 0
+
+
+def test_without_a_driver_nothing_of_tensorrt_is_made(
+    with_engine: Callable[..., Bundle], fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = with_engine()
+    fake.install(monkeypatch, fake, status=100)
+    fake.Runtime.made = 0
+    with pytest.raises(BackendError, match="driver is not usable"):
+        open_backend(bundle, CONFIG)
+    assert fake.Runtime.made == 0
+
+
+def test_a_bundle_without_the_engine_names_the_command(with_engine: Callable[..., Bundle]) -> None:
+    bundle = with_engine()
+    with pytest.raises(BackendError) as caught:
+        open_backend(bundle, BackendConfig(name="tensorrt", precision="fp16"))
+    assert str(caught.value) == (
+        f"{bundle.path} has no TensorRT engine of fp16: run  ctxdeploy build {bundle.path} --target tensorrt "
+        "--precision fp16"
+    )
+
+
+def test_a_missing_package_names_its_extra(
+    make_bundle: Callable[..., Bundle], with_engine: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    bundle = with_engine()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(MissingExtraError, match=r"cuda is not installed: run  pip install 'ctxdeploy\[gpu\]'"):
+        open_backend(bundle, CONFIG)
+
+
+def test_a_damaged_plan_is_refused_in_one_line(with_engine: Callable[..., Bundle]) -> None:
+    with pytest.raises(BackendError, match=r"engine\.plan cannot be loaded: Serialization assertion magicTag failed$"):
+        open_backend(with_engine(plan=b"no plan"), CONFIG)
+
+
+def test_an_engine_of_another_network_is_refused(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
+    bundle = with_engine()
+    fake.ICudaEngine.names = ("image", "logits")
+    with pytest.raises(BackendError, match="inputs and outputs are image, logits: build it anew"):
+        open_backend(bundle, CONFIG)
+
+
+def test_an_engine_with_another_k_is_refused(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
+    backend = open_backend(with_engine(plan=fake.plan((1, 1, 1, 3), (4, 64, 64, 3), TOP_K + 1, DIM)), CONFIG)
+    with pytest.raises(BackendError, match=r"output descriptors is float32 \(1, 41, 8\), not float32 \(1, 40, 8\)"):
+        backend.run(images(1, 8, 8))
+
+
+def test_too_little_memory_is_said(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    fake.LIMIT[0] = 10_000
+    with pytest.raises(BackendError, match="cudaMalloc: cudaErrorMemoryAllocation"):
+        backend.run(images(4, 64, 64))
+    fake.LIMIT[0] = 1 << 40
+    assert len(backend.run(images(4, 64, 64)).descriptors) == 4, "the backend works on"
+    fake.ICudaEngine.context_fails = True
+    with pytest.raises(BackendError, match=r"no memory for the engine: CUDA out of memory \(.*--max-batch\)"):
+        open_backend(with_engine(), CONFIG)
+
+
+def test_a_failing_run_says_why(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    fake.IExecutionContext.fails = "illegal memory access\n  in conv1"
+    with pytest.raises(BackendError, match=r"failed on an input of \(1, 8, 8, 3\): illegal memory access in conv1"):
+        backend.run(images(1, 8, 8))
+
+
+def test_ctrl_c_waits_for_the_run_under_way_and_leaves_a_sound_backend(
+    with_engine: Callable[..., Bundle], fake: ModuleType
+) -> None:
+    import _thread
+
+    backend = open_backend(with_engine(), CONFIG)
+    ended: list[float] = []
+
+    def slowly() -> None:
+        threading.Timer(0.2, _thread.interrupt_main).start()
+        time.sleep(0.6)
+        ended.append(time.monotonic())
+
+    fake.IExecutionContext.hook = staticmethod(slowly)
+    with pytest.raises(KeyboardInterrupt):
+        backend.run(images(1, 8, 8))
+    assert ended and ended[0] <= time.monotonic()
+    fake.IExecutionContext.hook = None
+    photo = images(1, 9, 9)
+    np.testing.assert_array_equal(backend.run(photo).descriptors, fake.answers(photo, TOP_K, DIM)["descriptors"])
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_code_in_a_plan_is_allowed_only_where_the_key_says_so(
+    with_engine: Callable[..., Bundle], fake: ModuleType, compatible: bool
+) -> None:
+    backend: Any = open_backend(with_engine(key=replace(KEY, version_compatible=compatible)), CONFIG)
+    assert backend._runtime.engine_host_code_allowed is compatible
+
+
+def test_plugin_libraries_are_the_users_to_name(
+    with_engine: Callable[..., Bundle], fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libctx.so"
+    library.write_text("GaussianSmoothing 1 ctx\n", encoding="utf-8")
+    sha256 = hashlib.sha256(library.read_bytes()).hexdigest()
+    bundle = with_engine(key=replace(KEY, plugins={"libctx.so": sha256}))
+    with pytest.raises(BackendError, match=rf"needs the plugin library libctx\.so .*: name it in {PLUGINS_VARIABLE}"):
+        open_backend(bundle, CONFIG)
+    other = tmp_path / "other.so"
+    other.write_text("GraphConvolution 1 ctx\n", encoding="utf-8")
+    monkeypatch.setenv(PLUGINS_VARIABLE, str(other))
+    with pytest.raises(BackendError, match="needs the plugin library"):
+        open_backend(bundle, CONFIG)
+    monkeypatch.setenv(PLUGINS_VARIABLE, f"{other}:{library}")
+    open_backend(bundle, CONFIG)
+    assert [creator.name for creator in fake.REGISTRY.all_creators] == ["ROIAlign_TRT", "GaussianSmoothing"]
+
+
+def test_the_stand_ins_answers_depend_on_every_pixel(fake: ModuleType) -> None:
+    photo = np.zeros((1, 5, 6, 3), np.uint8)
+    changed = photo.copy()
+    changed[0, 4, 5, 2] = 1
+    first, second = (fake.answers(x, 3, 2)["descriptors"] for x in (photo, changed))
+    assert not np.array_equal(first, second)
+
+
+def test_the_stand_in_has_the_names_and_signatures_of_the_real_one(fake: ModuleType) -> None:
+    api = json.loads((Path(fake.__file__ or "").parent / "api-11.4.json").read_text(encoding="utf-8"))["names"]
+    own = {"fails", "hook", "names", "context_fails", "made", "refuses", "errors", "machine", "model", "facts"}
+    compared = 0
+    for name, cls in vars(fake).items():
+        if not isinstance(cls, type) or cls.__module__ != fake.__name__ or name.startswith("cuda"):
+            continue
+        entry = api[name]
+        for member, value in vars(cls).items():
+            if member.startswith("_") or member in own:
+                continue
+            compared += 1
+            if entry["kind"] == "enum":
+                assert member in entry["values"], f"{name}.{member}"
+                continue
+            assert member in entry["members"], f"{name}.{member}"
+            signatures = entry["members"][member].get("signatures")
+            if signatures and callable(value):
+                code = value.__code__
+                names = list(code.co_varnames[1 : code.co_argcount])
+                # What the stand-in leaves out at the end must have a default.
+                fits = [
+                    names == [p[0] for p in s["params"]][: len(names)]
+                    and all(len(p) == 3 for p in s["params"][len(names) :])
+                    for s in signatures
+                ]
+                assert any(fits), f"{name}.{member}({', '.join(names)})"
+    assert compared > 40
