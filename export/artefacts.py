@@ -1,11 +1,14 @@
 """The files of a bundle, made one after the other from the fp32 graph and measured as they are made."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ctxdeploy.bundle import Artefact, Bundle
+from ctxdeploy.errors import ParityError
 from ctxdeploy.export.measuring import measure
+from ctxdeploy.export.parity import Image
 from ctxdeploy.export.targets import Job
 from ctxdeploy.export.trial import Trial
 from ctxdeploy.hashing import file_sha256
@@ -23,6 +26,8 @@ class Workshop:
         bundle: with the artefacts that passed so far.
         proto: the fp32 graph, an ``onnx.ModelProto``.
         trial: that everything is measured in.
+        calibration: photos that int8 is fitted to, H×W×3 uint8 by name, and where they come from.
+        int8_target: runtime whose figures decide which convolutions stay fp32 in the int8 graph.
         display: told of each step.
         rejected: the artefacts that did not pass.
     """
@@ -30,25 +35,20 @@ class Workshop:
     bundle: Bundle
     proto: Any
     trial: Trial
+    calibration: Mapping[str, Image]
+    calibration_source: str
+    int8_target: str
     display: Display
     rejected: list[Artefact] = field(default_factory=list)
+    _graphs: dict[Precision, Any] = field(default_factory=dict)
     _details: dict[Precision, dict[str, Any]] = field(default_factory=dict)
 
     def make(self, job: Job) -> None:
         """Make an artefact, measure it, and take it into the bundle or among the rejected."""
-        details = self._graph(job.graph)
-        path = self.bundle.path / job.graph.file
-        artefact = Artefact(
-            file=path.name,
-            sha256=file_sha256(path),
-            bytes=path.stat().st_size,
-            format="onnx",
-            precision=job.precision.label,
-            target=job.target,
-            details=details,
-        )
-        self.display.say(f"comparing {job.target} {job.precision.label}")
-        artefact = replace(artefact, parity=measure(self.bundle, artefact, self.trial).metadata())
+        if job.graph not in self._details:
+            self.display.say(f"making the {job.graph.label} graph")
+            self._graphs[job.graph], self._details[job.graph] = self._converted(job.graph)
+        artefact = replace(self._artefact(job, self._graphs[job.graph]), details=self._details[job.graph])
         if artefact.parity["verdict"] == "passed":
             self.bundle = replace(self.bundle, artefacts=(*self.bundle.artefacts, artefact))
         else:
@@ -65,19 +65,49 @@ class Workshop:
             text = json.dumps(asdict(artefact), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             marked.with_name(f"{file.name}.{artefact.target}{REJECTED}.json").write_text(text, encoding="utf-8")
 
-    def _graph(self, precision: Precision) -> dict[str, Any]:
-        """Write the graph of a precision unless it is there, and return what is to be known about it."""
+    def _artefact(self, job: Job, proto: Any) -> Artefact:
+        """Write a graph under the name of its precision, and measure it."""
         from ctxdeploy.export.graph import save_graph
 
-        if precision not in self._details:
-            self.display.say(f"writing the {precision.label} graph")
-            proto, self._details[precision] = self._converted(precision)
-            save_graph(proto, self.bundle.path / precision.file)
-        return self._details[precision]
+        path = self.bundle.path / job.graph.file
+        save_graph(proto, path)
+        artefact = Artefact(
+            file=path.name,
+            sha256=file_sha256(path),
+            bytes=path.stat().st_size,
+            format="onnx",
+            precision=job.precision.label,
+            target=job.target,
+        )
+        self.display.say(f"comparing {job.target} {job.precision.label}")
+        return replace(artefact, parity=measure(self.bundle, artefact, self.trial).metadata())
 
     def _converted(self, precision: Precision) -> tuple[Any, dict[str, Any]]:
         if precision is Precision.FP32:
             return self.proto, {}
+        if precision is Precision.INT8:
+            return self._quantised()
         from ctxdeploy.export.mixed import to_mixed
 
         return to_mixed(self.proto, precision), {}
+
+    def _quantised(self) -> tuple[Any, dict[str, Any]]:
+        """Return the int8 graph that keeps its tolerance; if none does, the last one, which will be rejected."""
+        from ctxdeploy.export.int8.config import Int8Config
+        from ctxdeploy.export.int8.search import search
+
+        tried: list[Any] = []
+
+        def check(proto: Any) -> str:
+            tried.append(proto)
+            verdict = self._artefact(Job(target=self.int8_target, precision=Precision.INT8), proto).parity["verdict"]
+            return "" if verdict == "passed" else str(verdict).removeprefix("failed: ")
+
+        config = Int8Config(source=self.calibration_source)
+        try:
+            found: tuple[Any, dict[str, Any]] = search(
+                self.proto, self.calibration, check, config, report=self.display.say
+            )
+        except ParityError as error:
+            return tried[-1], {"search": str(error)}
+        return found

@@ -167,7 +167,9 @@ class Diff:
             "jump": None if self.jump is None else _entry(self.jump),
             "only_a": list(self.only_a),
             "layers": [_entry(layer) for layer in self.layers],
-            "outputs": None if self.outputs is None else _finite({**self.outputs.metadata(), "error": self.outputs_error}),
+            "outputs": None
+            if self.outputs is None
+            else _finite({**self.outputs.metadata(), "error": self.outputs_error}),
         }
 
 

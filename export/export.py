@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
 from ctxdeploy.export.artefacts import REJECTED, Workshop
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.parity import Image, Outputs, Run
-from ctxdeploy.export.photos import sample_trial, with_odd_shapes
+from ctxdeploy.export.photos import sample_calibration, sample_trial, with_odd_shapes
 from ctxdeploy.export.targets import plan
 from ctxdeploy.export.trial import Trial, TrialPhotos
 from ctxdeploy.extras import require, require_onnxruntime
@@ -100,6 +101,7 @@ def export(
     config: ExportConfig | None = None,
     *,
     photos: TrialPhotos | None = None,
+    calibration: Mapping[str, Image] | None = None,
     display: Display | None = None,
 ) -> Exported:
     """Export a checkpoint as a bundle and compare every artefact with PyTorch on photos.
@@ -113,6 +115,7 @@ def export(
         config: what to export.
         photos: to compare on, not larger than the image size; photos of scikit-image if None. Crops of odd shapes are
             added.
+        calibration: photos that int8 is fitted to, H×W×3 uint8 by name; photos of scikit-image if None.
         display: shows each step and how far it is; None shows nothing.
 
     Raises:
@@ -138,8 +141,8 @@ def export(
     photos = _photos(network, config.preprocessing(loaded), photos)
     staging = _staging(output)
     try:
-        workshop = _workshop(loaded, network, config, staging, photos, display)
         jobs, remarks = plan(config.targets, config.precisions)
+        workshop = _workshop(loaded, network, config, staging, photos, calibration, display)
         for remark in remarks:
             display.say(f"left out: {remark}")
         for job in jobs:
@@ -209,6 +212,7 @@ def _workshop(
     config: ExportConfig,
     folder: Path,
     photos: TrialPhotos,
+    calibration: Mapping[str, Image] | None,
     display: Display,
 ) -> Workshop:
     """Trace the network and run it in PyTorch."""
@@ -217,7 +221,16 @@ def _workshop(
     display.say("tracing the network")
     proto = build_graph(network, inline=config.inline)
     trial = Trial(photos, torch_runner(network), display=display)
-    return Workshop(bundle=_empty_bundle(loaded, network, config, folder), proto=proto, trial=trial, display=display)
+    samples = sample_calibration(config.preprocessing(loaded).image_size) if calibration is None else calibration
+    return Workshop(
+        bundle=_empty_bundle(loaded, network, config, folder),
+        proto=proto,
+        trial=trial,
+        calibration=samples,
+        calibration_source="photos of scikit-image" if calibration is None else "photos of the user",
+        int8_target="openvino" if "openvino" in config.targets else "onnxruntime",
+        display=display,
+    )
 
 
 def _empty_bundle(loaded: Checkpoint, network: "RetrievalNetwork", config: ExportConfig, folder: Path) -> Bundle:

@@ -25,6 +25,7 @@ MOST_PHOTOS = 12
 MOST_RETRIEVED, RETRIEVAL_SIZE, MOST_OF_SCENE = 48, 384, 4
 _COMPARED = ("coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
 _RETRIEVED = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle", "hubble_deep_field", "coins", "page")
+_CALIBRATING = ("astronaut", "chelsea", "retina", "brick", "grass", "gravel", "camera", "coins", "moon", "page")
 _VIEWS = 4
 
 
@@ -35,6 +36,28 @@ def default_photos(image_size: int) -> dict[str, Image]:
         MissingExtraError: scikit-image is not installed.
     """
     return {name: _scaled(sample_photo(name), image_size) for name in _COMPARED}
+
+
+def sample_calibration(image_size: int) -> dict[str, Image]:
+    """Return photos of scikit-image to fit int8 to: none of those that are compared.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    return {name: _scaled(sample_photo(name), image_size) for name in _CALIBRATING}
+
+
+def folder_calibration(folder: Path, preprocessing: Preprocessing, most: int) -> dict[str, Image]:
+    """Return up to ``most`` photos of a folder, spread over it, as they enter the network.
+
+    Raises:
+        ConfigError: the folder cannot be listed.
+        NoPhotosError: it has no photos.
+        PhotoError: a photo cannot be read.
+    """
+    from ctxdeploy.runtime import find_photos
+
+    return decoded(_spread(find_photos(folder), most), preprocessing)
 
 
 def sample_trial(preprocessing: Preprocessing) -> TrialPhotos:

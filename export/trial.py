@@ -132,7 +132,8 @@ class Trial:
 
 def _vectors(outputs: Outputs) -> NDArray[np.float32]:
     """Return the descriptors of one photo without padding, n×D."""
-    return outputs[0][0][outputs[1][0] > 0]
+    vectors: NDArray[np.float32] = outputs[0][0][outputs[1][0] > 0]
+    return vectors
 
 
 def _pairs(photos: Mapping[str, Image]) -> list[list[str]]:

@@ -1,17 +1,24 @@
 """``ctxdeploy export``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ctxdeploy.archive import BUNDLE_SUFFIX
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
+from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.targets import TARGETS
 from ctxdeploy.extras import require
 from ctxdeploy.precision import Precision
 from ctxdeploy.progress import Display
 from ctxdeploy.text import printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.export import ExportConfig
+    from ctxdeploy.export.parity import Image
+    from ctxdeploy.export.trial import TrialPhotos
 
 
 class _Scales(click.ParamType[tuple[float, ...]]):
@@ -79,9 +86,10 @@ def command(
     the exit code is 11.
     """
     require("torch", "export")
-    from ctxdeploy.export.checkpoint import load_checkpoint
     from ctxdeploy.export.export import ExportConfig, export
 
+    if calibrate is not None and Precision.INT8.label not in precisions:
+        raise ConfigError("--calibrate is for int8: add --precision int8")
     config = ExportConfig(
         scales=scales,
         top_k=top_k,
@@ -92,12 +100,8 @@ def command(
         precisions=tuple(Precision.parse(label) for label in precisions),
     )
     output = output or Path(checkpoint.with_suffix(BUNDLE_SUFFIX).name)
-    chosen = None
-    if photos is not None:
-        from ctxdeploy.export.photos import folder_trial
-
-        chosen = folder_trial(photos, config.preprocessing(load_checkpoint(checkpoint)))
-    exported = export(checkpoint, output, config, photos=chosen, display=Display(quiet=quiet))
+    chosen, fitted = _photos(checkpoint, config, photos, calibrate)
+    exported = export(checkpoint, output, config, photos=chosen, calibration=fitted, display=Display(quiet=quiet))
     if as_json:
         rejected = [vars(artefact) for artefact in exported.rejected]
         print_json({"bundle": str(output), **exported.bundle.metadata(), "rejected": rejected})
@@ -107,3 +111,20 @@ def command(
             what = f"{artefact.target} {artefact.precision}, {artefact.bytes / 1e6:.1f} MB"
             click.echo(f"  {what}: {parity_line(artefact.parity)}")
     exported.check()
+
+
+def _photos(
+    checkpoint: Path, config: "ExportConfig", photos: Path | None, calibrate: Path | None
+) -> tuple["TrialPhotos | None", "dict[str, Image] | None"]:
+    """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
+    if photos is None and calibrate is None:
+        return None, None
+    from ctxdeploy.export.checkpoint import load_checkpoint
+    from ctxdeploy.export.int8.config import Int8Config
+    from ctxdeploy.export.photos import folder_calibration, folder_trial
+
+    preprocessing = config.preprocessing(load_checkpoint(checkpoint))
+    chosen = None if photos is None else folder_trial(photos, preprocessing)
+    if calibrate is None:
+        return chosen, None
+    return chosen, folder_calibration(calibrate, preprocessing, Int8Config().max_photos)
