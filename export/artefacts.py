@@ -1,21 +1,36 @@
 """The files of a bundle, made one after the other from the fp32 graph and measured as they are made."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ctxdeploy.bundle import Artefact, Bundle
-from ctxdeploy.errors import ParityError
-from ctxdeploy.export.measuring import measure
+from ctxdeploy.errors import BackendError, ConfigError, MissingExtraError, ParityError
+from ctxdeploy.export.measuring import measure, runs_in
 from ctxdeploy.export.parity import Image
-from ctxdeploy.export.targets import Job
+from ctxdeploy.export.targets import TENSORRT, Job
 from ctxdeploy.export.trial import Trial
 from ctxdeploy.hashing import file_sha256
 from ctxdeploy.precision import Precision
 from ctxdeploy.progress import Display
 
 REJECTED = ".rejected"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantising:
+    """How int8 is made.
+
+    Attributes:
+        photos: that it is fitted to, H×W×3 uint8 by name.
+        source: where they come from, for the report.
+        target: runtime whose figures decide which convolutions stay fp32.
+    """
+
+    photos: Mapping[str, Image]
+    source: str
+    target: str
 
 
 @dataclass(kw_only=True)
@@ -26,8 +41,7 @@ class Workshop:
         bundle: with the artefacts that passed so far.
         proto: the fp32 graph, an ``onnx.ModelProto``.
         trial: that everything is measured in.
-        calibration: photos that int8 is fitted to, H×W×3 uint8 by name, and where they come from.
-        int8_target: runtime whose figures decide which convolutions stay fp32 in the int8 graph.
+        quantising: how int8 is made; None where it is not.
         display: told of each step.
         rejected: the artefacts that did not pass.
     """
@@ -35,11 +49,11 @@ class Workshop:
     bundle: Bundle
     proto: Any
     trial: Trial
-    calibration: Mapping[str, Image]
-    calibration_source: str
-    int8_target: str
+    quantising: Quantising | None
     display: Display
     rejected: list[Artefact] = field(default_factory=list)
+    # The same file in the same engine has the same figures, for whichever target it is.
+    _parities: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     _graphs: dict[Precision, Any] = field(default_factory=dict)
     _details: dict[Precision, dict[str, Any]] = field(default_factory=dict)
 
@@ -53,6 +67,42 @@ class Workshop:
             self.bundle = replace(self.bundle, artefacts=(*self.bundle.artefacts, artefact))
         else:
             self.rejected.append(artefact)
+
+    def finish(self, jobs: Sequence[Job]) -> None:
+        """Write the manifest, keep what was rejected, and build the engines that can be built on this machine."""
+        self.keep_rejected()
+        self.bundle.write_manifest()
+        for job in jobs:
+            made = any((a.target, a.precision) == (job.target, job.precision.label) for a in self.bundle.artefacts)
+            if job.target in TENSORRT and made:
+                self._engine(job)
+
+    def _engine(self, job: Job) -> None:
+        from ctxdeploy.export.tensorrt.config import EngineConfig
+        from ctxdeploy.export.tensorrt.publish import build_engine
+
+        how = f"build it there with  ctxdeploy build BUNDLE --target {job.target} --precision {job.precision.label}"
+        try:
+            self.bundle = build_engine(
+                self.bundle, EngineConfig(), target=job.target, precision=job.precision, display=self.display
+            )
+        except (BackendError, MissingExtraError) as error:
+            self.display.say(f"no {job.target} {job.precision.label} engine here ({error}); {how}")
+            return
+        engine = self.bundle.artefacts[-1]
+        try:
+            parity = measure(self.bundle, engine, self.trial).metadata()
+        except (BackendError, MissingExtraError) as error:
+            self.display.say(f"the {job.target} {job.precision.label} engine is not measured: {error}")
+            return
+        others = self.bundle.artefacts[:-1]
+        if parity["verdict"] == "passed":
+            self.bundle = replace(self.bundle, artefacts=(*others, replace(engine, parity=parity)))
+        else:
+            self.bundle = replace(self.bundle, artefacts=others)
+            self.rejected.append(replace(engine, parity=parity))
+            self.keep_rejected()
+        self.bundle.write_manifest()
 
     def keep_rejected(self) -> None:
         """Write the reports of rejected artefacts, and mark files that no artefact of the bundle uses."""
@@ -79,8 +129,11 @@ class Workshop:
             precision=job.precision.label,
             target=job.target,
         )
-        self.display.say(f"comparing {job.target} {job.precision.label}")
-        return replace(artefact, parity=measure(self.bundle, artefact, self.trial).metadata())
+        key = (artefact.sha256, artefact.precision, runs_in(artefact))
+        if key not in self._parities:
+            self.display.say(f"comparing {job.target} {job.precision.label}")
+            self._parities[key] = measure(self.bundle, artefact, self.trial).metadata()
+        return replace(artefact, parity=self._parities[key])
 
     def _converted(self, precision: Precision) -> tuple[Any, dict[str, Any]]:
         if precision is Precision.FP32:
@@ -96,17 +149,20 @@ class Workshop:
         from ctxdeploy.export.int8.config import Int8Config
         from ctxdeploy.export.int8.search import search
 
+        quantising = self.quantising
+        if quantising is None:
+            raise ConfigError("int8 needs photos to be fitted to: give --calibrate DIR")
         tried: list[Any] = []
 
         def check(proto: Any) -> str:
             tried.append(proto)
-            verdict = self._artefact(Job(target=self.int8_target, precision=Precision.INT8), proto).parity["verdict"]
+            verdict = self._artefact(Job(target=quantising.target, precision=Precision.INT8), proto).parity["verdict"]
             return "" if verdict == "passed" else str(verdict).removeprefix("failed: ")
 
-        config = Int8Config(source=self.calibration_source)
+        config = Int8Config(source=quantising.source)
         try:
             found: tuple[Any, dict[str, Any]] = search(
-                self.proto, self.calibration, check, config, report=self.display.say
+                self.proto, quantising.photos, check, config, report=self.display.say
             )
         except ParityError as error:
             return tried[-1], {"search": str(error)}

@@ -13,10 +13,11 @@ import numpy as np
 from ctxdeploy import __version__
 from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
-from ctxdeploy.export.artefacts import REJECTED, Workshop
+from ctxdeploy.export.artefacts import REJECTED, Quantising, Workshop
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.parity import Image, Outputs, Run
 from ctxdeploy.export.photos import sample_calibration, sample_trial, with_odd_shapes
+from ctxdeploy.export.preflight import check_graph, preflight
 from ctxdeploy.export.targets import plan
 from ctxdeploy.export.trial import Trial, TrialPhotos
 from ctxdeploy.extras import require, require_onnxruntime
@@ -130,6 +131,8 @@ def export(
     for package in ("torch", "onnx", "onnxscript", *(("skimage",) if photos is None else ())):
         require(package, "export")
     require_onnxruntime()
+    from ctxdeploy.export.graph import build_graph
+
     config = config or ExportConfig()
     display = display or Display(quiet=True)
     output = Path(output)
@@ -137,20 +140,30 @@ def export(
         raise BundleError(f"{output} exists: choose another -o, or remove it first")
     display.say("loading the checkpoint")
     loaded = load_checkpoint(checkpoint)
-    network = loaded.network(config.extraction(loaded))
-    photos = _photos(network, config.preprocessing(loaded), photos)
+    jobs, remarks = plan(config.targets, config.precisions)
+    bundle = _empty_bundle(loaded, config, output)
+    preflight(jobs, bundle.extraction, loaded.config, bundle.shapes)
+    network = loaded.network(bundle.extraction)
+    photos = _photos(network, bundle.preprocessing, photos)
     staging = _staging(output)
     try:
-        jobs, remarks = plan(config.targets, config.precisions)
-        workshop = _workshop(loaded, network, config, staging, photos, calibration, display)
+        display.say("tracing the network")
+        proto = build_graph(network, inline=config.inline)
+        check_graph(proto, jobs)
+        workshop = Workshop(
+            bundle=replace(bundle, path=staging),
+            proto=proto,
+            trial=Trial(photos, torch_runner(network), display=display),
+            quantising=_quantising(config, bundle.preprocessing, calibration),
+            display=display,
+        )
         for remark in remarks:
             display.say(f"left out: {remark}")
         for job in jobs:
             workshop.make(job)
             if not workshop.bundle.artefacts:
                 raise _refused(workshop, output)
-        workshop.keep_rejected()
-        workshop.bundle.write_manifest()
+        workshop.finish(jobs)
         staging.replace(output)
     except OSError as error:
         raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
@@ -206,39 +219,24 @@ def _staging(output: Path) -> Path:
     return staging
 
 
-def _workshop(
-    loaded: Checkpoint,
-    network: "RetrievalNetwork",
-    config: ExportConfig,
-    folder: Path,
-    photos: TrialPhotos,
-    calibration: Mapping[str, Image] | None,
-    display: Display,
-) -> Workshop:
-    """Trace the network and run it in PyTorch."""
-    from ctxdeploy.export.graph import build_graph
-
-    display.say("tracing the network")
-    proto = build_graph(network, inline=config.inline)
-    trial = Trial(photos, torch_runner(network), display=display)
-    samples = sample_calibration(config.preprocessing(loaded).image_size) if calibration is None else calibration
-    return Workshop(
-        bundle=_empty_bundle(loaded, network, config, folder),
-        proto=proto,
-        trial=trial,
-        calibration=samples,
-        calibration_source="photos of scikit-image" if calibration is None else "photos of the user",
-        int8_target="openvino" if "openvino" in config.targets else "onnxruntime",
-        display=display,
+def _quantising(
+    config: ExportConfig, preprocessing: Preprocessing, calibration: Mapping[str, Image] | None
+) -> Quantising | None:
+    if Precision.INT8 not in config.precisions:
+        return None
+    return Quantising(
+        photos=sample_calibration(preprocessing.image_size) if calibration is None else calibration,
+        source="photos of scikit-image" if calibration is None else "photos of the user",
+        target="openvino" if "openvino" in config.targets else "onnxruntime",
     )
 
 
-def _empty_bundle(loaded: Checkpoint, network: "RetrievalNetwork", config: ExportConfig, folder: Path) -> Bundle:
+def _empty_bundle(loaded: Checkpoint, config: ExportConfig, folder: Path) -> Bundle:
     preprocessing = config.preprocessing(loaded)
     size = preprocessing.image_size
     return Bundle(
         path=folder,
-        network=network.config.metadata(),
+        network=loaded.config.metadata(),
         source={
             "file": loaded.path.name,
             "sha256": file_sha256(loaded.path),
@@ -246,7 +244,7 @@ def _empty_bundle(loaded: Checkpoint, network: "RetrievalNetwork", config: Expor
             "weights_sha256": loaded.weights_sha256(),
         },
         preprocessing=preprocessing,
-        extraction=network.extraction,
+        extraction=config.extraction(loaded),
         shapes=ShapeRange(batch=(1, config.max_batch), height=(1, size), width=(1, size)),
         artefacts=(),
         tools={

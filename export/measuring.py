@@ -1,50 +1,67 @@
 """An artefact in the engine that runs it, against a trial; without PyTorch, as ``ctxdeploy verify`` uses it too."""
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 from ctxdeploy.bundle import Artefact, Bundle
+from ctxdeploy.export.mixed_emulation import emulated
 from ctxdeploy.export.parity import TOLERANCES, Image, Outputs, Parity, Run
-from ctxdeploy.export.targets import REFERENCE, TENSORRT, Job
+from ctxdeploy.export.targets import REFERENCE, TENSORRT
 from ctxdeploy.export.trial import Trial
+from ctxdeploy.extras import require
 from ctxdeploy.precision import Precision
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
+
+# ONNX Runtime with the roundings of the low types written into the graph.
+EMULATED = "emulation"
 
 
 def measure(bundle: Bundle, artefact: Artefact, trial: Trial) -> Parity:
     """Compare one artefact of a bundle with the trial's reference, in the very backend that users run.
-
-    A graph for TensorRT, whose engine is built elsewhere, runs in an engine of this machine that takes its types.
 
     Raises:
         BackendError: it cannot run on this machine.
         ParityError: its outputs cannot be compared at all.
     """
     backend = open_artefact(bundle, artefact)
+    emulating = "" if artefact.precision == backend.precision else f", emulating {artefact.precision}"
     return trial.compare(
         backend_run(backend),
         TOLERANCES[Precision.parse(artefact.precision)],
-        measured_with=f"{backend.name} {backend.version} {backend.precision}, {backend.device}",
+        measured_with=f"{backend.name} {backend.version} {backend.precision}{emulating}, {backend.device}",
         max_batch=bundle.shapes.batch[1],
     )
 
 
 def open_artefact(bundle: Bundle, artefact: Artefact) -> Backend:
-    """Load one artefact into its engine.
+    """Load one artefact into its engine; a graph for TensorRT into ONNX Runtime, its roundings emulated.
 
     Raises:
         BackendError: it cannot run on this machine.
     """
-    job = stand_in(artefact)
-    alone = replace(bundle, artefacts=(replace(artefact, target=job.target),))
-    return open_backend(alone, BackendConfig(name=job.target, precision=job.precision.label))
+    target = runs_in(artefact)
+    if target != EMULATED:
+        return _open(bundle, replace(artefact, target=target))
+    with tempfile.TemporaryDirectory(prefix="ctxdeploy-") as folder:
+        onnx = require("onnx", "cpu")
+        file = Path(folder) / artefact.file
+        onnx.save_model(emulated(onnx.load(str(bundle.file(artefact)))), str(file))
+        # The session has read all of the file when the folder goes.
+        stand_in = replace(artefact, target=REFERENCE.target, precision=REFERENCE.precision.label)
+        return _open(replace(bundle, path=Path(folder)), stand_in)
 
 
-def stand_in(artefact: Artefact) -> Job:
-    """Return the runtime and precision that an artefact is measured with."""
-    precision = Precision.parse(artefact.precision)
-    if artefact.target in TENSORRT and artefact.format == "onnx":
-        return Job(target="openvino" if precision is Precision.BF16 else "onnxruntime", precision=precision)
-    return Job(target=artefact.target, precision=precision)
+def runs_in(artefact: Artefact) -> str:
+    """Return the engine that measures an artefact: its own, or for a graph whose engine is TensorRT another one."""
+    if artefact.target not in TENSORRT or artefact.format != "onnx":
+        return artefact.target
+    return EMULATED if artefact.precision in (Precision.FP16.label, Precision.BF16.label) else REFERENCE.target
+
+
+def _open(bundle: Bundle, artefact: Artefact) -> Backend:
+    alone = replace(bundle, artefacts=(artefact,))
+    return open_backend(alone, BackendConfig(name=artefact.target, precision=artefact.precision))
 
 
 def reference_run(bundle: Bundle) -> tuple[Run, str]:

@@ -88,6 +88,9 @@ def command(
     require("torch", "export")
     from ctxdeploy.export.export import ExportConfig, export
 
+    for flag, package, extra in ((report, "matplotlib", "export"), (triton, "tritonclient", "triton")):
+        if flag is not None:
+            require(package, extra)
     if calibrate is not None and Precision.INT8.label not in precisions:
         raise ConfigError("--calibrate is for int8: add --precision int8")
     config = ExportConfig(
@@ -102,6 +105,14 @@ def command(
     output = output or Path(checkpoint.with_suffix(BUNDLE_SUFFIX).name)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)
     exported = export(checkpoint, output, config, photos=chosen, calibration=fitted, display=Display(quiet=quiet))
+    if report is not None:
+        from ctxdeploy.export.report import write_report
+
+        write_report(report, exported.bundle, exported.rejected)
+    if triton is not None:
+        from ctxdeploy.export.triton import write_model_repository
+
+        write_model_repository(exported.bundle, triton)
     if as_json:
         rejected = [vars(artefact) for artefact in exported.rejected]
         print_json({"bundle": str(output), **exported.bundle.metadata(), "rejected": rejected})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import ctxdeploy.bundle
-from ctxdeploy.bundle import MANIFEST, Artefact, Bundle
+from ctxdeploy.bundle import Artefact, Bundle
 from ctxdeploy.engines import PRODUCTS
 from ctxdeploy.errors import BackendError, BundleError, StorageError
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
@@ -93,7 +93,7 @@ def add_engine(path: Path, plan: Plan, graph: Artefact, *, precision: Precision)
             details={**plan.details(), "graph": {"file": graph.file, "sha256": graph.sha256}},
         )
         bundle = replace(bundle, artefacts=(*(a for a in bundle.artefacts if a not in old), artefact))
-        _replace_manifest(bundle)
+        bundle.write_manifest()
         used = {a.file for a in bundle.artefacts}
         for replaced in old:
             if replaced.file not in used:
@@ -122,9 +122,3 @@ def _write_plan(folder: Path, plan: Plan, precision: Precision) -> str:
             partial.unlink(missing_ok=True)
             raise
     return name
-
-
-def _replace_manifest(bundle: Bundle) -> None:
-    with tempfile.TemporaryDirectory(dir=bundle.path, prefix=".staging-") as staging:
-        replace(bundle, path=Path(staging)).write_manifest()
-        (Path(staging) / MANIFEST).replace(bundle.path / MANIFEST)
