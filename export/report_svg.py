@@ -36,6 +36,10 @@ th:first-child,td:first-child,.text{text-align:left}
 .tint{background:var(--tint)}
 figure{margin:0;padding:.8rem;background:var(--card);border:1px solid var(--line);border-radius:8px;overflow-x:auto}
 figure svg{display:block;max-width:100%;height:auto;margin:auto}
+small{color:var(--soft);font-weight:400}
+.swatch{vertical-align:middle}
+.key{display:inline-block;margin-right:1.1rem;white-space:nowrap}
+.artefacts th{white-space:normal}
 figcaption{color:var(--soft);font-size:.85rem;margin-top:.4rem}
 @media print{@page{margin:12mm}:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--card:#fff}body{padding:0;
 max-width:none;font-size:10px}figure,tr{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}
