@@ -156,6 +156,9 @@ class Diff:
 
     def metadata(self) -> dict[str, Any]:
         """Return everything as JSON takes it: infinite errors and undefined cosines are null."""
+        outputs = None
+        if self.outputs is not None:
+            outputs = _finite({**self.outputs.metadata(), "error": self.outputs_error})
         return {
             "a": self.a,
             "b": self.b,
@@ -167,9 +170,7 @@ class Diff:
             "jump": None if self.jump is None else _entry(self.jump),
             "only_a": list(self.only_a),
             "layers": [_entry(layer) for layer in self.layers],
-            "outputs": None
-            if self.outputs is None
-            else _finite({**self.outputs.metadata(), "error": self.outputs_error}),
+            "outputs": outputs,
         }
 
 

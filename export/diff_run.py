@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ctxdeploy import bundle
 from ctxdeploy.bundle import INPUT_NAME
-from ctxdeploy.errors import BackendError, BundleError, ConfigError
+from ctxdeploy.errors import BackendError, BundleError, ConfigError, CtxdeployError
 from ctxdeploy.export.diff_graph import Graph
 from ctxdeploy.extras import require, require_onnxruntime
 from ctxdeploy.precision import Precision
+from ctxdeploy.runtime.backends.base import first_line
 
 Image = NDArray[np.uint8]
 ENGINES = ("onnxruntime", "openvino")
@@ -128,8 +129,12 @@ class Runner:
     def _checked(self, serialised: bytes, count: int, image: Image) -> list[NDArray[Any]]:
         try:
             return self._run(serialised, count, image[None])
+        except CtxdeployError:
+            raise
         except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
-            raise BackendError(f"{self.side.name} cannot run: {str(error).strip().splitlines()[0]}") from error
+            other = next(engine for engine in ENGINES if engine != self.side.engine)
+            what = first_line(error)
+            raise BackendError(f"{self.side.name} cannot run: {what}; perhaps {other} can (--backend-…)") from error
 
     def _onnxruntime(self, serialised: bytes, count: int, images: Image) -> list[NDArray[Any]]:
         ort = require_onnxruntime()
