@@ -1,0 +1,128 @@
+"""The trunk in an exported graph: its convolutions by name, its tensors by place.
+
+A convolution is named as in the network (``backbone.layer2.0.conv1``), after its weights, which all scales share; it
+has one node per scale. A place is what the tensors of all scales have in common: ``backbone.layer2.0.conv1`` for what
+that convolution returns, then ``/sum``, ``/relu`` and ``/pool`` for what follows, and ``image`` for what enters.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ctxdeploy.errors import ConfigError
+
+TRUNK = "backbone."
+IMAGE = "image"
+_WEIGHT = ".weight"
+_SUFFIXES = {"Relu": "/relu", "MaxPool": "/pool", "Add": "/sum"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trunk:
+    """The trunk's parts of a graph.
+
+    Attributes:
+        layers: the nodes of each convolution, one per scale.
+        places: place of each of its tensors, in the order of the graph.
+        producers: node that makes each tensor of the graph.
+        consumers: nodes that read each tensor of the graph.
+    """
+
+    layers: Mapping[str, list[Any]]
+    places: Mapping[str, str]
+    producers: Mapping[str, Any]
+    consumers: Mapping[str, list[Any]]
+
+    def layer(self, node: Any) -> str | None:
+        """Return the name of the convolution that a node computes; None for every other node."""
+        return _layer(node)
+
+    def by_scale(self, places: Iterable[str]) -> list[list[str]]:
+        """Return the tensors of some places, one list for each scale, in the graph's order of scales."""
+        tensors: dict[str, list[str]] = {place: [] for place in places}
+        for tensor, place in self.places.items():
+            if place in tensors:
+                tensors[place].append(tensor)
+        return [list(row) for row in zip(*tensors.values(), strict=True)]
+
+    def observed(self) -> list[str]:
+        """Return the places that have a range: what convolutions read, and what they return to a sum."""
+        found: dict[str, None] = {}
+        for tensor, place in self.places.items():
+            summed = place in self.layers and any(node.op_type == "Add" for node in self.consumers[tensor])
+            if summed or any(_layer(node) is not None for node in self.consumers[tensor]):
+                found[place] = None
+        return list(found)
+
+    @property
+    def end(self) -> str:
+        """The place of the trunk's output: the only one that other parts of the network read."""
+        for tensor, place in self.places.items():
+            if place != IMAGE and any(node.output[0] not in self.places for node in self.consumers[tensor]):
+                return place
+        raise ConfigError("nothing reads what the graph's trunk returns: export the network with build_graph")
+
+
+def find_trunk(proto: Any) -> Trunk:
+    """Return the trunk of a graph written by ``build_graph``.
+
+    Raises:
+        ConfigError: the graph has no convolution of a trunk, or batch normalisation that is not folded.
+    """
+    layers: dict[str, list[Any]] = {}
+    places: dict[str, str] = {}
+    producers: dict[str, Any] = {}
+    consumers: dict[str, list[Any]] = defaultdict(list)
+    for node in proto.graph.node:
+        for tensor in node.input:
+            consumers[tensor].append(node)
+        producers.update(dict.fromkeys(node.output, node))
+        name = _layer(node)
+        if name is not None:
+            layers.setdefault(name, []).append(node)
+            places.setdefault(node.input[0], IMAGE)
+            places[node.output[0]] = name
+        elif node.op_type in _SUFFIXES and all(tensor in places for tensor in node.input):
+            places[node.output[0]] = places[node.input[0]] + _SUFFIXES[node.op_type]
+    if not layers:
+        raise ConfigError(f"the graph has no convolution with weights named {TRUNK}…: export it with build_graph")
+    return Trunk(layers=layers, places=places, producers=producers, consumers=consumers)
+
+
+def layer_names(proto: Any) -> tuple[str, ...]:
+    """Return the names of the trunk's convolutions in the order of computation."""
+    return tuple(find_trunk(proto).layers)
+
+
+def subgraph(proto: Any, outputs: Iterable[str]) -> Any:
+    """Return the part of a graph that computes float tensors from the graph's inputs, with these as its outputs."""
+    import onnx
+    from onnx import helper
+
+    outputs = list(outputs)
+    producers = {tensor: i for i, node in enumerate(proto.graph.node) for tensor in node.output}
+    wanted, nodes = list(outputs), set()
+    while wanted:
+        i = producers.get(wanted.pop())
+        if i is not None and i not in nodes:
+            nodes.add(i)
+            wanted += proto.graph.node[i].input
+    kept = [node for i, node in enumerate(proto.graph.node) if i in nodes]
+    used = {tensor for node in kept for tensor in node.input}
+    graph = helper.make_graph(
+        kept,
+        proto.graph.name,
+        list(proto.graph.input),
+        [helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None) for tensor in outputs],
+        [tensor for tensor in proto.graph.initializer if tensor.name in used],
+    )
+    return helper.make_model(
+        graph, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
+    )
+
+
+def _layer(node: Any) -> str | None:
+    if node.op_type != "Conv" or not node.input[1].startswith(TRUNK):
+        return None
+    return str(node.input[1]).removesuffix(_WEIGHT)

@@ -1,0 +1,136 @@
+"""Which convolutions must stay fp32, so that an int8 graph keeps a tolerance: as few as are needed, found by measuring.
+
+Each convolution is quantised alone, on a few photos at one scale, and the noise that it adds to the trunk's output is
+its sensitivity. The most sensitive ones are kept, twice as many at every attempt, until the graph is accepted;
+bisection then finds how many of them were needed.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.bundle import INPUT_NAME
+from ctxdeploy.errors import ParityError
+from ctxdeploy.export.int8.calibration import Image, Ranges, calibrate, open_session
+from ctxdeploy.export.int8.config import Int8Config
+from ctxdeploy.export.int8.layers import find_trunk, subgraph
+from ctxdeploy.export.int8.qdq import quantise
+
+# Returns why a graph (an ``onnx.ModelProto``) is refused, and an empty text for one that is accepted.
+Check = Callable[[Any], str]
+# Names a step as it begins.
+Report = Callable[[str], None]
+
+_PHOTOS = 3
+
+
+def search(
+    proto: Any,
+    photos: Mapping[str, Image],
+    check: Check,
+    config: Int8Config | None = None,
+    *,
+    report: Report = lambda step: None,
+) -> tuple[Any, dict[str, Any]]:
+    """Calibrate, and keep the fewest convolutions in fp32 with which ``check`` accepts the graph.
+
+    Args:
+        proto: the fp32 graph, which is not changed.
+        photos: H×W×3 uint8 by name, at the size at which they enter the network.
+        check: judges a quantised graph.
+        config: method, photos, and how many convolutions may be kept.
+        report: called with the name of each step.
+
+    Returns:
+        The int8 graph, and what made it, for ``Artefact.details``: ranges and where they come from, the convolutions
+        kept, the noise of each (relative power in the trunk's output) and every attempt.
+
+    Raises:
+        ParityError: no graph was accepted; the message says what the best one missed.
+        ConfigError: there is no photo, a name in ``config.keep`` is unknown, or the graph has no trunk.
+    """
+    config = config or Int8Config()
+    report(f"calibrating on {min(len(photos), config.max_photos)} photos")
+    ranges = calibrate(proto, photos, config)
+    layers = find_trunk(proto).layers
+    most = max(len(config.keep), int(config.max_kept * len(layers)))
+    attempts: list[dict[str, Any]] = []
+
+    def attempt(kept: list[str]) -> Any:
+        report(f"int8 with {len(kept)} of {len(layers)} convolutions in fp32")
+        graph = quantise(proto, ranges, keep=kept)
+        reason = check(graph)
+        attempts.append({"kept": len(kept), "refused": reason})
+        return None if reason else graph
+
+    order = [name for name in layers if name in config.keep]
+    noise: dict[str, float] = {}
+    graph = attempt(order)
+    count = len(order)
+    if graph is None and count < most:
+        report("measuring the sensitivity of every convolution")
+        noise = sensitivities(proto, ranges, {name: photos[name] for name in ranges.photos[:_PHOTOS]})
+        order += [name for name in sorted(noise, key=lambda name: -noise[name]) if name not in config.keep]
+        count, graph = _fewest(attempt, order, count, most)
+    if graph is None:
+        raise ParityError(
+            f"int8 misses its tolerance even with {attempts[-1]['kept']} of {len(layers)} convolutions in fp32 "
+            f"({attempts[-1]['refused']}): calibrate on photos of your own archive with --calibrate, "
+            "or give --precision bf16"
+        )
+    return graph, {
+        "scheme": "QDQ, symmetric int8, weights per channel",
+        "calibration": {"source": config.source, **ranges.metadata()},
+        "convolutions": len(layers),
+        "kept_fp32": sorted(order[:count], key=list(layers).index),
+        "noise": {name: float(f"{value:.4g}") for name, value in noise.items()},
+        "attempts": attempts,
+    }
+
+
+def sensitivities(proto: Any, ranges: Ranges, photos: Mapping[str, Image]) -> dict[str, float]:
+    """Return for each convolution of the trunk the noise in the trunk's output when it alone is quantised.
+
+    Noise is the error's power over that of the output around its mean per channel, at one scale, the fifth of seven.
+    """
+    trunk = find_trunk(proto)
+    scales = trunk.by_scale([trunk.end])
+    part = subgraph(proto, scales[len(scales) * 2 // 3])
+    wanted = _outputs(part, photos)
+    power = sum(float(((x - x.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()) for x in wanted)
+    noise = {}
+    for name in trunk.layers:
+        others = [other for other in trunk.layers if other != name]
+        found = _outputs(quantise(part, ranges, keep=others), photos)
+        error = sum(float(((x - y) ** 2).sum()) for x, y in zip(wanted, found, strict=True))
+        noise[name] = error / max(power, 1e-30)
+    return noise
+
+
+def _outputs(proto: Any, photos: Mapping[str, Image]) -> list[NDArray[np.float32]]:
+    session = open_session(proto)
+    return [session.run(None, {INPUT_NAME: photo[None]})[0] for photo in photos.values()]
+
+
+def _fewest(attempt: Callable[[list[str]], Any], order: list[str], refused: int, most: int) -> tuple[int, Any]:
+    """Return the least number of names from the front of ``order`` that is accepted, and its graph, None for none.
+
+    It is taken for granted that one more fp32 convolution never makes a graph worse.
+    """
+    graph, count = None, refused
+    step = 1
+    while graph is None and count < most:
+        refused, count = count, min(count + step, most)
+        graph = attempt(order[:count])
+        step *= 2
+    accepted = count
+    while graph is not None and accepted - refused > 1:
+        middle = (accepted + refused) // 2
+        smaller = attempt(order[:middle])
+        if smaller is None:
+            refused = middle
+        else:
+            accepted, graph = middle, smaller
+    return accepted, graph
