@@ -119,7 +119,8 @@ def command(
     else:
         click.echo(f"{printable(str(output))}:")
         for artefact in (*exported.bundle.artefacts, *exported.rejected):
-            what = f"{artefact.target} {artefact.precision}, {artefact.bytes / 1e6:.1f} MB"
+            kind = "engine" if artefact.format == "engine" else "graph"
+            what = f"{artefact.target} {artefact.precision} {kind}, {artefact.bytes / 1e6:.1f} MB"
             click.echo(f"  {what}: {parity_line(artefact.parity)}")
     exported.check()
 

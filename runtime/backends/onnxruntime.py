@@ -10,6 +10,7 @@ from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError
 from ctxdeploy.extras import require_onnxruntime
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
+from ctxdeploy.runtime.backends.unsigned import with_unsigned
 
 PROVIDERS = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
@@ -25,7 +26,8 @@ class OnnxRuntimeBackend(Backend):
         ort = require_onnxruntime()
         model = bundle.file(bundle.artefact(self.name, config.precision))
         try:
-            self._session = ort.InferenceSession(str(model), _options(ort, config), providers=list(PROVIDERS))
+            loaded = with_unsigned(model) if config.precision == "int8" else str(model)
+            self._session = ort.InferenceSession(loaded, _options(ort, config), providers=list(PROVIDERS))
         except Exception as error:  # ONNX Runtime's classes share no base but Exception
             raise BackendError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
         check_providers(self._session.get_providers(), PROVIDERS)
