@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ctxdeploy.bundle import OUTPUT_NAMES
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.mixed_plan import TRUNK, Plan
 from ctxdeploy.export.mixed_types import FLOAT, LowType, function_types, graph_types, low_tensor, low_type
@@ -33,13 +34,14 @@ def to_mixed(proto: Any, precision: Precision) -> Any:
     model.CopyFrom(proto)
     interfaces: dict[tuple[str, str], tuple[bool, ...]] = {}
     for function in model.functions:
-        plan = Plan(function.node, function_types(function, model.opset_import), (), interfaces)
+        plan = Plan(function.node, function_types(function, model.opset_import), function.output, (), interfaces)
         flags = interfaces[function.domain, function.name] = plan.low_inputs(function.input)
         writer = _Writer(plan, low, {name for name, flag in zip(function.input, flags, strict=True) if flag}, {})
         _replace(function.node, writer.write(function.output))
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    plan = Plan(graph.node, graph_types(model), weights, interfaces)
+    # Descriptors and attention; positions are products too where they are means over what a super-feature attends to.
+    plan = Plan(graph.node, graph_types(model), OUTPUT_NAMES[:2], weights, interfaces)
     if not any(plan.nodes[i].op_type == "Conv" for i in plan.low):
         raise ConfigError(f"the graph has no convolution with a weight {TRUNK}*: nothing would be {low.label}")
     writer = _Writer(plan, low, set(), weights)

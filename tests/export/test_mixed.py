@@ -15,6 +15,8 @@ from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.mixed import to_mixed
 from ctxdeploy.export.mixed_emulation import emulated
 from ctxdeploy.export.mixed_types import low_tensor, low_type
+from ctxdeploy.export.networks.config import Edges
+from ctxdeploy.export.networks.refinement import graph_convolution
 from ctxdeploy.export.operators import DOMAIN
 from ctxdeploy.export.parity import PhotoParity, compare_photo
 from ctxdeploy.precision import Precision
@@ -127,8 +129,16 @@ def test_an_inlined_graph_becomes_the_same(
         [node.op_type for node in inlined(proto).node if node.op_type in ("Conv", "MatMul")] for proto in (plain, mixed)
     ]
     assert kinds[0] == kinds[1]
-    low = [len([k for k in types_of(inlined(proto)).values() if k not in (1, 7)]) for proto in (plain, mixed)]
-    assert low[0] > 0.9 * low[1]
+    graphs = [inlined(proto) for proto in (plain, mixed)]
+    element_type = low_type(precision).element_type
+    products = [
+        [types_of(graph)[node.output[0]] == element_type for node in graph.node if node.op_type in ("Conv", "MatMul")]
+        for graph in graphs
+    ]
+    assert products[0] == products[1]
+    run, expected = session_of(emulated(plain)), session_of(emulated(mixed))
+    for a, b in zip(run(samples["coffee"][None]), expected(samples["coffee"][None]), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_bf16_needs_no_other_operators(small_graph: Any) -> None:
@@ -206,6 +216,54 @@ def test_an_overflow_in_fp16_is_seen(small_graph: Any, session_of: Any, samples:
     assert not any(parity.cosine_min > 0.5 for parity in overflown)
     held = on_two_photos(session_of(large), session_of(emulated(to_mixed(large, Precision.BF16))), photo)
     assert min(parity.cosine_min for parity in held) > 0.99
+
+
+def test_many_alike_positions_do_not_overflow_in_fp16() -> None:
+    """The graph refinement sums over all positions before it divides: 4096 · 0.5 · 100 is more than fp16 holds."""
+    x, weight, threshold = torch.full((1, 4096, 8), 100.0), torch.eye(8), torch.tensor(0.5)
+    wide = graph_convolution(x, weight, threshold, Edges.THRESHOLD, 16)
+    half = graph_convolution(x.half(), weight.half(), threshold.half(), Edges.THRESHOLD, 16)
+    assert torch.equal(wide, 2 * x)
+    torch.testing.assert_close(half.float(), wide, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_what_decides_about_positions_alone_stays_fp32(precision: Precision) -> None:
+    """FIRe's positions are products too: means of the cells that a super-feature attends to, in pixels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    kernel = numpy_helper.from_array(rng.random((3, 3, 1, 1), np.float32), "backbone.conv1.weight")
+    cells = numpy_helper.from_array(rng.random((4, 2), np.float32), "cells")
+    shape = numpy_helper.from_array(np.array([3, 4]), "shape")
+    nodes = [
+        helper.make_node("Conv", ["image", kernel.name], ["map"]),
+        helper.make_node("Reshape", ["map", "shape"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["columns"]),
+        helper.make_node("MatMul", ["rows", "columns"], ["descriptors"]),
+        helper.make_node("MatMul", ["rows", "cells"], ["positions"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 2, 2])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+        for name, size in (("descriptors", [3, 3]), ("positions", [3, 2]))
+    ]
+    graph = helper.make_graph(nodes, "super-features", [image], outputs, [kernel, cells, shape])
+    mixed = to_mixed(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), precision)
+    types = types_of(inlined(mixed))
+    low = low_type(precision).element_type
+    assert [(n.op_type, types[n.input[1]]) for n in mixed.graph.node if n.op_type in ("Conv", "MatMul")] == [
+        ("Conv", low),
+        ("MatMul", low),
+        ("MatMul", 1),
+    ]
+    # An output is fp32 though its node is low.
+    assert [(o.name, o.type.tensor_type.elem_type) for o in mixed.graph.output] == [
+        ("descriptors", 1),
+        ("positions", 1),
+    ]
+    (last,) = (node for node in mixed.graph.node if node.output[0] == "descriptors")
+    assert (last.op_type, last.attribute[0].i) == ("Cast", TensorProto.FLOAT)
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))
