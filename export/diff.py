@@ -237,8 +237,7 @@ def _distances(
     """Yield name in A, shapes and distance of every pair, computed as many at a time as the budget holds."""
     names = list(pairs)
     report("measuring the values")
-    sizes = [4 * math.prod(shape) for shape in runners[0].shapes(names, image)]
-    chunks = list(_chunks(names, sizes, budget))
+    chunks = list(_chunks(names, runners[0].sizes(names, image), budget))
     for number, chunk in enumerate(chunks, 1):
         report(f"comparing {len(names)} values, run {number} of {len(chunks)}")
         left = runners[0].values(chunk, image)

@@ -206,8 +206,8 @@ def _value(value: Any) -> str:
         parts = [f"{text(str(key).replace('_', ' '))} {_value(part)}" for key, part in value.items()]
     elif isinstance(value, Sequence) and not isinstance(value, str):
         parts = [_value(part) for part in value]
-    elif value is None:
-        return "none"
+    elif value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     else:
         return f"{value:.6g}" if isinstance(value, float) else text(value)
     joint = "; " if any(isinstance(part, Mapping) for part in (value if isinstance(value, Sequence) else ())) else ", "

@@ -1,7 +1,7 @@
 """The report's plots: cosine against rank, and error per scale, of all artefacts side by side."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ctxdeploy.bundle import Artefact
@@ -38,6 +38,7 @@ def swatch(artefact: Artefact) -> str:
 def rank_plot(artefacts: Sequence[Artefact]) -> str:
     """Return mean and 1st percentile of the cosine over the rank by attention, or nothing where none was measured."""
     drawn, axes = figure(11, 4, ncols=2, sharex=True, sharey=True)
+    lowest = float(_MOST_NINES)
     shown = [artefact for artefact in artefacts if artefact.parity.get("by_rank")]
     for ax, (key, title) in zip(axes[0], (("cosine_mean", "mean"), ("cosine_p1", "1st percentile")), strict=True):
         for artefact in shown:
@@ -45,10 +46,12 @@ def rank_plot(artefacts: Sequence[Artefact]) -> str:
             ranks = [1 + (part["first"] + part["last"]) / 2 for part in parts]
             line, marker, _ = _style(artefact)
             style = {"linestyle": line, "marker": marker, "color": _colour(artefact)}
-            ax.plot(ranks, [_nines(part[key]) for part in parts], markersize=3.5, linewidth=1.3, **style)
+            nines = [-math.log10(_error(part[key])) for part in parts]
+            lowest = min([lowest, *nines])
+            ax.plot(ranks, nines, markersize=3.5, linewidth=1.3, **style)
         ax.set_title(f"{title} of the cosine")
         ax.set_xlabel("rank by attention, 1 is the strongest")
-        _nines_axis(ax)
+    _nines_axis(axes[0, 0], lowest)
     return svg(drawn, "cosine against rank by attention") if shown else ""
 
 
@@ -68,12 +71,13 @@ def scale_plot(artefacts: Sequence[Artefact]) -> str:
         ax.vlines(places, means, [_error(part["cosine_min"]) for part in parts.values()], color=colour, linewidth=1.1)
         ax.plot(places, means, linestyle="none", marker=marker, markersize=5, color=colour)
     ax.set_yscale("log")
+    ax.set_ylim(bottom=0.6 * 10.0**-_MOST_NINES)
     ax.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
     for edge in range(1, len(scales)):
         ax.axvline(edge - 0.5, color=INK, linewidth=0.4, alpha=0.35)
     ax.grid(False, axis="x")
     ax.set_xlabel("scale of the image")
-    ax.set_ylabel("1 − cosine: mean (marker) to worst")
+    ax.set_ylabel(f"1 − cosine (from $10^{{-{_MOST_NINES}}}$): mean (marker) to worst")
     return svg(drawn, "error per scale") if shown else ""
 
 
@@ -92,18 +96,14 @@ def _style(artefact: Artefact) -> tuple[str, str, str]:
 
 
 def _error(cosine: float | None) -> float:
-    """Return 1 − cosine for a logarithmic axis, not below what fp32's rounding leaves."""
-    return max(10.0**-_MOST_NINES, 1 - (0.0 if cosine is None else cosine))
+    """Return 1 − cosine for a logarithmic axis, from what fp32's rounding leaves to 1."""
+    return min(1.0, max(10.0**-_MOST_NINES, 1 - (0.0 if cosine is None else cosine)))
 
 
-def _nines(cosine: float) -> float:
-    return -math.log10(_error(cosine))
-
-
-def _nines_axis(ax: Any) -> None:
-    """Label nines as the cosines that they are."""
-    names: Mapping[int, str] = {0: "0", _MOST_NINES: f"≥ 0.{'9' * _MOST_NINES}"}
-    low = min(0, math.floor(ax.get_ylim()[0]))
+def _nines_axis(ax: Any, lowest: float) -> None:
+    """Label nines as the cosines that they are, from the whole number below the lowest."""
+    low = math.floor(min(lowest, _MOST_NINES - 1))
+    names = {0: "≤ 0", _MOST_NINES: f"≥ 0.{'9' * _MOST_NINES}"}
     ticks = range(low, _MOST_NINES + 1)
-    ax.set_yticks(ticks, [names.get(n, f"{1 - 10.0**-n:.{max(n, 0)}f}") for n in ticks])
-    ax.set_ylim(bottom=max(low, math.floor(ax.get_ylim()[0])) - 0.1, top=_MOST_NINES + 0.25)
+    ax.set_yticks(ticks, [names.get(n, f"0.{'9' * n}") for n in ticks])
+    ax.set_ylim(low - 0.15, _MOST_NINES + 0.25)

@@ -18,7 +18,7 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa3ad;--line:#343a41;--ground:#15181b;--card:#1f2428;
 --bad:#ff7b6b;--good:#5fcf97;--tint:#e2542c44}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:84rem;padding:2rem clamp(1rem,4vw,3rem) 3rem;background:var(--ground);color:var(--ink);
+body{margin:0 auto;max-width:92rem;padding:2rem clamp(1rem,4vw,3rem) 3rem;background:var(--ground);color:var(--ink);
 font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.35rem;margin:0 0 .2rem}
 h2{font-size:1.05rem;margin:2.2rem 0 .6rem}
@@ -29,7 +29,7 @@ th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);
 th{font-weight:600;color:var(--soft);font-size:.85rem;vertical-align:bottom}
 tr:last-child td{border-bottom:0}
 th:first-child,td:first-child,.text{text-align:left}
-.wrap{white-space:normal;overflow-wrap:anywhere;min-width:14rem;text-align:left}
+.wrap{white-space:normal;overflow-wrap:anywhere;min-width:9rem;text-align:left}
 .bad{color:var(--bad);font-weight:600}
 .good{color:var(--good)}
 .soft{color:var(--soft)}
@@ -37,9 +37,10 @@ th:first-child,td:first-child,.text{text-align:left}
 figure{margin:0;padding:.8rem;background:var(--card);border:1px solid var(--line);border-radius:8px;overflow-x:auto}
 figure svg{display:block;max-width:100%;height:auto;margin:auto}
 small{color:var(--soft);font-weight:400}
-.swatch{vertical-align:middle}
+figure .swatch,.swatch{display:inline-block;vertical-align:middle}
 .key{display:inline-block;margin-right:1.1rem;white-space:nowrap}
 .artefacts th{white-space:normal}
+.artefacts th,.artefacts td{padding:.35rem .5rem}
 figcaption{color:var(--soft);font-size:.85rem;margin-top:.4rem}
 @media print{@page{margin:12mm}:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--card:#fff}body{padding:0;
 max-width:none;font-size:10px}figure,tr{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}

@@ -20,7 +20,7 @@ from ctxdeploy.errors import BackendError, BundleError, ConfigError, MissingExtr
 from ctxdeploy.export.diff import Diff, DiffConfig, diff
 from ctxdeploy.export.diff_graph import SELECTION, SIZES, Graph
 from ctxdeploy.export.diff_page import table, write_diff_page
-from ctxdeploy.export.diff_run import Side, distance, side
+from ctxdeploy.export.diff_run import Runner, Side, distance, side
 from ctxdeploy.hashing import file_sha256
 from ctxdeploy.preprocessing import Preprocessing
 
@@ -333,6 +333,16 @@ def test_budget(reference: Path, save: Save, image: Any) -> None:
     assert f"run {len(few.layers)} of {len(few.layers)}" in steps[-2]
     assert [(v.tensor, v.shapes) for v in few.layers] == [(v.tensor, v.shapes) for v in many.layers]
     np.testing.assert_allclose([v.error for v in few.layers], [v.error for v in many.layers], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 300), (299, 403)])
+def test_sizes_of_values(reference: Path, shape: tuple[int, int]) -> None:
+    """Sizes on a large image follow from those on two small ones; what they decide is how much is held at a time."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    runner = Runner(Side(path=reference), Graph(reference), 1)
+    names = list(runner.graph.tensors)
+    sizes = [value.size * 4 for value in runner.values(names, image)]
+    np.testing.assert_allclose(runner.sizes(names, image), sizes, rtol=0.15, atol=16)
 
 
 @given(
