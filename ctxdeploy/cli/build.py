@@ -100,7 +100,7 @@ def command(
     display = Display(quiet=quiet)
     for label in dict.fromkeys(precisions):
         opened = build_engine(opened, config, target=target, precision=Precision.parse(label), display=display)
-        artefact = opened.artefact(target, label)
+        artefact = opened.artefacts[-1]  # the engine; there may be a graph for the same runtime too
         if as_json:
             print_json(
                 {

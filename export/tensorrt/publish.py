@@ -59,10 +59,12 @@ def graph_of(bundle: Bundle, target: str, precision: Precision) -> Artefact:
     Raises:
         BundleError: there is none; the message says how to export it.
     """
+    # OpenVINO computes in bf16 from the fp32 graph: its artefact of that precision is not the graph of it.
+    others = {other.file for other in Precision if other is not precision}
     for artefact in bundle.artefacts:
-        if (artefact.format, artefact.precision) == ("onnx", precision.label):
+        if (artefact.format, artefact.precision) == ("onnx", precision.label) and artefact.file not in others:
             return artefact
-    there = ", ".join(dict.fromkeys(a.precision for a in bundle.artefacts if a.format == "onnx"))
+    there = ", ".join(p.label for p in Precision if any(a.file == p.file for a in bundle.artefacts))
     raise BundleError(
         f"{bundle.path} has no {precision.label} graph to build {PRODUCTS[target]} from, only {there or 'none'}: "
         f"run  ctxdeploy export CHECKPOINT --precision {precision.label}"

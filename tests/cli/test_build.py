@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,6 +57,25 @@ def test_engines_are_built_into_the_bundle_and_run(call: Call, own: Path, fake: 
     assert backend.precision == "fp16"
 
 
+def test_openvinos_bf16_is_no_graph_of_bf16(call: Call, own: Path, fake: ModuleType) -> None:
+    opened = ctxdeploy.bundle.open(own)
+    hinted = replace(opened.artefact(), target="openvino", precision="bf16")
+    replace(opened, artefacts=(*opened.artefacts, hinted)).write_manifest()
+    done = call("build", own, "--target", "tensorrt", "--precision", "bf16")
+    assert done.code == 12 and "has no bf16 graph to build TensorRT from, only fp32, fp16" in done.err
+
+
+def test_a_graph_for_the_same_runtime_stays(call: Call, own: Path, fake: ModuleType) -> None:
+    opened = ctxdeploy.bundle.open(own)
+    graph = replace(opened.artefact(), target="tensorrt")
+    replace(opened, artefacts=(*opened.artefacts, graph)).write_manifest()
+    for _ in range(2):
+        done = call("build", own, "--target", "tensorrt", "--json")
+        assert done.code == 0 and done.json[0]["file"].endswith(".plan")
+    built = [a for a in ctxdeploy.bundle.open(own).artefacts if a.target == "tensorrt"]
+    assert [a.format for a in built] == ["onnx", "engine"]
+
+
 def test_a_rebuilt_engine_replaces_the_old_one(call: Call, own: Path, fake: ModuleType) -> None:
     arguments = ("build", own, "--target", "tensorrt")
     assert call(*arguments).code == 0
@@ -85,7 +105,7 @@ def test_builds_that_differ_under_one_key_do_not_touch_each_others_file(
     ctxdeploy.bundle.open(own)
 
 
-@pytest.mark.parametrize("step", ["_write_plan", "_replace_manifest"])
+@pytest.mark.parametrize("step", ["_write_plan", "write_manifest"])
 def test_a_bundle_stays_whole_when_writing_fails(
     call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -95,7 +115,7 @@ def test_a_bundle_stays_whole_when_writing_fails(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish, step, full)
+    monkeypatch.setattr(publish if step == "_write_plan" else ctxdeploy.bundle.Bundle, step, full)
     done = call("build", own, "--target", "tensorrt", "--tf32")
     assert done.code == 18 and "cannot be written: No space left on device" in done.err
     assert ctxdeploy.bundle.open(own).artefacts == before.artefacts

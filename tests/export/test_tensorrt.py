@@ -75,30 +75,50 @@ def test_both_operators_parse_and_build(rtx: ModuleType, small_graph: Any) -> No
     json.dumps(plan.details())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["how", "ctx-gaussian", "ctx-graph"])
-def test_every_network_parses_and_builds(
-    rtx: ModuleType, config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any], variant: str
-) -> None:
+def untrained_graph(config: NetworkConfig, extraction: Extraction) -> Any:
+    """Return the graph of a network as PyTorch makes it: what it computes is not looked at here."""
     from ctxdeploy.export.graph import build_graph
+    from ctxdeploy.export.networks import build
 
-    extraction = Extraction(scales=(1.414, 0.5), top_k=60, dim=64)
-    graph = build_graph(network_of(config_of(variant, dim=64), extraction))
-    assert graph_problems(graph, TENSORRT_RTX) == []
+    return build_graph(build(config, extraction).eval())
+
+
+@pytest.mark.parametrize("variant", ["ctx-gaussian", "ctx-graph", "fire"])
+def test_every_network_parses_and_builds(
+    rtx: ModuleType, config_of: Callable[..., NetworkConfig], variant: str
+) -> None:
+    graph = untrained_graph(config_of(variant, dim=64), Extraction(scales=(0.5,), top_k=60, dim=64))
+    assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
     assert build(graph).data
 
 
 @pytest.mark.slow
-def test_all_scales_of_a_resnet_18_build(
-    rtx: ModuleType, config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any]
+def test_all_scales_of_how_build_and_share_their_weights(
+    rtx: ModuleType, config_of: Callable[..., NetworkConfig]
 ) -> None:
-    from ctxdeploy.export.graph import build_graph
-
-    graph = build_graph(network_of(config_of("how"), Extraction()))
+    graph = untrained_graph(config_of("how"), Extraction())
     profile = EngineConfig().profile(ShapeRange(), 1024)
-    plan = build_plan(graph, profile, EngineConfig(), target=TENSORRT_RTX, precision=Precision.FP32)
+    plan = build_plan(graph, profile, FAST, target=TENSORRT_RTX, precision=Precision.FP32)
     weights = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
-    assert weights < len(plan.data) < 1.3 * weights, "the seven scales share their weights"
+    assert weights < len(plan.data) < 1.3 * weights
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.INT8])
+def test_every_precision_parses_and_builds(
+    rtx: ModuleType, small_graph: Any, samples: dict[str, Any], precision: Precision
+) -> None:
+    from ctxdeploy.export.int8 import calibrate, quantise
+    from ctxdeploy.export.mixed import to_mixed
+
+    if precision is Precision.INT8:
+        graph = quantise(small_graph, calibrate(small_graph, {"coffee": samples["coffee"]}))
+    else:
+        graph = to_mixed(small_graph, precision)
+    assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
+    profile = FAST.profile(SHAPES, 512)
+    plan = build_plan(graph, profile, FAST, target=TENSORRT_RTX, precision=precision)
+    weights = sum(len(tensor.raw_data) for tensor in small_graph.graph.initializer)
+    assert len(plan.data) < 0.8 * weights, "the trunk's weights are of two bytes, or of one"
 
 
 def test_a_bad_node_is_one_clear_line_with_its_function(rtx: ModuleType, small_graph: Any) -> None:
