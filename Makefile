@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml $(SOURCES)
 
 # TensorRT-RTX builds engines on any x86-64 Linux. Its tests skip where it cannot be installed, which is no failure.
 $(VENV)/rtx: $(VENV)/installed
-	case "$$(uname -sm)" in 'Linux x86_64') $(BIN)/pip install -q 'tensorrt-rtx>=1.7' || true;; esac
+	case "$$(uname -sm)" in 'Linux x86_64') $(BIN)/pip install -q 'tensorrt-rtx>=1.7' 'cuda-bindings>=12.8' || true;; esac
 	touch $@
 
 demo: $(VENV)/installed
