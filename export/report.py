@@ -15,11 +15,11 @@ _WORST = 3  # photos listed of each artefact
 _MOST_SHOWN = 12  # entries of a list or a table inside the details that are shown unfolded
 # Column, figure, sign (1: at least the tolerance, -1: at most), name in the tolerance.
 _FIGURES: tuple[tuple[str, str, int, str | None], ...] = (
-    ("cosine, least", "cosine_min", 1, "cosine"),
-    ("1st percentile", "cosine_p1", 1, None),
-    ("mean", "cosine_mean", 1, "cosine_mean"),
-    ("positions in common, least", "overlap_min", 1, "overlap"),
-    ("mean", "overlap_mean", 1, None),
+    ("least cosine", "cosine_min", 1, "cosine"),
+    ("cosine, 1st percentile", "cosine_p1", 1, None),
+    ("mean cosine", "cosine_mean", 1, "cosine_mean"),
+    ("least overlap of positions", "overlap_min", 1, "overlap"),
+    ("mean overlap", "overlap_mean", 1, None),
     ("length error", "length_error_max", -1, "length_error"),
     ("attention error", "attention_error_max", -1, "attention_error"),
 )
@@ -133,7 +133,7 @@ def _cell(value: float | None, sign: int, limit: float | None) -> str:
 
 def _number(value: float) -> str:
     """Return a figure with the digits that tell artefacts apart; small ones as powers of ten."""
-    return f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.5f}"
+    return "0" if value == 0 else f"{value:.1e}" if abs(value) < 0.001 else f"{value:.5f}"
 
 
 def _ranking(parity: Mapping[str, Any]) -> str:
