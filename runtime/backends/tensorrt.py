@@ -69,14 +69,13 @@ class TensorRtBackend(Backend):
 
     def _compute(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         context: trt.IExecutionContext = self._context
-        if context.get_tensor_shape(INPUT_NAME) != images.shape and not context.set_input_shape(
-            INPUT_NAME, images.shape
-        ):
+        if not context.set_input_shape(INPUT_NAME, images.shape):
             raise ConfigError(_outside(self._engine, images.shape))
         missing = context.infer_shapes()
-        if missing:
-            raise RuntimeError(f"no shape for {', '.join(missing)}")
         shapes = {name: tuple(int(size) for size in context.get_tensor_shape(name)) for name in OUTPUT_NAMES}
+        missing += [name for name, shape in shapes.items() if min(shape) < 0]  # a shape that depends on the values
+        if missing:
+            raise RuntimeError(f"no shape for {', '.join(missing)}: build the engine anew")
         counts = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()} | {INPUT_NAME: images.nbytes}
         for name, buffer in self._buffers.items():
             buffer.reserve(counts[name])

@@ -179,6 +179,12 @@ def test_an_engine_with_another_k_is_refused(with_engine: Callable[..., Bundle],
         backend.run(images(1, 8, 8))
 
 
+def test_outputs_without_a_fixed_shape_are_refused(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
+    backend = open_backend(with_engine(plan=fake.plan((1, 1, 1, 3), (4, 64, 64, 3), -1, DIM)), CONFIG)
+    with pytest.raises(BackendError, match="no shape for descriptors, attention, positions, scales: build"):
+        backend.run(images(1, 8, 8))
+
+
 def test_too_little_memory_is_said(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
     backend = open_backend(with_engine(), CONFIG)
     fake.LIMIT[0] = 10_000
