@@ -19,9 +19,10 @@ from ctxdeploy.export.diff_run import Distance, Image, Runner, Side, distance
 from ctxdeploy.export.parity import PhotoParity, compare_photo
 
 Report = Callable[[str], None]
-# Relative error above which a layer has diverged, by the lower precision of the two sides.
-# Measured, ResNet-18 without training, worst layer: fp32 7e-6 (between both engines), fp16 0.005, bf16 0.05, int8 0.27.
-TOLERANCES = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.5}
+# Relative error above which a layer has diverged, by the lower precision of the two sides. Measured on networks without
+# training, worst layer of ResNet-18 and ResNet-101 (depth adds up): fp32 7e-6 and 3e-5 (between both engines), fp16
+# 0.005 and 0.023, bf16 0.05 and 0.21; int8 0.27 on ResNet-18.
+TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.3, "int8": 0.7}
 # Share of the selected positions that may be others, per unit of tolerance, and at most.
 _EXCHANGED, _MOST_EXCHANGED = 10.0, 0.5
 

@@ -215,7 +215,7 @@ def test_a_changed_weight_in_fp16(reference: Path, save: Save, image: Any, layer
     """Rounding of fp16 stays below its tolerance; the changed layer is found by name, wherever the casts took it."""
     values = weights() if layer is None else perturbed(layer)
     found = compare(reference, save(in_fp16(graph(values), keep_name=keep_name)), image)
-    assert found.tolerance == 0.02
+    assert found.tolerance == 0.05
     convolutions = [value for value in found.layers if value.tensor.op == "Conv"]
     assert len(convolutions) == len(SHAPES) * len(FACTORS)
     assert 1e-5 < convolutions[0].error < 2e-3
@@ -241,7 +241,7 @@ def test_quantised(reference: Path, save: Save, image: Any) -> None:
     kinds = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
     quantize_static(reference, path, Reader(), op_types_to_quantize=["Conv"], per_channel=True, **kinds)
     found = compare(reference, path, image)
-    assert found.tolerance == 0.5
+    assert found.tolerance == 0.7
     assert not found.diverged
     assert not found.only_a
     convolutions = [value for value in found.layers if value.tensor.op == "Conv"]
