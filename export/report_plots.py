@@ -37,7 +37,7 @@ def swatch(artefact: Artefact) -> str:
 
 def rank_plot(artefacts: Sequence[Artefact]) -> str:
     """Return mean and 1st percentile of the cosine over the rank by attention, or nothing where none was measured."""
-    drawn, axes = figure(11, 4, ncols=2, sharex=True, sharey=True)
+    drawn, axes = figure(11, 4, columns=2)
     lowest = float(_MOST_NINES)
     shown = [artefact for artefact in artefacts if artefact.parity.get("by_rank")]
     for ax, (key, title) in zip(axes[0], (("cosine_mean", "mean"), ("cosine_p1", "1st percentile")), strict=True):

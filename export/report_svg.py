@@ -62,11 +62,11 @@ def text(value: object) -> str:
     return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
 
 
-def figure(width: float, height: float, **layout: Any) -> tuple[Any, Any]:
-    """Return a figure of so many inches and its axes, a grid as ``subplots`` takes it, in the page's colours."""
+def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """Return a figure of so many inches, in the page's colours, and its axes 1×columns with common scales."""
     figures = require("matplotlib.figure", "export")
     drawn = figures.Figure(figsize=(width, height), layout="constrained")
-    axes = drawn.subplots(squeeze=False, **layout)
+    axes = drawn.subplots(ncols=columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat:
         ax.patch.set_alpha(0)
         ax.tick_params(colors=SOFT, labelsize=9, which="both", length=3)
