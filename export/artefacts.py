@@ -59,10 +59,10 @@ class Workshop:
 
     def make(self, job: Job) -> None:
         """Make an artefact, measure it, and take it into the bundle or among the rejected."""
-        if job.graph not in self._details:
-            self.display.say(f"making the {job.graph.label} graph")
-            self._graphs[job.graph], self._details[job.graph] = self._converted(job.graph)
-        artefact = replace(self._artefact(job, self._graphs[job.graph]), details=self._details[job.graph])
+        if job.precision not in self._details:
+            self.display.say(f"making the {job.precision.label} graph")
+            self._graphs[job.precision], self._details[job.precision] = self._converted(job.precision)
+        artefact = replace(self._artefact(job, self._graphs[job.precision]), details=self._details[job.precision])
         if artefact.parity["verdict"] == "passed":
             self.bundle = replace(self.bundle, artefacts=(*self.bundle.artefacts, artefact))
         else:
@@ -119,7 +119,7 @@ class Workshop:
         """Write a graph under the name of its precision, and measure it."""
         from ctxdeploy.export.graph import save_graph
 
-        path = self.bundle.path / job.graph.file
+        path = self.bundle.path / job.precision.file
         save_graph(proto, path)
         artefact = Artefact(
             file=path.name,

@@ -15,6 +15,7 @@ from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
 from ctxdeploy.export.artefacts import REJECTED, Quantising, Workshop
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
+from ctxdeploy.export.matching import Matching
 from ctxdeploy.export.parity import Image, Outputs, Run
 from ctxdeploy.export.photos import sample_calibration, sample_trial, with_odd_shapes
 from ctxdeploy.export.preflight import check_graph, preflight
@@ -153,7 +154,7 @@ def export(
         workshop = Workshop(
             bundle=replace(bundle, path=staging),
             proto=proto,
-            trial=Trial(photos, torch_runner(network), display=display),
+            trial=Trial(photos, torch_runner(network), matching=Matching.of(loaded.config), display=display),
             quantising=_quantising(config, bundle.preprocessing, calibration),
             display=display,
         )

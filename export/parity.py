@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ParityError
+from ctxdeploy.export.matching import Matching, match, rows_of
 from ctxdeploy.precision import Precision
 from ctxdeploy.retrieval import Agreement
 
@@ -83,8 +84,6 @@ TOLERANCES = {
         map_drop=0.02,
     ),
 }
-# Attentions this near the least selected one, relatively, may change sides by rounding; equal ones have no order.
-_TIE = 1e-5
 # Parts into which the descriptors of a photo are divided by their rank.
 _RANKS = 20
 
@@ -106,8 +105,8 @@ class PhotoParity:
         photo: its name.
         shape: height and width in pixels.
         descriptors: rows that PyTorch selects (padding not counted).
-        overlap: share of positions (with scale) selected by both, of the larger selection. Of positions that tie for
-            the last places, any are as good as any others.
+        overlap: share of positions (with scale), or of super-features, selected by both, of the larger selection. Of
+            those that tie for the last places, any are as good as any others.
         cosine_min, cosine_p1, cosine_mean: over the descriptors at those positions.
         length_error: largest relative difference of their lengths, which ASMK's residuals depend on.
         attention_error: largest difference of their attention, relative to the strongest of the photo.
@@ -257,64 +256,34 @@ def _cosines(values: NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def compare_photo(
-    name: str, image: Image, wanted: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]
+    name: str,
+    image: Image,
+    wanted: Sequence[NDArray[Any]],
+    given: Sequence[NDArray[Any]],
+    *,
+    matching: Matching = Matching.POSITION,
 ) -> PhotoParity:
     """Return the figures of one photo from both sides' outputs, each with a leading 1."""
-    left, right = _rows(wanted), _rows(given)
-    _, rows, columns = np.intersect1d(left.keys, right.keys, assume_unique=True, return_indices=True)
+    left, right = rows_of(wanted), rows_of(given)
+    rows, columns = match(left, right, matching)
     a, b = left.vectors[rows], right.vectors[columns]
     lengths = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30) if len(rows) else np.full(1, np.nan)
     error = np.abs(lengths[1] / np.maximum(lengths[0], 1e-30) - 1) if len(rows) else np.full(1, np.nan)
     exchanged = min(left.last_places(rows), right.last_places(columns))
     strongest = max(left.attention.max(initial=0.0), 1e-30)
-    ranks = np.empty(len(left.keys), np.int64)
+    ranks = np.empty(len(left.vectors), np.int64)
     ranks[np.argsort(-left.attention, kind="stable")] = np.arange(len(ranks))
-    matched = Matched(cosine=cosine[: len(rows)], scale=(left.keys[rows] >> 40) / 1000, rank=ranks[rows])
+    matched = Matched(cosine=cosine[: len(rows)], scale=left.scales[rows] / 1000, rank=ranks[rows])
     return PhotoParity(
         photo=name,
         shape=(image.shape[0], image.shape[1]),
-        descriptors=len(left.keys),
-        overlap=(len(rows) + exchanged) / max(len(left.keys), len(right.keys), 1),
+        descriptors=len(left.vectors),
+        overlap=(len(rows) + exchanged) / max(len(left.vectors), len(right.vectors), 1),
         cosine_min=float(cosine.min()),
         cosine_p1=float(np.percentile(cosine, 1)),
         cosine_mean=float(cosine.mean()),
         length_error=float(error.max()),
         attention_error=float(np.abs(left.attention[rows] - right.attention[columns]).max(initial=0.0) / strongest),
         matched=matched,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Rows:
-    """Rows that are no padding: vectors n×D, one number for each row's position and scale, and attention."""
-
-    vectors: NDArray[np.float64]
-    keys: NDArray[np.int64]
-    attention: NDArray[np.float64]
-    cut: bool  # whether there was no padding, so that weaker positions may have been left out
-
-    def last_places(self, matched: NDArray[np.int64]) -> int:
-        """Return how many rows tie for the last places and have no counterpart among ``matched``."""
-        if not self.cut or not len(self.attention):
-            return 0
-        tied = self.attention <= self.attention.min() * (1 + _TIE)
-        tied[matched] = False
-        return int(tied.sum())
-
-
-def _rows(outputs: Sequence[NDArray[Any]]) -> _Rows:
-    """Return the rows of one photo.
-
-    Positions are rounded to 1/16 pixel: cells are at least 4 pixels apart and rounding errors below 0.001.
-    """
-    descriptors, attention, positions, scales = (array[0] for array in outputs)
-    valid = attention > 0
-    xy = np.rint(positions[valid].astype(np.float64) * 16).astype(np.int64)
-    scale = np.rint(scales[valid].astype(np.float64) * 1000).astype(np.int64)
-    return _Rows(
-        vectors=descriptors[valid].astype(np.float64),
-        keys=(scale << 40) + (xy[:, 1] << 20) + xy[:, 0],
-        attention=attention[valid].astype(np.float64),
-        cut=bool(valid.all()),
     )

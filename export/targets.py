@@ -1,7 +1,7 @@
 """The runtimes that artefacts are made for, in one table, and what each cannot do: said before any work is done."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from ctxdeploy.errors import ConfigError
@@ -15,16 +15,10 @@ class Target:
     Attributes:
         precisions: that it computes in.
         lacks: why it has none of the others.
-        graphs: which graph it reads for a precision, where that is not the one of the precision itself.
     """
 
     precisions: tuple[Precision, ...]
     lacks: str = ""
-    graphs: Mapping[Precision, Precision] = field(default_factory=dict)
-
-    def graph(self, precision: Precision) -> Precision:
-        """Return the precision of the graph that is read for a precision."""
-        return self.graphs.get(precision, precision)
 
 
 ALL = tuple(Precision)
@@ -37,8 +31,6 @@ TARGETS = MappingProxyType(
         "openvino": Target(
             precisions=(Precision.FP32, Precision.BF16, Precision.INT8),
             lacks="its CPU plugin computes in fp32 or bf16",
-            # Types are the runtime's there: the same graph, compiled with the hint bf16.
-            graphs={Precision.BF16: Precision.FP32},
         ),
         "tensorrt": Target(precisions=ALL),
         "tensorrt-rtx": Target(precisions=ALL),
@@ -53,11 +45,6 @@ class Job:
 
     target: str
     precision: Precision
-
-    @property
-    def graph(self) -> Precision:
-        """The precision of the graph that it needs."""
-        return TARGETS[self.target].graph(self.precision)
 
 
 REFERENCE = Job(target="onnxruntime", precision=Precision.FP32)

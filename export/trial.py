@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError, ParityError
+from ctxdeploy.export.matching import Matching
 from ctxdeploy.export.parity import Image, Outputs, Parity, PhotoParity, Run, Tolerance, compare_photo
 from ctxdeploy.progress import Display
 from ctxdeploy.retrieval import Retrieval
@@ -38,6 +39,7 @@ class Trial:
     Args:
         photos: at least one for parity.
         reference: the network in PyTorch, or the fp32 graph.
+        matching: how rows of the outputs are known again.
         label: what the reference is, for reports.
         display: shows how far it is; None shows nothing.
     """
@@ -47,6 +49,7 @@ class Trial:
         photos: TrialPhotos,
         reference: Run,
         *,
+        matching: Matching = Matching.POSITION,
         label: str = "PyTorch fp32, CPU",
         display: Display | None = None,
     ) -> None:
@@ -54,6 +57,7 @@ class Trial:
             raise ConfigError("no photo to compare with: give a folder of photos with --photos")
         self.photos = photos
         self.label = label
+        self.matching = matching
         self._display = display or Display(quiet=True)
         self._wanted = self._outputs(label, reference, photos.parity)
         self._retrieval = None
@@ -94,7 +98,7 @@ class Trial:
         photos = self.photos.parity
         try:
             found = [
-                compare_photo(name, photos[name], self._wanted[name], given)
+                compare_photo(name, photos[name], self._wanted[name], given, matching=self.matching)
                 for name, given in self._outputs(label, candidate, photos).items()
             ]
             for names in _pairs(photos) if max_batch > 1 else ():
@@ -102,7 +106,7 @@ class Trial:
                 for row, name in enumerate(names):
                     single = tuple(array[row : row + 1] for array in outputs)
                     what = f"{name} in a batch of {len(names)}"
-                    found.append(compare_photo(what, photos[name], self._wanted[name], single))
+                    found.append(compare_photo(what, photos[name], self._wanted[name], single, matching=self.matching))
         except ValueError as error:
             raise ParityError(f"{label} cannot be compared with {self.label}: {error}") from error
         return found

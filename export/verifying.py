@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxdeploy.bundle import Artefact, Bundle
 from ctxdeploy.errors import BackendError, BundleError, CheckpointError, MissingExtraError
+from ctxdeploy.export.matching import Matching
 from ctxdeploy.export.measuring import measure, reference_run
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.parity import Run
@@ -58,10 +59,11 @@ def verify(
         found = ", ".join(f"{a.target} {a.precision}" for a in bundle.artefacts)
         raise BundleError(f"{bundle.path} has no artefact for {asked}, only {found}")
     trial_photos = folder_trial(photos, bundle.preprocessing)
-    stride, scale = NetworkConfig.parse(bundle.network).stride, min(bundle.extraction.scales)
-    trial_photos = replace(trial_photos, parity=with_odd_shapes(trial_photos.parity, stride, scale))
+    network = NetworkConfig.parse(bundle.network)
+    odd = with_odd_shapes(trial_photos.parity, network.stride, min(bundle.extraction.scales))
+    trial_photos = replace(trial_photos, parity=odd)
     run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
-    trial = Trial(trial_photos, run, label=label, display=display)
+    trial = Trial(trial_photos, run, matching=Matching.of(network), label=label, display=display)
     return [_verified(bundle, artefact, trial) for artefact in chosen]
 
 

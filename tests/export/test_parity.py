@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError, ParityError
+from ctxdeploy.export.matching import Matching
+from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Smoothing
 from ctxdeploy.export.parity import TOLERANCES, Outputs, Parity, compare_photo
 from ctxdeploy.export.photos import default_photos, sample_trial, with_odd_shapes
 from ctxdeploy.export.trial import Trial, TrialPhotos
@@ -284,3 +286,35 @@ def test_many_photos_of_one_size_make_one_pair() -> None:
     run.photo_parities(candidate, "an engine", max_batch=2)
     run.photo_parities(candidate, "an engine", max_batch=1)
     assert seen == [1, 1, 1, 1, 2, 1, 1, 1, 1]
+
+
+def super_features(count: int = 60) -> Outputs:
+    """Return rows whose positions coincide in pairs, at two scales."""
+    descriptors, attention, _, scales = outputs(count, padding=0)
+    positions = np.repeat(np.arange(count // 2), 2)[None, :, None] * np.array([3.0, 2.0])
+    return descriptors, attention, positions.astype(np.float32), scales
+
+
+def test_super_features_are_matched_by_their_descriptors() -> None:
+    random = np.random.default_rng(3)
+    order = random.permutation(60)
+    moved = [array[:, order] for array in super_features()]
+    moved[2] = moved[2] + random.normal(0, 0.1, moved[2].shape)
+    found = compare_photo("photo", IMAGE, super_features(), moved, matching=Matching.DESCRIPTOR)
+    assert (found.overlap, found.descriptors) == (1.0, 60)
+    assert found.cosine_min == pytest.approx(1)
+    assert np.array_equal(np.sort(found.matched.rank), np.arange(60))
+    # One that is another descriptor, and one of another scale, have no counterpart.
+    moved[0] = moved[0].copy()
+    moved[0][0, 5] = 0
+    moved[3] = moved[3].copy()
+    moved[3][0, 9] = 0.25
+    found = compare_photo("photo", IMAGE, super_features(), moved, matching=Matching.DESCRIPTOR)
+    assert found.overlap == pytest.approx(58 / 60)
+
+
+def test_the_network_decides_how_rows_are_matched() -> None:
+    trunk = Architecture.RESNET18
+    assert Matching.of(NetworkConfig(family="how", architecture=trunk)) is Matching.POSITION
+    fire = NetworkConfig(family="fire", architecture=trunk, smoothing=Smoothing(kind="none"), lit=Lit())
+    assert Matching.of(fire) is Matching.DESCRIPTOR
