@@ -1,7 +1,7 @@
 """The range of every tensor of the trunk, from photos.
 
-ONNX Runtime's own calibrators keep every activation of a run, or a histogram made in Python of each of them. Here each
-scale runs on its own, and the graph itself returns every 389th value of a tensor beside its extremes.
+Each scale runs on its own, and the graph itself returns every 389th value of a tensor beside its extremes, so that no
+activation outlives its use.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """QuantizeLinear and DequantizeLinear (QDQ) written into the fp32 graph.
 
-ONNX Runtime's ``quantize_static`` is not used: it keeps every activation of a calibration run in memory, gives each
-scale its own ranges and with them its own biases, and reads no graph with local functions.
+ONNX Runtime's ``quantize_static`` is not used: it knows no range of least squared error (descriptor cosine mean .944
+with extremes instead of .973), and each scale gets ranges and int32 biases of its own.
 """
 
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ _ZERO = "int8.zero"
 def quantise(proto: Any, ranges: Ranges, *, keep: Iterable[str] = ()) -> Any:
     """Return a graph whose trunk computes in int8: symmetric, zero point 0, weights per channel and stored once.
 
-    Quantised are what a convolution reads, what it returns to a sum, and what its max pooling reads: so a runtime can
-    pass int8 from one convolution to the next. Biases stay fp32; every runtime quantises them with its own scale.
+    Quantised are what a convolution reads and what it returns to a sum: so a runtime can pass int8 from one convolution
+    to the next. Biases stay fp32; every runtime quantises them with its own scale.
 
     Args:
         proto: the fp32 graph, which is not changed.
@@ -80,10 +80,6 @@ def _tensors(trunk: Trunk, quantised: set[str]) -> dict[str, str]:
         summed = place in quantised and any(node.op_type == "Add" for node in readers)
         if read or summed:
             tensors[tensor] = place
-            producer = trunk.producers.get(tensor)
-            # Pooling moves values and makes none: with one scale on both sides it is exact in int8.
-            if producer is not None and producer.op_type == "MaxPool":
-                tensors[producer.input[0]] = place
     return tensors
 
 

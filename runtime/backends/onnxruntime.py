@@ -10,7 +10,7 @@ from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError
 from ctxdeploy.extras import require_onnxruntime
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
-from ctxdeploy.runtime.backends.unsigned import with_unsigned
+from ctxdeploy.runtime.backends.unsigned import DISABLED, with_unsigned
 
 PROVIDERS = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
@@ -26,8 +26,13 @@ class OnnxRuntimeBackend(Backend):
         ort = require_onnxruntime()
         model = bundle.file(bundle.artefact(self.name, config.precision))
         try:
-            loaded = with_unsigned(model) if config.precision == "int8" else str(model)
-            self._session = ort.InferenceSession(loaded, _options(ort, config), providers=list(PROVIDERS))
+            int8 = config.precision == "int8"
+            self._session = ort.InferenceSession(
+                with_unsigned(model) if int8 else str(model),
+                _options(ort, config),
+                providers=list(PROVIDERS),
+                disabled_optimizers=list(DISABLED) if int8 else None,
+            )
         except Exception as error:  # ONNX Runtime's classes share no base but Exception
             raise BackendError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
         check_providers(self._session.get_providers(), PROVIDERS)
