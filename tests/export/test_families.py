@@ -165,5 +165,5 @@ def test_names_in_a_fire_checkpoint(changed: Callable[..., Path]) -> None:
 
 def test_an_unknown_tensor_is_named(changed: Callable[..., Path]) -> None:
     path = changed(lambda content: content["state_dict"].update({"lit.project_z.weight": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match="fire network resnet18 .* unexpected: lit.project_z.weight$"):
+    with pytest.raises(CheckpointError, match=r"fire network resnet18 .* unexpected: lit.project_z.weight$"):
         load_checkpoint(path).network()

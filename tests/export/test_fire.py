@@ -1,5 +1,6 @@
 """FIRe: pyramid, super-features and the whole network, against the formulas and in the engines."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from ctxdeploy.export.tracing import trace
 
 Image = NDArray[np.uint8]
 SCALES = [scale for scale in Extraction().scales if scale != 1.0]
+# Those whose sizes are no halves or doubles, and which a runtime can get wrong; a trace of each costs seconds.
+HARD = (1.414, 0.707, 0.353)
+IN_ENGINES = [pytest.param(scale, marks=() if scale in HARD else pytest.mark.slow) for scale in SCALES]
 
 
 class Resize(nn.Module):
@@ -41,10 +45,11 @@ def authors(x: Tensor, scale: float) -> Tensor:
 
 @pytest.mark.parametrize("scale", SCALES)
 @given(height=st.integers(4, 150), width=st.integers(4, 150))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_pixels_are_those_of_pytorchs_scale_factor(scale: float, height: int, width: int) -> None:
-    x = torch.rand(2, 3, height, width)
-    torch.testing.assert_close(Resize(scale)(x), authors(x, scale), rtol=0, atol=0)
+    x = torch.rand(1, 3, height, width)
+    # One rounding: PyTorch has several kernels, and chooses by the size.
+    torch.testing.assert_close(Resize(scale)(x), authors(x, scale), rtol=0, atol=5e-7)
 
 
 def test_the_grid_is_not_that_of_how() -> None:
@@ -55,16 +60,18 @@ def test_the_grid_is_not_that_of_how() -> None:
 
 
 @pytest.fixture(scope="module")
-def resizers() -> dict[float, Any]:
-    """Return the pyramid's ONNX graph at each scale."""
+def resizer() -> Callable[[float], bytes]:
+    """Return a function from a scale to the ONNX graph of that level of the pyramid."""
     import onnx_ir as ir
 
-    graphs = {}
-    for scale in SCALES:
+    @functools.cache
+    def make(scale: float) -> bytes:
         proto = ir.to_proto(trace(Resize(scale), (torch.rand(2, 3, 64, 80),), ({0: "b", 2: "h", 3: "w"},)))
         del proto.graph.value_info[:]
-        graphs[scale] = proto.SerializeToString()
-    return graphs
+        graph: bytes = proto.SerializeToString()
+        return graph
+
+    return make
 
 
 def in_onnx_runtime(graph: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -90,10 +97,10 @@ def hard_sizes(scale: float) -> list[int]:
     return [*range(1, 13), *near[-40:], 2157, 1157, 1983, 4095, 4096]
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", IN_ENGINES)
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino f32", "openvino bf16"])
-def test_sizes_and_pixels_in_the_engines(engine: str, scale: float, resizers: dict[float, bytes]) -> None:
-    graph = resizers[scale]
+def test_sizes_and_pixels_in_the_engines(engine: str, scale: float, resizer: Callable[[float], bytes]) -> None:
+    graph = resizer(scale)
     run = in_onnx_runtime(graph) if engine == "onnxruntime" else in_openvino(graph, engine.split()[1])
     for size in hard_sizes(scale):
         assert run(np.zeros((1, 3, size, 5), np.float32)).shape[2] == max(1, size * round(scale * 1000) // 1000), size
@@ -106,8 +113,8 @@ def test_sizes_and_pixels_in_the_engines(engine: str, scale: float, resizers: di
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_size_in_the_engines(scale: float, resizers: dict[float, bytes]) -> None:
-    for run in (in_onnx_runtime(resizers[scale]), in_openvino(resizers[scale], "bf16")):
+def test_every_size_in_the_engines(scale: float, resizer: Callable[[float], bytes]) -> None:
+    for run in (in_onnx_runtime(resizer(scale)), in_openvino(resizer(scale), "bf16")):
         for size in range(1, 4097):
             found = run(np.zeros((1, 3, size, 2), np.float32)).shape[2]
             assert found == max(1, size * round(scale * 1000) // 1000), size

@@ -15,6 +15,7 @@ from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.network import cell_centres, l2_attention, scaled_size
+from ctxdeploy.export.tracing import trace
 from ctxdeploy.export.untrained import untrained_network
 
 SCALES = Extraction().scales
@@ -47,6 +48,24 @@ def test_attention_of_no_feature_at_all_is_its_epsilon() -> None:
     x[1, :, 0, 1] = torch.tensor([1.0, 2.0, 0.0, 4.0, 2.0])
     assert l2_attention(x).shape == (2, 1, 2)
     np.testing.assert_allclose(l2_attention(x).numpy(), [[[1e-5, 1e-5]], [[1e-5, 5.0]]], rtol=1e-6)
+
+
+def test_the_epsilon_of_the_attention_stays_in_the_graph() -> None:
+    """The exporter takes 1e-8 and less for 0: a position without activation would look like padding."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return l2_attention(x)
+
+    x = torch.zeros(2, 5, 3, 2)
+    x[1] = torch.rand(5, 3, 2)
+    model = ir.to_proto(trace(Attention(), (x,), ({},)))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(found, l2_attention(x).numpy(), rtol=1e-6)
+    assert (found > 0).all()
 
 
 @pytest.mark.parametrize(("rows", "columns", "height", "width"), [(1, 1, 1, 1), (3, 4, 96, 128), (4, 3, 100, 77)])
