@@ -16,6 +16,7 @@ from ctxdeploy.bundle import OUTPUT_NAMES
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.diff_graph import SIZES, UNWEIGHTED, Graph, Tensor, match
 from ctxdeploy.export.diff_run import Distance, Image, Runner, Side, distance
+from ctxdeploy.export.matching import Matching
 from ctxdeploy.export.parity import PhotoParity, compare_photo
 
 Report = Callable[[str], None]
@@ -204,7 +205,9 @@ def diff(a: Side, b: Side, image: Image, config: DiffConfig | None = None, repor
     if graphs[0].selects and graphs[1].selects:
         report("comparing the outputs")
         wanted, given = (runner.values(OUTPUT_NAMES, image) for runner in runners)
-        outputs = compare_photo("the photo", image, wanted, given)
+        # Only FIRe has layers of integration, and rows without a position of their own.
+        matching = Matching.DESCRIPTOR if any(layer.startswith("lit.") for layer in weighted) else Matching.POSITION
+        outputs = compare_photo("the photo", image, wanted, given, matching=matching)
     return Diff(
         a=a.name,
         b=b.name,

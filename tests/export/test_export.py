@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ctxdeploy.errors import BackendError, BundleError, CheckpointError, ConfigE
 from ctxdeploy.export import graph
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.measuring import measure
-from ctxdeploy.export.parity import TOLERANCES, Tolerance
+from ctxdeploy.export.parity import TOLERANCES
 from ctxdeploy.export.targets import REFERENCE, plan
 from ctxdeploy.export.trial import Trial, TrialPhotos
 from ctxdeploy.hashing import file_sha256
@@ -178,7 +179,7 @@ def test_failed_parity_leaves_nothing(
 def test_a_rejected_artefact_leaves_the_others(
     checkpoint: Path, samples: Mapping[str, Image], graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = Tolerance(cosine=1.1, cosine_mean=1.1, overlap=1, length_error=0, attention_error=0, top_ten=1, map_drop=0)
+    strict = replace(TOLERANCES[Precision.FP16], cosine=1.1)
     monkeypatch.setitem(TOLERANCES, Precision.FP16, strict)
     config = ExportConfig(precisions=(Precision.FP32, Precision.FP16))
     exported = export(checkpoint, tmp_path / "out", config, photos=only(samples["coffee"][:100, :140]))

@@ -179,9 +179,11 @@ def test_cosines_by_scale_and_by_rank() -> None:
 def test_the_mean_counts_too() -> None:
     parity = Parity(
         photos=(compare_photo("photo", IMAGE, outputs(), changed(0, lambda d: d[0, 50].__imul__(-1))),),
-        tolerance=replace(FP32, cosine=-1.0, length_error=3.0),
+        tolerance=replace(FP32, cosine=-1.0, cosine_p1=-1.0, length_error=3.0),
     )
     assert parity.verdict() == "failed: cosine mean 0.980000, but at least 0.9999 is needed"
+    parity = replace(parity, tolerance=replace(parity.tolerance, cosine_p1=0.99))
+    assert parity.verdict().startswith("failed: cosine p1 ")
 
 
 @pytest.mark.parametrize(
