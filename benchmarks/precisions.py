@@ -110,12 +110,13 @@ def _export(name: str, arguments: argparse.Namespace) -> None:
     ]
     save_checkpoint(untrained_network(config, Extraction(dim=config.descriptor_dim), photos), checkpoint)
     trial = folder_trial(arguments.photos, Preprocessing())
-    few = dict(list(trial.parity.items())[:: len(trial.parity) // 4][:4])
+    few = dict(list(trial.parity.items())[:: len(trial.parity) // 2][:2])
+    retrieval = dict(list(trial.retrieval.items())[:24])
     exported = export(
         checkpoint,
         path,
         ExportConfig(targets=TARGETS, precisions=PRECISIONS),
-        photos=TrialPhotos(parity=few, retrieval=trial.retrieval, ground_truth=trial.ground_truth),
+        photos=TrialPhotos(parity=few, retrieval=retrieval, ground_truth=trial.ground_truth),
         calibration=folder_calibration(arguments.calibrate, Preprocessing(), 8),
         display=Display(quiet=False),
     )

@@ -15,8 +15,7 @@ from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig
 # sizes of photos (ResNet-18, 7 scales, 224 pixels) and grew on; 1000 took 393 MB and levelled off, and still holds the
 # half dozen sizes of an archive of one camera: no slower with six sizes in turn.
 _KERNELS = 1000
-# What the layers that are not quantised compute in.
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 
 
 class OpenVinoBackend(Backend):
@@ -28,13 +27,15 @@ class OpenVinoBackend(Backend):
         super().__init__(bundle)
         openvino = require("openvino", "cpu")
         core = openvino.Core()
-        check_precision(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), config.precision)
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        check_precision(capabilities, config.precision)
+        hint = hint_of(config.precision, capabilities)
         model = bundle.file(_artefact(bundle, config.precision))
         try:
-            compiled = core.compile_model(core.read_model(inlined(model)), "CPU", _properties(config))
+            compiled = core.compile_model(core.read_model(inlined(model)), "CPU", _properties(config, hint))
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise BackendError(f"openvino cannot load {model}: {first_line(error)}") from error
-        check_hint(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), config.precision)
+        check_hint(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), hint, config.precision)
         self.precision = config.precision
         self._compiled = compiled
         self._request = compiled.create_infer_request()
@@ -102,10 +103,10 @@ def _own_biases(graph: Any) -> None:
                 copy.name = node.input[2] = f"{name}.{count}"
 
 
-def _properties(config: BackendConfig) -> dict[str, Any]:
+def _properties(config: BackendConfig, hint: str) -> dict[str, Any]:
     # Without a hint OpenVINO chooses bf16 by itself where the CPU has it.
     properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[config.precision],
+        "INFERENCE_PRECISION_HINT": hint,
         "NUM_STREAMS": 1,
         "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
     }
@@ -114,7 +115,17 @@ def _properties(config: BackendConfig) -> dict[str, Any]:
     return properties
 
 
-def check_hint(reported: str, precision: str) -> None:
+def hint_of(precision: str, capabilities: list[str]) -> str:
+    """Return what layers compute in that are not quantised.
+
+    Beside int8 that is bf16 where the CPU has it: 0.75 of the time of fp32 with four convolutions left in higher
+    precision, and the mean cosine changes by 0.001 at most (ResNet-18).
+    """
+    hint = _HINTS[precision]
+    return "f32" if precision == "int8" and "BF16" not in capabilities else hint
+
+
+def check_hint(reported: str, hint: str, precision: str) -> None:
     """Raise ``BackendError`` unless OpenVINO took the precision that it was asked for."""
-    if reported != _HINTS[precision]:
-        raise BackendError(f"openvino runs in {reported} instead of {_HINTS[precision]} (--precision {precision})")
+    if reported != hint:
+        raise BackendError(f"openvino runs in {reported} instead of {hint} (--precision {precision})")

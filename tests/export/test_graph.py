@@ -13,12 +13,22 @@ from PIL import Image as Pillow
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.export.export import torch_runner
 from ctxdeploy.export.graph import build_graph, save_graph
+from ctxdeploy.export.mixed import to_mixed
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.operators import DOMAIN
-from ctxdeploy.export.parity import TOLERANCES, compare
+from ctxdeploy.export.parity import TOLERANCES, Parity
 from ctxdeploy.export.tracing import OPSET
+from ctxdeploy.export.trial import Trial, TrialPhotos
+from ctxdeploy.precision import Precision
+from ctxdeploy.runtime.backends.openvino import inlined
 
 Image = NDArray[np.uint8]
+
+
+def compare(photos: Mapping[str, Image], network: Any, candidate: Any) -> Parity:
+    """Return the figures of a graph against its network in PyTorch."""
+    trial = Trial(TrialPhotos(parity=photos, retrieval={}), torch_runner(network))
+    return trial.compare(candidate, TOLERANCES[Precision.FP32], measured_with="the graph")
 
 
 def spread(network: Any, photos: Mapping[str, Image]) -> float:
@@ -141,7 +151,7 @@ def test_small_graph_equals_pytorch(
     photos = {name: samples[name] for name in ("coffee", "rocket", "hubble_deep_field", "stereo_motorcycle")}
     photos.update({"portrait": samples["coffee"][:, 40:91], "tiny": samples["page"][:9, :5]})
     assert spread(small_network, photos) < 0.5
-    parity = compare(photos, torch_runner(small_network), session_of(small_graph), TOLERANCES["fp32"])
+    parity = compare(photos, small_network, session_of(small_graph))
     parity.check()
     assert parity.cosine > 0.99999
 
@@ -191,29 +201,61 @@ def test_every_network_equals_pytorch_on_minibench(
     fitting = [photo[:160, :160] for photo in photos.values()]
     network = untrained_network(config_of(variant, trunk), extraction, fitting)
     assert spread(network, photos) < 0.5
-    parity = compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"])
+    parity = compare(photos, network, session_of(build_graph(network)))
     record_property("cosine_min", parity.cosine)
     record_property("overlap_min", parity.overlap)
     print(f"\n{variant} {trunk}: cosine {parity.cosine:.7f}, overlap {parity.overlap:.4f}")
     parity.check()
 
 
-@pytest.mark.slow
-def test_seven_scales_equal_pytorch(
-    config_of: Callable[..., NetworkConfig], network_of: Any, session_of: Any, samples: Mapping[str, Image]
-) -> None:
+@pytest.fixture(scope="module")
+def seven_scales(config_of: Callable[..., NetworkConfig], network_of: Any) -> tuple[Any, Any]:
+    """Return ctx with both parts at the default scales, and its graph."""
     extraction = Extraction()
     assert extraction.scales == (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
     network = network_of(config_of("ctx-both"), extraction)
+    return network, build_graph(network)
+
+
+@pytest.mark.slow
+def test_seven_scales_equal_pytorch(
+    seven_scales: tuple[Any, Any], session_of: Any, samples: Mapping[str, Image]
+) -> None:
+    network, graph = seven_scales
     photos = {name: samples[name] for name in ("coffee", "rocket")}
     photos["odd"] = samples["astronaut"][:101, :203]
     photos["one pixel"] = samples["astronaut"][:1, :1]
     assert spread(network, photos) < 0.5
-    parity = compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"])
+    parity = compare(photos, network, session_of(graph))
     print(f"\nseven scales: cosine {parity.cosine:.7f}, overlap {parity.overlap:.4f}")
     parity.check()
     counts = {photo.photo: photo.descriptors for photo in parity.photos}
     assert counts["one pixel"] == 7
+
+
+@pytest.mark.slow
+def test_openvino_bf16_keeps_every_scale(
+    seven_scales: tuple[Any, Any], samples: Mapping[str, Image], tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16 arithmetic")
+    network, graph = seven_scales
+    save_graph(to_mixed(graph, Precision.BF16), tmp_path / "model.bf16.onnx")
+    model = core.read_model(inlined(tmp_path / "model.bf16.onnx"))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+
+    def run(images: Image) -> Any:
+        found = compiled({INPUT_NAME: images})
+        return tuple(np.array(found[name]) for name in OUTPUT_NAMES)
+
+    photos = {name: samples[name] for name in ("coffee", "astronaut")}
+    parity = Trial(TrialPhotos(parity=photos, retrieval={}), torch_runner(network)).photo_parities(run, "bf16")
+    scales = Parity(photos=tuple(parity), tolerance=TOLERANCES[Precision.BF16]).metadata()["by_scale"]
+    print("\n" + ", ".join(f"{entry['scale']}: {entry['cosine_min']:.4f}" for entry in scales))
+    assert [entry["scale"] for entry in scales] == list(network.extraction.scales)
+    assert min(entry["cosine_min"] for entry in scales) >= 0.99
 
 
 @pytest.mark.slow
@@ -224,4 +266,4 @@ def test_a_scale_that_leaves_few_cells_stays_dynamic(
     network = network_of(config_of("how"), Extraction(scales=(0.5, 0.1)))
     coffee = samples["coffee"]
     photos = {"large": np.tile(coffee, (4, 4, 1))[:700, :900], "small": coffee[:64, :64], "long": coffee[:40]}
-    compare(photos, torch_runner(network), session_of(build_graph(network)), TOLERANCES["fp32"]).check()
+    compare(photos, network, session_of(build_graph(network))).check()

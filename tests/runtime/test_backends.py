@@ -15,7 +15,7 @@ from ctxdeploy.bundle import Bundle, ShapeRange
 from ctxdeploy.errors import BackendError, ConfigError
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 from ctxdeploy.runtime.backends.onnxruntime import check_providers
-from ctxdeploy.runtime.backends.openvino import check_precision, inlined
+from ctxdeploy.runtime.backends.openvino import check_hint, check_precision, hint_of, inlined
 
 MakeBundle = Callable[..., Bundle]
 # The others need a GPU: test_tensorrt.py.
@@ -151,6 +151,14 @@ def test_a_silent_fallback_is_refused() -> None:
     check_providers(["CPUExecutionProvider"], ("CPUExecutionProvider",))
     with pytest.raises(BackendError, match="runs on CPUExecutionProvider instead of CUDAExecutionProvider"):
         check_providers(["CPUExecutionProvider"], ("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+
+def test_what_openvino_computes_in() -> None:
+    assert [hint_of(p, ["FP32", "BF16", "INT8"]) for p in ("fp32", "bf16", "int8")] == ["f32", "bf16", "bf16"]
+    assert hint_of("int8", ["FP32", "INT8"]) == "f32"
+    check_hint("f32", "f32", "int8")
+    with pytest.raises(BackendError, match=r"openvino runs in f32 instead of bf16 \(--precision bf16\)"):
+        check_hint("f32", "bf16", "bf16")
 
 
 def test_bf16_without_hardware_is_refused() -> None:
