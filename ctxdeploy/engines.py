@@ -107,20 +107,24 @@ class EngineKey:
             )
             for text in (key.version, *(capability.rstrip("+") for capability in key.capabilities)):
                 _numbers(text)
+            # What these hold decides which machine runs the engine, and what code.
+            if not key.capabilities or type(key.version_compatible) is not bool or type(key.plugins) is not dict:
+                raise ValueError("an entry is of another type, or empty")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BackendError(f"the engine's key is not valid ({error!r}): build it anew") from error
         return key
 
 
-def check_key(details: Mapping[str, Any], here: Machine, *, bundle: str = "BUNDLE") -> None:
+def check_key(details: Mapping[str, Any], here: Machine, *, precision: str, bundle: str = "BUNDLE") -> None:
     """Raise ``BackendError``, in one line with the command to build it anew, unless an engine may run on a machine.
 
     Args:
         details: of the engine's ``Artefact``; its ``key`` is the metadata of an ``EngineKey``.
         here: the machine.
+        precision: of the engine, for the command in the message.
         bundle: what the command in the message names.
     """
-    command = f"run  ctxdeploy build {bundle} --target {here.target}"
+    command = f"run  ctxdeploy build {bundle} --target {here.target} --precision {precision}"
     if "key" not in details:
         raise BackendError(f"the engine has no key that says which machine it was built for: {command}")
     key = EngineKey.parse(details["key"])

@@ -27,7 +27,7 @@ def here(gpu: Gpu, version: str = "11.4.0.1", target: str = "tensorrt") -> Machi
 
 
 def test_an_engine_runs_where_it_was_built() -> None:
-    check_key(details(KEY), here(A100))
+    check_key(details(KEY), here(A100), precision="fp32")
     assert EngineKey.parse(KEY.metadata()) == KEY
 
 
@@ -46,10 +46,10 @@ def test_an_engine_runs_where_it_was_built() -> None:
 )
 def test_an_engine_of_another_machine_is_refused_in_one_line(machine: Machine, what: str) -> None:
     with pytest.raises(BackendError) as caught:
-        check_key(details(KEY), machine, bundle="how.ctxbundle")
+        check_key(details(KEY), machine, precision="fp16", bundle="how.ctxbundle")
     assert str(caught.value) == (
         f"engine was built for NVIDIA A100-SXM4-40GB (8.0) with TensorRT 11.4.0.1, {what}: "
-        f"run  ctxdeploy build how.ctxbundle --target {machine.target}"
+        f"run  ctxdeploy build how.ctxbundle --target {machine.target} --precision fp16"
     )
 
 
@@ -67,10 +67,10 @@ def test_an_engine_of_another_machine_is_refused_in_one_line(machine: Machine, w
 def test_version_compatible_engines_go_to_later_versions(built: str, running: str, fits: bool) -> None:
     key = replace(KEY, version=built, version_compatible=True)
     if fits:
-        check_key(details(key), here(A100, running))
+        check_key(details(key), here(A100, running), precision="fp32")
     else:
         with pytest.raises(BackendError, match=r"\(another version\)"):
-            check_key(details(key), here(A100, running))
+            check_key(details(key), here(A100, running), precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_version_compatible_engines_go_to_later_versions(built: str, running: st
 def test_hardware_compatible_engines_go_to_the_gpus_they_may(hardware: Hardware, gpu: Gpu, fits: bool) -> None:
     key = replace(KEY, hardware=hardware)
     if fits:
-        check_key(details(key), here(gpu))
+        check_key(details(key), here(gpu), precision="fp32")
     else:
         with pytest.raises(BackendError, match=r"\(another GPU\)"):
-            check_key(details(key), here(gpu))
+            check_key(details(key), here(gpu), precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -98,25 +98,37 @@ def test_hardware_compatible_engines_go_to_the_gpus_they_may(hardware: Hardware,
 def test_engines_of_rtx_fit_by_capability(capability: tuple[int, int], fits: bool) -> None:
     machine = here(Gpu(name="any", capability=capability), "1.7.1.116", "tensorrt-rtx")
     if fits:
-        check_key(details(RTX_KEY), machine)
+        check_key(details(RTX_KEY), machine, precision="fp32")
     else:
         with pytest.raises(BackendError, match=r"capabilities 8.0, 8.6, 8.9, 12.0\+ with .*\(another GPU\)"):
-            check_key(details(RTX_KEY), machine)
+            check_key(details(RTX_KEY), machine, precision="fp32")
     with pytest.raises(BackendError, match="another version"):
-        check_key(details(RTX_KEY), replace(machine, version="1.8.0"))
+        check_key(details(RTX_KEY), replace(machine, version="1.8.0"), precision="fp32")
 
 
 @pytest.mark.parametrize(
-    "damage", [{"hardware": "all"}, {"capabilities": 8}, {"version": "new"}, {"colour": "red"}, {"version": None}]
+    "damage",
+    [
+        {"hardware": "all"},
+        {"capabilities": 8},
+        {"capabilities": []},
+        {"version": "new"},
+        {"version": None},
+        {"version_compatible": "false"},
+        {"plugins": ["libctx.so"]},
+        {"colour": "red"},
+    ],
 )
 def test_a_key_that_is_none_is_refused(damage: dict[str, Any]) -> None:
     with pytest.raises(BackendError, match="key is not valid"):
-        check_key({"key": {**KEY.metadata(), **damage}}, here(A100))
+        check_key({"key": {**KEY.metadata(), **damage}}, here(A100), precision="fp32")
 
 
 def test_an_engine_without_a_key_is_refused() -> None:
-    with pytest.raises(BackendError, match=r"has no key .*: run  ctxdeploy build BUNDLE --target tensorrt"):
-        check_key({}, here(A100))
+    with pytest.raises(
+        BackendError, match=r"has no key .*: run  ctxdeploy build BUNDLE --target tensorrt --precision int8"
+    ):
+        check_key({}, here(A100), precision="int8")
 
 
 def test_short_keys_differ_with_every_part() -> None:

@@ -16,8 +16,9 @@ _PAGE_LOCKED = 0  # cudaHostAllocDefault
 class Cuda:
     """The CUDA runtime, its status codes turned into ``RuntimeError``. It works on the first GPU that it sees."""
 
-    def __init__(self) -> None:
-        self._runtime = require("cuda.bindings.runtime", "gpu")
+    def __init__(self, extra: str) -> None:
+        """Import ``cuda-bindings``; ``MissingExtraError`` names ``extra``."""
+        self._runtime = require("cuda.bindings.runtime", extra)
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Return what a function of the runtime returns beside its status."""

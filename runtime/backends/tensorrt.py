@@ -1,6 +1,7 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU: engines that ``ctxdeploy build`` made for it."""
 
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.engines import (
+    PACKAGES,
     PRODUCTS,
     EngineKey,
     Machine,
@@ -43,9 +45,9 @@ class TensorRtBackend(Backend):
         gpu = read_gpu()
         self.version = str(package.__version__)
         here = Machine(target=target, version=self.version, gpu=gpu)
-        check_key(artefact.details, here, bundle=printable(str(bundle.path)))
+        check_key(artefact.details, here, precision=artefact.precision, bundle=printable(str(bundle.path)))
         key = EngineKey.parse(artefact.details["key"])
-        self._cuda = Cuda()
+        self._cuda = Cuda(PACKAGES[target][1])
         self._log = make_log(package)
         _load_plugins(package, key)
         self._runtime = _runtime(package, self._log, key)
@@ -53,6 +55,7 @@ class TensorRtBackend(Backend):
         _check_interface(package, self._engine)
         self._context = _context(self._engine, self._log)
         self._stream = self._cuda.stream()
+        weakref.finalize(self, self._cuda.releaser("cudaStreamDestroy", self._stream))
         self._buffers = {name: Buffer(self._cuda) for name in (INPUT_NAME, *OUTPUT_NAMES)}
         self.device = f"GPU: {gpu.label}"
         self.precision = artefact.precision
@@ -159,5 +162,9 @@ def _load_plugins(trt: Any, key: EngineKey) -> None:
             raise BackendError(
                 f"the engine needs the plugin library {name} (sha256 {sha256[:12]}…): name it in {PLUGINS_VARIABLE}"
             )
-        if trt.get_plugin_registry().load_library(str(hashes[sha256].resolve())) is None:
+        try:
+            handle = trt.get_plugin_registry().load_library(str(hashes[sha256].resolve()))
+        except (RuntimeError, TypeError) as error:
+            raise BackendError(f"plugin library {hashes[sha256]} cannot be loaded: {error}") from error
+        if handle is None:
             raise BackendError(f"plugin library {hashes[sha256]} cannot be loaded: was it made for this machine?")

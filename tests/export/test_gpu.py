@@ -117,7 +117,7 @@ def test_memory_goes_to_the_gpu_and_back() -> None:
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
 
-    cuda = Cuda()
+    cuda = Cuda("rtx")
     buffer = Buffer(cuda)
     try:
         read_gpu()
@@ -133,7 +133,7 @@ def test_memory_goes_to_the_gpu_and_back() -> None:
         ):
             with pytest.raises(RuntimeError, match=r"^cuda\w+: cudaError\w+$"):
                 attempt()
-        for function in ("cudaFree", "cudaFreeHost"):
+        for function in ("cudaFree", "cudaFreeHost", "cudaStreamDestroy"):
             cuda.releaser(function, 4096)()
         return
     stream = cuda.stream()
@@ -145,6 +145,7 @@ def test_memory_goes_to_the_gpu_and_back() -> None:
     cuda.download(buffer, 1000, stream)
     cuda.synchronise(stream)
     np.testing.assert_array_equal(buffer.host, np.arange(1000) % 256)
+    cuda.releaser("cudaStreamDestroy", stream)()
 
 
 def test_without_a_driver_a_real_engine_is_refused_in_one_line(

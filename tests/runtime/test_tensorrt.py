@@ -89,7 +89,7 @@ def test_buffers_stay_grow_and_are_given_back(with_engine: Callable[..., Bundle]
     first = backend.run(images(1, 48, 64))
     kept = first.descriptors.copy()
     addresses = set(fake.DEVICE)
-    assert len(addresses) == len(fake.HOST) == 5
+    assert len(addresses) == len(fake.HOST) == 5 and len(fake.STREAMS) == 1
     backend.run(images(1, 32, 64, seed=1))
     assert set(fake.DEVICE) == addresses, "a smaller input takes the same memory"
     np.testing.assert_array_equal(first.descriptors, kept)
@@ -98,7 +98,7 @@ def test_buffers_stay_grow_and_are_given_back(with_engine: Callable[..., Bundle]
     assert max(len(memory) for memory in fake.DEVICE.values()) == 4 * 64 * 64 * 3
     del backend
     gc.collect()
-    assert not fake.DEVICE and not fake.HOST
+    assert not fake.DEVICE and not fake.HOST and not fake.STREAMS
 
 
 def test_a_shape_outside_the_engine_is_refused_with_its_range(with_engine: Callable[..., Bundle]) -> None:
@@ -123,7 +123,7 @@ def test_an_engine_of_another_gpu_is_refused_before_anything_is_loaded(
         open_backend(bundle, CONFIG)
     assert str(caught.value) == (
         "engine was built for NVIDIA A100 (8.0) with TensorRT 11.4.0.1, here is NVIDIA H200 (9.0) with TensorRT "
-        f"11.4.0.1 (another GPU): run  ctxdeploy build {bundle.path} --target tensorrt"
+        f"11.4.0.1 (another GPU): run  ctxdeploy build {bundle.path} --target tensorrt --precision fp32"
     )
     assert fake.Runtime.made == 0
 
@@ -157,8 +157,14 @@ def test_a_missing_package_names_its_extra(
     bundle = with_engine()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     monkeypatch.setitem(sys.modules, "cuda", None)
-    with pytest.raises(MissingExtraError, match=r"cuda is not installed: run  pip install 'ctxdeploy\[gpu\]'"):
-        open_backend(bundle, CONFIG)
+    rtx = replace(KEY, target="tensorrt-rtx", gpu=None, capabilities=("9.0",))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", sys.modules["tensorrt"])
+    for made, config, extra in (
+        (bundle, CONFIG, "gpu"),
+        (with_engine(key=rtx), BackendConfig(name=rtx.target), "rtx"),
+    ):
+        with pytest.raises(MissingExtraError, match=rf"cuda is not installed: run  pip install 'ctxdeploy\[{extra}\]'"):
+            open_backend(made, config)
 
 
 def test_a_damaged_plan_is_refused_in_one_line(with_engine: Callable[..., Bundle]) -> None:
@@ -251,6 +257,13 @@ def test_plugin_libraries_are_the_users_to_name(
     monkeypatch.setenv(PLUGINS_VARIABLE, f"{other}:{library}")
     open_backend(bundle, CONFIG)
     assert [creator.name for creator in fake.REGISTRY.all_creators] == ["ROIAlign_TRT", "GaussianSmoothing"]
+
+    def fail(self: Any, plugin_path: str) -> None:
+        raise RuntimeError("invalid ELF header")
+
+    monkeypatch.setattr(fake.IPluginRegistry, "load_library", fail)
+    with pytest.raises(BackendError, match=r"libctx\.so cannot be loaded: invalid ELF header"):
+        open_backend(bundle, CONFIG)
 
 
 def test_the_stand_ins_answers_depend_on_every_pixel(fake: ModuleType) -> None:

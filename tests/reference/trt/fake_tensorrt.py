@@ -335,7 +335,7 @@ def get_plugin_registry():
 
 
 # ---- cuda.bindings.runtime and libcuda
-DEVICE, HOST = {}, {}
+DEVICE, HOST, STREAMS = {}, {}, set()
 
 
 class cudaError_t(enum.Enum):
@@ -371,6 +371,16 @@ def _copy(dst, src, count, kind, stream):
     return (cudaError_t.cudaSuccess,)
 
 
+def _make_stream(flags):
+    STREAMS.add(11 + len(STREAMS))
+    return cudaError_t.cudaSuccess, max(STREAMS)
+
+
+def _end_stream(stream):
+    STREAMS.remove(stream)
+    return (cudaError_t.cudaSuccess,)
+
+
 def cuda_runtime():
     """Return a module with the functions that the backend calls, over memory of this machine."""
     module = ModuleType("cuda.bindings.runtime")
@@ -380,7 +390,8 @@ def cuda_runtime():
     module.cudaHostAlloc = lambda size, flags: _allocate(HOST, size)
     module.cudaFreeHost = lambda ptr: _free(HOST, ptr)
     module.cudaMemcpyAsync = _copy
-    module.cudaStreamCreateWithFlags = lambda flags: (cudaError_t.cudaSuccess, 11)
+    module.cudaStreamCreateWithFlags = _make_stream
+    module.cudaStreamDestroy = _end_stream
     module.cudaStreamSynchronize = lambda stream: (cudaError_t.cudaSuccess,)
     return module
 
