@@ -14,6 +14,7 @@ from typing import Any
 
 from ctxdeploy import __version__
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.engines import EngineKey
 from ctxdeploy.errors import BundleError, ConfigError, StorageError
 from ctxdeploy.extras import require
 
@@ -32,7 +33,7 @@ class TritonConfig:
         name: what the models' names begin with; the bundle's folder name if None.
         kind: ``gpu`` or ``cpu``, where ONNX models run; TensorRT engines run on the GPU.
         instances: copies of a model that run at the same time, on each GPU or on the CPU.
-        max_batch: largest batch; the bundle's if None.
+        max_batch: largest batch; if None the bundle's, and of an engine what it was built for.
         preferred: batches that Triton waits for; half and all of the largest, but at most 8, if None.
         queue_delay: microseconds that a request may wait for others of its shape.
         threads: of one instance of an ONNX model on the CPU; ONNX Runtime's choice if None.
@@ -66,18 +67,20 @@ class TritonConfig:
             if not least <= value < 2**31:
                 raise ConfigError(f"{field} of the Triton repository is {value}: give {least} or more")
 
-    def largest_batch(self, bundle: Bundle) -> int:
-        """Return ``max_batch_size``; ``ConfigError`` if the bundle does not take it, or takes no single photo."""
+    def largest_batch(self, bundle: Bundle, artefact: Artefact) -> int:
+        """Return ``max_batch_size``; ``ConfigError`` if the file does not take it, or the bundle no single photo."""
         low, high = bundle.shapes.batch
         if low > 1:
             raise ConfigError(f"the bundle takes batches from {low} on, but Triton sends single photos: export it anew")
+        if artefact.format == "engine":
+            high = _batch_of_engine(artefact)
         if self.max_batch is not None and self.max_batch > high:
-            raise ConfigError(f"max_batch {self.max_batch} is more than the {high} of the bundle: lower it")
+            raise ConfigError(f"max_batch {self.max_batch} is more than the {high} of {artefact.file}: lower it")
         return high if self.max_batch is None else self.max_batch
 
-    def preferred_batches(self, bundle: Bundle) -> tuple[int, ...]:
-        """Return the preferred batches for a bundle, ascending; ``ConfigError`` if one is larger than the largest."""
-        largest = self.largest_batch(bundle)
+    def preferred_batches(self, bundle: Bundle, artefact: Artefact) -> tuple[int, ...]:
+        """Return the preferred batches, ascending; ``ConfigError`` if one is larger than the largest."""
+        largest = self.largest_batch(bundle, artefact)
         if self.preferred is None:
             top = min(largest, _MOST_PREFERRED)
             return tuple(sorted({max(1, top // 2), top}))
@@ -114,6 +117,7 @@ def write_model_repository(bundle: Bundle, folder: Path, config: TritonConfig | 
     Raises:
         MissingExtraError: tritonclient is not installed.
         BundleError: there is nothing that Triton runs, or a model of a name is there already.
+        BackendError: an engine has no valid key.
         ConfigError: the configuration does not fit the bundle.
         StorageError: the folder cannot be written.
     """
@@ -149,14 +153,14 @@ def model_config(bundle: Bundle, artefact: Artefact, config: TritonConfig) -> st
         name=_name(bundle, artefact, config),
         backend=backend,
         platform={"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}[backend],
-        max_batch_size=config.largest_batch(bundle),
+        max_batch_size=config.largest_batch(bundle, artefact),
         input=[schema.ModelInput(name=INPUT_NAME, data_type=schema.TYPE_UINT8, dims=[-1, -1, 3])],
         output=_outputs(schema, bundle),
         instance_group=[schema.ModelInstanceGroup(kind=KINDS[kind], count=config.instances)],
-        model_warmup=_warm_ups(schema, bundle, config),
+        model_warmup=_warm_ups(schema, bundle, artefact, config),
     )
     if message.max_batch_size > 1:
-        message.dynamic_batching.preferred_batch_size.extend(config.preferred_batches(bundle))
+        message.dynamic_batching.preferred_batch_size.extend(config.preferred_batches(bundle, artefact))
         message.dynamic_batching.max_queue_delay_microseconds = config.queue_delay
     if artefact.format == "engine":
         message.instance_group[0].profile.append("0")
@@ -191,6 +195,15 @@ def _clean(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-")
 
 
+def _batch_of_engine(artefact: Artefact) -> int:
+    """Return the largest batch that an engine was built for: Triton does not load it with more."""
+    key = EngineKey.parse(artefact.details.get("key", {}))
+    try:
+        return int(key.options["shapes"]["high"][0])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BundleError(f"engine {artefact.file} does not say its shapes: build it anew") from error
+
+
 def _backend(artefact: Artefact) -> tuple[str, str]:
     return _BACKENDS[artefact.format, artefact.target]
 
@@ -201,9 +214,9 @@ def _outputs(schema: Any, bundle: Bundle) -> list[Any]:
     return [schema.ModelOutput(name=name, data_type=schema.TYPE_FP32, dims=shape) for name, shape in dims]
 
 
-def _warm_ups(schema: Any, bundle: Bundle, config: TritonConfig) -> list[Any]:
+def _warm_ups(schema: Any, bundle: Bundle, artefact: Artefact, config: TritonConfig) -> list[Any]:
     """Return a request of one photo and one of the largest preferred batch for each shape."""
-    batches: Sequence[int] = sorted({1, max(config.preferred_batches(bundle), default=1)})
+    batches: Sequence[int] = sorted({1, max(config.preferred_batches(bundle, artefact), default=1)})
     warm_ups = []
     for height, width in config.warm_up_shapes(bundle):
         for batch in batches:

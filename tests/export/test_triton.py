@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from ctxdeploy.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.errors import BundleError, ConfigError, MissingExtraError, StorageError
+from ctxdeploy.engines import EngineKey
+from ctxdeploy.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
 from ctxdeploy.export.triton import CONFIG, TritonConfig, model_config, write_model_repository
 from ctxdeploy.hashing import file_sha256
 from ctxdeploy.preprocessing import Preprocessing
@@ -26,6 +27,16 @@ schema = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 text_format = pytest.importorskip("google.protobuf.text_format")
 
 DOCS = Path(__file__).parents[2] / "docs" / "triton.md"
+
+
+# Of an engine for at most two photos.
+KEY = EngineKey(
+    target="tensorrt",
+    version="11.4.0.1",
+    gpu="NVIDIA A30",
+    capabilities=("8.0",),
+    options={"shapes": {"low": [1, 1, 1, 3], "typical": [1, 240, 320, 3], "high": [2, 320, 320, 3]}},
+)
 
 
 def artefact(path: Path, **settings: Any) -> Artefact:
@@ -51,7 +62,13 @@ def served(small_graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle
         artefacts=(
             graph,
             replace(graph, target="openvino"),
-            artefact(folder / "model.engine", format="engine", precision="fp16", target="tensorrt"),
+            artefact(
+                folder / "model.engine",
+                format="engine",
+                precision="fp16",
+                target="tensorrt",
+                details={"key": KEY.metadata()},
+            ),
         ),
     )
 
@@ -79,6 +96,9 @@ def test_repository(served: Bundle, tmp_path: Path) -> None:
     assert engine.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
     assert list(engine.instance_group[0].profile) == ["0"]
     assert not graph.instance_group[0].profile
+    assert (graph.max_batch_size, engine.max_batch_size) == (4, 2), "what the engine was built for"
+    assert list(engine.dynamic_batching.preferred_batch_size) == [1, 2]
+    assert max(warm_up.batch_size for warm_up in engine.model_warmup) == 2
     assert list(graph.dynamic_batching.preferred_batch_size) == [2, 4]
     assert graph.dynamic_batching.max_queue_delay_microseconds == 2000
 
@@ -179,7 +199,8 @@ def test_configuration_is_checked(setting: dict[str, Any], words: str) -> None:
 
 def test_what_the_bundle_does_not_take(served: Bundle, tmp_path: Path) -> None:
     for config, words in (
-        (TritonConfig(max_batch=5), "max_batch 5"),
+        (TritonConfig(max_batch=5), r"max_batch 5 is more than the 4 of model\.onnx"),
+        (TritonConfig(max_batch=3), r"max_batch 3 is more than the 2 of model\.engine"),
         (TritonConfig(warm_up=((320, 321),)), "width is 321"),
         (TritonConfig(max_batch=2, preferred=(3,)), "preferred batch of 3"),
     ):
@@ -188,6 +209,10 @@ def test_what_the_bundle_does_not_take(served: Bundle, tmp_path: Path) -> None:
     pairs = replace(served, shapes=ShapeRange(batch=(2, 4)))
     with pytest.raises(ConfigError, match="single photos"):
         write_model_repository(pairs, tmp_path / "models")
+    for details, error in (({}, BackendError), ({"key": {**KEY.metadata(), "options": {}}}, BundleError)):
+        old = replace(served, artefacts=(replace(served.artefacts[2], details=details),))
+        with pytest.raises(error, match="build it anew"):
+            write_model_repository(old, tmp_path / "models")
     only = replace(served, artefacts=(served.artefacts[1],))
     with pytest.raises(BundleError, match=r"openvino/fp32.*--target onnxruntime"):
         write_model_repository(only, tmp_path / "models")
