@@ -60,8 +60,9 @@ def _too_large(
     values = {"positions": batch * (sum(cells) + extraction.top_k)}
     refinement = network.refinement
     if refinement is not None and refinement.edges is Edges.TOPK:
-        # Rows are selected from in blocks of an eighth.
-        values["similarities"] = batch * -(-max(cells) // 8) * (max(cells) + refinement.neighbours)
+        from ctxdeploy.export.networks.refinement import ROW_BLOCKS
+
+        values["similarities"] = batch * -(-max(cells) // ROW_BLOCKS) * (max(cells) + refinement.neighbours)
     return [
         f"{product} selects from less than 2^31 values, and the {what} of {batch} photos of {shapes.width[1]}×"
         f"{shapes.height[1]} are {count}: give a smaller --max-batch, --image-size or fewer --scales"

@@ -18,7 +18,7 @@ HOW = NetworkConfig(family="how", architecture=Architecture.RESNET18)
 
 
 def test_a_network_within_the_limits_has_no_problems(config_of: Callable[..., NetworkConfig]) -> None:
-    for variant in ("how", "ctx-gaussian", "ctx-graph", "ctx-both"):
+    for variant in ("how", "ctx-gaussian", "ctx-graph", "ctx-both", "fire"):
         for trunk in ("r18", "r50-"):
             for target in ("tensorrt", "tensorrt-rtx"):
                 found = problems(Extraction(), config_of(variant, trunk), target=target, shapes=ShapeRange())
@@ -36,10 +36,12 @@ def test_k_above_the_limit_names_the_option() -> None:
 def test_too_many_similarities_name_the_batch() -> None:
     edges = Refinement(edges=Edges.TOPK)
     network = NetworkConfig(family="ctx", architecture=Architecture.RESNET50, skip_layer=1, refinement=edges)
-    config = EngineConfig(max_batch=64)
-    assert problems(Extraction(), network, shapes=ShapeRange()) == []
-    (line,) = problems(Extraction(), network, shapes=ShapeRange(), config=config)
-    assert "similarities of 64 photos of 1024×1024 are 2149580800" in line and "--max-batch" in line
+    # 512 of the 16,384 rows at a time, as the graph holds them.
+    for batch, fits in ((255, True), (256, False)):
+        shapes, config = ShapeRange(batch=(1, 256)), EngineConfig(max_batch=batch)
+        found = problems(Extraction(), network, shapes=shapes, config=config)
+        assert (found == []) is fits, found
+    assert "similarities of 256 photos of 1024×1024 are 2149580800" in found[0] and "--max-batch" in found[0]
 
 
 def test_all_problems_are_listed_at_once() -> None:
