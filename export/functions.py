@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctxdeploy.export.networks.config import Edges, NetworkConfig
+from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
-from ctxdeploy.export.networks.refinement import graph_convolution
+from ctxdeploy.export.networks.refinement import graph_convolution, graph_rows
 from ctxdeploy.export.networks.smoothing import gaussian_smoothing
-from ctxdeploy.export.operators import DOMAIN
+from ctxdeploy.export.operators import DOMAIN, emit_operator
 from ctxdeploy.export.tracing import OPSET, trace
 
 
@@ -35,7 +35,23 @@ class _GraphConvolution(nn.Module):
         self.neighbours = neighbours
 
     def forward(self, x: Tensor, weight: Tensor, parameter: Tensor) -> Tensor:
-        return graph_convolution(x, weight, parameter, self.edges, self.neighbours)
+        return graph_convolution(x, weight, parameter, self.edges, self.neighbours, _emitted_rows)
+
+
+class _GraphRows(nn.Module):
+    def __init__(self, edges: Edges, neighbours: int) -> None:
+        super().__init__()
+        self.edges = edges
+        self.neighbours = neighbours
+
+    def forward(self, block: Tensor, transposed: Tensor, projected: Tensor, parameter: Tensor) -> Tensor:
+        return graph_rows(block, transposed, projected, parameter, self.edges, self.neighbours)
+
+
+def _emitted_rows(
+    block: Tensor, transposed: Tensor, projected: Tensor, parameter: Tensor, edges: Edges, neighbours: int
+) -> Tensor:
+    return emit_operator("GraphRows", (block, transposed, projected, parameter), {}, like=block)
 
 
 class _LocalFeatureIntegration(nn.Module):
@@ -79,7 +95,8 @@ def functions_of(config: NetworkConfig) -> list[Any]:
         inputs = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
         dynamic = ({0: "b", 1: "n"}, {}, {})
         module = _GraphConvolution(config.refinement.edges, config.refinement.neighbours)
-        functions.append(_function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours")))
+        rows = _graph_rows(config.refinement, channels)
+        functions.append(_function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours"), rows))
     if config.lit is not None:
         weights = tuple(FoldedIntegration(LocalFeatureIntegration(channels, config.lit)).constants)
         inputs = (torch.rand(2, 99, channels), *(weight.detach() for weight in weights))
@@ -89,17 +106,28 @@ def functions_of(config: NetworkConfig) -> list[Any]:
     return functions
 
 
+def _graph_rows(refinement: Refinement, channels: int) -> Any:
+    """Return the function of one block of rows; ``GraphConvolution`` has it once for each block, inlined."""
+    inputs = (torch.rand(2, 9, channels), torch.rand(2, channels, 99), torch.rand(2, 99, channels), torch.tensor(0.5))
+    dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "r"}, {0: "b", 2: "n"}, {0: "b", 1: "n"}, {})
+    return _function("GraphRows", _GraphRows(refinement.edges, refinement.neighbours), inputs, dynamic, ())
+
+
 def _function(
     name: str,
     module: nn.Module,
     inputs: tuple[Tensor, ...],
     dynamic: tuple[dict[int, str], ...],
     attributes: Iterable[str],
+    part: Any = None,
 ) -> Any:
-    """Export ``module`` on its own and wrap its graph as a function."""
+    """Export ``module`` on its own and wrap its graph as a function; ``part`` is a function that it calls."""
     import onnx_ir as ir
 
-    graph = trace(module, inputs, dynamic).graph
+    model = trace(module, inputs, dynamic)
+    if part is not None:
+        model = _inlined(model, part)
+    graph = model.graph
     _constants_from_initializers(graph)
     graph.opset_imports.clear()
     graph.opset_imports[""] = OPSET
@@ -107,6 +135,15 @@ def _function(
     types = {"edges": ir.AttributeType.STRING}
     declared = [ir.Attr(attribute, types.get(attribute, ir.AttributeType.INT), None) for attribute in attributes]
     return ir.Function(DOMAIN, name, "", graph=graph, attributes=declared)
+
+
+def _inlined(model: Any, function: Any) -> Any:
+    import onnx.inliner
+    import onnx_ir as ir
+
+    model.functions[function.identifier()] = function
+    model.opset_imports[DOMAIN] = 1
+    return ir.from_proto(onnx.inliner.inline_local_functions(ir.to_proto(model)))
 
 
 def _constants_from_initializers(graph: Any) -> None:

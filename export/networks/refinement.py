@@ -1,5 +1,7 @@
 """Graph refinement of the feature map: residual graph convolutions over all pairs of positions (``networks.md``)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,10 @@ _TINY = 1e-12
 # Products with the edges are sums over all positions: 12,288 alike ones, features of 11 and edges of 0.5 exceed the
 # 65504 of fp16. A power of two, which the division by the row sum takes out again, changes no digit of fp32.
 _SHRINK = 2.0**-8
+
+
+# ``graph_rows`` or what stands for it.
+Rows = Callable[[Tensor, Tensor, Tensor, Tensor, Edges, int], Tensor]
 
 
 def edge_weights(similarity: Tensor, edges: Edges, parameter: Tensor, neighbours: int) -> Tensor:
@@ -42,13 +48,36 @@ def edge_weights(similarity: Tensor, edges: Edges, parameter: Tensor, neighbours
     return torch.relu(torch.where(similarity >= last, similarity, 0.0))
 
 
-def graph_convolution(x: Tensor, weight: Tensor, parameter: Tensor, edges: Edges, neighbours: int) -> Tensor:
+def graph_rows(
+    block: Tensor, transposed: Tensor, projected: Tensor, parameter: Tensor, edges: Edges, neighbours: int
+) -> Tensor:
+    """Return D⁻¹ A x W of some rows of A.
+
+    Args:
+        block: B×R×C, the rows' features of length 1.
+        transposed: B×C×N, the same of all positions.
+        projected: B×N×C, x W times ``_SHRINK``.
+        parameter: one number, see ``edge_weights``.
+
+    Returns:
+        B×R×C.
+    """
+    adjacency = edge_weights(block @ transposed, edges, parameter, neighbours)
+    # Divided after the product: N×C instead of N×N divisions.
+    total = torch.clamp(adjacency.sum(dim=2, keepdim=True), min=_TINY)
+    return (adjacency @ projected) / (total * _SHRINK)
+
+
+def graph_convolution(
+    x: Tensor, weight: Tensor, parameter: Tensor, edges: Edges, neighbours: int, rows: Rows = graph_rows
+) -> Tensor:
     """One residual block: x + relu(D⁻¹ A x W), A the edges between the positions and D its row sums.
 
     Args:
         x: B×N×C.
         weight: C×C, applied from the right.
         parameter: one number, see ``edge_weights``.
+        rows: computes a block of rows; the exporter writes one block and repeats it.
 
     Returns:
         B×N×C.
@@ -56,15 +85,12 @@ def graph_convolution(x: Tensor, weight: Tensor, parameter: Tensor, edges: Edges
     unit = x / torch.clamp(torch.linalg.vector_norm(x, dim=2, keepdim=True), min=_TINY)
     transposed = unit.transpose(1, 2)
     projected = (x * _SHRINK) @ weight
-    n = x.shape[1]
-    rows = []
-    for i in range(ROW_BLOCKS):
-        block = unit[:, i * n // ROW_BLOCKS : (i + 1) * n // ROW_BLOCKS]
-        adjacency = edge_weights(block @ transposed, edges, parameter, neighbours)
-        # Divided after the product: N×C instead of N×N divisions.
-        total = torch.clamp(adjacency.sum(dim=2, keepdim=True), min=_TINY)
-        rows.append((adjacency @ projected) / (total * _SHRINK))
-    return x + torch.relu(torch.cat(rows, dim=1))
+    batch, n, channels = x.shape
+    # Blocks of one size, the last ones padded: sizes that differ cost the tracer 0.5 s each.
+    size = (n + ROW_BLOCKS - 1) // ROW_BLOCKS
+    padded = F.pad(unit, (0, 0, 0, ROW_BLOCKS * size - n)).reshape(batch, ROW_BLOCKS, size, channels)
+    blocks = [rows(block, transposed, projected, parameter, edges, neighbours) for block in padded.unbind(1)]
+    return x + torch.relu(torch.cat(blocks, dim=1)[:, :n])
 
 
 class GraphConvolution(nn.Module):

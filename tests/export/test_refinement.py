@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
@@ -61,6 +63,18 @@ def test_equals_the_loops(reference: Any, by_function: tuple[Edges, Any], count:
     wanted = expected(reference, x, weight, edges)
     assert np.abs(wanted - x).max() > 0.1, "the block must do something, or the test shows nothing"
     np.testing.assert_allclose(in_pytorch(x, weight, edges), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run(x, weight, np.float32(PARAMETERS[edges])), wanted, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 40), batch=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
+def test_any_number_of_nodes(reference: Any, by_function: tuple[Edges, Any], count: int, batch: int, seed: int) -> None:
+    edges, run = by_function
+    rng = np.random.default_rng(seed)
+    x = np.maximum(rng.normal(size=(batch, count, CHANNELS)), 0).astype(np.float32)
+    x[:, ::4] = x[:, :1] + rng.uniform(0.1, 0.5) * x[:, ::4]
+    weight = (rng.normal(size=(CHANNELS, CHANNELS)) / CHANNELS**0.5).astype(np.float32)
+    wanted = expected(reference, x, weight, edges)
     np.testing.assert_allclose(run(x, weight, np.float32(PARAMETERS[edges])), wanted, rtol=0, atol=1e-5)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Smoothing
@@ -75,6 +77,30 @@ def test_gaussian_in_onnx_runtime(
 ) -> None:
     size, run = by_function
     arrays = inputs(shape, regime)
+    np.testing.assert_allclose(run(*arrays), expected(reference, arrays, size), rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
+    bandwidth=st.floats(1e-3, 60),
+    confidence=st.floats(1e-6, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_shape_in_onnx_runtime(
+    reference: Any,
+    by_function: tuple[int, Any],
+    shape: tuple[int, int, int],
+    bandwidth: float,
+    confidence: float,
+    seed: int,
+) -> None:
+    size, run = by_function
+    rng = np.random.default_rng(seed)
+    batch, *sides = shape
+    x = rng.normal(size=(batch, CHANNELS, *sides))
+    maps = [value * rng.uniform(0.5, 1, size=(batch, 1, *sides)) for value in (bandwidth, confidence)]
+    arrays = [array.astype(np.float32) for array in (x, *maps)]
     np.testing.assert_allclose(run(*arrays), expected(reference, arrays, size), rtol=0, atol=1e-5)
 
 
