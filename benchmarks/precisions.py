@@ -5,6 +5,7 @@ ones, their parity is an indication. Two steps:
 
 1. Each network is exported for ONNX Runtime and OpenVINO in fp32, bf16 and int8, int8 being fitted to photos of another
    folder. The parity figures are those that ``export`` measures and judges; nothing here judges.
+   On R50- nothing is searched for: all its convolutions are int8. What is rejected is measured too, and marked.
 2. Each artefact, and the network in PyTorch, runs in a process of its own; the processes take turns with one photo of
    768×1024, so that a drift of the machine touches all alike. Seconds are medians; memory is the peak of the process.
 
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,10 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctxdeploy import bundle as bundles
-from ctxdeploy.bundle import Extraction
+from ctxdeploy.bundle import Artefact, Bundle, Extraction
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
+from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.photos import folder_calibration, folder_trial
 from ctxdeploy.export.trial import TrialPhotos
@@ -115,13 +118,21 @@ def _export(name: str, arguments: argparse.Namespace) -> None:
     exported = export(
         checkpoint,
         path,
-        ExportConfig(targets=TARGETS, precisions=PRECISIONS),
+        ExportConfig(targets=TARGETS, precisions=PRECISIONS, int8=Int8Config(max_kept=0.5 if trunk == "R18" else 0.0)),
         photos=TrialPhotos(parity=few, retrieval=retrieval, ground_truth=trial.ground_truth),
         calibration=folder_calibration(arguments.calibrate, Preprocessing(), 8),
         display=Display(quiet=False),
     )
-    rejected = [vars(artefact) for artefact in exported.rejected]
-    path.with_suffix(".rejected.json").write_text(json.dumps(rejected, indent=2, default=dict) + "\n")
+    _take_in_rejected(exported.bundle, exported.rejected)
+
+
+def _take_in_rejected(bundle: Bundle, rejected: tuple[Artefact, ...]) -> None:
+    """Put rejected artefacts back, so that their speed and memory are measured too; ``parity`` says what they are."""
+    for artefact in rejected:
+        kept = bundle.path / f"{artefact.file}.rejected"
+        if kept.exists():
+            kept.rename(bundle.path / artefact.file)
+    replace(bundle, artefacts=(*bundle.artefacts, *rejected)).write_manifest()
 
 
 def _measure(name: str, arguments: argparse.Namespace, rates: dict[str, float]) -> dict[str, Any]:
@@ -133,11 +144,7 @@ def _measure(name: str, arguments: argparse.Namespace, rates: dict[str, float]) 
     operations = _operations(load_checkpoint(checkpoint).network(), photo)
     seconds, memory = _turns(checkpoint, path, list(passed), arguments)
     reference = np.array(seconds[PYTORCH])
-    rows: dict[str, Any] = {
-        "gflop": operations / 1e9,
-        "rejected": json.loads(path.with_suffix(".rejected.json").read_text()),
-    }
-    rows["rejected"] = {f"{a['target']} {a['precision']}": a["parity"]["verdict"] for a in rows["rejected"]}
+    rows: dict[str, Any] = {"gflop": operations / 1e9}
     for label, times in seconds.items():
         figures = {
             "seconds": float(np.median(times)),
@@ -147,7 +154,11 @@ def _measure(name: str, arguments: argparse.Namespace, rates: dict[str, float]) 
         if label in passed:
             _, parity, details = passed[label]
             figures |= {key: parity[key] for key in ("cosine_min", "cosine_mean", "overlap_min", "overlap_mean")}
-            figures |= {"ranking": parity["ranking"], "kept_fp32": details.get("kept_fp32")}
+            figures |= {
+                "ranking": parity["ranking"],
+                "verdict": parity["verdict"],
+                "kept_fp32": details.get("kept_fp32"),
+            }
             figures["by_scale"] = {entry["scale"]: entry["cosine_min"] for entry in parity["by_scale"]}
         rate = rates.get(label, rates["onnxruntime fp32"])
         figures["fraction_of_convolution_rate"] = operations / figures["seconds"] / 1e9 / rate

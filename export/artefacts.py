@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxdeploy.bundle import Artefact, Bundle
 from ctxdeploy.errors import BackendError, ConfigError, MissingExtraError, ParityError
+from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.measuring import measure, runs_in
 from ctxdeploy.export.parity import Image
 from ctxdeploy.export.targets import TENSORRT, Job
@@ -24,12 +25,12 @@ class Quantising:
 
     Attributes:
         photos: that it is fitted to, H×W×3 uint8 by name.
-        source: where they come from, for the report.
+        config: of ranges and of the search.
         target: runtime whose figures decide which convolutions stay fp32.
     """
 
     photos: Mapping[str, Image]
-    source: str
+    config: Int8Config
     target: str
 
 
@@ -149,7 +150,6 @@ class Workshop:
 
     def _quantised(self) -> tuple[Any, dict[str, Any]]:
         """Return the int8 graph that keeps its tolerance; if none does, the last one, which will be rejected."""
-        from ctxdeploy.export.int8.config import Int8Config
         from ctxdeploy.export.int8.search import search
 
         quantising = self.quantising
@@ -162,10 +162,9 @@ class Workshop:
             verdict = self._artefact(Job(target=quantising.target, precision=Precision.INT8), proto).parity["verdict"]
             return "" if verdict == "passed" else str(verdict).removeprefix("failed: ")
 
-        config = Int8Config(source=quantising.source)
         try:
             found: tuple[Any, dict[str, Any]] = search(
-                self.proto, quantising.photos, check, config, report=self.display.say
+                self.proto, quantising.photos, check, quantising.config, report=self.display.say
             )
         except ParityError as error:
             return tried[-1], {"search": str(error)}

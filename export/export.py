@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
 from ctxdeploy.export.artefacts import REJECTED, Quantising, Workshop
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
+from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.matching import Matching
 from ctxdeploy.export.parity import Image, Outputs, Run
 from ctxdeploy.export.photos import sample_calibration, sample_trial, with_odd_shapes
@@ -44,6 +45,7 @@ class ExportConfig:
         max_batch: largest batch that the bundle admits.
         targets: runtimes, names in ``ctxdeploy.export.targets.TARGETS``.
         precisions: of each of them that has it.
+        int8: how int8 is made.
     """
 
     scales: tuple[float, ...] | None = None
@@ -54,6 +56,7 @@ class ExportConfig:
     max_batch: int = 64
     targets: tuple[str, ...] = ("onnxruntime",)
     precisions: tuple[Precision, ...] = (Precision.FP32,)
+    int8: Int8Config = field(default_factory=Int8Config)
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
@@ -227,7 +230,7 @@ def _quantising(
         return None
     return Quantising(
         photos=sample_calibration(preprocessing.image_size) if calibration is None else calibration,
-        source="photos of scikit-image" if calibration is None else "photos of the user",
+        config=replace(config.int8, source="photos of scikit-image" if calibration is None else "photos of the user"),
         target="openvino" if "openvino" in config.targets else "onnxruntime",
     )
 
