@@ -26,10 +26,14 @@ class GroundTruth:
     junk: Mapping[str, frozenset[str]]
 
     def restricted(self, names: Sequence[str]) -> "GroundTruth":
-        """Return the scenes of which at least two of ``names`` are photos, with no other photos."""
+        """Return the scenes of which two of ``names`` at least show the same, with no other photos."""
         kept = set(names)
         scenes = {scene: tuple(name for name in files if name in kept) for scene, files in self.scenes.items()}
-        return GroundTruth(scenes={s: files for s, files in scenes.items() if len(files) > 1}, junk=self.junk)
+        able = {s: files for s, files in scenes.items() if any(self._positives(query, files) for query in files)}
+        return GroundTruth(scenes=able, junk=self.junk)
+
+    def _positives(self, query: str, files: Sequence[str]) -> set[str]:
+        return set(files) - {query} - self.junk.get(query, frozenset())
 
     def mean_average_precision(self, rankings: Mapping[str, Sequence[str]]) -> float:
         """Return the mean over scenes of the mean average precision of their photos as queries, 0 to 1.
@@ -42,7 +46,7 @@ class GroundTruth:
             values = []
             for query in files:
                 ignored = {query} | self.junk.get(query, frozenset())
-                positives = set(files) - ignored
+                positives = self._positives(query, files)
                 if positives:
                     ranked = [name for name in rankings[query] if name not in ignored]
                     values.append(average_precision(ranked, positives))

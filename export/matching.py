@@ -74,7 +74,8 @@ def match(left: Rows, right: Rows, matching: Matching) -> tuple[NDArray[np.int64
     if matching is Matching.DESCRIPTOR:
         return _by_descriptor(left, right)
     a, b = ((side.scales << 40) + (side.positions[:, 1] << 20) + side.positions[:, 0] for side in (left, right))
-    _, rows, columns = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    # A broken artefact may give a position twice: the second one is no match.
+    _, rows, columns = np.intersect1d(a, b, return_indices=True)
     return rows, columns
 
 

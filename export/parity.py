@@ -133,8 +133,8 @@ class PhotoParity:
     matched: Matched = field(repr=False, compare=False)
 
     def metadata(self) -> dict[str, Any]:
-        """Return the figures, without the positions."""
-        figures = {name: value for name, value in vars(self).items() if name != "matched"}
+        """Return the figures, without the positions; those that are not finite are None (JSON has no NaN)."""
+        figures = {name: _finite(value) for name, value in vars(self).items() if name != "matched"}
         return {**figures, "shape": list(self.shape)}
 
 
@@ -182,8 +182,9 @@ class Parity:
             **_cosines(cosine),
             "overlap_min": self.overlap,
             "overlap_mean": float(np.mean([photo.overlap for photo in self.photos])),
-            "length_error_max": max(photo.length_error for photo in self.photos),
-            "attention_error_max": max(photo.attention_error for photo in self.photos),
+            # numpy's maximum hands NaN on, max() only from the first photo.
+            "length_error_max": _finite(float(np.max([photo.length_error for photo in self.photos]))),
+            "attention_error_max": _finite(float(np.max([photo.attention_error for photo in self.photos]))),
             "seconds": self.seconds,
             "reference_seconds": self.reference_seconds,
             "ranking": None if self.ranking is None else self.ranking.metadata(),
@@ -252,6 +253,10 @@ class Parity:
         if overlap >= limit:
             return None
         return f"overlap of the ten best answers {overlap:.4f}, but at least {limit} is needed"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _cosines(values: NDArray[np.float64]) -> dict[str, float | None]:

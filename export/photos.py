@@ -91,7 +91,8 @@ def folder_trial(folder: Path, preprocessing: Preprocessing) -> TrialPhotos:
     found = find_photos(folder)
     truth = load_ground_truth(folder)
     small = min(RETRIEVAL_SIZE, preprocessing.image_size)
-    chosen = _spread(found, MOST_RETRIEVED) if truth is None else _of_scenes(found, truth)
+    # Ground truth of other photos may lie above this folder.
+    chosen = ([] if truth is None else _of_scenes(found, truth)) or _spread(found, MOST_RETRIEVED)
     return TrialPhotos(
         parity=decoded(_spread(found, MOST_PHOTOS), preprocessing),
         # By the names of the files, as ground truth has them, unless two folders hold the same name.

@@ -11,7 +11,7 @@ from ctxdeploy.errors import ConfigError, ParityError
 from ctxdeploy.export.matching import Matching
 from ctxdeploy.export.parity import Image, Outputs, Parity, PhotoParity, Run, Tolerance, compare_photo
 from ctxdeploy.progress import Display
-from ctxdeploy.retrieval import Retrieval
+from ctxdeploy.retrieval import Agreement, Retrieval
 from ctxdeploy.scoring import GroundTruth
 
 # Runs a photo after warm-up; the median of this many is the time that is reported.
@@ -80,9 +80,9 @@ class Trial:
         """
         found = self.photo_parities(candidate, measured_with, max_batch)
         ranking = None
-        # Descriptors that are not finite fail above, and cannot be indexed.
+        # Where descriptors are not finite, the verdict is known without a retrieval run.
         if self._retrieval is not None and all(np.isfinite(photo.cosine_min) for photo in found if photo.descriptors):
-            ranking = self._retrieval.agreement(self._descriptors(measured_with, candidate))
+            ranking = self._ranking(self._retrieval, measured_with, candidate)
         return Parity(
             photos=tuple(found),
             tolerance=tolerance,
@@ -110,6 +110,14 @@ class Trial:
         except ValueError as error:
             raise ParityError(f"{label} cannot be compared with {self.label}: {error}") from error
         return found
+
+    def _ranking(self, retrieval: Retrieval, label: str, candidate: Run) -> Agreement:
+        """Return the agreement of the answers: none at all where descriptors are no numbers that can be indexed."""
+        descriptors = self._descriptors(label, candidate)
+        try:
+            return retrieval.agreement(descriptors)
+        except ConfigError:
+            return retrieval.agreement({name: vectors[:0] for name, vectors in descriptors.items()})
 
     def _outputs(self, label: str, run: Run, photos: Mapping[str, Image]) -> dict[str, Outputs]:
         outputs = {}

@@ -76,7 +76,8 @@ def calibrate(proto: Any, photos: Mapping[str, Image], config: Int8Config | None
         for outputs in _observe(proto, tensors, chosen):
             for place, values, high, low in zip(places, outputs[::3], outputs[1::3], outputs[2::3], strict=True):
                 samples[place].append(values)
-                largest[place] = max(largest[place], float(high), -float(low))
+                # numpy's maximum hands NaN on.
+                largest[place] = float(np.max([largest[place], float(high), -float(low)]))
     limits = {place: _limit(np.concatenate(samples[place]), largest[place], config.method) for place in places}
     return Ranges(limits=limits, largest=largest, photos=tuple(chosen), method=config.method)
 
@@ -132,10 +133,10 @@ def _observed(proto: Any, tensors: list[str]) -> Any:
 
 def _limit(values: NDArray[np.float32], largest: float, method: Method) -> float:
     """Return the clipping limit of a tensor; 1 for one that is zero on every photo."""
-    if not largest > 0:
-        return 1.0
     if not np.isfinite(largest):
         raise ConfigError(f"a tensor of the network reaches {largest} on a photo: it cannot be quantised")
+    if not largest > 0:
+        return 1.0
     if method is Method.LARGEST:
         return largest
     counts, edges = np.histogram(np.abs(values), bins=_BINS, range=(0, largest))

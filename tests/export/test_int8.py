@@ -130,6 +130,8 @@ def test_clipping_limit_has_the_least_squared_error(rng: np.random.Generator) ->
     assert _limit(np.zeros(9, np.float32), 0.0, Method.MSE) == 1.0
     with pytest.raises(ConfigError, match="reaches inf on a photo"):
         _limit(values, float("inf"), Method.MSE)
+    with pytest.raises(ConfigError, match="reaches nan on a photo"):
+        _limit(values, float("nan"), Method.MSE)
 
 
 @pytest.fixture

@@ -104,6 +104,30 @@ def test_nan_is_outside_every_tolerance(value: float) -> None:
         check(outputs(), changed(0, lambda d: d[0, 50].fill(value)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("output", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_figures_of_what_is_not_finite_are_json(output: int, value: float) -> None:
+    good = compare_photo("good", IMAGE, outputs(), outputs())
+    bad = compare_photo("bad", IMAGE, outputs(), changed(output, lambda array: array.fill(value)))
+    metadata = Parity(photos=(good, bad), tolerance=FP32).metadata()
+    assert metadata["verdict"].startswith("failed: ")
+    assert "NaN" not in json.dumps(metadata, allow_nan=False)
+    if output == 0:
+        assert metadata["length_error_max"] is None and metadata["photos"][1]["cosine_min"] is None
+
+
+@pytest.mark.parametrize("on_which_side", [0, 1])
+def test_a_position_that_is_there_twice_is_no_match(on_which_side: int) -> None:
+    sides = [outputs(), outputs()]
+    sides[on_which_side] = changed(2, lambda p: p[0, 10:20].__setitem__(slice(None), p[0, 0]))
+    # Five of the ten are at the scale of the first row, the others at the scale of no row there.
+    photo = compare_photo("photo", IMAGE, *sides)
+    assert photo.overlap <= 0.91
+    with pytest.raises(ParityError, match="overlap"):
+        check(sides[0], sides[1])
+
+
 def test_nan_is_found_among_good_photos() -> None:
     good = compare_photo("good", IMAGE, outputs(), outputs())
     bad = compare_photo("bad", IMAGE, outputs(), changed(0, lambda d: d[0, 0].fill(np.nan)))
@@ -123,6 +147,19 @@ def test_nothing_in_common_or_nothing_at_all() -> None:
 
 def trial_of(photos: dict[str, NDArray[np.uint8]]) -> Trial:
     return Trial(TrialPhotos(parity=photos, retrieval={}), lambda images: outputs(), label="the reference")
+
+
+def test_nan_in_a_photo_of_the_retrieval_run_is_a_rejection() -> None:
+    photos = {name: np.full((9, size, 3), size, np.uint8) for name, size in {"a": 5, "b": 7, "c": 8}.items()}
+    trial = Trial(TrialPhotos(parity={"a": photos["a"]}, retrieval=photos), lambda images: outputs())
+
+    def candidate(images: NDArray[np.uint8]) -> Outputs:
+        return changed(0, lambda d: d[0, 50].fill(np.nan)) if images.shape[2] == 7 else outputs()
+
+    assert trial.compare(lambda images: outputs(), FP32, measured_with="an engine").verdict() == "passed"
+    parity = trial.compare(candidate, FP32, measured_with="an engine")
+    assert parity.verdict().startswith("failed: overlap of the ten best answers 0.0000")
+    json.dumps(parity.metadata(), allow_nan=False)
 
 
 def test_photos_of_one_size_run_once_more_as_a_batch() -> None:
@@ -221,6 +258,16 @@ def test_retrieval_agrees_with_itself_and_not_with_noise() -> None:
     assert other.map is not None and other.map < 0.6 and other.overlap < 0.9
     with pytest.raises(ConfigError, match="too few for a retrieval run"):
         Retrieval({"one": base[0]}, training)
+
+
+def test_scenes_that_are_all_junk_are_no_ground_truth() -> None:
+    random = np.random.default_rng(0)
+    photos = {name: random.standard_normal((40, 8)).astype(np.float32) for name in "abcd"}
+    junk = {"a": frozenset("b"), "b": frozenset("a")}
+    for scenes, queries in (({"1": ("a", "b")}, 4), ({"1": ("a", "b"), "2": ("c", "d")}, 2)):
+        found = Retrieval(photos, photos["a"], GroundTruth(scenes=scenes, junk=junk)).agreement(photos)
+        assert found.queries == queries
+        assert found.map == found.reference_map and (found.map is None) == (queries == 4)
 
 
 def test_a_photo_without_descriptors_is_no_obstacle_to_retrieval() -> None:
