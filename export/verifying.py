@@ -20,11 +20,19 @@ from ctxdeploy.progress import Display
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """One artefact on this machine: its figures as ``Parity.metadata`` gives them, or why it cannot run here."""
+    """One artefact on this machine.
+
+    Attributes:
+        artefact: the one.
+        parity: its figures as ``Parity.metadata`` gives them; empty if it cannot run here.
+        absent: why it cannot.
+        itself: whether it was the reference too: then the figures only say that runs and batches agree.
+    """
 
     artefact: Artefact
     parity: Mapping[str, Any] = field(default_factory=dict)
     absent: str = ""
+    itself: bool = False
 
 
 def verify(
@@ -53,7 +61,7 @@ def verify(
     chosen = [a for a in bundle.artefacts if target in (None, a.target) and precision in (None, a.precision)]
     if checkpoint is None and (target, precision) == (None, None):
         # The reference itself, unless it is all there is.
-        chosen = [a for a in chosen if (a.target, a.precision) != _REFERENCE or a.format != "onnx"] or chosen
+        chosen = [a for a in chosen if not _is_reference(a)] or chosen
     if not chosen:
         asked = " ".join(f"--{name} {value}" for name, value in (("target", target), ("precision", precision)) if value)
         found = ", ".join(f"{a.target} {a.precision}" for a in bundle.artefacts)
@@ -64,19 +72,25 @@ def verify(
     trial_photos = replace(trial_photos, parity=odd)
     run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
     trial = Trial(trial_photos, run, matching=Matching.of(network), label=label, display=display)
-    return [_verified(bundle, artefact, trial) for artefact in chosen]
+    results = [_verified(bundle, artefact, trial) for artefact in chosen]
+    return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
 
 
-_REFERENCE = (REFERENCE.target, REFERENCE.precision.label)
+def _is_reference(artefact: Artefact) -> bool:
+    wanted = (REFERENCE.target, REFERENCE.precision.label, "onnx")
+    return (artefact.target, artefact.precision, artefact.format) == wanted
 
 
 def record_parity(bundle: Bundle, results: Sequence[Verified]) -> None:
-    """Write figures into the ``parity`` of the artefacts they belong to; those that could not run keep theirs.
+    """Write figures into the ``parity`` of the artefacts they belong to.
+
+    Those that could not run keep theirs, and so does one that was compared with itself.
 
     Raises:
         StorageError: the bundle cannot be written.
     """
-    new = {(r.artefact.file, r.artefact.target, r.artefact.precision): r.parity for r in results if r.parity}
+    measured = [r for r in results if r.parity and not r.itself]
+    new = {(r.artefact.file, r.artefact.target, r.artefact.precision): r.parity for r in measured}
     artefacts = tuple(replace(a, parity=new.get((a.file, a.target, a.precision), a.parity)) for a in bundle.artefacts)
     replace(bundle, artefacts=artefacts).write_manifest()
 

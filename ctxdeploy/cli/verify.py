@@ -1,7 +1,7 @@
 """``ctxdeploy verify``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, ParityError
 from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("verify")
@@ -64,6 +61,9 @@ def command(
     _judge(path, archive, problems, facts.get("artefacts", []))
 
 
+_ITSELF = "; compared with itself: give --checkpoint FILE to compare it with PyTorch"
+
+
 def _judge(path: Path, archive: bool, problems: list[str], artefacts: list[dict[str, Any]]) -> None:
     for problem in problems:
         click.echo(printable(problem), err=True)
@@ -110,7 +110,7 @@ def _compared(
         {
             "target": result.artefact.target,
             "precision": result.artefact.precision,
-            "line": result.absent or parity_line(result.parity),
+            "line": result.absent or parity_line(result.parity) + (_ITSELF if result.itself else ""),
             "parity": result.parity,
             "absent": result.absent,
         }

@@ -63,6 +63,29 @@ def test_figures_are_recorded_on_request(call, several: Bundle, photos: Path) ->
     assert recorded.artefacts[0] == several.artefacts[0] and recorded.artefacts[2] == several.artefacts[2]
 
 
+def test_figures_against_itself_are_named_so_and_not_recorded(call, bundle: Bundle, photos: Path, tmp_path) -> None:
+    folder = tmp_path / "alone.ctxbundle"
+    shutil.copytree(bundle.path, folder)
+    manifest = (folder / "bundle.json").read_bytes()
+    result = call("verify", folder, "--photos", photos, "--record", "-q")
+    assert result.code == 0, result.err
+    assert "compared with itself: give --checkpoint FILE to compare it with PyTorch" in result.out
+    assert ctxdeploy.bundle.open(folder).artefacts == bundle.artefacts
+    assert json.loads((folder / "bundle.json").read_text()) == json.loads(manifest)
+
+
+def test_ground_truth_of_other_photos_does_not_spare_the_retrieval_run(
+    call, several: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(photos, folder / "images")
+    (folder / "gnd.json").write_text('{"scenes": {"elsewhere": ["a.jpg", "b.jpg"]}}')
+    result = call("verify", several.path, "--photos", folder / "images", "--target", "openvino", "--json", "-q")
+    assert result.code == 0, result.err
+    ranking = result.json[0]["artefacts"][0]["parity"]["ranking"]
+    assert (ranking["kind"], ranking["photos"]) == ("overlap", 18)
+
+
 def test_the_checkpoint_is_the_reference_on_request(call, bundle: Bundle, checkpoint: Path, photos: Path) -> None:
     arguments = ("--photos", photos, "--checkpoint", checkpoint, "--json", "-q")
     result = call("verify", bundle.path, *arguments)
