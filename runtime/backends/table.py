@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.precision import Precision
 
 AUTO = "auto"
+_CPU = ("onnxruntime", "openvino")
 PRECISIONS = tuple(precision.label for precision in Precision)
 
 
@@ -47,6 +49,16 @@ BACKENDS = MappingProxyType(
         ),
     }
 )
+
+
+def choose_for(bundle: Bundle, precision: str) -> str:
+    """Return what ``auto`` means for a bundle: the first CPU engine that one of its artefacts was verified in.
+
+    Without any it is the first one that has the precision: a graph made for another engine may run there too.
+    """
+    made = {artefact.target for artefact in bundle.artefacts if artefact.precision == precision}
+    verified = [name for name in _CPU if name in made and precision in BACKENDS[name].precisions]
+    return (verified or [choose(AUTO, precision)])[0]
 
 
 def choose(name: str, precision: str) -> str:

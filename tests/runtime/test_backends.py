@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ctxdeploy.errors import BackendError, ConfigError
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 from ctxdeploy.runtime.backends.onnxruntime import check_providers
 from ctxdeploy.runtime.backends.openvino import check_hint, check_precision, hint_of, inlined
+from ctxdeploy.runtime.backends.table import choose_for
 
 MakeBundle = Callable[..., Bundle]
 # The others need a GPU: test_tensorrt.py.
@@ -122,6 +124,23 @@ def test_auto_chooses_by_precision() -> None:
     assert BackendConfig().engine == "onnxruntime"
     assert BackendConfig(precision="bf16").engine == "openvino"
     assert BackendConfig(name="openvino").engine == "openvino"
+
+
+def test_auto_prefers_an_engine_that_was_verified(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    (first,) = bundle.artefacts
+
+    def chosen(precision: str, *pairs: tuple[str, str]) -> str:
+        made = tuple(replace(first, target=target, precision=found) for target, found in pairs)
+        return choose_for(replace(bundle, artefacts=(first, *made)), precision)
+
+    assert chosen("fp32", ("openvino", "fp32")) == "onnxruntime"
+    assert chosen("int8", ("openvino", "int8")) == "openvino", "ONNX Runtime's may have been rejected"
+    assert chosen("int8", ("openvino", "int8"), ("onnxruntime", "int8")) == "onnxruntime"
+    assert chosen("fp16", ("tensorrt", "fp16")) == "onnxruntime"
+    assert chosen("bf16") == "openvino"
+    only = replace(bundle, artefacts=(replace(first, target="openvino"),))
+    assert open_backend(only, BackendConfig()).name == "openvino"
 
 
 @pytest.mark.parametrize(
