@@ -30,8 +30,15 @@ def measure(bundle: Bundle, artefact: Artefact, trial: Trial) -> Parity:
         backend_run(backend),
         TOLERANCES[Precision.parse(artefact.precision)],
         measured_with=f"{backend.name} {backend.version} {backend.precision}{emulating}, {backend.device}",
-        max_batch=bundle.shapes.batch[1],
+        max_batch=largest_batch(bundle, artefact),
     )
+
+
+def largest_batch(bundle: Bundle, artefact: Artefact) -> int:
+    """Return the largest batch that an artefact takes: engines may take less than their bundle (``--max-batch``)."""
+    shapes = artefact.details.get("key", {}).get("options", {}).get("shapes", {})
+    high: int = shapes.get("high", [bundle.shapes.batch[1]])[0]
+    return min(high, bundle.shapes.batch[1])
 
 
 def open_artefact(bundle: Bundle, artefact: Artefact) -> Backend:

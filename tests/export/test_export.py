@@ -15,7 +15,7 @@ from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import BackendError, BundleError, CheckpointError, ConfigError, ParityError, StorageError
 from ctxdeploy.export import graph
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
-from ctxdeploy.export.measuring import measure
+from ctxdeploy.export.measuring import largest_batch, measure
 from ctxdeploy.export.parity import TOLERANCES
 from ctxdeploy.export.targets import REFERENCE, plan
 from ctxdeploy.export.trial import Trial, TrialPhotos
@@ -190,6 +190,34 @@ def test_a_rejected_artefact_leaves_the_others(
     assert [artefact.precision for artefact in bundle.artefacts] == ["fp32"]
     rejected = {name for name in names_in(bundle.path) if "rejected" in name}
     assert rejected == {"model.fp16.onnx.rejected", "model.fp16.onnx.onnxruntime.rejected.json"}
+
+
+def test_an_artefact_that_returns_nan_is_kept_with_its_report(
+    checkpoint: Path, photos: TrialPhotos, graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxdeploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    run = OnnxRuntimeBackend._run
+
+    def overflowing(self: Any, images: Image) -> list[NDArray[np.float32]]:
+        descriptors, *others = run(self, images)
+        return [descriptors * np.float32(np.nan if self.precision == "fp16" else 1), *others]
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_run", overflowing)
+    config = ExportConfig(precisions=(Precision.FP32, Precision.FP16))
+    exported = export(checkpoint, tmp_path / "out", config, photos=photos)
+    assert [artefact.precision for artefact in exported.rejected] == ["fp16"]
+    report = json.loads((tmp_path / "out" / "model.fp16.onnx.onnxruntime.rejected.json").read_text())
+    assert report["parity"]["verdict"].startswith("failed: cosine min nan")
+    assert report["parity"]["length_error_max"] is None
+
+
+@pytest.mark.slow
+def test_an_engine_may_take_smaller_batches_than_its_bundle(exported: Bundle) -> None:
+    graph_file = exported.artefacts[0]
+    shapes = {"high": [1, 256, 256, 3]}
+    engine = replace(graph_file, format="engine", details={"key": {"options": {"shapes": shapes}}})
+    assert (largest_batch(exported, graph_file), largest_batch(exported, engine)) == (3, 1)
 
 
 def test_a_graph_that_does_not_load_leaves_nothing(
