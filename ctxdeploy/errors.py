@@ -33,7 +33,7 @@ class CheckpointError(CtxdeployError):
 
 
 class ParityError(CtxdeployError):
-    """An exported artefact does not compute what the network computes; no bundle was left."""
+    """An artefact does not compute what the network computes: it is in no bundle, or not to be used on this machine."""
 
     exit_code = 11
 

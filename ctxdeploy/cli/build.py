@@ -119,4 +119,5 @@ def command(
 def _summary(bundle: Path, artefact: "Artefact") -> str:
     seconds = artefact.details["build_seconds"]
     where = printable(str(bundle / artefact.file))
-    return f"{where}: {artefact.bytes / 1e6:.1f} MB, built in {seconds} s; measure it with  ctxdeploy verify"
+    measure = f"ctxdeploy verify {printable(str(bundle))} --photos DIR --record"
+    return f"{where}: {artefact.bytes / 1e6:.1f} MB, built in {seconds} s; measure it with  {measure}"

@@ -91,6 +91,8 @@ def command(
     for flag, package, extra in ((report, "matplotlib", "export"), (triton, "tritonclient", "triton")):
         if flag is not None:
             require(package, extra)
+    if report is not None and not report.parent.is_dir():
+        raise ConfigError(f"{report.parent} is not a folder: make it first, or choose another --report")
     if calibrate is not None and Precision.INT8.label not in precisions:
         raise ConfigError("--calibrate is for int8: add --precision int8")
     config = ExportConfig(
@@ -102,17 +104,9 @@ def command(
         targets=targets,
         precisions=tuple(Precision.parse(label) for label in precisions),
     )
-    output = output or Path(checkpoint.with_suffix(BUNDLE_SUFFIX).name)
+    output = output or Path(Path(checkpoint.name).stem + BUNDLE_SUFFIX)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)
     exported = export(checkpoint, output, config, photos=chosen, calibration=fitted, display=Display(quiet=quiet))
-    if report is not None:
-        from ctxdeploy.export.report import write_report
-
-        write_report(report, exported.bundle, exported.rejected)
-    if triton is not None:
-        from ctxdeploy.export.triton import write_model_repository
-
-        write_model_repository(exported.bundle, triton)
     if as_json:
         rejected = [vars(artefact) for artefact in exported.rejected]
         print_json({"bundle": str(output), **exported.bundle.metadata(), "rejected": rejected})
@@ -122,6 +116,14 @@ def command(
             kind = "engine" if artefact.format == "engine" else "graph"
             what = f"{artefact.target} {artefact.precision} {kind}, {artefact.bytes / 1e6:.1f} MB"
             click.echo(f"  {what}: {parity_line(artefact.parity)}")
+    if report is not None:
+        from ctxdeploy.export.report import write_report
+
+        write_report(report, exported.bundle, exported.rejected)
+    if triton is not None:
+        from ctxdeploy.export.triton import write_model_repository
+
+        write_model_repository(exported.bundle, triton)
     exported.check()
 
 

@@ -28,6 +28,20 @@ def test_not_a_checkpoint(call, photos: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_a_folder_for_a_checkpoint(call, path: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _one_line(call("export", path, "-q"), 10, path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_in_no_folder_is_refused_before_any_work(call, checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = ("-o", tmp_path / "out.ctxbundle", "--report", tmp_path / "none" / "report.html", "-q")
+    _one_line(call("export", checkpoint, *options), 2, "none is not a folder", "--report")
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoint_with_a_missing_layer(call, checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     del content["state_dict"]["features.5.1.conv2.weight"]
