@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
-from ctxdeploy.errors import BackendError
+from ctxdeploy.errors import BackendError, CtxdeployError
 from ctxdeploy.extras import require_onnxruntime
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
 from ctxdeploy.runtime.backends.unsigned import DISABLED, with_unsigned
@@ -33,6 +33,8 @@ class OnnxRuntimeBackend(Backend):
                 providers=list(PROVIDERS),
                 disabled_optimizers=list(DISABLED) if int8 else None,
             )
+        except CtxdeployError:  # onnx is not installed, which int8 needs
+            raise
         except Exception as error:  # ONNX Runtime's classes share no base but Exception
             raise BackendError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
         check_providers(self._session.get_providers(), PROVIDERS)

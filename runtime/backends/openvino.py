@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.errors import BackendError
+from ctxdeploy.errors import BackendError, CtxdeployError
 from ctxdeploy.extras import require
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
 
@@ -33,6 +33,8 @@ class OpenVinoBackend(Backend):
         model = bundle.file(_artefact(bundle, config.precision))
         try:
             compiled = core.compile_model(core.read_model(inlined(model)), "CPU", _properties(config, hint))
+        except CtxdeployError:  # onnx is not installed
+            raise
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise BackendError(f"openvino cannot load {model}: {first_line(error)}") from error
         check_hint(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), hint, config.precision)

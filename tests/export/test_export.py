@@ -296,7 +296,7 @@ def test_steps_are_reported(
     for step in (
         "loading the checkpoint",
         "tracing the network",
-        "writing the fp32 graph",
+        "making the fp32 graph",
         "comparing onnxruntime fp32",
     ):
         assert step in said

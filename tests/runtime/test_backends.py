@@ -1,19 +1,21 @@
 """The engines run the tiny network alike, and refuse what they cannot do."""
 
 import _thread
+import importlib
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ctxdeploy.bundle import Bundle, ShapeRange
-from ctxdeploy.errors import BackendError, ConfigError
+from ctxdeploy.errors import BackendError, ConfigError, MissingExtraError
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 from ctxdeploy.runtime.backends.onnxruntime import check_providers
 from ctxdeploy.runtime.backends.openvino import check_hint, check_precision, hint_of, inlined
@@ -158,6 +160,24 @@ def test_impossible_combinations_are_refused_before_anything_is_loaded(name: str
     with pytest.raises(ConfigError) as caught:
         BackendConfig(name=name, precision=precision)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnxruntime", "int8"), ("openvino", "fp32")])
+def test_a_missing_onnx_is_named_with_its_extra(
+    name: str, precision: str, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    find = importlib.import_module
+
+    def missing(module: str) -> ModuleType:
+        if module == "onnx":
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        return find(module)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    made = replace(bundle, artefacts=tuple(replace(a, precision=precision) for a in bundle.artefacts))
+    with pytest.raises(MissingExtraError, match=r"onnx is not installed: run  pip install 'ctxdeploy\[cpu\]'"):
+        open_backend(made, BackendConfig(name=name, precision=precision))
 
 
 @pytest.mark.parametrize("threads", [0, -1, 2000])
