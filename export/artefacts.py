@@ -155,10 +155,10 @@ class Workshop:
         quantising = self.quantising
         if quantising is None:
             raise ConfigError("int8 needs photos to be fitted to: give --calibrate DIR")
-        tried: list[Any] = []
+        last: list[Any] = []
 
         def check(proto: Any) -> str:
-            tried.append(proto)
+            last[:] = [proto]  # of a dozen attempts one is held
             verdict = self._artefact(Job(target=quantising.target, precision=Precision.INT8), proto).parity["verdict"]
             return "" if verdict == "passed" else str(verdict).removeprefix("failed: ")
 
@@ -167,5 +167,5 @@ class Workshop:
                 self.proto, quantising.photos, check, quantising.config, report=self.display.say
             )
         except ParityError as error:
-            return tried[-1], {"search": str(error)}
+            return last[0], {"search": str(error)}
         return found
