@@ -129,6 +129,8 @@ def _function(
         model = _inlined(model, part)
     graph = model.graph
     _constants_from_initializers(graph)
+    for node in graph.all_nodes():
+        node.metadata_props.clear()  # they hold the exporter's stack traces, with paths of this machine
     graph.opset_imports.clear()
     graph.opset_imports[""] = OPSET
     # The attributes describe the node to a kernel; the body has their values built in and does not refer to them.

@@ -120,6 +120,13 @@ def test_inlined_graph_is_bit_identical_and_plain(
 
 
 @pytest.mark.slow
+def test_nothing_of_the_machine_that_exported_it_is_in_the_graph(small_graph: Any) -> None:
+    assert small_graph.functions
+    for nodes in (small_graph.graph.node, *(function.node for function in small_graph.functions)):
+        assert not [node.name for node in nodes if node.metadata_props]
+    assert b"functions.py" not in small_graph.SerializeToString()
+
+
 def test_inline_option_writes_the_plain_graph(
     small_network: Any, small_graph: Any, session_of: Any, samples: Any
 ) -> None:
