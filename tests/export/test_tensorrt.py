@@ -17,7 +17,7 @@ import pytest
 from ctxdeploy.bundle import Extraction, ShapeRange
 from ctxdeploy.engines import RTX_CAPABILITIES, TENSORRT, TENSORRT_RTX, Hardware
 from ctxdeploy.errors import BackendError, MissingExtraError, StorageError
-from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.config import NetworkConfig, Refinement
 from ctxdeploy.export.tensorrt import EngineConfig, Plan, build_plan, graph_problems
 from ctxdeploy.export.tensorrt.monitor import make_monitor
 from ctxdeploy.precision import Precision
@@ -68,7 +68,8 @@ def test_both_operators_parse_and_build(rtx: ModuleType, small_graph: Any) -> No
     plan = build(small_graph, display=display)
     weights = sum(len(tensor.raw_data) for tensor in small_graph.graph.initializer)
     assert len(plan.data) > 0.9 * weights, "the weights are in it, once for all scales"
-    assert len(plan.data) < 1.7 * weights
+    # 1.66 times, of which the kernels of 32 blocks of rows are 0.66; with the weights of each scale it would be 2.6.
+    assert len(plan.data) < 2 * weights
     assert (plan.key.target, plan.key.version) == (TENSORRT_RTX, rtx.__version__)
     assert (plan.key.gpu, plan.key.capabilities) == (None, RTX_CAPABILITIES)
     assert display.shown == sorted(display.shown) and display.shown[-1] == 100 and len(display.shown) > 10
@@ -103,21 +104,30 @@ def test_all_scales_of_how_build_and_share_their_weights(
     assert weights < len(plan.data) < 1.3 * weights
 
 
+@pytest.fixture(scope="module")
+def one_scale(config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any]) -> Any:
+    """Return the graph of both operators, each once: the engine of ``small_graph`` takes three times as long."""
+    from ctxdeploy.export.graph import build_graph
+
+    config = config_of("ctx-both", dim=64, refinement=Refinement(blocks=1))
+    return build_graph(network_of(config, Extraction(scales=(0.5,), top_k=60, dim=64)))
+
+
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.INT8])
 def test_every_precision_parses_and_builds(
-    rtx: ModuleType, small_graph: Any, samples: dict[str, Any], precision: Precision
+    rtx: ModuleType, one_scale: Any, samples: dict[str, Any], precision: Precision
 ) -> None:
     from ctxdeploy.export.int8 import calibrate, quantise
     from ctxdeploy.export.mixed import to_mixed
 
     if precision is Precision.INT8:
-        graph = quantise(small_graph, calibrate(small_graph, {"coffee": samples["coffee"]}))
+        graph = quantise(one_scale, calibrate(one_scale, {"coffee": samples["coffee"]}))
     else:
-        graph = to_mixed(small_graph, precision)
+        graph = to_mixed(one_scale, precision)
     assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
     profile = FAST.profile(SHAPES, 512)
     plan = build_plan(graph, profile, FAST, target=TENSORRT_RTX, precision=precision)
-    weights = sum(len(tensor.raw_data) for tensor in small_graph.graph.initializer)
+    weights = sum(len(tensor.raw_data) for tensor in one_scale.graph.initializer)
     assert len(plan.data) < 0.8 * weights, "the trunk's weights are of two bytes, or of one"
 
 
