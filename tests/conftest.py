@@ -1,6 +1,7 @@
 """What tests of several folders share. Under pytest's importlib mode no test module can import another."""
 
 import importlib.util
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,12 @@ from types import ModuleType
 import pytest
 
 TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Take Ctrl-C, also where pytest runs in the background of a shell, which ignores it for its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
