@@ -26,12 +26,12 @@ class Quantising:
     Attributes:
         photos: that it is fitted to, H×W×3 uint8 by name.
         config: of ranges and of the search.
-        target: runtime whose figures decide which convolutions stay fp32.
+        targets: runtimes whose figures decide which convolutions stay fp32: those that the one file is for.
     """
 
     photos: Mapping[str, Image]
     config: Int8Config
-    target: str
+    targets: tuple[str, ...]
 
 
 @dataclass(kw_only=True)
@@ -159,8 +159,11 @@ class Workshop:
 
         def check(proto: Any) -> str:
             last[:] = [proto]  # of a dozen attempts one is held
-            verdict = self._artefact(Job(target=quantising.target, precision=Precision.INT8), proto).parity["verdict"]
-            return "" if verdict == "passed" else str(verdict).removeprefix("failed: ")
+            for target in quantising.targets:
+                artefact = self._artefact(Job(target=target, precision=Precision.INT8), proto)
+                if artefact.parity["verdict"] != "passed":
+                    return f"{target}: {artefact.parity['verdict'].removeprefix('failed: ')}"
+            return ""
 
         try:
             found: tuple[Any, dict[str, Any]] = search(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import ctxdeploy.bundle
 from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import BackendError, BundleError, CheckpointError, ConfigError, ParityError, StorageError
-from ctxdeploy.export import graph
+from ctxdeploy.export import artefacts, graph
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.measuring import largest_batch, measure
 from ctxdeploy.export.parity import TOLERANCES
@@ -317,3 +317,40 @@ def test_pairs_that_no_runtime_has() -> None:
     with pytest.raises(ConfigError, match="target 'coreml' is unknown: give --target onnxruntime, openvino"):
         ExportConfig(targets=("coreml",))
     assert plan(("openvino",), (Precision.INT8,))[0][0] == REFERENCE, "the fp32 graph is always made"
+
+
+def test_int8_must_pass_in_every_runtime_it_is_for(
+    checkpoint: Path, samples: Mapping[str, Image], graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search goes on where one runtime refuses what another accepts."""
+    measured: list[tuple[str, str]] = []
+    measure_one = artefacts.measure
+
+    def refusing_twice(bundle: Bundle, artefact: Any, trial: Trial) -> Any:
+        parity = measure_one(bundle, artefact, trial)
+        if artefact.precision != "int8":
+            return parity
+        measured.append((artefact.target, artefact.sha256))
+        refused = artefact.target == "onnxruntime" and len({sha for _, sha in measured}) < 3
+        return replace(
+            parity,
+            tolerance=replace(
+                parity.tolerance,
+                cosine=1.1 if refused else -1.0,
+                cosine_p1=-1.0,
+                cosine_mean=-1.0,
+                overlap=0.0,
+                length_error=9.0,
+                attention_error=9.0,
+            ),
+        )
+
+    monkeypatch.setattr(artefacts, "measure", refusing_twice)
+    config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.INT8,))
+    photo = samples["coffee"][:100, :140]
+    exported = export(checkpoint, tmp_path / "out", config, photos=only(photo), calibration={"coffee": photo})
+    bundle = exported.check()
+    assert [(a.target, a.precision) for a in bundle.artefacts[1:]] == [("onnxruntime", "int8"), ("openvino", "int8")]
+    graphs = list(dict.fromkeys(sha for _, sha in measured))
+    assert [target for target, sha in measured if sha == graphs[0]] == ["openvino", "onnxruntime"]
+    assert bundle.artefacts[1].details["kept_fp32"] and bundle.artefacts[1].sha256 == graphs[-1]
