@@ -16,7 +16,7 @@ from ctxdeploy.export.mixed import to_mixed
 from ctxdeploy.export.mixed_emulation import emulated
 from ctxdeploy.export.mixed_types import low_tensor, low_type
 from ctxdeploy.export.networks.config import Edges
-from ctxdeploy.export.networks.refinement import graph_convolution
+from ctxdeploy.export.networks.refinement import ROW_BLOCKS, graph_convolution
 from ctxdeploy.export.operators import DOMAIN
 from ctxdeploy.export.parity import PhotoParity, compare_photo
 from ctxdeploy.precision import Precision
@@ -82,7 +82,8 @@ def test_the_heavy_nodes_are_low_and_the_delicate_ones_are_not(mixed: Any, preci
     # Two scales: prediction, four ring convolutions and the whitening.
     assert [node.op_type for node in left] == ["Conv"] * 12
     assert not any(name.startswith("backbone.") for node in left for name in node.input)
-    assert sum(node.op_type == "MatMul" for node in low) == 2 * 2 * 17
+    # Two scales, two graph convolutions, two products for each block of rows and one for all.
+    assert sum(node.op_type == "MatMul" for node in low) == 2 * 2 * (2 * ROW_BLOCKS + 1)
 
 
 def test_no_casts_to_and_fro(mixed: Any) -> None:
