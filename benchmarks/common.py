@@ -181,6 +181,14 @@ def memory_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def own_memory_mb() -> int:
+    """Return the most memory that this process itself has had; ``memory_mb`` of a child begins at its parent's."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")]
+    return peaks[0] if peaks else memory_mb()
+
+
 def provenance() -> dict[str, Any]:
     """Return the versions and the processor, so that results are never mixed up."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

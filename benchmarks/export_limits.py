@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import memory_mb, provenance, publish
+from common import own_memory_mb, provenance, publish
 
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.export.checkpoint import save_checkpoint
@@ -56,13 +56,13 @@ def _export(work: Path) -> dict[str, Any]:
         config = NetworkConfig(family="how", architecture=Architecture.RESNET50)
         save_checkpoint(untrained_network(config, Extraction(), [sample_photo(name) for name in PHOTOS]), checkpoint)
     code = (
-        "import resource, sys; from ctxdeploy.cli.main import run; code = run(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr); sys.exit(code)"
+        "import sys; from common import own_memory_mb; from ctxdeploy.cli.main import run; code = run(sys.argv[1:]); "
+        "print(own_memory_mb(), file=sys.stderr); sys.exit(code)"
     )
     output = work / f"r50-{time.time_ns()}.ctxbundle"
     start = time.perf_counter()
-    command = [sys.executable, "-c", code, "export", str(checkpoint), "-o", str(output), "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, "export", str(checkpoint.resolve()), "-o", str(output.resolve()), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
     seconds = time.perf_counter() - start
     return {
         "checkpoint_mb": checkpoint.stat().st_size / 1e6,
@@ -89,7 +89,7 @@ def _run(work: Path) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.enable_mem_pattern = False  # as ctxdeploy.runtime has it
     session = onnxruntime.InferenceSession(str(work / "graph.onnx"), options, providers=["CPUExecutionProvider"])
-    loaded = memory_mb()
+    loaded = own_memory_mb()
     photo = sample_photo("rocket")
     image = np.tile(photo, (-(-SHAPE[0] // photo.shape[0]), -(-SHAPE[1] // photo.shape[1]), 1))[: SHAPE[0], : SHAPE[1]]
     start = time.perf_counter()
@@ -97,7 +97,7 @@ def _run(work: Path) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - start,
         "loaded_mb": loaded,
-        "peak_mb": memory_mb(),
+        "peak_mb": own_memory_mb(),
         "finite": bool(np.isfinite(descriptors).all()),
     }
 

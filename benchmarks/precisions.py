@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import memory_mb, provenance, publish
+from common import own_memory_mb, provenance, publish
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -227,7 +227,7 @@ def _work(source: Path, photo: str, target: str, precision: str) -> None:
     for _ in sys.stdin:
         start = time.perf_counter()
         run(image)
-        print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": memory_mb()}), flush=True)
+        print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": own_memory_mb()}), flush=True)
 
 
 def _photo(folder: Path) -> Image:
