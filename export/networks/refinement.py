@@ -11,8 +11,7 @@ from ctxdeploy.export.operators import emit_operator, is_exporting
 
 # Rows of the N×N similarities are computed in this many blocks, so that the matrix never exists as a whole. A block is
 # live twice, before and after the threshold. R50- with two graph convolutions at N=49,152 (2048×1536, scale 2) peaks at
-# 4.9 GB with 8 blocks, 3.1 GB with 16 and 2.5 GB with 32 in ONNX Runtime, its trunk alone at 2.4 GB. At N=3072, C=512,
-# 32 blocks take 1.04 times the CPU time of 8 in ONNX Runtime.
+# 2.8 GB in ONNX Runtime, its trunk alone at 2.4 GB; with 8 blocks it was 4.9 GB, with 16 3.1.
 ROW_BLOCKS = 32
 # Norms and row sums below this are those of a position without any activation; it keeps its (zero) features.
 _TINY = 1e-12
