@@ -149,11 +149,8 @@ def spooled(result: "Extracted | PhotoFailure") -> Spooled | None:
 
 def file_state(photo: "PhotoSource") -> tuple[int, int]:
     """Return size and time of change of a photo's file; -1 if it cannot be told (the extraction will say why)."""
-    try:
-        found = photo.path.stat() if photo.path is not None else None
-    except OSError:
-        found = None
-    return (-1, -1) if found is None else (found.st_size, found.st_mtime_ns)
+    found = photo.state()
+    return (-1, -1) if found is None else (found.size, found.mtime_ns)
 
 
 def _read(path: Path) -> Spooled | None:

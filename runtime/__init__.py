@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.decode import Photo, decode_photo
     from ctxdeploy.runtime.extract import Extractor, ExtractorConfig
     from ctxdeploy.runtime.photos import find_photos
-    from ctxdeploy.runtime.sources import Extracted, FileState, PhotoFailure, PhotoSource, StageSeconds
+    from ctxdeploy.runtime.sources import Extracted, FileState, PhotoFailure, PhotoReader, PhotoSource, StageSeconds
 
 __all__ = [
     "BackendConfig",
@@ -30,6 +30,7 @@ __all__ = [
     "FileState",
     "Photo",
     "PhotoFailure",
+    "PhotoReader",
     "PhotoSource",
     "StageSeconds",
     "decode_photo",
@@ -45,6 +46,7 @@ _MODULES = {
     "FileState": "sources",
     "Photo": "decode",
     "PhotoFailure": "sources",
+    "PhotoReader": "sources",
     "PhotoSource": "sources",
     "StageSeconds": "sources",
     "decode_photo": "decode",

@@ -24,13 +24,13 @@ from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.colour import to_rgb
 from ctxdeploy.runtime.formats import readable_formats
 from ctxdeploy.runtime.jpeg import has_end
+from ctxdeploy.runtime.limits import MAX_PIXELS
 from ctxdeploy.runtime.orientation import Orientation, read_orientation
 from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself starts to refuse
 REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a box filter goes before LANCZOS
 JPEG_FORMATS = ("JPEG", "MPO")
 

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -38,10 +37,9 @@ class Decoded:
 def decode(source: PhotoSource, preprocessing: Preprocessing, shapes: ShapeRange) -> Decoded | PhotoFailure:
     """Read and decode one photo; whatever is wrong with it becomes a ``PhotoFailure``."""
     start = time.perf_counter()
-    file = None
+    file = source.state()
     try:
-        file = _state(source.path) if source.path is not None else None
-        data = read_file(source.path) if source.path is not None else source.data or b""
+        data = _read(source)
         photo = decode_bytes(data, preprocessing, source.box)
         shapes.check((1, *photo.pixels.shape))
     except (PhotoError, ConfigError) as error:
@@ -127,9 +125,7 @@ def _result(decoded: Decoded, outputs: GraphOutputs, row: int, seconds: float) -
     )
 
 
-def _state(path: Path) -> FileState | None:
-    try:
-        state = path.stat()
-    except OSError:  # reading it will say why
-        return None
-    return FileState(size=state.st_size, mtime_ns=state.st_mtime_ns)
+def _read(source: PhotoSource) -> bytes:
+    if source.reader is not None:
+        return source.reader.read()
+    return read_file(source.path) if source.path is not None else source.data or b""

@@ -2,34 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ctxdeploy.descriptors import LocalDescriptors
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.runtime.boxes import Box
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhotoSource:
-    """A photo to extract, from a file or from memory.
-
-    Attributes:
-        name: its stable identity; in a folder the path relative to it, with ``/``.
-        path: the file.
-        data: or the file's bytes; exactly one of the two is given.
-        box: the part to extract; the whole photo if None.
-    """
-
-    name: str
-    path: Path | None = None
-    data: bytes | None = None
-    box: Box | None = None
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.data is None):
-            raise ConfigError(f"photo {self.name!r}: give either its path or its data")
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileState:
     """A file's size in bytes and modification time, taken before it is read: later changes are noticed next time."""
 
@@ -37,10 +17,57 @@ class FileState:
     mtime_ns: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageSeconds:
-    """Seconds spent on one photo: reading and decoding; network (its share of the batch)."""
+class PhotoReader(Protocol):
+    """Where the bytes of a photo are that is no file of its own: in a tar file, on a server."""
 
+    def read(self) -> bytes:
+        """Return the bytes; ``PhotoError`` with the bare reason if that fails. Called from any thread."""
+
+    def state(self) -> FileState | None:
+        """Return size and time of change as they were when the photos were listed; no request is made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotoSource:
+    """A photo to extract.
+
+    Attributes:
+        name: its stable identity; in a folder the path relative to it, with ``/``.
+        path: the file,
+        data: or the file's bytes,
+        reader: or what reads them; exactly one of the three is given.
+        box: the part to extract; the whole photo if None.
+    """
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = None
+    reader: PhotoReader | None = None
+    box: Box | None = None
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.path, self.data, self.reader)) != 1:
+            raise ConfigError(f"photo {self.name!r}: give either its path or its data or a reader")
+
+    def state(self) -> FileState | None:
+        """Return the state of its file; None for a photo from memory, and where it cannot be told."""
+        if self.reader is not None:
+            return self.reader.state()
+        if self.path is None:
+            return None
+        try:
+            found = self.path.stat()
+        except (OSError, ValueError):  # reading it will say why
+            return None
+        return FileState(size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSeconds:
+    """Seconds spent on one photo: reading it (0 where reading is part of decoding), decoding and scaling, network (its
+    share of the batch)."""
+
+    read: float = 0.0
     decode: float
     network: float
 
@@ -71,11 +98,13 @@ class PhotoFailure:
     Attributes:
         name: as in its ``PhotoSource``.
         reason: one line, without the name.
-        stage: ``list`` (a folder, its name ends with ``/``), ``decode`` or ``network``.
+        stage: ``list`` (a folder, its name ends with ``/``), ``read``, ``decode`` or ``network``.
         file: state of the file before it was read; None if there is none.
+        seconds: spent on it.
     """
 
     name: str
     reason: str
     stage: str
     file: FileState | None
+    seconds: float = 0.0
