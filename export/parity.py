@@ -34,7 +34,7 @@ class Tolerance:
         length_error: largest relative difference of lengths.
         attention_error: largest difference of attention, relative to the strongest of the photo.
         top_ten: least mean overlap of the ten best answers.
-        map_drop: by how much the mAP may fall, where there is ground truth.
+        map_drop: by how much the mAP may fall, where there is ground truth, beside a swap in one query.
     """
 
     cosine: float
@@ -94,6 +94,9 @@ TOLERANCES = {
 }
 # Parts into which the descriptors of a photo are divided by their rank.
 _RANKS = 20
+# What it costs a query when its first answer, a right one, and the second, a wrong one of almost the same score, trade
+# places. Near ties moved the mAP of 24 queries by 0.0105 in an untrained FIRe whose descriptors were equal to 1.7e-5.
+_ONE_SWAP = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,8 +250,8 @@ class Parity:
             return None
         drop = self.ranking.map_drop
         if drop is not None:
-            limit = self.tolerance.map_drop
-            return None if drop <= limit else f"the mAP fell by {drop:.4f}, but at most {limit} is allowed"
+            limit = self.tolerance.map_drop + _ONE_SWAP / self.ranking.queries
+            return None if drop <= limit else f"the mAP fell by {drop:.4f}, but at most {limit:.4f} is allowed"
         overlap, limit = self.ranking.overlap, self.tolerance.top_ten
         if overlap >= limit:
             return None
