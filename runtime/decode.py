@@ -24,7 +24,7 @@ from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.colour import to_rgb
 from ctxdeploy.runtime.formats import readable_formats
 from ctxdeploy.runtime.jpeg import has_end
-from ctxdeploy.runtime.limits import MAX_PIXELS
+from ctxdeploy.runtime.limits import DEFAULT_LIMITS, MAX_PIXELS, DecodeLimits
 from ctxdeploy.runtime.orientation import Orientation, read_orientation
 from ctxdeploy.text import printable
 
@@ -65,7 +65,9 @@ class Photo:
         return np.asarray(mapped, dtype=np.float32)
 
 
-def decode_photo(source: Path | bytes, preprocessing: Preprocessing, box: Box | None = None) -> Photo:
+def decode_photo(
+    source: Path | bytes, preprocessing: Preprocessing, box: Box | None = None, limits: DecodeLimits = DEFAULT_LIMITS
+) -> Photo:
     """Read, rotate, crop and scale a photo.
 
     Args:
@@ -73,6 +75,7 @@ def decode_photo(source: Path | bytes, preprocessing: Preprocessing, box: Box | 
         preprocessing: size and mode.
         box: the part to keep; it is scaled by the factor that brings the whole photo's longest side to
             ``image_size``. Photos and parts are never enlarged.
+        limits: what is refused.
 
     Raises:
         PhotoError: the photo cannot be read, is damaged, truncated or too large, or the box does not lie in it. The
@@ -80,7 +83,7 @@ def decode_photo(source: Path | bytes, preprocessing: Preprocessing, box: Box | 
     """
     try:
         data = read_file(source) if isinstance(source, Path) else source
-        return decode_bytes(data, preprocessing, box)
+        return decode_bytes(data, preprocessing, box, limits)
     except PhotoError as error:
         name = printable(str(source)) if isinstance(source, Path) else f"photo of {len(source):,} bytes"
         raise PhotoError(f"{name}: {error}") from error
@@ -100,12 +103,14 @@ def read_file(path: Path) -> bytes:
         raise PhotoError(f"it cannot be read ({error.strerror or error})") from error
 
 
-def decode_bytes(data: bytes, preprocessing: Preprocessing, box: Box | None = None) -> Photo:
+def decode_bytes(
+    data: bytes, preprocessing: Preprocessing, box: Box | None = None, limits: DecodeLimits = DEFAULT_LIMITS
+) -> Photo:
     """As ``decode_photo``, for bytes; the message of a ``PhotoError`` is the bare reason."""
     if not data:
         raise PhotoError("it is empty (0 bytes)")
     try:
-        with _open(data) as image:
+        with _open(data, limits) as image:
             return _decode(image, preprocessing, box)
     except PhotoError:
         raise
@@ -129,7 +134,7 @@ def _nearest(number: float, distance: Callable[[int], float]) -> int:
     return max(min(math.floor(number), math.ceil(number), key=distance), 1)
 
 
-def _open(data: bytes) -> "Image.Image":
+def _open(data: bytes, limits: DecodeLimits) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -138,9 +143,9 @@ def _open(data: bytes) -> "Image.Image":
         raise PhotoError("it is not a photo of a format that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"it has more than {MAX_PIXELS:,} pixels, the limit against decompression bombs") from error
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > limits.max_pixels:
         raise PhotoError(
-            f"{image.width}×{image.height} pixels exceed {MAX_PIXELS:,}, the limit against decompression bombs"
+            f"{image.width}×{image.height} pixels exceed {limits.max_pixels:,}, the limit against decompression bombs"
         )
     if image.format in JPEG_FORMATS and not has_end(data):
         raise PhotoError("it is truncated (the JPEG data has no end)")

@@ -27,3 +27,6 @@ class DecodeLimits:
     def metadata(self) -> dict[str, Any]:
         """Return the limits as JSON prints them."""
         return asdict(self)
+
+
+DEFAULT_LIMITS = DecodeLimits()
