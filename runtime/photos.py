@@ -2,12 +2,49 @@
 
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.formats import readable_extensions
 from ctxdeploy.runtime.sources import PhotoFailure, PhotoSource
 from ctxdeploy.text import printable
+
+
+class FilePhoto(PhotoSource):
+    """A photo in a folder, without a ``Path`` of its own, for ten million of them are in memory at once.
+
+    Args:
+        name: its stable identity.
+        folder: where, shared by many.
+        file: path relative to the folder, or absolute.
+        box: the part to extract; the whole photo if None.
+    """
+
+    __slots__ = ("_file", "_folder")
+
+    def __init__(self, *, name: str, folder: str, file: str, box: Box | None = None) -> None:
+        put = object.__setattr__
+        put(self, "name", name)
+        put(self, "data", None)
+        put(self, "reader", None)
+        put(self, "box", box)
+        put(self, "_folder", folder)
+        put(self, "_file", file)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self._folder, self._file)
+
+    def __reduce__(self) -> tuple[Callable[..., "FilePhoto"], tuple[object, ...]]:
+        """Return how it is copied, and sent to a process."""
+        return _file_photo, (self.name, self._folder, self._file, self.box)
+
+
+def _file_photo(name: str, folder: str, file: str, box: Box | None) -> FilePhoto:
+    return FilePhoto(name=name, folder=folder, file=file, box=box)
 
 
 def find_photos(
@@ -35,7 +72,7 @@ def find_photos(
     names = sorted(name for name in _walk(root, recursive, unreadable) if name.lower().endswith(extensions))
     if not names:
         raise NoPhotosError(f"{printable(str(root))} holds no photos (looked for {' '.join(extensions)})")
-    return [PhotoSource(name=name, path=root / name) for name in names]
+    return [FilePhoto(name=name, folder=str(root), file=name) for name in names]
 
 
 def _walk(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None) -> list[str]:

@@ -1,13 +1,16 @@
 """What every place of photos gives."""
 
-from collections import Counter
+from bisect import bisect_left
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.runtime.sources import PhotoFailure, PhotoSource
 from ctxdeploy.text import printable
+
+# What is larger is no photo: reading it would only fill the memory.
+MAX_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,11 +18,12 @@ class Listing:
     """The photos of a place.
 
     Attributes:
-        place: an absolute path, or a URL. An archive remembers it, and takes in the photos of another place only when
-            this one is gone.
+        place: an absolute path, or a URL without credentials. An archive remembers it, and takes in the photos of
+            another place only when this one is gone.
         photos: in the order of their names, which are unique.
-        unreadable: parts that could not be listed, of the stage ``list``.
-        folder: that the names are paths of files in; None where photos are no files, or names no paths.
+        unreadable: parts that could not be listed, of the stage ``list``: the names of all that is in them begin with
+            the failure's.
+        folder: that the names are paths of files in; None where a photo is gone when it is not listed any more.
     """
 
     place: str
@@ -28,21 +32,20 @@ class Listing:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        if len(self._names) != len(self.photos):
-            counts = Counter(photo.name for photo in self.photos)
-            twice = next(name for name, count in counts.items() if count > 1)
-            raise ConfigError(f"{printable(self.place)} names {printable(twice)!r} twice: names must be unique")
-
-    @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(photo.name for photo in self.photos)
+        for former, latter in pairwise(self.photos):
+            if former.name == latter.name:
+                name = printable(former.name)
+                raise ConfigError(f"{printable(self.place)} names {name!r} twice: names must be unique")
+            if former.name > latter.name:
+                names = f"{printable(former.name)!r} comes before {printable(latter.name)!r}"
+                raise ConfigError(f"{printable(self.place)}: {names}: sort the photos by their names")
 
     def is_gone(self, name: str) -> bool:
         """Return whether a photo is known not to be there; where something could not be listed nothing is known."""
-        if name in self._names or name.startswith(tuple(failure.name for failure in self.unreadable)):
+        if self._lists(name) or name.startswith(tuple(failure.name for failure in self.unreadable)):
             return False
         if self.folder is None:
-            return not self.unreadable
+            return True
         try:
             (self.folder / name).lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -50,3 +53,8 @@ class Listing:
         except (OSError, ValueError):  # a folder that cannot be read; a zero byte: this name never was a file's
             return False
         return False
+
+    def _lists(self, name: str) -> bool:
+        # No set of the names: it would take more memory than what it speeds up is worth, the few names not found.
+        place = bisect_left(self.photos, name, key=lambda photo: photo.name)
+        return place < len(self.photos) and self.photos[place].name == name

@@ -1,0 +1,174 @@
+"""Lists of photos: plain lines, CSV, JSON lines."""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.runtime.boxes import Box
+from ctxdeploy.runtime.listing.base import Listing
+from ctxdeploy.runtime.listing.entries import Entries, Entry
+from ctxdeploy.runtime.listing.names import absolute
+from ctxdeploy.runtime.listing.remote import Stores
+from ctxdeploy.runtime.listing.store import RemoteConfig
+from ctxdeploy.runtime.listing.urls import is_web, without_secrets
+from ctxdeploy.text import printable
+
+EDGES = ("x0", "y0", "x1", "y1")
+
+
+def list_lines(text: str, where: str) -> Iterator[Entry]:
+    """Yield the entries of plain lines: each is a path or a URL as it stands, spaces and all.
+
+    Blank lines, and those that are ``#`` or begin with ``# ``, are left out.
+    """
+    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if line.strip() and line != "#" and not line.startswith("# "):
+            yield Entry(where=f"{where}, line {number}", path=line)
+
+
+def list_csv(text: str, where: str) -> Iterator[Entry]:
+    """Yield the entries of comma-separated values; other columns than those of ``_entry`` are left out."""
+    return _table(text, where, ",")
+
+
+def list_tsv(text: str, where: str) -> Iterator[Entry]:
+    """Yield the entries of values separated by tabs, as ``list_csv``."""
+    return _table(text, where, "\t")
+
+
+def list_jsonl(text: str, where: str) -> Iterator[Entry]:
+    """Yield the entries of JSON objects, one in each line; other keys than those of ``_entry`` are left out."""
+    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
+        if not line.strip():
+            continue
+        at = f"{where}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{at}: this is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{at}: this is not a JSON object with a path")
+        yield _entry(row, at)
+
+
+READERS: dict[str, Callable[[str, str], Iterator[Entry]]] = {
+    ".txt": list_lines,
+    ".lst": list_lines,
+    ".csv": list_csv,
+    ".tsv": list_tsv,
+    ".jsonl": list_jsonl,
+    ".ndjson": list_jsonl,
+}
+
+
+def list_file(place: str, config: RemoteConfig) -> Listing:
+    """List the photos that a file names, each once, whether they exist or not.
+
+    Raises:
+        ConfigError: the file cannot be read, a line is wrong, or two lines give one name to different photos.
+        NoPhotosError: it names none.
+        MissingExtraError: it has URLs, and what reads them is not installed.
+    """
+    path = Path(place)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
+    entries = Entries(absolute(path), path.parent, Stores(config))
+    return _collect(data, path.name, path.suffix, entries)
+
+
+def list_remote_file(place: str, config: RemoteConfig) -> Listing:
+    """As ``list_file``, for a list on a server; its paths are relative to its own folder there."""
+    stores = Stores(config)
+    shown = without_secrets(place)
+    address = re.split(r"[?#]", place)[0] if is_web(place) else place
+    folder, _, name = address.rpartition("/")
+    entries = Entries(shown, folder + "/", stores)
+    return _collect(stores.fetch(place), name, f".{name.rpartition('.')[2]}", entries)
+
+
+def _collect(data: bytes, name: str, suffix: str, entries: Entries) -> Listing:
+    where = printable(name)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(f"{where} is UTF-16: save it as UTF-8")
+    text = data.decode("utf-8-sig", "surrogateescape")
+    for entry in READERS[suffix.lower()](text, where):
+        entries.add(entry)
+    return entries.listing()
+
+
+def _table(text: str, where: str, delimiter: str) -> Iterator[Entry]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    try:
+        for row in rows:
+            at = f"{where}, line {rows.line_num}"
+            if not row:
+                continue
+            if header is None:
+                header = _check_header([column.strip() for column in row], at)
+                continue
+            if len(row) != len(header):
+                raise ConfigError(f"{at}: {len(row)} values for {len(header)} columns: quote values with a separator")
+            yield _entry(dict(zip(header, row, strict=True)), at)
+    except csv.Error as error:
+        raise ConfigError(f"{where}, line {rows.line_num}: {error}") from error
+
+
+def _check_header(header: list[str], at: str) -> list[str]:
+    if "path" not in header:
+        raise ConfigError(f"{at}: the first row must name the columns, and one of them is path: not {','.join(header)}")
+    twice = {column for column in header if header.count(column) > 1} & {"path", "name", "box", *EDGES}
+    if twice:
+        raise ConfigError(f"{at}: there are two columns {min(twice)}")
+    return header
+
+
+def _entry(row: dict[str, Any], at: str) -> Entry:
+    """Return the entry of a row: ``path``; ``name`` and the box, ``box`` or ``x0`` to ``y1``, if they are not empty."""
+    path, name = row.get("path"), row.get("name")
+    if not isinstance(path, str):
+        raise ConfigError(f"{at}: there is no path" if path is None else f"{at}: the path {path!r} is not a text")
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"{at}: the name {name!r} is not a text")
+    return Entry(where=at, path=path, name=name or None, box=_box(row, at))
+
+
+def _box(row: dict[str, Any], at: str) -> Box | None:
+    whole = row.get("box")
+    edges = [row.get(edge) for edge in EDGES]
+    given = [edge not in (None, "") for edge in edges]
+    if whole in (None, ""):
+        if not any(given):
+            return None
+        if not all(given):
+            missing = EDGES[given.index(False)]
+            raise ConfigError(f"{at}: the box has no {missing}: give x0,y0,x1,y1, or none of them for the whole photo")
+    elif any(given):
+        raise ConfigError(f"{at}: the box is given twice, as box and as x0,y0,x1,y1")
+    else:
+        edges = whole.split(",") if isinstance(whole, str) else whole
+    if not isinstance(edges, list) or len(edges) != 4:
+        raise ConfigError(f"{at}: the box {whole!r} is not four numbers x0,y0,x1,y1")
+    try:
+        x0, y0, x1, y1 = (_number(edge) for edge in edges)
+        return Box(x0=x0, y0=y0, x1=x1, y1=y1)
+    except ConfigError as error:
+        raise ConfigError(f"{at}: {error}") from error
+
+
+def _number(value: Any) -> float:
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{value!r} is not a number, as each of a box's x0,y0,x1,y1 must be")

@@ -1,0 +1,187 @@
+"""A server that photos are read from, with time limits and retries."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from ctxdeploy.errors import ConfigError, PhotoError
+from ctxdeploy.extras import require
+from ctxdeploy.runtime.listing.base import MAX_BYTES
+from ctxdeploy.runtime.listing.trouble import diagnose
+from ctxdeploy.runtime.listing.urls import is_web, protocol_of, without_secrets
+from ctxdeploy.runtime.sources import FileState
+
+# To one S3 server: more than threads that read.
+CONNECTIONS = 64
+# What reads a protocol, and the extra that installs it.
+PACKAGES = {
+    "http": ("aiohttp", "remote"),
+    "https": ("aiohttp", "remote"),
+    "s3": ("s3fs", "remote"),
+    "s3a": ("s3fs", "remote"),
+    "gs": ("gcsfs", "gcs"),
+    "gcs": ("gcsfs", "gcs"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteConfig:
+    """How patient to be with servers.
+
+    Attributes:
+        attempts: requests at most for one photo, or one page of a listing.
+        backoff: seconds before the second attempt; doubled before each further one. Each pause is shortened at random
+            by up to half, so that threads that failed together do not come back together.
+        connect_timeout: seconds to connect.
+        timeout: seconds for one request, from connecting to the last byte.
+    """
+
+    attempts: int = 5
+    backoff: float = 0.5
+    connect_timeout: float = 10.0
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigError(f"{self}: there must be one attempt")
+        if not (self.backoff >= 0 and self.connect_timeout > 0 and self.timeout > 0):
+            raise ConfigError(f"{self}: the time limits must be positive")
+
+
+class Store:
+    """What reads the files of one server, or of one protocol, called from any thread.
+
+    Args:
+        url: of any file or folder there.
+        config: time limits and retries.
+
+    Raises:
+        MissingExtraError: what reads the protocol is not installed.
+        ConfigError: there is no such protocol.
+    """
+
+    __slots__ = ("_config", "_sync", "_system")
+
+    def __init__(self, url: str, config: RemoteConfig) -> None:
+        self._config = config
+        self._system = _file_system(url, config)
+        self._sync = require("fsspec.asyn", "remote").sync
+
+    def path(self, url: str) -> str:
+        """Return a URL as the other methods take it: without its protocol, or, on the web, with all of its signs legal."""
+        if is_web(url):
+            return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogateescape")
+        return str(self._system._strip_protocol(without_secrets(url)))
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file; ``PhotoError`` with the bare reason if that fails."""
+        data: bytes = self.call("cat_file", path)
+        return data
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Return what a method of the file system returns, tried again after passing troubles.
+
+        Raises:
+            PhotoError: it failed; the message is the bare reason.
+        """
+        config = self._config
+        for attempt in range(1, config.attempts + 1):
+            try:
+                return self._call(method, arguments)
+            except Exception as error:  # each file system has errors of its own, and they know no common base
+                trouble = diagnose(error, config.timeout)
+                if not trouble.passing:
+                    raise PhotoError(trouble.reason) from error
+                if attempt == config.attempts:
+                    raise PhotoError(f"{trouble.reason}, {attempt} times" if attempt > 1 else trouble.reason) from error
+            time.sleep(config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+        raise PhotoError("no attempt was made")
+
+    def _call(self, method: str, arguments: tuple[object, ...]) -> Any:
+        system = self._system
+        if not getattr(system, "async_impl", False):
+            return getattr(system, method)(*arguments)
+        # Not fsspec's own time limit, which leaves the request running.
+        return self._sync(system.loop, _limited, getattr(system, f"_{method}"), arguments, self._config.timeout)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemotePhoto:
+    """Reads a photo of a server.
+
+    Attributes:
+        store: its server.
+        folder: the path begins with it.
+        key: the rest of the path.
+        size: bytes, as listed; None if the listing does not tell.
+        mtime_ns: time of change, or a number made from the entity tag; None if the listing tells neither.
+    """
+
+    store: Store
+    folder: str
+    key: str
+    size: int | None = None
+    mtime_ns: int | None = None
+
+    def read(self) -> bytes:
+        """Return the bytes; ``PhotoError`` with the bare reason if that fails."""
+        if self.size is not None and self.size > MAX_BYTES:
+            raise PhotoError(f"it has {self.size:,} bytes, more than the {MAX_BYTES:,} that a photo may have")
+        return self.store.read(self.folder + self.key)
+
+    def state(self) -> FileState | None:
+        """Return size and time of change as they were listed."""
+        if self.size is None or self.mtime_ns is None:
+            return None
+        return FileState(size=self.size, mtime_ns=self.mtime_ns)
+
+
+async def _limited(method: Callable[..., Awaitable[Any]], arguments: tuple[object, ...], seconds: float) -> Any:
+    return await asyncio.wait_for(method(*arguments), seconds)
+
+
+def _file_system(url: str, config: RemoteConfig) -> Any:
+    protocol = protocol_of(url)
+    package, extra = PACKAGES.get(protocol, ("fsspec", "remote"))
+    require("fsspec", "remote")
+    require(package, extra)
+    core = require("fsspec.core", "remote")
+    try:
+        system, _ = core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **_options(protocol, config))
+    except (ImportError, ValueError, OSError) as error:
+        reason = " ".join(str(error).replace(url, without_secrets(url)).split())
+        raise ConfigError(f"{protocol}:// cannot be read: {reason}") from error
+    if package == "s3fs":
+        system.retries = 1  # ours are the only ones
+        _connect(system, config)
+    return system
+
+
+def _connect(system: Any, config: RemoteConfig) -> None:
+    """Make botocore load its descriptions of the service now: it would take the time of the first requests for that."""
+    try:
+        system.connect()
+    except Exception as error:  # a profile that there is not, a settings file that cannot be read: botocore's own errors
+        raise ConfigError(f"s3:// cannot be read: {diagnose(error, config.timeout).reason}") from error
+
+
+def _options(protocol: str, config: RemoteConfig) -> dict[str, Any]:
+    """Return the time limits as a file system takes them; of others than these only ``timeout`` holds."""
+    if protocol in ("http", "https"):
+        aiohttp = require("aiohttp", "remote")
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
+        # encoded: a signature may not survive the quoting of aiohttp. trust_env: HTTP_PROXY and its like.
+        return {"encoded": True, "client_kwargs": {"timeout": timeout, "trust_env": True}}
+    if protocol in ("s3", "s3a"):
+        settings = {
+            "connect_timeout": config.connect_timeout,
+            "read_timeout": config.timeout,
+            "retries": {"total_max_attempts": 1},
+            "max_pool_connections": CONNECTIONS,
+        }
+        return {"config_kwargs": settings}
+    return {}

@@ -1,0 +1,83 @@
+"""What went wrong with a server, in one line, and whether to try again."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+# Too many requests, and what servers answer while they restart or are overloaded.
+_PASSING = (408, 425, 429)
+# Not OSErrors, and yet of the network; by name, because importing what may not be installed is no way to find out.
+_NETWORK = ("aiohttp.client_exceptions.ClientError", "botocore.exceptions.HTTPClientError")
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """Why a request failed.
+
+    Attributes:
+        reason: one line; nothing of the error's own text, in which addresses with signatures may stand.
+        passing: it may go better the next time.
+    """
+
+    reason: str
+    passing: bool
+
+
+def diagnose(error: BaseException, seconds: float) -> Trouble:
+    """Return what an error of fsspec, of one of its file systems, or of what these build on, means.
+
+    Args:
+        error: as it was raised.
+        seconds: time limit of the request.
+    """
+    chain = _chain(error)
+    status, code = next((answer for link in chain if (answer := _answer(link))[0]), (0, ""))
+    if status:
+        reason = f"the server answered {status}" + (f" ({code})" if code and code != str(status) else "")
+        return Trouble(reason=reason, passing=status in _PASSING or status >= 500)
+    if any(isinstance(link, FileNotFoundError) for link in chain):
+        return Trouble(reason="it is not there", passing=False)
+    if any(isinstance(link, PermissionError) for link in chain):
+        return Trouble(reason="access is denied", passing=False)
+    if any("Credential" in type(link).__name__ for link in chain):
+        return Trouble(reason="there are no credentials, or they have expired", passing=False)
+    if any(isinstance(link, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(link).__name__ for link in chain):
+        return Trouble(reason=f"there was no complete answer within {seconds:g} s", passing=True)
+    strerror = next((link.strerror for link in chain if isinstance(link, OSError) and link.strerror), None)
+    kind = strerror if isinstance(strerror, str) and "//" not in strerror else type(chain[-1]).__name__
+    passing = _is_network(chain)
+    what = "the connection failed" if passing else "it cannot be read"
+    return Trouble(reason=f"{what} ({' '.join(kind.split())})", passing=passing)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and what caused it, the cause last."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def _answer(error: BaseException) -> tuple[int, str]:
+    """Return the status of HTTP and the server's word for it, (0, "") if the server gave no answer."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore.exceptions.ClientError
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = response.get("Error", {}).get("Code")
+        return _status(status), str(code) if isinstance(code, str) and code.isalnum() else ""
+    return _status(getattr(error, "status", None)) or _status(getattr(error, "code", None)), ""
+
+
+def _status(value: object) -> int:
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and 400 <= int(text) <= 599 else 0
+
+
+def _is_network(chain: list[BaseException]) -> bool:
+    if any(isinstance(link, _FINAL) for link in chain):
+        return False
+    names = {f"{kind.__module__}.{kind.__qualname__}" for link in chain for kind in type(link).__mro__}
+    return not names.isdisjoint(_NETWORK) or any(isinstance(link, OSError) for link in chain)

@@ -1,0 +1,133 @@
+"""Every kind of place goes through one door, and says what is wrong with it in one line."""
+
+import copy
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.runtime.boxes import Box
+from ctxdeploy.runtime.listing import Listing, list_photos
+from ctxdeploy.runtime.listing.urls import is_url, without_secrets
+from ctxdeploy.runtime.photos import FilePhoto
+from ctxdeploy.runtime.sources import FileState, PhotoFailure, PhotoSource
+
+
+def listing(*names: str, folder: Path | None = None, closed: tuple[str, ...] = ()) -> Listing:
+    photos = [PhotoSource(name=name, data=b"x") for name in names]
+    failures = tuple(PhotoFailure(name=name, reason="closed", stage="list", file=None) for name in closed)
+    return Listing(place="/there", photos=photos, unreadable=failures, folder=folder)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    for name in ("b.jpg", "sub/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"photo")
+    found = list_photos(str(tmp_path))
+    assert [photo.name for photo in found.photos] == ["b.jpg", "sub/a.png"]
+    assert [photo.path for photo in found.photos] == [tmp_path / "b.jpg", tmp_path / "sub" / "a.png"]
+    assert found.place == str(tmp_path.resolve())
+    assert found.folder == tmp_path
+    assert [photo.name for photo in list_photos(str(tmp_path), recursive=False).photos] == ["b.jpg"]
+
+
+def test_a_folder_is_one_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("x.tar", "list.txt", "shards-{0..1}.tar", "a.tar.gz"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+        assert list_photos(str(tmp_path / name)).photos[0].path == tmp_path / name / "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nowhere", "nowhere is not a folder, there is no such place: give a folder"),
+        ("photo.jpg", "photo.jpg is not a folder: give a folder with photos, a list"),
+        ("nowhere.csv", r"nowhere.csv cannot be read \(No such file or directory\)"),
+        ("nowhere.tar", r"nowhere.tar: the tar file cannot be read \(No such file or directory\)"),
+        ("x-*.tar", r"no file matches .*x-\*.tar"),
+        ("*.jpg", r"\*.jpg: of patterns only those that end with .tar"),
+        ("x.tar.gz", "x.tar.gz is compressed, .* decompress it to a plain .tar"),
+        ("X.TGZ", "X.TGZ is compressed"),
+    ],
+)
+def test_what_is_no_place(tmp_path: Path, place: str, message: str) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(ConfigError, match=message) as caught:
+        list_photos(str(tmp_path / place))
+    assert "\n" not in str(caught.value)
+
+
+def test_tar_files_on_servers_are_refused_without_a_request() -> None:
+    with pytest.raises(ConfigError, match=r"^s3://bucket/x.tar: tar files are not read from servers"):
+        list_photos("s3://user:secret@bucket/x.tar")
+
+
+def test_a_folder_of_tar_files_says_how_to_name_them(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").touch()
+    (tmp_path / "b.tar").touch()
+    with pytest.raises(NoPhotosError, match=r"2 tar files.*'\*\.tar'"):
+        list_photos(str(tmp_path))
+
+
+def test_names_are_unique_and_sorted() -> None:
+    with pytest.raises(ConfigError, match="/there names 'a' twice"):
+        listing("a", "a", "b")
+    with pytest.raises(ConfigError, match="'b' comes before 'a'"):
+        listing("b", "a")
+
+
+def test_gone_is_what_is_known_not_to_be_there(tmp_path: Path) -> None:
+    found = listing("a.jpg", "m/b.jpg", "z.jpg", closed=("closed/", "x.tar/"))
+    assert not any(map(found.is_gone, ("a.jpg", "m/b.jpg", "z.jpg", "closed/a.jpg", "x.tar/deep/a.jpg")))
+    assert all(map(found.is_gone, ("A.jpg", "b.jpg", "closed.jpg", "zz.jpg", "")))
+    (tmp_path / "there.jpg").touch()
+    on_disk = listing("a.jpg", folder=tmp_path)
+    assert not on_disk.is_gone("there.jpg")
+    assert on_disk.is_gone("gone.jpg")
+    assert not on_disk.is_gone("zero\0byte")
+
+
+def test_a_file_photo_is_a_photo(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"12345")
+    box = Box(x0=0, y0=0, x1=1, y1=1)
+    photo = FilePhoto(name="cat", folder=str(tmp_path), file="a.jpg", box=box)
+    assert (photo.path, photo.data, photo.reader, photo.box) == (tmp_path / "a.jpg", None, None, box)
+    state = photo.state()
+    assert isinstance(state, FileState)
+    assert state.size == 5
+    assert photo == FilePhoto(name="cat", folder=str(tmp_path), file="a.jpg", box=box)
+    assert photo != FilePhoto(name="cat", folder=str(tmp_path), file="b.jpg", box=box)
+    assert "a.jpg" in repr(photo)
+    for again in (copy.copy(photo), pickle.loads(pickle.dumps(photo))):  # noqa: S301 (as multiprocessing does)
+        assert again == photo
+    with pytest.raises(AttributeError):
+        photo.name = "dog"  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Shown:
+    url: str
+    expected: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Shown("https://me:secret@host:81/a/b.jpg", "https://host:81/a/b.jpg"),
+        Shown("https://host/a?X-Amz-Signature=1&x=2&X-Amz-Credential=3#top", "https://host/a?x=2"),
+        Shown("https://host/a?sv=1&sig=2&se=3&access_token=4&key=5&id=6", "https://host/a?id=6"),
+        Shown("http://host/photo.php?id=5", "http://host/photo.php?id=5"),
+        Shown("s3://key:secret@bucket/a?b#c@d.jpg", "s3://bucket/a?b#c@d.jpg"),
+        Shown("s3://bucket", "s3://bucket"),
+    ],
+)
+def test_credentials_are_not_shown(case: Shown) -> None:
+    assert without_secrets(case.url) == case.expected
+
+
+def test_what_is_a_url() -> None:
+    assert all(map(is_url, ("s3://b", "HTTP://h/x", "a+b://c")))
+    assert not any(map(is_url, ("/a/b", "a:b", "C:/x", "folder/s3://x", "://x")))
