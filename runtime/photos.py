@@ -23,6 +23,8 @@ class FilePhoto(PhotoSource):
     """
 
     __slots__ = ("_file", "_folder")
+    _file: str
+    _folder: str
 
     def __init__(self, *, name: str, folder: str, file: str, box: Box | None = None) -> None:
         put = object.__setattr__

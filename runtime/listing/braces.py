@@ -34,7 +34,8 @@ def expand(pattern: str) -> list[str]:
     """
     names: dict[str, None] = {}
     for text in _expand_braces(pattern):
-        names |= dict.fromkeys(sorted(glob(text, recursive=True)) if has_magic(text) else [text])
+        found = sorted(glob(text, recursive=True)) if has_magic(text) else [text]  # noqa: PTH207 (absolute ones too)
+        names |= dict.fromkeys(found)
     return list(names)
 
 

@@ -41,7 +41,9 @@ class Entry:
             try:
                 os.fsencode(text)
             except ValueError as error:
-                raise ConfigError(f"{self.where}: the {what} {printable(text)!r} is no text that a file can have") from error
+                raise ConfigError(
+                    f"{self.where}: the {what} {printable(text)!r} is no text that a file can have"
+                ) from error
 
     def photo_name(self) -> str:
         """Return the photo's name: its own, or the path with ``#x0,y0,x1,y1`` where there is a box."""
@@ -84,7 +86,9 @@ class Entries:
         photo = self._photo(name, entry)
         former = self._found.setdefault(name, photo)
         if former is not photo and former != photo:
-            raise ConfigError(f"{entry.where}: the name {printable(name)!r} is taken by a former line for another photo")
+            raise ConfigError(
+                f"{entry.where}: the name {printable(name)!r} is taken by a former line for another photo"
+            )
 
     def listing(self) -> Listing:
         """Return what was collected; ``NoPhotosError`` if nothing was."""
@@ -96,7 +100,11 @@ class Entries:
         path = entry.path
         if isinstance(self._base, str) and not is_url(path):
             # A path, not an address: signs that mean something in addresses are of its name.
-            path = urljoin(self._base, quote(path, errors="surrogateescape")) if is_web(self._base) else self._base + clean_name(path)
+            path = (
+                urljoin(self._base, quote(path, errors="surrogateescape"))
+                if is_web(self._base)
+                else self._base + clean_name(path)
+            )
         if is_url(path):
             return PhotoSource(name=name, reader=self._stores.photo(path, entry.where), box=entry.box)
         return FilePhoto(name=name, folder=self._folder, file=clean_name(path), box=entry.box)

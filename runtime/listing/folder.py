@@ -18,5 +18,7 @@ def list_folder(folder: Path, *, recursive: bool) -> Listing:
         tars = sum(path.suffix.lower() == ".tar" for path in folder.iterdir())
         if not tars:
             raise
-        raise NoPhotosError(f"{error}; of its {counted(tars, 'tar file')} give the pattern, '*.tar' in quotes") from error
+        raise NoPhotosError(
+            f"{error}; of its {counted(tars, 'tar file')} give the pattern, '*.tar' in quotes"
+        ) from error
     return Listing(place=str(folder.resolve()), photos=photos, unreadable=tuple(unreadable), folder=folder)

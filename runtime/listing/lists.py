@@ -144,7 +144,7 @@ def _entry(row: dict[str, Any], at: str) -> Entry:
 
 def _box(row: dict[str, Any], at: str) -> Box | None:
     whole = row.get("box")
-    edges = [row.get(edge) for edge in EDGES]
+    edges: Any = [row.get(edge) for edge in EDGES]
     given = [edge not in (None, "") for edge in edges]
     if whole in (None, ""):
         if not any(given):

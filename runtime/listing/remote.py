@@ -22,6 +22,8 @@ _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "crea
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "ContentHash", "generation")
 # A number made from a tag has this bit set, which times of change have from the year 2116 on.
 _TAG_BIT = 1 << 62
+# Objects in one answer; S3 gives no more.
+PAGE = 1000
 
 # A folder's files, and the names of its folders, both relative to where the listing began; those of folders end with /.
 Look = Callable[[str], tuple[dict[str, RemotePhoto], list[str]]]
@@ -139,7 +141,7 @@ def _list_s3(store: Store, path: str, recursive: bool, found: _Found) -> None:
     """Find what lies below a prefix, page by page: of folders S3 knows nothing."""
     bucket, _, prefix = path.partition("/")
     prefix = f"{prefix}/" if prefix else ""
-    request = {"Bucket": bucket, "Prefix": prefix, **({} if recursive else {"Delimiter": "/"})}
+    request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE, **({} if recursive else {"Delimiter": "/"})}
     folder = f"{bucket}/{prefix}"
     while True:
         page = store.call("call_s3", "list_objects_v2", request)

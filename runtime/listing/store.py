@@ -72,7 +72,7 @@ class Store:
         self._sync = require("fsspec.asyn", "remote").sync
 
     def path(self, url: str) -> str:
-        """Return a URL as the other methods take it: without its protocol, or, on the web, with all of its signs legal."""
+        """Return a URL as the other methods take it: without its protocol; on the web whole, its signs made legal."""
         if is_web(url):
             return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogateescape")
         return str(self._system._strip_protocol(without_secrets(url)))
@@ -151,7 +151,9 @@ def _file_system(url: str, config: RemoteConfig) -> Any:
     require(package, extra)
     core = require("fsspec.core", "remote")
     try:
-        system, _ = core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **_options(protocol, config))
+        system, _ = core.url_to_fs(
+            url, skip_instance_cache=True, use_listings_cache=False, **_options(protocol, config)
+        )
     except (ImportError, ValueError, OSError) as error:
         reason = " ".join(str(error).replace(url, without_secrets(url)).split())
         raise ConfigError(f"{protocol}:// cannot be read: {reason}") from error
@@ -165,7 +167,7 @@ def _connect(system: Any, config: RemoteConfig) -> None:
     """Make botocore load its descriptions of the service now: it would take the time of the first requests for that."""
     try:
         system.connect()
-    except Exception as error:  # a profile that there is not, a settings file that cannot be read: botocore's own errors
+    except Exception as error:  # botocore's own: no such profile, damaged settings, ...
         raise ConfigError(f"s3:// cannot be read: {diagnose(error, config.timeout).reason}") from error
 
 
@@ -183,5 +185,6 @@ def _options(protocol: str, config: RemoteConfig) -> dict[str, Any]:
             "retries": {"total_max_attempts": 1},
             "max_pool_connections": CONNECTIONS,
         }
-        return {"config_kwargs": settings}
+        # One request for a photo: else its size is asked for, and parts of it are.
+        return {"config_kwargs": settings, "max_concurrency": 1}
     return {}

@@ -115,8 +115,10 @@ def list_tars(place: str) -> Listing:
 
 def refuse_compressed(place: str) -> Listing:
     """Say why a compressed tar file is not read."""
-    raise ConfigError(f"{printable(place)} is compressed, so that no photo in it can be found without unpacking all "
-                      "before it: decompress it to a plain .tar, which is hardly larger, for photos are compressed")
+    raise ConfigError(
+        f"{printable(place)} is compressed, so that no photo in it can be found without unpacking all "
+        "before it: decompress it to a plain .tar, which is hardly larger, for photos are compressed"
+    )
 
 
 def _nothing(place: str, paths: list[str], extensions: tuple[str, ...], unreadable: list[PhotoFailure]) -> Exception:
@@ -134,7 +136,7 @@ def _list_members(shard: Shard, name: str, extensions: tuple[str, ...], photos: 
         with tarfile.open(shard.path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
             before = -1
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if member.size < 0 or tar.offset <= before:  # a damaged size leads back, and round in a circle
                     raise tarfile.ReadError("a member ends before it begins")
                 before = tar.offset

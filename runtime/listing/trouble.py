@@ -68,7 +68,9 @@ def _answer(error: BaseException) -> tuple[int, str]:
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = response.get("Error", {}).get("Code")
         return _status(status), str(code) if isinstance(code, str) and code.isalnum() else ""
-    return _status(getattr(error, "status", None)) or _status(getattr(error, "code", None)), ""
+    # gcsfs calls it code; what aiohttp calls so is its own opinion of an answer that it cannot read.
+    attribute = "code" if type(error).__module__.startswith("gcsfs") else "status"
+    return _status(getattr(error, attribute, None)), ""
 
 
 def _status(value: object) -> int:

@@ -17,7 +17,8 @@ from ctxdeploy.runtime.listing import Listing, RemoteConfig, list_photos
 from ctxdeploy.runtime.listing.remote import change_of
 from ctxdeploy.runtime.sources import PhotoReader
 
-pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+for _package in ("fsspec", "aiohttp"):
+    pytest.importorskip(_package, reason="the extra remote is not installed")
 
 QUICK = RemoteConfig(attempts=5, backoff=0.001, connect_timeout=2, timeout=2)
 HASTY = RemoteConfig(attempts=2, backoff=0.001, connect_timeout=0.3, timeout=0.5)
@@ -261,7 +262,7 @@ def test_lists_on_a_server_and_lists_of_urls(server: Server, tmp_path: Path) -> 
     assert [photo.name for photo in mixed.photos] == [f"{server.url}/top.jpg#1,2,3,4", "local.jpg"]
     assert reader(mixed, f"{server.url}/top.jpg#1,2,3,4").read() == b"top"
     assert server.requests[-1] == "/top.jpg?X-Amz-Signature=secret"
-    with pytest.raises(ConfigError, match="gone.csv cannot be listed: it is not there"):
+    with pytest.raises(ConfigError, match=r"gone.csv cannot be listed: it is not there"):
         list_photos(f"{server.url}/gone.csv", remote=QUICK)
 
 
@@ -298,7 +299,15 @@ def bucket(moto: int, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path:
     made.delete()
 
 
-KEYS = ("2024/a.jpg", "2024/b c+é%.png", "2024/deep/d.JPG", "2024/notes.txt", "2024/.hidden.jpg", "20245/x.jpg", "top.jpg")
+KEYS = (
+    "2024/a.jpg",
+    "2024/b c+é%.png",
+    "2024/deep/d.JPG",
+    "2024/notes.txt",
+    "2024/.hidden.jpg",
+    "20245/x.jpg",
+    "top.jpg",
+)
 
 
 def fill(bucket: Any, *keys: str) -> None:
@@ -329,15 +338,17 @@ def test_a_bucket(bucket: Any) -> None:
     assert listing.is_gone("deep/gone.jpg")
 
 
-def test_a_bucket_of_many_pages(bucket: Any, server: Server) -> None:
+def test_a_bucket_of_many_pages(bucket: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxdeploy.runtime.listing.remote.PAGE", 50)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: fill(bucket, f"many/{number:04d}.jpg"), range(1100)))
+        list(pool.map(lambda number: fill(bucket, f"many/{number:04d}.jpg"), range(220)))
     server.faults = {"/photos": [200, 503, 503]}
     listing = list_photos("s3://photos/many", remote=QUICK)
-    assert [photo.name for photo in listing.photos] == [f"{number:04d}.jpg" for number in range(1100)]
+    assert [photo.name for photo in listing.photos] == [f"{number:04d}.jpg" for number in range(220)]
     with ThreadPoolExecutor(16) as pool:
-        data = list(pool.map(lambda photo: photo.reader.read() if photo.reader else None, listing.photos[:200]))
-    assert data == [f"many/{number:04d}.jpg".encode() for number in range(200)]
+        data = list(pool.map(lambda photo: photo.reader.read() if photo.reader else None, listing.photos))
+    assert data == [f"many/{number:04d}.jpg".encode() for number in range(220)]
+    assert sum(request.startswith("/photos?") for request in server.requests) == 5 + 2
 
 
 @pytest.mark.parametrize(
@@ -386,11 +397,11 @@ def test_an_object_that_vanished_or_trickles(bucket: Any, server: Server) -> Non
     fill(bucket, "a.jpg", "b.jpg")
     listing = list_photos("s3://photos", remote=RemoteConfig(attempts=2, backoff=0, timeout=1))
     bucket.Object("a.jpg").delete()
-    with pytest.raises(PhotoError, match="^(it is not there|the server answered 404.*)$"):
+    with pytest.raises(PhotoError, match=r"^(it is not there|the server answered 404.*)$"):
         reader(listing, "a.jpg").read()
     assert sum(request.startswith("/photos/a.jpg") for request in server.requests) == 1
     server.faults = {"/photos/b.jpg": ["trickle", "silence"]}
-    with pytest.raises(PhotoError, match="^there was no complete answer within 1 s, 2 times$"):
+    with pytest.raises(PhotoError, match=r"^there was no complete answer within 1 s, 2 times$"):
         reader(listing, "b.jpg").read()
 
 
@@ -421,7 +432,7 @@ def test_any_file_system_of_fsspec() -> None:
         assert contents(listing) == {"a.jpg": b"/test-listing/a.jpg", "sub/b.jpg": b"/test-listing/sub/b.jpg"}
         assert listing.photos[0].state() is not None
         memory.rm("/test-listing/a.jpg")
-        with pytest.raises(PhotoError, match="^it is not there$"):
+        with pytest.raises(PhotoError, match=r"^it is not there$"):
             reader(listing, "a.jpg").read()
         with pytest.raises(ConfigError, match="cannot be listed: it is not there"):
             list_photos("memory://nowhere-at-all", remote=QUICK)
@@ -454,7 +465,7 @@ def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, place: str, 
         return real(name)
 
     monkeypatch.setattr("ctxdeploy.extras.importlib.import_module", missing)
-    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: run  pip install 'ctxdeploy\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: run .*'ctxdeploy\[{extra}\]'"):
         list_photos(place, remote=QUICK)
 
 
