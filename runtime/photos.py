@@ -8,7 +8,7 @@ from pathlib import Path
 from ctxdeploy.errors import ConfigError, NoPhotosError
 from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.formats import readable_extensions
-from ctxdeploy.runtime.sources import PhotoFailure, PhotoSource
+from ctxdeploy.runtime.sources import FileState, PhotoFailure, PhotoSource
 from ctxdeploy.text import printable
 
 
@@ -39,6 +39,15 @@ class FilePhoto(PhotoSource):
     def path(self) -> Path:
         """The file."""
         return Path(self._folder, self._file)
+
+    def state(self) -> FileState | None:
+        """Return the state of the file; None where it cannot be told."""
+        try:
+            # A third of the time that Path takes, for every photo of every run.
+            found = os.stat(os.path.join(self._folder, self._file))  # noqa: PTH116, PTH118
+        except (OSError, ValueError):  # reading it will say why
+            return None
+        return FileState(size=found.st_size, mtime_ns=found.st_mtime_ns)
 
     def __reduce__(self) -> tuple[Callable[..., "FilePhoto"], tuple[object, ...]]:
         """Return how it is copied, and sent to a process."""

@@ -33,6 +33,8 @@ class Entry:
     box: Box | None = None
 
     def __post_init__(self) -> None:
+        if self.name is not None and self.name.endswith("/"):
+            raise ConfigError(f"{self.where}: the name {printable(self.name)!r} ends with /, as those of folders do")
         for what, text in (("path", self.path), ("name", self.name)):
             if text is None:
                 continue

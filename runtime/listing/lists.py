@@ -125,7 +125,9 @@ def _table(text: str, where: str, delimiter: str) -> Iterator[Entry]:
 
 def _check_header(header: list[str], at: str) -> list[str]:
     if "path" not in header:
-        raise ConfigError(f"{at}: the first row must name the columns, and one of them is path: not {','.join(header)}")
+        raise ConfigError(
+            f"{at}: the first row must name the columns, one of them path: not {printable(','.join(header)[:80])}"
+        )
     twice = {column for column in header if header.count(column) > 1} & {"path", "name", "box", *EDGES}
     if twice:
         raise ConfigError(f"{at}: there are two columns {min(twice)}")

@@ -172,7 +172,7 @@ def _why(path: str, error: Exception) -> str:
         return "the file is compressed, whatever its name: decompress it to a plain .tar"
     if not start:
         return "the file is empty"
-    return f"the tar file is truncated or damaged ({' '.join(str(error).split())})"
+    return f"the tar file is truncated or damaged ({printable(' '.join(str(error).split()))})"
 
 
 def _unreadable(error: OSError) -> str:

@@ -97,7 +97,10 @@ def test_a_file_photo_is_a_photo(tmp_path: Path) -> None:
     assert (photo.path, photo.data, photo.reader, photo.box) == (tmp_path / "a.jpg", None, None, box)
     state = photo.state()
     assert isinstance(state, FileState)
+    assert state == PhotoSource(name="cat", path=tmp_path / "a.jpg").state()
     assert state.size == 5
+    for file in ("gone.jpg", "zero\0byte.jpg"):
+        assert FilePhoto(name="x", folder=str(tmp_path), file=file).state() is None
     assert photo == FilePhoto(name="cat", folder=str(tmp_path), file="a.jpg", box=box)
     assert photo != FilePhoto(name="cat", folder=str(tmp_path), file="b.jpg", box=box)
     assert "a.jpg" in repr(photo)

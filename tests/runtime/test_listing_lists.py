@@ -103,7 +103,7 @@ def test_jsonl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "name,box\nx,\n", "a.csv, line 1: the first row must name the columns, and one of them is path"),
+        ("a.csv", "name,box\nx,\n", "a.csv, line 1: the first row must name the columns, one of them path"),
         ("a.csv", "path,path\nx,y\n", "line 1: there are two columns path"),
         ("a.csv", "path,box\nx.jpg,1,2,3,4\n", "a.csv, line 2: 5 values for 2 columns"),
         ("a.csv", 'path\nx\n"y', "a.csv, line 3: unexpected end of data"),
@@ -116,6 +116,8 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.csv", 'path,box,x0\nx,"1,2,3,4",5\n', "line 2: the box is given twice"),
         ("a.csv", "path,box\nx,1 2 3 4\n", "line 2: the box '1 2 3 4' is not four numbers"),
         ("a.csv", "path,name\na,x\nb,x\n", "line 3: the name 'x' is taken by a former line for another photo"),
+        ("a.csv", "path,name\na,x/\n", "line 2: the name 'x/' ends with /"),
+        ("a.csv", "\x1b[31m,x\n", r"one of them path: not \\x1b\[31m,x"),
         ("a.jsonl", '{"path": "x"}\n{path}\n', "a.jsonl, line 2: this is not JSON"),
         ("a.jsonl", '["x"]', "line 1: this is not a JSON object"),
         ("a.jsonl", '{"name": "x"}', "line 1: there is no path"),

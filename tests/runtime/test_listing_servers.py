@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -43,6 +44,11 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Keep quiet about clients that gave up."""
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Write no log."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -266,6 +272,23 @@ def test_lists_on_a_server_and_lists_of_urls(server: Server, tmp_path: Path) -> 
         list_photos(f"{server.url}/gone.csv", remote=QUICK)
 
 
+def test_pythons_own_server(tmp_path: Path) -> None:
+    names = sorted(["a.jpg", 'sub/b & <c> "d" é.png', "sub/deep/50%.jpg", "sub/#1?x=y;z.jpg"])
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    handler = partial(SilentHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            listing = list_photos(f"http://127.0.0.1:{running.server_address[1]}/", remote=QUICK)
+            assert contents(listing) == {name: name.encode() for name in names}
+        finally:
+            running.shutdown()
+            thread.join()
+
+
 # ------------------------------------------------------------------ S3
 
 
@@ -349,6 +372,17 @@ def test_a_bucket_of_many_pages(bucket: Any, server: Server, monkeypatch: pytest
         data = list(pool.map(lambda photo: photo.reader.read() if photo.reader else None, listing.photos))
     assert data == [f"many/{number:04d}.jpg".encode() for number in range(220)]
     assert sum(request.startswith("/photos?") for request in server.requests) == 5 + 2
+
+
+def test_a_list_of_objects_and_a_list_that_is_one(bucket: Any, tmp_path: Path) -> None:
+    fill(bucket, "in/a.jpg", "in/b#?.jpg")
+    bucket.put_object(Key="in/list.csv", Body=b'path,box\na.jpg,"0,0,5,5"\nb#?.jpg,\n')
+    there = list_photos("s3://photos/in/list.csv", remote=QUICK)
+    assert contents(there) == {"a.jpg#0,0,5,5": b"in/a.jpg", "b#?.jpg": b"in/b#?.jpg"}
+    assert there.place == "s3://photos/in/list.csv"
+    (tmp_path / "list.txt").write_text("s3://key:secret@photos/in/a.jpg\ns3://photos/in/b#?.jpg\n")
+    here = list_photos(str(tmp_path / "list.txt"), remote=QUICK)
+    assert contents(here) == {"s3://photos/in/a.jpg": b"in/a.jpg", "s3://photos/in/b#?.jpg": b"in/b#?.jpg"}
 
 
 @pytest.mark.parametrize(
