@@ -6,7 +6,6 @@ bit, for upright opaque photos. ``Preprocessing`` holds the settings and their h
 Only Pillow calls on the photo's own objects are made, no global setting is touched: any number of threads may decode.
 """
 
-import io
 import math
 import os
 import stat
@@ -22,17 +21,17 @@ from ctxdeploy.errors import PhotoError
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.colour import to_rgb
-from ctxdeploy.runtime.formats import readable_formats
-from ctxdeploy.runtime.jpeg import has_end
-from ctxdeploy.runtime.limits import DEFAULT_LIMITS, MAX_PIXELS, DecodeLimits
-from ctxdeploy.runtime.orientation import Orientation, read_orientation
+from ctxdeploy.runtime.jpeg import END, START
+from ctxdeploy.runtime.limits import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.loading import JPEG_FORMATS, Load, as_image, load_what_is_there, load_whole
+from ctxdeploy.runtime.opening import one_line, open_image
+from ctxdeploy.runtime.orientation import UPRIGHT, Orientation, read_orientation
 from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a box filter goes before LANCZOS
-JPEG_FORMATS = ("JPEG", "MPO")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +98,8 @@ def read_file(path: Path) -> bytes:
             raise PhotoError("it is not a regular file")
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
+    except MemoryError as error:
+        raise PhotoError("there is not enough memory to read it") from error
     except OSError as error:
         raise PhotoError(f"it cannot be read ({error.strerror or error})") from error
 
@@ -110,12 +111,27 @@ def decode_bytes(
     if not data:
         raise PhotoError("it is empty (0 bytes)")
     try:
-        with _open(data, limits) as image:
-            return _decode(image, preprocessing, box)
+        return _attempt(data, preprocessing, box, limits, load_whole)
+    except PhotoError as error:
+        if not limits.accept_truncated:
+            raise
+        closed = data + END if data.startswith(START) else data
+        try:
+            return _attempt(closed, preprocessing, box, limits, load_what_is_there)
+        except PhotoError:
+            raise error from None
+
+
+def _attempt(data: bytes, preprocessing: Preprocessing, box: Box | None, limits: DecodeLimits, load: Load) -> Photo:
+    try:
+        with open_image(data, limits) as image:
+            return _decode(image, data, preprocessing, box, load)
     except PhotoError:
         raise
+    except MemoryError as error:
+        raise PhotoError("there is not enough memory for it: lower --max-pixels, or give more memory") from error
     except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, IndexError, ...
-        raise PhotoError(f"it is damaged or not supported ({_one_line(error)})") from error
+        raise PhotoError(f"it is damaged or not supported ({one_line(error)})") from error
 
 
 def thumbnail_size(size: tuple[int, int], bound: float) -> tuple[int, int]:
@@ -134,36 +150,22 @@ def _nearest(number: float, distance: Callable[[int], float]) -> int:
     return max(min(math.floor(number), math.ceil(number), key=distance), 1)
 
 
-def _open(data: bytes, limits: DecodeLimits) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(io.BytesIO(data), formats=readable_formats())
-    except UnidentifiedImageError as error:
-        raise PhotoError("it is not a photo of a format that can be read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(f"it has more than {MAX_PIXELS:,} pixels, the limit against decompression bombs") from error
-    if image.width * image.height > limits.max_pixels:
-        raise PhotoError(
-            f"{image.width}×{image.height} pixels exceed {limits.max_pixels:,}, the limit against decompression bombs"
-        )
-    if image.format in JPEG_FORMATS and not has_end(data):
-        raise PhotoError("it is truncated (the JPEG data has no end)")
-    return image
-
-
-def _decode(image: "Image.Image", preprocessing: Preprocessing, box: Box | None) -> Photo:
+def _decode(
+    image: "ImageFile.ImageFile", data: bytes, preprocessing: Preprocessing, box: Box | None, load: Load
+) -> Photo:
     stored_size = image.size
     drafted = _draft(image, preprocessing.image_size) if preprocessing.draft else 1
-    image.load()
+    loaded = load(image, data)
     orientation = read_orientation(image)
     if drafted == 1:
         stored_size = image.size  # a reader that rotates while loading has changed it
-    upright = orientation.apply(to_rgb(image))
     original_size = orientation.size(stored_size)
     region = box.pixels(original_size) if box else (0, 0, *original_size)
     cropped = (region[2] - region[0], region[3] - region[1])
     size = thumbnail_size(cropped, preprocessing.image_size * max(cropped) / max(original_size))
+    if isinstance(loaded, np.ndarray) and orientation == UPRIGHT and size == original_size and loaded.ndim == 3:
+        return Photo(pixels=loaded, original_size=original_size, region=region)
+    upright = orientation.apply(to_rgb(as_image(loaded)))
     if drafted == 1:
         scaled = _scale(upright.crop(region) if box else upright, size)
     else:
@@ -181,7 +183,7 @@ def _scale(
     return image.resize(size, Image.Resampling.LANCZOS, box=region, reducing_gap=REDUCING_GAP)
 
 
-def _draft(image: "Image.Image", image_size: int) -> int:
+def _draft(image: "ImageFile.ImageFile", image_size: int) -> int:
     """Let the JPEG decoder scale by the largest of 1/8, 1/4, 1/2 that stays above ``image_size``; return its divisor.
 
     ``thumbnail`` drafts to twice the bounding square, which no 3:2 photo below 4096 pixels on its short side reaches.
@@ -210,7 +212,3 @@ def _drafted_region(
     upper = drafted_size[1] - original_size[1] / divisor if orientation.mirror_y else 0.0
     x0, y0, x1, y1 = (edge / divisor for edge in region)
     return left + x0, upper + y0, min(left + x1, drafted_size[0]), min(upper + y1, drafted_size[1])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
