@@ -1,7 +1,8 @@
 """Places that photos come from, one file each.
 
 listing = list_photos("photos")
-for photo in listing.photos: ...
+for photo in listing.photos:
+    ...
 """
 
 from collections.abc import Callable
@@ -48,7 +49,10 @@ def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | No
         (_ends_with(*COMPRESSED), lambda: refuse_compressed(place)),
         (_always, lambda: _refuse(place)),
     )
-    return next(listed for is_kind, listed in kinds if is_kind(place))()
+    try:
+        return next(listed for is_kind, listed in kinds if is_kind(place))()
+    except OSError as error:  # a folder above that may not be entered, a name that is too long
+        raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
 
 
 def _ends_with(*suffixes: str) -> Callable[[str], bool]:

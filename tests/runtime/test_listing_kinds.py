@@ -2,12 +2,18 @@
 
 import copy
 import pickle
+import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.runtime import Extracted, Extractor
 from ctxdeploy.runtime.boxes import Box
 from ctxdeploy.runtime.listing import Listing, list_photos
 from ctxdeploy.runtime.listing.urls import is_url, without_secrets
@@ -51,6 +57,7 @@ def test_a_folder_is_one_whatever_its_name(tmp_path: Path) -> None:
         ("*.jpg", r"\*.jpg: of patterns only those that end with .tar"),
         ("x.tar.gz", "x.tar.gz is compressed, .* decompress it to a plain .tar"),
         ("X.TGZ", "X.TGZ is compressed"),
+        ("x" * 5000, r"x+ cannot be read \(File name too long\)"),
     ],
 )
 def test_what_is_no_place(tmp_path: Path, place: str, message: str) -> None:
@@ -70,6 +77,31 @@ def test_a_folder_of_tar_files_says_how_to_name_them(tmp_path: Path) -> None:
     (tmp_path / "b.tar").touch()
     with pytest.raises(NoPhotosError, match=r"2 tar files.*'\*\.tar'"):
         list_photos(str(tmp_path))
+
+
+def test_a_photo_gives_the_same_descriptors_wherever_it_is(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, size in enumerate(((60, 40), (40, 60), (60, 40))):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.jpg")
+    (photos / "broken.jpg").write_bytes((photos / "0.jpg").read_bytes()[:500])
+    (tmp_path / "list.txt").write_text("".join(f"photos/{path.name}\n" for path in photos.iterdir()))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(photos, "photos")
+    extractor = Extractor(make_bundle(image_size=48))
+    results = []
+    for place in ("photos", "list.txt", "x.tar"):
+        found = list(extractor.extract(list_photos(str(tmp_path / place)).photos))
+        failures = [result for result in found if isinstance(result, PhotoFailure)]
+        assert [Path(failure.name).name for failure in failures] == ["broken.jpg"]
+        results.append({Path(one.name).name: one.descriptors for one in found if isinstance(one, Extracted)})
+    folder, *others = results
+    assert sorted(folder) == ["0.jpg", "1.jpg", "2.jpg"]
+    for other in others:
+        assert other.keys() == folder.keys()
+        for name, descriptors in other.items():
+            np.testing.assert_allclose(descriptors.vectors, folder[name].vectors, atol=1e-6)
 
 
 def test_names_are_unique_and_sorted() -> None:
