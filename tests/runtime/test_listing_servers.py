@@ -263,11 +263,13 @@ def test_lists_on_a_server_and_lists_of_urls(server: Server, tmp_path: Path) -> 
     listing = list_photos(f"{server.url}/in/list.txt?signature=secret", remote=QUICK)
     assert contents(listing) == {"a.jpg": b"a", "sub/b c#%.jpg": b"b", "/top.jpg": b"top"}
     assert listing.place == f"{server.url}/in/list.txt"
-    (tmp_path / "l.csv").write_text(f'path,box\n{server.url}/top.jpg?X-Amz-Signature=secret,"1,2,3,4"\nlocal.jpg,\n')
+    (tmp_path / "l.csv").write_text(
+        f'path,box\n{server.url}/top.jpg?X-Amz-Signature=a%2Fb%2Bc%3D%7e,"1,2,3,4"\nlocal.jpg,\n'
+    )
     mixed = list_photos(str(tmp_path / "l.csv"), remote=QUICK)
     assert [photo.name for photo in mixed.photos] == [f"{server.url}/top.jpg#1,2,3,4", "local.jpg"]
     assert reader(mixed, f"{server.url}/top.jpg#1,2,3,4").read() == b"top"
-    assert server.requests[-1] == "/top.jpg?X-Amz-Signature=secret"
+    assert server.requests[-1] == "/top.jpg?X-Amz-Signature=a%2Fb%2Bc%3D%7e"
     with pytest.raises(ConfigError, match=r"gone.csv cannot be listed: it is not there"):
         list_photos(f"{server.url}/gone.csv", remote=QUICK)
 

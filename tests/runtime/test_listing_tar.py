@@ -7,6 +7,7 @@ import tarfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,26 @@ def test_sixteen_threads_read_from_more_files_than_stay_open(tmp_path: Path) -> 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(read, range(len(photos))))
     assert most <= before + 16 + 16 + 2  # kept open, being read, and those that list the folder
+
+
+def test_a_file_that_is_being_read_stays_open(tmp_path: Path) -> None:
+    files = OpenFiles(limit=2)
+    with ExitStack() as stack:
+        opened = []
+        for number in range(5):
+            (tmp_path / str(number)).write_bytes(b"%d" % number)
+            opened.append(stack.enter_context(files.open(str(tmp_path / str(number)), lambda descriptor: None)))
+        for number in range(5):  # a second reader that leaves closes nothing
+            with files.open(str(tmp_path / str(number)), lambda descriptor: None) as again:
+                assert again == opened[number]
+        assert [os.pread(descriptor, 1, 0) for descriptor in opened] == [b"0", b"1", b"2", b"3", b"4"]
+    closed = 0
+    for descriptor in opened:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            closed += 1
+    assert closed == 3
 
 
 def test_files_are_closed_with_the_last_that_needs_them(tmp_path: Path) -> None:
