@@ -2,14 +2,13 @@
 
 import base64
 import io
-import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.errors import PhotoError, StorageError
 from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.text import as_html
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Hit
@@ -68,8 +67,8 @@ def write_page(path: Path, answers: Sequence["Answer"], photos: Path | None, *, 
     text = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{_text(title)}</h1>\n<p>{_text(lead)}</p>\n{sections}</html>\n"
+        f"<title>{as_html(title)}</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>{as_html(title)}</h1>\n<p>{as_html(lead)}</p>\n{sections}</html>\n"
     )
     try:
         path.write_text(text, encoding="utf-8")
@@ -83,7 +82,7 @@ def _section(answer: "Answer", photos: Path | None) -> str:
     results = f"<ol>{items}</ol>" if items else '<p class="none">Nothing found.</p>'
     timing = f"extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms"
     return (
-        f"<section><div>{_query_picture(answer)}<h2>{_text(str(answer.photo))}</h2>"
+        f"<section><div>{_query_picture(answer)}<h2>{as_html(str(answer.photo))}</h2>"
         f"<p>{len(answer.descriptors)} descriptors; {timing}</p></div>{results}</section>\n"
     )
 
@@ -107,11 +106,11 @@ def _item(rank: int, hit: "Hit", best: float, photos: Path | None) -> str:
     photo = None if photos is None else _decoded(photos / hit.name, RESULT_PIXELS)
     picture = '<span class="none">photo not found</span>'
     if photo is not None:
-        picture = f'<img alt="{_text(hit.name)}" src="{_data_url(photo)}">'
+        picture = f'<img alt="{as_html(hit.name)}" src="{_data_url(photo)}">'
     return (
         f'<li><div class="thumb">{picture}</div>'
         f'<div class="score"><i style="width:{100 * hit.score / best:.1f}%"></i></div>'
-        f'<div class="name"><span class="rank">{rank}</span>{_text(hit.name)}</div>'
+        f'<div class="name"><span class="rank">{rank}</span>{as_html(hit.name)}</div>'
         f'<div class="value">score {hit.score:.4f}</div></li>'
     )
 
@@ -131,8 +130,3 @@ def _data_url(photo: "Photo") -> str:
     buffer = io.BytesIO()
     Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _text(text: str) -> str:
-    """Escape a text; bytes of a file name that are no UTF-8 become replacement characters."""
-    return escape(os.fsencode(text).decode("utf-8", "replace"))

@@ -19,6 +19,7 @@ COMMANDS = {
     "build": "Build engines for a GPU from a bundle's graphs.",
     "index": "Index a folder of photos into an archive.",
     "query": "Find the photos of an archive that show the same.",
+    "inspect": "Show what a network sees in a photo.",
     "remove": "Remove photos from an archive.",
     "merge": "Take the photos of other archives into one.",
     "compact": "Make an archive small and fast again after many changes.",

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: fp32, int8, and fp16 where it has kernels for it (it computes the rest in fp32)."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -29,7 +30,7 @@ class OnnxRuntimeBackend(Backend):
             int8 = config.precision == "int8"
             self._session = ort.InferenceSession(
                 with_unsigned(model) if int8 else str(model),
-                _options(ort, config),
+                session_options(ort, config.threads),
                 providers=list(PROVIDERS),
                 disabled_optimizers=list(DISABLED) if int8 else None,
             )
@@ -45,18 +46,24 @@ class OnnxRuntimeBackend(Backend):
         self.version = str(ort.__version__)
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        options = self._run_options()
-        # The thread costs 0.1 ms; `terminate` ends a run at its next node.
-        with ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-network") as executor:
-            future = executor.submit(self._session.run, list(OUTPUT_NAMES), {INPUT_NAME: images}, options)
-            try:
-                while not wait([future], POLL_SECONDS).done:
-                    pass
-                arrays: list[NDArray[np.float32]] = future.result()
-            except BaseException:
-                options.terminate = True
-                raise
-        return arrays
+        return run_session(self._session, self._run_options(), OUTPUT_NAMES, images)
+
+
+def run_session(
+    session: Any, options: Any, names: Sequence[str], images: NDArray[np.uint8]
+) -> list[NDArray[np.float32]]:
+    """Return outputs of a session; an exception such as Ctrl-C ends the run where it stands."""
+    # The thread costs 0.1 ms; `terminate` ends a run at its next node.
+    with ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-network") as executor:
+        future = executor.submit(session.run, list(names), {INPUT_NAME: images}, options)
+        try:
+            while not wait([future], POLL_SECONDS).done:
+                pass
+            arrays: list[NDArray[np.float32]] = future.result()
+        except BaseException:
+            options.terminate = True
+            raise
+    return arrays
 
 
 def check_providers(found: list[str], asked: tuple[str, ...]) -> None:
@@ -65,12 +72,13 @@ def check_providers(found: list[str], asked: tuple[str, ...]) -> None:
         raise BackendError(f"onnxruntime runs on {', '.join(found) or 'nothing'} instead of {asked[0]}: reinstall it")
 
 
-def _options(ort: Any, config: BackendConfig) -> Any:
+def session_options(ort: Any, threads: int | None) -> Any:
+    """Return the options of a session on the CPU with so many threads."""
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.inter_op_num_threads = 1
-    if config.threads is not None:
-        options.intra_op_num_threads = config.threads
+    if threads is not None:
+        options.intra_op_num_threads = threads
     # A pattern is kept for every input shape: ResNet-18 on 40 sizes of photos peaked at 383 MB, without patterns at
     # 278, in the same time. The arena stays: it does not grow with shapes, and without it runs take 1.2 times as long.
     options.enable_mem_pattern = False

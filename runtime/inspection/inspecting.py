@@ -1,0 +1,137 @@
+"""A photo through a bundle's fp32 graph, with the values on the way."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.errors import ConfigError, PhotoError
+from ctxdeploy.runtime.boxes import Box
+from ctxdeploy.runtime.decode import Photo, decode_bytes, read_file
+from ctxdeploy.runtime.inspection.graph import Graph, Level
+from ctxdeploy.runtime.inspection.maps import Inspection, LevelMaps
+from ctxdeploy.runtime.inspection.preparation import preparation_of
+from ctxdeploy.runtime.inspection.reading import contains, names_of, read_chosen, read_descriptors, read_level
+from ctxdeploy.runtime.inspection.running import values_of
+from ctxdeploy.text import printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectionConfig:
+    """What is looked at closely.
+
+    Attributes:
+        at: x and y in pixels of the original photo, after EXIF rotation; the strongest position of the scale if None.
+        scale: one of the bundle's; that nearest to 1 if None.
+        threads: of the network; ONNX Runtime's own choice if None.
+    """
+
+    at: tuple[float, float] | None = None
+    scale: float | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.at is not None and not all(math.isfinite(value) for value in self.at):
+            raise ConfigError(f"--at {self.at[0]:g},{self.at[1]:g} is no position: give finite numbers x,y")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")
+
+    def level(self, scales: Sequence[float]) -> int:
+        """Return the number of the scale that is meant; ``ConfigError`` names those there are."""
+        if self.scale is None:
+            return min(range(len(scales)), key=lambda number: abs(math.log(scales[number])))
+        if self.scale not in scales:
+            known = ", ".join(f"{scale:g}" for scale in scales)
+            raise ConfigError(f"--scale {self.scale:g} is not one of the bundle's: give {known}")
+        return scales.index(self.scale)
+
+
+def inspect_photo(
+    bundle: Bundle, photo: Path | str, config: InspectionConfig | None = None, *, box: Box | None = None
+) -> Inspection:
+    """Run a photo through the fp32 graph of a bundle and keep the values that explain its descriptors.
+
+    Args:
+        bundle: as ``ctxdeploy.bundle.open`` returns it.
+        photo: the file.
+        config: what is looked at closely.
+        box: the part to inspect; the whole photo if None.
+
+    Raises:
+        ConfigError: the bundle has no such scale.
+        PhotoError: the photo cannot be read or is of a size that the bundle does not take, or the box or the position
+            does not lie in it.
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+        BackendError: ONNX Runtime cannot run the graph.
+    """
+    config = config or InspectionConfig()
+    scales = bundle.extraction.scales
+    number = config.level(scales)
+    data, decoded = _decode(bundle, Path(photo), box)
+    if config.at is not None and not contains(decoded, config.at):
+        raise PhotoError(_outside(Path(photo), decoded, config.at))
+    start = time.perf_counter()
+    graph = Graph(bundle.file(bundle.artefact("onnxruntime", "fp32")))
+    levels = graph.levels(len(scales))
+    values = values_of(graph, names_of(levels, number), decoded.pixels, config.threads)
+    seconds = time.perf_counter() - start
+    descriptors, positions = read_descriptors(values, decoded)
+    maps = tuple(
+        read_level(bundle, i, level, values, decoded, positions[descriptors.scales == np.float32(scale)])
+        for i, (scale, level) in enumerate(zip(scales, levels or [None] * len(scales), strict=True))
+    )
+    return Inspection(
+        photo=decoded,
+        preparation=preparation_of(data, decoded, bundle.preprocessing),
+        descriptors=descriptors,
+        positions=positions,
+        levels=maps,
+        level=number,
+        chosen=read_chosen(maps, levels, number, values, decoded, (descriptors, positions), config.at),
+        missing=_missing(bundle, levels, maps),
+        seconds=seconds,
+    )
+
+
+def _decode(bundle: Bundle, path: Path, box: Box | None) -> tuple[bytes, Photo]:
+    try:
+        data = read_file(path)
+        photo = decode_bytes(data, bundle.preprocessing, box)
+        bundle.shapes.check((1, *photo.pixels.shape))
+    except (PhotoError, ConfigError) as error:
+        raise PhotoError(f"{printable(str(path))}: {error}") from error
+    return data, photo
+
+
+def _outside(path: Path, photo: Photo, at: tuple[float, float]) -> str:
+    where = f"{at[0]:g},{at[1]:g}"
+    width, height = photo.original_size
+    if photo.region == (0, 0, width, height):
+        return (
+            f"{printable(str(path))}: the position {where} does not lie in the photo of {width}×{height} pixels (--at)"
+        )
+    box = ",".join(str(edge) for edge in photo.region)
+    return f"{printable(str(path))}: the position {where} does not lie in the box {box} (--at)"
+
+
+def _missing(bundle: Bundle, levels: Sequence[Level], maps: Sequence[LevelMaps]) -> tuple[str, ...]:
+    """Return why some pictures cannot be made, a line each."""
+    if not levels:
+        return ("maps and edges: the bundle's graph is not of the form that  ctxdeploy export  writes",)
+    if levels[0].shares is not None:
+        lines = ["bandwidth, self-confidence and edges: a network of super-features has neither smoothing nor graph"]
+        if any(level.super_features is None for level in maps):
+            lines.append("maps of super-features: the feature maps are not of the size that bundle.json implies")
+        return tuple(lines)
+    lines = []
+    found = "they were not found in the bundle's graph: export it anew"
+    if any(level.bandwidth is None for level in levels):
+        learned = (bundle.network.get("smoothing") or {}).get("kind") == "gaussian"
+        lines.append(f"bandwidth and self-confidence: {found if learned else 'the network has no learned smoothing'}")
+    if not all(level.blocks for level in levels):
+        lines.append(f"edges: {found if bundle.network.get('refinement') else 'the network has no graph refinement'}")
+    return tuple(lines)
