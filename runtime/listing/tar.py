@@ -134,12 +134,10 @@ def _list_members(shard: Shard, name: str, extensions: tuple[str, ...], photos: 
     found: dict[str, TarMember] = {}
     try:
         with tarfile.open(shard.path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
-            before = -1
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if member.size < 0 or tar.offset <= before:  # a damaged size leads back, and round in a circle
+                if member.size < 0:  # it leads back, and round in a circle
                     raise tarfile.ReadError("a member ends before it begins")
-                before = tar.offset
                 member_name = clean_name(member.name).lstrip("/")
                 if not member.isreg() or member.issparse() or is_hidden(member_name):
                     continue
