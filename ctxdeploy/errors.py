@@ -84,3 +84,9 @@ class SomePhotosFailedError(CtxdeployError):
     """The run is complete and committed, but some photos could not be read; they are listed in the archive."""
 
     exit_code = 19
+
+
+class OutOfMemoryError(BackendError):
+    """A batch does not fit into the memory that there is; a smaller one may."""
+
+    exit_code = 20

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ctxdeploy.runtime.backends.base import BackendConfig
     from ctxdeploy.runtime.boxes import Box
+    from ctxdeploy.runtime.config import ExtractorConfig
     from ctxdeploy.runtime.decode import Photo, decode_photo
-    from ctxdeploy.runtime.extract import Extractor, ExtractorConfig
+    from ctxdeploy.runtime.extract import Extractor
     from ctxdeploy.runtime.photos import find_photos
     from ctxdeploy.runtime.sources import Extracted, FileState, PhotoFailure, PhotoReader, PhotoSource, StageSeconds
 
@@ -42,7 +43,7 @@ _MODULES = {
     "Box": "boxes",
     "Extracted": "sources",
     "Extractor": "extract",
-    "ExtractorConfig": "extract",
+    "ExtractorConfig": "config",
     "FileState": "sources",
     "Photo": "decode",
     "PhotoFailure": "sources",

@@ -1,7 +1,7 @@
 """The door of the runtime: an opened bundle that turns photos into local descriptors."""
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +10,16 @@ from ctxdeploy.descriptors import LocalDescriptors
 from ctxdeploy.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.backends.base import BackendConfig
-from ctxdeploy.runtime.batching import BatchingConfig
 from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.pipeline import decode, run_batch, stream
+from ctxdeploy.runtime.config import ExtractorConfig
+from ctxdeploy.runtime.decoding import decode_source
+from ctxdeploy.runtime.flow import Flow
+from ctxdeploy.runtime.memory import Growth, share_memory
+from ctxdeploy.runtime.network import Network
+from ctxdeploy.runtime.pipeline import checked, stream
+from ctxdeploy.runtime.reading import read_now
 from ctxdeploy.runtime.sources import Extracted, PhotoFailure, PhotoSource
 from ctxdeploy.text import printable
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractorConfig:
-    """How photos flow.
-
-    Attributes:
-        batch_size: photos of one size that the network takes at once. On a CPU 1: batches gain 2 % at most and cost
-            3.6 times the memory at 8.
-        decode_threads: threads that read and decode.
-        lookahead: photos that may be decoded ahead of the network (3 MB each at 1024 pixels).
-        max_pending: decoded photos that may wait for others of their size.
-        max_age: a photo that waits leaves when this many others came after it.
-    """
-
-    batch_size: int = 1
-    decode_threads: int = 2
-    lookahead: int = 8
-    max_pending: int = 64
-    max_age: int = 256
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.decode_threads <= 256:
-            raise ConfigError(
-                f"{self.decode_threads} decoding threads are outside 1..256: give another --decode-threads"
-            )
-        if self.lookahead < 1:
-            raise ConfigError(f"lookahead {self.lookahead} is below 1")
-        self.batching()
-
-    def batching(self) -> BatchingConfig:
-        """Return the part that groups photos by size."""
-        max_pending = max(self.max_pending, self.batch_size)
-        return BatchingConfig(batch_size=self.batch_size, max_pending=max_pending, max_age=self.max_age)
 
 
 class Extractor:
@@ -57,10 +28,11 @@ class Extractor:
     Args:
         bundle: as ``ctxdeploy.bundle.open`` returns it.
         backend: engine, precision and threads.
-        config: batches, threads and queues.
+        config: batches, workers, limits and queues.
 
     Raises:
-        ConfigError: settings that exclude each other, or a batch size that the bundle does not take.
+        ConfigError: settings that exclude each other, a batch size that the bundle does not take, or a memory limit
+            below what the model needs.
         MissingExtraError: the engine is not installed.
         BackendError: the engine cannot run the bundle on this machine in this precision.
     """
@@ -80,21 +52,33 @@ class Extractor:
                 f"batch size {self.config.batch_size} exceeds the bundle's {high}: give a smaller --batch-size"
             )
         self._backend = open_backend(bundle, backend or BackendConfig())
+        limit = self.config.memory_limit
+        shares = None if limit is None else share_memory(limit, self.config.workers if self.config.isolated else 0)
+        self._settings = self.config.pipeline(bundle, shares)
+        self._network = Network(self._backend, Growth(shares.network) if shares else None)
+        self._flow = Flow()
+
+    @property
+    def flow(self) -> Flow:
+        """Figures of the latest ``extract``; they grow while it runs."""
+        return self._flow
 
     def extract(self, photos: Iterable[PhotoSource]) -> Generator[Extracted | PhotoFailure, None, None]:
-        """Yield one result per photo, in any order, while later photos are being decoded.
+        """Yield one result per photo, while later photos are being decoded.
 
-        A photo that fails becomes a ``PhotoFailure`` and the others go on. Closing the generator early ends its
-        threads. Exceptions of ``photos`` itself pass through.
+        Results come in the order of the photos, but for two things: a batch waits until it is full, and a photo that
+        keeps others from the network for a second is overtaken. A photo that fails becomes a ``PhotoFailure`` and the
+        others go on. Closing the generator early ends its threads and processes. Exceptions of ``photos`` itself pass
+        through.
 
         Raises:
-            BackendError: the network failed.
+            BackendError: the network failed, or no worker can be started.
         """
-        config = self.config
-        return stream(photos, self.bundle, self._backend, config.batching(), config.decode_threads, config.lookahead)
+        self._flow = Flow()
+        return stream(photos, self._network, self._settings, self._flow)
 
     def extract_one(self, photo: PhotoSource | Path | str | bytes, box: Box | None = None) -> LocalDescriptors:
-        """Return the descriptors of one photo.
+        """Return the descriptors of one photo, which is decoded in this thread and without a time limit.
 
         Args:
             photo: a file, the bytes of one, or a ``PhotoSource``.
@@ -105,10 +89,16 @@ class Extractor:
             BackendError: the network failed.
         """
         source = _source(photo, box)
-        decoded = decode(source, self.bundle.preprocessing, self.bundle.shapes)
+        try:
+            data = read_now(source)
+        except PhotoError as error:
+            raise PhotoError(f"{printable(source.name)}: {error}") from error
+        decoded = decode_source(source, data, None, replace(self._settings.decoding, memory=None))
+        if not isinstance(decoded, PhotoFailure):
+            decoded = checked(decoded, self.bundle.shapes)
         if isinstance(decoded, PhotoFailure):
             raise PhotoError(f"{printable(decoded.name)}: {decoded.reason}")
-        (result,) = run_batch([decoded], self._backend)
+        (result,) = self._network.run([decoded], Flow())
         if isinstance(result, PhotoFailure):
             raise BackendError(f"{printable(result.name)}: {result.reason}")
         return result.descriptors
@@ -123,7 +113,8 @@ class Extractor:
             "precision": backend.precision,
             "threads": backend.threads,
             "batch_size": self.config.batch_size,
-            "decode_threads": self.config.decode_threads,
+            "workers": self.config.workers,
+            "isolated": self.config.isolated,
             "model_id": self.bundle.model_id,
             "preprocessing_hash": self.bundle.preprocessing.hash,
         }

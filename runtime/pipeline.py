@@ -1,131 +1,212 @@
-"""Photos to descriptors as a stream: decoding threads run ahead of the network by a bounded number of photos.
+"""Photos to descriptors as a stream: reading and decoding run ahead of the network by a bounded number of photos.
+
+    photos ─┬─ read (threads) ─┬─ decode (lanes, each with a process) ─ in order ─ batches ─ network
+            └── files ─────────┘
 
 The network runs in the caller's thread (the engines release the GIL), so that an exception, a closed generator or
 Ctrl-C ends it where it stands.
 """
 
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 
-import numpy as np
-
-from ctxdeploy.bundle import Bundle, ShapeRange
-from ctxdeploy.descriptors import LocalDescriptors
-from ctxdeploy.errors import ConfigError, PhotoError
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime.backends.base import Backend, GraphOutputs
+from ctxdeploy.bundle import ShapeRange
+from ctxdeploy.errors import ConfigError
 from ctxdeploy.runtime.batching import BatchingConfig, ShapeBatcher
-from ctxdeploy.runtime.decode import Photo, decode_bytes, read_file
-from ctxdeploy.runtime.sources import Extracted, FileState, PhotoFailure, PhotoSource, StageSeconds
+from ctxdeploy.runtime.decoding import Decoded, Decoder, DecodeSettings, ThreadDecoder
+from ctxdeploy.runtime.flow import Flow
+from ctxdeploy.runtime.lanes import Lanes, Ticket
+from ctxdeploy.runtime.network import Network
+from ctxdeploy.runtime.ordering import Line
+from ctxdeploy.runtime.processes import ProcessDecoder
+from ctxdeploy.runtime.reading import Readers
+from ctxdeploy.runtime.sources import Extracted, PhotoFailure, PhotoSource
 
-THREAD_PREFIX = "ctxdeploy-decode"
+# Seconds that a photo may keep decoded ones behind it from the network.
+OVERTAKEN_AFTER = 1.0
+# Seconds without any photo after which another lane is started beside those that may hang.
+STARVED_AFTER = 5.0
+_TICK = 0.1
+# More has passed only when this process was stopped (Ctrl-Z), or its caller was busy: that is not the photos' time.
+_LONGEST_TICK = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Decoded:
-    """A photo on its way from the decoder to the network."""
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """How photos flow.
 
-    source: PhotoSource
-    photo: Photo
-    seconds: float
-    file: FileState | None
+    Attributes:
+        decoding: how they are decoded.
+        shapes: that the network takes.
+        batching: how they are grouped.
+        workers: that decode at the same time.
+        isolated: in processes of their own.
+        read_threads: that read photos which are no files.
+        lookahead: photos on their way to the network at most; as many again as are read, if there are such.
+    """
 
-
-def decode(source: PhotoSource, preprocessing: Preprocessing, shapes: ShapeRange) -> Decoded | PhotoFailure:
-    """Read and decode one photo; whatever is wrong with it becomes a ``PhotoFailure``."""
-    start = time.perf_counter()
-    file = source.state()
-    try:
-        data = _read(source)
-        photo = decode_bytes(data, preprocessing, source.box)
-        shapes.check((1, *photo.pixels.shape))
-    except (PhotoError, ConfigError) as error:
-        return PhotoFailure(name=source.name, reason=str(error), stage="decode", file=file)
-    return Decoded(source=source, photo=photo, seconds=time.perf_counter() - start, file=file)
+    decoding: DecodeSettings
+    shapes: ShapeRange
+    batching: BatchingConfig
+    workers: int
+    isolated: bool
+    read_threads: int
+    lookahead: int
 
 
 def stream(
-    photos: Iterable[PhotoSource],
-    bundle: Bundle,
-    backend: Backend,
-    batching: BatchingConfig,
-    decode_threads: int,
-    lookahead: int,
+    photos: Iterable[PhotoSource], network: Network, settings: PipelineSettings, flow: Flow
 ) -> Generator[Extracted | PhotoFailure, None, None]:
-    """Yield one result per photo, in any order. Closing the generator ends the decoding threads.
+    """Yield one result per photo. Closing the generator ends all threads and processes.
 
     Raises:
-        BackendError: the network failed.
+        BackendError: the network failed, or no photo can be decoded at all.
     """
-    batcher: ShapeBatcher[Decoded] = ShapeBatcher(batching)
-    for decoded in _decode_ahead(photos, bundle, decode_threads, lookahead):
-        if isinstance(decoded, PhotoFailure):
-            yield decoded
-            continue
-        for batch in batcher.add(decoded.photo.pixels.shape, decoded):
-            yield from run_batch(batch, backend)
-    for batch in batcher.flush():
-        yield from run_batch(batch, backend)
-
-
-def _decode_ahead(
-    photos: Iterable[PhotoSource], bundle: Bundle, threads: int, lookahead: int
-) -> Iterator[Decoded | PhotoFailure]:
-    queue: deque[Future[Decoded | PhotoFailure]] = deque()
-    executor = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_PREFIX)
+    ahead = _Ahead(photos, settings, flow)
     try:
-        for source in photos:
-            queue.append(executor.submit(decode, source, bundle.preprocessing, bundle.shapes))
-            if len(queue) > lookahead:
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
+        for result in _results(ahead, network, ShapeBatcher(settings.batching), flow):
+            flow.photos += 1
+            flow.failed += isinstance(result, PhotoFailure)
+            yield result
     finally:
-        # What is being decoded is finished, at most one photo per thread; what waits is dropped.
-        executor.shutdown(wait=True, cancel_futures=True)
+        ahead.close()
 
 
-def run_batch(batch: list[Decoded], backend: Backend) -> Iterator[Extracted | PhotoFailure]:
-    """Run the network on photos of one shape; yield one result for each.
+def _results(
+    decoded: Iterable[Decoded | PhotoFailure], network: Network, batcher: ShapeBatcher[Decoded], flow: Flow
+) -> Iterator[Extracted | PhotoFailure]:
+    for item in decoded:
+        if isinstance(item, PhotoFailure):
+            yield item
+            continue
+        for batch in batcher.add(item.photo.pixels.shape, item):
+            yield from network.run(batch, flow)
+    for batch in batcher.flush():
+        yield from network.run(batch, flow)
 
-    Raises:
-        BackendError: the network failed.
-    """
-    start = time.perf_counter()
-    outputs = backend.run(np.stack([decoded.photo.pixels for decoded in batch]))
-    seconds = (time.perf_counter() - start) / len(batch)
-    for row, decoded in enumerate(batch):
-        yield _result(decoded, outputs, row, seconds)
+
+class _Ahead:
+    """Photos in, decoded photos out; a bounded number is in between."""
+
+    def __init__(self, photos: Iterable[PhotoSource], settings: PipelineSettings, flow: Flow) -> None:
+        self._photos: Iterator[PhotoSource] | None = iter(photos)
+        self._settings, self._flow = settings, flow
+        self._room = settings.lookahead
+        self._line = Line(OVERTAKEN_AFTER)
+        self._done: SimpleQueue[Ticket] = SimpleQueue()
+        self._lanes = Lanes(self._decoder, settings.workers, self._done.put)
+        self._readers: Readers | None = None
+        self._seen = time.monotonic()
+        self._starved = 0.0
+
+    def __iter__(self) -> Iterator[Decoded | PhotoFailure]:
+        while True:
+            start = time.perf_counter()
+            ticket = self._next()
+            self._flow.waiting += time.perf_counter() - start
+            if ticket is None:
+                return
+            self._flow.replaced_workers = self._lanes.replaced
+            yield self._outcome(ticket)
+
+    def close(self) -> None:
+        """End threads and processes."""
+        if self._readers is not None:
+            self._readers.close()
+        self._lanes.close()
+
+    def _next(self) -> Ticket | None:
+        """Return the ticket of the photo that is next; None after the last."""
+        while True:
+            self._take_in()
+            ticket = self._line.leave()
+            if ticket is not None or not len(self._line):
+                return ticket
+            self._wait()
+
+    def _take_in(self) -> None:
+        """Send photos on their way: one, and more until there is no room or one is ready to leave."""
+        self._collect()
+        while self._photos is not None and len(self._line) < self._room:
+            source = next(self._photos, None)
+            if source is None:
+                self._photos = None
+                return
+            self._submit(source)
+            self._collect()
+            if self._line.ready():
+                return
+
+    def _submit(self, source: PhotoSource) -> None:
+        ticket = Ticket(source=source, data=source.data)
+        self._line.add(ticket)
+        if source.reader is None:
+            self._lanes.submit(ticket)
+            return
+        if self._readers is None:
+            settings = self._settings
+            self._readers = Readers(settings.read_threads, settings.decoding.timeout, self._read)
+            self._room += settings.read_threads
+        self._readers.submit(ticket)
+
+    def _read(self, ticket: Ticket) -> None:
+        """Send a photo on that has been read, or could not be; called from any thread."""
+        (self._lanes.submit if ticket.result is None else self._done.put)(ticket)
+
+    def _collect(self, seconds: float = 0) -> None:
+        """Note which photos are done, waiting at most so long for the first; and how time passes."""
+        with suppress(Empty):
+            self._line.mark_done(self._done.get(timeout=seconds) if seconds else self._done.get_nowait())
+            while True:
+                self._line.mark_done(self._done.get_nowait())
+        now = time.monotonic()
+        if self._readers is not None:
+            self._readers.advance(min(now - self._seen, _LONGEST_TICK))
+        self._seen = now
+
+    def _wait(self) -> None:
+        """Wait for a photo; let the first of the line be overtaken if it keeps others waiting."""
+        start = time.monotonic()
+        self._collect(_TICK)
+        waited = min(time.monotonic() - start, _LONGEST_TICK)
+        if self._line.ready():
+            self._starved = 0.0
+            return
+        self._starved += waited
+        if self._line.wait(waited) or self._starved >= STARVED_AFTER:
+            self._starved = 0.0
+            if self._settings.decoding.memory is None:  # else the workers have divided it among them
+                self._lanes.reinforce()
+
+    def _decoder(self) -> Decoder:
+        settings = self._settings
+        return ProcessDecoder(settings.decoding) if settings.isolated else ThreadDecoder(settings.decoding)
+
+    def _outcome(self, ticket: Ticket) -> Decoded | PhotoFailure:
+        result = ticket.result
+        if isinstance(result, BaseException):
+            raise result
+        if result is None:
+            raise RuntimeError(f"photo {ticket.source.name!r} left the line without a result")
+        self._flow.read += ticket.read
+        if isinstance(result, PhotoFailure) and result.stage == "read":
+            return result
+        self._flow.decode += result.seconds
+        if isinstance(result, PhotoFailure):
+            return replace(result, seconds=result.seconds + ticket.read)
+        return checked(replace(result, read=ticket.read), self._settings.shapes)
 
 
-def _result(decoded: Decoded, outputs: GraphOutputs, row: int, seconds: float) -> Extracted | PhotoFailure:
-    name = decoded.source.name
-    attention = outputs.attention[row]
-    keep = attention != 0  # not > 0, which would take NaN for padding
-    vectors = outputs.descriptors[row][keep]
-    if not (np.isfinite(attention).all() and np.isfinite(vectors).all()):
+def checked(decoded: Decoded, shapes: ShapeRange) -> Decoded | PhotoFailure:
+    """Return a photo that the network takes as it is; any other becomes a ``PhotoFailure``."""
+    try:
+        shapes.check((1, *decoded.photo.pixels.shape))
+    except ConfigError as error:
+        seconds = decoded.read + decoded.seconds
         return PhotoFailure(
-            name=name, reason="the network returned NaN or infinity", stage="network", file=decoded.file
+            name=decoded.source.name, reason=str(error), stage="decode", file=decoded.file, seconds=seconds
         )
-    descriptors = LocalDescriptors(
-        vectors=vectors,
-        attention=attention[keep],
-        positions=decoded.photo.to_original(outputs.positions[row][keep]),
-        scales=outputs.scales[row][keep],
-    )
-    return Extracted(
-        name=name,
-        descriptors=descriptors,
-        size=decoded.photo.original_size,
-        seconds=StageSeconds(decode=decoded.seconds, network=seconds),
-        file=decoded.file,
-    )
-
-
-def _read(source: PhotoSource) -> bytes:
-    if source.reader is not None:
-        return source.reader.read()
-    return read_file(source.path) if source.path is not None else source.data or b""
+    return decoded

@@ -19,6 +19,7 @@ CODES = {
     "NoPhotosError": 17,
     "StorageError": 18,
     "SomePhotosFailedError": 19,
+    "OutOfMemoryError": 20,
 }
 
 

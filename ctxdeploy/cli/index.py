@@ -40,7 +40,7 @@ NAMED_FAILURES = 5
 @click.option("--sync", is_flag=True, help="Remove photos from the archive whose files are gone from FOLDER.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is written and no model needed.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
-@click.option("--decode-threads", type=int, default=2, show_default=True, help="Threads that read and decode photos.")
+@click.option("--workers", type=int, metavar="N", help="Processes that read and decode photos [default: 2].")
 @click.option("--gc", is_flag=True, help="At the end, remove files of interrupted runs and former states.")
 @backend_options
 @json_option
@@ -56,7 +56,7 @@ def command(
     sync: bool,
     dry_run: bool,
     recursive: bool,
-    decode_threads: int,
+    workers: int | None,
     gc: bool,
     backend: str,
     precision: str,
@@ -87,7 +87,7 @@ def command(
         plan = plan_indexing(folder, photos, archive, config, unreadable)
         _print_plan(archive, plan, [failure.name for failure in unreadable], sync, as_json)
         return
-    extractor = _extractor(archive, model, engine, decode_threads)
+    extractor = _extractor(archive, model, engine, workers)
     shown = Display(quiet=quiet)
     about = extractor.description()
     shown.say(f"{counted(len(photos), 'photo')}; {about['backend']} {about['precision']} on {about['device']}")
@@ -100,13 +100,14 @@ def command(
     _remark(archive, folder, report, shown)
 
 
-def _extractor(archive: Path, model: str | None, engine: "BackendConfig", decode_threads: int) -> "Extractor":
+def _extractor(archive: Path, model: str | None, engine: "BackendConfig", workers: int | None) -> "Extractor":
     from ctxdeploy import bundle as bundles
     from ctxdeploy.runtime import Extractor, ExtractorConfig
 
     own = is_archive(archive) and model is None and has_model(archive)
     bundle = open_model(archive) if own else bundles.open(find_model(model))
-    return Extractor(bundle, backend=engine, config=ExtractorConfig(decode_threads=decode_threads))
+    config = ExtractorConfig() if workers is None else ExtractorConfig(workers=workers)
+    return Extractor(bundle, backend=engine, config=config)
 
 
 def _remark(archive: Path, folder: Path, report: IndexingReport, shown: Display) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
-from ctxdeploy.errors import BackendError, ConfigError, CtxdeployError
+from ctxdeploy.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.runtime.backends.table import AUTO, choose
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
 # this often whether they are done. They wake the waiting thread when they are, so that no result is late.
 POLL_SECONDS = 0.1
+
+# The engines have no class for it: what they, oneDNN, CUDA and its libraries say.
+_OUT_OF_MEMORY = re.compile(
+    r"bad.?alloc|out.?of.?memory|failed to allocate|cannot allocate|MemoryAllocation|ALLOC_FAILED|than requested bytes",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +96,8 @@ class Backend(ABC):
 
         Raises:
             ConfigError: the shape or type is not what the bundle takes.
-            BackendError: the engine failed.
+            OutOfMemoryError: there is not enough memory for this batch.
+            BackendError: the engine failed otherwise.
         """
         if images.dtype != np.uint8:
             raise ConfigError(f"the input is {images.dtype}, but uint8 is needed")
@@ -99,6 +107,10 @@ class Backend(ABC):
         except CtxdeployError:
             raise
         except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(
+                    f"{self.name} has not enough memory for an input of {images.shape}: {first_line(error)}"
+                ) from error
             raise BackendError(f"{self.name} failed on an input of {images.shape}: {first_line(error)}") from error
         batch = len(images)
         shapes = ((batch, self._top_k, self._dim), (batch, self._top_k), (batch, self._top_k, 2), (batch, self._top_k))
@@ -110,6 +122,17 @@ class Backend(ABC):
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return the four outputs in the order of ``OUTPUT_NAMES``, in memory that later runs leave alone."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an engine failed because memory ran out, of the machine or of its GPU."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def load_error(engine: str, model: Path, error: Exception) -> BackendError:
+    """Return what to raise when an engine cannot load a model."""
+    kind = OutOfMemoryError if is_out_of_memory(error) else BackendError
+    return kind(f"{engine} cannot load {model}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:

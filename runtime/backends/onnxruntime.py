@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError, CtxdeployError
 from ctxdeploy.extras import require_onnxruntime
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, is_out_of_memory, load_error
 from ctxdeploy.runtime.backends.unsigned import DISABLED, with_unsigned
 
 PROVIDERS = ("CPUExecutionProvider",)
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 
 
 class OnnxRuntimeBackend(Backend):
@@ -25,20 +25,8 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
         super().__init__(bundle)
         ort = require_onnxruntime()
-        model = bundle.file(bundle.artefact(self.name, config.precision))
-        try:
-            int8 = config.precision == "int8"
-            self._session = ort.InferenceSession(
-                with_unsigned(model) if int8 else str(model),
-                session_options(ort, config.threads),
-                providers=list(PROVIDERS),
-                disabled_optimizers=list(DISABLED) if int8 else None,
-            )
-        except CtxdeployError:  # onnx is not installed, which int8 needs
-            raise
-        except Exception as error:  # ONNX Runtime's classes share no base but Exception
-            raise BackendError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
-        check_providers(self._session.get_providers(), PROVIDERS)
+        self._bundle, self._config = bundle, config
+        self._session: Any = _open(ort, bundle, config)
         self._run_options = ort.RunOptions
         self.device = cpu_name()
         self.precision = config.precision
@@ -46,7 +34,16 @@ class OnnxRuntimeBackend(Backend):
         self.version = str(ort.__version__)
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        return run_session(self._session, self._run_options(), OUTPUT_NAMES, images)
+        if self._session is None:
+            self._session = _open(require_onnxruntime(), self._bundle, self._config)
+        options = self._run_options()
+        options.log_severity_level = _FATAL_ONLY  # errors are raised
+        try:
+            return run_session(self._session, options, OUTPUT_NAMES, images)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._session = None  # its arena keeps what it got before there was no more, from any smaller run
+            raise
 
 
 def run_session(
@@ -64,6 +61,24 @@ def run_session(
             options.terminate = True
             raise
     return arrays
+
+
+def _open(ort: Any, bundle: Bundle, config: BackendConfig) -> Any:
+    model = bundle.file(bundle.artefact(OnnxRuntimeBackend.name, config.precision))
+    try:
+        int8 = config.precision == "int8"
+        session = ort.InferenceSession(
+            with_unsigned(model) if int8 else str(model),
+            session_options(ort, config.threads),
+            providers=list(PROVIDERS),
+            disabled_optimizers=list(DISABLED) if int8 else None,
+        )
+    except CtxdeployError:  # onnx is not installed, which int8 needs
+        raise
+    except Exception as error:  # ONNX Runtime's classes share no base but Exception
+        raise load_error("onnxruntime", model, error) from error
+    check_providers(session.get_providers(), PROVIDERS)
+    return session
 
 
 def check_providers(found: list[str], asked: tuple[str, ...]) -> None:

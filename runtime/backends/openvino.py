@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.errors import BackendError, CtxdeployError
 from ctxdeploy.extras import require
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, first_line
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, load_error
 
 # Compiled kernels that are kept, one per layer, scale and input shape. OpenVINO's default of 5000 took 634 MB after 320
 # sizes of photos (ResNet-18, 7 scales, 224 pixels) and grew on; 1000 took 393 MB and levelled off, and still holds the
@@ -36,7 +36,7 @@ class OpenVinoBackend(Backend):
         except CtxdeployError:  # onnx is not installed
             raise
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
-            raise BackendError(f"openvino cannot load {model}: {first_line(error)}") from error
+            raise load_error("openvino", model, error) from error
         check_hint(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), hint, config.precision)
         self.precision = config.precision
         self._compiled = compiled

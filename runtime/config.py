@@ -1,0 +1,98 @@
+"""Settings of an extraction."""
+
+import os
+from dataclasses import dataclass, field
+
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.runtime.batching import BatchingConfig
+from ctxdeploy.runtime.decoding import DecodeSettings
+from ctxdeploy.runtime.limits import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.memory import MemoryShares
+from ctxdeploy.runtime.pipeline import PipelineSettings
+
+
+def default_workers() -> int:
+    """Return how many workers there are unless someone says otherwise."""
+    return 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorConfig:
+    """How photos flow.
+
+    Attributes:
+        batch_size: photos of one size that the network takes at once. On a CPU 1: batches gain 2 % at most and cost
+            3.6 times the memory at 8.
+        workers: that decode, and read files, at the same time.
+        isolated: decode in worker processes: a photo that crashes the decoder or takes too long is a failure, and the
+            others go on. Without, in threads of this process, and there is no time limit.
+        photo_timeout: seconds that a photo may take to decode, and to be read.
+        read_threads: threads that read photos which are no files.
+        lookahead: photos that may be decoded ahead of the network (3 MB each at 1024 pixels).
+        max_pending: decoded photos that may wait for others of their size.
+        max_age: a photo that waits leaves when this many others came after it.
+        limits: which photos are refused.
+        memory_limit: bytes for this process and its workers together, of which photos, workers and batches take their
+            share (``ctxdeploy.runtime.memory``); no limit if None.
+    """
+
+    batch_size: int = 1
+    workers: int = field(default_factory=default_workers)
+    isolated: bool = os.name == "posix"
+    photo_timeout: float = 60.0
+    read_threads: int = 8
+    lookahead: int = 8
+    max_pending: int = 64
+    max_age: int = 256
+    limits: DecodeLimits = DEFAULT_LIMITS
+    memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= 256:
+            raise ConfigError(f"{self.workers} workers are outside 1..256: give another --workers")
+        if not 1 <= self.read_threads <= 256:
+            raise ConfigError(f"{self.read_threads} reading threads are outside 1..256: give another read_threads")
+        if not 0 < self.photo_timeout <= 86_400:
+            raise ConfigError(
+                f"{self.photo_timeout:g} s for a photo are not within a day: give another --photo-timeout"
+            )
+        if self.isolated and os.name != "posix":
+            raise ConfigError("decoding in processes of their own needs Linux or macOS: give isolated=False")
+        if self.lookahead < 1:
+            raise ConfigError(f"lookahead {self.lookahead} is below 1")
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise ConfigError(
+                f"a memory limit of {self.memory_limit} bytes is not positive: give another --memory-limit"
+            )
+        self.batching()
+
+    def batching(self) -> BatchingConfig:
+        """Return the part that groups photos by size."""
+        max_pending = max(self.max_pending, self.batch_size)
+        return BatchingConfig(batch_size=self.batch_size, max_pending=max_pending, max_age=self.max_age)
+
+    def pipeline(self, bundle: Bundle, shares: MemoryShares | None) -> PipelineSettings:
+        """Return the settings of the stream; a limit of memory bounds how many photos may wait."""
+        batching, lookahead = self.batching(), max(self.lookahead, self.workers, self.batch_size)
+        if shares is not None:
+            # Of the photos that wait, half are ahead of the network and half wait for others of their size.
+            most = max(shares.waiting // (6 * bundle.preprocessing.image_size**2), 1)
+            lookahead = min(lookahead, max(most, self.workers))
+            batching = BatchingConfig(
+                batch_size=min(self.batch_size, most), max_pending=min(batching.max_pending, most), max_age=self.max_age
+            )
+        return PipelineSettings(
+            decoding=DecodeSettings(
+                preprocessing=bundle.preprocessing,
+                limits=self.limits,
+                timeout=self.photo_timeout,
+                memory=shares.worker if shares is not None and self.isolated else None,
+            ),
+            shapes=bundle.shapes,
+            batching=batching,
+            workers=self.workers,
+            isolated=self.isolated,
+            read_threads=self.read_threads,
+            lookahead=lookahead,
+        )

@@ -1,0 +1,118 @@
+"""One photo from its source to pixels, the same in this process and in a worker."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from ctxdeploy.errors import PhotoError
+from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.runtime.decode import Photo, decode_bytes, read_file
+from ctxdeploy.runtime.limits import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.sources import FileState, PhotoFailure, PhotoSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeSettings:
+    """How photos are decoded.
+
+    Attributes:
+        preprocessing: size and mode.
+        limits: which photos are refused.
+        timeout: seconds that a worker has for a photo.
+        memory: bytes that a worker may allocate; no limit if None.
+    """
+
+    preprocessing: Preprocessing
+    limits: DecodeLimits = DEFAULT_LIMITS
+    timeout: float = 60.0
+    memory: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """A photo on its way from the decoder to the network; ``read`` and ``seconds`` are those of both its stages."""
+
+    source: PhotoSource
+    photo: Photo
+    seconds: float
+    file: FileState | None
+    read: float = 0.0
+
+
+class Decoder(Protocol):
+    """What a lane decodes with.
+
+    Attributes:
+        replaced: processes that died or hung.
+    """
+
+    replaced: int
+
+    def decode(self, source: PhotoSource, data: bytes | None) -> Decoded | PhotoFailure:
+        """Decode a photo, whose bytes are ``data`` if it is no file; ``BackendError`` if no photo can be decoded."""
+
+    def close(self) -> None:
+        """End what is under way. May be called from any thread."""
+
+    def release(self) -> None:
+        """Give back what is held. Called at last, from the thread that decodes."""
+
+
+class ThreadDecoder:
+    """Decodes in the thread that asks: a photo that hangs holds that thread for ever."""
+
+    replaced = 0
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def decode(self, source: PhotoSource, data: bytes | None) -> Decoded | PhotoFailure:
+        """As ``Decoder.decode``."""
+        return decode_source(source, data, source.state(), self._settings)
+
+    def close(self) -> None:
+        """Nothing can end what is under way."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def decode_source(
+    source: PhotoSource, data: bytes | None, file: FileState | None, settings: DecodeSettings
+) -> Decoded | PhotoFailure:
+    """Decode a photo; whatever is wrong with it becomes a ``PhotoFailure``.
+
+    Args:
+        source: the photo; it is read if it is a file.
+        data: its bytes, if it is no file.
+        file: its state before it is read.
+        settings: how.
+    """
+    start = time.perf_counter()
+    try:
+        read = read_file(source.path) if source.path is not None else data or b""
+        photo = decode_bytes(read, settings.preprocessing, source.box, settings.limits)
+    except Exception as error:  # a defect of ours, or of Pillow's, must not end a run of days
+        reason = _reason(error, settings.memory)
+        return PhotoFailure(
+            name=source.name, reason=reason, stage="decode", file=file, seconds=time.perf_counter() - start
+        )
+    return Decoded(source=source, photo=photo, seconds=time.perf_counter() - start, file=file)
+
+
+def _reason(error: BaseException, memory: int | None) -> str:
+    if _is_about_memory(error):
+        if memory is None:
+            return "there is not enough memory to decode it"
+        return f"it needs more than {memory / 1e6:,.0f} MB to decode: raise --memory-limit"
+    if isinstance(error, PhotoError):
+        return str(error)
+    return f"it cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _is_about_memory(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__
+    return False

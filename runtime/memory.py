@@ -1,0 +1,101 @@
+"""A limit of memory, and what becomes of it.
+
+What is left when the model is loaded is divided: half of it is for the network, three eighths for the decoding
+processes, an eighth for photos that wait.
+"""
+
+import gc
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctxdeploy.errors import ConfigError
+
+# A worker with numpy and Pillow holds 40 MB before it decodes; a photo of 24 megapixels takes 220 MB more.
+LEAST_WORKER = 96 << 20
+_NETWORK, _WORKERS, _WAITING = 4, 3, 1  # eighths
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryShares:
+    """Bytes for each part.
+
+    Attributes:
+        network: by which this process may grow through batches.
+        worker: that a worker may allocate.
+        waiting: of photos that are decoded ahead, or wait for others of their size.
+    """
+
+    network: int
+    worker: int
+    waiting: int
+
+
+def share_memory(limit: int, workers: int) -> MemoryShares:
+    """Divide a limit in bytes, the model being loaded; ``ConfigError`` if too little is left for the workers."""
+    loaded = resident()
+    share = max(limit - loaded, 0) // 8
+    least = loaded + 8 * (LEAST_WORKER * workers // _WORKERS + 1)
+    if limit < least:
+        raise ConfigError(
+            f"--memory-limit {_mb(limit)} is too little: the loaded model takes {_mb(loaded)}, and with {workers} "
+            f"decoding processes {_mb(least)} is the least: raise it, or give fewer --workers"
+        )
+    return MemoryShares(network=_NETWORK * share, worker=_WORKERS * share // max(workers, 1), waiting=_WAITING * share)
+
+
+class Growth:
+    """Foretells from the growth of this process how many photos the network can take at once.
+
+    The engines keep the memory of their largest run. Its growth divided by its pixels, fixed costs included, is what a
+    pixel is taken to cost, so that the first batches are rather too small; each is at most twice the largest before.
+
+    Args:
+        most: bytes by which this process may grow.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._base = resident()
+        self._pixels = self._growth = 0
+
+    def fitting(self, pixels: int) -> int:
+        """Return how many photos of so many pixels may be run at once, at least 1."""
+        if not self._pixels:
+            return 1
+        affordable = self._most * self._pixels // max(self._growth, 1)
+        return max(min(affordable, 2 * self._pixels) // pixels, 1)
+
+    def ran(self, pixels: int) -> None:
+        """Note that a batch of so many pixels has run."""
+        if pixels >= self._pixels:
+            self._pixels, self._growth = pixels, resident() - self._base
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds; where the system does not say, the most it ever held."""
+    statistics = Path("/proc/self/statm")
+    if statistics.exists():
+        return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32":
+        raise ConfigError("--memory-limit needs Linux or macOS: leave it out")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def return_free() -> None:
+    """Free what only cycles hold (an exception that came through a future), and give it back to the system, which the
+    GNU C library does not do by itself."""
+    import ctypes
+
+    gc.collect()
+
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
