@@ -3,7 +3,8 @@
 The pixels are those of the reference (HOW's cirtorch loader: convert to RGB, crop, ``thumbnail`` with LANCZOS), bit by
 bit, for upright opaque photos. ``Preprocessing`` holds the settings and their hash.
 
-Only Pillow calls on the photo's own objects are made, no global setting is touched: any number of threads may decode.
+Only calls on the photo's own objects are made, no global setting is touched: any number of threads may decode, each
+with limits of its own.
 """
 
 import math
@@ -167,10 +168,18 @@ def _decode(
         return Photo(pixels=loaded, original_size=original_size, region=region)
     upright = orientation.apply(to_rgb(as_image(loaded)))
     if drafted == 1:
-        scaled = _scale(upright.crop(region) if box else upright, size)
+        scaled = _scale(_crop(upright, region) if box else upright, size)
     else:
         scaled = _scale(upright, size, _drafted_region(region, original_size, upright.size, orientation, drafted))
     return Photo(pixels=np.ascontiguousarray(scaled), original_size=original_size, region=region)
+
+
+def _crop(image: "Image.Image", region: tuple[int, int, int, int]) -> "Image.Image":
+    from PIL import Image
+
+    # The pixels of crop(), which holds a region against the limit for the whole process, and warns at half of it.
+    left, upper, right, lower = region
+    return image.resize((right - left, lower - upper), Image.Resampling.NEAREST, box=region)
 
 
 def _scale(

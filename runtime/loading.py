@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.runtime.jpeg import load_jpeg
 from ctxdeploy.runtime.png import check_chunks, check_rows
+from ctxdeploy.runtime.zeros import check_zeros
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -24,10 +25,13 @@ def load_whole(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image | NDAr
     """
     if image.format in JPEG_FORMATS:
         pixels = load_jpeg(image, data)
+        check_zeros(image, data)
         if pixels is not None:
             return pixels
     elif image.format == "PNG":
         check_chunks(data)
+    else:
+        check_zeros(image, data)
     image.load()
     if image.format == "PNG":
         check_rows(image, data)

@@ -15,7 +15,7 @@ from PIL import Image
 from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import PhotoError
 from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime import Extracted, Extractor, PhotoFailure, decode_photo, find_photos
+from ctxdeploy.runtime import Box, Extracted, Extractor, PhotoFailure, decode_photo, find_photos
 from ctxdeploy.runtime.limits import DecodeLimits
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about metadata that is damaged on purpose
@@ -180,6 +180,11 @@ def cut(data: bytes, part: float) -> bytes:
     return data[: int(len(data) * part)]
 
 
+def zeroed(data: bytes, part: float = 0.6) -> bytes:
+    at = int(len(data) * part)
+    return data[:at] + bytes(400) + data[at + 400 :]
+
+
 def webp_canvas(width: int, height: int) -> bytes:
     body = (
         b"VP8X"
@@ -226,6 +231,11 @@ def taken() -> Iterator[tuple[str, bytes, Shows]]:
     yield "JPEG with fill bytes", patched(jpeg(), b"\xff\xdb", b"\xff\xff\xff\xff\xdb"), QUADRANTS
     yield "JPEG padded before its end", jpeg()[:-2] + bytes(512) + b"\xff\xd9", QUADRANTS
     yield "JPEG of noise with other warnings", patched(noisy(), b"JFIF\0\1", b"JFIF\0\7"), Shows((96, 72), ())
+    yield (
+        "JPEG of one colour with few bits",
+        encoded(Image.new("RGB", (3000, 2000), RED), "JPEG", optimize=True),
+        Shows((3000, 2000), (RED,) * 4),
+    )
     yield "CMYK JPEG", encoded(quadrants().convert("CMYK"), "JPEG", quality=95), QUADRANTS
     yield (
         "grey JPEG",
@@ -273,6 +283,12 @@ def taken() -> Iterator[tuple[str, bytes, Shows]]:
         patched(encoded(quadrants(), "AVIF", quality=95), struct.pack(">II", 32, 24), struct.pack(">II", 320, 240)),
         Shows((320, 240)),
     )
+    padded = Image.Exif()
+    padded[0x927C] = bytes(2000)
+    yield "WebP with zeros in its EXIF block", encoded(quadrants(), "WEBP", quality=95, exif=padded), QUADRANTS
+    yield "AVIF with zeros in its EXIF block", encoded(quadrants(), "AVIF", quality=95, exif=padded), QUADRANTS
+    yield "WebP padded with zeros", encoded(quadrants(), "WEBP", quality=95) + bytes(4096), QUADRANTS
+    yield "AVIF padded with zeros", encoded(quadrants(), "AVIF", quality=95) + bytes(4096), QUADRANTS
     yield "JPEG 2000", encoded(quadrants(), "JPEG2000"), QUADRANTS
     yield "TIFF of 50 pages", frames("TIFF", 50), QUADRANTS
     yield "TIFF of LZW", encoded(quadrants(), "TIFF", compression="tiff_lzw"), QUADRANTS
@@ -330,6 +346,7 @@ def refused() -> Iterator[tuple[str, bytes, str]]:
     yield "JPEG whose tail is zeros up to its end", overwritten(noisy(), (0.5, 1), bytes)[:-2] + b"\xff\xd9", damaged
     yield "JPEG cut and closed", cut(noisy(), 0.8) + b"\xff\xd9", damaged
     yield "JPEG with zeros inside", overwritten(noisy(), (0.4, 0.6), bytes), damaged
+    yield "JPEG with a few zeros inside", zeroed(encoded(noise(1200, 900), "JPEG")), damaged
     yield "JPEG with ones inside", overwritten(noisy(), (0.4, 0.6), lambda n: b"\xff" * n), damaged
     yield "JPEG with text inside", overwritten(noisy(), (0.4, 0.6), lambda n: (b"lorem ipsum " * n)[:n]), damaged
     yield (
@@ -366,6 +383,10 @@ def refused() -> Iterator[tuple[str, bytes, str]]:
     yield "GIF cut", cut(encoded(noise(), "GIF"), 0.6), damaged
     yield "WebP cut", cut(encoded(noise(), "WEBP"), 0.6), damaged
     yield "lossless WebP cut", cut(encoded(noise(), "WEBP", lossless=True), 0.6), damaged
+    yield "WebP with zeros inside", zeroed(encoded(noise(), "WEBP")), "it is damaged (128 or more bytes of its coded…"
+    yield "AVIF with zeros inside", zeroed(encoded(noise(), "AVIF")), "it is damaged (128 or more bytes of its coded…"
+    animation = encoded(noise(), "WEBP", save_all=True, append_images=[noise(seed=1)])
+    yield "animated WebP with zeros inside", zeroed(animation, 0.2), "it is damaged (128 or more bytes of its coded…"
     yield "AVIF cut", cut(encoded(noise(), "AVIF"), 0.6), damaged
     yield "JPEG 2000 cut", cut(encoded(noise(), "JPEG2000"), 0.6), damaged
     yield "TIFF cut", cut(encoded(noise(), "TIFF"), 0.6), damaged
@@ -551,7 +572,10 @@ def test_the_limit_is_the_callers() -> None:
 def test_a_larger_limit_holds_and_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's own limit, which is the whole process's, neither refuses nor warns."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert decode_photo(encoded(quadrants(), "PNG"), SETTINGS).original_size == (32, 24)
+    data = encoded(quadrants(), "PNG")
+    assert decode_photo(data, SETTINGS).original_size == (32, 24)
+    part = decode_photo(data, SETTINGS, Box.parse("16,0,32,24"))
+    assert (part.pixels[0, 0].tolist(), part.pixels[-1, -1].tolist()) == ([*GREEN], [*BLUE])
 
 
 def test_heif_without_its_plugin_says_what_to_install() -> None:
