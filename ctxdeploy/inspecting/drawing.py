@@ -64,9 +64,12 @@ def fitted(pixels: NDArray[np.uint8], longest: int) -> "Picture":
     return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
 
 
-def dimmed(photo: "Picture", brightness: float) -> "Picture":
-    """Return a photo in dark grey, on which colours stand out."""
-    return photo.convert("L").point(lambda level: level * brightness).convert("RGB")
+def grey(photo: "Picture", brightness: float = 1.0) -> "Picture":
+    """Return a photo in grey as a ground, from black to this brightness whatever its exposure."""
+    from PIL import ImageOps
+
+    stretched = ImageOps.autocontrast(photo.convert("L"), cutoff=1)
+    return stretched.point(lambda level: level * brightness).convert("RGB")
 
 
 def normalised(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.float64]:
@@ -92,7 +95,7 @@ def over_photo(shares: NDArray[np.float64], photo: "Picture", *, smooth: bool = 
     else:
         cells = Image.fromarray(colour_map()[np.rint(shares * 255).astype(np.uint8)])
         colours = cells.resize(photo.size, Image.Resampling.NEAREST)
-    return Image.blend(photo.convert("L").convert("RGB"), colours, _OPACITY)
+    return Image.blend(grey(photo), colours, _OPACITY)
 
 
 def lit(mask: NDArray[np.bool_], photo: "Picture", ground: "Picture") -> "Picture":

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.bundle import Bundle
-from ctxdeploy.inspecting.pictures import Drawn
+from ctxdeploy.inspecting.picture import Drawn
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import Photo

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.inspecting.colours import colour_map, css, mark_colours
-from ctxdeploy.inspecting.pictures import FAINTEST, Drawn
+from ctxdeploy.inspecting.edges import FAINTEST
+from ctxdeploy.inspecting.picture import Drawn
 from ctxdeploy.text import as_html
 
 _STYLE = """
@@ -30,8 +31,9 @@ figcaption{margin-top:.4rem;font-size:.85rem}
 figcaption span,.value{color:var(--soft);font-variant-numeric:tabular-nums}
 figcaption span{display:block;font-size:.8rem}
 .legend{display:flex;align-items:center;gap:.6rem;margin:.5rem 0 0;font-size:.85rem;color:var(--soft);
-font-variant-numeric:tabular-nums;flex-wrap:wrap}
-.legend i{display:inline-block;height:.8rem;width:16rem;max-width:40vw;border-radius:3px}
+font-variant-numeric:tabular-nums}
+.keys{flex-wrap:wrap}
+.legend i{height:.8rem;flex:0 1 16rem;min-width:3rem;border-radius:3px}
 .legend b{display:inline-block;width:.8rem;height:.8rem;border-radius:50%;border:3px solid;margin-right:-.2rem}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px;margin-top:.8rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -78,8 +80,8 @@ _SECTIONS = {
     ),
 }
 _SUPER_ATTENTION = (
-    "Where the super-features gather from, weighted by their attention; 1 would be the mean position. Brightness is "
-    "relative to the largest of all scales."
+    "Where the super-features gather from, weighted by their attention, in multiples of the mean of the positions of a "
+    "scale."
 )
 _SUPER_SELECTED = "The super-features that the network returns, each at the centre of what it gathers from."
 
@@ -172,6 +174,8 @@ def _scales(facts: Mapping[str, Any]) -> str:
     row = "".join(f"<th>{as_html(name)}</th>" for name in head)
     shown = "Attention, bandwidth and self-confidence" if smoothing else "Attention"
     note = f"{shown}: least / median / largest of the positions of the scale."
+    if facts["model"]["network"].get("lit") is not None:
+        note = "Attention: what positions give, in multiples of their mean: least / median / largest of the scale."
     return f'<h2>Scales</h2>\n<p>{note}</p><div class="scroll"><table><tr>{row}</tr>\n{body}</table></div>\n'
 
 
@@ -224,7 +228,7 @@ def _scale_legend(facts: Mapping[str, Any]) -> str:
         f'<span><b style="border-color:{css(colour)}"></b> &nbsp;{level["scale"]:g}: {level["selected"]:,}</span>'
         for colour, level in zip(colours, facts["scales"], strict=True)
     )
-    return f'<div class="legend">{keys}</div>'
+    return f'<div class="legend keys">{keys}</div>'
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

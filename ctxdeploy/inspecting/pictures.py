@@ -1,83 +1,37 @@
 """The pictures of an inspection."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.inspecting.colours import colour_of, mark_colours
+from ctxdeploy.inspecting.colours import mark_colours
 from ctxdeploy.inspecting.drawing import (
     LARGE,
     SMALL,
     Frame,
-    Line,
     Mark,
     Ring,
-    dimmed,
     fitted,
+    grey,
     lit,
     marked,
     normalised,
     over_photo,
 )
+from ctxdeploy.inspecting.edges import draw_edges
+from ctxdeploy.inspecting.picture import Drawn, frame, three
 
 if TYPE_CHECKING:
     from ctxdeploy.inspecting.drawing import Picture
-    from ctxdeploy.runtime.inspection import BlockEdges, Chosen, Edge, Inspection, LevelMaps
+    from ctxdeploy.runtime.inspection import Chosen, Inspection, LevelMaps
 
-# No colour of the map, with an edge of black: it stands out from bright and dark ground alike.
-CHOSEN, BLACK = (60, 220, 255), (0, 0, 0)
 BOX = (255, 122, 61)
-# Colours of edges begin here in the map: darker ones vanish on the photo.
-FAINTEST = 0.5
-_THIN, _THICK = 1.6, 7.0
 # Brightness of the ring of the least attention, and of the photo under marks.
 _DIMMEST, _GROUND = 0.45, 0.42
 # Super-features that are shown.
 SUPER_FEATURES = 8
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Drawn:
-    """A picture and what it shows.
-
-    Attributes:
-        file: its name.
-        section: ``input``, ``attention``, ``selected``, ``bandwidth``, ``confidence``, ``edges`` or ``superfeatures``.
-        title: a few words.
-        image: RGB.
-        large: drawn in the larger size.
-        values: least, median and largest of what is shown in colour; None for a picture without values.
-        ends: values of the darkest and the lightest colour.
-        percent: values are shares.
-        note: a line more.
-    """
-
-    file: str
-    section: str
-    title: str
-    image: "Picture"
-    large: bool = False
-    values: tuple[float, float, float] | None = None
-    ends: tuple[float, float] | None = None
-    percent: bool = False
-    note: str = ""
-
-    def metadata(self) -> dict[str, Any]:
-        """Return what JSON prints of it."""
-        least, median, largest = self.values or (None, None, None)
-        return {
-            "file": self.file,
-            "section": self.section,
-            "title": self.title,
-            "size": list(self.image.size),
-            "min": least,
-            "median": median,
-            "max": largest,
-            "colours": None if self.ends is None else list(self.ends),
-        }
 
 
 def draw(found: "Inspection", edges: int, whole: NDArray[np.uint8] | None = None) -> list[Drawn]:
@@ -94,7 +48,7 @@ def draw(found: "Inspection", edges: int, whole: NDArray[np.uint8] | None = None
     pictures += _maps(found, photos[SMALL], "confidence", lambda level: level.confidence)
     if found.chosen is not None:
         for number, block in enumerate(found.chosen.blocks, 1):
-            pictures += _edges(photos[LARGE], number, block, block.strongest(edges))
+            pictures += draw_edges(photos[LARGE], number, block, block.strongest(edges))
     return [*pictures, *_super_features(found, photos[SMALL])]
 
 
@@ -104,8 +58,7 @@ def _inputs(found: "Inspection", photo: "Picture", whole: NDArray[np.uint8] | No
         left, upper, right, lower = found.photo.region
         edges = (left / width, upper / height, right / width, lower / height)
         ground = fitted(whole, LARGE)
-        frame = Frame(edges=edges, width=3, colour=BOX)
-        image = marked(ground, [frame])
+        image = marked(ground, [Frame(edges=edges, width=3, colour=BOX)])
         yield Drawn(file="whole.png", section="input", title="the whole photo and the box", image=image, large=True)
     marks = [] if found.chosen is None else _chosen(found.chosen, found.levels[found.chosen.level])
     width, height = found.preparation.input_size
@@ -117,8 +70,8 @@ def _attention(found: "Inspection", photos: "dict[int, Picture]") -> Iterator[Dr
     levels = [level for level in found.levels if level.attention is not None]
     if not levels:
         return
-    shares = [_relative(level, found.strongest) for level in levels]
-    largest = np.max([_stretched(values, photos[LARGE].size) for values in shares], axis=0)
+    maps = [_shown(level, found.strongest) for level in levels]
+    largest = np.max([_stretched(values, photos[LARGE].size) for values in maps], axis=0)
     ends = (float(largest.min()), float(largest.max()))
     yield Drawn(
         file="attention.png",
@@ -126,19 +79,19 @@ def _attention(found: "Inspection", photos: "dict[int, Picture]") -> Iterator[Dr
         title="all scales",
         image=over_photo(normalised(largest, *ends), photos[LARGE]),
         large=True,
-        values=_three(largest),
+        values=three(largest),
         ends=ends,
         note="the largest of all scales, interpolated between the centres of their cells",
     )
-    low = min(float(values.min()) for values in shares)
-    for level, values in zip(levels, shares, strict=True):
+    ends = (min(float(values.min()) for values in maps), max(float(values.max()) for values in maps))
+    for level, values in zip(levels, maps, strict=True):
         yield Drawn(
             file=f"attention-{level.scale:g}.png",
             section="attention",
             title=_title(level),
-            image=over_photo(normalised(values, low, 1.0), photos[SMALL]),
-            values=_three(values),
-            ends=(low, 1.0),
+            image=over_photo(normalised(values, *ends), photos[SMALL]),
+            values=three(values),
+            ends=ends,
         )
 
 
@@ -146,10 +99,10 @@ def _selected(found: "Inspection", photos: "dict[int, Picture]") -> Iterator[Dra
     rings = _rings(found)
     # The strongest come last, on top of the others.
     marks = [ring for _, ring in reversed(rings)]
-    image = marked(dimmed(photos[LARGE], _GROUND), marks)
+    image = marked(grey(photos[LARGE], _GROUND), marks)
     yield Drawn(file="selected.png", section="selected", title="all scales", image=image, large=True)
     for level in found.levels:
-        ground = dimmed(photos[SMALL], 0.3)
+        ground = grey(photos[SMALL], 0.3)
         if level.chosen is not None:
             ground = lit(level.chosen, photos[SMALL], ground)
         else:
@@ -192,50 +145,9 @@ def _maps(
             section=section,
             title=_title(level),
             image=over_photo(normalised(values, low, high), photo),
-            values=_three(values),
+            values=three(values),
             ends=(low, high),
         )
-
-
-def _edges(photo: "Picture", number: int, block: "BlockEdges", strongest: "Sequence[Edge]") -> Iterator[Drawn]:
-    """Yield the strongest edges of a block, and the similarities that they are made from."""
-    weights = np.array([edge.weight for edge in strongest])
-    low, high = (float(weights.min()), float(weights.max())) if strongest else (0.0, 0.0)
-    shape = block.similarity.shape
-    marks: list[Mark] = []
-    here = _centre(block.row, block.column, shape)
-    for edge in reversed(strongest):
-        share = float(normalised(np.array(edge.weight), low, high))
-        colour = colour_of(FAINTEST + (1 - FAINTEST) * share)
-        there = _centre(edge.row, edge.column, shape)
-        marks.append(Line(start=here, end=there, width=_THIN + (_THICK - _THIN) * share, colour=colour))
-        marks.append(Frame(edges=_cell_edges(edge.row, edge.column, shape), width=2, colour=colour))
-    marks += _frame(block.row, block.column, shape)
-    yield Drawn(
-        file=f"edges-{number}.png",
-        section="edges",
-        title=f"block {number}: the strongest edges",
-        image=marked(dimmed(photo, _GROUND), marks),
-        large=True,
-        values=_three(weights) if strongest else None,
-        ends=(low, high) if strongest else None,
-        percent=True,
-        note=f"{len(strongest):,} of {block.count:,} edges; {100 * block.own:.1f} % is its own",
-    )
-    # Its similarity to itself, 1, would leave the others in the dark.
-    others = np.delete(block.similarity.reshape(-1), block.row * shape[1] + block.column)
-    least, most = (float(others.min()), float(others.max())) if len(others) else (0.0, 1.0)
-    ground = over_photo(normalised(block.similarity, least, most), photo)
-    yield Drawn(
-        file=f"similarity-{number}.png",
-        section="edges",
-        title=f"block {number}: similarity of the others to the position",
-        image=marked(ground, _frame(block.row, block.column, shape)),
-        large=True,
-        values=_three(others if len(others) else block.similarity),
-        ends=(least, most),
-        note=_rule(block),
-    )
 
 
 def _super_features(found: "Inspection", photo: "Picture") -> Iterator[Drawn]:
@@ -255,30 +167,22 @@ def _super_features(found: "Inspection", photo: "Picture") -> Iterator[Drawn]:
             section="superfeatures",
             title=f"super-feature {number}, attention {strength:.4g}",
             image=marked(over_photo(normalised(shares, *ends), photo), marks),
-            values=_three(shares),
+            values=three(shares),
             ends=ends,
         )
 
 
-def _relative(level: "LevelMaps", strongest: float) -> NDArray[np.float64]:
+def _shown(level: "LevelMaps", strongest: float) -> NDArray[np.float64]:
+    """Return attention divided by the largest of the photo; what super-features gather as it is."""
     attention = level.attention if level.attention is not None else np.zeros((1, 1), np.float32)
-    return normalised(attention, 0.0, strongest)
+    return attention.astype(np.float64) / (strongest if level.super_features is None else 1.0)
 
 
-def _stretched(shares: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+def _stretched(values: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     from PIL import Image
 
-    picture = Image.fromarray(shares.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(picture, dtype=np.float64).clip(0.0, 1.0)
-
-
-def _rule(block: "BlockEdges") -> str:
-    kind = block.block
-    if kind.edges == "softmax":
-        return f"every position is joined to every other, by softmax(similarity / {kind.parameter:.4g})"
-    if kind.edges == "topk":
-        return f"edges go to the {kind.neighbours} most similar positions, by their similarity"
-    return f"edges go to positions more similar than τ = {kind.parameter:.4g}, by how much they exceed it"
+    picture = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(picture, dtype=np.float64)
 
 
 def _title(level: "LevelMaps") -> str:
@@ -292,23 +196,5 @@ def _columns(level: "LevelMaps", width: int) -> int:
     return level.attention.shape[1] if level.attention is not None else max(width // 16, 1)
 
 
-def _centre(row: int, column: int, shape: tuple[int, ...]) -> tuple[float, float]:
-    return (column + 0.5) / shape[1], (row + 0.5) / shape[0]
-
-
-def _cell_edges(row: int, column: int, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    return column / shape[1], row / shape[0], (column + 1) / shape[1], (row + 1) / shape[0]
-
-
 def _chosen(chosen: "Chosen", level: "LevelMaps") -> list[Mark]:
-    return _frame(chosen.row, chosen.column, (1, 1) if level.attention is None else level.attention.shape)
-
-
-def _frame(row: int, column: int, shape: tuple[int, ...]) -> list[Mark]:
-    """Return the frame of the position that is looked at closely."""
-    edges = _cell_edges(row, column, shape)
-    return [Frame(edges=edges, width=7, colour=BLACK), Frame(edges=edges, width=4, colour=CHOSEN)]
-
-
-def _three(values: NDArray[Any]) -> tuple[float, float, float]:
-    return float(values.min()), float(np.median(values)), float(values.max())
+    return frame(chosen.row, chosen.column, (1, 1) if level.attention is None else level.attention.shape)

@@ -1,12 +1,12 @@
 """What happened to a photo before the network saw it, for people to read."""
 
-import io
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.runtime.decode import Photo
-from ctxdeploy.runtime.formats import readable_formats
+from ctxdeploy.runtime.limits import DecodeLimits
+from ctxdeploy.runtime.opening import open_image
 from ctxdeploy.runtime.orientation import EXIF_ORIENTATION
 
 if TYPE_CHECKING:
@@ -78,12 +78,10 @@ class Preparation:
 
 def preparation_of(data: bytes, photo: Photo, preprocessing: Preprocessing) -> Preparation:
     """Return what was done to the bytes of a photo that has been decoded; only their header is read again."""
-    from PIL import Image
-
     height, width = photo.pixels.shape[:2]
     left, upper, right, lower = photo.region
     whole = photo.region == (0, 0, *photo.original_size)
-    with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+    with open_image(data, DecodeLimits()) as image:
         orientation = _orientation(image)
         return Preparation(
             format=image.format or "unknown",

@@ -442,3 +442,22 @@ def test_preparation(
     assert (done.box, done.orientation, done.turn, done.left_out) == (None, 1, "none", ())
     assert done.bytes == (tmp_path / name).stat().st_size
     np.testing.assert_array_equal(found.photo.pixels, decode_photo(tmp_path / name, bundle.preprocessing).pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (700, 3), (3, 170)])
+def test_photos_of_odd_shapes(size: tuple[int, int], case_of: Callable[[str], Case], tmp_path: Path) -> None:
+    case = case_of("both")
+    Pillow.fromarray(sample_photo("coffee")).resize(size).save(tmp_path / "odd.png")
+    found = inspect_photo(case.bundles["functions"], tmp_path / "odd.png", InspectionConfig(at=size))
+    expected = Extractor(case.bundles["functions"]).extract_one(tmp_path / "odd.png")
+    np.testing.assert_array_equal(found.descriptors.positions, expected.positions)
+    level = found.levels[0]
+    assert found.chosen is not None and level.attention is not None
+    assert (found.chosen.row + 1, found.chosen.column + 1) == level.attention.shape
+    kernel = level.kernel(found.chosen.row, found.chosen.column)
+    assert kernel is not None and kernel.sum() == pytest.approx(1.0)
+    facts = write_inspection(tmp_path / "page", found, case.bundles["functions"], tmp_path / "odd.png", 5)
+    assert facts["scales"][0]["positions"] == level.attention.size
+    for block, edges in zip(facts["chosen"]["blocks"], found.chosen.blocks, strict=True):
+        assert edges.weights.sum() == pytest.approx(1.0)
+        assert len(block["strongest"]) == min(edges.count, 5)
