@@ -1,19 +1,29 @@
 """Photos into an index as they are extracted, with a commit now and then."""
 
 import time
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.progress import Progress
-from ctxdeploy.spool import Spool, Spooled, file_state, spooled
+from ctxdeploy.errors import StorageError
+from ctxdeploy.patience import Patience
+from ctxdeploy.progress import Display
+from ctxdeploy.spool import Spool, Spooled, file_state
+from ctxdeploy.stages import StageTimes
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
-    from ctxdeploy.runtime import Extracted, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime import PhotoFailure, PhotoSource
 
 # Photos whose descriptors are assigned to words in one call, which is faster than one by one.
 _TOGETHER = 32
+# Between two commits a tenth of the run's time may pass, so that a long run does not leave thousands of small shards,
+# but no more than this is lost when a machine fails.
+_MOST_COMMIT_SECONDS = 300.0
+# A descriptor is a posting at most: code, number of the photo, position and scale. Sorting takes three times that.
+_POSTING_BYTES, _SORTING = 26, 3
+# After so many commits small shards are merged, while the run goes on: a query reads every shard.
+_COMMITS_TO_COMPACT = 32
 
 
 @dataclass(kw_only=True)
@@ -21,24 +31,28 @@ class IndexingReport:
     """What a run did, counted in photos.
 
     Attributes:
-        found: in the folder.
+        found: in the place.
         indexed: added by this run.
         replaced: changed photos whose new descriptors took the place of the old ones.
         unchanged: in the archive already.
+        given_up: could not be decoded by an earlier run, and their files are the same: not tried again.
         changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
         removed: taken from the archive, because their files are gone.
         missing: in the archive, but their files are gone; left as they are.
         failed: could not be read; the archive lists them with their reasons.
         descriptors: of the photos added and replaced.
-        compacted: shards that were merged into larger ones at the end.
+        compacted: shards that were merged into larger ones.
         codebook: how it was trained, if this run trained it.
         seconds: of the whole run.
+        stages: where they went.
+        failures: of this run: name, reason, stage, seconds.
     """
 
     found: int = 0
     indexed: int = 0
     replaced: int = 0
     unchanged: int = 0
+    given_up: int = 0
     changed: int = 0
     removed: int = 0
     missing: int = 0
@@ -47,77 +61,114 @@ class IndexingReport:
     compacted: int = 0
     codebook: dict[str, Any] | None = None
     seconds: float = 0.0
-    failures: list[dict[str, str]] = field(default_factory=list)
+    stages: StageTimes = field(default_factory=StageTimes)
+    failures: list[dict[str, Any]] = field(default_factory=list)
 
     def metadata(self) -> dict[str, Any]:
         """Return the report as JSON prints it."""
-        return asdict(self)
+        return {**asdict(self), "stages": self.stages.metadata()}
 
 
 class Adding:
-    """Adds photos to an index, or replaces those of their names.
+    """Adds photos to an index, or replaces those of their names. Use it from one thread at a time.
 
     Args:
         index: open for writing.
         report: counts what is added, replaced and failed.
-        commit_seconds: least time between two commits; it grows to a tenth of the time since the start.
+        commit_seconds: least time between two commits; it grows to a tenth of the time since the start, and to five
+            minutes at most.
+        patience: how many photos may fail.
+        display: where remarks go.
+        memory_limit: bytes of the whole command; a quarter of it may be postings that wait for their shard.
     """
 
-    def __init__(self, index: "Index", report: IndexingReport, commit_seconds: float) -> None:
-        self._index, self._report, self._commit_seconds = index, report, commit_seconds
+    def __init__(
+        self,
+        index: "Index",
+        report: IndexingReport,
+        commit_seconds: float,
+        patience: Patience,
+        display: Display,
+        memory_limit: int | None = None,
+    ) -> None:
+        self._index, self._report, self._display = index, report, display
+        self._commit_seconds, self._patience = commit_seconds, patience
         self._start = self._committed = time.monotonic()
-        self._failures: list[dict[str, str]] = []
+        self._commits = self._postings = 0
+        posting = _POSTING_BYTES * _SORTING
+        self._most_postings = float("inf") if memory_limit is None else memory_limit / 4 / posting
+        self._failures: list[dict[str, Any]] = []
+        self._reasons: Counter[str] = Counter()
         self._waiting: list[Spooled] = []
 
     def add_spooled(self, pending: dict[str, "PhotoSource"], spool: Spool) -> None:
         """Add the photos that the spool has, and take them from ``pending``."""
         for name, photo in list(pending.items()):
-            spooled = spool.get(name, *file_state(photo))
-            if spooled is not None:
-                self._add(spooled)
+            kept = spool.get(name, *file_state(photo))
+            if kept is not None:
+                self.add(kept)
                 del pending[name]
 
-    def add_extracted(self, results: Iterable["Extracted | PhotoFailure"], bar: Progress) -> None:
-        """Add photos as they are extracted."""
-        from ctxdeploy.runtime import PhotoFailure
-
-        for result in results:
-            if isinstance(result, PhotoFailure):
-                self.fail(result)
-                bar.advance(failed=1)
-                continue
-            photo = spooled(result)
-            if photo is not None:
-                self._add(photo)
-            bar.advance()
+    def add(self, photo: Spooled) -> None:
+        """Add a photo; commit what waits if it is time."""
+        self._waiting.append(photo)
+        if len(self._waiting) >= _TOGETHER:
+            self._add_waiting()
+        self._commit_if_due()
 
     def fail(self, failure: "PhotoFailure") -> None:
-        """List a photo that could not be read."""
+        """List a photo that could not be read.
+
+        Raises:
+            TooManyFailuresError: that was one too many.
+        """
+        state = {} if failure.file is None else {"size": failure.file.size, "mtime_ns": failure.file.mtime_ns}
         record = {"name": failure.name, "reason": failure.reason, "stage": failure.stage}
-        self._failures.append(record)
-        self._report.failures.append(record)
+        self._failures.append({**record, "seconds": round(failure.seconds, 3), **state})
+        self._report.failures.append({**record, "seconds": round(failure.seconds, 3)})
         self._report.failed += 1
+        self._reasons[failure.reason] += 1
+        self._commit_if_due()
+        report = self._report
+        tried = report.indexed + report.replaced + len(self._waiting) + report.failed
+        self._patience.check(self._reasons, tried)
 
     def commit(self) -> None:
         """Make what was added durable."""
         self._add_waiting()
+        start = time.perf_counter()
         if self._failures:
             self._index.record_failures(self._failures)
             self._failures = []
         self._index.commit()
         self._committed = time.monotonic()
+        self._commits += 1
+        self._postings = 0
+        if self._commits % _COMMITS_TO_COMPACT == 0:
+            self._compact()
+        self._report.stages.write += time.perf_counter() - start
 
-    def _add(self, photo: Spooled) -> None:
-        self._waiting.append(photo)
-        if len(self._waiting) >= _TOGETHER:
-            self._add_waiting()
+    def _commit_if_due(self) -> None:
         now = time.monotonic()
-        if now - self._committed >= max(self._commit_seconds, 0.1 * (now - self._start)):
+        if self._postings > self._most_postings:
             self.commit()
+            return
+        growing = min(0.1 * (now - self._start), _MOST_COMMIT_SECONDS)
+        if now - self._committed >= max(self._commit_seconds, growing):
+            self.commit()
+
+    def _compact(self) -> None:
+        try:
+            self._report.compacted += self._index.compact_if_worth_it()
+        except StorageError as error:  # the photos are committed; room for a second copy may come
+            self._display.say(f"not compacted: {error}")
 
     def _add_waiting(self) -> None:
         from ctxdeploy.index import Photo
 
+        if not self._waiting:
+            return
+        start = time.perf_counter()
         known = sum(photo.name in self._index for photo in self._waiting)
         self._index.add_many(
             (
@@ -129,5 +180,8 @@ class Adding:
         )
         self._report.replaced += known
         self._report.indexed += len(self._waiting) - known
-        self._report.descriptors += sum(len(photo.descriptors) for photo in self._waiting)
+        descriptors = sum(len(photo.descriptors) for photo in self._waiting)
+        self._report.descriptors += descriptors
+        self._postings += descriptors
         self._waiting = []
+        self._report.stages.assign += time.perf_counter() - start

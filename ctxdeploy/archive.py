@@ -1,14 +1,14 @@
 """A photo archive: an index, with the model that made it and the folder that its photos came from.
 
 Beside the index's own files an archive holds ``model/``, a copy of the bundle, so that it answers queries wherever it
-is moved, and ``origin.json``, which names the folder of the photos (for thumbnails, and to refuse another folder).
+is moved, and ``origin.json``, which names the place of the photos (for thumbnails, and to refuse another place).
 """
 
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import ctxdeploy.bundle
@@ -23,6 +23,7 @@ from ctxdeploy.errors import (
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
+    from ctxdeploy.runtime.listing import Listing
 
 SUFFIX = ".ctxindex"
 BUNDLE_SUFFIX = ".ctxbundle"
@@ -43,9 +44,16 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).exists()
 
 
-def default_archive(folder: Path) -> Path:
-    """Return the archive of a folder of photos: ``<its name>.ctxindex`` in the working folder."""
-    return Path(f"{folder.resolve().name or 'photos'}{SUFFIX}")
+def default_archive(place: str) -> Path:
+    """Return the archive of a place of photos: ``<its name>.ctxindex`` in the working folder.
+
+    The name is that of the folder, of a file without its extension, or the last part of a URL.
+    """
+    if "://" not in place and Path(place).is_dir():
+        name = Path(place).resolve().name
+    else:
+        name = PurePosixPath(place.partition("?")[0]).stem.partition("{")[0].strip("-_.")
+    return Path(f"{name or 'photos'}{SUFFIX}")
 
 
 def find_archive(given: str | None) -> Path:
@@ -158,7 +166,7 @@ def archive_problems(path: Path) -> list[str]:
     problems = verify(path)
     # An archive made in Python has neither model nor origin.
     ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()
-    for check in (open_model, photo_folder) if ours else ():
+    for check in (open_model, photo_place) if ours else ():
         try:
             check(path)
         except CtxdeployError as error:
@@ -178,14 +186,15 @@ def folder_bytes(path: Path) -> int:
     return total
 
 
-def check_origin(archive: Path, photos: Path) -> None:
-    """Raise ``ConfigError`` if an archive holds the photos of another folder that is still there."""
-    former = photo_folder(archive)
-    if former is not None and former != photos.resolve() and former.is_dir():
-        raise ConfigError(
-            f"{archive} holds the photos of {former}: index {photos} into an archive of its own with -o, "
-            f"or index the folder above both"
-        )
+def check_origin(archive: Path, listing: "Listing") -> None:
+    """Raise ``ConfigError`` if an archive holds the photos of another place, unless that was a folder and is gone."""
+    former = photo_place(archive)
+    if former is None or former == listing.place or not ("://" in former or os.path.lexists(former)):
+        return
+    raise ConfigError(
+        f"{archive} holds the photos of {former}: index {listing.place} into an archive of its own with -o, or index a "
+        "place above both; if the photos have moved there, say  --moved"
+    )
 
 
 def forget_damaged_origin(archive: Path) -> str | None:
@@ -193,7 +202,7 @@ def forget_damaged_origin(archive: Path) -> str | None:
     from ctxdeploy.index.storage import storing
 
     try:
-        photo_folder(archive)
+        photo_place(archive)
     except ArchiveError as error:
         with storing(archive / _ORIGIN):
             (archive / _ORIGIN).unlink()
@@ -201,24 +210,33 @@ def forget_damaged_origin(archive: Path) -> str | None:
     return None
 
 
-def store_origin(archive: Path, photos: Path, extraction: Mapping[str, Any]) -> None:
-    """Remember the folder of the photos, and what extracted them last (backend, precision, device).
+def store_origin(archive: Path, listing: "Listing", extraction: Mapping[str, Any], *, moved: bool = False) -> None:
+    """Remember the place of the photos, and what extracted them last (backend, precision, device).
 
-    A folder that moved replaces the former, which must be gone.
+    A place replaces the former, which must be gone unless ``moved`` is set.
     """
     from ctxdeploy.index.manifest import checksum
     from ctxdeploy.index.storage import write_file
 
-    check_origin(archive, photos)
-    facts = {"photos": os.fsencode(photos.resolve()).hex(), "extraction": dict(extraction)}
+    if not moved:
+        check_origin(archive, listing)
+    folder = None if listing.folder is None else _hex(str(listing.folder.resolve()))
+    facts = {"photos": _hex(listing.place), "folder": folder, "extraction": dict(extraction)}
     text = json.dumps({**facts, "checksum": checksum(facts)}) + "\n"
     write_file(archive / _ORIGIN, [text.encode("ascii")])
 
 
-def photo_folder(archive: Path) -> Path | None:
-    """Return the folder that the photos were in when they were indexed; None if it is not known."""
+def photo_place(archive: Path) -> str | None:
+    """Return the folder, file or URL that named the photos when they were indexed; None if it is not known."""
     origin = _read_origin(archive)
-    return None if origin is None else Path(os.fsdecode(bytes.fromhex(origin["photos"])))
+    return None if origin is None else _text(origin["photos"])
+
+
+def photo_folder(archive: Path) -> Path | None:
+    """Return the folder that the photos' names are paths in; None if there is none, or it is not known."""
+    origin = _read_origin(archive)
+    folder = None if origin is None else origin.get("folder", origin["photos"])
+    return None if folder is None else Path(_text(folder))
 
 
 def extraction_of(archive: Path) -> dict[str, Any] | None:
@@ -233,7 +251,9 @@ def _read_origin(archive: Path) -> dict[str, Any] | None:
     path = archive / _ORIGIN
     try:
         origin = json.loads(path.read_text(encoding="ascii"))
-        bytes.fromhex(origin["photos"])
+        _text(origin["photos"])
+        if origin.get("folder") is not None:
+            _text(origin["folder"])
         if not isinstance(origin["extraction"], dict):
             raise ValueError("extraction is no object")
         # Archives of format 1 have no checksum here.
@@ -245,3 +265,11 @@ def _read_origin(archive: Path) -> dict[str, Any] | None:
         raise ArchiveError(f"{path} is damaged: remove it and run  ctxdeploy index  again") from error
     checked: dict[str, Any] = origin
     return checked
+
+
+def _hex(text: str) -> str:
+    return os.fsencode(text).hex()
+
+
+def _text(encoded: str) -> str:
+    return os.fsdecode(bytes.fromhex(encoded))

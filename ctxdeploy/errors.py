@@ -86,7 +86,13 @@ class SomePhotosFailedError(CtxdeployError):
     exit_code = 19
 
 
+class TooManyFailuresError(CtxdeployError):
+    """More photos failed than ``--max-failures`` allows; what was done is committed."""
+
+    exit_code = 20
+
+
 class OutOfMemoryError(BackendError):
     """A batch does not fit into the memory that there is; a smaller one may."""
 
-    exit_code = 20
+    exit_code = 21

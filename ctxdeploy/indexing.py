@@ -1,14 +1,15 @@
-"""A folder of photos to an archive.
+"""Photos of a place to an archive.
 
     photos ─ sample ─ extract ─ spool ─ codebook ─┐
        └──────────── extract ─────────────────────┴─ add ─ commit …
+                (workers, network)                  (a thread)
 
 Everything that is committed stays: a run that was interrupted continues where it was. A run on an archive that exists
 takes in what is new or changed.
 """
 
 import time
-from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,30 +17,40 @@ from typing import TYPE_CHECKING
 from ctxdeploy.adding import Adding, IndexingReport
 from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
 from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BackendError, ConfigError, StorageError
-from ctxdeploy.planning import Plan, check_sync, is_gone, make_plan
+from ctxdeploy.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
+from ctxdeploy.handover import Handover
+from ctxdeploy.patience import NO_LIMIT, Patience
+from ctxdeploy.planning import Plan, check_sync, make_plan
 from ctxdeploy.progress import Display
-from ctxdeploy.spool import Spool
-from ctxdeploy.training import TrainingConfig, train_codebook
+from ctxdeploy.spool import Spool, spooled
+from ctxdeploy.stages import StageTimes
+from ctxdeploy.training import CodebookTrainer, TrainingConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook, Index
-    from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime import Extracted, Extractor, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime.listing import Listing
+
+# Extracted photos that may wait for the writer, 0.5 MB each at 1000 descriptors.
+_AHEAD = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexingConfig:
-    """How a folder is indexed.
+    """How photos are indexed.
 
     Attributes:
         codebook: file of a codebook to use; trained from the photos if None. Only for a new archive.
         words: size of a trained codebook; chosen from the number of descriptors if None.
         training_photos: photos at most whose descriptors train the codebook, drawn with ``seed``.
         seed: of the sample and of k-means.
-        commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, so that
-            a long run does not leave thousands of small shards.
+        commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, and to
+            five minutes at most.
         geometry: keep the position and scale of each descriptor. Only for a new archive.
-        sync: remove the archive's photos whose files are gone.
+        sync: remove the archive's photos that are gone.
+        moved: the photos are at another place now than the archive remembers.
+        retry_failed: try photos again that could not be decoded before.
+        patience: how many photos may fail.
         collect_garbage: remove files of interrupted runs and former states at the end, even if nothing was compacted.
     """
 
@@ -47,9 +58,12 @@ class IndexingConfig:
     words: int | None = None
     training_photos: int = 5000
     seed: int = 0
-    commit_seconds: float = 60.0
+    commit_seconds: float = 10.0
     geometry: bool = False
     sync: bool = False
+    moved: bool = False
+    retry_failed: bool = False
+    patience: Patience = NO_LIMIT
     collect_garbage: bool = False
 
     def __post_init__(self) -> None:
@@ -61,28 +75,21 @@ class IndexingConfig:
             raise ConfigError(f"--words {self.words} is outside 1..{MAX_WORDS}")
         if self.training_photos < 1:
             raise ConfigError(f"--training-photos {self.training_photos} must be positive")
+        if not 0 <= self.commit_seconds <= 86400:
+            raise ConfigError(f"--commit-seconds {self.commit_seconds:g} is outside 0..86400")
 
 
 def index_photos(
-    folder: Path,
-    photos: list["PhotoSource"],
-    archive: Path,
-    extractor: "Extractor",
-    config: IndexingConfig,
-    display: Display,
-    *,
-    unreadable: Sequence["PhotoFailure"] = (),
+    listing: "Listing", archive: Path, extractor: "Extractor", config: IndexingConfig, display: Display
 ) -> IndexingReport:
     """Index photos into an archive, new or not.
 
     Args:
-        folder: that the photos' names are relative to.
-        photos: what to index.
+        listing: the photos; what of it could not be listed counts as failures.
         archive: its folder.
         extractor: the model; an archive must have been made with it.
-        config: codebook, commits, and what happens to what is gone.
+        config: codebook, commits, failures, and what happens to what is gone.
         display: where progress and remarks go.
-        unreadable: folders that could not be listed; they count as failures.
 
     Raises:
         MismatchError: the archive was made with another model or preprocessing.
@@ -90,46 +97,42 @@ def index_photos(
         StorageError: it cannot be written.
         NoPhotosError: no photo could be read, so that no codebook can be trained.
         ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
-        BackendError, KeyboardInterrupt: after committing what was done.
+        TooManyFailuresError, BackendError, KeyboardInterrupt: after committing what was done.
     """
     start = time.monotonic()
-    report = IndexingReport(found=len(photos))
+    report = IndexingReport(found=len(listing.photos))
     bundle = extractor.bundle
     spool = Spool(archive.with_name(archive.name + ".training"), _spool_key(bundle))
-    with _open(archive, photos, extractor, config, spool, display, report) as index:
-        plan = _plan(index, archive, folder, photos, config, unreadable)
-        report.unchanged, report.changed = plan.unchanged, len(plan.changed)
-        store_origin(archive, folder, extractor.description())
+    trainer = CodebookTrainer(extractor, spool, config.patience, display)
+    with _open(archive, listing, bundle, config, spool, trainer, report) as index:
+        plan = _plan(index, archive, listing, config)
+        report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
+        store_origin(archive, listing, extractor.description(), moved=config.moved)
         store_model(archive, bundle)
-        run = Adding(index, report, config.commit_seconds)
+        limit = extractor.config.memory_limit
+        run = Adding(index, report, config.commit_seconds, config.patience, display, limit)
         index.forget_failures(plan.settled)
-        for failure in unreadable:
-            run.fail(failure)
         pending = {**plan.new, **plan.changed}
         try:
+            for failure in (*listing.unreadable, *trainer.failed):
+                pending.pop(failure.name, None)
+                run.fail(failure)
             run.add_spooled(pending, spool)
             if pending:
-                with display.progress("indexing", len(pending)) as bar:
-                    run.add_extracted(extractor.extract(list(pending.values())), bar)
-        except (KeyboardInterrupt, BackendError):
+                _extract(list(pending.values()), extractor, run, report.stages, display)
+        except (KeyboardInterrupt, BackendError, TooManyFailuresError):
             run.commit()
             raise
         # Last, so that a photo that was renamed is in the archive under either name at any time.
-        _leave(index, [name for name in plan.gone if is_gone(folder / name)], config, report)
+        _leave(index, [name for name in plan.gone if listing.is_gone(name)], config, report)
         run.commit()
-        report.compacted = _tidy(index, config, display)
+        report.compacted += _tidy(index, config, display)
     spool.remove()
     report.seconds = time.monotonic() - start
     return report
 
 
-def plan_indexing(
-    folder: Path,
-    photos: list["PhotoSource"],
-    archive: Path,
-    config: IndexingConfig,
-    unreadable: Sequence["PhotoFailure"] = (),
-) -> Plan:
+def plan_indexing(listing: "Listing", archive: Path, config: IndexingConfig) -> Plan:
     """Return what ``index_photos`` would do; nothing is written, and no model is needed.
 
     Raises:
@@ -141,25 +144,45 @@ def plan_indexing(
 
     if not is_archive(archive):
         check_free(archive)
-        return make_plan(None, folder, photos, unreadable)
+        return make_plan(None, listing)
     with Index.open(archive) as index:
         _check_settings(index, archive, config)
-        return _plan(index, archive, folder, photos, config, unreadable)
+        return _plan(index, archive, listing, config)
 
 
-def _plan(
-    index: "Index",
-    archive: Path,
-    folder: Path,
-    photos: list["PhotoSource"],
-    config: IndexingConfig,
-    unreadable: Sequence["PhotoFailure"],
-) -> Plan:
-    check_origin(archive, folder)
-    plan = make_plan(index, folder, photos, unreadable)
+def _plan(index: "Index", archive: Path, listing: "Listing", config: IndexingConfig) -> Plan:
+    if not config.moved:
+        check_origin(archive, listing)
+    plan = make_plan(index, listing, retry_failed=config.retry_failed)
     if config.sync:
-        check_sync(plan, archive, folder)
+        check_sync(plan, archive, listing)
     return plan
+
+
+def _extract(
+    photos: list["PhotoSource"], extractor: "Extractor", run: Adding, stages: StageTimes, display: Display
+) -> None:
+    """Extract photos and add them; assignment, shards and commits run in a thread beside the network."""
+    from ctxdeploy.runtime import PhotoFailure
+
+    def take(result: "Extracted | PhotoFailure") -> None:
+        if isinstance(result, PhotoFailure):
+            run.fail(result)
+        else:
+            run.add(spooled(result))
+
+    with (
+        closing(extractor.extract(photos)) as results,
+        display.progress("indexing", len(photos)) as bar,
+        Handover(take, _AHEAD) as writer,
+    ):
+        for result in results:
+            start = time.perf_counter()
+            writer.put(result)
+            stages.blocked += time.perf_counter() - start
+            stages.take(extractor.flow)
+            bar.limited_by(stages.limit)
+            bar.advance(failed=int(isinstance(result, PhotoFailure)))
 
 
 def _spool_key(bundle: Bundle) -> dict[str, str]:
@@ -168,22 +191,26 @@ def _spool_key(bundle: Bundle) -> dict[str, str]:
 
 def _open(
     archive: Path,
-    photos: list["PhotoSource"],
-    extractor: "Extractor",
+    listing: "Listing",
+    bundle: Bundle,
     config: IndexingConfig,
     spool: Spool,
-    display: Display,
+    trainer: CodebookTrainer,
     report: IndexingReport,
 ) -> "Index":
     """Open the archive for writing, or make it with a codebook, which may have to be trained."""
     from ctxdeploy.index import DescriptorSource, Index, IndexConfig
     from ctxdeploy.index.creation import check_free
 
-    bundle = extractor.bundle
     if not is_archive(archive):
         check_free(archive)
         with spool.locked():
-            codebook = _codebook(photos, extractor, config, spool, display, report)
+            if config.codebook is None:
+                training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)
+                codebook = trainer.train(listing.photos, training)
+                report.codebook = codebook.metadata()
+            else:
+                codebook = _load_codebook(config.codebook, bundle)
             name = bundle.source.get("file", "")
             source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
             settings = IndexConfig(geometry=config.geometry)
@@ -198,37 +225,24 @@ def _open(
     return index
 
 
+def _load_codebook(path: Path, bundle: Bundle) -> "Codebook":
+    from ctxdeploy.index import Codebook
+
+    codebook = Codebook.load(path)
+    dim = bundle.extraction.dim
+    if codebook.dim != dim:
+        raise ConfigError(
+            f"codebook {path} has dimension {codebook.dim}, the model {dim}: give the codebook of this model, or none"
+        )
+    return codebook
+
+
 def _check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
     """Raise ``ConfigError`` for what only a new archive takes."""
     if config.codebook is not None or config.words is not None:
         raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
     if config.geometry and not index.config.geometry:
         raise ConfigError(f"{archive} was made without --geometry: leave it out, or choose another -o")
-
-
-def _codebook(
-    photos: list["PhotoSource"],
-    extractor: "Extractor",
-    config: IndexingConfig,
-    spool: Spool,
-    display: Display,
-    report: IndexingReport,
-) -> "Codebook":
-    from ctxdeploy.index import Codebook
-
-    if config.codebook is None:
-        training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)
-        trained = train_codebook(photos, extractor, spool, training, display)
-        report.codebook = trained.metadata()
-        return trained
-    codebook = Codebook.load(config.codebook)
-    dim = extractor.bundle.extraction.dim
-    if codebook.dim != dim:
-        raise ConfigError(
-            f"codebook {config.codebook} has dimension {codebook.dim}, the model {dim}: "
-            "give the codebook of this model, or none"
-        )
-    return codebook
 
 
 def _leave(index: "Index", gone: list[str], config: IndexingConfig, report: IndexingReport) -> None:

@@ -23,7 +23,7 @@ from ctxdeploy.errors import StorageError
 from ctxdeploy.hashing import settings_sha256
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import Extracted, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime import Extracted, PhotoSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,12 +137,8 @@ class Spool:
         return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
 
 
-def spooled(result: "Extracted | PhotoFailure") -> Spooled | None:
-    """Return what a result of an extraction leaves in the spool; None for a failure."""
-    from ctxdeploy.runtime import Extracted
-
-    if not isinstance(result, Extracted):
-        return None
+def spooled(result: "Extracted") -> Spooled:
+    """Return what an extracted photo leaves in the spool and in the archive."""
     size, mtime_ns = (result.file.size, result.file.mtime_ns) if result.file else (-1, -1)
     return Spooled(name=result.name, descriptors=result.descriptors, size=size, mtime_ns=mtime_ns)
 

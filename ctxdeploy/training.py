@@ -1,6 +1,8 @@
 """A codebook from a sample of the photos that are to be indexed."""
 
 import random
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import NoPhotosError
+from ctxdeploy.patience import Patience
 from ctxdeploy.progress import Display
 from ctxdeploy.spool import Spool, file_state, spooled
+from ctxdeploy.stages import StageTimes
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
-    from ctxdeploy.runtime import Extractor, PhotoSource
+    from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
 
 # Of k-means; it ends earlier when no descriptor changes its word.
 ITERATIONS = 20
@@ -36,45 +40,88 @@ class TrainingConfig:
     seed: int
 
 
-def train_codebook(
-    photos: list["PhotoSource"], extractor: "Extractor", spool: Spool, config: TrainingConfig, display: Display
-) -> "Codebook":
-    """Train a codebook from a sample of photos; their descriptors stay in the spool, which must be locked.
+class CodebookTrainer:
+    """Extracts a sample of photos and trains a codebook from it; the descriptors stay in the spool.
 
-    Descriptors found at scale 1 train it, as in HOW; where they are fewer than a tenth of all (a network without such a
-    scale, small photos), all do. At most 64 a word are held in memory.
+    Args:
+        extractor: the model.
+        spool: where the descriptors go; it must be locked while ``train`` runs.
+        patience: how many photos may fail.
+        display: where progress and remarks go.
 
-    Raises:
-        NoPhotosError: no photo gave descriptors.
-        ConfigError: there are fewer descriptors than words.
+    Attributes:
+        failed: photos that could not be read.
     """
-    from ctxdeploy.index import Codebook
 
-    sample = photos
-    if len(photos) > config.most_photos:
-        sample = random.Random(config.seed).sample(photos, config.most_photos)
-    missing = [photo for photo in sample if not spool.has(photo.name, *file_state(photo))]
-    if missing:
-        with display.progress("extracting for the codebook", len(missing)) as bar:
-            for result in extractor.extract(missing):
-                photo = spooled(result)
-                if photo is not None:
-                    spool.put(photo)
-                bar.advance(failed=int(photo is None))
-    vectors, used = _training_vectors(spool, sorted(photo.name for photo in sample), config)
-    if not len(vectors):
-        raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
-    display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
-    with display.progress("clustering", ITERATIONS, "iterations") as bar:
-        codebook = Codebook.train(
-            vectors, config.words, seed=config.seed, iterations=ITERATIONS, progress=lambda done, total: bar.advance()
-        )
-    display.say(codebook.metadata()["training"]["explanation"])
-    return codebook
+    def __init__(self, extractor: "Extractor", spool: Spool, patience: Patience, display: Display) -> None:
+        self._extractor, self._spool = extractor, spool
+        self._patience, self._display = patience, display
+        self.failed: list[PhotoFailure] = []
+
+    def train(self, photos: list["PhotoSource"], config: TrainingConfig) -> "Codebook":
+        """Train a codebook from a sample of photos.
+
+        Descriptors found at scale 1 train it, as in HOW; where they are fewer than a tenth of all (a network without
+        such a scale, small photos), all do. At most 64 a word are held in memory.
+
+        Raises:
+            NoPhotosError: no photo gave descriptors.
+            ConfigError: there are fewer descriptors than words.
+            TooManyFailuresError: more photos failed than is allowed.
+        """
+        from ctxdeploy.index import Codebook
+
+        sample = photos
+        if len(photos) > config.most_photos:
+            sample = random.Random(config.seed).sample(photos, config.most_photos)
+        missing = [photo for photo in sample if not self._spool.has(photo.name, *file_state(photo))]
+        if missing:
+            self._extract(missing)
+        limit = self._extractor.config.memory_limit
+        # Half of the memory may be the descriptors that are clustered.
+        most = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
+        vectors, used = _training_vectors(self._spool, sorted(photo.name for photo in sample), config, most)
+        if not len(vectors):
+            raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
+        self._display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
+        with self._display.progress("clustering", ITERATIONS, "iterations") as bar:
+            codebook = Codebook.train(
+                vectors,
+                config.words,
+                seed=config.seed,
+                iterations=ITERATIONS,
+                progress=lambda done, total: bar.advance(),
+            )
+        self._display.say(codebook.metadata()["training"]["explanation"])
+        return codebook
+
+    def _extract(self, photos: list["PhotoSource"]) -> None:
+        from ctxdeploy.runtime import PhotoFailure
+
+        reasons: Counter[str] = Counter()
+        times = StageTimes()
+        with (
+            closing(self._extractor.extract(photos)) as results,
+            self._display.progress("extracting for the codebook", len(photos)) as bar,
+        ):
+            for tried, result in enumerate(results, 1):
+                is_failure = isinstance(result, PhotoFailure)
+                if isinstance(result, PhotoFailure):
+                    self.failed.append(result)
+                    reasons[result.reason] += 1
+                    self._patience.check(reasons, tried)
+                else:
+                    self._spool.put(spooled(result))
+                times.take(self._extractor.flow)
+                bar.limited_by(times.limit)
+                bar.advance(failed=int(is_failure))
 
 
-def _training_vectors(spool: Spool, names: list[str], config: TrainingConfig) -> tuple[NDArray[np.float32], int]:
-    """Return descriptors of the named photos, and of how many: those of scale 1, or all, and no more than are used."""
+def _training_vectors(
+    spool: Spool, names: list[str], config: TrainingConfig, most: int | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return descriptors of the named photos, and of how many photos: those of scale 1, or all; no more than are used,
+    and about ``most``."""
     from ctxdeploy.index.training import MAX_PER_WORD, choose_words
 
     wanted = set(names)
@@ -88,6 +135,8 @@ def _training_vectors(spool: Spool, names: list[str], config: TrainingConfig) ->
     total = near if only_near else every
     words, _ = choose_words(total, config.words)
     share = min(1.0, words * MAX_PER_WORD / total)
+    if most is not None:
+        share = min(share, most / total)
     generator = np.random.default_rng(config.seed)
     parts = []
     for photo in spool.photos(wanted):

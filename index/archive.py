@@ -347,7 +347,8 @@ class Index(Reader):
             return dict(self._writer.known())
 
     def record_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
-        """Remember photos that could not be read: texts ``name``, ``reason``, ``stage``. Durable with ``commit``.
+        """Remember photos that could not be read: texts ``name``, ``reason``, ``stage``; numbers ``seconds``, and
+        ``size`` and ``mtime_ns`` of the file, where they are known. Durable with ``commit``.
 
         A photo that is added later drops out of the list.
         """
@@ -359,7 +360,7 @@ class Index(Reader):
         with self._mutex:
             self._writing().forget_failures(names)
 
-    def failures(self) -> list[dict[str, str]]:
+    def failures(self) -> list[dict[str, Any]]:
         """Return the photos that could not be read, as they were recorded."""
         if self._writer is None:
             return super().failures()

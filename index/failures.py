@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,28 @@ from ctxdeploy.errors import ArchiveError, ConfigError
 from ctxdeploy.index.format import unreadable
 from ctxdeploy.index.manifest import FileEntry, store
 
-_FIELDS = ("name", "reason", "stage")
-Failures = dict[str, dict[str, str]]
+_TEXTS = ("name", "reason", "stage")
+# Kept where they are given: seconds spent on the photo; size in bytes and time of change of its file.
+_NUMBERS = {"seconds": (int, float), "size": (int,), "mtime_ns": (int,)}
+Failures = dict[str, dict[str, Any]]
 
 
 def normalised(records: Iterable[Mapping[str, Any]]) -> Failures:
-    """Return records by name; ``ConfigError`` unless each has a text for name and reason (stage may be missing)."""
+    """Return records by name.
+
+    Raises:
+        ConfigError: name or reason (stage may be missing) is no text, or seconds, size or mtime_ns no number.
+    """
     result: Failures = {}
     for record in records:
-        facts = {field: record.get(field, "" if field == "stage" else None) for field in _FIELDS}
+        facts = {field: record.get(field, "" if field == "stage" else None) for field in _TEXTS}
         if not all(isinstance(value, str) for value in facts.values()):
             raise ConfigError(f"a failed photo needs texts for name, reason and stage, not {dict(record)!r}"[:300])
+        for field, types in _NUMBERS.items():
+            if field in record:
+                facts[field] = record[field]
+                if type(facts[field]) not in types or not math.isfinite(facts[field]):
+                    raise ConfigError(f"{field} of a failed photo is no number: {dict(record)!r}"[:300])
         result[facts["name"]] = facts
     return result
 

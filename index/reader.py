@@ -226,7 +226,7 @@ class Reader:
         shard, number = place
         return shard.geometry(number)
 
-    def failures(self) -> list[dict[str, str]]:
+    def failures(self) -> list[dict[str, Any]]:
         """Return the photos that could not be read, as they were recorded."""
         return [dict(record) for record in self._snapshot.failures.values()]
 

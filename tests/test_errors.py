@@ -19,7 +19,8 @@ CODES = {
     "NoPhotosError": 17,
     "StorageError": 18,
     "SomePhotosFailedError": 19,
-    "OutOfMemoryError": 20,
+    "TooManyFailuresError": 20,
+    "OutOfMemoryError": 21,
 }
 
 

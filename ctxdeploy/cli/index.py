@@ -1,7 +1,7 @@
 """``ctxdeploy index``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,42 +11,57 @@ from ctxdeploy.cli.options import (
     PATH,
     backend_config,
     backend_options,
+    extraction_config,
+    extraction_options,
     json_option,
     model_option,
     print_json,
     quiet_option,
 )
-from ctxdeploy.errors import SomePhotosFailedError
+from ctxdeploy.errors import ConfigError, SomePhotosFailedError
+from ctxdeploy.estimate import Estimate, estimate
 from ctxdeploy.indexing import IndexingConfig, index_photos, plan_indexing
+from ctxdeploy.patience import NO_LIMIT, Patience
 from ctxdeploy.planning import Plan
 from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig, Extractor
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
+    from ctxdeploy.runtime.listing import Listing
 
 # Failed photos that are named on stderr; the archive lists all.
 NAMED_FAILURES = 5
 
 
 @click.command("index")
-@click.argument("folder", type=PATH)
-@click.option("-o", "--output", type=PATH, metavar="ARCHIVE", help="[default: FOLDER's name with .ctxindex, here]")
+@click.argument("place")
+@click.option("-o", "--output", type=PATH, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
 @model_option
 @click.option("--codebook", type=PATH, metavar="FILE", help="Codebook to use [default: trained from the photos].")
 @click.option("--words", type=int, metavar="N", help="Size of the codebook [default: fits the number of descriptors].")
 @click.option("--training-photos", type=int, default=5000, show_default=True, help="Photos that train the codebook.")
 @click.option("--geometry", is_flag=True, help="Keep the position and scale of each descriptor (8 bytes).")
-@click.option("--sync", is_flag=True, help="Remove photos from the archive whose files are gone from FOLDER.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is written and no model needed.")
+@click.option("--sync", is_flag=True, help="Remove photos from the archive that are gone from PLACE.")
+@click.option("--moved", is_flag=True, help="The archive's photos are at PLACE now.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
+@click.option("--retry-failed", is_flag=True, help="Try photos again that could not be decoded before.")
+@click.option("--max-failures", metavar="N|P%", help="Stop when more photos fail; a share counts from 100 photos on.")
+@click.option(
+    "--commit-seconds",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Least time between two commits; it grows to a tenth of the run, 300 at most.",
+)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
-@click.option("--workers", type=int, metavar="N", help="Processes that read and decode photos [default: 2].")
 @click.option("--gc", is_flag=True, help="At the end, remove files of interrupted runs and former states.")
+@extraction_options
 @backend_options
 @json_option
 @quiet_option
 def command(
-    folder: Path,
+    place: str,
     output: Path | None,
     model: str | None,
     codebook: Path | None,
@@ -54,9 +69,12 @@ def command(
     training_photos: int,
     geometry: bool,
     sync: bool,
+    moved: bool,
     dry_run: bool,
+    retry_failed: bool,
+    max_failures: str | None,
+    commit_seconds: float,
     recursive: bool,
-    workers: int | None,
     gc: bool,
     backend: str,
     precision: str,
@@ -64,12 +82,14 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Index the photos of FOLDER. Run it again to take in new and changed photos, or to continue after an interruption.
+    """Index the photos of PLACE. Run it again to take in new and changed photos, or to continue after an interruption.
+
+    PLACE is a folder, a list (.txt, .csv, .jsonl), a tar file, several (shards-{000..099}.tar), or a URL (s3://…).
 
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
     cannot be read keeps its old descriptors until it can be, or is removed.
     """
-    from ctxdeploy.runtime import PhotoFailure, find_photos
+    from ctxdeploy.runtime.listing import list_photos
 
     config = IndexingConfig(
         codebook=codebook,
@@ -77,45 +97,53 @@ def command(
         training_photos=training_photos,
         geometry=geometry,
         sync=sync,
+        moved=moved,
+        retry_failed=retry_failed,
+        patience=NO_LIMIT if max_failures is None else Patience.parse(max_failures),
+        commit_seconds=commit_seconds,
         collect_garbage=gc,
     )
-    engine = backend_config(backend, precision, threads)
-    archive = output or default_archive(folder)
-    unreadable: list[PhotoFailure] = []
-    photos = find_photos(folder, recursive, unreadable=unreadable)
+    engine, extraction = backend_config(backend, precision, threads), extraction_config()
+    archive = output or default_archive(place)
+    shown = Display(quiet=quiet, as_json=as_json)
+    listing = list_photos(place, recursive=recursive)
     if dry_run:
-        plan = plan_indexing(folder, photos, archive, config, unreadable)
-        _print_plan(archive, plan, [failure.name for failure in unreadable], sync, as_json)
+        _dry_run(archive, model, engine, extraction, listing, config, as_json)
         return
-    extractor = _extractor(archive, model, engine, workers)
-    shown = Display(quiet=quiet)
+    extractor = _extractor(archive, model, engine, extraction)
     about = extractor.description()
-    shown.say(f"{counted(len(photos), 'photo')}; {about['backend']} {about['precision']} on {about['device']}")
+    shown.say(f"{counted(len(listing.photos), 'photo')}; {about['backend']} {about['precision']} on {about['device']}")
     try:
-        report = index_photos(folder, photos, archive, extractor, config, shown, unreadable=unreadable)
+        report = index_photos(listing, archive, extractor, config, shown)
     except KeyboardInterrupt:
         click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
         raise
     _print(archive, report, about, as_json)
-    _remark(archive, folder, report, shown)
+    _remark(archive, listing, report, about, shown)
 
 
-def _extractor(archive: Path, model: str | None, engine: "BackendConfig", workers: int | None) -> "Extractor":
+def _extractor(archive: Path, model: str | None, engine: "BackendConfig", config: "ExtractorConfig") -> "Extractor":
     from ctxdeploy import bundle as bundles
-    from ctxdeploy.runtime import Extractor, ExtractorConfig
+    from ctxdeploy.runtime import Extractor
 
     own = is_archive(archive) and model is None and has_model(archive)
     bundle = open_model(archive) if own else bundles.open(find_model(model))
-    config = ExtractorConfig() if workers is None else ExtractorConfig(workers=workers)
     return Extractor(bundle, backend=engine, config=config)
 
 
-def _remark(archive: Path, folder: Path, report: IndexingReport, shown: Display) -> None:
+def _remark(archive: Path, listing: "Listing", report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
     """Say what a user may not expect, and raise if photos could not be read."""
+    if report.indexed + report.replaced:
+        shown.say(report.stages.advice(about["precision"], about["workers"]))
     if report.missing:
         shown.say(
-            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {folder}; queries still "
-            "find them:  --sync  removes them"
+            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {listing.place}; queries "
+            "still find them:  --sync  removes them"
+        )
+    if report.given_up:
+        shown.say(
+            f"{counted(report.given_up, 'photo')} could not be decoded before and did not change:  --retry-failed  "
+            "tries them again"
         )
     if report.replaced < report.changed:
         shown.say(
@@ -130,16 +158,45 @@ def _remark(archive: Path, folder: Path, report: IndexingReport, shown: Display)
         )
 
 
-def _print_plan(archive: Path, plan: Plan, unreadable: list[str], sync: bool, as_json: bool) -> None:
+def _dry_run(
+    archive: Path,
+    model: str | None,
+    engine: "BackendConfig",
+    extraction: "ExtractorConfig",
+    listing: "Listing",
+    config: IndexingConfig,
+    as_json: bool,
+) -> None:
+    plan = plan_indexing(listing, archive, config)
+    try:
+        extractor = _extractor(archive, model, engine, extraction)
+    except ConfigError as error:  # no model is needed to say what would be done
+        expected, why = None, str(error)
+    else:
+        photos = [*plan.new.values(), *plan.changed.values()]
+        expected, why = estimate(photos, archive, extractor, config), "none of a few photos could be read"
+    unreadable = [failure.name for failure in listing.unreadable]
     if as_json:
-        print_json({"archive": str(archive), "dry_run": True, **plan.metadata(), "unreadable_folders": unreadable})
+        facts = {"archive": str(archive), "dry_run": True, "place": listing.place, **plan.metadata()}
+        costs = None if expected is None else expected.metadata()
+        print_json({**facts, "unreadable_folders": unreadable, "estimate": costs})
         return
+    _print_plan(archive, plan, unreadable, config.sync)
+    _print_estimate(expected, why)
+
+
+def _print_plan(archive: Path, plan: Plan, unreadable: list[str], sync: bool) -> None:
     kinds = list(plan.kinds())
-    labels = {"gone": "gone, to be removed" if sync else "gone (--sync removes them)", "failed_before": "failed before"}
+    labels = {
+        "gone": "gone, to be removed" if sync else "gone (--sync removes them)",
+        "given_up": "given up (--retry-failed tries them again)",
+        "failed_before": "failed before",
+    }
     new = "" if is_archive(archive) else " (new)"
+    given_up = f", {len(plan.given_up)} given up" if plan.given_up else ""
     click.echo(
         f"{printable(str(archive))}{new}: {len(plan.new)} to add, {len(plan.changed)} to replace, "
-        f"{plan.unchanged} unchanged, {len(plan.gone)} gone; nothing was done"
+        f"{plan.unchanged} unchanged{given_up}, {len(plan.gone)} gone; nothing was done"
     )
     for kind, count, names in kinds:
         if names:
@@ -149,7 +206,17 @@ def _print_plan(archive: Path, plan: Plan, unreadable: list[str], sync: bool, as
         click.echo(f"  cannot be listed: {printable(name)}")
 
 
-def _print(archive: Path, report: IndexingReport, about: dict[str, object], as_json: bool) -> None:
+def _print_estimate(expected: Estimate | None, why: str) -> None:
+    if expected is None:
+        click.echo(f"  time and size are not estimated: {printable(why)}")
+    elif expected.photos:
+        click.echo(
+            f"  about {expected.seconds_text} ({expected.seconds_a_photo:.2g} s a photo) and {expected.bytes_text} "
+            f"({expected.descriptors:.0f} descriptors a photo), from {counted(expected.tried, 'photo')}"
+        )
+
+
+def _print(archive: Path, report: IndexingReport, about: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"archive": str(archive), **report.metadata(), "extraction": about})
         return
@@ -158,6 +225,8 @@ def _print(archive: Path, report: IndexingReport, about: dict[str, object], as_j
     if taken:
         facts[-1] += f" ({report.descriptors / taken:.0f} descriptors each)"
     facts.append(f"{report.unchanged} unchanged")
+    if report.given_up:
+        facts.append(f"{report.given_up} given up")
     if report.removed:
         facts.append(f"{report.removed} removed")
     facts.append(f"{report.failed} failed")

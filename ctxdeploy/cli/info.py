@@ -13,7 +13,7 @@ from ctxdeploy.archive import (
     is_bundle,
     open_model,
     open_state,
-    photo_folder,
+    photo_place,
 )
 from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
 from ctxdeploy.errors import ConfigError
@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 @click.command("info")
 @click.argument("path", type=PATH, metavar="BUNDLE|ARCHIVE")
 @at_option
+@click.option("--failures", is_flag=True, help="Only the photos that could not be read, one JSON object a line.")
 @json_option
-def command(path: Path, at: str | None, as_json: bool) -> None:
+def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
     """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read."""
+    if failures:
+        with open_state(path, at) as index:
+            for failure in index.failures():
+                print_json(failure)
+        return
     facts = describe(path, at)
     if as_json:
         print_json(facts)
@@ -41,8 +47,7 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     if is_archive(path):
         with open_state(path, at) as index:
             facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(path)}
-            folder = photo_folder(path)
-            facts |= {"photos": None if folder is None else str(folder), "extraction": extraction_of(path)}
+            facts |= {"photos": photo_place(path), "extraction": extraction_of(path)}
             if has_model(path):
                 facts["model"] = _model(open_model(path, check_hashes=False))
             return {**facts, "failed_photos": index.failures()}

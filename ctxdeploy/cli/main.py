@@ -1,9 +1,11 @@
 """The command ``ctxdeploy``: errors to one line and an exit code, subcommands imported when they are called."""
 
 import os
+import signal
 import sys
 import warnings
 from importlib import import_module
+from types import FrameType
 
 import click
 
@@ -11,7 +13,7 @@ from ctxdeploy import __version__
 from ctxdeploy.errors import CtxdeployError, StorageError
 from ctxdeploy.text import printable
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 # Module of each command in ``ctxdeploy.cli``, in the order of the work, and its line in the overview.
 COMMANDS = {
@@ -59,23 +61,34 @@ def cli() -> None:
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end: what it holds is committed as after Ctrl-C."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    # A batch system, a container or a closed terminal says SIGTERM or SIGHUP; what nohup ignores stays ignored.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
     # Pillow's remarks on odd EXIF and large photos come from any thread, so they are silenced once for the process.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, that of the error, 2 for wrong usage, 130 when interrupted."""
+    """Run the command line and return its exit code: 0, that of the error, 2 for wrong usage, 130 or 143 when
+    interrupted or terminated."""
     try:
         result = cli.main(args=arguments, prog_name="ctxdeploy", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        _say("interrupted")
-        return INTERRUPTED
+    except click.exceptions.Abort as abort:
+        terminated = isinstance(abort.__cause__, Terminated)
+        _say("terminated" if terminated else "interrupted")
+        return TERMINATED if terminated else INTERRUPTED
     except click.ClickException as error:
         error.show(sys.stderr)
         return error.exit_code
@@ -90,6 +103,10 @@ def run(arguments: list[str] | None = None) -> int:
     except MemoryError:
         _say("error: out of memory; close other programs, or use a smaller --image-size or batch")
         return 1
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _say(text: str) -> None:

@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ctxdeploy.errors import ConfigError
 from ctxdeploy.precision import Precision
 from ctxdeploy.runtime.backends.table import BACKENDS
+from ctxdeploy.runtime.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig
+    from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -64,6 +68,86 @@ def backend_config(backend: str, precision: str, threads: int | None) -> "Backen
     from ctxdeploy.runtime import BackendConfig
 
     return BackendConfig(name=backend, precision=precision, threads=threads)
+
+
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+class BytesType(click.ParamType[int]):
+    """An amount of memory: ``4GB``, ``512MiB``, a number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes; ``ConfigError`` for anything else."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9.]+)\s*([KMG]I?|)B?", str(value).strip().upper())
+        try:
+            if found is None:
+                raise ValueError
+            return int(float(found[1]) * _BYTES[found[2]])
+        except ValueError:
+            flag = param.opts[0] if param is not None else "the size"
+            raise ConfigError(f"{flag} {value!r} is no amount of memory such as 4GB or 512MiB") from None
+
+
+_BYTES_TYPE = BytesType()
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    context.meta[f"ctxdeploy.{parameter.name}"] = value
+
+
+def _kept(name: str) -> Any:
+    return click.get_current_context().meta[f"ctxdeploy.{name}"]
+
+
+def extraction_options(command: _Command) -> _Command:
+    """Add the options of ``ExtractorConfig``; ``extraction_config`` makes it of what was given."""
+    options = (
+        ("--workers", int, None, "N", "Processes that read and decode photos [default: fits the cores]."),
+        ("--batch-size", int, 1, "N", "Photos of one size that the network takes at once."),
+        ("--read-threads", int, 8, "N", "Photos read at once from servers and tar files."),
+        ("--photo-timeout", float, 60.0, "SECONDS", "A photo that takes longer to read or decode has failed."),
+        ("--memory-limit", _BYTES_TYPE, None, "SIZE", "Of the whole command, such as 4GB."),
+        ("--max-pixels", int, MAX_PIXELS, "N", "A photo with more has failed."),
+    )
+    command = click.option(
+        "--accept-truncated",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep,
+        help="Take photos whose end is missing; what is missing is grey.",
+    )(command)
+    for flag, kind, default, metavar, text in reversed(options):
+        command = click.option(
+            flag,
+            type=kind,
+            default=default,
+            show_default=default is not None,
+            metavar=metavar,
+            expose_value=False,
+            callback=_keep,
+            help=text,
+        )(command)
+    return command
+
+
+def extraction_config() -> "ExtractorConfig":
+    """Return how photos flow, as the options of the running command say."""
+    from ctxdeploy.runtime import ExtractorConfig
+    from ctxdeploy.runtime.limits import DecodeLimits
+
+    config = ExtractorConfig(
+        batch_size=_kept("batch_size"),
+        read_threads=_kept("read_threads"),
+        photo_timeout=_kept("photo_timeout"),
+        memory_limit=_kept("memory_limit"),
+        limits=DecodeLimits(max_pixels=_kept("max_pixels"), accept_truncated=_kept("accept_truncated")),
+    )
+    workers = _kept("workers")
+    return config if workers is None else replace(config, workers=workers)
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,6 @@ import click
 from ctxdeploy.archive import photo_folder
 from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
 from ctxdeploy.errors import ConfigError
-from ctxdeploy.planning import is_gone
 from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
 
@@ -67,7 +66,7 @@ def _remark(archive: Path, names: list[str], unknown: list[str], shown: Display)
     absent = set(unknown)
     if folder is None or not folder.is_dir():
         return
-    there = sum(not is_gone(folder / name) for name in names if name not in absent)
+    there = sum(os.path.lexists(folder / name) for name in names if name not in absent)
     if there:
         shown.say(f"{counted(there, 'file')} still in {folder}: the next  ctxdeploy index  adds what is there again")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.archive import archive_problems, forget_damaged_origin, photo_folder
+from ctxdeploy.archive import archive_problems, forget_damaged_origin, photo_place
 from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
 from ctxdeploy.errors import ArchiveError
 from ctxdeploy.progress import Display
@@ -56,7 +56,7 @@ def _print(archive: Path, repaired: "Repaired", problems: list[str], *, sound: b
     if repaired.unnamed:
         click.echo(f"lost: {counted(repaired.unnamed, 'photo')} whose names are damaged too")
     if lost:
-        folder = photo_folder(archive)
+        folder = photo_place(archive)
         where = "DIR" if folder is None else printable(str(folder))
         click.echo(f"to index them again:  ctxdeploy index {where} -o {printable(str(archive))}")
     if problems or sound:

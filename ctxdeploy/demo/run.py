@@ -54,7 +54,8 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
         StorageError: the folder cannot be written, or holds things that are no demo's.
     """
     from ctxdeploy.index import Index
-    from ctxdeploy.runtime import Extractor, find_photos
+    from ctxdeploy.runtime import Extractor
+    from ctxdeploy.runtime.listing import list_photos
 
     bundle_path, archive = folder / "untrained.ctxbundle", folder / "photos.ctxindex"
     _claim(folder)
@@ -64,7 +65,7 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
     display.say(f"{len(NAMES)} photos of scikit-image, {VIEWS} changed views of each in {photos_folder}")
     bundle = _untrained_bundle(folder, bundle_path, display)
     extractor = Extractor(bundle)
-    index_photos(photos_folder, find_photos(photos_folder), archive, extractor, IndexingConfig(), display)
+    index_photos(list_photos(str(photos_folder)), archive, extractor, IndexingConfig(), display)
     with Index.open(archive) as index, display.progress("querying", len(queries)) as bar:
         index.prepare()
         answers = []

@@ -16,6 +16,7 @@ from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import ArchiveError
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor
+from ctxdeploy.runtime.listing import Listing
 
 
 def _one_line(result, code: int, *words: str) -> None:
@@ -236,7 +237,8 @@ def _damage_names(archive: Path) -> None:
 
 
 def test_a_flipped_bit_in_the_origin_is_found(tmp_path: Path) -> None:
-    store_origin(tmp_path, tmp_path / "photos", {"backend": "onnxruntime"})
+    place = tmp_path / "photos"
+    store_origin(tmp_path, Listing(place=str(place), photos=[], folder=place), {"backend": "onnxruntime"})
     path = tmp_path / "origin.json"
     original = path.read_bytes()
     for place in range(len(original) - 1):  # but the end of the line

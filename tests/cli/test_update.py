@@ -66,13 +66,16 @@ def test_text_says_what_was_done(call, photos: Path, folder: Path, indexed: Path
 
 def test_changed_photo_that_cannot_be_read_keeps_answering(call, photos: Path, folder: Path, indexed: Path) -> None:
     (folder / "coins_0.jpg").write_text("half a copy")
-    for _ in range(2):  # it is tried again by every run
-        result = call("index", folder, "-o", indexed, "--sync", "--json")
+    for again in ((), ("--retry-failed",)):
+        result = call("index", folder, "-o", indexed, "--sync", "--json", *again)
         assert (result.code, result.json[0]["changed"], result.json[0]["replaced"]) == (19, 1, 0)
         assert "1 changed photo could not be read; queries still find what they showed before" in result.err
         (failure,) = call("info", indexed, "--json").json[0]["failed_photos"]
         assert failure["name"] == "coins_0.jpg"
         assert _first(call, photos / "coins_0.jpg", indexed) == "coins_0.jpg"
+        result = call("index", folder, "-o", indexed, "--sync", "--json")
+        assert (result.code, result.json[0]["changed"], result.json[0]["given_up"]) == (0, 0, 1)
+        assert "--retry-failed  tries them again" in result.err
     shutil.copy2(photos / "coins_0.jpg", folder / "coins_0.jpg")  # back from a copy, with its old time
     result = call("index", folder, "-o", indexed, "--json")
     assert (result.code, result.json[0]["unchanged"], result.json[0]["changed"]) == (0, 18, 0)
@@ -98,6 +101,7 @@ def test_dry_run_writes_nothing_and_needs_no_model(call, photos, folder, indexed
     assert plan["examples"] == {
         "new": ["broken.jpg", "new.jpg"],
         "changed": ["rocket_0.jpg"],
+        "given_up": [],
         "gone": ["coffee_1.jpg"],
         "failed_before": ["broken.jpg"],
     }
