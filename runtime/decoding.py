@@ -39,6 +39,14 @@ class Decoded:
     read: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Undecoded:
+    """Why there are no pixels: one line, and the stage ``read`` or ``decode``."""
+
+    reason: str
+    stage: str = "decode"
+
+
 class Decoder(Protocol):
     """What a lane decodes with.
 
@@ -89,13 +97,15 @@ def decode_source(
         settings: how.
     """
     start = time.perf_counter()
+    stage = "read"
     try:
         read = read_file(source.path) if source.path is not None else data or b""
+        stage = "decode"
         photo = decode_bytes(read, settings.preprocessing, source.box, settings.limits)
     except Exception as error:  # a defect of ours, or of Pillow's, must not end a run of days
         reason = _reason(error, settings.memory)
         return PhotoFailure(
-            name=source.name, reason=reason, stage="decode", file=file, seconds=time.perf_counter() - start
+            name=source.name, reason=reason, stage=stage, file=file, seconds=time.perf_counter() - start
         )
     return Decoded(source=source, photo=photo, seconds=time.perf_counter() - start, file=file)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ctxdeploy.errors import BackendError
 from ctxdeploy.runtime.decode import Photo
-from ctxdeploy.runtime.decoding import Decoded, DecodeSettings
+from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, Undecoded
 from ctxdeploy.runtime.framing import Channel, OutOfPatienceError, Patience
 from ctxdeploy.runtime.sources import FileState, PhotoFailure, PhotoSource
 
@@ -44,10 +44,10 @@ class ProcessDecoder:
     def decode(self, source: PhotoSource, data: bytes | None) -> Decoded | PhotoFailure:
         """As ``Decoder.decode``; a photo whose worker dies has a second try. Starting workers does not count."""
         file = None if source.path is not None else source.state()
-        seconds, reason = 0.0, ""
+        seconds, failed = 0.0, Undecoded(reason="")
         for _ in range(ATTEMPTS):
             child = None
-            answer: Photo | str | None = None  # it died, or answered nonsense
+            answer: Photo | Undecoded | None = None  # it died, or answered nonsense
             start = time.perf_counter()
             try:
                 child = self._running()
@@ -55,20 +55,20 @@ class ProcessDecoder:
                 answer = child.ask(source, data, self._settings)
             except OutOfPatienceError:
                 self._bury()
-                answer = f"no result within {self._settings.timeout:g} s"
+                answer = Undecoded(reason=f"no result within {self._settings.timeout:g} s")
             except (EOFError, OSError):
-                reason = f"{self._bury(gone=True)} twice"
+                failed = Undecoded(reason=f"{self._bury(gone=True)} twice")
             except ValueError as error:
                 self._bury()
-                reason = f"the decoder answered nonsense twice ({error})"
+                failed = Undecoded(reason=f"the decoder answered nonsense twice ({error})")
             seconds += time.perf_counter() - start
             file = (child.file if child else None) or file
             if isinstance(answer, Photo):
                 return Decoded(source=source, photo=answer, seconds=seconds, file=file)
             if answer is not None:
-                reason = answer
+                failed = answer
                 break
-        return PhotoFailure(name=source.name, reason=reason, stage="decode", file=file, seconds=seconds)
+        return PhotoFailure(name=source.name, reason=failed.reason, stage=failed.stage, file=file, seconds=seconds)
 
     def close(self) -> None:
         """End the process; what it decodes fails."""
@@ -157,7 +157,7 @@ class _Child:
         except OutOfPatienceError as error:
             raise BackendError(_no_start(f"it is not ready after {START_SECONDS:g} s")) from error
 
-    def ask(self, source: PhotoSource, data: bytes | None, settings: DecodeSettings) -> Photo | str:
+    def ask(self, source: PhotoSource, data: bytes | None, settings: DecodeSettings) -> Photo | Undecoded:
         """Return a photo, or the reason why there is none.
 
         Raises:
@@ -170,14 +170,14 @@ class _Child:
         try:
             payload = data or b"" if source.path is None else os.fsencode(source.path.absolute())
         except (OSError, ValueError) as error:  # the current folder is gone, or no file can have this name
-            return f"it cannot be read ({error})"
+            return Undecoded(reason=f"it cannot be read ({error})", stage="read")
         header = {"is_path": source.path is not None, "box": asdict(box) if box else None}
         self._channel.send(header, payload, patience)
         self.file = _file(self._channel.receive(patience))
         answer = self._channel.receive(patience)
         self._drain()
         if isinstance(answer.get("reason"), str) and answer["bytes"] == 0:
-            return str(answer["reason"])
+            return Undecoded(reason=answer["reason"], stage="read" if answer.get("stage") == "read" else "decode")
         pixels = np.empty(_shape(answer, settings.preprocessing.image_size), np.uint8)
         self._channel.receive_into(pixels.reshape(-1).data, patience)
         width, height = _integers(answer, "original_size", 2)

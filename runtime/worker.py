@@ -64,7 +64,7 @@ def _answer(channel: Channel, settings: DecodeSettings) -> None:
 
 def _reply(result: Decoded | PhotoFailure) -> tuple[dict[str, Any], memoryview | bytes]:
     if isinstance(result, PhotoFailure):
-        return {"reason": result.reason[:_LONGEST_REASON]}, b""
+        return {"reason": result.reason[:_LONGEST_REASON], "stage": result.stage}, b""
     photo = result.photo
     header = {"shape": photo.pixels.shape, "original_size": photo.original_size, "region": photo.region}
     return header, photo.pixels.reshape(-1).data
