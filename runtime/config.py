@@ -52,7 +52,7 @@ class ExtractorConfig:
         if not 1 <= self.workers <= 256:
             raise ConfigError(f"{self.workers} workers are outside 1..256: give another --workers")
         if not 1 <= self.read_threads <= 256:
-            raise ConfigError(f"{self.read_threads} reading threads are outside 1..256: give another read_threads")
+            raise ConfigError(f"{self.read_threads} reading threads are outside 1..256: give another --read-threads")
         if not 0 < self.photo_timeout <= 86_400:
             raise ConfigError(
                 f"{self.photo_timeout:g} s for a photo are not within a day: give another --photo-timeout"
