@@ -122,7 +122,9 @@ class Extractor:
 
 def _source(photo: PhotoSource | Path | str | bytes, box: Box | None) -> PhotoSource:
     if isinstance(photo, PhotoSource):
-        return replace(photo, box=box) if box is not None else photo
+        if box is None:
+            return photo
+        return PhotoSource(name=photo.name, path=photo.path, data=photo.data, reader=photo.reader, box=box)
     if isinstance(photo, bytes):
         return PhotoSource(name=f"photo of {len(photo):,} bytes", data=photo, box=box)
     return PhotoSource(name=str(photo), path=Path(photo), box=box)

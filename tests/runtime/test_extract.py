@@ -109,7 +109,7 @@ def test_padding_is_dropped_and_positions_are_those_of_the_photo(make_bundle: Ma
     assert all(array.dtype == np.float32 for array in vars(descriptors).values())
 
 
-def test_a_box(make_bundle: MakeBundle) -> None:
+def test_a_box(make_bundle: MakeBundle, tmp_path: Path) -> None:
     extractor = Extractor(make_bundle())
     data = jpeg(60, 40, seed=1)
     box = Box.parse("10,20,50,40")
@@ -118,6 +118,9 @@ def test_a_box(make_bundle: MakeBundle) -> None:
     assert boxed.positions[:, 1].min() == 22
     assert_same(boxed, extractor.extract_one(PhotoSource(name="x", data=data, box=box)))
     assert_same(boxed, extractor.extract_one(PhotoSource(name="x", data=data), box))
+    (tmp_path / "x.jpg").write_bytes(data)
+    (found,) = find_photos(tmp_path)
+    assert_same(boxed, extractor.extract_one(found, box))
     with pytest.raises(PhotoError, match="the box 10,20,90,40 does not lie in the photo of 60×40 pixels"):
         extractor.extract_one(data, Box.parse("10,20,90,40"))
 
