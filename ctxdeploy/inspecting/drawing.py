@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Longest sides in pixels. Lines are drawn in twice the size, which smooths them.
 LARGE, SMALL, FINER = 1024, 512, 2
 # Share of the colours of a map; the rest is the photo in grey.
-_OPACITY = 0.72
+_OPACITY = 0.76
 
 Point = tuple[float, float]
 
