@@ -30,9 +30,7 @@ def encoded(image: Image.Image, **options: object) -> bytes:
 
 def variants(size: tuple[int, int]) -> list[bytes]:
     found = []
-    for subsampling, progressive, quality in product(
-        ("4:4:4", "4:2:2", "4:2:0"), (False, True), (50, 95)
-    ):
+    for subsampling, progressive, quality in product(("4:4:4", "4:2:2", "4:2:0"), (False, True), (50, 95)):
         options = {"subsampling": subsampling, "progressive": progressive, "quality": quality}
         found.append(encoded(scene(*size), **options))
         found.append(encoded(scene(*size), restart_marker_rows=1, **options))
