@@ -45,7 +45,7 @@ class Estimate:
         for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
             if self.seconds >= 1.5 * length:
                 return f"{self.seconds / length:.1f} {unit}"
-        return f"{self.seconds:.0f} seconds"
+        return f"{self.seconds:.0f} seconds" if self.seconds >= 1.5 else "a second"
 
     @property
     def bytes_text(self) -> str:

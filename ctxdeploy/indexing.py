@@ -10,7 +10,7 @@ takes in what is new or changed.
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,7 @@ def index_photos(
     trainer = CodebookTrainer(extractor, spool, config.patience, display)
     with _open(archive, listing, bundle, config, spool, trainer, report) as index:
         plan = _plan(index, archive, listing, config)
+        report.stages = trainer.times
         report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
         store_origin(archive, listing, extractor.description(), moved=config.moved)
         store_model(archive, bundle)
@@ -165,6 +166,8 @@ def _extract(
     """Extract photos and add them; assignment, shards and commits run in a thread beside the network."""
     from ctxdeploy.runtime import PhotoFailure
 
+    before = replace(stages)
+
     def take(result: "Extracted | PhotoFailure") -> None:
         if isinstance(result, PhotoFailure):
             run.fail(result)
@@ -180,7 +183,7 @@ def _extract(
             start = time.perf_counter()
             writer.put(result)
             stages.blocked += time.perf_counter() - start
-            stages.take(extractor.flow)
+            stages.take(extractor.flow, before)
             bar.limited_by(stages.limit)
             bar.advance(failed=int(isinstance(result, PhotoFailure)))
 

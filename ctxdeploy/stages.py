@@ -18,6 +18,7 @@ class StageTimes:
         network: it ran.
         assign, write: assignment to words and aggregation; shards and commits. They run beside the network,
         blocked: which had to wait for them so long.
+        clustering: the codebook was trained, before anything was assigned.
     """
 
     read: float = 0.0
@@ -27,10 +28,12 @@ class StageTimes:
     assign: float = 0.0
     write: float = 0.0
     blocked: float = 0.0
+    clustering: float = 0.0
 
-    def take(self, flow: "Flow") -> None:
-        """Set the stages of extraction."""
-        self.read, self.decode, self.waiting, self.network = flow.read, flow.decode, flow.waiting, flow.network
+    def take(self, flow: "Flow", before: "StageTimes") -> None:
+        """Set the stages of extraction: those of an extraction that goes on, and of what was extracted before it."""
+        self.read, self.decode = before.read + flow.read, before.decode + flow.decode
+        self.waiting, self.network = before.waiting + flow.waiting, before.network + flow.network
 
     @property
     def limit(self) -> str:

@@ -1,6 +1,7 @@
 """A codebook from a sample of the photos that are to be indexed."""
 
 import random
+import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Of k-means; it ends earlier when no descriptor changes its word.
 ITERATIONS = 20
+_NOTHING = StageTimes()
 # |ln scale| below this counts as scale 1.
 _NEAR_ONE = 0.2
 
@@ -51,12 +53,14 @@ class CodebookTrainer:
 
     Attributes:
         failed: photos that could not be read.
+        times: of extraction and clustering.
     """
 
     def __init__(self, extractor: "Extractor", spool: Spool, patience: Patience, display: Display) -> None:
         self._extractor, self._spool = extractor, spool
         self._patience, self._display = patience, display
         self.failed: list[PhotoFailure] = []
+        self.times = StageTimes()
 
     def train(self, photos: list["PhotoSource"], config: TrainingConfig) -> "Codebook":
         """Train a codebook from a sample of photos.
@@ -84,6 +88,7 @@ class CodebookTrainer:
         if not len(vectors):
             raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
         self._display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
+        start = time.perf_counter()
         with self._display.progress("clustering", ITERATIONS, "iterations") as bar:
             codebook = Codebook.train(
                 vectors,
@@ -92,6 +97,7 @@ class CodebookTrainer:
                 iterations=ITERATIONS,
                 progress=lambda done, total: bar.advance(),
             )
+        self.times.clustering = time.perf_counter() - start
         self._display.say(codebook.metadata()["training"]["explanation"])
         return codebook
 
@@ -99,7 +105,6 @@ class CodebookTrainer:
         from ctxdeploy.runtime import PhotoFailure
 
         reasons: Counter[str] = Counter()
-        times = StageTimes()
         with (
             closing(self._extractor.extract(photos)) as results,
             self._display.progress("extracting for the codebook", len(photos)) as bar,
@@ -112,8 +117,8 @@ class CodebookTrainer:
                     self._patience.check(reasons, tried)
                 else:
                     self._spool.put(spooled(result))
-                times.take(self._extractor.flow)
-                bar.limited_by(times.limit)
+                self.times.take(self._extractor.flow, _NOTHING)
+                bar.limited_by(self.times.limit)
                 bar.advance(failed=int(is_failure))
 
 

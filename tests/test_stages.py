@@ -27,8 +27,8 @@ def test_the_longest_wait_names_the_stage(times: dict[str, float], limit: str, s
 
 def test_seconds_of_the_extraction_are_taken_over() -> None:
     stages = StageTimes(assign=3.0)
-    stages.take(Flow(read=1.0, decode=2.0, waiting=4.0, network=5.0))
-    assert stages == StageTimes(read=1.0, decode=2.0, waiting=4.0, network=5.0, assign=3.0)
+    stages.take(Flow(read=1.0, decode=2.0, waiting=4.0, network=5.0), StageTimes(network=0.5))
+    assert stages == StageTimes(read=1.0, decode=2.0, waiting=4.0, network=5.5, assign=3.0)
 
 
 def test_what_is_advised_depends_on_what_runs() -> None:
