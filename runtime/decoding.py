@@ -111,13 +111,18 @@ def decode_source(
 
 
 def _reason(error: BaseException, memory: int | None) -> str:
-    if _is_about_memory(error):
-        if memory is None:
-            return "there is not enough memory to decode it"
-        return f"it needs more than {memory / 1e6:,.0f} MB to decode: raise --memory-limit"
-    if isinstance(error, PhotoError):
-        return str(error)
-    return f"it cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())})"
+    if memory is not None and _is_about_memory(error):
+        return too_large(memory)
+    if not isinstance(error, PhotoError):
+        return f"it cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())})"
+    if memory is not None and error.__cause__ is not None:  # libwebp and others do not say that it was memory
+        return f"{error}, or {too_large(memory).removeprefix('it ')}"
+    return str(error)
+
+
+def too_large(memory: int) -> str:
+    """Return the reason why a photo fails that needs more than so many bytes."""
+    return f"it needs more than {memory / 1e6:,.0f} MB to decode: raise --memory-limit"
 
 
 def _is_about_memory(error: BaseException | None) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 MAX_HEADER = 1 << 16
 _LENGTH = struct.Struct(">I")
 _SLICE = 1.0
+_PIECE = 1 << 16
 
 
 class OutOfPatienceError(Exception):
@@ -65,8 +66,14 @@ class Channel:
         return header
 
     def receive_bytes(self, count: int, patience: Patience | None = None) -> bytes:
-        """Return the next ``count`` bytes."""
-        buffer = bytearray(count)
+        """Return the next ``count`` bytes; after a ``MemoryError`` they are lost, and the next message follows."""
+        try:
+            buffer = bytearray(count)
+        except MemoryError:
+            piece = bytearray(min(count, _PIECE))
+            for start in range(0, count, _PIECE):
+                self.receive_into(memoryview(piece)[: count - start], patience)
+            raise
         self.receive_into(memoryview(buffer), patience)
         return bytes(buffer)
 

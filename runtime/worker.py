@@ -16,7 +16,7 @@ from typing import Any
 
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, decode_source
+from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, decode_source, too_large
 from ctxdeploy.runtime.formats import readable_formats
 from ctxdeploy.runtime.framing import Channel
 from ctxdeploy.runtime.limits import DecodeLimits
@@ -50,7 +50,12 @@ def main(descriptor: int) -> None:
 
 def _answer(channel: Channel, settings: DecodeSettings) -> None:
     header = channel.receive()
-    payload = channel.receive_bytes(header["bytes"])
+    try:
+        payload = channel.receive_bytes(header["bytes"])
+    except MemoryError:
+        channel.send({"file": None})
+        channel.send({"reason": too_large(settings.memory or header["bytes"])})
+        return
     box = Box(**header["box"]) if header["box"] else None
     if header["is_path"]:
         source = PhotoSource(name="", path=Path(os.fsdecode(payload)), box=box)

@@ -220,6 +220,16 @@ def test_a_photo_that_needs_too_much_memory_fails_with_the_way_out(
     assert isinstance(failure, PhotoFailure)
     assert failure.reason == "it needs more than 210 MB to decode: raise --memory-limit"
     assert isinstance(apart.decode(source(photo()), photo()), Decoded)
+    large = bytes(300 << 20)
+    failure = apart.decode(source(large), large)
+    assert isinstance(failure, PhotoFailure)
+    assert failure.reason == "it needs more than 210 MB to decode: raise --memory-limit"
+    webp = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(webp, "WEBP", method=0)
+    failure = apart.decode(source(webp.getvalue()), webp.getvalue())
+    assert isinstance(failure, PhotoFailure)
+    assert failure.reason.endswith("needs more than 210 MB to decode: raise --memory-limit")
+    assert isinstance(apart.decode(source(photo()), photo()), Decoded)
     assert apart.replaced == 0
 
 
