@@ -26,7 +26,7 @@ from ctxdeploy.bundle import Bundle
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor, find_photos
 
-OPTIONS = ("--json", "-q", "--commit-seconds", "1", "--training-photos", "2000", "--words", "4096")
+OPTIONS = ("--json", "-q", "--commit-seconds", "1", "--training-photos", "2000", "--words", "1024")
 
 
 def main() -> None:

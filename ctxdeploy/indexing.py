@@ -241,9 +241,15 @@ def _load_codebook(path: Path, bundle: Bundle) -> "Codebook":
 
 
 def _check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
-    """Raise ``ConfigError`` for what only a new archive takes."""
-    if config.codebook is not None or config.words is not None:
-        raise ConfigError(f"{archive} has a codebook: leave out --codebook and --words, or choose another -o")
+    """Raise ``ConfigError`` for what only a new archive takes, unless it was made so: the same command goes on."""
+    from ctxdeploy.index import Codebook
+
+    words = len(index.codebook.centroids)
+    other = config.codebook is not None and Codebook.load(config.codebook).id != index.codebook.id
+    if other or config.words not in (None, words):
+        raise ConfigError(
+            f"{archive} has a codebook of {words} words: leave out --codebook and --words, or choose another -o"
+        )
     if config.geometry and not index.config.geometry:
         raise ConfigError(f"{archive} was made without --geometry: leave it out, or choose another -o")
 

@@ -33,8 +33,7 @@ def dirty(photos: Path, tmp_path: Path) -> Path:
 
 
 def _index(call, folder: Path, bundle: Bundle, archive: Path, *options: object):
-    words = () if archive.exists() else ("--words", 32)
-    return call("index", folder, "-o", archive, "--model", bundle.path, *words, "--json", *options)
+    return call("index", folder, "-o", archive, "--model", bundle.path, "--words", 32, "--json", *options)
 
 
 def test_failures_are_told_with_reason_stage_and_seconds(call, bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
@@ -128,6 +127,22 @@ def test_a_run_that_goes_wrong_is_stopped_and_keeps_its_work(
     report = again.json[0]
     assert report["unchanged"] + report["indexed"] == 6
     assert report["given_up"] + report["failed"] == 6
+
+
+def test_the_same_command_goes_on_whatever_it_says_of_the_codebook(
+    call, bundle: Bundle, dirty: Path, shared_archive: Path, tmp_path: Path
+) -> None:
+    archive, codebook = tmp_path / "a.ctxindex", shared_archive / "codebook.safetensors"
+    command = ("index", dirty, "-o", archive, "--model", bundle.path, "-q")
+    for _ in range(2):
+        assert call(*command, "--codebook", codebook, "--geometry").code in (0, 19)
+    words = call("info", archive, "--json").json[0]["codebook"]["words"]
+    assert call(*command, "--words", words).code == 0
+    refused = call(*command, "--words", words + 1)
+    assert refused.code == 2 and f"has a codebook of {words} words" in refused.err
+    other = tmp_path / "b.ctxindex"
+    assert call("index", dirty, "-o", other, "--model", bundle.path, "--words", 16, "-q").code == 19
+    assert call(*command, "--codebook", other / "codebook.safetensors").code == 2
 
 
 def test_limits_that_are_none(call, bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
