@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+# Processes that the tests are divided among, file by file.
+TEST_WORKERS ?= 2
 SOURCES := $(shell find ctxdeploy export runtime index -name '*.py')
 
 .PHONY: demo test lint clean
@@ -29,7 +31,7 @@ lint: $(VENV)/installed
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ctxdeploy
 
 test: $(VENV)/installed $(VENV)/rtx lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info

@@ -29,3 +29,16 @@ def test_every_block_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected
+
+
+def test_every_test_that_a_guide_names_exists() -> None:
+    root = GUIDE.parents[1]
+    named = {
+        name for page in root.glob("docs/*.md") for name in re.findall(r"`(tests/[\w/.:]+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 15
+    for name in sorted(named):
+        file, _, function = name.partition("::")
+        path = root / file
+        assert path.exists(), name
+        assert not function or f"\ndef {function}(" in path.read_text("utf-8"), name
