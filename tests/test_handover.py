@@ -1,5 +1,7 @@
 """Work handed to another thread: nothing lost, nothing twice, never stuck."""
 
+import os
+import signal
 import threading
 import time
 
@@ -80,3 +82,37 @@ def test_an_error_at_the_last_item_is_not_lost() -> None:
 
     with pytest.raises(LookupError, match="7"), Handover(take, 5) as handover:
         handover.put(7)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("first", "taken"), [(KeyboardInterrupt, 1), (None, 3)])
+def test_an_interrupt_on_leaving_does_not_leave_the_thread_at_work(
+    first: type[KeyboardInterrupt] | None, taken: int
+) -> None:
+    """Who catches it commits what was taken, and must not do so beside the thread. Only the second one drops items."""
+    began, gate = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def take(item: int) -> None:
+        began.set()
+        gate.wait(5)
+        done.append(item)
+
+    def interrupt() -> None:
+        began.wait(5)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        gate.set()
+
+    before = threading.active_count()
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt), Handover(take, 10) as handover:
+        for item in range(3):
+            handover.put(item)
+        if first is not None:
+            raise first
+    assert done == list(range(taken))
+    helper.join()
+    assert threading.active_count() == before
