@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Names that a dry run shows of each kind.
 EXAMPLES = 5
-# What failed here fails again while the file is the same. Reading (a server, a permission) and the network (memory) may
-# succeed next time.
+# What failed here fails again while the file is the same. Reading (a server, a permission), a lack of memory and the
+# network may succeed next time.
 _LASTING = "decode"
 
 

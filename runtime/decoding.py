@@ -1,6 +1,7 @@
 """One photo from its source to pixels, the same in this process and in a worker."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +42,7 @@ class Decoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Undecoded:
-    """Why there are no pixels: one line, and the stage ``read`` or ``decode``."""
+    """Why there are no pixels: one line, and the stage ``read``, ``memory`` or ``decode``."""
 
     reason: str
     stage: str = "decode"
@@ -86,7 +87,11 @@ class ThreadDecoder:
 
 
 def decode_source(
-    source: PhotoSource, data: bytes | None, file: FileState | None, settings: DecodeSettings
+    source: PhotoSource,
+    data: bytes | None,
+    file: FileState | None,
+    settings: DecodeSettings,
+    is_read: Callable[[], None] = lambda: None,
 ) -> Decoded | PhotoFailure:
     """Decode a photo; whatever is wrong with it becomes a ``PhotoFailure``.
 
@@ -95,15 +100,18 @@ def decode_source(
         data: its bytes, if it is no file.
         file: its state before it is read.
         settings: how.
+        is_read: called between reading and decoding.
     """
     start = time.perf_counter()
     stage = "read"
     try:
         read = read_file(source.path) if source.path is not None else data or b""
+        is_read()
         stage = "decode"
         photo = decode_bytes(read, settings.preprocessing, source.box, settings.limits)
     except Exception as error:  # a defect of ours, or of Pillow's, must not end a run of days
         reason = _reason(error, settings.memory)
+        stage = "memory" if _is_about_memory(error) else stage
         return PhotoFailure(
             name=source.name, reason=reason, stage=stage, file=file, seconds=time.perf_counter() - start
         )

@@ -26,6 +26,7 @@ from ctxdeploy.runtime.sources import FileState, PhotoFailure, PhotoSource
 ATTEMPTS = 2
 START_SECONDS = 60.0
 _REAP_SECONDS = 2.0
+_STAGES = ("read", "memory", "decode")
 _STDERR_BYTES = 4096
 # numpy starts a thread per core in its BLAS, which decoding never calls.
 _SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -54,13 +55,14 @@ class ProcessDecoder:
                 start = time.perf_counter()
                 answer = child.ask(source, data, self._settings)
             except OutOfPatienceError:
-                self._bury()
-                answer = Undecoded(reason=f"no result within {self._settings.timeout:g} s")
+                stage = self._bury().stage
+                answer = Undecoded(reason=f"no result within {self._settings.timeout:g} s", stage=stage)
             except (EOFError, OSError):
-                failed = Undecoded(reason=f"{self._bury(gone=True)} twice")
+                failed = self._bury(gone=True)
+                failed = Undecoded(reason=f"{failed.reason} twice", stage=failed.stage)
             except ValueError as error:
-                self._bury()
-                failed = Undecoded(reason=f"the decoder answered nonsense twice ({error})")
+                stage = self._bury().stage
+                failed = Undecoded(reason=f"the decoder answered nonsense twice ({error})", stage=stage)
             seconds += time.perf_counter() - start
             file = (child.file if child else None) or file
             if isinstance(answer, Photo):
@@ -95,15 +97,18 @@ class ProcessDecoder:
             child.prepare(self._settings)
         return child
 
-    def _bury(self, *, gone: bool = False) -> str:
-        """End the process, unless it is ending by itself, and return what it died of."""
+    def _bury(self, *, gone: bool = False) -> Undecoded:
+        """End the process, unless it is ending by itself, and return what it died of, in which stage."""
         child, self._child = self._child, None
         if child is None:
-            return "the decoder was ended"
+            return Undecoded(reason="the decoder was ended", stage="read")
         self.replaced += 1
-        if not gone or not child.has_ended():
+        stage = child.stage
+        ended = gone and child.has_ended()
+        if not ended:
             child.kill()
-        return child.bury()
+        reason, lacked_memory = child.bury()
+        return Undecoded(reason=reason, stage="memory" if ended and lacked_memory else stage)
 
 
 class _Child:
@@ -111,16 +116,26 @@ class _Child:
 
     Attributes:
         file: state of the file that was asked for last.
+        stage: of the photo that was asked for last: ``read`` or ``decode``.
     """
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # too many open files: the photo is not to blame
+            raise BackendError(_no_start(str(error))) from error
+        try:
+            self._errors, errors = os.pipe()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise BackendError(_no_start(str(error))) from error
         self._channel = Channel(ours)
-        self._errors, errors = os.pipe()
         # Nobody waits for what libraries print: when the pipe is full, it is lost and the worker goes on.
         os.set_blocking(errors, False)
         os.set_blocking(self._errors, False)
         self.file: FileState | None = None
+        self.stage = "read"
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ctxdeploy.runtime.worker", str(theirs.fileno())],
@@ -164,7 +179,7 @@ class _Child:
             OutOfPatienceError: no answer in time.
             EOFError, OSError, ValueError: the process died, or answers nonsense.
         """
-        self.file = None
+        self.file, self.stage = None, "read" if source.path is not None else "decode"
         patience = Patience(settings.timeout)
         box = source.box
         try:
@@ -175,9 +190,13 @@ class _Child:
         self._channel.send(header, payload, patience)
         self.file = _file(self._channel.receive(patience))
         answer = self._channel.receive(patience)
+        if answer.get("is_read") is True:
+            self.stage = "decode"
+            answer = self._channel.receive(patience)
         self._drain()
         if isinstance(answer.get("reason"), str) and answer["bytes"] == 0:
-            return Undecoded(reason=answer["reason"], stage="read" if answer.get("stage") == "read" else "decode")
+            stage = answer.get("stage")
+            return Undecoded(reason=answer["reason"], stage=stage if stage in _STAGES else "decode")
         pixels = np.empty(_shape(answer, settings.preprocessing.image_size), np.uint8)
         self._channel.receive_into(pixels.reshape(-1).data, patience)
         width, height = _integers(answer, "original_size", 2)
@@ -195,16 +214,16 @@ class _Child:
         self._process.kill()
         self._channel.interrupt()
 
-    def bury(self) -> str:
-        """Wait for the end of the process, and return what it died of."""
+    def bury(self) -> tuple[str, bool]:
+        """Wait for the end of the process; return what it died of, and whether it may have lacked memory."""
         status = self._wait()
         said = self._last_words()
         self._channel.close()
         os.close(self._errors)
         if status >= 0:
-            return f"the decoder ended with exit code {status} ({said})"
+            return f"the decoder ended with exit code {status} ({said})", said.startswith("MemoryError")
         name = signal.Signals(-status).name if -status in set(signal.Signals) else "unknown"
-        return f"the decoder died of signal {-status} ({name})"
+        return f"the decoder died of signal {-status} ({name})", name == "SIGKILL"  # which Linux sends to get some back
 
     def _wait(self) -> int:
         try:

@@ -98,7 +98,8 @@ class PhotoFailure:
     Attributes:
         name: as in its ``PhotoSource``.
         reason: one line, without the name.
-        stage: ``list`` (a folder, its name ends with ``/``), ``read``, ``decode`` or ``network``.
+        stage: ``list`` (a folder, its name ends with ``/``), ``read``, ``memory`` (too little to decode it), ``decode``
+            or ``network``.
         file: state of the file before it was read; None if there is none.
         seconds: spent on it.
     """

@@ -2,8 +2,9 @@
 
     python -P -m ctxdeploy.runtime.worker DESCRIPTOR
 
-It gets its settings, says that it is ready, and then answers each photo with the state of its file, at once, and with
-its pixels or the reason why there are none. It ends when the other end of its connection is closed.
+It gets its settings, says that it is ready, and then answers each photo with the state of its file, at once, with a
+word when it is read, and with its pixels or the reason why there are none. It ends when the other end of its connection
+is closed.
 """
 
 import os
@@ -29,8 +30,8 @@ _LONGEST_REASON = 1000
 
 def main(descriptor: int) -> None:
     """Answer until the other end is closed."""
-    # Ctrl-C goes to all processes of the terminal, a batch system's SIGTERM to all of a job: the parent decides.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C and SIGHUP go to all processes of a terminal, a batch system's SIGTERM to all of a job: the parent decides.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor))
     with suppress(EOFError, ConnectionError):
@@ -63,7 +64,7 @@ def _answer(channel: Channel, settings: DecodeSettings) -> None:
         source = PhotoSource(name="", data=payload, box=box)
     file = source.state()
     channel.send({"file": [file.size, file.mtime_ns] if file else None})
-    result = decode_source(source, source.data, file, settings)
+    result = decode_source(source, source.data, file, settings, lambda: channel.send({"is_read": True}))
     channel.send(*_reply(result))
 
 

@@ -69,7 +69,7 @@ def test_what_cannot_be_decoded_is_given_up_until_it_changes(call, bundle: Bundl
     assert record["name"] == "z_text.jpg"
 
 
-@pytest.mark.parametrize("stage", ["read", "network"])
+@pytest.mark.parametrize("stage", ["read", "memory", "network"])
 def test_what_may_pass_is_tried_by_every_run(
     call, bundle: Bundle, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from PIL import Image
 from ctxdeploy.bundle import Bundle
 from ctxdeploy.errors import BackendError
 from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime import Box, PhotoFailure, PhotoSource
-from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, ThreadDecoder
+from ctxdeploy.runtime import Box, PhotoFailure, PhotoSource, processes
+from ctxdeploy.runtime.decode import Photo
+from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, ThreadDecoder, Undecoded
 from ctxdeploy.runtime.framing import Channel, OutOfPatienceError, Patience
 from ctxdeploy.runtime.limits import DecodeLimits
 from ctxdeploy.runtime.processes import ProcessDecoder
@@ -219,6 +221,7 @@ def test_a_photo_that_needs_too_much_memory_fails_with_the_way_out(
     failure = apart.decode(source(huge), huge)
     assert isinstance(failure, PhotoFailure)
     assert failure.reason == "it needs more than 210 MB to decode: raise --memory-limit"
+    assert failure.stage == "memory", "so that the next run tries it again"
     assert isinstance(apart.decode(source(photo()), photo()), Decoded)
     large = bytes(300 << 20)
     failure = apart.decode(source(large), large)
@@ -233,10 +236,61 @@ def test_a_photo_that_needs_too_much_memory_fails_with_the_way_out(
     assert apart.replaced == 0
 
 
+def test_bytes_that_do_not_fit_into_a_worker_are_a_lack_of_memory(decoder: Callable[..., ProcessDecoder]) -> None:
+    apart, data = decoder(memory=96 << 20), bytes(120 << 20)
+    failure = apart.decode(source(data), data)
+    assert isinstance(failure, PhotoFailure)
+    assert (failure.stage, failure.reason) == ("memory", "the decoder ended with exit code 1 (MemoryError) twice")
+
+
+@pytest.mark.parametrize(("number", "stage"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "decode")])
+def test_what_killed_the_workers_decides_whether_the_photo_is_to_blame(
+    decoder: Callable[..., ProcessDecoder], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, stage: str
+) -> None:
+    """A system that is out of memory sends SIGKILL, and the photo is tried by the next run."""
+    apart, ask = decoder(), processes._Child.ask
+
+    def kill_and_ask(*arguments: Any) -> Photo | Undecoded:
+        os.kill(own_child(), number)
+        return ask(*arguments)
+
+    monkeypatch.setattr(processes._Child, "ask", kill_and_ask)
+    failure = apart.decode(source(photo()), photo())
+    assert isinstance(failure, PhotoFailure)
+    assert (failure.stage, failure.reason) == (stage, f"the decoder died of signal {number} ({number.name}) twice")
+
+
+def test_a_file_that_cannot_be_read_in_time_is_not_taken_for_one_that_cannot_be_decoded(
+    decoder: Callable[..., ProcessDecoder], tmp_path: Path
+) -> None:
+    """A disk that does not answer: here the worker is stopped before it can read."""
+    (tmp_path / "p.jpg").write_bytes(photo())
+    apart, one = decoder(timeout=0.5), PhotoSource(name="p", path=tmp_path / "p.jpg")
+    assert isinstance(apart.decode(one, None), Decoded)
+    os.kill(own_child(), signal.SIGSTOP)
+    failure = apart.decode(one, None)
+    assert isinstance(failure, PhotoFailure)
+    assert (failure.stage, failure.reason) == ("read", "no result within 0.5 s")
+
+
+def test_too_many_open_files_are_no_fault_of_a_photo(decoder: Callable[..., ProcessDecoder]) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    apart = decoder()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) - 1, limits[1]))
+    try:
+        with pytest.raises(BackendError, match="Too many open files"):
+            apart.decode(source(photo()), photo())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert isinstance(apart.decode(source(photo()), photo()), Decoded)
+
+
 def test_an_interrupt_is_for_the_parent(decoder: Callable[..., ProcessDecoder]) -> None:
     apart = decoder()
     apart.decode(source(photo()), photo())
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(own_child(), number)
     assert isinstance(apart.decode(source(photo()), photo()), Decoded)
     assert apart.replaced == 0
@@ -288,6 +342,7 @@ def test_a_worker_imports_little() -> None:
 PARENT = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.runtime import PhotoSource
 from ctxdeploy.runtime.decoding import DecodeSettings
