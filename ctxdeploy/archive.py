@@ -52,7 +52,10 @@ def default_archive(place: str) -> Path:
     if "://" not in place and Path(place).is_dir():
         name = Path(place).resolve().name
     else:
-        name = PurePosixPath(place.partition("?")[0]).stem.partition("{")[0].strip("-_.")
+        from ctxdeploy.runtime.listing.urls import is_url, without_secrets
+
+        public = without_secrets(place) if is_url(place) else place
+        name = PurePosixPath(public.partition("?")[0]).stem.partition("{")[0].strip("-_.")
     return Path(f"{name or 'photos'}{SUFFIX}")
 
 

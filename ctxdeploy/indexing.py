@@ -113,12 +113,13 @@ def index_photos(
         limit = extractor.config.memory_limit
         run = Adding(index, report, config.commit_seconds, config.patience, display, limit)
         index.forget_failures(plan.settled)
-        pending = {**plan.new, **plan.changed}
+        pending = _failed_last(plan)
         try:
+            run.add_spooled(pending, spool)
+            # After those that succeeded: both count for a share of failures.
             for failure in (*listing.unreadable, *trainer.failed):
                 pending.pop(failure.name, None)
                 run.fail(failure)
-            run.add_spooled(pending, spool)
             if pending:
                 _extract(list(pending.values()), extractor, run, report.stages, display)
         except (KeyboardInterrupt, BackendError, TooManyFailuresError):
@@ -158,6 +159,13 @@ def _plan(index: "Index", archive: Path, listing: "Listing", config: IndexingCon
     if config.sync:
         check_sync(plan, archive, listing)
     return plan
+
+
+def _failed_last(plan: Plan) -> dict[str, "PhotoSource"]:
+    """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
+    before = set(plan.failed)
+    todo = {**plan.new, **plan.changed}
+    return {name: todo[name] for failed in (False, True) for name in todo if (name in before) is failed}
 
 
 def _extract(

@@ -80,7 +80,7 @@ class CodebookTrainer:
             sample = random.Random(config.seed).sample(photos, config.most_photos)
         missing = [photo for photo in sample if not self._spool.has(photo.name, *file_state(photo))]
         if missing:
-            self._extract(missing)
+            self._extract(missing, len(sample) - len(missing))
         limit = self._extractor.config.memory_limit
         # Half of the memory may be the descriptors that are clustered.
         most = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
@@ -101,7 +101,7 @@ class CodebookTrainer:
         self._display.say(codebook.metadata()["training"]["explanation"])
         return codebook
 
-    def _extract(self, photos: list["PhotoSource"]) -> None:
+    def _extract(self, photos: list["PhotoSource"], tried_before: int) -> None:
         from ctxdeploy.runtime import PhotoFailure
 
         reasons: Counter[str] = Counter()
@@ -109,7 +109,7 @@ class CodebookTrainer:
             closing(self._extractor.extract(photos)) as results,
             self._display.progress("extracting for the codebook", len(photos)) as bar,
         ):
-            for tried, result in enumerate(results, 1):
+            for tried, result in enumerate(results, tried_before + 1):
                 is_failure = isinstance(result, PhotoFailure)
                 if isinstance(result, PhotoFailure):
                     self.failed.append(result)

@@ -55,7 +55,7 @@ def _answer(channel: Channel, settings: DecodeSettings) -> None:
         payload = channel.receive_bytes(header["bytes"])
     except MemoryError:
         channel.send({"file": None})
-        channel.send({"reason": too_large(settings.memory or header["bytes"])})
+        channel.send({"reason": too_large(settings.memory or header["bytes"]), "stage": "memory"})
         return
     box = Box(**header["box"]) if header["box"] else None
     if header["is_path"]:

@@ -24,12 +24,14 @@ class Listing:
         unreadable: parts that could not be listed, of the stage ``list``: the names of all that is in them begin with
             the failure's.
         folder: that the names are paths of files in; None where a photo is gone when it is not listed any more.
+        recursive: False if folders below were not looked into, so that nothing is known about what is in them.
     """
 
     place: str
     photos: list[PhotoSource]
     unreadable: tuple[PhotoFailure, ...] = ()
     folder: Path | None = None
+    recursive: bool = True
 
     def __post_init__(self) -> None:
         for former, latter in pairwise(self.photos):
@@ -45,7 +47,7 @@ class Listing:
         if self._lists(name) or name.startswith(tuple(failure.name for failure in self.unreadable)):
             return False
         if self.folder is None:
-            return True
+            return self.recursive or "/" not in name
         try:
             (self.folder / name).lstat()
         except (FileNotFoundError, NotADirectoryError):

@@ -103,7 +103,7 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> Listing
     if not found.photos:
         raise NoPhotosError(f"{printable(shown)} holds no photos (looked for {' '.join(found.extensions)})")
     photos = [PhotoSource(name=name, reader=found.photos[name]) for name in sorted(found.photos)]
-    return Listing(place=_place(shown), photos=photos, unreadable=tuple(unreadable))
+    return Listing(place=_place(shown), photos=photos, unreadable=tuple(unreadable), recursive=recursive)
 
 
 def change_of(info: dict[str, Any]) -> int | None:

@@ -145,6 +145,50 @@ def test_the_same_command_goes_on_whatever_it_says_of_the_codebook(
     assert call(*command, "--codebook", other / "codebook.safetensors").code == 2
 
 
+def test_a_share_of_failures_is_one_of_all_photos_tried(
+    call, bundle: Bundle, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of eight, in both passes of a first run, and when the first pass begins anew after an interruption."""
+    monkeypatch.setattr("ctxdeploy.patience.LEAST_TRIED", 2)
+    archive = tmp_path / "a.ctxindex"
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "create", _interrupt)
+        assert _index(call, dirty, bundle, archive, "--max-failures", "40%").code == 130
+    result = _index(call, dirty, bundle, archive, "--max-failures", "40%")
+    assert result.code == 19, result.err
+    assert (result.json[0]["indexed"], result.json[0]["failed"]) == (6, 2)
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_photos_that_failed_before_do_not_keep_others_from_being_tried(
+    call, bundle: Bundle, dirty: Path, shared_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a share of failures, those at the head of the list would stop every run."""
+    monkeypatch.setattr("ctxdeploy.patience.LEAST_TRIED", 2)
+    original = Extractor.extract
+
+    def failing(self, photos):
+        for result in original(self, photos):
+            passing = result.name in ("a_cut.jpg", "astronaut_0.jpg")
+            yield PhotoFailure(name=result.name, reason="not now", stage="read", file=None) if passing else result
+
+    monkeypatch.setattr(Extractor, "extract", failing)
+    place, archive = tmp_path / "place", tmp_path / "a.ctxindex"
+    place.mkdir()
+    for name in ("a_cut.jpg", "astronaut_0.jpg", "coins_0.jpg"):
+        shutil.copy2(dirty / name, place / name)
+    codebook = ("--codebook", shared_archive / "codebook.safetensors")
+    assert call("index", place, "-o", archive, "--model", bundle.path, *codebook).code == 19
+    for name in ("coffee_0.jpg", "hubble_deep_field_0.jpg", "rocket_0.jpg"):
+        shutil.copy2(dirty / name, place / name)
+    result = call("index", place, "-o", archive, "--max-failures", "50%", "--json")
+    assert result.code == 19, result.err
+    assert (result.json[0]["indexed"], result.json[0]["failed"]) == (3, 2)
+
+
 def test_limits_that_are_none(call, bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
     for flag, value, said in (
         ("--max-failures", "many", "neither a number"),
@@ -222,6 +266,7 @@ def test_archives_are_named_after_their_place(tmp_path: Path, monkeypatch: pytes
         "s3://bucket/summer/": "summer",
         "https://host/photos/?token=1": "photos",
         "s3://bucket": "bucket",
+        "ftp://user:secret@host": "host",
     }
     assert {place: str(default_archive(place)) for place in names} == {
         place: f"{name}.ctxindex" for place, name in names.items()

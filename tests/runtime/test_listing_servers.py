@@ -161,6 +161,8 @@ def test_index_pages(server: Server) -> None:
     assert listing.photos[0].state() is None
     flat = list_photos(f"{server.url}/photos/", recursive=False, remote=QUICK)
     assert [photo.name for photo in flat.photos] == sorted(["a.jpg", "b.png", name])
+    assert not flat.is_gone("sub/c.jpg"), "where nobody has looked"
+    assert flat.is_gone("c.jpg") and listing.is_gone("sub/gone.jpg")
 
 
 def test_a_folder_that_fails_hides_what_is_in_it_and_no_more(server: Server) -> None:
