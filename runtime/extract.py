@@ -67,9 +67,9 @@ class Extractor:
         """Yield one result per photo, while later photos are being decoded.
 
         Results come in the order of the photos, but for two things: a batch waits until it is full, and a photo that
-        keeps others from the network for a second is overtaken. A photo that fails becomes a ``PhotoFailure`` and the
-        others go on. Closing the generator early ends its threads and processes. Exceptions of ``photos`` itself pass
-        through.
+        keeps others from the network for three seconds is overtaken. A photo that fails becomes a ``PhotoFailure`` and
+        the others go on. Closing the generator early ends its threads and processes. Exceptions of ``photos`` itself
+        pass through.
 
         Raises:
             BackendError: the network failed, or no worker can be started.

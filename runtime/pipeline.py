@@ -26,7 +26,7 @@ from ctxdeploy.runtime.reading import Readers
 from ctxdeploy.runtime.sources import Extracted, PhotoFailure, PhotoSource
 
 # Seconds that a photo may keep decoded ones behind it from the network.
-OVERTAKEN_AFTER = 1.0
+OVERTAKEN_AFTER = 3.0
 # Seconds without any photo after which another lane is started beside those that may hang.
 STARVED_AFTER = 5.0
 _TICK = 0.1

@@ -31,18 +31,23 @@ from ctxdeploy.runtime.inspection.graph import Block, Graph
 from ctxdeploy.samples import sample_photo
 
 SIZE, TOP_K = 176, 90
-GAUSSIAN = Smoothing(kind="gaussian", kernel_size=3)
+GAUSSIAN, WIDE = (Smoothing(kind="gaussian", kernel_size=size) for size in (3, 5))
 # Family, smoothing, refinement, LIT, scales. One scale alone has no Concat in its graph.
 VARIANTS: dict[str, tuple[str, Smoothing, Refinement | None, Lit | None, tuple[float, ...]]] = {
     "both": ("ctx", GAUSSIAN, Refinement(), None, (1.0,)),
-    "smoothing": ("ctx", Smoothing(kind="gaussian", kernel_size=5), None, None, (1.0,)),
-    "graph": ("ctx", Smoothing(), Refinement(blocks=1, edges=Edges.SOFTMAX), None, (1.0,)),
+    "softmax": (
+        "ctx",
+        Smoothing(kind="gaussian", kernel_size=5),
+        Refinement(blocks=1, edges=Edges.SOFTMAX),
+        None,
+        (1.0,),
+    ),
     "topk": ("ctx", Smoothing(), Refinement(blocks=1, edges=Edges.TOPK, neighbours=7), None, (1.0,)),
     "how": ("how", Smoothing(), None, None, (1.414, 1.0)),
     "fire": ("fire", Smoothing(kind="none"), None, Lit(steps=2, templates=24, dim=64), (1.0, 0.707)),
 }
 DENSE = [name for name in VARIANTS if name != "fire"]
-SLOW = ("smoothing", "graph", "topk")  # 5 to 10 seconds of tracing each
+SLOW = ("softmax", "topk")  # 5 to 10 seconds of tracing each
 FORMS = ("functions", "inlined")
 
 

@@ -149,7 +149,10 @@ def test_lookahead_is_bounded(make_bundle: MakeBundle, isolated: bool) -> None:
 
 
 @MODES
-def test_who_keeps_the_others_waiting_is_overtaken(make_bundle: MakeBundle, isolated: bool) -> None:
+def test_who_keeps_the_others_waiting_is_overtaken(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, isolated: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "OVERTAKEN_AFTER", 1.0)
     gate = threading.Event()
     photos = memory(20)
     photos[1] = PhotoSource(name="late", reader=Reader(jpeg(), gate=gate))
@@ -159,10 +162,10 @@ def test_who_keeps_the_others_waiting_is_overtaken(make_bundle: MakeBundle, isol
         found.append(result.name)
         if len(found) == 19:
             assert "late" not in found
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
             gate.set()
     assert found == ["0", *map(str, range(2, 20)), "late"]
-    assert 0.9 < extractor.flow.waiting < 5
+    assert 0.9 < extractor.flow.waiting < 20
     assert gone()
 
 
@@ -190,14 +193,17 @@ def test_a_worker_that_hangs_holds_up_nobody(make_bundle: MakeBundle, monkeypatc
 
 def test_a_worker_that_dies_costs_nothing(make_bundle: MakeBundle) -> None:
     extractor = Extractor(make_bundle(), config=ExtractorConfig(workers=1))
-    results = []
+    results, killed = [], 0
     for result in extractor.extract(memory(40)):
         results.append(result)
         if len(results) in (5, 20):
-            os.kill(*mine(), signal.SIGKILL)
+            workers = mine()  # a second one joins when no photo comes for a while
+            killed += len(workers)
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
     assert [result.name for result in results] == [str(number) for number in range(40)]
     assert all(isinstance(result, Extracted) for result in results)
-    assert extractor.flow.replaced_workers == 2
+    assert 2 <= extractor.flow.replaced_workers <= killed
 
 
 def test_slow_servers_are_asked_at_the_same_time(make_bundle: MakeBundle) -> None:

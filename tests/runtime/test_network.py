@@ -135,7 +135,7 @@ def test_memory_that_is_really_not_there(make_bundle: MakeBundle, engine: str, s
 
 
 def test_a_limit_below_the_need_is_refused_at_the_start(make_bundle: MakeBundle) -> None:
-    with pytest.raises(ConfigError, match=r"--memory-limit 50 MB is too little: the loaded model takes \d+ MB"):
+    with pytest.raises(ConfigError, match=r"--memory-limit 50 MB is too little: the loaded model takes [\d,]+ MB"):
         Extractor(make_bundle(), config=ExtractorConfig(memory_limit=50 * MB))
     shares = share_memory(resident() + 1600 * MB, 2)
     assert 790 * MB < shares.network < 801 * MB
