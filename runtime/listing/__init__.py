@@ -87,7 +87,8 @@ def _refuse(place: str) -> Listing:
     path = Path(place)
     if has_pattern(place) and not path.exists():
         raise ConfigError(f"{printable(place)}: of patterns only those that end with .tar are taken, in quotes")
+    shown = printable(without_secrets(place) if "://" in place else place)  # a chain of fsspec: a::http://user:…
     raise ConfigError(
-        f"{printable(place)} is not a folder{'' if path.exists() else ', there is no such place'}: give a folder with "
+        f"{shown} is not a folder{'' if path.exists() else ', there is no such place'}: give a folder with "
         f"photos, a list ({' '.join(LISTS)}), a .tar, or a URL such as s3://bucket/photos"
     )

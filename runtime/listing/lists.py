@@ -16,7 +16,7 @@ from ctxdeploy.runtime.listing.entries import Entries, Entry
 from ctxdeploy.runtime.listing.names import absolute
 from ctxdeploy.runtime.listing.remote import Stores
 from ctxdeploy.runtime.listing.store import RemoteConfig
-from ctxdeploy.runtime.listing.urls import is_web, without_secrets
+from ctxdeploy.runtime.listing.urls import is_url, is_web, without_secrets
 from ctxdeploy.text import printable
 
 EDGES = ("x0", "y0", "x1", "y1")
@@ -125,9 +125,8 @@ def _table(text: str, where: str, delimiter: str) -> Iterator[Entry]:
 
 def _check_header(header: list[str], at: str) -> list[str]:
     if "path" not in header:
-        raise ConfigError(
-            f"{at}: the first row must name the columns, one of them path: not {printable(','.join(header)[:80])}"
-        )
+        found = ",".join(without_secrets(column) if is_url(column) else column for column in header)
+        raise ConfigError(f"{at}: the first row must name the columns, one of them path: not {printable(found[:80])}")
     twice = {column for column in header if header.count(column) > 1} & {"path", "name", "box", *EDGES}
     if twice:
         raise ConfigError(f"{at}: there are two columns {min(twice)}")

@@ -200,7 +200,10 @@ def _folder(store: Store, place: str) -> Look:
 
 
 def _web_folder(store: Store, place: str) -> Look:
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError as error:
+        raise ConfigError(f"{printable(without_secrets(place))} is no address ({error})") from error
     root = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/", parts.query, ""))
     addresses = {"": root}
 

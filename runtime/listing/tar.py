@@ -46,11 +46,14 @@ class Shard:
                 while size > 0:
                     piece = os.pread(descriptor, min(size, MAX_BYTES), offset)
                     if not piece:
-                        raise PhotoError("the tar file ends within it")
+                        break
                     pieces.append(piece)
                     offset, size = offset + len(piece), size - len(piece)
+                self._check(descriptor)  # it may have been written to since it was opened
         except OSError as error:
             raise PhotoError(_unreadable(error)) from error
+        if size > 0:
+            raise PhotoError("the tar file ends within it")
         return b"".join(pieces)
 
     def _check(self, descriptor: int) -> None:

@@ -289,6 +289,11 @@ def taken() -> Iterator[tuple[str, bytes, Shows]]:
     yield "AVIF with zeros in its EXIF block", encoded(quadrants(), "AVIF", quality=95, exif=padded), QUADRANTS
     yield "WebP padded with zeros", encoded(quadrants(), "WEBP", quality=95) + bytes(4096), QUADRANTS
     yield "AVIF padded with zeros", encoded(quadrants(), "AVIF", quality=95) + bytes(4096), QUADRANTS
+    film = struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4s", 4104, b"mdat") + bytes(4096)
+    yield "AVIF with a film behind it", encoded(quadrants(), "AVIF", quality=95) + film, QUADRANTS
+    for method in (0, 4):
+        flat = encoded(quadrants(640, 480), "WEBP", quality=100, method=method)
+        yield f"WebP of flat colours, method {method}", flat, Shows((640, 480))
     yield "JPEG 2000", encoded(quadrants(), "JPEG2000"), QUADRANTS
     yield "TIFF of 50 pages", frames("TIFF", 50), QUADRANTS
     yield "TIFF of LZW", encoded(quadrants(), "TIFF", compression="tiff_lzw"), QUADRANTS

@@ -118,6 +118,7 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.csv", "path,name\na,x\nb,x\n", "line 3: the name 'x' is taken by a former line for another photo"),
         ("a.csv", "path,name\na,x/\n", "line 2: the name 'x/' ends with /"),
         ("a.csv", "\x1b[31m,x\n", r"one of them path: not \\x1b\[31m,x"),
+        ("a.csv", "https://me:secret@h/x.jpg?sig=secret,1\n", "one of them path: not https://h/x.jpg,1$"),
         ("a.jsonl", '{"path": "x"}\n{path}\n', "a.jsonl, line 2: this is not JSON"),
         ("a.jsonl", '["x"]', "line 1: this is not a JSON object"),
         ("a.jsonl", '{"name": "x"}', "line 1: there is no path"),

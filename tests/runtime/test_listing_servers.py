@@ -478,9 +478,18 @@ def test_any_file_system_of_fsspec() -> None:
         memory.rm("/test-listing", recursive=True)
 
 
-def test_what_no_file_system_reads() -> None:
-    with pytest.raises(ConfigError, match="nonsense:// cannot be read"):
-        list_photos("nonsense://me:secret@host/x", remote=QUICK)
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nonsense://me:secret@host/x", "nonsense:// cannot be read"),
+        ("http://me:secret@[::1/x", r"http://\[::1/x is no address \(Invalid IPv6 URL\)"),
+        ("simplecache::http://me:secret@host/x", "simplecache::http://host/x is not a folder"),
+    ],
+)
+def test_what_no_file_system_reads(place: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        list_photos(place, remote=QUICK)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,23 @@ def test_a_file_that_changed_is_not_read_at_old_places(tmp_path: Path) -> None:
         photo.reader.read()
 
 
+def test_a_file_that_is_open_and_written_to_is_not_read_at_old_places(tmp_path: Path) -> None:
+    place = write_tar(tmp_path / "x.tar", [("a.jpg", b"a" * 9), ("b.jpg", b"b" * 9)])
+    first, second = (photo.reader for photo in list_photos(str(place)).photos)
+    assert first is not None
+    assert second is not None
+    assert first.read() == b"a" * 9
+    other = write_tar(tmp_path / "other.tar", [("b.jpg", b"b" * 9), ("a.jpg", b"a" * 9)]).read_bytes()
+    with place.open("r+b") as file:
+        file.write(other)
+    os.utime(place, ns=(0, time.time_ns() + 10**9))
+    with pytest.raises(PhotoError, match="the tar file has changed since it was listed"):
+        second.read()
+    os.truncate(place, 512)
+    with pytest.raises(PhotoError, match="the tar file has changed since it was listed"):
+        second.read()
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
