@@ -24,6 +24,8 @@ _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "ContentHash", "generation")
 _TAG_BIT = 1 << 62
 # Objects in one answer; S3 gives no more.
 PAGE = 1000
+# Folders without photos, each in the other, that have folders of the same names: 00/00/00/a.jpg is no circle.
+MAX_REPEATED = 4
 
 # A folder's files, and the names of its folders, both relative to where the listing began; those of folders end with /.
 Look = Callable[[str], tuple[dict[str, RemotePhoto], list[str]]]
@@ -206,13 +208,27 @@ def _web_folder(store: Store, place: str) -> Look:
         raise ConfigError(f"{printable(without_secrets(place))} is no address ({error})") from error
     root = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/", parts.query, ""))
     addresses = {"": root}
+    extensions = readable_extensions()
+    pages: dict[str, frozenset[str]] = {}  # what each folder links to, relative to itself
 
     def look(prefix: str) -> tuple[dict[str, RemotePhoto], list[str]]:
         address = addresses[prefix]
         links = links_below(store.read(store.path(address)), address, root)
         below = [name for name in links if name.endswith("/")]
+        pages[prefix] = frozenset(name.removeprefix(prefix) for name in links)
+        repeated = sum(pages.get(above) == pages[prefix] for above in _above(prefix)) if below else 0
+        if repeated and any(name.lower().endswith(extensions) for name in links):
+            return {}, []  # a link that leads back up on the server: without end, each photo once more at every turn
+        if repeated > MAX_REPEATED:
+            raise PhotoError(f"it links to the same as {repeated} folders above it: a link that leads back up")
         for name in below:
             addresses.setdefault(name, links.pop(name))
         return {name: RemotePhoto(store=store, folder="", key=store.path(link)) for name, link in links.items()}, below
 
     return look
+
+
+def _above(folder: str) -> list[str]:
+    """Return the folders above a folder, the root among them."""
+    parts = folder.split("/")[:-1]
+    return ["".join(f"{part}/" for part in parts[:count]) for count in range(len(parts))]

@@ -293,6 +293,38 @@ def test_pythons_own_server(tmp_path: Path) -> None:
             thread.join()
 
 
+def test_links_that_lead_back_up_end(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("p.jpg", "a/q.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    for name, target in (("self", "."), ("again", "."), ("a/up", "..")):
+        (tmp_path / name).symlink_to(target)
+    handler = partial(SilentHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            listing = list_photos(f"http://127.0.0.1:{running.server_address[1]}/", remote=QUICK)
+            assert contents(listing) == {"p.jpg": b"p.jpg", "a/q.jpg": b"a/q.jpg"}
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+def test_folders_of_the_same_names_are_no_circle(server: Server) -> None:
+    server.files = {f"/{'0/' * depth}": page("0/", "1/") for depth in range(4)}
+    server.files |= {f"/{'0/' * depth}1/": page("a.jpg") for depth in range(4)} | {"/0/0/0/0/": page("b.jpg")}
+    names = [photo.name for photo in list_photos(server.url, remote=QUICK).photos]
+    assert names == ["0/0/0/0/b.jpg", "0/0/0/1/a.jpg", "0/0/1/a.jpg", "0/1/a.jpg", "1/a.jpg"]
+
+
+def test_a_server_that_has_one_page_for_everything_ends(server: Server) -> None:
+    server.files = {f"/{'x/' * depth}": page("x/") for depth in range(100)}
+    with pytest.raises(NoPhotosError):
+        list_photos(server.url, remote=QUICK)
+    assert len(server.requests) < 10
+
+
 # ------------------------------------------------------------------ S3
 
 
