@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import pytest
 
 from ctxdeploy.archive import default_archive
 from ctxdeploy.bundle import Bundle
+from ctxdeploy.estimate import estimate
 from ctxdeploy.index import Index
 from ctxdeploy.indexing import IndexingConfig, index_photos
 from ctxdeploy.progress import Display
-from ctxdeploy.runtime import Extractor, PhotoFailure
+from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoFailure
+from ctxdeploy.runtime.backends.base import GraphOutputs
+from ctxdeploy.runtime.decoding import Decoded
 from ctxdeploy.runtime.listing import list_photos
+from ctxdeploy.runtime.network import Network
 
 
 @pytest.fixture
@@ -236,6 +241,24 @@ def test_dry_run_estimates_time_and_size(call, bundle: Bundle, photos: Path, tmp
     assert 0 < stored < 1.2 * estimate["bytes"]
     done = call("index", photos, "-o", archive, "--dry-run", "--json").json[0]
     assert done["estimate"]["photos"] == done["estimate"]["bytes"] == 0
+
+
+def test_an_estimate_of_batches_is_that_of_all_their_photos(
+    bundle: Bundle, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Network._outputs
+
+    def slow(self: Network, part: list[Decoded]) -> GraphOutputs | str:
+        time.sleep(0.05 * len(part))
+        return original(self, part)
+
+    monkeypatch.setattr(Network, "_outputs", slow)
+    for number in range(5):
+        shutil.copy2(dirty / "coins_0.jpg", tmp_path / f"{number}.jpg")
+    extractor = Extractor(bundle, config=ExtractorConfig(batch_size=5))
+    expected = estimate(list_photos(str(tmp_path), recursive=False).photos, tmp_path / "a", extractor, IndexingConfig())
+    assert expected is not None and expected.tried == 5
+    assert expected.seconds_a_photo >= 0.05
 
 
 def test_another_place_is_refused_and_a_moved_one_taken(call, bundle, photos: Path, tmp_path: Path) -> None:
