@@ -97,7 +97,8 @@ def index_photos(
         StorageError: it cannot be written.
         NoPhotosError: no photo could be read, so that no codebook can be trained.
         ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
-        TooManyFailuresError, BackendError, KeyboardInterrupt: after committing what was done.
+        TooManyFailuresError, BackendError, KeyboardInterrupt: after committing what was done;
+        OSError: as well, if what reads the progress is gone.
     """
     start = time.monotonic()
     report = IndexingReport(found=len(listing.photos))
@@ -122,7 +123,7 @@ def index_photos(
                 run.fail(failure)
             if pending:
                 _extract(list(pending.values()), extractor, run, report.stages, display)
-        except (KeyboardInterrupt, BackendError, TooManyFailuresError):
+        except (KeyboardInterrupt, BackendError, TooManyFailuresError, OSError):
             run.commit()
             raise
         # Last, so that a photo that was renamed is in the archive under either name at any time.

@@ -125,6 +125,21 @@ def test_told_to_end_it_commits_and_goes_on_later(
     assert _plan(call, many, archive, bundle) == {"new": 0, "changed": 0, "unchanged": 72, "given_up": 4}
 
 
+def test_when_nobody_reads_the_progress_any_more_what_was_extracted_is_kept(
+    bundle: Bundle, many: Path, shared_archive: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "a.ctxindex"
+    codebook = ("--codebook", str(shared_archive / "codebook.safetensors"))
+    command = [*_command(many, archive, bundle), "--json", "--commit-seconds", "3600", *codebook]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    next(line for line in process.stderr if '"progress"' in line)
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1
+    with Index.open(archive) as index:
+        assert len(index) >= 1 and index.verify() == []
+
+
 def test_queries_see_what_is_committed_while_the_run_goes_on(
     bundle: Bundle, many: Path, shared_archive: Path, tmp_path: Path
 ) -> None:
