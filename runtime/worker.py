@@ -96,6 +96,8 @@ def _limit_memory(most: int | None) -> None:
         return
     import resource
 
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]  # of a batch system; it cannot be raised
+    most = min(most, sys.maxsize if hard == resource.RLIM_INFINITY else hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 

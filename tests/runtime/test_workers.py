@@ -243,6 +243,25 @@ def test_bytes_that_do_not_fit_into_a_worker_are_a_lack_of_memory(decoder: Calla
     assert (failure.stage, failure.reason) == ("memory", "it needs more than 101 MB to decode: raise --memory-limit")
 
 
+def test_a_limit_beyond_that_of_the_system_is_none_of_ours(decoder: Callable[..., ProcessDecoder]) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    assert isinstance(decoder(memory=1 << 70).decode(source(photo()), photo()), Decoded)
+    code = "\n".join(
+        (
+            "import resource, sys",
+            "from ctxdeploy.runtime.worker import _limit_memory",
+            "resource.setrlimit(resource.RLIMIT_DATA, (1 << 31, 1 << 31))",
+            "_limit_memory(1 << 33)",
+            "print(resource.getrlimit(resource.RLIMIT_DATA)[0] == 1 << 31)",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+
+
 @pytest.mark.parametrize(("number", "stage"), [(signal.SIGKILL, "memory"), (signal.SIGSEGV, "decode")])
 def test_what_killed_the_workers_decides_whether_the_photo_is_to_blame(
     decoder: Callable[..., ProcessDecoder], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, stage: str
