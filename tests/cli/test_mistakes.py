@@ -222,7 +222,7 @@ def test_settings_that_exclude_each_other(call, archive: Path, bundle: Bundle, p
     new = ["index", photos, "-o", tmp_path / "n.ctxindex", "--model", bundle.path, "-q"]
     codebook = archive / "codebook.safetensors"
     _one_line(call(*new, "--words", 64, "--codebook", codebook), 2, "--codebook and --words")
-    _one_line(call("index", photos, "-o", archive, "--words", 64, "-q"), 2, "has a codebook")
+    _one_line(call("index", photos, "-o", archive, "--words", 65, "-q"), 2, "has a codebook")
     _one_line(call(*new, "--words", 65537), 2, "--words 65537")
     _one_line(call("query", photos / "coins_0.jpg", "--index", archive, "--html", photos / "a.jpg"), 2, "--html")
     _one_line(call(*new, "--backend", "onnxruntime", "--precision", "bf16"), 2, "--precision")

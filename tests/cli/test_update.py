@@ -115,7 +115,7 @@ def test_dry_run_writes_nothing_and_needs_no_model(call, photos, folder, indexed
 
 def test_dry_run_refuses_what_a_run_refuses(call, folder: Path, indexed: Path, photos: Path, archive) -> None:
     queries = photos.parent / "queries"
-    assert call("index", folder, "-o", indexed, "--dry-run", "--words", 64).code == 2
+    assert call("index", folder, "-o", indexed, "--dry-run", "--words", 65).code == 2
     assert call("index", folder, "-o", indexed, "--dry-run", "--geometry").code == 2
     assert call("index", folder, "-o", folder, "--dry-run").code == 15
     assert call("index", queries, "-o", indexed, "--dry-run", "--sync").code == 2
