@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.listing import Listing
 
+# Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
+ADVISED_FROM = 10.0
 # Failed photos that are named on stderr; the archive lists all.
 NAMED_FAILURES = 5
 
@@ -133,7 +135,7 @@ def _extractor(archive: Path, model: str | None, engine: "BackendConfig", config
 
 def _remark(archive: Path, listing: "Listing", report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
     """Say what a user may not expect, and raise if photos could not be read."""
-    if report.indexed + report.replaced:
+    if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
         shown.say(report.stages.advice(about["precision"], about["workers"]))
     if report.missing:
         shown.say(

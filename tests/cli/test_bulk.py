@@ -335,3 +335,13 @@ def test_a_photo_without_permission_is_tried_by_every_run(bundle: Bundle, dirty:
         assert failure["stage"] == "read" and "Permission denied" in failure["reason"]
     (dirty / "coins_0.jpg").chmod(0o644)
     assert run()["indexed"] == 1
+
+
+def test_what_would_help_is_said_after_a_run_that_was_long_enough(
+    call, bundle: Bundle, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "a.ctxindex"
+    assert "would help" not in _index(call, dirty, bundle, archive).err
+    monkeypatch.setattr("ctxdeploy.cli.index.ADVISED_FROM", 0.0)
+    shutil.copy2(dirty / "coins_0.jpg", dirty / "new.jpg")
+    assert "would help" in _index(call, dirty, bundle, archive).err
