@@ -111,8 +111,7 @@ def _compare(calm: Path, shaken: Path, bundle: Bundle, queries: list[Path]) -> d
             answers = answers and found[0] == found[1]
         sound = not one.verify() and not other.verify()
     for archive in (calm, shaken):
-        for command in (["compact", str(archive), "-q"],):
-            subprocess.run([sys.executable, "-m", "ctxdeploy.cli.main", *command], check=True)
+        subprocess.run([sys.executable, "-m", "ctxdeploy.cli.main", "compact", str(archive), "-q"], check=True)
         with Index.open(archive, writable=True) as index:
             index.collect_garbage()
     return {

@@ -46,10 +46,13 @@ def load_what_is_there(image: "ImageFile.ImageFile", data: bytes) -> "Image.Imag
 
     Raises:
         Exception: as loading it raised, if no pixel was decoded.
+        MemoryError: whatever was decoded before.
     """
     try:
         image.load()
-    except Exception:
+    except MemoryError:  # the file is whole, for all that is known: it is tried again when there is more
+        raise
+    except Exception:  # decoders raise anything
         image.tile = []
         image.load()
         if image.getbbox() is None:

@@ -590,3 +590,23 @@ def test_heif_without_its_plugin_says_what_to_install() -> None:
         pytest.skip("a plug-in for HEIF is installed")
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400)
     assert reason_of(data) == "it is HEIF, which needs a plug-in for Pillow: pip install pi-heif"
+
+
+def test_a_lack_of_memory_is_no_damage_to_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that ran out of memory half-way leaves pixels too; the photo must be tried again, not taken so."""
+    from PIL import ImageFile
+
+    calls = []
+
+    def full(self: ImageFile.ImageFile) -> None:
+        self.im = Image.new("RGB", self.size, "red").im
+        calls.append(self)
+        if len(calls) == 1:
+            raise MemoryError
+
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "blue").save(file, "PNG")
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", full)
+        with pytest.raises(PhotoError, match="there is not enough memory"):
+            decode_photo(file.getvalue(), Preprocessing(), limits=DecodeLimits(accept_truncated=True))
