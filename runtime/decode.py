@@ -114,12 +114,15 @@ def decode_bytes(
     try:
         return _attempt(data, preprocessing, box, limits, load_whole)
     except PhotoError as error:
-        if not limits.accept_truncated:
+        # Too little memory is no damage: the photo is tried again, not taken with what was decoded by then.
+        if not limits.accept_truncated or isinstance(error.__cause__, MemoryError):
             raise
         closed = data + END if data.startswith(START) else data
         try:
             return _attempt(closed, preprocessing, box, limits, load_what_is_there)
-        except PhotoError:
+        except PhotoError as again:
+            if isinstance(again.__cause__, MemoryError):
+                raise
             raise error from None
 
 
