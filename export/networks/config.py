@@ -15,16 +15,21 @@ def _check_whole(what: str, value: object) -> None:
 
 
 class Architecture(Enum):
-    """A ResNet trunk: name, bottleneck blocks or basic ones, blocks of its four layers (He et al., CVPR 2016)."""
+    """A ResNet trunk: name, bottleneck blocks or basic ones, blocks of its four layers, channels of its first layer.
 
-    RESNET18 = ("resnet18", False, (2, 2, 2, 2))
-    RESNET50 = ("resnet50", True, (3, 4, 6, 3))
-    RESNET101 = ("resnet101", True, (3, 4, 23, 3))
+    Those of He et al. (CVPR 2016), and ResNet-18 at half the width: 0.7M parameters up to layer3.
+    """
 
-    def __init__(self, label: str, bottleneck: bool, blocks: tuple[int, int, int, int]) -> None:
+    RESNET18 = ("resnet18", False, (2, 2, 2, 2), 64)
+    RESNET50 = ("resnet50", True, (3, 4, 6, 3), 64)
+    RESNET101 = ("resnet101", True, (3, 4, 23, 3), 64)
+    RESNET18_HALF = ("resnet18-half", False, (2, 2, 2, 2), 32)
+
+    def __init__(self, label: str, bottleneck: bool, blocks: tuple[int, int, int, int], width: int) -> None:
         self.label = label
         self.bottleneck = bottleneck
         self.blocks = blocks
+        self.width = width
 
     @classmethod
     def parse(cls, label: object) -> "Architecture":
@@ -36,7 +41,7 @@ class Architecture(Enum):
 
     def channels(self, skip_layer: int) -> int:
         """Channels of the feature map when the last ``skip_layer`` layers are left out."""
-        return (2048 if self.bottleneck else 512) >> skip_layer
+        return self.width * (32 if self.bottleneck else 8) >> skip_layer
 
 
 class Edges(Enum):

@@ -65,13 +65,13 @@ class ResNetTrunk(nn.Module):
     def __init__(self, architecture: Architecture, skip_layer: int) -> None:
         super().__init__()
         block = Bottleneck if architecture.bottleneck else BasicBlock
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        channels = architecture.width
+        self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.layers = tuple(f"layer{i + 1}" for i in range(4 - skip_layer))
-        channels = 64
         for i, name in enumerate(self.layers):
-            width = 64 << i
+            width = architecture.width << i
             strides = (1 if i == 0 else 2, *(1 for _ in range(architecture.blocks[i] - 1)))
             blocks = []
             for stride in strides:

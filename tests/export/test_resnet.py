@@ -61,8 +61,17 @@ def test_state_is_torchvisions(
     assert {name: tuple(tensor.shape) for name, tensor in short.state_dict().items()} == without
 
 
+def test_the_narrow_trunk_is_resnet18_with_half_the_channels() -> None:
+    with torch.device("meta"):
+        half, whole = (ResNetTrunk(a, 1).state_dict() for a in (Architecture.RESNET18_HALF, Architecture.RESNET18))
+    assert list(half) == list(whole)
+    for name, tensor in half.items():
+        wanted = [n if (name, i) == ("conv1.weight", 1) or i > 1 else n // 2 for i, n in enumerate(whole[name].shape)]
+        assert list(tensor.shape) == wanted, name
+
+
 @pytest.mark.parametrize("skip_layer", [0, 1])
-@pytest.mark.parametrize("architecture", [Architecture.RESNET18, Architecture.RESNET50])
+@pytest.mark.parametrize("architecture", [Architecture.RESNET18, Architecture.RESNET50, Architecture.RESNET18_HALF])
 def test_output_is_the_input_divided_by_the_stride_rounded_up(architecture: Architecture, skip_layer: int) -> None:
     trunk = ResNetTrunk(architecture, skip_layer).eval()
     stride = 16 if skip_layer else 32
