@@ -69,7 +69,9 @@ def test_no_relative_imports() -> None:
 
 def test_nothing_is_pickled() -> None:
     unsafe = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
-    assert [f"{name_of(p)}: {m}" for p in LIBRARY for m in imported(p) if m.partition(".")[0] in unsafe] == []
+    found = [f"{name_of(p)}: {m}" for p in LIBRARY for m in imported(p) if m.partition(".")[0] in unsafe]
+    # Data sets are published as pickles: one module reads them, through an unpickler that admits no foreign name.
+    assert found == ["ctxdeploy/plain_pickle.py: pickle"]
     for path in LIBRARY:
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
