@@ -19,6 +19,17 @@ _INTEGERS = {"INT", "LONG", "LONG1", "LONG4"}
 MOST_IN_KEY = 64
 
 
+def _read_line(file: IO[bytes]) -> bytes:
+    return file.readline()
+
+
+def _read_lines(file: IO[bytes]) -> bytes:
+    return file.readline() + file.readline()
+
+
+_LINES = {"STRING": _read_line, "PERSID": _read_line, "GLOBAL": _read_lines, "INST": _read_lines}
+
+
 def _table() -> dict[bytes, tuple[str, Callable[[IO[bytes]], Any] | None, int, int, bool]]:
     """Return by opcode: its name, the reader of its argument, how many values it takes above or below a mark and gives
     back, and whether it takes all above the mark too."""
@@ -27,15 +38,11 @@ def _table() -> dict[bytes, tuple[str, Callable[[IO[bytes]], Any] | None, int, i
         taken = [kind.name for kind in op.stack_before]
         marked = "mark" in taken
         reader = None if op.arg is None else op.arg.reader
-        if op.name == "STRING":  # Python 2's holds any bytes, where pickletools' own reader takes ASCII alone
-            reader = _read_line
+        if op.name in _LINES:  # a string of Python 2 holds any bytes, where pickletools' own reader takes ASCII alone
+            reader = _LINES[op.name]
         below = taken.index("mark") if marked else len(taken)
         table[op.code.encode("latin-1")] = (op.name, reader, below, len(op.stack_after), marked)
     return table
-
-
-def _read_line(file: IO[bytes]) -> bytes:
-    return file.readline()
 
 
 class _Stack:

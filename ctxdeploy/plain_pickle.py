@@ -17,7 +17,7 @@ from ctxdeploy.pickle_scan import MOST_IN_KEY, scan
 from ctxdeploy.plain_arrays import Array, ArrayClass, Budget, Dtype, Name, RefusedError, as_bytes, over_bytes
 from ctxdeploy.text import printable
 
-# The longest of the published lists, SfM-120k's, names 98 thousand photos and 188 thousand pairs.
+# The longest of the published lists, SfM-120k's, names 98 thousand photos.
 MOST_BYTES = 256 << 20
 MOST_DEPTH = 50
 _ATOMS = (str, bytes, int, float, complex, bool, type(None))

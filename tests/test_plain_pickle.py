@@ -236,7 +236,7 @@ OTHERS: dict[str, bytes] = {
     "datetime.date": pickle.dumps(datetime.date(2020, 1, 1)),
     "copy_reg._reconstructor": pickle.dumps(Plain(), 0),
     "numpy.matrixlib.defmatrix.matrix": raw("numpy.matrixlib.defmatrix", "matrix"),
-    "numpy.ma.core._mareconstruct": pickle.dumps(np.ma.masked_array([1], [0])),
+    "numpy.ma.core._mareconstruct": pickle.dumps(np.ma.masked_array([1], [False])),
     "numpy.rec.recarray": raw("numpy.rec", "recarray"),
     "numpy.core.multiarray.fromfile": raw("numpy.core.multiarray", "fromfile"),
     "numpy.dtype.newbyteorder": b"\x80\x04\x8c\x05numpy\x8c\x12dtype.newbyteorder\x93.",
