@@ -96,3 +96,9 @@ class OutOfMemoryError(BackendError):
     """A batch does not fit into the memory that there is; a smaller one may."""
 
     exit_code = 21
+
+
+class TrainingError(CtxdeployError):
+    """A training cannot go on: its loss is not finite any more."""
+
+    exit_code = 22

@@ -21,6 +21,7 @@ CODES = {
     "SomePhotosFailedError": 19,
     "TooManyFailuresError": 20,
     "OutOfMemoryError": 21,
+    "TrainingError": 22,
 }
 
 

@@ -18,6 +18,7 @@ INTERRUPTED, TERMINATED = 130, 143
 # Module of each command in ``ctxdeploy.cli``, in the order of the work, and its line in the overview.
 COMMANDS = {
     "export": "Turn a checkpoint into a verified bundle.",
+    "train": "Train a network on photos of landmarks.",
     "build": "Build engines for a GPU from a bundle's graphs.",
     "index": "Index a folder of photos into an archive.",
     "query": "Find the photos of an archive that show the same.",

@@ -1,0 +1,210 @@
+"""``ctxdeploy train``."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.train.config import RECIPES, OptimiserConfig, TrainConfig
+from ctxdeploy.extras import require
+from ctxdeploy.progress import Display
+from ctxdeploy.text import counted, printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.train.run import Start
+    from ctxdeploy.export.train.sets import PhotoSet
+
+# From a trained network on: the slides' loss, the trunk at a tenth of the learning rate of what is new.
+_RECIPE, _RECIPE_OF_TRAINED = "pairs", "contrastive"
+_TRAINED_STEPS, _TRAINED_RATE, _TRAINED_BACKBONE = 1000, 1e-4, 0.1
+_SETTABLE = ", ".join(
+    f.name for kind in (*RECIPES.values(), OptimiserConfig) for f in fields(kind) if f.name != "learning_rate"
+)
+
+
+@click.command("train", epilog=f"Settings of --set: {_SETTABLE}, accumulate, photo_size.")
+@click.argument("folder", type=PATH)
+@click.option("--landmarks", type=PATH, multiple=True, metavar="DIR", help="Folder of folders, one landmark each.")
+@click.option(
+    "--photos", type=PATH, multiple=True, metavar="DIR", help="Photos without labels: pairs are made of them."
+)
+@click.option("--sfm120k", type=PATH, multiple=True, metavar="DIR", help="SfM-120k as cirtorch stores it.")
+@click.option("--init", type=PATH, metavar="CHECKPOINT", help="Network to start from [default: none, from nothing].")
+@click.option("--architecture", help="Trunk, from nothing [default: resnet18-half].")
+@click.option("--skip-layer", type=int, help="Layers of the trunk that are left out, from nothing [default: 1].")
+@click.option("--dim", type=int, help="Of the descriptors, from nothing [default: 128].")
+@click.option("--smoothing", type=click.Choice(["none", "average", "gaussian"]), help="[default: average, or --init's]")
+@click.option("--kernel-size", type=int, default=3, show_default=True, help="Of --smoothing.")
+@click.option("--graph", type=int, metavar="BLOCKS", help="Graph refinement [default: none, or --init's].")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="[default: pairs; contrastive with --init]")
+@click.option("--steps", type=int, help=f"[default: {TrainConfig.steps}; {_TRAINED_STEPS} with --init]")
+@click.option(
+    "--learning-rate",
+    type=float,
+    help=f"[default: {OptimiserConfig.learning_rate:g}; {_TRAINED_RATE:g} with --init, a tenth for the trunk]",
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Other settings, named below.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, views and order.")
+@click.option(
+    "--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True, help="The trunk's."
+)
+@click.option("--device", default="cpu", show_default=True, help="Of PyTorch: cpu, cuda, cuda:1.")
+@click.option("--threads", type=int, help="Of the network [default: PyTorch's choice].")
+@click.option("--photo-memory", type=float, default=4.0, show_default=True, metavar="GB", help="For decoded photos.")
+@click.option("--validate", type=PATH, metavar="DIR", help="Photos with gnd.json that the network is scored on.")
+@click.option(
+    "--validate-every", type=int, default=1000, show_default=True, metavar="STEPS", help="Between two scores."
+)
+@json_option
+@quiet_option
+def command(
+    folder: Path,
+    landmarks: tuple[Path, ...],
+    photos: tuple[Path, ...],
+    sfm120k: tuple[Path, ...],
+    init: Path | None,
+    architecture: str | None,
+    skip_layer: int | None,
+    dim: int | None,
+    smoothing: str | None,
+    kernel_size: int,
+    graph: int | None,
+    recipe: str | None,
+    steps: int | None,
+    learning_rate: float | None,
+    settings: tuple[str, ...],
+    seed: int,
+    precision: str,
+    device: str,
+    threads: int | None,
+    photo_memory: float,
+    validate: Path | None,
+    validate_every: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a HOW or ctx network in FOLDER. Run it again to continue after an interruption.
+
+    FOLDER gets model.pth (a checkpoint for export), log.csv, validation.csv and the state of the run.
+    """
+    require("torch", "export")
+    from ctxdeploy.export.train.run import RunConfig, train
+
+    config = _config(recipe, steps, learning_rate, settings, seed, precision, trained=init is not None)
+    start = _start(init, architecture, skip_layer, dim, smoothing, kernel_size, graph)
+    run = RunConfig(
+        device=device,
+        threads=threads,
+        memory=round(photo_memory * 1e9),
+        validate=validate,
+        validate_every=validate_every,
+    )
+    photo_set = _photo_set({"landmarks": landmarks, "photos": photos, "sfm120k": sfm120k})
+    display = Display(quiet=quiet, as_json=as_json)
+    display.say(f"{counted(len(photo_set.paths), 'photo')}; recipe {config.recipe.kind}, {config.steps} steps")
+    try:
+        trained = train(folder, photo_set, start, config, run, display)
+    except KeyboardInterrupt:
+        click.echo("ctxdeploy: run the same command again to continue", err=True)
+        raise
+    if trained.unreadable:
+        display.say(f"{counted(trained.unreadable, 'photo')} could not be read: others stood in")
+    if as_json:
+        print_json({**vars(trained), "model": str(trained.model)})
+        return
+    score = "" if trained.score is None else f", mAP {100 * trained.score:.2f}"
+    click.echo(f"{printable(str(trained.model))}: {trained.steps} steps{score}")
+
+
+def _config(
+    recipe: str | None,
+    steps: int | None,
+    learning_rate: float | None,
+    settings: tuple[str, ...],
+    seed: int,
+    precision: str,
+    *,
+    trained: bool,
+) -> TrainConfig:
+    kind = RECIPES[recipe or (_RECIPE_OF_TRAINED if trained else _RECIPE)]
+    given = _parsed(settings)
+    optimiser: dict[str, Any] = (
+        {"learning_rate": _TRAINED_RATE, "backbone_factor": _TRAINED_BACKBONE} if trained else {}
+    )
+    if learning_rate is not None:
+        optimiser["learning_rate"] = learning_rate
+    own: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in given.items():
+        owner = next((o for o, k in ((own, kind), (optimiser, OptimiserConfig)) if name in _names(k)), rest)
+        owner[name] = value
+    unknown = sorted(set(rest) - {"accumulate", "photo_size"})
+    if unknown or "learning_rate" in given:
+        known = sorted({*_names(kind), *_names(OptimiserConfig), "accumulate", "photo_size"} - {"learning_rate"})
+        raise ConfigError(f"--set {(unknown or ['learning_rate'])[0]}: the recipe {kind.kind} has {', '.join(known)}")
+    return TrainConfig(
+        recipe=kind(**own),
+        optimiser=OptimiserConfig(**optimiser),
+        steps=(_TRAINED_STEPS if trained else TrainConfig.steps) if steps is None else steps,
+        seed=seed,
+        precision=precision,
+        **rest,
+    )
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _parsed(settings: tuple[str, ...]) -> dict[str, int | float | None]:
+    values: dict[str, int | float | None] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        try:
+            values[name.replace("-", "_")] = None if text == "none" else int(text) if text.isdigit() else float(text)
+        except ValueError:
+            raise ConfigError(f"--set {setting}: write NAME=NUMBER, or NAME=none") from None
+    return values
+
+
+def _start(
+    init: Path | None,
+    architecture: str | None,
+    skip_layer: int | None,
+    dim: int | None,
+    smoothing: str | None,
+    kernel_size: int,
+    graph: int | None,
+) -> "Start":
+    from ctxdeploy.export.train.run import Start
+
+    refinement = None if graph is None else Refinement(blocks=graph)
+    chosen = None if smoothing is None else Smoothing(kind=smoothing, kernel_size=kernel_size)
+    if init is not None:
+        for flag, value in (("--architecture", architecture), ("--skip-layer", skip_layer), ("--dim", dim)):
+            if value is not None:
+                raise ConfigError(f"{flag} {value} is for a network from nothing: leave out {flag} or --init")
+        return Start(checkpoint=init, smoothing=chosen, refinement=refinement)
+    learned = refinement is not None or smoothing == "gaussian"
+    network = NetworkConfig(
+        family="ctx" if learned else "how",
+        architecture=Architecture.parse(architecture or Architecture.RESNET18_HALF.label),
+        skip_layer=1 if skip_layer is None else skip_layer,
+        dim=128 if dim is None else dim,
+        smoothing=chosen or Smoothing(kernel_size=kernel_size),
+        refinement=refinement,
+    )
+    return Start(network=network)
+
+
+def _photo_set(places: dict[str, tuple[Path, ...]]) -> "PhotoSet":
+    from ctxdeploy.export.train.sets import joined, read_set
+
+    sets = [read_set(kind, place) for kind, folders in places.items() for place in folders]
+    if not sets:
+        raise ConfigError("no photos to train on: give --landmarks, --photos or --sfm120k")
+    return joined(sets)

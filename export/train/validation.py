@@ -1,0 +1,99 @@
+"""Retrieval by a network while it is trained: its descriptors in ASMK, scored by ground truth (``gnd.json``)."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctxdeploy.bundle import Extraction
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.export.networks import build
+from ctxdeploy.export.networks.dense import DenseNetwork
+from ctxdeploy.export.networks.network import RetrievalNetwork
+from ctxdeploy.export.networks.resnet import fold_batch_norm
+from ctxdeploy.export.train.photos import Image, PhotoStore
+from ctxdeploy.scoring import load_ground_truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How much of a full evaluation a validation is.
+
+    Attributes:
+        image_size: longest side of the photos in pixels.
+        scales: of the pyramid.
+        top_k: descriptors of a photo.
+        words: of the codebook.
+        codebook_photos: of the training set, evenly spread over it, that the codebook is trained on.
+    """
+
+    image_size: int = 512
+    scales: tuple[float, ...] = (1.414, 1.0, 0.707, 0.5, 0.353)
+    top_k: int = 600
+    words: int = 4096
+    codebook_photos: int = 500
+
+
+class Validation:
+    """Scores networks by the photos of a folder with ground truth.
+
+    Args:
+        place: the folder.
+        training: paths of the training photos; the codebook is trained on some of them.
+        config: how much is computed.
+
+    Raises:
+        ConfigError: the folder has no ground truth.
+        NoPhotosError: it has no photos.
+    """
+
+    def __init__(self, place: Path, training: Sequence[Path], config: ValidationConfig) -> None:
+        from ctxdeploy.runtime import find_photos
+
+        truth = load_ground_truth(place)
+        if truth is None:
+            raise ConfigError(f"--validate {place}: there is no gnd.json in it")
+        self._truth, self._config = truth, config
+        paths = {Path(photo.name).name: photo.path for photo in find_photos(place) if photo.path is not None}
+        self._names = list(paths)
+        self._photos = PhotoStore(tuple(paths.values()), config.image_size, memory=0)
+        chosen = np.unique(np.linspace(0, len(training) - 1, min(config.codebook_photos, len(training))).astype(int))
+        self._training = PhotoStore(tuple(training[i] for i in chosen), config.image_size, memory=0)
+
+    def score(self, network: DenseNetwork) -> float:
+        """Return the mean average precision, 0 to 1, of a network in evaluation mode (minibench's rule)."""
+        from ctxdeploy.index import Codebook, Index
+
+        pyramid = self._pyramid(network)
+        described = [_describe(pyramid, self._training.load(i)) for i in range(len(self._training))]
+        codebook = Codebook.train(np.concatenate(described), words=self._config.words, seed=0)
+        vectors = {name: _describe(pyramid, self._photos.load(i)) for i, name in enumerate(self._names)}
+        queries = {query for files in self._truth.scenes.values() for query in files}
+        with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", codebook) as index:
+            for name, descriptors in vectors.items():
+                index.add(name, descriptors)
+            answers = {q: [hit.name for hit in index.search(vectors[q], len(vectors))] for q in queries if q in vectors}
+        return self._truth.restricted(self._names).mean_average_precision(answers)
+
+    def _pyramid(self, network: DenseNetwork) -> RetrievalNetwork:
+        """Return a copy of a network over all scales, its batch normalisation folded."""
+        extraction = Extraction(scales=self._config.scales, top_k=self._config.top_k, dim=network.config.descriptor_dim)
+        copy = build(network.config, extraction)
+        copy.load_state_dict(network.state_dict())
+        fold_batch_norm(copy.backbone)
+        return copy.to(network.get_buffer("mean").device)
+
+
+def _describe(network: RetrievalNetwork, image: Image | None) -> NDArray[np.float32]:
+    """Return descriptors of a photo n×D float32; none of an unreadable one."""
+    mean = network.get_buffer("mean")
+    if image is None:
+        return np.empty((0, network.config.descriptor_dim), np.float32)
+    with torch.inference_mode():
+        descriptors, attention, _, _ = network(torch.from_numpy(image)[None].to(mean.device))
+    vectors: NDArray[np.float32] = descriptors[0][attention[0] > 0].float().cpu().numpy()
+    return vectors
