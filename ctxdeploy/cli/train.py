@@ -55,6 +55,7 @@ _SETTABLE = ", ".join(
 @click.option("--device", default="cpu", show_default=True, help="Of PyTorch: cpu, cuda, cuda:1.")
 @click.option("--threads", type=int, help="Of the network [default: PyTorch's choice].")
 @click.option("--photo-memory", type=float, default=4.0, show_default=True, metavar="GB", help="For decoded photos.")
+@click.option("--save-seconds", type=float, default=30.0, show_default=True, help="Least time between two states.")
 @click.option("--validate", type=PATH, metavar="DIR", help="Photos with gnd.json that the network is scored on.")
 @click.option(
     "--validate-every", type=int, default=1000, show_default=True, metavar="STEPS", help="Between two scores."
@@ -82,6 +83,7 @@ def command(
     device: str,
     threads: int | None,
     photo_memory: float,
+    save_seconds: float,
     validate: Path | None,
     validate_every: int,
     as_json: bool,
@@ -100,6 +102,7 @@ def command(
         device=device,
         threads=threads,
         memory=round(photo_memory * 1e9),
+        save_seconds=save_seconds,
         validate=validate,
         validate_every=validate_every,
     )

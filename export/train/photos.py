@@ -24,6 +24,7 @@ class PhotoStore:
         memory: bytes of decoded photos that are kept.
 
     Attributes:
+        held: bytes of the photos that are kept.
         unreadable: why, for each photo that could not be decoded; another stands in for it.
     """
 
@@ -31,7 +32,7 @@ class PhotoStore:
         self._paths = paths
         self._preprocessing = Preprocessing(image_size=longest)
         self._memory = memory
-        self._held = 0
+        self.held = 0
         self._kept: OrderedDict[int, Image] = OrderedDict()
         self._lock = Lock()
         self.unreadable: dict[int, str] = {}
@@ -54,10 +55,10 @@ class PhotoStore:
             return None
         with self._lock:
             self._kept[number] = image
-            self._held += image.nbytes
-            while self._held > self._memory and len(self._kept) > 1:
+            self.held += image.nbytes
+            while self.held > self._memory and len(self._kept) > 1:
                 _, oldest = self._kept.popitem(last=False)
-                self._held -= oldest.nbytes
+                self.held -= oldest.nbytes
         return image
 
     def readable(self, number: int, others: NDArray[np.int64]) -> int:

@@ -66,6 +66,7 @@ class RunConfig:
         device: of PyTorch.
         threads: of the network; None leaves it to PyTorch. Another number may round differently.
         memory: bytes of decoded photos that are kept.
+        save_seconds: least time between two states on disk, from which a run continues.
         validate: folder with photos and ``gnd.json``.
         validate_every: steps.
         validation: how much a validation computes.
@@ -74,6 +75,7 @@ class RunConfig:
     device: str = "cpu"
     threads: int | None = None
     memory: int = 4 << 30
+    save_seconds: float = 30.0
     validate: Path | None = None
     validate_every: int = 1000
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -83,6 +85,8 @@ class RunConfig:
             raise ConfigError(f"--threads {self.threads} is outside 1..1024")
         if not 1 <= self.validate_every <= 10**9:
             raise ConfigError(f"--validate-every {self.validate_every} is outside 1..10^9")
+        if not self.save_seconds >= 0:
+            raise ConfigError(f"--save-seconds {self.save_seconds} is negative")
         if self.memory < 0:
             raise ConfigError(f"--photo-memory {self.memory} is negative")
 
@@ -146,7 +150,9 @@ def train(
         if trainer.step:
             display.say(f"continues at step {trainer.step} of {config.steps}")
         scores = None if run.validate is None else _Scores(folder, run, photo_set, trainer.step, image_size, display)
-        trainer.run(display, validate=scores, validate_every=run.validate_every)
+        trainer.run(
+            display, save_seconds=run.save_seconds, validate=scores, validate_every=run.validate_every
+        )
         score = None if scores is None else scores.final(trainer)
     return Trained(model=folder / MODEL, steps=trainer.step, unreadable=len(photos.unreadable), score=score)
 

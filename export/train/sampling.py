@@ -62,7 +62,8 @@ class Landmarks:
         order = np.argsort(photo_set.classes, kind="stable")
         known = order[photo_set.classes[order] >= 0]
         numbers, starts = np.unique(photo_set.classes[known], return_index=True)
-        self._members = dict(zip(numbers.tolist(), np.split(known, starts[1:]), strict=True))
+        members = np.split(known, starts[1:]) if len(known) else []
+        self._members = dict(zip(numbers.tolist(), members, strict=True))
         self._given: dict[int, Numbers] = {}
         if photo_set.pairs is not None:
             landmarks = photo_set.classes[photo_set.pairs[:, 0]]

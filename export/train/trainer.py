@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ctxdeploy.progress import Display
 
 STATE, MODEL, LOG = "state.pt", "model.pth", "log.csv"
-# Steps between two lines of the log, which are the steps at which a state may be saved; seconds between two states.
-LOG_STEPS, STATE_SECONDS = 20, 30.0
+# Steps between two lines of the log, which are the steps at which a state may be saved.
+LOG_STEPS = 20
 # Called with the averaged network and the step.
 Validate = Callable[[DenseNetwork, int], None]
 
@@ -87,8 +87,21 @@ class Trainer:
         network.load_state_dict(self._average)
         return network.eval()
 
-    def run(self, display: "Display", *, validate: Validate | None = None, validate_every: int = 0) -> None:
+    def run(
+        self,
+        display: "Display",
+        *,
+        save_seconds: float = 30.0,
+        validate: Validate | None = None,
+        validate_every: int = 0,
+    ) -> None:
         """Train to the end, and write the checkpoint of the averaged weights.
+
+        Args:
+            display: shows the progress.
+            save_seconds: least time between two states on disk.
+            validate: called every ``validate_every`` steps.
+            validate_every: steps; 0 never.
 
         Raises:
             TrainingError: the loss is not finite any more.
@@ -111,7 +124,7 @@ class Trainer:
                     count = self.step % LOG_STEPS or LOG_STEPS
                     self._write_line(sums, count, time.monotonic() - since)
                     sums, since = self._no_sums(), time.monotonic()
-                    if self.step == steps or time.monotonic() - saved >= STATE_SECONDS:
+                    if self.step == steps or time.monotonic() - saved >= save_seconds:
                         self._save()
                         saved = time.monotonic()
                 if validate and validate_every and self.step % validate_every == 0:
@@ -161,7 +174,7 @@ class Trainer:
         state = {
             **self._identity,
             "step": self.step,
-            "network": self.network.state_dict(),
+            "weights": self.network.state_dict(),
             "average": self._average,
             "optimiser": self._optimiser.state_dict(),
             "objective": self._objective.state(),
@@ -175,7 +188,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.network.load_state_dict(state["network"])
+        self.network.load_state_dict(state["weights"])
         self._average = {name: value.to(self._device) for name, value in state["average"].items()}
         self._optimiser.load_state_dict(state["optimiser"])
         self._objective.restore(state["objective"])

@@ -94,7 +94,7 @@ def render(images: list[Image], matrices: Matrices, size: int) -> Tensor:
     views = torch.empty(len(images), 3, size, size)
     for i, (image, matrix) in enumerate(zip(images, matrices, strict=True)):
         height, width = image.shape[:2]
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
         if _reduction(matrix, size) > _HALVED_FROM and min(height, width) > 1:
             pixels = F.avg_pool2d(pixels, 2)
             height, width = height // 2 * 2, width // 2 * 2
