@@ -4,13 +4,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.scoring import GroundTruth
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Codebook
 
 Vectors = NDArray[np.float32]
 TOP = 10
@@ -74,11 +77,11 @@ class Retrieval:
         self._codebook = Codebook.train(training + noise, words=words, seed=0)
         truth = None if ground_truth is None else ground_truth.restricted(list(reference))
         self._truth = truth if truth is not None and truth.scenes else None
-        self._answers = self._rankings(reference)
+        self._answers = rankings(self._codebook, reference)
 
     def agreement(self, descriptors: Mapping[str, Vectors]) -> Agreement:
         """Return how far the answers from these descriptors, of the same photos, agree with the reference's."""
-        answers = self._rankings(descriptors)
+        answers = rankings(self._codebook, descriptors)
         shares = [_share(self._answers[name], answers[name], name) for name in answers]
         truth = self._truth
         return Agreement(
@@ -89,15 +92,38 @@ class Retrieval:
             map=None if truth is None else truth.mean_average_precision(answers),
         )
 
-    def _rankings(self, descriptors: Mapping[str, Vectors]) -> dict[str, list[str]]:
-        from ctxdeploy.index import Index
 
-        names = list(descriptors)
-        with tempfile.TemporaryDirectory(prefix="ctxdeploy-") as folder:
-            with Index.create(Path(folder) / "a.ctxindex", self._codebook) as index:
-                index.add_many(descriptors.items())
-            with Index.open(Path(folder) / "a.ctxindex") as index:
-                return {name: [hit.name for hit in index.search(descriptors[name], len(names))] for name in names}
+def mean_average_precision(
+    descriptors: Mapping[str, Vectors], training: Vectors, words: int, ground_truth: GroundTruth
+) -> float:
+    """Return the mAP, 0 to 1, of ASMK with the photos of the ground truth as queries and all photos as the archive.
+
+    Args:
+        descriptors: of each photo, n×D float32.
+        training: descriptors that the codebook is trained with, m×D float32, of other photos.
+        words: of the codebook.
+        ground_truth: of the photos; those that are not in ``descriptors`` are left out.
+    """
+    from ctxdeploy.index import Codebook
+
+    truth = ground_truth.restricted(list(descriptors))
+    queries = [name for files in truth.scenes.values() for name in files]
+    return truth.mean_average_precision(rankings(Codebook.train(training, words=words, seed=0), descriptors, queries))
+
+
+def rankings(
+    codebook: "Codebook", descriptors: Mapping[str, Vectors], queries: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """Return for every photo (or some) all photos, best first, by ASMK with its default parameters."""
+    from ctxdeploy.index import Index
+
+    names = list(descriptors)
+    with tempfile.TemporaryDirectory(prefix="ctxdeploy-") as folder:
+        with Index.create(Path(folder) / "a.ctxindex", codebook) as index:
+            index.add_many(descriptors.items())
+        with Index.open(Path(folder) / "a.ctxindex") as index:
+            asked = names if queries is None else queries
+            return {name: [hit.name for hit in index.search(descriptors[name], len(names))] for name in asked}
 
 
 def _share(wanted: Sequence[str], given: Sequence[str], query: str) -> float:

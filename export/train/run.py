@@ -150,9 +150,7 @@ def train(
         if trainer.step:
             display.say(f"continues at step {trainer.step} of {config.steps}")
         scores = None if run.validate is None else _Scores(folder, run, photo_set, trainer.step, image_size, display)
-        trainer.run(
-            display, save_seconds=run.save_seconds, validate=scores, validate_every=run.validate_every
-        )
+        trainer.run(display, save_seconds=run.save_seconds, validate=scores, validate_every=run.validate_every)
         score = None if scores is None else scores.final(trainer)
     return Trained(model=folder / MODEL, steps=trainer.step, unreadable=len(photos.unreadable), score=score)
 

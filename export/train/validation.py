@@ -1,6 +1,5 @@
 """Retrieval by a network while it is trained: its descriptors in ASMK, scored by ground truth (``gnd.json``)."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ctxdeploy.export.networks.dense import DenseNetwork
 from ctxdeploy.export.networks.network import RetrievalNetwork
 from ctxdeploy.export.networks.resnet import fold_batch_norm
 from ctxdeploy.export.train.photos import Image, PhotoStore
+from ctxdeploy.retrieval import mean_average_precision
 from ctxdeploy.scoring import load_ground_truth
 
 
@@ -65,19 +65,11 @@ class Validation:
         self._training = PhotoStore(tuple(training[i] for i in chosen), config.image_size, memory=0)
 
     def score(self, network: DenseNetwork) -> float:
-        """Return the mean average precision, 0 to 1, of a network in evaluation mode (minibench's rule)."""
-        from ctxdeploy.index import Codebook, Index
-
+        """Return the mean average precision, 0 to 1, of a network in evaluation mode."""
         pyramid = self._pyramid(network)
-        described = [_describe(pyramid, self._training.load(i)) for i in range(len(self._training))]
-        codebook = Codebook.train(np.concatenate(described), words=self._config.words, seed=0)
-        vectors = {name: _describe(pyramid, self._photos.load(i)) for i, name in enumerate(self._names)}
-        queries = {query for files in self._truth.scenes.values() for query in files}
-        with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", codebook) as index:
-            for name, descriptors in vectors.items():
-                index.add(name, descriptors)
-            answers = {q: [hit.name for hit in index.search(vectors[q], len(vectors))] for q in queries if q in vectors}
-        return self._truth.restricted(self._names).mean_average_precision(answers)
+        training = [_describe(pyramid, self._training.load(i)) for i in range(len(self._training))]
+        photos = {name: _describe(pyramid, self._photos.load(i)) for i, name in enumerate(self._names)}
+        return mean_average_precision(photos, np.concatenate(training), self._config.words, self._truth)
 
     def _pyramid(self, network: DenseNetwork) -> RetrievalNetwork:
         """Return a copy of a network over all scales, its batch normalisation folded."""
@@ -94,6 +86,6 @@ def _describe(network: RetrievalNetwork, image: Image | None) -> NDArray[np.floa
     if image is None:
         return np.empty((0, network.config.descriptor_dim), np.float32)
     with torch.inference_mode():
-        descriptors, attention, _, _ = network(torch.from_numpy(image)[None].to(mean.device))
+        descriptors, attention, _, _ = network(torch.tensor(image)[None].to(mean.device))
     vectors: NDArray[np.float32] = descriptors[0][attention[0] > 0].float().cpu().numpy()
     return vectors
