@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,17 @@ from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.text import as_html
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Hit
     from ctxdeploy.querying import Answer
-    from ctxdeploy.runtime import Photo
+    from ctxdeploy.runtime import Box, Photo
 
 # Longest sides in pixels, and the JPEG quality: a page of ten results has about 250 KB.
 QUERY_PIXELS, RESULT_PIXELS, QUALITY = 640, 320, 80
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1e21;--soft:#5d646d;--line:#d9dde2;--ground:#f6f7f9;--card:#fff;--mark:#e2542c;
---bar:#2f6fde}
+--bar:#2f6fde;--good:#1a7f4b;--bad:#c0281c}
 @media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa3ad;--line:#343a41;--ground:#15181b;--card:#1f2428;
---bar:#6ea3ff}}
+--bar:#6ea3ff;--good:#4cc38a;--bad:#ff7a6b}}
 *{box-sizing:border-box}
 body{margin:0;padding:2rem clamp(1rem,4vw,3rem) 3rem;background:var(--ground);color:var(--ink);
 font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -44,8 +44,50 @@ li{background:var(--card);border:1px solid var(--line);border-radius:8px;padding
 .score i{display:block;height:100%;border-radius:2px;background:var(--bar)}
 .name{font-size:.85rem;overflow-wrap:anywhere}
 .rank{font-weight:600;margin-right:.35em}
+.alarm{color:var(--bad);font-weight:600;margin-top:.5rem}
+li.right{border-color:var(--good);box-shadow:inset 0 0 0 1px var(--good)}
+li.wrong{border-color:var(--bad);box-shadow:inset 0 0 0 1px var(--bad)}
+li.junk{border-style:dashed;opacity:.7}
+.right .verdict{color:var(--good)}
+.wrong .verdict{color:var(--bad)}
 .value{color:var(--soft);font-size:.8rem;font-variant-numeric:tabular-nums}
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A photo that was found.
+
+    Attributes:
+        name: of the photo.
+        score: of it.
+        picture: its file; None if that is not known.
+        verdict: ``right``, ``wrong`` or ``junk``, or none.
+    """
+
+    name: str
+    score: float
+    picture: Path | None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A query and what it found.
+
+    Attributes:
+        photo: the query's file.
+        box: the part that was searched for.
+        title: over the facts.
+        facts: lines.
+        results: best first.
+    """
+
+    photo: Path
+    box: "Box | None"
+    title: str
+    facts: Sequence[str]
+    results: Sequence[Result]
 
 
 def write_page(path: Path, answers: Sequence["Answer"], photos: Path | None, *, title: str, lead: str = "") -> None:
@@ -63,12 +105,31 @@ def write_page(path: Path, answers: Sequence["Answer"], photos: Path | None, *, 
     """
     count = len(answers)
     lead = lead or f"{count} {'query' if count == 1 else 'queries'}"
-    sections = "".join(_section(answer, photos) for answer in answers)
+    write_sections(path, (_answered(answer, photos) for answer in answers), title=title, leads=(lead,))
+
+
+def write_sections(
+    path: Path, sections: Iterable[Section], *, title: str, leads: Sequence[str], alarm: str = ""
+) -> None:
+    """Write a page of queries.
+
+    Args:
+        path: the file.
+        sections: shown in this order.
+        title: of the page.
+        leads: lines under the title.
+        alarm: what nobody may overlook, under them.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    under = "".join(f"<p>{as_html(lead)}</p>\n" for lead in leads)
+    under += f'<p class="alarm">{as_html(alarm)}</p>\n' if alarm else ""
     text = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{as_html(title)}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{as_html(title)}</h1>\n<p>{as_html(lead)}</p>\n{sections}</html>\n"
+        f"<h1>{as_html(title)}</h1>\n{under}{''.join(map(_section, sections))}</html>\n"
     )
     try:
         path.write_text(text, encoding="utf-8")
@@ -76,24 +137,35 @@ def write_page(path: Path, answers: Sequence["Answer"], photos: Path | None, *, 
         raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another --html") from error
 
 
-def _section(answer: "Answer", photos: Path | None) -> str:
-    best = answer.hits[0].score if answer.hits else 1.0
-    items = "".join(_item(rank, hit, best, photos) for rank, hit in enumerate(answer.hits, 1))
-    results = f"<ol>{items}</ol>" if items else '<p class="none">Nothing found.</p>'
+def _answered(answer: "Answer", photos: Path | None) -> Section:
     timing = f"extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms"
-    return (
-        f"<section><div>{_query_picture(answer)}<h2>{as_html(str(answer.photo))}</h2>"
-        f"<p>{len(answer.descriptors)} descriptors; {timing}</p></div>{results}</section>\n"
+    return Section(
+        photo=answer.photo,
+        box=answer.box,
+        title=str(answer.photo),
+        facts=(f"{len(answer.descriptors)} descriptors; {timing}",),
+        results=[
+            Result(name=hit.name, score=hit.score, picture=None if photos is None else photos / hit.name)
+            for hit in answer.hits
+        ],
     )
 
 
-def _query_picture(answer: "Answer") -> str:
-    photo = _decoded(answer.photo, QUERY_PIXELS)
+def _section(section: Section) -> str:
+    best = section.results[0].score if section.results else 1.0
+    items = "".join(_item(rank, result, best) for rank, result in enumerate(section.results, 1))
+    results = f"<ol>{items}</ol>" if items else '<p class="none">Nothing found.</p>'
+    facts = "".join(f"<p>{as_html(fact)}</p>" for fact in section.facts)
+    return f"<section><div>{_query_picture(section)}<h2>{as_html(section.title)}</h2>{facts}</div>{results}</section>\n"
+
+
+def _query_picture(section: Section) -> str:
+    photo = _decoded(section.photo, QUERY_PIXELS)
     if photo is None:
         return '<p class="none">photo not readable</p>'
     frame = ""
-    if answer.box is not None:
-        left, upper, right, lower = answer.box.pixels(photo.original_size)
+    if section.box is not None:
+        left, upper, right, lower = section.box.pixels(photo.original_size)
         width, height = photo.original_size
         frame = (
             f'<div class="box" style="left:{100 * left / width:.3f}%;top:{100 * upper / height:.3f}%;'
@@ -102,16 +174,19 @@ def _query_picture(answer: "Answer") -> str:
     return f'<div class="query"><img alt="query" src="{_data_url(photo)}">{frame}</div>'
 
 
-def _item(rank: int, hit: "Hit", best: float, photos: Path | None) -> str:
-    photo = None if photos is None else _decoded(photos / hit.name, RESULT_PIXELS)
+def _item(rank: int, result: Result, best: float) -> str:
+    photo = None if result.picture is None else _decoded(result.picture, RESULT_PIXELS)
     picture = '<span class="none">photo not found</span>'
     if photo is not None:
-        picture = f'<img alt="{as_html(hit.name)}" src="{_data_url(photo)}">'
+        picture = f'<img alt="{as_html(result.name)}" src="{_data_url(photo)}">'
+    width = 100 * max(result.score, 0.0) / best if best > 0 else 0.0
+    marked = f' class="{result.verdict}"' if result.verdict else ""
+    verdict = f'<b class="verdict">{as_html(result.verdict)}</b> ' if result.verdict else ""
     return (
-        f'<li><div class="thumb">{picture}</div>'
-        f'<div class="score"><i style="width:{100 * hit.score / best:.1f}%"></i></div>'
-        f'<div class="name"><span class="rank">{rank}</span>{as_html(hit.name)}</div>'
-        f'<div class="value">score {hit.score:.4f}</div></li>'
+        f'<li{marked}><div class="thumb">{picture}</div>'
+        f'<div class="score"><i style="width:{width:.1f}%"></i></div>'
+        f'<div class="name"><span class="rank">{rank}</span>{as_html(result.name)}</div>'
+        f'<div class="value">{verdict}score {result.score:.4f}</div></li>'
     )
 
 

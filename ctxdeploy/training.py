@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.errors import NoPhotosError
+from ctxdeploy.fingerprint import fingerprint
 from ctxdeploy.patience import Patience
 from ctxdeploy.progress import Display
 from ctxdeploy.spool import Spool, file_state, spooled
@@ -97,6 +98,7 @@ class CodebookTrainer:
                 iterations=ITERATIONS,
                 progress=lambda done, total: bar.advance(),
             )
+        codebook.training["photos"] = fingerprint(sample)
         self.times.clustering = time.perf_counter() - start
         self._display.say(codebook.metadata()["training"]["explanation"])
         return codebook

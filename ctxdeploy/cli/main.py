@@ -22,6 +22,7 @@ COMMANDS = {
     "build": "Build engines for a GPU from a bundle's graphs.",
     "index": "Index a folder of photos into an archive.",
     "query": "Find the photos of an archive that show the same.",
+    "eval": "Say how good a model is on a benchmark.",
     "inspect": "Show what a network sees in a photo.",
     "remove": "Remove photos from an archive.",
     "merge": "Take the photos of other archives into one.",
@@ -33,6 +34,8 @@ COMMANDS = {
     "repair": "Make a damaged archive whole again.",
     "demo": "Make a small archive of real photos and query it.",
 }
+# Of commands whose module has another name: that of a builtin would hide it.
+MODULES = {"eval": "evaluate"}
 
 
 class _LazyGroup(click.Group):
@@ -42,7 +45,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"ctxdeploy.cli.{name}").command
+        command: click.Command = import_module(f"ctxdeploy.cli.{MODULES.get(name, name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,163 @@
+"""``ctxdeploy eval``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ctxdeploy.archive import SUFFIX, find_model, has_model, is_archive, open_model
+from ctxdeploy.cli.options import (
+    PATH,
+    backend_config,
+    backend_options,
+    extraction_config,
+    extraction_options,
+    json_option,
+    model_option,
+    print_json,
+    quiet_option,
+)
+from ctxdeploy.errors import ConfigError, SomePhotosFailedError
+from ctxdeploy.evaluation.codebooks import CodebookConfig
+from ctxdeploy.evaluation.table import KINDS, open_set
+from ctxdeploy.progress import Display
+from ctxdeploy.text import counted, printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.evaluation.dataset import DataSet
+    from ctxdeploy.evaluation.evaluate import Evaluation
+    from ctxdeploy.evaluation.judging import Figures
+    from ctxdeploy.evaluation.store import HeardExtractor
+    from ctxdeploy.runtime import BackendConfig, ExtractorConfig
+
+
+@click.command("eval")
+@click.argument("place", type=PATH)
+@click.option("--set", "kind", type=click.Choice(list(KINDS)), help="What PLACE is [default: told from its files].")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="ARCHIVE",
+    help="Archive of the photos [default: <PLACE>-<model>.ctxindex, here]",
+)
+@model_option
+@click.option("--codebook", type=PATH, metavar="FILE", help="Trained on other photos [default: the model's own].")
+@click.option("--codebook-photos", metavar="PLACE", help="Photos, other ones, that train a codebook.")
+@click.option("--codebook-of-same-set", is_flag=True, help="Take one of the evaluated photos; the figures are marked.")
+@click.option("--words", type=int, metavar="N", help="Size of a trained codebook [default: fits the descriptors].")
+@click.option("--distractors", type=PATH, metavar="ARCHIVE", help="Search this archive as well, such as of a million.")
+@click.option("--global", "with_global", is_flag=True, help="Rank by the sum-pooled global descriptor too.")
+@click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page of the worst queries.")
+@click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="Queries of that page.")
+@click.option("--rankings", type=PATH, metavar="FILE", help="Write every ranking, one JSON object a line.")
+@extraction_options
+@backend_options
+@json_option
+@quiet_option
+def command(
+    place: Path,
+    kind: str | None,
+    output: Path | None,
+    model: str | None,
+    codebook: Path | None,
+    codebook_photos: str | None,
+    codebook_of_same_set: bool,
+    words: int | None,
+    distractors: Path | None,
+    with_global: bool,
+    page: Path | None,
+    worst: int,
+    rankings: Path | None,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say how good a model is on the data set in PLACE: mAP and mP@1, 5, 10, in percent.
+
+    PLACE holds Revisited Oxford or Paris (gnd_roxford5k.pkl, jpg/), minibench, any photos with gnd.json, or photos
+    named as in INRIA Holidays. Its photos are indexed and its queries asked as a user would, with the default settings.
+    Run it again to continue after an interruption, or to score again.
+    """
+    from ctxdeploy.evaluation.evaluate import EvaluationConfig, evaluate
+
+    for flag, path, suffixes in (("--html", page, (".html", ".htm")),):
+        if path is not None and (path.suffix.lower() not in suffixes or not path.parent.is_dir()):
+            raise ConfigError(f"{flag} {path} must end in {suffixes[0]}, and its folder exist")
+    chosen = CodebookConfig(file=codebook, photos=codebook_photos, of_same_set=codebook_of_same_set, words=words)
+    config = EvaluationConfig(codebook=chosen, distractors=distractors, with_global=with_global, rankings=rankings)
+    engine, extraction = backend_config(backend, precision, threads), extraction_config()
+    shown = Display(quiet=quiet, as_json=as_json)
+    dataset = open_set(place, kind)
+    archive, extractor = _extractor(dataset, output, model, engine, extraction)
+    about = extractor.description()
+    shown.say(
+        f"{dataset.name} ({dataset.kind}): {counted(len(dataset.database), 'photo')}, {len(dataset.queries)} queries; "
+        f"{about['backend']} {about['precision']} on {about['device']}; archive {archive}"
+    )
+    try:
+        result = evaluate(dataset, archive, extractor, config, shown)
+    except KeyboardInterrupt:
+        click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+        raise
+    if as_json:
+        print_json(result.metadata(worst))
+    else:
+        _print(result)
+    if page is not None:
+        from ctxdeploy.evaluation.failures_page import write_failures
+
+        write_failures(page, result, distractors, worst)
+        shown.say(f"wrote {page}")
+    if result.unreadable:
+        names = ", ".join(map(printable, result.unreadable[:3]))
+        raise SomePhotosFailedError(
+            f"{len(result.unreadable)} of {len(dataset.database)} photos could not be read ({names}); see  "
+            f"ctxdeploy info {printable(str(archive))} --failures"
+        )
+
+
+def _extractor(
+    dataset: "DataSet", output: Path | None, model: str | None, engine: "BackendConfig", config: "ExtractorConfig"
+) -> tuple[Path, "HeardExtractor"]:
+    """Return the archive, and the model: the given one, else the archive's own, else the one that ``index`` takes."""
+    from ctxdeploy import bundle as bundles
+    from ctxdeploy.evaluation.store import HeardExtractor
+
+    if output is not None and model is None and is_archive(output) and has_model(output):
+        return output, HeardExtractor(open_model(output), backend=engine, config=config)
+    path = find_model(model)
+    extractor = HeardExtractor(bundles.open(path), backend=engine, config=config)
+    precision = "" if engine.precision == "fp32" else f"-{engine.precision}"
+    return output or Path(f"{dataset.name}-{path.stem}{precision}{SUFFIX}"), extractor
+
+
+def _print(result: "Evaluation") -> None:
+    dataset = result.dataset
+    besides = "" if result.distractors is None else f" and {counted(result.distractors, 'distractor')}"
+    click.echo(
+        f"{printable(dataset.name)} ({dataset.kind}): {counted(len(dataset.database), 'photo')}{besides}, "
+        f"{len(dataset.queries)} queries; codebook of {result.codebook.words:,} words, {result.codebook.source}, "
+        f"trained on {result.codebook.trained_on}"
+    )
+    depths = list(next(iter(result.figures.values())).precision)
+    click.echo(f"{'':20s}{'mAP':>8s}" + "".join(f"{f'mP@{depth}':>8s}" for depth in depths) + f"{'queries':>9s}")
+    _print_figures("", result.figures)
+    if result.global_figures is not None:
+        _print_figures("global ", result.global_figures)
+    for warning in result.warnings:
+        click.echo(f"! {warning}")
+
+
+def _print_figures(prefix: str, figures: "dict[str, Figures]") -> None:
+    for task, found in figures.items():
+        values = [found.mean_average_precision, *found.precision.values()]
+        scenes = f" of {found.groups} scenes" if found.groups else ""
+        without = f" ({found.without_positives} without answers)" if found.without_positives else ""
+        click.echo(
+            f"{prefix + task:20s}"
+            + "".join(f"{100 * value:8.2f}" for value in values)
+            + f"{found.queries:9d}{scenes}{without}"
+        )

@@ -1,0 +1,106 @@
+"""Any folder of photos with ``gnd.json``, which says what shows the same scene: every photo of a scene is a query."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from ctxdeploy.errors import ConfigError
+from ctxdeploy.evaluation.dataset import DataSet, Kind, Query, Task
+from ctxdeploy.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
+from ctxdeploy.text import printable
+
+ALL, SMALL = "all", "small"
+RULE = (
+    "mean over scenes of the mean over their photos as queries; the query itself and the photos that form a junk pair "
+    "with it are taken out of the ranking"
+)
+
+
+def read(place: Path) -> DataSet:
+    """Read a folder: all photos in it and below are the database, those of ``gnd.json``'s scenes are queries.
+
+    A scene's photo is named by its path in the folder, or by its file name, if only one photo has it.
+
+    Raises:
+        ConfigError: ``gnd.json`` is not of this form, or names photos that are not there.
+        NoPhotosError: there are none.
+    """
+    from ctxdeploy.runtime import find_photos
+
+    return scene_set(KIND.name, place, tuple(photo.name for photo in find_photos(place)))
+
+
+def scene_set(kind: str, place: Path, photos: Sequence[str]) -> DataSet:
+    """Return the data set of a folder's ``gnd.json`` and these photos of it.
+
+    Raises:
+        ConfigError: as ``read``.
+    """
+    path = place / GROUND_TRUTH
+    truth = _by_path(read_ground_truth(path), photos, path)
+    tasks = [_task(ALL, truth, [scene for scene in truth.scenes if scene not in truth.small])]
+    for kind_of_scene in sorted(set(truth.kinds.values())):
+        of_kind = [scene for scene, its in truth.kinds.items() if its == kind_of_scene and scene in truth.scenes]
+        tasks.append(_task(kind_of_scene, truth, of_kind))
+    tasks.append(_task(SMALL, truth, [scene for scene in truth.scenes if scene in truth.small]))
+    kept = [task for task in tasks if task.groups]
+    if not kept:
+        raise ConfigError(f"{path} has no scene with two photos that show the same")
+    queries = dict.fromkeys(name for task in kept for group in task.groups for name in group)
+    return DataSet(
+        kind=kind,
+        name=place.resolve().name,
+        folder=place,
+        database=tuple(sorted(photos)),
+        queries=tuple(Query(name=name) for name in queries),
+        tasks=tuple(kept),
+        rule=RULE,
+    )
+
+
+def _task(name: str, truth: GroundTruth, scenes: Sequence[str]) -> Task:
+    relevance = {query: truth.relevance(query, files) for s in scenes if (files := truth.scenes[s]) for query in files}
+    groups = [truth.scenes[scene] for scene in scenes]
+    able = tuple(group for group in groups if any(relevance[query].positives for query in group))
+    return Task(name=name, relevance=relevance, groups=able)
+
+
+def _by_path(truth: GroundTruth, photos: Sequence[str], path: Path) -> GroundTruth:
+    """Return a ground truth whose photos are named by their paths in the folder."""
+    known = set(photos)
+    by_file: dict[str, list[str]] = {}
+    for photo in photos:
+        by_file.setdefault(PurePosixPath(photo).name, []).append(photo)
+    paths = {
+        name: _path_of(name, known, by_file, path)
+        for name in dict.fromkeys(name for files in truth.scenes.values() for name in files)
+    }
+    if len(set(paths.values())) < sum(map(len, truth.scenes.values())):
+        raise ConfigError(f"{path} has a photo in two scenes, or twice in one: a photo shows one scene")
+    return _renamed(truth, paths)
+
+
+def _path_of(name: str, known: set[str], by_file: Mapping[str, list[str]], path: Path) -> str:
+    if name in known:
+        return name
+    found = by_file.get(PurePosixPath(name).name, []) if "/" not in name else []
+    if len(found) != 1:
+        why = f"is the name of {len(found)} photos: give its path" if found else "is not among the photos"
+        raise ConfigError(f"{path}: {printable(name)!r} {why}")
+    return found[0]
+
+
+def _renamed(truth: GroundTruth, paths: Mapping[str, str]) -> GroundTruth:
+    junk = {
+        paths[name]: frozenset(paths[other] for other in others if other in paths)
+        for name, others in truth.junk.items()
+        if name in paths
+    }
+    scenes = {scene: tuple(paths[name] for name in files) for scene, files in truth.scenes.items()}
+    return GroundTruth(scenes=scenes, junk=junk, small=truth.small, kinds=truth.kinds)
+
+
+def _fits(place: Path) -> bool:
+    return (place / GROUND_TRUTH).is_file()
+
+
+KIND = Kind(name="scenes", what=f"a folder of photos with {GROUND_TRUTH}", fits=_fits, read=read)
