@@ -92,7 +92,7 @@ def _precision_at(ranks: Sequence[int], depth: int, complete: bool) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean, added one by one as in the published code: numpy adds in pairs, ``sum`` of Python 3.12 compensates."""
+    """Return the mean, added one by one as the published code does: numpy adds in pairs, ``sum`` compensates."""
     total = 0.0
     for value in values:
         total += value

@@ -103,8 +103,8 @@ class Provenance:
         """Return itself; ``ConfigError`` if it was trained on the evaluated photos, and that was not asked for."""
         if self.same_share and not config.of_same_set:
             raise ConfigError(
-                f"the codebook ({self.source}) was trained on the evaluated photos (about {100 * self.same_share:.0f} % "
-                "of its training photos): give another with --codebook or --codebook-photos (and another -o, if an "
+                f"the codebook ({self.source}) was trained on the evaluated photos (about {100 * self.same_share:.0f} "
+                "% of its training photos): give another with --codebook or --codebook-photos (and another -o, if an "
                 f"archive was made with it), or say  {SAME_SET}  to see figures that are marked as not comparable"
             )
         return self

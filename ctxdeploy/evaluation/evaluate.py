@@ -197,8 +197,8 @@ def _check_archive(dataset: DataSet, archive: Path, extractor: HeardExtractor) -
     for what in ("backend", "precision"):
         if former is not None and former.get(what) != now[what]:
             raise ConfigError(
-                f"{archive} was made with {what} {former.get(what)}, now it would be {now[what]}: choose another -o, or "
-                f"the same --{what}"
+                f"{archive} was made with {what} {former.get(what)}, now it would be {now[what]}: choose another -o, "
+                f"or the same --{what}"
             )
 
 

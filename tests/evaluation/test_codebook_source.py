@@ -1,0 +1,107 @@
+"""A codebook that was trained on the evaluated photos cannot pass unseen."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.fingerprint import KEPT, fingerprint, marks_of, share_in
+from ctxdeploy.index import Codebook
+from ctxdeploy.runtime import PhotoSource, find_photos
+
+
+@pytest.fixture
+def options(revisited: Path, bundle: Bundle, tmp_path: Path) -> tuple[object, ...]:
+    return ("eval", revisited, "-o", tmp_path / "a.ctxindex", "--model", bundle.path)
+
+
+def test_without_a_codebook_it_is_said_where_to_get_one(call, options, tmp_path: Path) -> None:
+    result = call(*options, "-q")
+    assert result.code == 2
+    assert all(flag in result.err for flag in ("--codebook FILE", "--codebook-photos", "--codebook-of-same-set"))
+    assert not (tmp_path / "a.ctxindex").exists()
+
+
+def test_one_of_the_evaluated_photos_is_refused_or_marked_everywhere(call, options, tmp_path: Path) -> None:
+    page = tmp_path / "worst.html"
+    result = call(*options, "--codebook-of-same-set", "--words", 64, "--html", page, "--json", "-q")
+    assert result.code == 0, result.err
+    facts = result.json["codebook"]
+    assert (facts["trained_on"], facts["share_of_evaluated_photos"]) == ("the evaluated photos", 1.0)
+    assert "THE CODEBOOK WAS TRAINED ON THE EVALUATED PHOTOS" in result.json["warnings"][0]
+    text = page.read_text(encoding="utf-8")
+    assert '<p class="alarm">THE CODEBOOK WAS TRAINED ON THE EVALUATED PHOTOS' in text
+    # The archive remembers: without the flag it is refused, with it the table says so.
+    result = call(*options, "-q")
+    assert result.code == 2 and "about 100 % of its training photos" in result.err
+    result = call(*options, "--codebook-of-same-set", "-q")
+    assert result.out.splitlines()[-1].startswith("! THE CODEBOOK WAS TRAINED ON THE EVALUATED PHOTOS")
+    # So does its codebook, wherever it is copied to.
+    shutil.copy(tmp_path / "a.ctxindex" / "codebook.safetensors", tmp_path / "innocent.safetensors")
+    result = call(*options[:2], "--model", options[-1], "--codebook", tmp_path / "innocent.safetensors", "-q")
+    assert result.code == 2 and "trained on the evaluated photos" in result.err
+
+
+def test_photos_that_are_among_the_evaluated_are_refused_before_any_work(
+    call, options, revisited: Path, training: Path, tmp_path: Path, monkeypatch
+) -> None:
+    shutil.copytree(training, tmp_path / "mixed")
+    shutil.copy(revisited / "jpg" / "scene00_query_000000.jpg", tmp_path / "mixed" / "renamed.jpg")
+    monkeypatch.setattr("ctxdeploy.evaluation.store.HeardExtractor.extract", None)
+    result = call(*options, "--codebook-photos", tmp_path / "mixed", "-q")
+    assert result.code == 2 and "about 4 % of its training photos" in result.err
+
+
+def test_a_codebook_is_trained_on_other_photos_once(call, options, training: Path, tmp_path: Path) -> None:
+    given = ("--codebook-photos", training, "--words", 64, "-q", "--json")
+    first = call(*options, *given)
+    assert first.code == 0, first.err
+    facts = first.json["codebook"]
+    assert (facts["trained_on"], facts["words"]) == ("another set", 64)
+    assert first.json["warnings"] == []
+    (file,) = (tmp_path / "a.ctxindex.codebook").iterdir()
+    before = file.stat().st_mtime_ns
+    assert call(*options, *given).json["figures"] == first.json["figures"]
+    assert file.stat().st_mtime_ns == before
+    assert {path.name for path in tmp_path.iterdir()} == {f"a.ctxindex{end}" for end in ("", ".codebook", ".eval")}
+
+
+def test_a_codebook_that_says_nothing_is_marked_as_unknown(call, options, codebook: Path, tmp_path: Path) -> None:
+    Codebook(Codebook.load(codebook).centroids).save(tmp_path / "own.safetensors")
+    result = call(*options, "--codebook", tmp_path / "own.safetensors", "--json", "-q")
+    assert result.code == 0, result.err
+    assert result.json["codebook"]["trained_on"] == "unknown"
+    assert "does not say which photos trained it" in result.json["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--codebook", "a", "--codebook-photos", "b"), "--codebook and --codebook-photos"),
+        (("--codebook", "a", "--words", 5), "--codebook and --words"),
+        (("--words", 5), "--codebook-photos"),
+        (("--codebook-photos", "b", "--words", 0), "--words 0"),
+        (("--global", "--distractors", "a"), "--global and --distractors"),
+        (("--html", "page.txt"), "--html page.txt"),
+        (("--rankings", "none/r.jsonl"), "--rankings none/r.jsonl"),
+    ],
+)
+def test_what_excludes_each_other(call, options, flags, words: str) -> None:
+    result = call(*options, *flags)
+    assert result.code == 2 and words in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_fingerprint_knows_photos_again(revisited: Path, training: Path) -> None:
+    photos, others = find_photos(revisited / "jpg"), find_photos(training)
+    taken = fingerprint(photos)
+    assert taken["count"] == len(photos) and len(taken["least_marks"]) == KEPT
+    assert share_in(taken, marks_of(photos)) == 1.0
+    assert share_in(taken, marks_of(others)) == 0.0
+    assert share_in(fingerprint([*photos[:12], *others[:12]]), marks_of(photos)) == 0.5
+    for unknown in (None, {}, {"least_marks": []}, "text"):
+        assert share_in(unknown, marks_of(photos)) is None
+    # Photos that are no files are told by name and size, and those that cannot be read by their names.
+    memory = PhotoSource(name="a/b.jpg", data=b"x")
+    assert marks_of([memory]) == marks_of([PhotoSource(name="c/b.jpg", data=b"y")])
+    assert len(marks_of([PhotoSource(name=name, path=Path("none") / name) for name in ("a.jpg", "b.jpg")])) == 2

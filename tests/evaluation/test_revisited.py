@@ -1,0 +1,176 @@
+"""A data set in the layout of Revisited Oxford, through the whole pipeline."""
+
+import itertools
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.evaluation.store import HeardExtractor
+from ctxdeploy.runtime import Extractor
+from ctxdeploy.runtime.boxes import Box
+
+DEPTHS = (1, 5, 10)
+SETUPS = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
+
+
+def _rankings(path: Path, method: str) -> dict[str, list[str]]:
+    lines = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+    return {line["query"]: [photo[0] for photo in line["ranked"]] for line in lines if line["method"] == method}
+
+
+def _expected(load_reference, content: dict, rankings: dict[str, list[str]], setup: str) -> dict[str, float]:
+    """Return the setup's figures from rankings, by the plain scorer; what is not ranked comes last."""
+    numbers = {f"{name}.jpg": number for number, name in enumerate(content["imlist"])}
+    ranked = [[numbers[name] for name in rankings[f"{query}.jpg"]] for query in content["qimlist"]]
+    ranked = [row + [number for number in numbers.values() if number not in set(row)] for row in ranked]
+    truths = [
+        {
+            key: [int(number) for name in names for number in truth[name]]
+            for key, names in zip(("ok", "junk"), SETUPS[setup], strict=True)
+        }
+        for truth in content["gnd"]
+    ]
+    value, precision, _, _ = load_reference("retrieval_scores").revisited(ranked, truths, DEPTHS)
+    return {"mAP": value, **{f"mP@{depth}": p for depth, p in zip(DEPTHS, precision, strict=True)}}
+
+
+@pytest.fixture(scope="module")
+def content(revisited: Path) -> dict:
+    return pickle.loads((revisited / "gnd_roxford5k.pkl").read_bytes())  # noqa: S301
+
+
+@pytest.mark.parametrize("method", ["asmk", "global"])
+def test_figures_are_those_of_a_plain_scorer(call, evaluated, content, load_reference, method: str) -> None:
+    result = call(*evaluated.options, "--global", "--json", "-q")
+    assert result.code == 0, result.err
+    rankings = _rankings(evaluated.rankings, method)
+    assert len(rankings) == 70
+    found = result.json["figures" if method == "asmk" else "global"]
+    assert list(found) == ["medium", "hard", "easy"]
+    for setup in SETUPS:
+        for name, value in _expected(load_reference, content, rankings, setup).items():
+            assert found[setup][name] == pytest.approx(100 * value, abs=1e-9), (setup, name)
+    assert (found["easy"]["queries"], found["easy"]["without_positives"]) == (69, 1)
+    assert (found["hard"]["queries"], found["hard"]["without_positives"]) == (65, 5)
+    assert found["medium"]["queries"] == 70
+    # Neither all right nor chance, which is below 10: figures of 0 and 100 would agree with anything.
+    assert all(40 < found[setup]["mAP"] < 95 for setup in SETUPS)
+    facts = result.json
+    assert (facts["photos"], facts["queries"], facts["kind"], facts["set"]) == (86, 70, "revisited", "roxford5k")
+    assert facts["codebook"]["trained_on"] == "another set" and facts["warnings"] == [] and facts["unreadable"] == []
+
+
+def test_a_second_run_only_scores(call, evaluated, monkeypatch) -> None:
+    def refuse(self, photos):
+        raise AssertionError("extracts again")
+
+    monkeypatch.setattr(HeardExtractor, "extract", refuse)
+    assert call(*evaluated.options, "--global", "-q").code == 0
+
+
+def test_rankings_are_what_queries_with_boxes_return(call, evaluated, content, revisited: Path) -> None:
+    rankings = _rankings(evaluated.rankings, "asmk")
+    for number in (0, 33, 69):
+        name, box = f"{content['qimlist'][number]}.jpg", content["gnd"][number]["bbx"]
+        options = ("--index", evaluated.archive, "--top", 1000, "--json")
+        answer = call("query", revisited / "jpg" / name, *options, "--box", ",".join(map(str, box)))
+        assert [hit["name"] for hit in answer.json["results"]] == rankings[name]
+
+
+def test_global_rankings_are_inner_products_of_weighted_sums(evaluated, bundle: Bundle, content, revisited) -> None:
+    extractor = Extractor(bundle)
+
+    def vector(name: str, box: Box | None = None) -> np.ndarray:
+        found = extractor.extract_one(revisited / "jpg" / f"{name}.jpg", box)
+        total = sum(a * v.astype(np.float64) for a, v in zip(found.attention, found.vectors, strict=True))
+        return total / np.sqrt((total**2).sum())
+
+    box = Box(**dict(zip(("x0", "y0", "x1", "y1"), content["gnd"][7]["bbx"], strict=True)))
+    query = vector(content["qimlist"][7], box)
+    scores = {f"{name}.jpg": float(vector(name) @ query) for name in content["imlist"]}
+    ranking = _rankings(evaluated.rankings, "global")[f"{content['qimlist'][7]}.jpg"]
+    assert sorted(ranking) == sorted(scores)
+    found = [scores[name] for name in ranking]
+    assert all(a >= b - 1e-6 for a, b in itertools.pairwise(found))
+
+
+def test_table_names_what_was_measured(call, evaluated) -> None:
+    result = call(*evaluated.options, "--global", "-q")
+    assert result.err == ""
+    lines = result.out.splitlines()
+    assert "86 photos, 70 queries" in lines[0] and "64 words" in lines[0] and "another set" in lines[0]
+    assert [line.split()[0] for line in lines[2:5]] == ["medium", "hard", "easy"]
+    assert [line.split()[:2] for line in lines[5:8]] == [["global", s] for s in ("medium", "hard", "easy")]
+    assert lines[4].endswith("69 (1 without answers)")
+
+
+def test_page_shows_the_worst_queries_with_right_wrong_and_junk(call, evaluated, content) -> None:
+    worst = call(*evaluated.options, "-q", "--json", "--worst", 6).json["worst"]
+    text = evaluated.page.read_text(encoding="utf-8")
+    titles = re.findall(r"<h2>([^<]+)</h2>", text)
+    assert titles == [entry["query"] for entry in worst]
+    assert [entry["AP"] for entry in worst] == sorted(entry["AP"] for entry in worst)
+    sections = text.split("<section>")[1:]
+    for title, section in zip(titles, sections, strict=True):
+        truth = content["gnd"][content["qimlist"].index(title.removesuffix(".jpg"))]
+        right, junk = ([content["imlist"][n] + ".jpg" for key in keys for n in truth[key]] for keys in SETUPS["medium"])
+        for marked, name in re.findall(r'<li class="(\w+)">.*?<span class="rank">\d+</span>([^<]+)</div>', section):
+            assert marked == ("right" if name in right else "junk" if name in junk else "wrong"), (title, name)
+        assert section.count("<li class=") == 12 and 'class="box"' in section and "medium: AP" in section
+    assert {"right", "wrong"} <= set(re.findall(r'<li class="(\w+)">', text))
+    assert not re.search(r"https?://|<script|<link|url\(", text)
+
+
+class _Evil:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch owned",)
+
+
+def test_a_malicious_ground_truth_is_refused(
+    call, revisited: Path, bundle: Bundle, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(revisited, tmp_path / "set", copy_function=shutil.copyfile)
+    path = tmp_path / "set" / "gnd_roxford5k.pkl"
+    content = pickle.loads(path.read_bytes())  # noqa: S301
+    path.write_bytes(pickle.dumps({**content, "imlist": _Evil()}, protocol=2))
+    result = call("eval", "set", "--model", bundle.path, "-q")
+    assert result.code == 2
+    assert "gnd_roxford5k.pkl" in result.err and "system" in result.err and "Traceback" not in result.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("qimlist"), "no ground truth"),
+        (lambda c: c["gnd"].pop(), "70 queries, but ground truth of 69"),
+        (lambda c: c["gnd"][3].update(easy=[86]), "names photo 86 of 86"),
+        (lambda c: c["gnd"][3].update(hard=[0.5]), "names photo 0.5"),
+        (lambda c: c["gnd"][3].update(bbx=[5, 5, 1, 9]), "x0 < x1"),
+        (lambda c: c["imlist"].append("../../etc/passwd"), "no name of a photo"),
+        (lambda c: c["imlist"].append(c["imlist"][0]), "2 times"),
+        (lambda c: c["imlist"].append("nowhere"), "nowhere.jpg: complete the data set"),
+    ],
+)
+def test_a_damaged_ground_truth(call, revisited: Path, bundle, tmp_path: Path, content, change, words: str) -> None:
+    changed = pickle.loads(pickle.dumps(content))  # noqa: S301
+    change(changed)
+    (tmp_path / "gnd_rparis6k.pkl").write_bytes(pickle.dumps(changed))
+    (tmp_path / "jpg").symlink_to(revisited / "jpg")
+    result = call("eval", tmp_path, "--model", bundle.path, "-o", tmp_path / "a.ctxindex", "-q")
+    assert result.code == 2, result.err
+    assert words in result.err and len(result.err.splitlines()) == 1
+    assert not (tmp_path / "a.ctxindex").exists()
