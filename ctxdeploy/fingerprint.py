@@ -50,6 +50,8 @@ def _mark(photo: "PhotoSource") -> str:
 
 def _head(path: Path) -> bytes | None:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             return file.read(_HEAD)
     except (OSError, ValueError):  # extraction says why it cannot be read

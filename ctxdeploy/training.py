@@ -98,7 +98,8 @@ class CodebookTrainer:
                 iterations=ITERATIONS,
                 progress=lambda done, total: bar.advance(),
             )
-        codebook.training["photos"] = fingerprint(sample)
+        failed = {failure.name for failure in self.failed}
+        codebook.training["photos"] = fingerprint(photo for photo in sample if photo.name not in failed)
         self.times.clustering = time.perf_counter() - start
         self._display.say(codebook.metadata()["training"]["explanation"])
         return codebook
