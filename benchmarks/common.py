@@ -5,31 +5,29 @@ bits a posting, queries of 1933 words (what 1000 descriptors have after assignme
 """
 
 import json
-import os
-import platform
 import resource
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ctxdeploy.benching.machine import provenance as provenance
+from ctxdeploy.benching.rates import bandwidth as bandwidth
+from ctxdeploy.benching.resources import peak_memory
+from ctxdeploy.benching.synthetic import BYTES_PER_POSTING as BYTES_PER_POSTING
+from ctxdeploy.benching.synthetic import DIM, WORDS, popularity
+from ctxdeploy.benching.synthetic import SKEW as SKEW
+from ctxdeploy.benching.synthetic import build_reference as build_reference
+from ctxdeploy.benching.timing import summary as summary
+from ctxdeploy.benching.timing import timed as timed
 from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.snapshot import Snapshot
 
-WORDS = 65536
-DIM = 128
-SKEW = 2.4
-BYTES_PER_POSTING = 18
 TOP = 10
 SCORING = IndexConfig().scoring()
 
@@ -45,13 +43,6 @@ class Postings:
     def counts(self) -> NDArray[np.int64]:
         """Return the postings of each word."""
         return np.bincount(self.words, minlength=WORDS)
-
-
-@cache
-def popularity() -> NDArray[np.float64]:
-    """Return how often photos have each word, on average 1: log-normal, whose skew is exp(sigma²); always the same."""
-    drawn = np.random.default_rng(2020).lognormal(sigma=np.sqrt(np.log(SKEW)), size=WORDS)
-    return np.asarray(drawn / drawn.mean())
 
 
 def make_postings(photos: int, words_per_photo: int, rng: np.random.Generator) -> Postings:
@@ -93,38 +84,6 @@ def build_ours(postings: Postings, photos: int, folder: Path) -> Index:
     return Index.open(folder)
 
 
-def build_reference(
-    words: NDArray[np.int32], numbers: NDArray[np.int64], codes: NDArray[np.uint64], photos: int
-) -> tuple[Any, Callable[..., Any]]:
-    """Return the reference's inverted file of postings sorted by word, and its similarity function.
-
-    Its own ``add`` would take an hour.
-    """
-    from asmk.inverted_file import IVF
-    from asmk.kernel import ASMKKernel
-
-    offsets = np.searchsorted(words, np.arange(WORDS + 1))
-    packed = np.ascontiguousarray(codes).view(np.uint32)
-    spans = [slice(offsets[word], offsets[word + 1]) for word in range(WORDS)]
-    filled = [span.stop > span.start for span in spans]
-    inverted = IVF(
-        norm_factor=np.bincount(numbers, minlength=photos).astype(np.float64),
-        n_images=photos,
-        ivf_vecs=[packed[span] if full else None for span, full in zip(spans, filled, strict=True)],
-        ivf_image_ids=[numbers[span] if full else None for span, full in zip(spans, filled, strict=True)],
-        counts=np.diff(offsets).astype(np.int32),
-        idf=np.ones(WORDS, np.float32),
-        imid_offset=0,
-        use_idf=False,
-    )
-    kernel = ASMKKernel(None, binary=True)
-
-    def similarity(query: Any, vectors: Any, numbers: Any) -> Any:
-        return kernel.similarity(query, vectors, numbers, alpha=3.0, similarity_threshold=0.0)
-
-    return inverted, similarity
-
-
 def check_equal(snapshot: Snapshot, reference: tuple[Any, Callable[..., Any]], queries: list[Aggregated]) -> float:
     """Return the largest relative difference of any photo's score; raise if the photos that are found differ.
 
@@ -146,36 +105,6 @@ def check_equal(snapshot: Snapshot, reference: tuple[Any, Callable[..., Any]], q
     return worst
 
 
-@njit(nogil=True)
-def _read(data: NDArray[np.uint64]) -> Any:
-    total = np.uint64(0)
-    for i in range(data.size):
-        total ^= data[i]
-    return total
-
-
-def bandwidth(repeats: int, threads: int = 1) -> float:
-    """Return the bytes a second of the fastest sequential read of 1 GiB, divided among threads."""
-    data = np.ones(1 << 27, np.uint64)
-    _read(data[:8])
-    parts = np.array_split(data, threads)
-    with ThreadPoolExecutor(threads) as executor:
-        return float(data.nbytes / min(timed(lambda: list(executor.map(_read, parts)))[0] for _ in range(repeats)))
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that a call took, and its result."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Return median and spread in milliseconds."""
-    low, median, high = np.percentile(np.array(seconds) * 1000, (5, 50, 95))
-    return {"median_ms": round(median, 3), "p05_ms": round(low, 3), "p95_ms": round(high, 3), "runs": len(seconds)}
-
-
 def memory_mb() -> int:
     """Return the most memory that this process has had, mapped files included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -183,25 +112,7 @@ def memory_mb() -> int:
 
 def own_memory_mb() -> int:
     """Return the most memory that this process itself has had; ``memory_mb`` of a child begins at its parent's."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peaks = [int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")]
-    return peaks[0] if peaks else memory_mb()
-
-
-def provenance() -> dict[str, Any]:
-    """Return the versions and the processor, so that results are never mixed up."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = ("ctxdeploy", "numpy", "numba", "llvmlite", "asmk")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "processors": len(names),
-        "load_average": os.getloadavg()[0],
-        "vector_popcount": any("avx512_vpopcntdq" in line for line in lines),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-    }
+    return (peak_memory() or 0) >> 20
 
 
 def publish(result: dict[str, Any], output: Path, plot: Callable[[dict[str, Any], Path], None]) -> None:

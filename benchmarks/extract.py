@@ -19,21 +19,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx.numpy_helper
 import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from ctxdeploy.benching.rates import convolution_rate
 from ctxdeploy.bundle import Bundle, Extraction
 from ctxdeploy.errors import BackendError
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.networks.network import RetrievalNetwork
-from ctxdeploy.export.tracing import OPSET
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.extras import require_onnxruntime
 from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.progress import Display
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
@@ -59,7 +56,7 @@ def main() -> None:
         runs |= {f"{backend.name} {backend.precision}": backend.run for backend in _backends(bundle)}
         seconds = _measure(runs, pixels, arguments.rounds)
     operations = np.array([_operations(network, photo) for photo in pixels])
-    peak = _convolution_rate()
+    peak = convolution_rate("onnxruntime", "fp32")
     results = {label: _summary(times, seconds["PyTorch fp32"], operations, peak) for label, times in seconds.items()}
     for label, figures in results.items():
         print(label, json.dumps(figures))
@@ -134,30 +131,6 @@ def _operations(network: RetrievalNetwork, photo: Image) -> int:
         network(torch.from_numpy(np.array(photo))[None])
     total: int = counter.get_total_flops()
     return total
-
-
-def _convolution_rate(runs: int = 15) -> float:
-    """Return the best rate of one large convolution in ONNX Runtime, in operations a second: what is attainable here.
-
-    A product of matrices is no limit: numpy's and PyTorch's BLAS reach half of this on Zen 5.
-    """
-    shape, weight = (1, 256, 96, 128), (256, 256, 3, 3)
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
-        "convolution",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
-        [onnx.numpy_helper.from_array(np.random.default_rng(0).random(weight, np.float32), "w")],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
-    session = require_onnxruntime().InferenceSession(model.SerializeToString())
-    image = np.random.default_rng(1).random(shape, np.float32)
-    best = np.inf
-    for _ in range(runs):
-        start = time.perf_counter()
-        session.run(None, {"x": image})
-        best = min(best, time.perf_counter() - start)
-    return float(2 * np.prod(weight) * shape[2] * shape[3] / best)
 
 
 def _processor() -> str:

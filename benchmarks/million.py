@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,7 @@ from common import (
     TOP,
     WORDS,
     bandwidth,
-    build_reference,
     check_equal,
-    popularity,
     provenance,
     publish,
     random_query,
@@ -44,29 +41,14 @@ from common import (
 )
 from numpy.typing import NDArray
 
-from ctxdeploy.index import Aggregated, Codebook, Index
+from ctxdeploy.benching.synthetic import draw_photos, reference_of
+from ctxdeploy.index import Codebook, Index
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.shard import Shard
 from ctxdeploy.index.snapshots import list_snapshots
 from ctxdeploy.index.threads import SearchThreads
 
-CHUNK = 4096
 SIZES = (1000, 10_000, 65_536, 100_000, 300_000, 1_000_000)
-
-
-def photos(count: int, words_per_photo: int, rng: np.random.Generator) -> Iterator[list[Aggregated]]:
-    """Yield chunks of aggregated photos."""
-    ends = np.cumsum(popularity())
-    while count > 0:
-        size = min(CHUNK, count)
-        count -= size
-        drawn = np.searchsorted(ends, rng.random(size * words_per_photo) * ends[-1]).clip(max=WORDS - 1)
-        owners = np.repeat(np.arange(size, dtype=np.int64), words_per_photo)
-        keys = np.unique(owners << 16 | drawn)
-        words = (keys & 0xFFFF).astype(np.int32)
-        codes = rng.integers(0, 1 << 64, (len(keys), 2), dtype=np.uint64)
-        cuts = np.searchsorted(keys >> 16, np.arange(1, size))
-        yield [Aggregated(words=w, codes=c) for w, c in zip(np.split(words, cuts), np.split(codes, cuts), strict=True)]
 
 
 def build(path: Path, sizes: list[int], words_per_photo: int, seed: int) -> dict[str, Any]:
@@ -77,7 +59,7 @@ def build(path: Path, sizes: list[int], words_per_photo: int, seed: int) -> dict
     done = 0
     with Index.create(path, Codebook.from_centroids(centroids)) as index:
         for size in sizes:
-            stream = photos(size - done, words_per_photo, rng)
+            stream = draw_photos(size - done, words_per_photo, rng)
             while True:
                 seconds, chunk = timed(partial(next, stream, None))
                 generating += seconds
@@ -210,13 +192,7 @@ def reference(options: argparse.Namespace, path: Path, size: int) -> dict[str, A
     """Time the reference on the postings of one size, after a check that both find the same."""
     with Index.open(path, at=name(size)) as index:
         snapshot = index._snapshot
-        words = np.concatenate([np.repeat(np.arange(WORDS), np.diff(shard.word_offsets)) for shard in snapshot.shards])
-        numbers: NDArray[np.int64] = np.concatenate(
-            [shard.images + base for shard, base in zip(snapshot.shards, snapshot.bases[:-1], strict=True)]
-        ).astype(np.int64)
-        order = np.lexsort((numbers, words))
-        codes = np.concatenate([shard.codes.T for shard in snapshot.shards])[order]
-        theirs = build_reference(words[order].astype(np.int32), numbers[order], codes, size)
+        theirs = reference_of(index)
         rng = np.random.default_rng(options.seed + 7)
         queries = [random_query(options.query_words, rng) for _ in range(options.reference_queries + 2)]
         worst = check_equal(snapshot, theirs, queries[:2])

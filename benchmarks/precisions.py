@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctxdeploy import bundle as bundles
+from ctxdeploy.benching.rates import RATED, convolution_rate
 from ctxdeploy.bundle import Artefact, Bundle, Extraction
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
@@ -57,7 +58,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 TRUNKS = {"R18": (Architecture.RESNET18, 0), "R50-": (Architecture.RESNET50, 1)}
 TARGETS = ("onnxruntime", "openvino")
-_RATED = (*((TARGETS[0], p) for p in ("fp32", "int8")), *((TARGETS[1], p) for p in ("fp32", "bf16", "int8")))
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
 PYTORCH = "PyTorch fp32"
 SHAPE = (768, 1024)
@@ -74,22 +74,13 @@ def main() -> None:
         _export(name, arguments)
     if arguments.export_only:
         return
-    rates = {f"{target} {precision}": _rate(target, precision, arguments.work) for target, precision in _RATED}
+    rates = {f"{target} {precision}": convolution_rate(target, precision) / 1e9 for target, precision in RATED}
     print(json.dumps(rates), flush=True)
     result: dict[str, Any] = {"shape": SHAPE, "rounds": arguments.rounds, "convolution_gflops": rates, "networks": {}}
     for name in names:
         result["networks"][name] = _measure(name, arguments, rates)
         print(name, json.dumps(result["networks"][name]), flush=True)
     publish({**result, **provenance()}, arguments.out, _plot)
-
-
-_RATED = [
-    ("onnxruntime", "fp32"),
-    ("onnxruntime", "int8"),
-    ("openvino", "fp32"),
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
-]
 
 
 def _places(name: str, work: Path) -> tuple[Path, Path]:
@@ -247,81 +238,12 @@ def _operations(network: Any, photo: Image) -> int:
     return total
 
 
-def _rate(target: str, precision: str, work: Path, runs: int = 15) -> float:
-    """Return the best rate of four large convolutions in a row, in 10⁹ operations a second: what is attainable here."""
-    shape, weight = (1, 256, 96, 128), (256, 256, 3, 3)
-    model = _convolutions(shape, weight, quantised=precision == "int8")
-    image = np.random.default_rng(1).random(shape, np.float32)
-    run = _runner(target, precision, model, image)
-    best = np.inf
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return float(4 * 2 * np.prod(weight) * shape[2] * shape[3] / best / 1e9)
-
-
-def _runner(target: str, precision: str, model: bytes, image: NDArray[np.float32]) -> Callable[[], object]:
-    if target == "onnxruntime":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(model)
-        return lambda: session.run(None, {"x": image})
-    import openvino
-
-    core = openvino.Core()
-    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32", "NUM_STREAMS": 1}
-    request = core.compile_model(core.read_model(model), "CPU", hint).create_infer_request()
-    return lambda: request.infer({"x": image})
-
-
-def _convolutions(shape: tuple[int, ...], weight: tuple[int, ...], *, quantised: bool) -> bytes:
-    import onnx
-    from onnx import helper, numpy_helper
-
-    random = np.random.default_rng(0)
-    nodes: list[Any] = []
-    constants: dict[str, NDArray[Any]] = {}
-
-    def pair(tensor: str, kind: type) -> str:
-        if quantised:
-            constants["scale"], constants[f"zero {kind.__name__}"] = np.float32(0.05), kind(0)
-            given = (tensor, "scale", f"zero {kind.__name__}")
-            nodes.append(helper.make_node("QuantizeLinear", given, [f"{tensor} q"]))
-            nodes.append(helper.make_node("DequantizeLinear", (f"{tensor} q", *given[1:]), [f"{tensor} dq"]))
-        return f"{tensor} dq" if quantised else tensor
-
-    current = pair("x", np.uint8)
-    for i in range(4):
-        values = random.standard_normal(weight).astype(np.float32) / 48
-        if quantised:
-            constants[f"w{i} q"] = np.clip(np.rint(values / 0.001), -127, 127).astype(np.int8)
-            constants["w scale"], constants["w zero"] = np.float32(0.001), np.int8(0)
-            nodes.append(helper.make_node("DequantizeLinear", [f"w{i} q", "w scale", "w zero"], [f"w{i}"]))
-        else:
-            constants[f"w{i}"] = values
-        nodes.append(helper.make_node("Conv", [current, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
-        current = pair(f"r{i}", np.uint8)
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "convolutions",
-        [value("x", onnx.TensorProto.FLOAT, shape)],
-        [value(current, onnx.TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    serialised: bytes = model.SerializeToString()
-    return serialised
-
-
 def _plot(result: dict[str, Any], path: Path) -> None:
     """Draw how many times faster than PyTorch each artefact is."""
     from matplotlib.figure import Figure
 
     networks = list(result["networks"])
-    labels = [f"{target} {precision}" for target, precision in _RATED]
+    labels = [f"{target} {precision}" for target, precision in RATED]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(labels)

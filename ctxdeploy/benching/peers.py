@@ -1,0 +1,156 @@
+"""The peers: PyTorch on one photo at a time as HOW's own code runs it, and the package ``asmk``."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctxdeploy.benching.stages import Sample
+from ctxdeploy.benching.timing import timed
+from ctxdeploy.errors import ConfigError, MismatchError
+from ctxdeploy.extras import require
+
+# Of scores of the same query that both sides compute, in float32 here and float64 there.
+_TOLERANCE = 1e-4
+
+
+class PyTorch:
+    """The network of a bundle in PyTorch, fp32: read, decode and scale a photo, then the network.
+
+    The bundle holds its configuration, not its weights: without the checkpoint they are random, which takes the same
+    time. Settings: bundle, photos, threads, checkpoint (or None).
+    """
+
+    gpu = None
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        torch = require("torch", "export")
+        from ctxdeploy import bundle
+        from ctxdeploy.export.export import torch_runner
+        from ctxdeploy.runtime.decode import decode_photo
+
+        if settings["threads"] is not None:
+            torch.set_num_threads(settings["threads"])
+        opened = bundle.open(settings["bundle"], check_hashes=False)
+        self._preprocessing = opened.preprocessing
+        self._paths = [Path(photo) for photo in settings["photos"]]
+        self._pixels = [decode_photo(path, self._preprocessing).pixels for path in self._paths]
+        self._run = torch_runner(self._network(opened, settings["checkpoint"]))
+        self.items = len(self._paths)
+        self.facts = {
+            "backend": "PyTorch",
+            "backend_version": str(torch.__version__),
+            "precision": "fp32",
+            "threads": torch.get_num_threads(),
+            "weights": "random" if settings["checkpoint"] is None else "those of the bundle",
+        }
+
+    def _network(self, bundle: Any, checkpoint: str | None) -> Any:
+        from ctxdeploy.export.networks.config import NetworkConfig
+        from ctxdeploy.export.untrained import untrained_network
+
+        if checkpoint is None:
+            extraction = replace(bundle.extraction)
+            return untrained_network(NetworkConfig.parse(bundle.network), extraction, self._pixels[:2])
+        from ctxdeploy.export.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(checkpoint)
+        if loaded.weights_sha256() != bundle.source["weights_sha256"]:
+            raise MismatchError(f"{checkpoint} is not the checkpoint that {bundle.path} was made from (--checkpoint)")
+        return loaded.network(bundle.extraction)
+
+    def warm(self) -> None:
+        """Run a photo of each shape."""
+        self.run(list({pixels.shape: number for number, pixels in enumerate(self._pixels)}.values()))
+
+    def run(self, items: Sequence[int]) -> list[Sample]:
+        """As ``Subject.run``."""
+        from ctxdeploy.runtime.decode import decode_bytes, read_file
+
+        samples = []
+        for number in items:
+            start = time.perf_counter()
+            read, data = timed(lambda n=number: read_file(self._paths[n]))
+            decoded, photo = timed(lambda d=data: decode_bytes(d, self._preprocessing))
+            network, _ = timed(lambda p=photo: self._run(p.pixels[None]))
+            seconds = time.perf_counter() - start
+            stages = {"read": read, "decode": decoded, "network": network}
+            samples.append(Sample(seconds=seconds, stages=stages))
+        return samples
+
+
+class Asmk:
+    """Queries through ``asmk``: assignment by faiss, its aggregation, its inverted file with our postings.
+
+    Settings: as those of ``Searches``. Its scores are compared with ours before anything is timed.
+    """
+
+    gpu = None
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        require("asmk", "bench")
+        faiss = require("faiss", "bench")
+        from asmk.codebook import Codebook as Words
+        from asmk.kernel import ASMKKernel
+
+        from ctxdeploy.benching.synthetic import draw_queries, reference_of
+        from ctxdeploy.index import Index
+
+        faiss.omp_set_num_threads(settings["threads"])
+        self._top = int(settings["top"])
+        with Index.open(settings["archive"], at=settings["at"]) as index:
+            centroids = np.ascontiguousarray(index.codebook.centroids)
+            self._count = index.config.query_assignment
+            self._inverted, self._similarity = reference_of(index)
+            self._queries = draw_queries(index, settings["queries"], settings["descriptors"], settings["seed"])
+            self._flat = faiss.IndexFlatL2(centroids.shape[1])
+            self._flat.add(centroids)
+            words = Words(None, size=len(centroids))
+            words.centroids = centroids
+            self._kernel = ASMKKernel(words, binary=True)
+            worst = self._check(index)
+        self.items = len(self._queries)
+        self.facts = {"threads": settings["threads"], "largest_relative_score_difference": worst}
+
+    def _check(self, index: Any) -> float:
+        """Return the largest relative difference of the scores of one query's best photos."""
+        from ctxdeploy.benching.stages import SearchStages
+
+        query = SearchStages(index, 1, self._top).query(self._queries[0])
+        from ctxdeploy.index.search import Searcher
+
+        hits = Searcher(index._snapshot).search([query], self._top, scoring=index.config.scoring())[0]
+        packed = np.ascontiguousarray(query.codes).view(np.uint32)
+        _, scores = self._inverted.search(packed, query.words, similarity_func=self._similarity, topk=self._top)
+        ours = np.array([hit.score for hit in hits])
+        theirs = np.asarray(scores)[: len(ours)]
+        worst = float((np.abs(ours - theirs) / np.maximum(theirs, 1e-30)).max(initial=0.0))
+        if worst > _TOLERANCE:
+            raise ConfigError(f"asmk scores differ from ours by {worst:.1e}: bench without --peer")
+        return worst
+
+    def warm(self) -> None:
+        """Ask every query once."""
+        self.run(range(self.items))
+
+    def run(self, items: Sequence[int]) -> list[Sample]:
+        """As ``Subject.run``."""
+        samples = []
+        for number in items:
+            vectors = self._queries[number]
+            start = time.perf_counter()
+            assigned, found = timed(lambda v=vectors: self._flat.search(v, self._count)[1])
+            spent, (codes, words) = timed(lambda v=vectors, f=found: self._kernel.aggregate_image(v, f))
+            searched, _ = timed(
+                lambda c=codes, w=words: self._inverted.search(
+                    c, w, similarity_func=self._similarity, topk=self._top
+                )
+            )
+            seconds = time.perf_counter() - start
+            samples.append(
+                Sample(seconds=seconds, stages={"assign": assigned, "aggregate": spent, "search": searched})
+            )
+        return samples

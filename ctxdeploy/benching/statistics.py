@@ -1,0 +1,210 @@
+"""Is one side faster? Intervals for the ratio of two sides' times on a machine that drifts.
+
+What is resampled is a block: windows that were measured by the same processes, one after another. Neighbouring samples
+depend on each other, and a process keeps the layout of its memory as long as it lives, so that samples say too little
+about how far a repetition may lie off, and blocks say it.
+
+- Interleaved (two sides of one run): every photo or query of a window is paired with itself, then the block means of
+  the logarithm of the ratio are resampled. What the machine does to both cancels.
+- Two runs: each is resampled by itself. A machine whose thirds of a run lie apart may lie apart as far between two
+  runs, so that each replicate moves a run by a draw of that deviation. Beside the seconds, the times divided by the
+  run's own meter are compared (a fixed piece of work that is timed in every window). Where the meter explains half of
+  the variance between blocks, they decide; else the interval covers both, so that a machine that was slower as a whole
+  is no difference.
+
+With few blocks a bootstrap's intervals are too narrow: they are widened to those of Student's t.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.errors import ConfigError
+
+Times = NDArray[np.float64]
+REPLICATES = 4000
+LEAST_BLOCKS = 3
+# Of the samples of a window, and of the windows: a swapped-out second must not decide.
+_TRIMMED = 0.1
+_CONFIDENCE = 0.95
+_NORMAL = 1.959964
+# Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
+_STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """One side.
+
+    Attributes:
+        seconds: W×I of W windows and I photos or queries, positive.
+        blocks: W numbers; windows of one number were measured by the same processes.
+        meter: W seconds of the run's fixed piece of work; None if there is none.
+    """
+
+    seconds: Times
+    blocks: NDArray[np.int64]
+    meter: Times | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds.ndim != 2 or self.seconds.size == 0 or not (self.seconds > 0).all():
+            raise ConfigError(f"times of shape {self.seconds.shape} are not positive seconds of windows × items")
+        if len(self.blocks) != len(self.seconds):
+            raise ConfigError(f"{len(self.blocks)} blocks for {len(self.seconds)} windows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How long B takes, in times of A.
+
+    Attributes:
+        verdict: ``faster``, ``slower`` or ``no difference``, of B.
+        ratio: seconds of B over those of A.
+        low, high: its interval of 95 %.
+        detectable: the smallest difference (0.03 is 3 %) that this comparison could have found.
+        design: ``interleaved``, ``two runs``, or ``two runs, in units of the meter``.
+        blocks: of each side.
+        by_seconds, by_meter: ratio, low and high of two runs, of seconds as they were, and in units of the meter.
+    """
+
+    verdict: str
+    ratio: float
+    low: float
+    high: float
+    detectable: float
+    design: str
+    blocks: tuple[int, int]
+    by_seconds: tuple[float, float, float] | None = None
+    by_meter: tuple[float, float, float] | None = None
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the comparison as JSON prints it."""
+        return {**asdict(self), "confidence": _CONFIDENCE}
+
+
+def compare_interleaved(a: Measured, b: Measured, least: float, seed: int = 0) -> Comparison:
+    """Compare two sides of one run: same windows, same items.
+
+    Args:
+        a, b: the sides.
+        least: a ratio nearer to 1 than this is no difference, whatever the interval.
+        seed: of the resampling.
+
+    Raises:
+        ConfigError: other windows or items, or fewer than three blocks.
+    """
+    if a.seconds.shape != b.seconds.shape or not np.array_equal(a.blocks, b.blocks):
+        raise ConfigError("the two sides were not measured in the same windows")
+    paired = _trimmed_mean(np.log(b.seconds) - np.log(a.seconds), axis=1)
+    means = _block_means(paired, a.blocks)
+    centre = float(_trimmed_mean(paired))
+    spread = _replicates(means, np.random.default_rng(seed))
+    half = _half_width(spread, len(means) - 1)
+    return _judge(centre, (centre - half, centre + half), least, "interleaved", (len(means),) * 2)
+
+
+def compare_runs(a: Measured, b: Measured, least: float, seed: int = 0) -> Comparison:
+    """Compare two runs of the same items at different times; arguments and errors as ``compare_interleaved``."""
+    if a.seconds.shape[1] != b.seconds.shape[1]:
+        raise ConfigError("the two runs did not measure the same items")
+    logs = [_trimmed_mean(np.log(side.seconds), axis=1) for side in (a, b)]
+    raw = _between(logs, a, b, seed)
+    counts = len(set(a.blocks.tolist())), len(set(b.blocks.tolist()))
+    if a.meter is None or b.meter is None:
+        judged = _judge(raw[0], raw[1:], least, "two runs", counts)
+        return replace(judged, by_seconds=_ratios(raw))
+    metered = [log - np.log(side.meter) for log, side in zip(logs, (a, b), strict=True) if side.meter is not None]
+    relative = _between(metered, a, b, seed)
+    if _explains(logs, metered, a, b):
+        judged = _judge(relative[0], relative[1:], least, "two runs, in units of the meter", counts)
+    else:
+        interval = min(raw[1], relative[1]), max(raw[2], relative[2])
+        judged = _judge(raw[0], interval, least, "two runs", counts)
+    return replace(judged, by_seconds=_ratios(raw), by_meter=_ratios(relative))
+
+
+def _ratios(logs: tuple[float, float, float]) -> tuple[float, float, float]:
+    return float(np.exp(logs[0])), float(np.exp(logs[1])), float(np.exp(logs[2]))
+
+
+def _explains(logs: list[Times], metered: list[Times], a: Measured, b: Measured) -> bool:
+    """Say whether the meter takes half of the variance between blocks away, so that it tells the machine's drift."""
+    left = [
+        sum(_block_means(log, side.blocks).var() for log, side in zip(kind, (a, b), strict=True))
+        for kind in (logs, metered)
+    ]
+    return bool(left[1] < 0.5 * left[0])
+
+
+def _between(logs: list[Times], a: Measured, b: Measured, seed: int) -> tuple[float, float, float]:
+    """Return the difference of two runs' means of logarithms, and its interval."""
+    rng = np.random.default_rng(seed)
+    means = [_block_means(log, side.blocks) for log, side in zip(logs, (a, b), strict=True)]
+    centre = float(_trimmed_mean(logs[1]) - _trimmed_mean(logs[0]))
+    slow = np.sqrt(np.mean([_slow_variance(part) for part in means]))
+    spread = np.zeros(REPLICATES)
+    for part in means:
+        spread += _replicates(part, rng) + slow * rng.standard_normal(REPLICATES)
+    half = _half_width(spread, sum(len(part) - 1 for part in means))
+    return centre, centre - half, centre + half
+
+
+def _slow_variance(means: Times) -> float:
+    """Return the variance of the means of a run's thirds: how far a machine lies from itself a while later."""
+    thirds = [part.mean() for part in np.array_split(means, 3)]
+    return float(np.var(thirds, ddof=1))
+
+
+def _replicates(means: Times, rng: np.random.Generator) -> Times:
+    """Return deviations of the mean of resampled blocks from the mean, R."""
+    count = len(means)
+    drawn = means[rng.integers(0, count, (REPLICATES, count))].mean(axis=1) - means.mean()
+    return np.asarray(drawn * np.sqrt(count / (count - 1)))
+
+
+def _half_width(spread: Times, freedom: int) -> float:
+    low, high = np.percentile(spread, (50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)))
+    student = _STUDENT[min(freedom, len(_STUDENT)) - 1]
+    return float((high - low) / 2 * student / _NORMAL)
+
+
+def _judge(
+    centre: float,
+    interval: tuple[float, float],
+    least: float,
+    design: str,
+    blocks: tuple[int, int],
+) -> Comparison:
+    low, high = interval
+    different = (low > 0 or high < 0) and abs(centre) > np.log1p(least)
+    return Comparison(
+        verdict=("slower" if centre > 0 else "faster") if different else "no difference",
+        ratio=float(np.exp(centre)),
+        low=float(np.exp(low)),
+        high=float(np.exp(high)),
+        detectable=max(float(np.expm1((high - low) / 2)), least),
+        design=design,
+        blocks=blocks,
+    )
+
+
+def _block_means(values: Times, blocks: NDArray[np.int64]) -> Times:
+    numbers = sorted(set(blocks.tolist()))
+    if len(numbers) < LEAST_BLOCKS:
+        raise ConfigError(
+            f"{len(numbers)} blocks of windows are too few to say anything: run the same command with more --windows"
+        )
+    return np.array([values[blocks == number].mean() for number in numbers])
+
+
+def _trimmed_mean(values: Times, axis: int = 0) -> Times:
+    ordered = np.sort(values, axis=axis)
+    count = ordered.shape[axis]
+    cut = int(_TRIMMED * count)
+    kept: Times = np.asarray(np.take(ordered, range(cut, count - cut), axis=axis).mean(axis=axis))
+    return kept
