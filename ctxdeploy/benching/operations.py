@@ -52,9 +52,9 @@ def _ran(event: Mapping[str, Any]) -> bool:
 
 def _of_event(arguments: Mapping[str, Any]) -> float:
     """Return the operations of a node from the shapes of its inputs and output."""
-    inputs = [next(iter(entry.values())) for entry in arguments["input_type_shape"]]
-    output = next(iter(arguments["output_type_shape"][0].values()))
-    kind = arguments["op_name"]
+    inputs: list[list[int]] = [next(iter(entry.values())) for entry in arguments["input_type_shape"]]
+    output: list[int] = next(iter(arguments["output_type_shape"][0].values()))
+    kind = str(arguments["op_name"])
     if kind == "Conv":  # weights M × C/groups × kernel
         return 2.0 * math.prod(output) * math.prod(inputs[1][1:])
     if kind == "ConvTranspose":  # weights C × M/groups × kernel

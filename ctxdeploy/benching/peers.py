@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ class PyTorch:
         samples = []
         for number in items:
             start = time.perf_counter()
-            read, data = timed(lambda n=number: read_file(self._paths[n]))
-            decoded, photo = timed(lambda d=data: decode_bytes(d, self._preprocessing))
-            network, _ = timed(lambda p=photo: self._run(p.pixels[None]))
+            read, data = timed(partial(read_file, self._paths[number]))
+            decoded, photo = timed(partial(decode_bytes, data, self._preprocessing))
+            network, _ = timed(partial(self._run, photo.pixels[None]))
             seconds = time.perf_counter() - start
             stages = {"read": read, "decode": decoded, "network": network}
             samples.append(Sample(seconds=seconds, stages=stages))
@@ -142,15 +143,11 @@ class Asmk:
         for number in items:
             vectors = self._queries[number]
             start = time.perf_counter()
-            assigned, found = timed(lambda v=vectors: self._flat.search(v, self._count)[1])
-            spent, (codes, words) = timed(lambda v=vectors, f=found: self._kernel.aggregate_image(v, f))
+            assigned, (_, found) = timed(partial(self._flat.search, vectors, self._count))
+            spent, (codes, words) = timed(partial(self._kernel.aggregate_image, vectors, found))
             searched, _ = timed(
-                lambda c=codes, w=words: self._inverted.search(
-                    c, w, similarity_func=self._similarity, topk=self._top
-                )
+                partial(self._inverted.search, codes, words, similarity_func=self._similarity, topk=self._top)
             )
             seconds = time.perf_counter() - start
-            samples.append(
-                Sample(seconds=seconds, stages={"assign": assigned, "aggregate": spent, "search": searched})
-            )
+            samples.append(Sample(seconds=seconds, stages={"assign": assigned, "aggregate": spent, "search": searched}))
         return samples

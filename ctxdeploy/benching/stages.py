@@ -67,10 +67,11 @@ class PhotoStages:
         decoded, photo = timed(lambda: self._decode(data))
         network, outputs = timed(lambda: self.backend.run(photo.pixels[None]))
         seconds = time.perf_counter() - start
-        stages = {"read": read, "decode": decoded, "network": network}
+        stages = {"read": read, "decode": decoded}
         if not self._preprocessing.draft:
             alone, _ = timed(lambda: self._decode(data, scaled=False))
             stages |= {"decode": min(alone, decoded), "scale": max(decoded - alone, 0.0)}
+        stages["network"] = network
         return Sample(seconds=seconds, stages=stages), outputs.descriptors[0][outputs.attention[0] != 0]
 
     def batch(self, number: int, size: int) -> Sample:

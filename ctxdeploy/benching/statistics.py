@@ -99,7 +99,7 @@ def compare_interleaved(a: Measured, b: Measured, least: float, seed: int = 0) -
         ConfigError: other windows or items, or fewer than three blocks.
     """
     if a.seconds.shape != b.seconds.shape or not np.array_equal(a.blocks, b.blocks):
-        raise ConfigError("the two sides were not measured in the same windows")
+        raise ConfigError("the two sides did not measure the same items in the same windows")
     paired = _trimmed_mean(np.log(b.seconds) - np.log(a.seconds), axis=1)
     means = _block_means(paired, a.blocks)
     centre = float(_trimmed_mean(paired))
@@ -155,9 +155,10 @@ def _between(logs: list[Times], a: Measured, b: Measured, seed: int) -> tuple[fl
 
 
 def _slow_variance(means: Times) -> float:
-    """Return the variance of the means of a run's thirds: how far a machine lies from itself a while later."""
+    """Return how far a machine lies from itself a while later: the variance of the means of a run's thirds, beyond what
+    blocks that know nothing of each other would give."""
     thirds = [part.mean() for part in np.array_split(means, 3)]
-    return float(np.var(thirds, ddof=1))
+    return max(float(np.var(thirds, ddof=1)) - 3 * float(np.var(means, ddof=1)) / len(means), 0.0)
 
 
 def _replicates(means: Times, rng: np.random.Generator) -> Times:

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,9 +104,7 @@ class Searches:
         from ctxdeploy.index import Index
 
         self._batch, self._top = int(settings["batch"]), int(settings["top"])
-        opened, index = timed(
-            lambda: Index.open(settings["archive"], at=settings["at"], threads=settings["threads"])
-        )
+        opened, index = timed(lambda: Index.open(settings["archive"], at=settings["at"], threads=settings["threads"]))
         prepared, _ = timed(index.prepare)
         self._stages = SearchStages(index, settings["threads"], self._top)
         self._queries = draw_queries(index, settings["queries"], settings["descriptors"], settings["seed"])
@@ -148,9 +147,7 @@ class Indexing:
         from ctxdeploy import bundle
         from ctxdeploy.runtime import BackendConfig, Extractor
 
-        config = BackendConfig(
-            name=settings["backend"], precision=settings["precision"], threads=settings["threads"]
-        )
+        config = BackendConfig(name=settings["backend"], precision=settings["precision"], threads=settings["threads"])
         self._extractor = Extractor(bundle.open(settings["bundle"], check_hashes=False), backend=config)
         self._folder, self._codebook = settings["folder"], Path(settings["codebook"])
         self._work = settings["work"]
@@ -215,11 +212,9 @@ class Adding:
             with Index.create(folder / "a.ctxindex", self._codebook) as index:
                 for number in items:
                     sample, vectors = self._stages.extract(number)
-                    assigned, words = timed(lambda v=vectors: self._codebook.assign(v, index.config.assignment))
-                    spent, photo = timed(
-                        lambda v=vectors, w=words: aggregate(v, w, self._codebook.centroids, binary=True)
-                    )
-                    added, _ = timed(lambda n=number, p=photo: index.add_aggregated(f"{n}", p))
+                    assigned, words = timed(partial(self._codebook.assign, vectors, index.config.assignment))
+                    spent, photo = timed(partial(aggregate, vectors, words, self._codebook.centroids, binary=True))
+                    added, _ = timed(partial(index.add_aggregated, f"{number}", photo))
                     samples.append((sample, {"assign": assigned, "aggregate": spent, "write": added}))
                 committed, _ = timed(index.commit)
         finally:
@@ -262,7 +257,7 @@ class Answering:
 
 
 class Convolutions:
-    """Four large convolutions in a runtime and precision: the meter of networks. Settings: backend, precision, threads."""
+    """Four large convolutions in a runtime: the meter of networks. Settings: backend, precision, threads."""
 
     gpu = None
 

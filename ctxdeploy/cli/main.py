@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": "Check every byte of a bundle or an archive.",
     "diff": "Find the first layer where two artefacts diverge.",
     "repair": "Make a damaged archive whole again.",
+    "bench": "Measure how fast it is here, and compare.",
     "demo": "Make a small archive of real photos and query it.",
 }
 # Of commands whose module has another name: that of a builtin would hide it.
