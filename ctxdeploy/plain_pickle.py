@@ -43,7 +43,7 @@ def load_plain(path: Path, error: type[CtxdeployError] = ConfigError) -> Any:
     data = _read(path, shown, error)
     try:
         scan(data)
-        return _Plain().of(_Unpickler(data).load())
+        return _Plain().of(_Unpickler(data).content())
     except MemoryError:
         raise
     except RefusedError as reason:
@@ -91,6 +91,13 @@ class _Unpickler(pickle.Unpickler):
             self._admitted[f"{core}.multiarray", "_reconstruct"] = Name(self._reconstruct)
             self._admitted[f"{core}.multiarray", "scalar"] = Name(self._scalar)
             self._admitted[f"{core}.numeric", "_frombuffer"] = Name(self._frombuffer)
+
+    def content(self) -> Any:
+        """Return what the pickle holds, its arrays not yet in place."""
+        try:
+            return self.load()
+        finally:
+            self._admitted.clear()  # they hold this object, and with it the file's bytes
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for an admitted name.

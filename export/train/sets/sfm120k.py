@@ -22,7 +22,8 @@ from ctxdeploy.text import printable
 NAME = "retrieval-SfM-120k"
 SPLITS = ("train", "val")
 _KEYS = ("cids", "cluster", "qidxs", "pidxs")
-MOST_NUMBER = 1 << 53
+# Up to here a float holds every whole number.
+_MOST_NUMBER = 1 << 53
 # Three folders of two letters each are made of the end of a photo's name.
 _LEAST_NAME = 6
 
@@ -45,7 +46,7 @@ def read_sfm120k(place: Path, split: str = "train") -> PhotoSet:
     half = _half(load_plain(file), split, printable(str(file)))
     cids = _cids(half["cids"], shown)
     cluster = _numbers(half["cluster"], f"{shown}: cluster", len(cids))
-    pairs = np.stack([_photos(half[key], f"{shown}: {key}", len(cids)) for key in _same_length(half, shown)], axis=1)
+    pairs = _pairs(half, shown, len(cids))
     folder = file.parent.absolute() / "ims"
     if not folder.is_dir():
         raise ConfigError(f"{printable(str(folder))} is no folder: unpack the photos of SfM-120k (ims.tar.gz) there")
@@ -77,7 +78,7 @@ def _half(content: Any, split: str, shown: str) -> dict[str, Any]:
             f"{shown}, {split}: there is no {' and no '.join(missing)}, as SfM-120k in cirtorch's form has"
         )
     for key in _KEYS:
-        if not isinstance(half[key], list | tuple | np.ndarray):
+        if not isinstance(half[key], list | tuple | np.ndarray) or getattr(half[key], "ndim", 1) != 1:
             raise ConfigError(f"{shown}, {split}: {key} is no list")
     return half
 
@@ -91,20 +92,19 @@ def _cids(values: Any, shown: str) -> list[str]:
     return cids
 
 
-def _same_length(half: dict[str, Any], shown: str) -> tuple[str, str]:
+def _pairs(half: dict[str, Any], shown: str, photos: int) -> NDArray[np.int64]:
+    """Return queries and positives, P×2."""
     queries, positives = len(half["qidxs"]), len(half["pidxs"])
     if queries != positives:
         raise ConfigError(f"{shown}: {queries} qidxs for {positives} pidxs")
-    return "qidxs", "pidxs"
-
-
-def _photos(values: Any, what: str, photos: int) -> NDArray[np.int64]:
-    """Return numbers of photos."""
-    numbers = _numbers(values, what, len(values))
-    outside = np.flatnonzero((numbers < 0) | (numbers >= photos))
-    if len(outside):
-        raise ConfigError(f"{what}[{outside[0]}] is {numbers[outside[0]]}, of {photos} photos")
-    return numbers
+    columns = []
+    for key in ("qidxs", "pidxs"):
+        numbers = _numbers(half[key], f"{shown}: {key}", queries)
+        outside = np.flatnonzero((numbers < 0) | (numbers >= photos))
+        if len(outside):
+            raise ConfigError(f"{shown}: {key}[{outside[0]}] is {numbers[outside[0]]}, of {photos} photos")
+        columns.append(numbers)
+    return np.stack(columns, axis=1)
 
 
 def _numbers(values: Any, what: str, count: int) -> NDArray[np.int64]:
@@ -114,6 +114,6 @@ def _numbers(values: Any, what: str, count: int) -> NDArray[np.int64]:
     except (ValueError, OverflowError):  # lists of several lengths
         array = np.empty(count, object)
     whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and bool((array == np.rint(array)).all()))
-    if array.shape != (count,) or not whole or (count and abs(array).max() > MOST_NUMBER):
+    if array.shape != (count,) or not whole or (count and abs(array).max() > _MOST_NUMBER):
         raise ConfigError(f"{what} is no list of {count} whole numbers")
     return array.astype(np.int64)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.errors import ConfigError, NoPhotosError
 from ctxdeploy.export.train.sets import read_set, read_sfm120k
 
 CIDS = [hashlib.md5(bytes([n]), usedforsecurity=False).hexdigest() for n in range(9)]
@@ -87,6 +87,9 @@ def test_every_place_that_is_understood(tmp_path: Path, place: str, monkeypatch:
         ("train", "cids", None, "there is no cids, as SfM-120k in cirtorch's form has"),
         ("train", "cluster", None, "there is no cluster"),
         ("train", "cids", "text", "cids is no list"),
+        ("train", "qidxs", np.array(3), "qidxs is no list"),
+        ("train", "qidxs", [[0], [0], [3]], "qidxs is no list of 3 whole numbers"),
+        ("train", "cids", [], "holds no photos"),
         ("train", "cids", [*CIDS[:5], 7], r"cids\[5\], 7, is no name of a photo"),
         ("train", "cids", [*CIDS[:5], "../../../../etc/passwd"], r"cids\[5\], '../../../../etc/passwd', is no name"),
         ("train", "cids", [*CIDS[:5], "abcd.."], "is no name of a photo"),
@@ -114,7 +117,9 @@ def test_files_of_another_form(tmp_path: Path, half: str, key: str | None, value
         del data[half][key]
     else:
         data[half][key] = value
-    with pytest.raises(ConfigError, match=message) as caught:
+    if key == "cids" and value == []:
+        data[half].update(cluster=[], qidxs=[], pidxs=[])
+    with pytest.raises((ConfigError, NoPhotosError), match=message) as caught:
         read_sfm120k(write(tmp_path, data))
     assert "\n" not in str(caught.value)
 
