@@ -139,9 +139,9 @@ def _numbers(values: Any, what: str, shape: tuple[int, ...]) -> NDArray[np.int64
 
 def _relative(paths: tuple[Path, ...]) -> list[str]:
     """Return the paths relative to the folder that holds them all, with ``/``."""
-    absolute = [path.absolute() for path in paths]
-    common = Path(os.path.commonpath([path.parent for path in absolute]))
-    return [path.relative_to(common).as_posix() for path in absolute]
+    absolute = [str(path.absolute()) for path in paths]
+    common = os.path.commonpath([str(path.absolute().parent) for path in paths])
+    return [name[len(common) :].replace(os.sep, "/").lstrip("/") for name in absolute]
 
 
 def _size(path: Path) -> int:
