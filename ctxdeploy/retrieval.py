@@ -93,9 +93,9 @@ class Retrieval:
         )
 
 
-def mean_average_precision(
+def asmk_scores(
     descriptors: Mapping[str, Vectors], training: Vectors, words: int, ground_truth: GroundTruth
-) -> float:
+) -> dict[str, float]:
     """Return the mAP, 0 to 1, of ASMK with the photos of the ground truth as queries and all photos as the archive.
 
     Args:
@@ -103,12 +103,16 @@ def mean_average_precision(
         training: descriptors that the codebook is trained with, m×D float32, of other photos.
         words: of the codebook.
         ground_truth: of the photos; those that are not in ``descriptors`` are left out.
+
+    Returns:
+        By the names of ``GroundTruth.parts``: ``map``, the kinds of scenes, ``small``.
     """
     from ctxdeploy.index import Codebook
 
     truth = ground_truth.restricted(list(descriptors))
     queries = [name for files in truth.scenes.values() for name in files]
-    return truth.mean_average_precision(rankings(Codebook.train(training, words=words, seed=0), descriptors, queries))
+    answers = rankings(Codebook.train(training, words=words, seed=0), descriptors, queries)
+    return {name: part.mean_average_precision(answers) for name, part in truth.parts().items()}
 
 
 def rankings(

@@ -3,7 +3,7 @@ and ground truth by scenes (``gnd.json``)."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -125,6 +125,19 @@ class GroundTruth:
             if any(self.relevance(query, files).positives for query in files)
         }
         return GroundTruth(scenes=able, junk=self.junk, small=self.small, kinds=self.kinds)
+
+    def parts(self) -> dict[str, "GroundTruth"]:
+        """Return what is scored apart, as minibench does: ``map``, all scenes but small ones; each kind; ``small``."""
+        large = {scene for scene in self.scenes if scene not in self.small}
+        kinds = sorted({self.kinds[scene] for scene in large if scene in self.kinds})
+        chosen = {"map": large, **{kind: {s for s in large if self.kinds.get(s) == kind} for kind in kinds}}
+        if self.small:
+            chosen["small"] = set(self.scenes) - large
+        return {
+            name: replace(self, scenes={scene: files for scene, files in self.scenes.items() if scene in scenes})
+            for name, scenes in chosen.items()
+            if scenes
+        }
 
     def relevance(self, query: str, files: Sequence[str]) -> Relevance:
         """Return what answers a photo of a scene of ``files``; the photo itself is junk."""

@@ -165,7 +165,7 @@ class _Scores:
             raise ConfigError("nothing to validate on")
         self._folder, self._image_size, self._display = folder, image_size, display
         self._validation = Validation(run.validate, photo_set.paths, run.validation)
-        self._log = CsvLog(folder / VALIDATIONS, ("step", "map"))
+        self._log = CsvLog(folder / VALIDATIONS, ("step", *self._validation.figures))
         self._log.rewind(step)
         rows = self._log.rows()
         self._best = max((float(row["map"]) for row in rows), default=0.0)
@@ -174,13 +174,15 @@ class _Scores:
     def __call__(self, network: DenseNetwork, step: int) -> None:
         if step == self._last[0]:
             return
-        score = self._validation.score(network)
+        scores = self._validation.scores(network)
+        score = scores["map"]
         if score > self._best:
             self._best = score
             save_checkpoint(network.cpu(), self._folder / BEST, image_size=self._image_size)
-        self._log.append(step, score)
+        self._log.append(step, *scores.values())
         self._last = (step, score)
-        self._display.say(f"step {step}: mAP {100 * score:.2f} on the validation photos")
+        found = ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
+        self._display.say(f"step {step}, validation photos: {found}")
 
     def final(self, trainer: Trainer) -> float:
         """Return the score of the finished network."""

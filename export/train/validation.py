@@ -13,9 +13,8 @@ from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.dense import DenseNetwork
 from ctxdeploy.export.networks.network import RetrievalNetwork
-from ctxdeploy.export.networks.resnet import fold_batch_norm
 from ctxdeploy.export.train.photos import Image, PhotoStore
-from ctxdeploy.retrieval import mean_average_precision
+from ctxdeploy.retrieval import asmk_scores
 from ctxdeploy.scoring import load_ground_truth
 
 
@@ -46,6 +45,9 @@ class Validation:
         training: paths of the training photos; the codebook is trained on some of them.
         config: how much is computed.
 
+    Attributes:
+        figures: names of what is scored: ``map``, and by the ground truth also kinds of scenes and ``small``.
+
     Raises:
         ConfigError: the folder has no ground truth.
         NoPhotosError: it has no photos.
@@ -57,26 +59,30 @@ class Validation:
         truth = load_ground_truth(place)
         if truth is None:
             raise ConfigError(f"--validate {place}: there is no gnd.json in it")
-        self._truth, self._config = truth, config
+        self._config = config
         paths = {Path(photo.name).name: photo.path for photo in find_photos(place) if photo.path is not None}
         self._names = list(paths)
+        self._truth = truth.restricted(self._names)
+        self.figures = tuple(self._truth.parts())
+        if "map" not in self.figures:
+            raise ConfigError(f"--validate {place}: no two photos of a scene of gnd.json are in it")
         self._photos = PhotoStore(tuple(paths.values()), config.image_size, memory=0)
         chosen = np.unique(np.linspace(0, len(training) - 1, min(config.codebook_photos, len(training))).astype(int))
         self._training = PhotoStore(tuple(training[i] for i in chosen), config.image_size, memory=0)
 
-    def score(self, network: DenseNetwork) -> float:
-        """Return the mean average precision, 0 to 1, of a network in evaluation mode."""
+    def scores(self, network: DenseNetwork) -> dict[str, float]:
+        """Return the mean average precisions, 0 to 1, of a network in evaluation mode, by ``figures``."""
         pyramid = self._pyramid(network)
         training = [_describe(pyramid, self._training.load(i)) for i in range(len(self._training))]
         photos = {name: _describe(pyramid, self._photos.load(i)) for i, name in enumerate(self._names)}
-        return mean_average_precision(photos, np.concatenate(training), self._config.words, self._truth)
+        return asmk_scores(photos, np.concatenate(training), self._config.words, self._truth)
 
     def _pyramid(self, network: DenseNetwork) -> RetrievalNetwork:
         """Return a copy of a network over all scales, its batch normalisation folded."""
         extraction = Extraction(scales=self._config.scales, top_k=self._config.top_k, dim=network.config.descriptor_dim)
         copy = build(network.config, extraction)
         copy.load_state_dict(network.state_dict())
-        fold_batch_norm(copy.backbone)
+        copy.fold()
         return copy.to(network.get_buffer("mean").device)
 
 
