@@ -1,8 +1,8 @@
 """What do learned smoothing and graph refinement add? The slides' table, on minibench, by our own trainer.
 
-From one trained network (average smoothing, no graph) each variant is trained with the same recipe, photos and steps, once a
-seed, and scored as training validates: ASMK at ``--image-size`` pixels, 600 descriptors at five scales, a codebook of the
-training photos. ``none`` is trained as long as the others. Runs that are finished are not done again.
+From one trained network (average smoothing, no graph) each variant is trained with the same recipe, photos and steps,
+once a seed, and scored as training validates: ASMK at ``--image-size`` pixels, 600 descriptors at five scales, a
+codebook of the training photos. ``none`` is trained as long as the others. Runs that are finished are not done again.
 
     python benchmarks/ablation.py --init run/model.pth --landmarks landmarks --photos trainphotos --data minibench
 """
