@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -61,23 +62,35 @@ def default_archive(place: str) -> Path:
 
 def find_archive(given: str | None) -> Path:
     """Return the archive to query: the given one, ``CTXDEPLOY_INDEX``, or the only one in the working folder."""
-    return _find(given, "CTXDEPLOY_INDEX", SUFFIX, "--index", "make one with  ctxdeploy index DIR")
+    named = given or os.environ.get("CTXDEPLOY_INDEX")
+    if named:
+        return Path(named)
+    found = _only(SUFFIX, "--index")
+    if found is None:
+        raise ConfigError(
+            f"there is no *{SUFFIX} in this folder: name one with --index or CTXDEPLOY_INDEX, or make one with  "
+            "ctxdeploy index DIR"
+        )
+    return found
 
 
 def find_model(given: str | None) -> Path:
-    """Return the bundle to index with: the given one, ``CTXDEPLOY_MODEL``, or the only one in the working folder."""
-    return _find(given, "CTXDEPLOY_MODEL", BUNDLE_SUFFIX, "--model", "make one with  ctxdeploy export CHECKPOINT")
+    """Return the bundle to index with: that of the given name or path, or of ``CTXDEPLOY_MODEL``, or the only one in
+    the working folder, or the built-in one."""
+    from ctxdeploy.models.finding import built_in, find_bundle
+    from ctxdeploy.models.table import DEFAULT
 
-
-def _find(given: str | None, variable: str, suffix: str, flag: str, hint: str) -> Path:
-    named = given or os.environ.get(variable)
+    named = given or os.environ.get("CTXDEPLOY_MODEL")
     if named:
-        return Path(named)
+        return find_bundle(named)
+    return _only(BUNDLE_SUFFIX, "--model") or built_in(DEFAULT)
+
+
+def _only(suffix: str, flag: str) -> Path | None:
+    """Return the only folder of this kind in the working folder; None if there is none."""
     found = sorted(Path().glob(f"*{suffix}"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ConfigError(f"there is no *{suffix} in this folder: name one with {flag} or {variable}, or {hint}")
+    if len(found) <= 1:
+        return found[0] if found else None
     names = ", ".join(str(path) for path in found[:5])
     raise ConfigError(f"there are {len(found)} *{suffix} in this folder ({names}): name one with {flag}")
 
@@ -105,6 +118,8 @@ def store_model(archive: Path, bundle: Bundle) -> None:
         for name in sorted({ctxdeploy.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, partial / name)
+        if bundle.words is not None:  # the archive has a codebook of its own
+            replace(bundle, path=partial, words=None).write_manifest()
         for path in partial.rglob("*"):
             sync_folder(path)
         sync_folder(partial)
@@ -117,14 +132,16 @@ def store_model(archive: Path, bundle: Bundle) -> None:
 
 
 def open_model(archive: Path, given: str | None = None, *, check_hashes: bool = True) -> Bundle:
-    """Open the bundle to use with an archive: the given one, else its own.
+    """Open the bundle to use with an archive: that of the given name or path, else its own.
 
     Raises:
         ArchiveError: it has none, and none is given.
         BundleError: the bundle is damaged.
     """
     if given:
-        return ctxdeploy.bundle.open(given, check_hashes=check_hashes)
+        from ctxdeploy.models.finding import find_bundle
+
+        return ctxdeploy.bundle.open(find_bundle(given), check_hashes=check_hashes)
     if not has_model(archive):
         raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
     return ctxdeploy.bundle.open(archive / _MODEL, check_hashes=check_hashes)

@@ -1,24 +1,31 @@
 """The bundle: a folder with a network's artefacts and ``bundle.json``, which says what they are and how well they do.
 
 Written by ``ctxdeploy.export``, read by ``ctxdeploy.runtime``; neither needs the other. Format version 2: several
-artefacts, each with ``details``; version 1 (one fp32 graph) is read as well.
+artefacts, each with ``details``; version 1 (one fp32 graph) is read as well. Version 3 carries a codebook; a bundle
+without one stays at version 2.
 """
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ctxdeploy.bundled_codebook import CodebookFile, copy_codebook, load_codebook
 from ctxdeploy.errors import BundleError, ConfigError, CtxdeployError, StorageError
 from ctxdeploy.hashing import file_sha256, settings_sha256
 from ctxdeploy.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from ctxdeploy.index import Codebook
+
 FORMAT_NAME = "ctxdeploy-bundle"
-FORMAT_VERSION = 2
-_READABLE = (1, 2)
+FORMAT_VERSION = 3
+_WITHOUT_CODEBOOK = 2
+_READABLE = (1, 2, 3)
 MANIFEST = "bundle.json"
+CODEBOOK = "codebook.safetensors"
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("descriptors", "attention", "positions", "scales")
 
@@ -115,6 +122,7 @@ class Bundle:
         shapes: admissible input shapes.
         artefacts: the files; the fp32 graph, which every other is made from, comes first.
         tools: versions that made the bundle.
+        words: the codebook that belongs to the network; None if the bundle carries none.
     """
 
     path: Path
@@ -125,12 +133,13 @@ class Bundle:
     shapes: ShapeRange
     artefacts: tuple[Artefact, ...]
     tools: Mapping[str, str] = field(default_factory=dict)
+    words: CodebookFile | None = None
 
     @property
     def model_id(self) -> str:
         """Hex sha256 of what decides the descriptors (weights, network, scales, K): equal ids may share an archive.
 
-        Preprocessing has a hash of its own; precision and runtime are not part of it.
+        Preprocessing has a hash of its own; precision, runtime and codebook are not part of it.
         """
         return settings_sha256(
             {
@@ -160,11 +169,34 @@ class Bundle:
         """Return the path of an artefact."""
         return self.path / artefact.file
 
+    def codebook(self) -> "Codebook | None":
+        """Return the codebook that the bundle carries, or None.
+
+        Raises:
+            BundleError: it is damaged, or of another dimension than the descriptors.
+        """
+        if self.words is None:
+            return None
+        return load_codebook(self.path / self.words.file, self.words, self.extraction.dim)
+
+    def with_codebook(self, file: str | os.PathLike[str]) -> "Bundle":
+        """Copy the file of a codebook into the bundle, in place of the one it has; return the bundle with it.
+
+        Raises:
+            ConfigError: its dimension is not that of the descriptors.
+            ArchiveError: it is no codebook, or damaged.
+            StorageError: the bundle cannot be written.
+        """
+        words = copy_codebook(Path(file), self.path / CODEBOOK, self.extraction.dim)
+        bundle = replace(self, words=words)
+        bundle.write_manifest()
+        return bundle
+
     def metadata(self) -> dict[str, Any]:
         """Return the content of ``bundle.json``."""
         return {
             "format": FORMAT_NAME,
-            "format_version": FORMAT_VERSION,
+            "format_version": _WITHOUT_CODEBOOK if self.words is None else FORMAT_VERSION,
             "model_id": self.model_id,
             "network": dict(self.network),
             "source": dict(self.source),
@@ -174,6 +206,7 @@ class Bundle:
             "input": {"name": INPUT_NAME, "dtype": "uint8", "layout": "BHWC, RGB", "ranges": asdict(self.shapes)},
             "outputs": _outputs(self.extraction),
             "artefacts": [asdict(artefact) for artefact in self.artefacts],
+            **({} if self.words is None else {"codebook": asdict(self.words)}),
             "tools": dict(self.tools),
         }
 
@@ -217,8 +250,8 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
     for key, value in expected.items():
         if manifest.get(key) != value:
             raise BundleError(f"{folder / MANIFEST}: {key} does not fit the settings beside it: export the bundle anew")
-    for artefact in bundle.artefacts:
-        _check_artefact(bundle, artefact, check_hashes)
+    for file in (*bundle.artefacts, *(() if bundle.words is None else (bundle.words,))):
+        _check_file(bundle, file, check_hashes)
     return bundle
 
 
@@ -252,6 +285,7 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         shapes=ShapeRange(**{name: (int(low), int(high)) for name, (low, high) in ranges.items()}),
         artefacts=tuple(Artefact(**artefact) for artefact in manifest["artefacts"]),
         tools=manifest["tools"],
+        words=None if manifest.get("codebook") is None else CodebookFile(**manifest["codebook"]),
     )
     if not bundle.artefacts:
         raise BundleError("it lists no artefact")
@@ -261,10 +295,12 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
     for artefact in bundle.artefacts:
         if not isinstance(artefact.file, str) or not artefact.file.isprintable():
             raise BundleError(f"artefact file {artefact.file!r} is no name")
+    if bundle.words is not None and not (isinstance(bundle.words.file, str) and bundle.words.file.isprintable()):
+        raise BundleError(f"codebook file {bundle.words.file!r} is no name")
     return bundle
 
 
-def _check_artefact(bundle: Bundle, artefact: Artefact, check_hash: bool) -> None:
+def _check_file(bundle: Bundle, artefact: Artefact | CodebookFile, check_hash: bool) -> None:
     name = PurePosixPath(artefact.file)
     if name.is_absolute() or ".." in name.parts:
         raise BundleError(f"{bundle.path / MANIFEST} names a file outside the bundle: {artefact.file}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ctxdeploy.adding import Adding, IndexingReport
 from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
 from ctxdeploy.bundle import Bundle
+from ctxdeploy.bundled_codebook import check_codebook
 from ctxdeploy.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
 from ctxdeploy.handover import Handover
 from ctxdeploy.patience import NO_LIMIT, Patience
@@ -40,8 +41,9 @@ class IndexingConfig:
     """How photos are indexed.
 
     Attributes:
-        codebook: file of a codebook to use; trained from the photos if None. Only for a new archive.
-        words: size of a trained codebook; chosen from the number of descriptors if None.
+        codebook: file of a codebook to use. Only for a new archive.
+        words: size of a codebook that is trained from the photos. If neither is given, that of the bundle is used, and
+            where it carries none, one is trained whose size is chosen from the number of descriptors.
         training_photos: photos at most whose descriptors train the codebook, drawn with ``seed``.
         seed: of the sample and of k-means.
         commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, and to
@@ -105,7 +107,7 @@ def index_photos(
     bundle = extractor.bundle
     spool = Spool(archive.with_name(archive.name + ".training"), _spool_key(bundle))
     trainer = CodebookTrainer(extractor, spool, config.patience, display)
-    with _open(archive, listing, bundle, config, spool, trainer, report) as index:
+    with _open(archive, listing, bundle, config, spool, trainer, report, display) as index:
         plan = _plan(index, archive, listing, config)
         report.stages = trainer.times
         report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
@@ -209,6 +211,7 @@ def _open(
     spool: Spool,
     trainer: CodebookTrainer,
     report: IndexingReport,
+    display: Display,
 ) -> "Index":
     """Open the archive for writing, or make it with a codebook, which may have to be trained."""
     from ctxdeploy.index import DescriptorSource, Index, IndexConfig
@@ -217,12 +220,11 @@ def _open(
     if not is_archive(archive):
         check_free(archive)
         with spool.locked():
-            if config.codebook is None:
+            codebook = _given_codebook(config, bundle, display)
+            if codebook is None:
                 training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)
                 codebook = trainer.train(listing.photos, training)
                 report.codebook = codebook.metadata()
-            else:
-                codebook = _load_codebook(config.codebook, bundle)
             name = bundle.source.get("file", "")
             source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
             settings = IndexConfig(geometry=config.geometry)
@@ -237,15 +239,13 @@ def _open(
     return index
 
 
-def _load_codebook(path: Path, bundle: Bundle) -> "Codebook":
-    from ctxdeploy.index import Codebook
-
-    codebook = Codebook.load(path)
-    dim = bundle.extraction.dim
-    if codebook.dim != dim:
-        raise ConfigError(
-            f"codebook {path} has dimension {codebook.dim}, the model {dim}: give the codebook of this model, or none"
-        )
+def _given_codebook(config: IndexingConfig, bundle: Bundle, display: Display) -> "Codebook | None":
+    """Return the codebook that is named, or the bundle's, or None: one is to be trained."""
+    if config.codebook is not None:
+        return check_codebook(config.codebook, bundle.extraction.dim)
+    codebook = bundle.codebook() if config.words is None else None
+    if codebook is not None:
+        display.say(f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos")
     return codebook
 
 

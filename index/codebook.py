@@ -19,8 +19,10 @@ from ctxdeploy.index.storage import Piece, write_file
 from ctxdeploy.index.vectors import as_vectors
 
 FORMAT_NAME = "ctxdeploy-codebook"
-# Version 2 holds which words lie in which cell. Files without cells are the same in both and stay at version 1.
-FORMAT_VERSION = 2
+# Version 2 holds which words lie in which cell. Files without cells are the same in both and stay at version 1. In
+# version 3 the centroids are float16; only ``save(compact=True)`` writes it.
+FORMAT_VERSION = 3
+_CELLS_VERSION = 2
 MAX_CODEBOOK_WORDS = 1 << 24
 # Rows of one step of a check, which copies them.
 _CHECKED = 4096
@@ -178,6 +180,16 @@ class Codebook:
         self.training.update(facts)
         return facts
 
+    def rounded(self) -> "Codebook":
+        """Return the codebook of the nearest centroids that float16 holds, with another id and the same cells.
+
+        Raises:
+            ConfigError: a centroid has entries above 65,504.
+        """
+        with np.errstate(over="ignore"):
+            centroids = self.centroids.astype(np.float16).astype(np.float32)
+        return Codebook(centroids, training={**self.training, "rounded": "float16"}, cells=self.cells)
+
     def check(self, where: str) -> None:
         """Read all of the centroids, which ``load`` does not: 65,536 × 128 take 50 ms.
 
@@ -199,25 +211,31 @@ class Codebook:
                 except ConfigError as error:
                     raise ArchiveError(f"{where} is damaged: {error}") from error
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: ``centroids`` W×D float32, and above 4096 words its cells, see ``encode``.
+    def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
+        """Write a safetensors file: ``centroids`` W×D, and above 4096 words its cells, see ``encode``.
+
+        Args:
+            path: the file.
+            compact: centroids as float16, in half the bytes; exact, so for those of ``rounded`` alone.
 
         Raises:
             StorageError: it cannot be written.
+            ConfigError: float16 does not hold the centroids.
         """
-        write_file(Path(path), self.encode())
+        write_file(Path(path), self.encode(compact=compact))
 
-    def encode(self) -> list[Piece]:
-        """Return the pieces of the file that ``save`` writes.
+    def encode(self, *, compact: bool = False) -> list[Piece]:
+        """Return the pieces of the file that ``save`` writes: ``centroids`` W×D float32, or float16 if compact.
 
         With cells it holds ``cells`` C×D float32, ``order`` W int32 (every word once, by cell) and ``cell_offsets`` C+1
         int32 (where in ``order`` each cell begins). Metadata: format, format_version, id, probes, training (JSON).
         """
-        tensors: dict[str, NDArray[Any]] = {"centroids": self.centroids}
+        tensors: dict[str, NDArray[Any]] = {"centroids": _halved(self.centroids) if compact else self.centroids}
         cells, version, probes = self.cells, 1, 0
         if cells is not None:
             tensors |= {"cells": cells.centres, "order": cells.order, "cell_offsets": cells.offsets}
-            version, probes = FORMAT_VERSION, cells.probes
+            version, probes = _CELLS_VERSION, cells.probes
+        version = FORMAT_VERSION if compact else version
         facts = {"format": FORMAT_NAME, "format_version": str(version), "id": self.id, "probes": str(probes)}
         training = json.dumps(self.training, sort_keys=True, allow_nan=False)
         return file_format.encode(tensors, {**facts, "training": training})
@@ -225,6 +243,8 @@ class Codebook:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Codebook":
         """Open a saved codebook without reading its centroids: they stay mapped from the file, see ``check``.
+
+        Those of a compact file are read and widened to float32.
 
         Raises:
             ArchiveError: missing, its header, shapes or lists of words damaged, or of a newer format.
@@ -245,11 +265,15 @@ def _parse(
 ) -> tuple[NDArray[np.float32], str, dict[str, Any], Cells | None]:
     if metadata.get("format") != FORMAT_NAME:
         raise ArchiveError(f"{where} is not a codebook: its format is {metadata.get('format')!r}")
-    file_format.check_version(metadata, FORMAT_NAME, (1, FORMAT_VERSION), where)
+    file_format.check_version(metadata, FORMAT_NAME, (1, _CELLS_VERSION, FORMAT_VERSION), where)
     version = metadata["format_version"]
     centroids = arrays.get("centroids")
-    if centroids is None or centroids.dtype != np.float32 or centroids.ndim != 2 or not _is_size(centroids.shape):
-        raise ArchiveError(f"{where} is damaged: centroids is not W×D float32")
+    dtype = np.dtype(np.float16 if version == str(FORMAT_VERSION) else np.float32)
+    if centroids is None or centroids.dtype != dtype or centroids.ndim != 2 or not _is_size(centroids.shape):
+        raise ArchiveError(f"{where} is damaged: centroids is not W×D {dtype}")
+    if dtype == np.float16:
+        centroids = centroids.astype(np.float32)
+        centroids.setflags(write=False)
     identity = metadata.get("id", "")
     if not re.fullmatch("[0-9a-f]{64}", identity):
         raise ArchiveError(f"{where} is damaged: id is not a sha256")
@@ -261,6 +285,14 @@ def _parse(
     except (KeyError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{where} is damaged: {error!r}") from error
     return centroids, identity, training, parse_cells(arrays, centroids, probes, version, where)
+
+
+def _halved(centroids: NDArray[np.float32]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        halved = centroids.astype(np.float16)
+    if not np.array_equal(halved, centroids):
+        raise ConfigError("float16 does not hold these centroids: round them first, with  rounded()")
+    return halved
 
 
 def _identity(centroids: NDArray[np.float32]) -> str:

@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ctxdeploy.bundle
 from ctxdeploy.bundle import FORMAT_VERSION, MANIFEST, Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.errors import BundleError, ConfigError
+from ctxdeploy.errors import ArchiveError, BundleError, ConfigError
+from ctxdeploy.index import Codebook
 from ctxdeploy.preprocessing import Preprocessing
 
 DATA = bytes(range(256)) * 8
@@ -71,7 +73,7 @@ def test_round_trip(bundle: Bundle) -> None:
     assert ctxdeploy.bundle.open(bundle.path) == bundle
     assert ctxdeploy.bundle.open(str(bundle.path)).artefact().parity["cosine_min"] == 0.99995
     manifest = json.loads((bundle.path / MANIFEST).read_text())
-    assert manifest["format_version"] == FORMAT_VERSION == 2
+    assert manifest["format_version"] == 2 and "codebook" not in manifest
     assert manifest["model_id"] == bundle.model_id
     assert [output["shape"] for output in manifest["outputs"]] == [
         ["batch", 77, 32],
@@ -133,10 +135,11 @@ def test_a_bundle_of_format_1_opens(bundle: Bundle, edit: Any) -> None:
     assert ctxdeploy.bundle.open(bundle.path).artefact().details == {}
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_another_format_version(bundle: Bundle, edit: Any, version: Any) -> None:
     edit(lambda m: m.update(format_version=version))
-    with pytest.raises(BundleError, match=f"has bundle format {version}, this ctxdeploy reads 1 to 2: upgrade"):
+    expected = f"has bundle format {version}, this ctxdeploy reads 1 to {FORMAT_VERSION}: upgrade"
+    with pytest.raises(BundleError, match=expected):
         ctxdeploy.bundle.open(bundle.path)
 
 
@@ -302,3 +305,68 @@ def test_shapes_out_of_range_say_which() -> None:
     for wrong in ((0, 4), (5, 4)):
         with pytest.raises(ConfigError, match=r"of width is empty or not positive"):
             ShapeRange(width=wrong)
+
+
+def _codebook(path: Path, dim: int = 32, words: int = 20, *, compact: bool = False) -> Codebook:
+    codebook = Codebook.from_centroids(np.random.default_rng(words).normal(size=(words, dim))).rounded()
+    codebook.save(path, compact=compact)
+    return codebook
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_bundle_carries_a_codebook(bundle: Bundle, tmp_path: Path, compact: bool) -> None:
+    assert bundle.codebook() is None
+    given = _codebook(tmp_path / "c", compact=compact)
+    carrying = bundle.with_codebook(tmp_path / "c")
+    opened = ctxdeploy.bundle.open(bundle.path)
+    assert opened == carrying and opened.words is not None and opened.words.words == 20
+    assert opened.metadata()["format_version"] == FORMAT_VERSION == 3
+    found = opened.codebook()
+    assert found is not None and found.id == given.id and np.array_equal(found.centroids, given.centroids)
+    # What identifies the descriptors stays: archives made without the codebook go on.
+    assert (opened.model_id, opened.preprocessing.hash) == (bundle.model_id, bundle.preprocessing.hash)
+    other = _codebook(tmp_path / "d", words=30)
+    found = opened.with_codebook(tmp_path / "d").codebook()
+    assert found is not None and found.id == other.id
+    assert sorted(file.name for file in bundle.path.iterdir()) == [MANIFEST, "codebook.safetensors", "model.onnx"]
+
+
+def test_a_codebook_that_does_not_fit_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:
+    before = (bundle.path / MANIFEST).read_bytes()
+    _codebook(tmp_path / "c", dim=16)
+    with pytest.raises(ConfigError, match="has dimension 16, the model 32: give the codebook of this model, or none"):
+        bundle.with_codebook(tmp_path / "c")
+    _codebook(tmp_path / "d")
+    data = bytearray((tmp_path / "d").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "d").write_bytes(data)
+    with pytest.raises(ArchiveError, match="is damaged"):
+        bundle.with_codebook(tmp_path / "d")
+    assert (bundle.path / MANIFEST).read_bytes() == before
+    assert sorted(file.name for file in bundle.path.iterdir()) == [MANIFEST, "model.onnx"]
+
+
+def test_a_damaged_codebook_is_found_when_the_bundle_is_opened(bundle: Bundle, tmp_path: Path, edit: Any) -> None:
+    _codebook(tmp_path / "c")
+    bundle.with_codebook(tmp_path / "c")
+    path = bundle.path / "codebook.safetensors"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"codebook.safetensors is damaged \(its sha256 is not the recorded one\)"):
+        ctxdeploy.bundle.open(bundle.path)
+    path.write_bytes(sound)
+    for change, message in (
+        ({"id": "0" * 64}, "is not the codebook that its bundle describes"),
+        ({"words": 21}, "is not the codebook that its bundle describes"),
+        ({"file": "../c"}, "names a file outside the bundle"),
+        ({"file": 7}, "codebook file 7 is no name"),
+        ({"colour": 1}, "colour"),
+    ):
+        manifest = json.loads((bundle.path / MANIFEST).read_text())
+        edit(lambda m, change=change: m["codebook"].update(change))
+        with pytest.raises(BundleError, match=message):
+            ctxdeploy.bundle.open(bundle.path).codebook()
+        (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    path.unlink()
+    with pytest.raises(BundleError, match=r"codebook.safetensors is missing"):
+        ctxdeploy.bundle.open(bundle.path)

@@ -7,6 +7,7 @@ import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.engines import PACKAGES, Hardware
+from ctxdeploy.models.finding import check_own, find_bundle
 from ctxdeploy.precision import Precision
 from ctxdeploy.progress import Display
 from ctxdeploy.text import printable
@@ -96,6 +97,8 @@ def command(
         max_batch=max_batch,
     )
     config.check(target)
+    bundle = find_bundle(bundle)
+    check_own(bundle)
     opened = ctxdeploy.bundle.open(bundle)
     display = Display(quiet=quiet)
     for label in dict.fromkeys(precisions):

@@ -8,6 +8,8 @@ import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.errors import ParityError
+from ctxdeploy.models.finding import find_bundle
+from ctxdeploy.models.table import is_name
 from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find the first layer where artefact B diverges from A: a BUNDLE, a BUNDLE:precision, or an .onnx file each.
+    """Find the first layer where artefact B diverges from A: a BUNDLE or the name of a model, perhaps with :precision, or an
+    .onnx file each.
 
     Every layer of both is compared on one photo. The exit code is 0 when all are within the tolerance, else 11. The
     default tolerance is that of the lower precision: fp32 0.001, fp16 0.05, bf16 0.3, int8 0.7. A smaller --tolerance
@@ -65,7 +68,7 @@ def command(
     config = DiffConfig(tolerance=tolerance, threads=threads)
     if html is not None:
         require("matplotlib", "export")
-    left, right = side(a, backend_a, precision_a), side(b, backend_b, precision_b)
+    left, right = side(_named(a), backend_a, precision_a), side(_named(b), backend_b, precision_b)
     size = min(image_size, left.image_size or image_size, right.image_size or image_size)
     found = diff(left, right, _image(photo, size), config, Display(quiet=quiet).say)
     if html is not None:
@@ -80,6 +83,12 @@ def command(
         click.echo("\n".join(table(found)))
     if found.diverged:
         raise ParityError(found.verdict())
+
+
+def _named(text: str) -> str:
+    """Return the path of a model's bundle for its name, with the precision behind it; any other text as it is."""
+    name, colon, precision = text.partition(":")
+    return text if Path(text).exists() or not is_name(name) else f"{find_bundle(name)}{colon}{precision}"
 
 
 def _image(photo: Path | None, image_size: int) -> "Image":

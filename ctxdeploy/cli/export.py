@@ -1,5 +1,6 @@
 """``ctxdeploy export``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.targets import TARGETS
 from ctxdeploy.extras import require
+from ctxdeploy.models.finding import find_checkpoint
 from ctxdeploy.precision import Precision
 from ctxdeploy.progress import Display
 from ctxdeploy.text import printable
@@ -58,6 +60,7 @@ class _Scales(click.ParamType[tuple[float, ...]]):
 @click.option("--image-size", type=int, metavar="PIXELS", help="Longest side of a photo [default: the checkpoint's].")
 @click.option("--draft", is_flag=True, help="Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
 @click.option("--inline", is_flag=True, help="Standard operators only: our own operators' bodies in their place.")
+@click.option("--codebook", type=PATH, metavar="FILE", help="Codebook that the bundle carries, for `index` to use.")
 @click.option("--photos", type=PATH, metavar="DIR", help="Compare on these photos [default: some of scikit-image].")
 @click.option("--report", type=PATH, metavar="FILE", help="Write a page with figures and plots of every artefact.")
 @click.option("--triton", type=PATH, metavar="DIR", help="Write a model repository for Triton.")
@@ -74,6 +77,7 @@ def command(
     image_size: int | None,
     draft: bool,
     inline: bool,
+    codebook: Path | None,
     photos: Path | None,
     report: Path | None,
     triton: Path | None,
@@ -81,6 +85,8 @@ def command(
     quiet: bool,
 ) -> None:
     """Turn a CHECKPOINT of HOW, ctx or FIRe into a bundle of artefacts that were compared with PyTorch on photos.
+
+    CHECKPOINT is a file, or the name of a model that  ctxdeploy models  lists.
 
     An artefact that differs from PyTorch by more than its precision allows is kept as *.rejected with its report, and
     the exit code is 11.
@@ -105,8 +111,13 @@ def command(
         precisions=tuple(Precision.parse(label) for label in precisions),
     )
     output = output or Path(Path(checkpoint.name).stem + BUNDLE_SUFFIX)
+    checkpoint = find_checkpoint(checkpoint)
+    if codebook is not None:
+        _check_codebook(codebook, checkpoint)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)
     exported = export(checkpoint, output, config, photos=chosen, calibration=fitted, display=Display(quiet=quiet))
+    if codebook is not None:
+        exported = replace(exported, bundle=exported.bundle.with_codebook(codebook))
     if as_json:
         rejected = [vars(artefact) for artefact in exported.rejected]
         print_json({"bundle": str(output), **exported.bundle.metadata(), "rejected": rejected})
@@ -125,6 +136,13 @@ def command(
 
         write_model_repository(exported.bundle, triton)
     exported.check()
+
+
+def _check_codebook(codebook: Path, checkpoint: Path) -> None:
+    from ctxdeploy.bundled_codebook import check_codebook
+    from ctxdeploy.export.checkpoint import load_checkpoint
+
+    check_codebook(codebook, load_checkpoint(checkpoint).config.descriptor_dim)
 
 
 def _photos(

@@ -21,6 +21,7 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.errors import ConfigError, SomePhotosFailedError
 from ctxdeploy.estimate import Estimate, estimate
 from ctxdeploy.indexing import IndexingConfig, index_photos, plan_indexing
+from ctxdeploy.models.finding import display_name
 from ctxdeploy.patience import NO_LIMIT, Patience
 from ctxdeploy.planning import Plan
 from ctxdeploy.progress import Display
@@ -40,8 +41,8 @@ NAMED_FAILURES = 5
 @click.argument("place")
 @click.option("-o", "--output", type=PATH, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
 @model_option
-@click.option("--codebook", type=PATH, metavar="FILE", help="Codebook to use [default: trained from the photos].")
-@click.option("--words", type=int, metavar="N", help="Size of the codebook [default: fits the number of descriptors].")
+@click.option("--codebook", type=PATH, metavar="FILE", help="Codebook to use [default: the model's, or trained].")
+@click.option("--words", type=int, metavar="N", help="Train a codebook of this size from the photos.")
 @click.option("--training-photos", type=int, default=5000, show_default=True, help="Photos that train the codebook.")
 @click.option("--geometry", is_flag=True, help="Keep the position and scale of each descriptor (8 bytes).")
 @click.option("--sync", is_flag=True, help="Remove photos from the archive that are gone from PLACE.")
@@ -86,6 +87,10 @@ def command(
 ) -> None:
     """Index the photos of PLACE. Run it again to take in new and changed photos, or to continue after an interruption.
 
+    Without --model the built-in model is used, ctx-small, or the only *.ctxbundle here; an archive that exists keeps
+    its own. Without --codebook and --words the model's codebook is used; where it has none, one is trained from the
+    photos.
+
     PLACE is a folder, a list (.txt, .csv, .jsonl), a tar file, several (shards-{000..099}.tar), or a URL (s3://…).
 
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
@@ -113,8 +118,11 @@ def command(
         _dry_run(archive, model, engine, extraction, listing, config, as_json)
         return
     extractor = _extractor(archive, model, engine, extraction)
-    about = extractor.description()
-    shown.say(f"{counted(len(listing.photos), 'photo')}; {about['backend']} {about['precision']} on {about['device']}")
+    about = {"model": display_name(extractor.bundle.path), **extractor.description()}
+    shown.say(
+        f"{counted(len(listing.photos), 'photo')}; {about['model']}; "
+        f"{about['backend']} {about['precision']} on {about['device']}"
+    )
     try:
         report = index_photos(listing, archive, extractor, config, shown)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from ctxdeploy.archive import (
 )
 from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.models.finding import find_bundle
 from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
 
 def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     """Return the content of a bundle or an archive, perhaps as it was at another state, as JSON takes it."""
+    path = path if is_archive(path) else find_bundle(path)
     if is_archive(path):
         with open_state(path, at) as index:
             facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(path)}

@@ -22,7 +22,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print results as JSON on stdout.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on stderr.")
-model_option = click.option("--model", metavar="BUNDLE", help="Bundle of the network.")
+model_option = click.option("--model", metavar="BUNDLE|NAME", help="Bundle, or a name of  ctxdeploy models.")
 
 
 class PathType(click.ParamType[Path]):

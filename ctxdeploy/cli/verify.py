@@ -10,6 +10,7 @@ from ctxdeploy.cli.info import not_either
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, ParityError
+from ctxdeploy.models.finding import check_own, find_bundle, find_checkpoint
 from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
 
@@ -42,12 +43,16 @@ def command(
     The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 15: a damaged archive.
     """
     archive = is_archive(path)
+    path = path if archive else find_bundle(path)
+    checkpoint = None if checkpoint is None else find_checkpoint(checkpoint)
     if not archive and not is_bundle(path):
         raise not_either(path)
     if photos is None and (target or precision or checkpoint or record):
         raise ConfigError("--target, --precision, --checkpoint and --record need photos to run: give --photos DIR")
     if photos is not None and archive:
         raise ConfigError(f"--photos: {path} is an archive; name the bundle that made it")
+    if record:
+        check_own(path)
     problems = archive_problems(path) if archive else _bundle_problems(path)
     facts: dict[str, Any] = {"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems}
     if photos is not None and not problems:

@@ -179,7 +179,8 @@ def test_id_depends_on_the_shape() -> None:
     ("change", "text"),
     [
         ({"format": "other"}, "not a codebook"),
-        ({"format_version": "3"}, "format_version '3'.*upgrade"),
+        ({"format_version": "4"}, "format_version '4'.*upgrade"),
+        ({"format_version": "3"}, "centroids is not W×D float16"),
         ({"id": "0"}, "id is not a sha256"),
         ({"training": "[]"}, "training is not an object"),
         ({"training": "{"}, "damaged"),
@@ -308,3 +309,36 @@ def test_refused_tensors(tmp_path: Path) -> None:
             Codebook.load(tmp_path / "c")
     with pytest.raises(ArchiveError, match="missing"):
         Codebook.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("words", [300, 4200])
+def test_a_compact_file_holds_rounded_centroids_exactly(tmp_path: Path, words: int) -> None:
+    made = Codebook.from_centroids(vectors(words))
+    codebook = made.rounded()
+    assert codebook.id != made.id and np.abs(codebook.centroids - made.centroids).max() < 2e-3
+    codebook.save(tmp_path / "full")
+    codebook.save(tmp_path / "compact", compact=True)
+    arrays, metadata = map_file(tmp_path / "compact")
+    assert metadata["format_version"] == "3" and arrays["centroids"].dtype == np.float16
+    loaded = Codebook.load(tmp_path / "compact")
+    loaded.check("compact")
+    assert loaded.id == codebook.id and loaded.training["rounded"] == "float16"
+    assert np.array_equal(loaded.centroids, codebook.centroids) and loaded.centroids.dtype == np.float32
+    data = vectors(200, seed=1)
+    assert np.array_equal(loaded.assign(data, 5), Codebook.load(tmp_path / "full").assign(data, 5))
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.centroids[0] = 1
+    saved = (tmp_path / "compact").stat().st_size / (tmp_path / "full").stat().st_size
+    assert saved < (0.7 if words > 4096 else 0.55)
+    assert codebook.rounded().id == codebook.id
+    loaded.save(tmp_path / "again", compact=True)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "compact").read_bytes()
+
+
+def test_what_float16_does_not_hold_is_not_written_compactly(tmp_path: Path) -> None:
+    codebook = Codebook.from_centroids([[1 / 3, 70_000.0]])
+    with pytest.raises(ConfigError, match=r"round them first, with  rounded\(\)"):
+        codebook.save(tmp_path / "c", compact=True)
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(ConfigError, match="infinity"):
+        codebook.rounded()

@@ -1,0 +1,117 @@
+"""A name or a path to the folder of a model.
+
+A bundle at the path that is given comes first; then the built-in models; then those in the folder of fetched models.
+"""
+
+import os
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from ctxdeploy.bundle import MANIFEST
+from ctxdeploy.errors import BundleError, ConfigError
+from ctxdeploy.models.table import BUILT_IN, PUBLISHED, is_name
+
+_PULL = "fetch it with  ctxdeploy models pull"
+
+
+def models_folder() -> Path:
+    """Return the folder of fetched models, which need not exist: in ``CTXDEPLOY_HOME``, else ``ctxdeploy`` in
+    ``XDG_DATA_HOME``, else in ``~/.local/share``."""
+    home = os.environ.get("CTXDEPLOY_HOME")
+    if home:
+        return Path(home) / "models"
+    # The specification says: a path that is not absolute is to be ignored.
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():
+        try:
+            data = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise ConfigError("there is no home folder: name a folder for models with CTXDEPLOY_HOME") from error
+    return data / "ctxdeploy" / "models"
+
+
+def built_in(name: str) -> Path:
+    """Return the folder of a built-in model; it is read, never written.
+
+    Raises:
+        BundleError: it is not there.
+    """
+    folder = files("ctxdeploy.models") / name
+    # Runtimes map files: there is no way to run a graph inside an archive of Python modules.
+    if not isinstance(folder, Path):
+        raise BundleError(f"{name} lies in an archive of Python modules: install ctxdeploy with pip, which unpacks it")
+    if not (folder / MANIFEST).exists():
+        raise BundleError(f"{folder} is missing: install ctxdeploy again")
+    return folder
+
+
+def own_names() -> Iterator[str]:
+    """Yield the names of the models in the folder of fetched models."""
+    for manifest in sorted(models_folder().glob(f"*/{MANIFEST}")):
+        if is_name(manifest.parent.name):
+            yield manifest.parent.name
+
+
+def named_model(name: str) -> Path | None:
+    """Return the folder of the model of a name; None if there is none.
+
+    Raises:
+        ConfigError: it can be fetched, but was not.
+    """
+    if name in BUILT_IN:
+        return built_in(name)
+    if not is_name(name):
+        return None
+    folder = models_folder() / name
+    if (folder / MANIFEST).exists():
+        return folder
+    if name in PUBLISHED:
+        raise ConfigError(f"{name} is not on this machine: {_PULL} {name}")
+    return None
+
+
+def find_bundle(given: str | os.PathLike[str]) -> Path:
+    """Return the bundle that a name or a path means; a path that is no bundle is returned as it is."""
+    path = Path(given)
+    if (path / MANIFEST).exists():
+        return path
+    return named_model(os.fspath(given)) or path
+
+
+def find_checkpoint(given: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint that a name or a path means; a path that is no file is returned as it is.
+
+    Raises:
+        ConfigError: the model of that name can be fetched, but was not, or came without its checkpoint.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    folder = named_model(os.fspath(given))
+    if folder is None:
+        return path
+    from ctxdeploy import bundle
+
+    checkpoint = folder / Path(bundle.open(folder, check_hashes=False).source["file"]).name
+    if not checkpoint.is_file():
+        raise ConfigError(f"model {given} came without its checkpoint: name the file")
+    return checkpoint
+
+
+def check_own(bundle: Path) -> None:
+    """Raise ``ConfigError`` for a built-in model: it is part of the installation, and stays as it is."""
+    for name in BUILT_IN:
+        if bundle.resolve() == built_in(name).resolve():
+            raise ConfigError(
+                f"{name} is built in and stays as it is: make a bundle of your own of it with  "
+                f"ctxdeploy export {name} -o mine.ctxbundle"
+            )
+
+
+def display_name(given: Path) -> str:
+    """Return how a bundle is called: the name of a model, or its path."""
+    for name in BUILT_IN:
+        if given == built_in(name):
+            return f"{name} (built in)"
+    return given.name if given.parent == models_folder() else str(given)
