@@ -129,8 +129,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path=path, form=form, config=config, extraction=extraction, image_size=image_size, state=state)
 
 
-def save_checkpoint(network: "RetrievalNetwork", path: str | Path, *, image_size: int = 1024) -> None:
-    """Write a network in the form of its family: FIRe's own, else the ctx form (HOW's with more options)."""
+def save_checkpoint(
+    network: "RetrievalNetwork", path: str | Path, *, image_size: int = 1024, half: bool = False
+) -> None:
+    """Write a network in the form of its family: FIRe's own, else the ctx form (HOW's with more options).
+
+    Args:
+        network: in any mode.
+        path: the file.
+        image_size: longest side of photos, in pixels.
+        half: write matrices as float16; vectors, such as batch normalisation's, stay float32.
+    """
     import torch
 
     config = network.config
@@ -145,6 +154,8 @@ def save_checkpoint(network: "RetrievalNetwork", path: str | Path, *, image_size
         },
     }
     state = {_file_name(name): tensor for name, tensor in network.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
     torch.save({"_version": family(config.family).version, "net_params": params, "state_dict": state}, path)
 
 

@@ -54,8 +54,9 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find the first layer where artefact B diverges from A: a BUNDLE or the name of a model, perhaps with :precision, or an
-    .onnx file each.
+    """Find the first layer where artefact B diverges from A: a BUNDLE, a BUNDLE:precision, or an .onnx file each.
+
+    In place of a BUNDLE the name of a model may stand.
 
     Every layer of both is compared on one photo. The exit code is 0 when all are within the tolerance, else 11. The
     default tolerance is that of the lower precision: fp32 0.001, fp16 0.05, bf16 0.3, int8 0.7. A smaller --tolerance

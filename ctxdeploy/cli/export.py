@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import BUNDLE_SUFFIX
-from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, ScalesType, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.targets import TARGETS
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from ctxdeploy.export.export import ExportConfig
     from ctxdeploy.export.parity import Image
     from ctxdeploy.export.trial import TrialPhotos
-
-
-class _Scales(click.ParamType[tuple[float, ...]]):
-    name = "numbers"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list such as 1.414,1,0.707", param, ctx)
 
 
 @click.command("export")
@@ -55,7 +45,7 @@ class _Scales(click.ParamType[tuple[float, ...]]):
     help="Of every target that has it; several may be given.",
 )
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Photos that int8 is fitted to [default: scikit-image's].")
-@click.option("--scales", type=_Scales(), metavar="S,S,…", help="Image pyramid [default: the checkpoint's].")
+@click.option("--scales", type=ScalesType(), metavar="S,S,…", help="Image pyramid [default: the checkpoint's].")
 @click.option("--top-k", type=int, metavar="K", help="Descriptors of a photo [default: the checkpoint's].")
 @click.option("--image-size", type=int, metavar="PIXELS", help="Longest side of a photo [default: the checkpoint's].")
 @click.option("--draft", is_flag=True, help="Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "Turn a checkpoint into a verified bundle.",
     "train": "Train a network on photos of landmarks.",
     "build": "Build engines for a GPU from a bundle's graphs.",
+    "models": "List, fetch and make models that have a name.",
     "index": "Index a folder of photos into an archive.",
     "query": "Find the photos of an archive that show the same.",
     "eval": "Say how good a model is on a benchmark.",

@@ -38,6 +38,21 @@ class PathType(click.ParamType[Path]):
 PATH = PathType()
 
 
+class ScalesType(click.ParamType[tuple[float, ...]]):
+    """Factors of an image pyramid: ``1.414,1,0.707``."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the factors."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list such as 1.414,1,0.707", param, ctx)
+
+
 archive_argument = click.argument("archive", type=PATH)
 at_option = click.option(
     "--at", metavar="NAME|NUMBER", help="The archive as it was: a snapshot, or the number of a manifest still there."

@@ -1,0 +1,100 @@
+"""The models that have a name, as ``ctxdeploy models`` lists them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ctxdeploy import bundle
+from ctxdeploy.archive import folder_bytes
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.errors import BundleError
+from ctxdeploy.models.finding import built_in, models_folder, own_names
+from ctxdeploy.models.origin import read_origin
+from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A model.
+
+    Attributes:
+        name: that commands take.
+        kind: ``built-in``, ``fetched``, ``own`` (put into the folder of models by hand), or ``published`` (not here).
+        what: it is, in a few words.
+        licence: as far as it is known.
+        dim: of its descriptors; None if the bundle is damaged.
+        words: of its codebook; None if it carries none.
+        bytes: of its folder; None if it is not here.
+        path: its folder; None if it is not here.
+        url: that its checkpoint can be fetched from, or was.
+        default: whether it is used where no model is named.
+        problem: why it cannot be opened.
+    """
+
+    name: str
+    kind: str
+    what: str
+    licence: str
+    dim: int | None = None
+    words: int | None = None
+    bytes: int | None = None
+    path: Path | None = None
+    url: str | None = None
+    default: bool = False
+    problem: str | None = None
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the entry as JSON prints it."""
+        return {**asdict(self), "path": None if self.path is None else str(self.path)}
+
+
+def entries() -> list[Entry]:
+    """Return all models: built in, in the folder of models, and those that can be fetched into it."""
+    found = [
+        _entry(built_in(model.name), kind="built-in", what=model.what, licence=model.licence)
+        for model in BUILT_IN.values()
+    ]
+    own = list(own_names())
+    for name in own:
+        if name in BUILT_IN:  # the name means the built-in one
+            continue
+        published = PUBLISHED.get(name)
+        origin = read_origin(models_folder() / name)
+        found.append(
+            _entry(
+                models_folder() / name,
+                kind="own" if origin is None else "fetched",
+                what=None if published is None else published.what,
+                licence="unknown" if published is None else published.licence,
+                url=None if origin is None else origin.url,
+            )
+        )
+    found += [
+        Entry(name=m.name, kind="published", what=m.what, licence=m.licence, dim=m.dim, url=m.url)
+        for m in PUBLISHED.values()
+        if m.name not in own
+    ]
+    return found
+
+
+def _entry(path: Path, *, kind: str, what: str | None, licence: str, url: str | None = None) -> Entry:
+    opened: Bundle | None = None
+    problem = None
+    try:
+        opened = bundle.open(path, check_hashes=False)
+    except BundleError as error:
+        problem = str(error)
+    network = {} if opened is None else opened.network
+    return Entry(
+        name=path.name,
+        kind=kind,
+        what=what or f"{network.get('family', 'damaged')} {network.get('architecture', '')}".strip(),
+        licence=licence,
+        dim=None if opened is None else opened.extraction.dim,
+        words=None if opened is None or opened.words is None else opened.words.words,
+        bytes=folder_bytes(path),
+        path=path,
+        url=url,
+        default=path.name == DEFAULT,
+        problem=problem,
+    )
