@@ -102,3 +102,9 @@ class TrainingError(CtxdeployError):
     """A training cannot go on: its loss is not finite any more."""
 
     exit_code = 22
+
+
+class DownloadError(CtxdeployError):
+    """A model cannot be fetched: no server, no such file, or what came is no checkpoint."""
+
+    exit_code = 23

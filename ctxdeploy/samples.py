@@ -36,7 +36,7 @@ def sample_photo(name: str) -> NDArray[np.uint8]:
     try:
         from skimage import data
     except ModuleNotFoundError as error:
-        raise MissingExtraError("scikit-image", "export") from error
+        raise MissingExtraError("scikit-image", "demo") from error
     loaded: Any = getattr(data, name)()
     photo = loaded[0] if isinstance(loaded, tuple) else loaded
     if photo.ndim == 2:

@@ -22,6 +22,7 @@ CODES = {
     "TooManyFailuresError": 20,
     "OutOfMemoryError": 21,
     "TrainingError": 22,
+    "DownloadError": 23,
 }
 
 

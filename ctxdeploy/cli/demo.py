@@ -15,7 +15,7 @@ from ctxdeploy.progress import Display
 def command(output: Path, as_json: bool, quiet: bool) -> None:
     """Make a small archive of real photos (scikit-image's, each in several changed views), query it, write a page.
 
-    There is no trained built-in model yet: the demo's network has random weights, with statistics fitted to photos.
+    The model is the built-in one, ctx-small; PyTorch is not needed.
     """
     from ctxdeploy.demo.run import run_demo
 
@@ -24,7 +24,7 @@ def command(output: Path, as_json: bool, quiet: bool) -> None:
         print_json(result.metadata())
         return
     click.echo(
-        f"untrained network: {result.first_right} of {result.queries} queries have a view of the same photo first, "
+        f"{result.model}: {result.first_right} of {result.queries} queries have a view of the same photo first, "
         f"{result.right} of {result.wanted} right answers are among the best {result.wanted // result.queries}"
     )
     click.echo(f"open {result.page}; ask on with  ctxdeploy query PHOTO --index {result.archive}")

@@ -118,7 +118,8 @@ def command(
         _dry_run(archive, model, engine, extraction, listing, config, as_json)
         return
     extractor = _extractor(archive, model, engine, extraction)
-    about = {"model": display_name(extractor.bundle.path), **extractor.description()}
+    used = extractor.bundle.path
+    about = {"model": "its model" if used.parent == archive else display_name(used), **extractor.description()}
     shown.say(
         f"{counted(len(listing.photos), 'photo')}; {about['model']}; "
         f"{about['backend']} {about['precision']} on {about['device']}"

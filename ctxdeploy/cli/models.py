@@ -8,8 +8,12 @@ from ctxdeploy.cli.options import PATH, ScalesType, json_option, print_json, qui
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.models.card import card_text
+from ctxdeploy.models.download import DownloadConfig
+from ctxdeploy.models.finding import models_folder
 from ctxdeploy.models.listing import Entry, entries
+from ctxdeploy.models.pulling import MIRROR
 from ctxdeploy.models.release import ReleaseConfig
+from ctxdeploy.models.table import PUBLISHED
 from ctxdeploy.progress import Display
 from ctxdeploy.text import printable
 
@@ -103,3 +107,61 @@ def release_command(
         click.echo(f"  {artefact.target} {artefact.precision}: {parity_line(artefact.parity)}")
     for reason in released.left_out:
         click.echo(f"  left out: {reason}")
+
+
+@command.command("pull")
+@click.argument("name", metavar=f"[{'|'.join(PUBLISHED)}]")
+@click.option("--url", metavar="URL", help=f"Fetch from here [default: {MIRROR}/FILE, or the authors' address].")
+@click.option("--to", type=PATH, metavar="DIR", help="Folder of models [default: in CTXDEPLOY_HOME, or for this user].")
+@click.option("--accept-licence", is_flag=True, help="Agree to terms that are more than attribution.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=DownloadConfig.timeout, show_default=True)
+@json_option
+@quiet_option
+def pull_command(
+    name: str,
+    url: str | None,
+    to: Path | None,
+    accept_licence: bool,
+    timeout: float,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Fetch a checkpoint that its authors published, export it, and keep it under its NAME.
+
+    Run it again after an interruption: it goes on where it was. The folder of models is $CTXDEPLOY_HOME/models, else
+    ctxdeploy/models in $XDG_DATA_HOME or ~/.local/share; a model in another folder is named by its path.
+    """
+    from ctxdeploy.models.pulling import address, find_published, pull
+
+    model = find_published(name, agreed=accept_licence)
+    source, folder = address(model, url), to or models_folder()
+    display = Display(quiet=quiet, as_json=as_json)
+    click.echo(f"ctxdeploy: {name}: licence {model.licence}", err=True)
+    try:
+        pulled = pull(model, source, folder, display=display, config=DownloadConfig(timeout=timeout))
+    except KeyboardInterrupt:
+        click.echo("ctxdeploy: what has arrived is kept; run the same command again to continue", err=True)
+        raise
+    origin = pulled.origin
+    if as_json:
+        facts = {"name": name, "model": str(pulled.bundle.path), "new": pulled.new, "licence": model.licence}
+        print_json({**facts, "origin": None if origin is None else vars(origin)})
+        return
+    state = "fetched" if pulled.new else "was here already"
+    click.echo(f"{name}: {state}, {printable(str(pulled.bundle.path))}")
+    if origin is not None:
+        known = "the known one" if origin.known_sha256 else "not known to ctxdeploy before; recorded with the model"
+        click.echo(f"  {origin.bytes:,} bytes, sha256 {origin.sha256} ({known})")
+    click.echo(f"  {parity_line(pulled.bundle.artefact().parity)}")
+    given = name if folder == models_folder() else printable(str(pulled.bundle.path))
+    click.echo(f"  use it with  --model {given}")
+
+
+@command.command("remove")
+@click.argument("name")
+@click.option("--to", type=PATH, metavar="DIR", help="Folder of models, as with  pull.")
+def remove_command(name: str, to: Path | None) -> None:
+    """Remove a fetched model, or what an interrupted  pull  left of it."""
+    from ctxdeploy.models.pulling import remove
+
+    click.echo(f"removed {printable(str(remove(name, to or models_folder())))}")

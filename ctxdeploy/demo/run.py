@@ -1,22 +1,22 @@
-"""The main job on the demo's photos: a network to a bundle, photos to an archive, queries to answers."""
+"""The main job on the demo's photos with the built-in model: photos to an archive, queries to answers."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.bundle import Bundle, Extraction
-from ctxdeploy.demo.photos import SEED, VIEWS, scene_of, write_photos
+import ctxdeploy.bundle
+from ctxdeploy.demo.photos import VIEWS, scene_of, write_photos
 from ctxdeploy.errors import StorageError
 from ctxdeploy.indexing import IndexingConfig, index_photos
+from ctxdeploy.models.finding import built_in
+from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.page import write_page
 from ctxdeploy.progress import Display
 from ctxdeploy.querying import Answer, QueryConfig, ask
-from ctxdeploy.samples import NAMES, sample_photo
+from ctxdeploy.samples import NAMES
 
-# Four scales and 640 pixels: the demo's photos are small, and a laptop is to be done in a minute or two.
 MARKER = ".ctxdeploy-demo"
-SCALES, IMAGE_SIZE, TOP_K = (1.414, 1.0, 0.707, 0.5), 640, 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class DemoResult:
         wanted: right results there are.
         page: the page of all answers.
         archive: the archive.
-        bundle: the bundle.
+        model: name of the model.
     """
 
     queries: int
@@ -39,7 +39,7 @@ class DemoResult:
     wanted: int
     page: Path
     archive: Path
-    bundle: Path
+    model: str
 
     def metadata(self) -> dict[str, Any]:
         """Return the result as JSON prints it."""
@@ -47,24 +47,24 @@ class DemoResult:
 
 
 def run_demo(folder: Path, display: Display) -> DemoResult:
-    """Make the demo in a folder; photos, bundle and archive of an earlier run in it are made anew.
+    """Make the demo in a folder; photos and archive of an earlier run in it are made anew.
 
     Raises:
-        MissingExtraError: the extras ``export``, ``cpu`` and ``demo`` are not all installed.
+        MissingExtraError: the extras ``cpu`` and ``demo`` are not both installed.
         StorageError: the folder cannot be written, or holds things that are no demo's.
     """
     from ctxdeploy.index import Index
     from ctxdeploy.runtime import Extractor
     from ctxdeploy.runtime.listing import list_photos
 
-    bundle_path, archive = folder / "untrained.ctxbundle", folder / "photos.ctxindex"
+    archive = folder / "photos.ctxindex"
     _claim(folder)
-    for old in (bundle_path, archive):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(archive, ignore_errors=True)
     photos_folder, queries = write_photos(folder)
-    display.say(f"{len(NAMES)} photos of scikit-image, {VIEWS} changed views of each in {photos_folder}")
-    bundle = _untrained_bundle(folder, bundle_path, display)
-    extractor = Extractor(bundle)
+    display.say(
+        f"{len(NAMES)} photos of scikit-image, {VIEWS} changed views of each in {photos_folder}; model {DEFAULT}"
+    )
+    extractor = Extractor(ctxdeploy.bundle.open(built_in(DEFAULT)))
     index_photos(list_photos(str(photos_folder)), archive, extractor, IndexingConfig(), display)
     with Index.open(archive) as index, display.progress("querying", len(queries)) as bar:
         index.prepare()
@@ -72,7 +72,7 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
         for query in queries:
             answers.append(ask(index, extractor, query, QueryConfig(top=2 * VIEWS)))
             bar.advance()
-    return _judge(folder, archive, bundle_path, photos_folder, answers)
+    return _judge(folder, archive, photos_folder, answers)
 
 
 def _claim(folder: Path) -> None:
@@ -88,30 +88,7 @@ def _claim(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another -o") from error
 
 
-def _untrained_bundle(folder: Path, path: Path, display: Display) -> Bundle:
-    from ctxdeploy.extras import require
-
-    require("torch", "export")
-    from ctxdeploy.export.checkpoint import save_checkpoint
-    from ctxdeploy.export.export import export
-    from ctxdeploy.export.networks.config import Architecture, NetworkConfig
-    from ctxdeploy.export.untrained import untrained_network
-
-    display.say(
-        "an UNTRAINED network (random weights; statistics and whitening fitted to photos): no built-in model yet"
-    )
-    config = NetworkConfig(family="how", architecture=Architecture.RESNET18, skip_layer=1)
-    extraction = Extraction(scales=SCALES, top_k=TOP_K, dim=config.descriptor_dim)
-    network = untrained_network(config, extraction, [sample_photo(name) for name in NAMES], seed=SEED)
-    checkpoint = folder / "untrained.pth"
-    try:
-        save_checkpoint(network, checkpoint, image_size=IMAGE_SIZE)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a folder that cannot be written
-        raise StorageError(f"{checkpoint} cannot be written: {error}") from error
-    return export(checkpoint, path, display=display).check()
-
-
-def _judge(folder: Path, archive: Path, bundle: Path, photos: Path, answers: list[Answer]) -> DemoResult:
+def _judge(folder: Path, archive: Path, photos: Path, answers: list[Answer]) -> DemoResult:
     first = right = 0
     for answer in answers:
         scene = scene_of(answer.photo.name)
@@ -119,7 +96,10 @@ def _judge(folder: Path, archive: Path, bundle: Path, photos: Path, answers: lis
         first += int(bool(same) and same[0])
         right += sum(same)
     page = folder / "demo.html"
-    lead = f"untrained network; {first} of {len(answers)} queries have a view of the same scene first"
+    lead = (
+        f"{DEFAULT}; {first} of {len(answers)} queries have a view of the same photo first. The views were made by "
+        "changing viewpoint, light and sharpness and covering a part: far easier than photos that people took."
+    )
     write_page(page, answers, photos, title="ctxdeploy demo", lead=lead)
     return DemoResult(
         queries=len(answers),
@@ -128,5 +108,5 @@ def _judge(folder: Path, archive: Path, bundle: Path, photos: Path, answers: lis
         wanted=VIEWS * len(answers),
         page=page,
         archive=archive,
-        bundle=bundle,
+        model=DEFAULT,
     )

@@ -1,6 +1,7 @@
 """The card of a model: what its maker says, and the facts that the release measured."""
 
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def write_card(path: Path, name: str, text: str, released: "Released", config: "
         figures = f"cosine ≥ {parity['cosine_min']:.5f}, mean {parity['cosine_mean']:.5f}"
         lines.append(f"| {artefact.target} {artefact.precision} | {artefact.bytes / 1e6:.2f} | {figures} |")
     lines += [f"\nLeft out: {reason}" for reason in released.left_out]
-    lines += ["", f"Network: `{network}`"]
+    lines += ["", f"Network: `{json.dumps(dict(network))}`"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -44,7 +45,7 @@ def _facts(released: "Released", config: "ReleaseConfig") -> dict[str, str]:
         "float16 against the checkpoint": f"cosine ≥ {rounding['cosine_min']:.5f}, mean {rounding['cosine_mean']:.5f}",
         "extraction": f"scales {scales}; {extraction.top_k} descriptors of {extraction.dim} dimensions; "
         f"longest side {bundle.preprocessing.image_size} pixels",
-        "codebook": f"{training.get('words')} words from {training.get('descriptors'):,} descriptors of "
+        "codebook": f"{training.get('words'):,} words from {training.get('descriptors'):,} descriptors of "
         f"{min(released.photos, config.training_photos):,} photos, {training.get('iterations')} iterations, "
         f"seed {config.seed}, centroids float16",
         "assignment": f"{training.get('assignment')}, recall {training.get('recall_at_1'):.4f} of the nearest word, "

@@ -211,11 +211,15 @@ def test_folder_below_that_cannot_be_listed(call, bundle: Bundle, photos: Path, 
     assert call("info", archive, "--json").json[0]["failed_photos"] == []
 
 
-def test_no_model(call, photos: Path, tmp_path: Path, monkeypatch) -> None:
+def test_no_such_model_or_several(call, photos: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CTXDEPLOY_MODEL", raising=False)
-    _one_line(call("index", photos), 2, "--model", "ctxdeploy export")
-    _one_line(call("index", photos, "--model", "none.ctxbundle"), 12, "none.ctxbundle")
+    monkeypatch.setenv("CTXDEPLOY_HOME", str(tmp_path / "home"))
+    _one_line(call("index", photos, "--model", "none.ctxbundle"), 12, "none.ctxbundle", "ctxdeploy export")
+    _one_line(call("index", photos, "--model", "how-r18"), 2, "ctxdeploy models pull how-r18")
+    (tmp_path / "a.ctxbundle").mkdir()
+    (tmp_path / "b.ctxbundle").mkdir()
+    _one_line(call("index", photos), 2, "a.ctxbundle, b.ctxbundle", "--model")
 
 
 def test_settings_that_exclude_each_other(call, archive: Path, bundle: Bundle, photos: Path, tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""The built-in model as commands take it: where none is named, by its name, and beside others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ctxdeploy.bundle
+from ctxdeploy.bundle import Bundle
+from ctxdeploy.index import Codebook, Index
+from ctxdeploy.models.finding import built_in
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no model but the built-in one."""
+    monkeypatch.delenv("CTXDEPLOY_MODEL", raising=False)
+    monkeypatch.delenv("CTXDEPLOY_INDEX", raising=False)
+    monkeypatch.setenv("CTXDEPLOY_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def few(photos: Path, tmp_path: Path) -> Path:
+    """Six photos of three scenes."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for scene in ("coffee", "rocket", "coins"):
+        for number in (0, 1):
+            shutil.copy2(photos / f"{scene}_{number}.jpg", folder)
+    return folder
+
+
+def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
+    call, work: Path, few: Path, photos: Path
+) -> None:
+    result = call("index", few)
+    assert result.code == 0, result.err
+    assert "6 photos; ctx-small (built in); " in result.err and "the model's own codebook of" in result.err
+    assert "training a codebook" not in result.err
+    archive = work / "few.ctxindex"
+    own = ctxdeploy.bundle.open(built_in("ctx-small"))
+    with Index.open(archive) as index:
+        assert index.codebook.id == own.words.id
+    answer = call("query", photos.parent / "queries" / "rocket_3.jpg", "--json").json[0]
+    assert {hit["name"] for hit in answer["results"][:2]} == {"rocket_0.jpg", "rocket_1.jpg"}
+    # The archive has its own copy of the graphs, and the codebook once.
+    copied = ctxdeploy.bundle.open(archive / "model")
+    assert copied.model_id == own.model_id and copied.words is None
+    assert not (archive / "model" / "codebook.safetensors").exists()
+    assert call("verify", archive).code == 0
+    # By its name it is the same model; a later run takes the archive's.
+    assert call("index", few, "--model", "ctx-small", "-q").out.startswith("few.ctxindex: 0 photos added, 6 unchanged")
+    assert "6 photos; its model; " in call("index", few).err
+    answer = call("query", few / "coffee_0.jpg", "--model", "ctx-small", "--json").json[0]
+    assert answer["results"][0]["name"] == "coffee_0.jpg"
+
+
+def test_words_trains_a_codebook_and_codebook_takes_another(call, work: Path, few: Path) -> None:
+    result = call("index", few, "--words", 32, "-o", "words.ctxindex", "--json")
+    assert result.json[0]["codebook"]["words"] == 32
+    vectors = np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32)
+    Codebook.from_centroids(vectors).save("c.safetensors")
+    result = call("index", few, "--codebook", "c.safetensors", "-o", "other.ctxindex", "--json")
+    assert result.json[0]["codebook"] is None and result.json[0]["extraction"]["model"] == "ctx-small (built in)"
+    with Index.open("other.ctxindex") as index:
+        assert len(index.codebook) == 20
+
+
+def test_what_is_nearer_than_the_built_in_model(call, work: Path, few: Path, bundle: Bundle, monkeypatch) -> None:
+    """A path, then the only bundle of the folder, then CTXDEPLOY_MODEL, then a bundle of the name, then the name."""
+    shutil.copytree(bundle.path, work / "mine.ctxbundle")
+    assert "6 photos; mine.ctxbundle; " in call("index", few, "--words", 16, "-o", "a.ctxindex").err
+    monkeypatch.setenv("CTXDEPLOY_MODEL", "ctx-small")
+    assert "ctx-small (built in); " in call("index", few, "-o", "b.ctxindex").err
+    (work / "ctx-small").mkdir()  # no bundle: the name means the model
+    assert call("info", "ctx-small", "--json").json[0]["path"] == str(built_in("ctx-small"))
+    (work / "ctx-small").rmdir()
+    shutil.copytree(bundle.path, work / "ctx-small")
+    found = call("info", "ctx-small", "--json").json[0]
+    assert (found["path"], found["model_id"]) == ("ctx-small", bundle.model_id)
+
+
+def test_commands_take_the_name(call, work: Path, few: Path) -> None:
+    assert call("verify", "ctx-small").out.endswith("ctx-small: sound\n")
+    assert call("inspect", few / "coffee_0.jpg", "--model", "ctx-small", "-q").code == 0
+    result = call("diff", "ctx-small", "ctx-small:fp32", "--image-size", 64, "-q")
+    assert result.code == 0, result.err
+    assert "fp32" in call("info", "ctx-small").out
+
+
+def test_the_built_in_model_is_never_written(call, work: Path, few: Path) -> None:
+    for arguments in (
+        ("build", "ctx-small", "--target", "tensorrt"),
+        ("verify", "ctx-small", "--photos", few, "--record"),
+        ("build", built_in("ctx-small"), "--target", "tensorrt"),
+    ):
+        result = call(*arguments)
+        assert result.code == 2 and "ctx-small is built in and stays as it is" in result.err
+        assert "ctxdeploy export ctx-small -o mine.ctxbundle" in result.err
+
+
+def test_the_built_in_model_exports_like_any_checkpoint_with_a_codebook_of_one_s_own(call, work: Path) -> None:
+    own = ctxdeploy.bundle.open(built_in("ctx-small"))
+    own.codebook().save(work / "words")
+    result = call("export", "ctx-small", "--codebook", "words", "--scales", "1", "--image-size", 96, "-q")
+    assert result.code == 0, result.err
+    made = ctxdeploy.bundle.open(work / "ctx-small.ctxbundle")
+    assert made.source["weights_sha256"] == own.source["weights_sha256"] and made.codebook().id == own.words.id
+    Codebook.from_centroids(np.eye(4, 16)).save(work / "other")
+    result = call("export", "ctx-small", "--codebook", "other", "-o", "b.ctxbundle", "-q")
+    assert result.code == 2 and "has dimension 16, the model 128" in result.err and not Path("b.ctxbundle").exists()
+
+
+def test_models_lists_what_there_is(call, work: Path) -> None:
+    listed = {entry["name"]: entry for line in call("models", "--json").out.splitlines() if (entry := json.loads(line))}
+    assert list(listed) == ["ctx-small", "how-r18", "how-r50", "fire"]
+    small = listed["ctx-small"]
+    assert small["kind"] == "built-in" and small["default"] and small["dim"] == 128 and small["words"] <= 16384
+    assert small["path"] == str(built_in("ctx-small")) and 0 < small["bytes"] <= 12_000_000
+    assert listed["fire"]["path"] is None and listed["fire"]["licence"] == "CC BY-NC-SA 4.0"
+    text = call("models").out
+    assert "ctxdeploy models pull how-r18" in text and "licence: MIT" in text

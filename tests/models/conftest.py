@@ -1,0 +1,175 @@
+"""A folder of models of the test's own, a server that misbehaves on request, and a small checkpoint."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(kw_only=True)
+class Site:
+    """What the server does; a test changes it.
+
+    Attributes:
+        url: of the server, without a path.
+        files: content by path.
+        etag, last_modified: of every file; None for none.
+        ranges: whether it heeds Range.
+        conditions: whether it heeds If-Range.
+        length: whether it says how long an answer is.
+        cut_after: bytes of a body after which it closes the connection, for each answer; past the end, no cut.
+        statuses: to answer with in place of a file, first to last.
+        stall: seconds that it waits after the bytes of ``cut_after``, with the connection open.
+        redirect: path to address.
+        requests: what came: path and headers.
+    """
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    etag: str | None = '"one"'
+    last_modified: str | None = None
+    ranges: bool = True
+    conditions: bool = True
+    length: bool = True
+    cut_after: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    stall: float = 0.0
+    redirect: dict[str, str] = field(default_factory=dict)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def asked(self) -> list[str | None]:
+        """The Range of each request."""
+        return [headers.get("Range") for _, headers in self.requests]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    site: Site
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        site = self.site
+        site.requests.append((self.path, dict(self.headers)))
+        self.close_connection = True
+        if self.path in site.redirect:
+            self._head(302, {"Location": site.redirect[self.path], "Content-Length": "0"})
+            return
+        if site.statuses and (status := site.statuses.pop(0)) != 200:
+            self._head(status, {"Content-Length": "0"})
+            return
+        data = site.files.get(self.path)
+        if data is None:
+            self._head(404, {"Content-Length": "0"})
+            return
+        start = self._start(len(data))
+        if start > len(data):
+            self._head(416, {"Content-Range": f"bytes */{len(data)}", "Content-Length": "0"})
+            return
+        headers = {"ETag": site.etag, "Last-Modified": site.last_modified}
+        headers["Content-Length"] = str(len(data) - start) if site.length else None
+        if start or (site.ranges and "Range" in self.headers and self._same()):
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self._head(206 if "Content-Range" in headers else 200, headers)
+        body = data[start:]
+        cut = site.cut_after.pop(0) if site.cut_after else len(body)
+        self.wfile.write(body[:cut])
+        self.wfile.flush()
+        if cut < len(body) and site.stall:
+            site.released.wait(site.stall)
+
+    def _same(self) -> bool:
+        wanted = self.headers.get("If-Range")
+        return not self.site.conditions or wanted in (None, self.site.etag, self.site.last_modified)
+
+    def _start(self, size: int) -> int:
+        asked = self.headers.get("Range")
+        if asked is None or not self.site.ranges or not self._same():
+            return 0
+        return int(asked.removeprefix("bytes=").removesuffix("-"))
+
+    def _head(self, status: int, headers: dict[str, str | None]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A server on this machine."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    served = Site(url=f"http://127.0.0.1:{server.server_address[1]}")
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"site": served})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield served
+    served.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of models, not there yet; neither the user's nor the environment's models are seen."""
+    monkeypatch.setenv("CTXDEPLOY_HOME", str(tmp_path / "home"))
+    for name in ("CTXDEPLOY_MODEL", "CTXDEPLOY_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture(scope="session")
+def how_2020() -> Callable[[Path], Path]:
+    """Return a function that writes a small checkpoint in the form of the published how_r18.pth."""
+
+    def write(path: Path) -> Path:
+        import torch
+
+        from ctxdeploy.bundle import Extraction
+        from ctxdeploy.export.networks.config import Architecture, NetworkConfig
+        from ctxdeploy.export.untrained import untrained_network
+        from ctxdeploy.samples import sample_photo
+
+        photo = sample_photo("coffee")[:200, :200]
+        config = NetworkConfig(family="how", architecture=Architecture.RESNET18_HALF, skip_layer=1, dim=16)
+        network = untrained_network(config, Extraction(dim=16), [photo])
+        numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
+        state = {}
+        for name, tensor in network.state_dict().items():
+            _, child, rest = name.split(".", 2) if name.startswith("backbone.") else ("", "", name)
+            key = f"features.{numbers[child]}.{rest}" if child else name.replace("dim_reduction.", "whiten.")
+            state[key] = tensor
+        meta = {
+            "architecture": "resnet18-half",
+            "mean": config.mean,
+            "std": config.std,
+            "skip_layer": 1,
+            "dim": 16,
+            "feat_pool_k": 3,
+        }
+        torch.save({"meta": meta, "state_dict": state}, path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(how_2020: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a small checkpoint in the form of the published how_r18.pth."""
+    return how_2020(tmp_path_factory.mktemp("published") / "how_r18.pth").read_bytes()
