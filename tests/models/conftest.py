@@ -1,5 +1,6 @@
 """A folder of models of the test's own, a server that misbehaves on request, and a small checkpoint."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -173,3 +174,21 @@ def how_2020() -> Callable[[Path], Path]:
 def checkpoint(how_2020: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a small checkpoint in the form of the published how_r18.pth."""
     return how_2020(tmp_path_factory.mktemp("published") / "how_r18.pth").read_bytes()
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run ``ctxdeploy`` in this process; see ``tests/cli/conftest.py``."""
+    from types import SimpleNamespace
+
+    from ctxdeploy.cli.main import run
+
+    def call(*arguments: object) -> Any:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return SimpleNamespace(
+            code=code, out=out, err=err, json=[json.loads(x) for x in out.splitlines() if x[:1] == "{"]
+        )
+
+    return call
