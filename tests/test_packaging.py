@@ -38,3 +38,15 @@ def test_every_folder_with_sources_is_a_package() -> None:
             parts = path.parent.relative_to(ROOT).parts
             name = ".".join(parts if parts[0] == "ctxdeploy" else ("ctxdeploy", *parts))
             assert name in packages, name
+
+
+def test_the_built_in_models_come_with_the_wheel_and_are_small() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folder = ROOT / "ctxdeploy" / "models"
+    data = {path for pattern in settings["package-data"]["ctxdeploy.models"] for path in folder.glob(pattern)}
+    data = {path for path in data if path.suffix not in (".py", ".pyc")}
+    assert {path.relative_to(ROOT).as_posix() for path in data} <= _tracked()
+    for name in ("bundle.json", "model.onnx", "codebook.safetensors", "ctx-small.pth", "card.md"):
+        assert folder / "ctx-small" / name in data
+    assert {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")} == data
+    assert sum(path.stat().st_size for path in data) <= 12_000_000
