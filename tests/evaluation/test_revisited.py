@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy.bundle import Bundle
-from ctxdeploy.evaluation.store import HeardExtractor
+from ctxdeploy.evaluation.store import HeardExtractor, Store
 from ctxdeploy.runtime import Extractor
 from ctxdeploy.runtime.boxes import Box
 
@@ -174,3 +174,31 @@ def test_a_damaged_ground_truth(call, revisited: Path, bundle, tmp_path: Path, c
     assert result.code == 2, result.err
     assert words in result.err and len(result.err.splitlines()) == 1
     assert not (tmp_path / "a.ctxindex").exists()
+
+
+def test_interrupted_it_goes_on_to_the_same_rankings(
+    call, evaluated, revisited: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Ctrl-C comes when all queries and thirty photos are extracted; the rest, and no more, is extracted then."""
+    options = [str(tmp_path / "a.ctxindex") if o == str(evaluated.archive) else o for o in evaluated.options]
+    options += ["--global", "--rankings", str(tmp_path / "r.jsonl"), "-q"]
+    taken = []
+    take = Store.take
+
+    def interrupted(self, result) -> None:
+        taken.append(result.name)
+        if len(taken) == 31:
+            raise KeyboardInterrupt
+        take(self, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "take", interrupted)
+        result = call(*options)
+    assert result.code == 130 and "run the same command again to continue" in result.err
+    assert not (tmp_path / "r.jsonl").exists()
+    first, taken[:] = set(taken[:30]), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "take", lambda self, result: (taken.append(result.name), take(self, result)))
+        assert call(*options).code == 0
+    assert not first & set(taken) and len(taken) == 86 - 30
+    assert (tmp_path / "r.jsonl").read_bytes() == evaluated.rankings.read_bytes()
