@@ -17,6 +17,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ctxdeploy.export.untrained import untrained_network
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.progress import Display
 from ctxdeploy.runtime import Extracted, Extractor, find_photos
+from ctxdeploy.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
 
 Vectors = NDArray[np.float32]
 Rankings = dict[str, list[str]]
@@ -53,12 +55,12 @@ def main() -> None:
     bundle = export(checkpoint, work / "model.ctxbundle", config, display=Display(quiet=False)).check()
     codebook = _codebook(bundle, arguments)
     names = [photo.name for photo in find_photos(arguments.data)]
-    ground_truth = json.loads((arguments.data / "gnd.json").read_text())
-    queries = [f"images/{name}" for name in ground_truth["queries"] + ground_truth["small_queries"]]
+    truth = read_ground_truth(arguments.data / GROUND_TRUTH)
+    queries = [f"images/{name}" for files in truth.scenes.values() for name in files]
     results = {}
     for label, run in (("ctxdeploy", ours), ("PyTorch + asmk", peer)):
         rankings = run(arguments, checkpoint, config, codebook, names, queries)
-        results[label] = score(rankings, ground_truth)
+        results[label] = score(rankings, truth)
         print(label, json.dumps(results[label]), flush=True)
     difference = {key: results["ctxdeploy"][key] - value for key, value in results["PyTorch + asmk"].items()}
     print("difference", json.dumps({key: round(value, 4) for key, value in difference.items()}))
@@ -129,40 +131,16 @@ def peer(
     return {names[image]: [names[i] for i in row] for image, row in zip(images, ranks, strict=True)}
 
 
-def score(rankings: Rankings, ground_truth: dict[str, dict[str, list[str]]]) -> dict[str, float]:
+def score(rankings: Rankings, truth: GroundTruth) -> dict[str, float]:
     """Return minibench's figures in percent: mAP over scenes, by kind, and of the small scenes."""
-    junk_of: dict[str, set[str]] = {}
-    for a, b in ground_truth["junk_pairs"]:
-        junk_of.setdefault(a, set()).add(b)
-        junk_of.setdefault(b, set()).add(a)
-    means = {scene: _scene_mean(files, rankings, junk_of) for scene, files in ground_truth["scenes"].items()}
-    small = [_scene_mean(files, rankings, junk_of) for files in ground_truth["small_scenes"].values()]
-    figures = {"mAP": float(np.mean(list(means.values())))}
-    for kind in sorted(set(ground_truth["kinds"].values())):
-        figures[kind] = float(np.mean([means[scene] for scene, of in ground_truth["kinds"].items() if of == kind]))
-    return {**figures, "small": float(np.mean(small))}
-
-
-def _scene_mean(files: list[str], rankings: Rankings, junk_of: dict[str, set[str]]) -> float:
-    values = []
-    for query in files:
-        junk = {query, *junk_of.get(query, set())}
-        positives = set(files) - junk
-        ranked = [Path(name).name for name in rankings[f"images/{query}"]]
-        values.append(100 * average_precision([name for name in ranked if name not in junk], positives))
-    return float(np.mean(values))
-
-
-def average_precision(ranked: list[str], positives: set[str]) -> float:
-    """Return the area under the precision-recall curve by the trapezoid rule; a photo not ranked is never reached."""
-    total = 0.0
-    found = 0
-    for rank, name in enumerate(ranked):
-        if name in positives:
-            before = found / rank if rank else 1.0
-            found += 1
-            total += (before + found / (rank + 1)) / 2
-    return total / len(positives)
+    by_file = {Path(query).name: [Path(name).name for name in ranked] for query, ranked in rankings.items()}
+    large = [scene for scene in truth.scenes if scene not in truth.small]
+    parts = {"mAP": large}
+    for kind in sorted(set(truth.kinds.values())):
+        parts[kind] = [scene for scene in large if truth.kinds[scene] == kind]
+    parts["small"] = sorted(truth.small)
+    of_part = {name: replace(truth, scenes={s: truth.scenes[s] for s in scenes}) for name, scenes in parts.items()}
+    return {name: 100 * part.mean_average_precision(by_file) for name, part in of_part.items()}
 
 
 def _torch_descriptors(run: Callable[..., tuple[Vectors, ...]], path: Path, size: int) -> Vectors:
