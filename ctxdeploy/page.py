@@ -63,12 +63,14 @@ class Result:
         score: of it.
         picture: its file; None if that is not known.
         verdict: ``right``, ``wrong`` or ``junk``, or none.
+        rank: from 1; its place among the results if None.
     """
 
     name: str
     score: float
     picture: Path | None
     verdict: str = ""
+    rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def _answered(answer: "Answer", photos: Path | None) -> Section:
 
 def _section(section: Section) -> str:
     best = section.results[0].score if section.results else 1.0
-    items = "".join(_item(rank, result, best) for rank, result in enumerate(section.results, 1))
+    items = "".join(_item(result.rank or rank, result, best) for rank, result in enumerate(section.results, 1))
     results = f"<ol>{items}</ol>" if items else '<p class="none">Nothing found.</p>'
     facts = "".join(f"<p>{as_html(fact)}</p>" for fact in section.facts)
     return f"<section><div>{_query_picture(section)}<h2>{as_html(section.title)}</h2>{facts}</div>{results}</section>\n"

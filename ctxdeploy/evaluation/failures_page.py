@@ -50,8 +50,9 @@ def _section(outcome: Outcome, dataset: DataSet, distractors: Path | None) -> Se
                 score=photo.score,
                 picture=_picture(photo, dataset.folder, distractors),
                 verdict=verdict(photo, outcome, dataset),
+                rank=rank,
             )
-            for photo in outcome.best
+            for rank, photo in (*enumerate(outcome.best, 1), *outcome.missed)
         ],
     )
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ctxdeploy.evaluation.dataset import DataSet, Query, Task
 from ctxdeploy.evaluation.ranking import Ranked
 from ctxdeploy.scoring import DEPTHS, QueryScore, mean, score_query
 
-# Photos of a ranking that are kept for the page.
-KEPT = 12
+# Photos of a ranking that are kept for the page: the first ones, and the first right ones behind them.
+KEPT, MISSED = 12, 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,11 +20,13 @@ class Outcome:
     Attributes:
         query: it.
         best: the first photos, without the query itself.
+        missed: the first right photos behind those, with their places from 1, the query itself not counted.
         scores: by task; None where the query has no positives.
     """
 
     query: Query
     best: tuple[Ranked, ...]
+    missed: tuple[tuple[int, Ranked], ...]
     scores: Mapping[str, QueryScore | None]
 
     @property
@@ -74,10 +77,17 @@ def judge(dataset: DataSet, rankings: Iterable[tuple[Query, Sequence[Ranked]]]) 
             for task in dataset.tasks
             if query.key in task.relevance
         }
-        others = (photo for photo, name in zip(ranked, names, strict=True) if name != query.name)
-        best = tuple(photo for photo, _ in zip(others, range(KEPT), strict=False))
-        outcomes.append(Outcome(query=query, best=best, scores=scores))
+        others = [photo for photo, name in zip(ranked, names, strict=True) if name != query.name]
+        missed = _missed(dataset, query, others)
+        outcomes.append(Outcome(query=query, best=tuple(others[:KEPT]), missed=missed, scores=scores))
     return outcomes
+
+
+def _missed(dataset: DataSet, query: Query, others: Sequence[Ranked]) -> tuple[tuple[int, Ranked], ...]:
+    positives = next((r.positives for t in dataset.tasks if (r := t.relevance.get(query.key)) and r.positives), ())
+    right = frozenset(positives)
+    behind = enumerate(islice(others, KEPT, None), KEPT + 1)
+    return tuple(islice(((p, photo) for p, photo in behind if photo.name in right and not photo.distractor), MISSED))
 
 
 def figures(dataset: DataSet, outcomes: Sequence[Outcome]) -> dict[str, Figures]:
