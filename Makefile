@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 TEST_WORKERS ?= 2
 SOURCES := $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 # The editable install is strict (a tree of links), because mypy cannot follow the lenient one; a tree of links must be
 # made anew when a file comes or goes, hence the dependency on the sources.
@@ -40,6 +40,11 @@ lint: $(VENV)/installed
 
 test: $(VENV)/installed $(VENV)/rtx lint
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Measures again what README and docs/performance.md say: DATA=minibench TRAINING=trainphotos make bench
+bench: $(VENV)/installed
+	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[bench]'
+	PYTHON=$(BIN)/python benchmarks/all.sh
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info

@@ -1,11 +1,12 @@
 """Another configuration that takes turns with the main one: ``backend=openvino,precision=bf16``."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ctxdeploy.errors import ConfigError
 
-_NUMBERS = ("threads",)
+_NUMBERS, _PATHS = ("threads",), ("model", "archive", "python")
 
 
 def parse_against(text: str, allowed: Sequence[str]) -> dict[str, Any]:
@@ -29,5 +30,6 @@ def _number(key: str, value: str, text: str) -> int:
 
 
 def label_of_against(changes: Mapping[str, Any]) -> str:
-    """Return the label of the case: what differs."""
-    return "against " + ", ".join(f"{key} {value}" for key, value in changes.items())
+    """Return the label of the case: what differs, by the last part of a path."""
+    shown = {key: Path(value).name if key in _PATHS else value for key, value in changes.items()}
+    return "against " + ", ".join(f"{key} {value}" for key, value in shown.items())

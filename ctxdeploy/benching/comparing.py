@@ -66,7 +66,11 @@ def compare_files(
 
 def _compared(first: Record, a: str, second: Record, b: str, comparison: Comparison) -> Compared:
     facts = [
-        {"case": _cases(record)[label], "software": record.content["configuration"]["software"]}
+        {
+            "case": _cases(record)[label],
+            "software": record.content["configuration"]["software"],
+            "process": record.content.get("about", {}).get(label, {}).get("software"),
+        }
         for record, label in ((first, a), (second, b))
     ]
     return Compared(

@@ -62,7 +62,7 @@ class Engine:
     def identity(self) -> dict[str, Any]:
         """Return what decides its speed, without paths."""
         graphs = {artefact.sha256 for artefact in self.bundle.artefacts if artefact.precision == self.precision}
-        own: dict[str, Any] = {"python": self.python} if self.python else {}
+        own: dict[str, Any] = {"python": Path(self.python).name} if self.python else {}
         return {
             **own,
             "backend": self.backend,

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ctxdeploy.benching.timing import timed
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.index.kernels import compiled
 
 # B×C×H×W of the input, and the kernel; four of them in a row, 58 GFLOP.
 SHAPE, KERNEL, LAYERS = (1, 256, 96, 128), (256, 256, 3, 3), 4
@@ -84,7 +84,7 @@ def bandwidth(repeats: int, threads: int = 1) -> float:
     return READ_BYTES / min(timed(run)[0] for _ in range(repeats))
 
 
-@njit(nogil=True)
+@compiled
 def _read(data: NDArray[np.uint64]) -> Any:
     total = np.uint64(0)
     for i in range(data.size):

@@ -101,11 +101,11 @@ class Record:
     def write(self) -> None:
         """Write the file; ``StorageError`` if it cannot be written, then the one that was there stays."""
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        text = _lines(self.content)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with staged.open("w", encoding="utf-8") as file:
-                json.dump(self.content, file, indent=1, allow_nan=False)
-                file.write("\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             staged.replace(self.path)
@@ -144,6 +144,14 @@ def _check_windows(path: Path, content: dict[str, Any]) -> None:
     except (KeyError, TypeError, ValueError) as error:
         what = f"a window lacks {error}" if isinstance(error, KeyError) else error
         raise ConfigError(f"{path} is damaged ({what}): remove it and measure again") from error
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """Return JSON for people: an indented head, and a line for each window."""
+    rest = {name: value for name, value in content.items() if name != "windows"}
+    head = json.dumps(rest, indent=1, allow_nan=False).removesuffix("\n}")
+    windows = ",\n".join(json.dumps(window, allow_nan=False) for window in content["windows"])
+    return f'{head},\n "windows": [\n{windows}\n ]\n}}\n'
 
 
 def _head(kind: str) -> dict[str, Any]:

@@ -147,9 +147,14 @@ def _turns(items: int, length: int) -> list[list[int]]:
 
 
 def _add(total: dict[str, Any], answer: dict[str, Any], joules: float | None) -> None:
-    total["seconds"] += answer["seconds"]
+    total["seconds"] += _rounded(answer["seconds"])
     for name, seconds in answer["stages"].items():
-        total["stages"].setdefault(name, []).extend(seconds)
+        total["stages"].setdefault(name, []).extend(_rounded(seconds))
     total["memory"] = answer["memory"]
     if joules is not None:
         total["joules"] = (total["joules"] or 0.0) + joules
+
+
+def _rounded(seconds: list[float]) -> list[float]:
+    """Return times to a nanosecond, which the clock does not resolve."""
+    return [max(round(value, 9), 1e-9) for value in seconds]

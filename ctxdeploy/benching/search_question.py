@@ -141,7 +141,7 @@ def _only(changes: dict[str, Any], key: str) -> dict[str, Any]:
 def _with_python(case: Case, changes: dict[str, Any]) -> Case:
     if "python" not in changes:
         return case
-    return replace(case, python=changes["python"], identity={**case.identity, "python": changes["python"]})
+    return replace(case, python=changes["python"], identity={**case.identity, "python": Path(changes["python"]).name})
 
 
 def _staying(case: Case) -> Case:

@@ -68,13 +68,13 @@ def question(engine: Engine, photos: list[Path], tmp_path_factory: pytest.TempPa
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/slow.py"\n')
     python.chmod(0o755)
     extras = Extras(peer=False, against=[f"python={python}"])
-    asked = extraction_question(engine, photos, [2], [], extras, QUIET)
-    main, slow, batch, _ = asked.cases
+    asked = extraction_question(engine, photos, [], [], extras, QUIET)
+    main, slow, _ = asked.cases
     same = Question(
         kind=asked.kind,
         settings=asked.settings,
         known=asked.known,
-        cases=[main, _named(slow, SLOW_LABEL), _named(main, SAME_LABEL, "against"), batch],
+        cases=[main, _named(slow, SLOW_LABEL), _named(main, SAME_LABEL, "against")],
     )
     return same
 
@@ -116,7 +116,6 @@ def test_every_item_of_every_window_is_timed_stage_by_stage(record: Record) -> N
     assert main["seconds"]["samples"] == 18
     assert main["seconds"]["p05"] <= main["seconds"]["p50"] <= main["seconds"]["p99"]
     assert main["memory"]["peak"] > 10_000_000 and main["memory"]["gpu"] is None
-    assert list(results["batch of 2"]["stages"]) == ["network"]
 
 
 def test_an_injected_slowdown_is_found_and_the_same_is_the_same(record: Record) -> None:
@@ -154,8 +153,10 @@ def test_two_files_are_compared_unless_they_measured_other_things(record: Record
     other.content["kind"] = "search"
     with pytest.raises(ConfigError, match="no common unit"):
         compare_files(record, other)
+    other = Record.read(copy)
+    other.content["configuration"]["cases"][SAME_LABEL]["units"] = 2
     with pytest.raises(ConfigError, match="units"):
-        compare_files(record, Record.read(copy), case="onnxruntime fp32", other="batch of 2")
+        compare_files(record, other, other=SAME_LABEL)
     with pytest.raises(ConfigError, match="with itself"):
         compare_files(record, None, other="onnxruntime fp32")
     with pytest.raises(ConfigError, match="no case 'none'"):
@@ -175,7 +176,7 @@ def test_plots_are_drawn(record: Record, tmp_path: Path) -> None:
     from ctxdeploy.benching.plots import draw
 
     files = draw(record, tmp_path / "plots")
-    assert [file.name for file in files] == ["r-latency.png", "r-latency.svg", "r-batch.png", "r-batch.svg"]
+    assert [file.name for file in files] == ["r-latency.png", "r-latency.svg"]
     assert all(file.stat().st_size > 3000 for file in files)
 
 
