@@ -19,7 +19,6 @@ from ctxdeploy.text import printable
 from ctxdeploy.training import CodebookTrainer, TrainingConfig
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Bundle
     from ctxdeploy.index import Codebook
     from ctxdeploy.runtime import Extractor, PhotoSource
 
@@ -153,7 +152,7 @@ class CodebookFinder:
         if self._distractors is not None:
             path = self._distractors / CODEBOOK
             return path, self.judge(Codebook.load(path), f"of the distractors {self._distractors}")
-        carried = carried_codebook(extractor.bundle)
+        carried = extractor.bundle.codebook()
         if carried is not None and given.words is None:
             return None, self.judge(carried, "the model's own")
         if not given.of_same_set:
@@ -203,12 +202,6 @@ class CodebookFinder:
         marks = marks_of(photos)
         share = len(marks & self._marks) / max(len(marks), 1)
         Provenance(id="", words=0, source=f"photos of {printable(place)}", same_share=share).check(self._config)
-
-
-def carried_codebook(bundle: "Bundle") -> "Codebook | None":
-    """Return the codebook that a bundle carries."""
-    carried: Codebook | None = getattr(bundle, "codebook", lambda: None)()
-    return carried
 
 
 def _codebook_of(archive: Path) -> "Codebook":
