@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime import Extractor, PhotoSource
 
 SAME_SET = "--codebook-of-same-set"
+_MODELS = "the model's own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +130,8 @@ class CodebookFinder:
     def find(self, extractor: "Extractor", display: Display) -> tuple[Path | None, Provenance | None]:
         """Return the codebook's file for a new archive, and what is known about it.
 
-        No file: the archive has its codebook already, or takes the model's, or one is to be trained on the evaluated
-        photos, and then nothing is known yet.
+        No file: the archive has its codebook already, or one is to be trained on the evaluated photos, and then nothing
+        is known yet.
 
         Raises:
             ConfigError: there is no codebook, or it was trained on the evaluated photos without being asked for.
@@ -140,7 +141,8 @@ class CodebookFinder:
         from ctxdeploy.index import Codebook
         from ctxdeploy.index.manifest import CODEBOOK
 
-        given = self._config
+        given, bundle = self._config, extractor.bundle
+        carried = bundle.words
         if given.photos is not None:
             path = self._train(given.photos, extractor, display)
             return path, self.judge(Codebook.load(path), f"trained on {given.photos}")
@@ -148,13 +150,14 @@ class CodebookFinder:
             return given.file, self.judge(Codebook.load(given.file), f"file {given.file}")
         if is_archive(self._archive):
             own = _codebook_of(self._archive)
-            return None, self.judge(own, f"of the archive {self._archive}")
+            is_models = carried is not None and carried.id == own.id
+            return None, self.judge(own, _MODELS if is_models else f"of the archive {self._archive}")
         if self._distractors is not None:
             path = self._distractors / CODEBOOK
             return path, self.judge(Codebook.load(path), f"of the distractors {self._distractors}")
-        carried = extractor.bundle.codebook()
-        if carried is not None and given.words is None:
-            return None, self.judge(carried, "the model's own")
+        own_words = bundle.codebook()
+        if carried is not None and own_words is not None and given.words is None:
+            return bundle.path / carried.file, self.judge(own_words, _MODELS)
         if not given.of_same_set:
             raise ConfigError(
                 "there is no codebook: give one that was trained on other photos with --codebook FILE, or such photos "

@@ -24,6 +24,7 @@ def test_the_models_own_codebook(call, revisited: Path, bundle: Bundle, codebook
     facts = result.json["codebook"]
     assert (facts["id"], facts["source"], facts["trained_on"]) == (words.id, "the model's own", "another set")
     assert result.json["figures"]["all"]["mAP"] == 100.0
+    assert call(*options).json["codebook"] == facts  # also when it is that of the archive
     # Photos that trained it are known again when they are evaluated.
     archive = tmp_path / "trained.ctxindex"
     assert call("index", folder, "-o", archive, "--model", bundle.path, "--words", 16, "-q").code == 0
