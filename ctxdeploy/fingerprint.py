@@ -36,7 +36,7 @@ def share_in(trained: Any, marks: set[str]) -> float | None:
     least = trained.get("least_marks") if isinstance(trained, dict) else None
     if not isinstance(least, list) or not least:
         return None
-    return sum(mark in marks for mark in least) / len(least)
+    return sum(isinstance(mark, str) and mark in marks for mark in least) / len(least)
 
 
 def _mark(photo: "PhotoSource") -> str:

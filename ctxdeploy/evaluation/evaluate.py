@@ -25,6 +25,7 @@ from ctxdeploy.evaluation.store import HeardExtractor, Store
 from ctxdeploy.extras import require
 from ctxdeploy.indexing import IndexingConfig, index_photos
 from ctxdeploy.progress import Display, Progress
+from ctxdeploy.spool import file_state
 from ctxdeploy.text import counted, printable
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Evaluation:
         outcomes: of all queries.
         global_figures: by task, of global descriptors; None if they were not asked for.
         codebook: and what trained it.
-        unreadable: database photos that are not in the archive; no query finds them.
+        unreadable: database photos that could not be read; no query finds them, or it finds what they showed before.
         distractors: photos that were searched besides; None without an archive of them.
         extraction: what extracted the photos.
         seconds: of this run.
@@ -88,7 +89,7 @@ class Evaluation:
         found = [] if self.codebook.warning is None else [self.codebook.warning]
         if self.unreadable:
             count = counted(len(self.unreadable), "database photo")
-            found.append(f"{count} could not be read, and no query finds them: the figures are too low, if anything")
+            found.append(f"{count} could not be read, and count as not found or as they were: see  ctxdeploy info")
         return found
 
     def metadata(self, most: int) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def evaluate(
             outcomes=outcomes,
             global_figures=pooled,
             codebook=provenance,
-            unreadable=tuple(name for name in dataset.database if name not in index),
+            unreadable=_unread(dataset, index),
             distractors=None if distractors is None else len(distractors),
             extraction=extractor.description(),
             seconds=time.monotonic() - start,
@@ -200,6 +201,12 @@ def _check_archive(dataset: DataSet, archive: Path, extractor: HeardExtractor) -
                 f"{archive} was made with {what} {former.get(what)}, now it would be {now[what]}: choose another -o, "
                 f"or the same --{what}"
             )
+
+
+def _unread(dataset: DataSet, index: "Index") -> tuple[str, ...]:
+    """Return the photos that are not in the archive, or not as they are now."""
+    known = index.known()
+    return tuple(photo.name for photo in dataset.listing().photos if known.get(photo.name) != file_state(photo))
 
 
 def _indexed(

@@ -99,6 +99,7 @@ def test_a_fingerprint_knows_photos_again(revisited: Path, training: Path) -> No
     assert share_in(taken, marks_of(photos)) == 1.0
     assert share_in(taken, marks_of(others)) == 0.0
     assert share_in(fingerprint([*photos[:12], *others[:12]]), marks_of(photos)) == 0.5
+    assert share_in({"least_marks": [[], {}, 5, None]}, marks_of(photos)) == 0.0
     for unknown in (None, {}, {"least_marks": []}, "text"):
         assert share_in(unknown, marks_of(photos)) is None
     # Photos that are no files are told by name and size, and those that cannot be read by their names.

@@ -118,8 +118,11 @@ def test_a_photo_that_cannot_be_read_is_said_and_never_found(
     options = ("--model", bundle.path, "--codebook", codebook, "-o", tmp_path / "a.ctxindex", "-q", "--json")
     result = call("eval", folder, *options)
     assert result.code == 19 and "1 of 4 photos could not be read (100101.jpg)" in result.err
-    assert result.json["unreadable"] == ["100101.jpg"] and "too low" in result.json["warnings"][0]
+    assert result.json["unreadable"] == ["100101.jpg"] and "could not be read" in result.json["warnings"][0]
     assert result.json["figures"]["all"]["mAP"] == 50.0
+    # A photo that was changed into one that cannot be read is not passed over in silence.
+    (folder / "100001.jpg").write_text("no photo any more")
+    assert call("eval", folder, *options).json["unreadable"] == ["100001.jpg", "100101.jpg"]
     (folder / "100100.jpg").write_text("no photo")
     result = call("eval", folder, *options[:4], "-o", tmp_path / "b.ctxindex", "-q")
     assert result.code == 14 and "the query 100100.jpg of holidays" in result.err
