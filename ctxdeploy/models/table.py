@@ -56,9 +56,7 @@ class Published:
 BUILT_IN = {
     model.name: model
     for model in (
-        BuiltIn(
-            name=DEFAULT, what="half-width ResNet-18 up to layer3, trained by ctxdeploy, with a codebook", licence="MIT"
-        ),
+        BuiltIn(name=DEFAULT, what="small network trained by ctxdeploy, used where no model is named", licence="MIT"),
     )
 }
 
