@@ -25,9 +25,9 @@ def _blocks(language: str) -> list[str]:
 
 
 def _how_2020(path: Path) -> None:
-    """Write a checkpoint in the form of the published how_r18.pth, with an untrained network."""
+    """Write a checkpoint in the form of the published how_r18.pth, with an untrained network of half its width."""
     network = untrained_network(
-        NetworkConfig(family="how", architecture=Architecture.RESNET18),
+        NetworkConfig(family="how", architecture=Architecture.RESNET18_HALF),
         Extraction(),
         [sample_photo(name) for name in ("coffee", "rocket", "astronaut")],
     )
@@ -38,7 +38,7 @@ def _how_2020(path: Path) -> None:
         key = f"features.{numbers[child]}.{rest}" if child else name.replace("dim_reduction.", "whiten.")
         state[key] = tensor
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    meta = {"architecture": "resnet18", "mean": mean, "std": std, "skip_layer": 0, "dim": 128, "feat_pool_k": 3}
+    meta = {"architecture": "resnet18-half", "mean": mean, "std": std, "skip_layer": 0, "dim": 128, "feat_pool_k": 3}
     torch.save({"meta": meta, "state_dict": state}, path)
 
 
