@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,21 @@ def revisited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gnd[0]["easy"] = np.array([], np.int64)
     content = {"imlist": photos, "qimlist": queries, "gnd": gnd}
     (folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few(revisited: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos named as in INRIA Holidays, three queries, of which one has no answers; not to be changed.
+
+    The photos of a group are the same, so that every figure is 100.
+    """
+    folder = tmp_path_factory.mktemp("few") / "holidays"
+    (folder / "jpg").mkdir(parents=True)
+    for scene, numbers in enumerate(((0, 1, 2), (100, 101), (200,), (301, 302))):
+        for number in numbers:
+            source = revisited / "jpg" / f"scene{scene:02d}_easy_000000.jpg"
+            shutil.copy(source, folder / "jpg" / f"{100000 + number}.jpg")
     return folder
 
 

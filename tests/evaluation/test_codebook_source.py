@@ -12,8 +12,8 @@ from ctxdeploy.runtime import PhotoSource, find_photos
 
 
 @pytest.fixture
-def options(revisited: Path, bundle: Bundle, tmp_path: Path) -> tuple[object, ...]:
-    return ("eval", revisited, "-o", tmp_path / "a.ctxindex", "--model", bundle.path)
+def options(few: Path, bundle: Bundle, tmp_path: Path) -> tuple[object, ...]:
+    return ("eval", few, "-o", tmp_path / "a.ctxindex", "--model", bundle.path)
 
 
 def test_without_a_codebook_it_is_said_where_to_get_one(call, options, tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ def test_one_of_the_evaluated_photos_is_refused_or_marked_everywhere(call, optio
 
 
 def test_photos_that_are_among_the_evaluated_are_refused_before_any_work(
-    call, options, revisited: Path, training: Path, tmp_path: Path, monkeypatch
+    call, options, few: Path, training: Path, tmp_path: Path, monkeypatch
 ) -> None:
     shutil.copytree(training, tmp_path / "mixed")
-    shutil.copy(revisited / "jpg" / "scene00_query_000000.jpg", tmp_path / "mixed" / "renamed.jpg")
+    shutil.copy(few / "jpg" / "100100.jpg", tmp_path / "mixed" / "renamed.jpg")
     monkeypatch.setattr("ctxdeploy.evaluation.store.HeardExtractor.extract", None)
     result = call(*options, "--codebook-photos", tmp_path / "mixed", "-q")
     assert result.code == 2 and "about 4 % of its training photos" in result.err

@@ -70,9 +70,9 @@ def _boxes(revisited: Path) -> list[tuple[str, str]]:
 
 
 def test_without_a_codebook_that_of_the_distractors_is_taken(
-    call, revisited: Path, bundle: Bundle, distractors: Path, tmp_path: Path
+    call, few: Path, bundle: Bundle, distractors: Path, tmp_path: Path
 ) -> None:
-    options = ("eval", revisited, "-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--distractors", distractors)
+    options = ("eval", few, "-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--distractors", distractors)
     result = call(*options, "--json", "-q")
     assert result.code == 0, result.err
     assert result.json["codebook"]["id"] == Codebook.load(distractors / "codebook.safetensors").id

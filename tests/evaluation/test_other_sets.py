@@ -83,18 +83,12 @@ def test_a_gnd_json_that_does_not_fit(training: Path, tmp_path: Path, scenes, wo
         open_set(tmp_path)
 
 
-def test_holidays_from_names_to_figures(call, revisited: Path, bundle: Bundle, codebook: Path, tmp_path: Path) -> None:
-    """Two groups found perfectly, since their photos are the same; a query without others is left out."""
-    folder = tmp_path / "holidays"
-    (folder / "jpg").mkdir(parents=True)
-    for scene, name in ((0, "100000"), (0, "100001"), (0, "100002"), (1, "100100"), (1, "100101"), (2, "100200")):
-        source = revisited / "jpg" / f"scene{scene:02d}_easy_000000.jpg"
-        shutil.copy(source, folder / "jpg" / f"{name}.jpg")
-    dataset = open_set(folder)
+def test_holidays_from_names_to_figures(call, few: Path, bundle: Bundle, codebook: Path, tmp_path: Path) -> None:
+    dataset = open_set(few)
     assert [query.name for query in dataset.queries] == [f"jpg/{n}.jpg" for n in (100000, 100100, 100200)]
     assert dataset.tasks[0].relevance["jpg/100000.jpg"].positives == ("jpg/100001.jpg", "jpg/100002.jpg")
     options = ("--model", bundle.path, "--codebook", codebook, "-o", tmp_path / "a.ctxindex", "--json", "-q")
-    found = call("eval", folder, *options).json
+    found = call("eval", few, *options).json
     assert found["kind"] == "holidays"
     assert found["figures"]["all"] == {
         "mAP": 100.0,
