@@ -27,6 +27,7 @@ class Case:
         identity: what of them decides the figures, in hashes instead of paths.
         units: photos or queries of one item.
         turn: items of a turn; the next case follows.
+        again: items that run untimed before each turn, where the turns of others take the caches from short ones.
         restarts: make its process anew with every block; not for peers that take long to start.
         python: interpreter that runs it; this one if None.
     """
@@ -38,6 +39,7 @@ class Case:
     identity: Mapping[str, Any] = field(default_factory=dict)
     units: int = 1
     turn: int = 1
+    again: int = 0
     restarts: bool = True
     python: str | None = None
 

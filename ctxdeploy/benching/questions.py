@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy import bundle as bundles
+from ctxdeploy.archive import find_model
 from ctxdeploy.benching.against import label_of_against, parse_against
 from ctxdeploy.benching.cases import AGAINST, MAIN, METER, PEER, SWEEP, Case
 from ctxdeploy.benching.photos import photos_hash
@@ -51,7 +52,7 @@ class Engine:
         if "precision" in given and "backend" not in given:
             given["backend"] = "auto"
         if "model" in changes:
-            given["bundle"] = bundles.open(changes["model"])
+            given["bundle"] = bundles.open(find_model(changes["model"]))
         return replace(self, **given).resolved()
 
     def settings(self) -> dict[str, Any]:

@@ -124,18 +124,15 @@ def _take_about(record: Record, processes: dict[str, CaseProcess]) -> None:
 def _window(
     cases: Sequence[Case], processes: dict[str, CaseProcess], energy: Energy, *, backwards: bool
 ) -> dict[str, Any]:
-    """Measure every item of every case once, a turn of each after another, so that a drift of the machine meets all.
-
-    Before a turn of several short items the last of them run untimed: the turn of another case has taken the caches.
-    """
+    """Measure every item of every case once, a turn of each after another, so that a drift of the machine meets all."""
     found: dict[str, dict[str, Any]] = {case.label: {"seconds": [], "stages": {}, "joules": None} for case in cases}
     turns = {case.label: _turns(processes[case.label].items, case.turn) for case in cases}
     for turn in range(max(map(len, turns.values()))):
         for case in list(cases)[:: -1 if backwards else 1]:
             if turn < len(turns[case.label]):
                 items = turns[case.label][turn]
-                if case.turn > 1:
-                    processes[case.label].run(items[-3:])
+                if case.again:
+                    processes[case.label].run(items[-case.again :])
                 before = energy.read()
                 answer = processes[case.label].run(items)
                 _add(found[case.label], answer, energy.joules(before, energy.read()))

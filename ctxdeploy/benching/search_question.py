@@ -16,7 +16,7 @@ ASMK = "asmk"
 # Its inverted file takes 24 bytes a posting and a Python object a word; sorting our postings takes as much again.
 MOST_PEER_POSTINGS = 45_000_000
 _KEYS = ("threads", "archive", "python")
-_TURN = 10
+_TURN, _AGAIN = 10, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,8 @@ def search_question(settings: SearchSettings, display: Display) -> Question:
         turn = max(1, _TURN // units)
         known = {**own, **asked}
         place = {**asked, "archive": str(where.resolve())}
-        return Case(label=label, role=role, subject=subject, settings=place, identity=known, units=units, turn=turn)
+        made = Case(label=label, role=role, subject=subject, settings=place, identity=known)
+        return replace(made, units=units, turn=turn, again=min(turn, _AGAIN))
 
     threads = settings.threads
     cases = [case(f"search, {threads} thread{'s' if threads > 1 else ''}", MAIN, {})]

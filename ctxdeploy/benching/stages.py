@@ -17,7 +17,7 @@ from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.threads import SearchThreads
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.runtime.backends import open_backend
-from ctxdeploy.runtime.decode import Photo, decode_bytes, read_file
+from ctxdeploy.runtime.decode import Photo, decode_bytes, decode_photo, read_file
 
 # Larger than any photo: then decoding does not scale.
 _UNSCALED = 16384
@@ -54,7 +54,7 @@ class PhotoStages:
         self.backend = open_backend(bundle, backend)
         self._preprocessing = bundle.preprocessing
         self._paths = paths
-        self.pixels = [self._decode(read_file(path)).pixels for path in paths]
+        self.pixels = [decode_photo(path, bundle.preprocessing).pixels for path in paths]
 
     def extract(self, number: int) -> tuple[Sample, NDArray[np.float32]]:
         """Time a photo; returns its descriptors n×D too.

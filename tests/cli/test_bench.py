@@ -71,6 +71,8 @@ def test_search(call: Callable[..., object]) -> None:
         assert f"| {label} |" in done.out
     assert "postings read at the memory's bandwidth" in done.out
     assert all(f"{stage} " in done.out for stage in ("assign", "aggregate", "scan", "top-k"))
+    again = call(*arguments[:-3], "-o", "a.json", "--windows", 1)  # the synthetic archive is the same once more
+    assert again.code == 0 and "1 windows already" in again.err
     refused = call(*arguments, "--seed", 1)
     assert refused.code == 2 and "another configuration" in refused.err and "--restart" in refused.err
     few = call("bench", "compare", "a.json", "a.json")
