@@ -50,6 +50,9 @@ def compare_files(
     Raises:
         ConfigError: what cannot be compared: another question, machine, photos or queries; fewer than three blocks.
     """
+    for record in (first, second):
+        if record is not None and not record.windows:
+            raise ConfigError(f"{record.path} has no windows: run its command again")
     a = _label(first, case, MAIN)
     if second is None:
         b = _label(first, other, AGAINST)
@@ -98,8 +101,6 @@ def _check_comparable(first: Record, a: str, second: Record, b: str) -> None:
         settings = [{**c["settings"], **w, "units": u} for c, w, u in zip((one, two), asked, units, strict=True)]
         found = differences(settings[0], settings[1])
         raise ConfigError(f"the two did not measure the same photos or queries ({'; '.join(found[:2])})")
-    if not first.windows or not second.windows:
-        raise ConfigError(f"{(second if first.windows else first).path} has no windows: run its command again")
 
 
 def _asked(record: Record, label: str) -> dict[str, Any]:

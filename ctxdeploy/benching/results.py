@@ -114,21 +114,21 @@ def _read_limits(record: Record, rate: float) -> dict[str, dict[str, Any]]:
 
 
 def _operation_limits(record: Record, operations: NDArray[np.float64], rate: float) -> dict[str, dict[str, Any]]:
-    """Limits of networks: the operations of each photo, at the rate of large convolutions in the same precision."""
+    """Limits of networks: the operations of each photo, at the main engine's rate of large convolutions."""
     found = {}
-    engine = ("backend", "precision", "threads")
+    engine = ("precision", "threads")
     cases = record.content["configuration"]["cases"]
     main = next(case for case in cases.values() if case["role"] == MAIN)
     for label, case in cases.items():
         if case["role"] == METER or any(case.get(name) != main.get(name) for name in engine):
-            continue
+            continue  # another precision has another limit
         stages = [window["cases"][label]["stages"] for window in record.windows]
         if "network" not in stages[0]:
             continue
         seconds = np.array([stage["network"] for stage in stages]) / case["units"]
         least = operations / rate if seconds.shape[1] == len(operations) else np.array([operations.mean() / rate])
         found[label] = {
-            "limit": "operations at the rate of large convolutions in the same engine and precision",
+            "limit": f"operations at the rate of large convolutions in {main['backend']} {main['precision']}",
             "stage": "network",
             "operations": float(np.median(operations)),
             "operations_per_second": rate,

@@ -46,7 +46,7 @@ def comparison_text(found: Compared) -> str:
         f"B is {_verdict(found)}: B takes {result.ratio:.3f} times as long "
         f"(95 % interval {result.low:.3f} to {result.high:.3f}; {result.design}, "
         f"{result.blocks[0]} and {result.blocks[1]} blocks)",
-        f"a difference of {100 * result.detectable:.1f} % or more could have been found",
+        f"a difference of {100 * result.detectable:.1f} % or more could have been found (four times out of five)",
     ]
     if result.by_seconds is not None and result.by_meter is not None:
         seconds, meter = (f"{r:.3f} ({low:.3f} to {high:.3f})" for r, low, high in (result.by_seconds, result.by_meter))

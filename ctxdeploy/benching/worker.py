@@ -41,8 +41,11 @@ def main() -> None:
                 answer = _run(subject, request["items"])
         except (CtxdeployError, MemoryError) as error:
             answer = {"error": type(error).__name__, "message": str(error) or "out of memory"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # the command was killed: nobody waits, and nothing is to be said
+            os._exit(0)
 
 
 def _open(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

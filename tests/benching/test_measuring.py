@@ -1,5 +1,7 @@
 """A run as the command makes it: processes that take turns, an interruption, a slowdown that is found."""
 
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +135,6 @@ def test_an_injected_slowdown_is_found_and_the_same_is_the_same(record: Record) 
 
 
 def test_two_files_are_compared_unless_they_measured_other_things(record: Record, tmp_path: Path) -> None:
-    import json
     import shutil
 
     copy = Path(shutil.copy(record.path, tmp_path / "copy.json"))
@@ -200,3 +201,16 @@ def test_a_worker_that_dies_or_cannot_load_is_said(engine: Engine, photos: list[
 
 def test_other_photos_are_another_configuration(photos: list[Path]) -> None:
     assert photos_hash(photos) == photos_hash(photos) != photos_hash(photos[:2])
+
+
+def test_a_worker_whose_command_was_killed_ends_in_silence() -> None:
+    command = [sys.executable, "-m", "ctxdeploy.benching.worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    worker = subprocess.Popen(command, text=True, **pipes)
+    assert worker.stdin is not None and worker.stdout is not None and worker.stderr is not None
+    worker.stdout.close()
+    settings = {"bundle": "/nowhere", "photos": []}
+    worker.stdin.write(json.dumps({"do": "open", "subject": "photos", "settings": settings}) + "\n")
+    worker.stdin.flush()
+    assert worker.wait(60) == 0
+    assert worker.stderr.read() == ""
