@@ -66,6 +66,8 @@ def measure(question: Question, path: Path, config: RunConfig, display: Display,
     if len(set(labels)) != len(labels):
         raise ConfigError(f"two cases are the same ({', '.join(sorted(labels))}): leave one of them out")
     record = Record.begin(path, question.kind, question.configuration(), restart=restart)
+    for name, value in record.content["configuration"]["software"]["environment"].items():
+        display.say(f"{name}={value} is set: the figures hold for that")
     missing = config.windows - len(record.windows)
     if missing <= 0:
         display.say(f"{path} has {len(record.windows)} windows already: give more --windows to go on")

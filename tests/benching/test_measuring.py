@@ -167,7 +167,15 @@ def test_two_files_are_compared_unless_they_measured_other_things(record: Record
 def test_the_summary_names_what_was_measured(record: Record) -> None:
     text = markdown(record)
     processor = record.content["configuration"]["machine"]["processor"]
-    for part in (processor, "onnxruntime fp32", "6 windows in 3 blocks", "not tried", "p99", "No limit was measured"):
+    for part in (
+        processor,
+        "onnxruntime fp32",
+        "6 windows in 3 blocks",
+        "model ",
+        "not tried",
+        "p99",
+        "No limit was measured",
+    ):
         assert part in text
     for label in (SLOW_LABEL, SAME_LABEL):
         assert f"{label} takes" in text
