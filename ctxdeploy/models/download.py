@@ -82,9 +82,9 @@ def fetch(url: str, target: Path, config: DownloadConfig, display: Display) -> A
         except _BrokenError as error:
             failed = 0 if part.size - before >= _ENOUGH else failed + 1
             if failed >= config.attempts or attempt == _MOST_ATTEMPTS - 1:
-                kept = (
-                    f"; {part.size / _MB:.1f} MB are kept, run the same command again to continue" if part.size else ""
-                )
+                kept = "; try later, or give another address with --url"
+                if part.size:
+                    kept = f"; {part.size / _MB:.1f} MB are kept, run the same command again to continue"
                 raise DownloadError(f"{without_secrets(url)} cannot be fetched: {error}{kept}") from error
             display.say(f"{error}: trying again")
             time.sleep(min(config.pause * 2 ** max(failed - 1, 0), _LONGEST_PAUSE))

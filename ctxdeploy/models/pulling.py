@@ -4,7 +4,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +99,9 @@ def pull(model: Published, url: str, folder: Path, *, display: Display, config: 
             shutil.rmtree(work, ignore_errors=True)
         except OSError as error:
             raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):  # nothing has arrived, or it is gone
+                work.rmdir()
     return Pulled(bundle=bundle.open(target), origin=origin, new=True)
 
 
