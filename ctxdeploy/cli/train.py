@@ -11,6 +11,7 @@ from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.train.config import RECIPES, OptimiserConfig, TrainConfig
 from ctxdeploy.extras import require
+from ctxdeploy.models.finding import find_checkpoint
 from ctxdeploy.progress import Display
 from ctxdeploy.text import counted, printable
 
@@ -33,7 +34,7 @@ _SETTABLE = ", ".join(
     "--photos", type=PATH, multiple=True, metavar="DIR", help="Photos without labels: pairs are made of them."
 )
 @click.option("--sfm120k", type=PATH, multiple=True, metavar="DIR", help="SfM-120k as cirtorch stores it.")
-@click.option("--init", type=PATH, metavar="CHECKPOINT", help="Network to start from [default: none, from nothing].")
+@click.option("--init", type=PATH, metavar="FILE|NAME", help="Network to start from [default: none, from nothing].")
 @click.option("--architecture", help="Trunk, from nothing [default: resnet18-half].")
 @click.option("--skip-layer", type=int, help="Layers of the trunk that are left out, from nothing [default: 1].")
 @click.option("--dim", type=int, help="Of the descriptors, from nothing [default: 128].")
@@ -191,7 +192,7 @@ def _start(
         for flag, value in (("--architecture", architecture), ("--skip-layer", skip_layer), ("--dim", dim)):
             if value is not None:
                 raise ConfigError(f"{flag} {value} is for a network from nothing: leave out {flag} or --init")
-        return Start(checkpoint=init, smoothing=chosen, refinement=refinement)
+        return Start(checkpoint=find_checkpoint(init), smoothing=chosen, refinement=refinement)
     learned = refinement is not None or smoothing == "gaussian"
     network = NetworkConfig(
         family="ctx" if learned else "how",

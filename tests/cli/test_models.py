@@ -134,3 +134,10 @@ def test_models_lists_what_there_is(call, work: Path) -> None:
     assert listed["fire"]["path"] is None and listed["fire"]["licence"] == "CC BY-NC-SA 4.0"
     text = call("models").out
     assert "ctxdeploy models pull how-r18" in text and "licence: MIT" in text
+
+
+def test_training_starts_from_a_model_of_a_name(work: Path) -> None:
+    from ctxdeploy.cli.train import _start
+
+    start = _start(Path("ctx-small"), None, None, None, None, 3, None)
+    assert start.checkpoint == built_in("ctx-small") / "ctx-small.pth"
