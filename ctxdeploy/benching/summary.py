@@ -43,7 +43,7 @@ def comparison_text(found: Compared) -> str:
     lines = [
         f"A  {found.a}",
         f"B  {found.b}",
-        f"B is {_verdict(found)}: B takes {result.ratio:.3f} times as long "
+        f"{_verdict(found)}: B takes {result.ratio:.3f} times as long "
         f"(95 % interval {result.low:.3f} to {result.high:.3f}; {result.design}, "
         f"{result.blocks[0]} and {result.blocks[1]} blocks)",
         f"a difference of {100 * result.detectable:.1f} % or more could have been found (four times out of five)",
@@ -122,7 +122,7 @@ def _energy(cases: dict[str, Any], unit: str) -> str:
 
 def _verdict(found: Compared) -> str:
     verdict = found.comparison.verdict
-    return "as fast as A, no difference" if verdict == "no difference" else f"{verdict} than A"
+    return "no difference found" if verdict == "no difference" else f"B is {verdict} than A"
 
 
 def _time(seconds: float) -> str:
