@@ -4,7 +4,7 @@ What is resampled is a block: windows that were measured by the same processes, 
 depend on each other, and a process keeps the layout of its memory as long as it lives, so that samples say too little
 about how far a repetition may lie off, and blocks say it.
 
-- Interleaved (two sides of one run): every photo or query of a window is paired with itself, then the block means of
+- Interleaved (two sides of one run): every photo or query of a window is paired with itself, then the blocks' means of
   the logarithm of the ratio are resampled. What the machine does to both cancels.
 - Two runs: each is resampled by itself. A machine whose thirds of a run lie apart may lie apart as far between two
   runs, so that each replicate moves a run by a draw of that deviation. Beside the seconds, the times divided by the
@@ -12,7 +12,7 @@ about how far a repetition may lie off, and blocks say it.
   the variance between blocks, they decide; else the interval covers both, so that a machine that was slower as a whole
   is no difference.
 
-With few blocks a bootstrap's intervals are too narrow: they are widened to those of Student's t.
+The bootstrap gives the deviation, and Student's t with the blocks' degrees of freedom the interval.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +26,9 @@ from ctxdeploy.errors import ConfigError
 Times = NDArray[np.float64]
 REPLICATES = 4000
 LEAST_BLOCKS = 3
-# Of the samples of a window, and of the windows: a swapped-out second must not decide.
-_TRIMMED = 0.1
+# Of a block's samples, on either side.
+_TRIMMED = 0.25
 _CONFIDENCE = 0.95
-_NORMAL = 1.959964
 # Half widths of an interval that a difference must have to be found with probability 0.8: (1.96 + 0.84) / 1.96.
 _FOUND = 1.429
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
@@ -102,9 +101,8 @@ def compare_interleaved(a: Measured, b: Measured, least: float, seed: int = 0) -
     """
     if a.seconds.shape != b.seconds.shape or not np.array_equal(a.blocks, b.blocks):
         raise ConfigError("the two sides did not measure the same items in the same windows")
-    paired = _trimmed_mean(np.log(b.seconds) - np.log(a.seconds), axis=1)
-    means = _block_means(paired, a.blocks)
-    centre = float(_trimmed_mean(paired))
+    means = _block_means(np.log(b.seconds) - np.log(a.seconds), a.blocks)
+    centre = float(means.mean())
     spread = _replicates(means, np.random.default_rng(seed))
     half = _half_width(spread, len(means) - 1)
     return _judge(centre, (centre - half, centre + half), least, "interleaved", (len(means),) * 2)
@@ -114,15 +112,19 @@ def compare_runs(a: Measured, b: Measured, least: float, seed: int = 0) -> Compa
     """Compare two runs of the same items at different times; arguments and errors as ``compare_interleaved``."""
     if a.seconds.shape[1] != b.seconds.shape[1]:
         raise ConfigError("the two runs did not measure the same items")
-    logs = [_trimmed_mean(np.log(side.seconds), axis=1) for side in (a, b)]
-    raw = _between(logs, a, b, seed)
-    counts = len(set(a.blocks.tolist())), len(set(b.blocks.tolist()))
+    logs = [np.log(side.seconds) for side in (a, b)]
+    items = np.median(np.concatenate(logs), axis=0)
+    seconds = [_block_means(log - items, side.blocks) for log, side in zip(logs, (a, b), strict=True)]
+    raw = _between(seconds, seed)
+    counts = len(seconds[0]), len(seconds[1])
     if a.meter is None or b.meter is None:
         judged = _judge(raw[0], raw[1:], least, "two runs", counts)
         return replace(judged, by_seconds=_ratios(raw))
-    metered = [log - np.log(side.meter) for log, side in zip(logs, (a, b), strict=True) if side.meter is not None]
-    relative = _between(metered, a, b, seed)
-    if _explains(logs, metered, a, b):
+    meters = [_block_means(np.log(side.meter)[:, None], side.blocks) for side in (a, b) if side.meter is not None]
+    metered = [means - meter for means, meter in zip(seconds, meters, strict=True)]
+    relative = _between(metered, seed)
+    # Where the meter takes half of the variance between blocks away, it tells the machine's drift.
+    if sum(means.var() for means in metered) < 0.5 * sum(means.var() for means in seconds):
         judged = _judge(relative[0], relative[1:], least, "two runs, in units of the meter", counts)
     else:
         interval = min(raw[1], relative[1]), max(raw[2], relative[2])
@@ -134,20 +136,10 @@ def _ratios(logs: tuple[float, float, float]) -> tuple[float, float, float]:
     return float(np.exp(logs[0])), float(np.exp(logs[1])), float(np.exp(logs[2]))
 
 
-def _explains(logs: list[Times], metered: list[Times], a: Measured, b: Measured) -> bool:
-    """Say whether the meter takes half of the variance between blocks away, so that it tells the machine's drift."""
-    left = [
-        sum(_block_means(log, side.blocks).var() for log, side in zip(kind, (a, b), strict=True))
-        for kind in (logs, metered)
-    ]
-    return bool(left[1] < 0.5 * left[0])
-
-
-def _between(logs: list[Times], a: Measured, b: Measured, seed: int) -> tuple[float, float, float]:
-    """Return the difference of two runs' means of logarithms, and its interval."""
+def _between(means: list[Times], seed: int) -> tuple[float, float, float]:
+    """Return the difference of two runs' block means, and its interval."""
     rng = np.random.default_rng(seed)
-    means = [_block_means(log, side.blocks) for log, side in zip(logs, (a, b), strict=True)]
-    centre = float(_trimmed_mean(logs[1]) - _trimmed_mean(logs[0]))
+    centre = float(means[1].mean() - means[0].mean())
     slow = np.sqrt(np.mean([_slow_variance(part) for part in means]))
     spread = np.zeros(REPLICATES)
     for part in means:
@@ -171,9 +163,8 @@ def _replicates(means: Times, rng: np.random.Generator) -> Times:
 
 
 def _half_width(spread: Times, freedom: int) -> float:
-    low, high = np.percentile(spread, (50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)))
-    student = _STUDENT[min(freedom, len(_STUDENT)) - 1]
-    return float((high - low) / 2 * student / _NORMAL)
+    """Return Student's half width: percentiles of means of a few blocks are too narrow, for they are bounded."""
+    return float(_STUDENT[min(freedom, len(_STUDENT)) - 1] * spread.std())
 
 
 def _judge(
@@ -197,17 +188,17 @@ def _judge(
 
 
 def _block_means(values: Times, blocks: NDArray[np.int64]) -> Times:
+    """Return a robust mean of each block's windows × items."""
     numbers = sorted(set(blocks.tolist()))
     if len(numbers) < LEAST_BLOCKS:
         raise ConfigError(
             f"{len(numbers)} blocks of windows are too few to say anything: run the same command with more --windows"
         )
-    return np.array([values[blocks == number].mean() for number in numbers])
+    return np.array([_trimmed_mean(values[blocks == number]) for number in numbers])
 
 
-def _trimmed_mean(values: Times, axis: int = 0) -> Times:
-    ordered = np.sort(values, axis=axis)
-    count = ordered.shape[axis]
-    cut = int(_TRIMMED * count)
-    kept: Times = np.asarray(np.take(ordered, range(cut, count - cut), axis=axis).mean(axis=axis))
-    return kept
+def _trimmed_mean(values: Times) -> float:
+    """Return the mean of the middle half: on a busy machine single times lie off by a factor."""
+    ordered = np.sort(values, axis=None)
+    cut = int(_TRIMMED * len(ordered))
+    return float(ordered[cut : len(ordered) - cut].mean())

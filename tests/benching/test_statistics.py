@@ -73,9 +73,9 @@ def share(verdict: str, found: list[Comparison]) -> float:
 
 @pytest.mark.parametrize("machine", [Machine(), Machine(drift=0.15), Machine(drift=0.05, forgets=2000.0)])
 def test_interleaved_identical_sides_do_not_differ_and_a_tenth_is_found(machine: Machine) -> None:
-    same = [interleaved(machine, seed, 1.0) for seed in range(RUNS)]
+    same = [interleaved(machine, seed, 1.0) for seed in range(4 * RUNS)]
     assert share("no difference", same) >= 0.92  # 0.95 is what an interval of 95 % promises
-    slower = [interleaved(machine, seed, 1.1) for seed in range(RUNS)]
+    slower = [interleaved(machine, seed, 1.1) for seed in range(4 * RUNS)]
     assert share("slower", slower) >= 0.97
     assert np.mean([c.low <= 1.1 <= c.high for c in slower]) >= 0.92
     assert share("faster", [interleaved(machine, seed, 1 / 1.1) for seed in range(RUNS)]) >= 0.97
@@ -86,9 +86,9 @@ def test_interleaved_identical_sides_do_not_differ_and_a_tenth_is_found(machine:
 def test_two_runs_of_one_configuration_do_not_differ_and_a_tenth_is_found(machine: Machine) -> None:
     assert share("no difference", [apart(machine, seed, 1.0) for seed in range(RUNS)]) >= 0.97
     slower = [apart(machine, seed, 1.1) for seed in range(RUNS)]
-    assert share("slower", slower) >= 0.8
+    assert share("slower", slower) >= 0.9
     assert share("faster", slower) == 0
-    assert share("slower", [apart(machine, seed, 1.2) for seed in range(RUNS)]) >= 0.93
+    assert share("slower", [apart(machine, seed, 1.2) for seed in range(RUNS)]) >= 0.97
 
 
 def test_a_machine_that_is_slower_as_a_whole_is_no_difference() -> None:
