@@ -61,9 +61,12 @@ def cli() -> None:
     """From a trained local-descriptor network to a photo archive that answers queries.
 
     \b
-    ctxdeploy export how_r18.pth -o how.ctxbundle
-    ctxdeploy index photos/ --model how.ctxbundle
+    ctxdeploy index photos/                          with the built-in network
     ctxdeploy query photo.jpg
+
+    \b
+    ctxdeploy export how_r18.pth -o how.ctxbundle    with one of your own
+    ctxdeploy index photos/ --model how.ctxbundle
     """
 
 
