@@ -37,7 +37,8 @@ def hard_negatives(
     landmarks = np.unique(pool_landmarks)
     if len(landmarks) - 1 < count:
         raise ConfigError(
-            f"{count} negatives of different landmarks, but the pool has {len(landmarks)}: fewer negatives"
+            f"{count} negatives of other landmarks than the query's, but the pool has {len(landmarks)} landmarks in "
+            "all: ask for fewer with --set negatives=, or add photos"
         )
     order = np.argsort(pool_landmarks, kind="stable")
     starts = np.searchsorted(pool_landmarks[order], landmarks)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ctxdeploy.errors import NoPhotosError
 from ctxdeploy.export.train import losses, views
 from ctxdeploy.export.train.config import ContrastiveConfig, PairsConfig, TrainConfig
 from ctxdeploy.export.train.features import Maps, evaluating, sampled
@@ -138,7 +139,7 @@ class ContrastiveObjective(Objective):
         shrinkage = self._config.whitening_shrinkage
         if shrinkage is not None and maps.network.config.dim is not None:
             _, pool = self._sampler.epoch(0)
-            features = self._features(maps, pool[:: max(1, len(pool) // _WHITENING_PHOTOS)])
+            features, _ = self._features(maps, pool[:: max(1, len(pool) // _WHITENING_PHOTOS)])
             step = max(1, len(features) // _WHITENING_FEATURES)
             set_whitening(maps.network, *pca_whitening(features[::step], maps.network.config.dim, shrinkage))
 
@@ -150,8 +151,10 @@ class ContrastiveObjective(Objective):
 
     def begin_epoch(self, epoch: int, maps: Maps) -> None:
         pairs, pool = self._sampler.epoch(epoch)
+        pairs = self._sampler.readable(pairs)
         asked, where = np.unique(pairs[:, 0], return_inverse=True)
-        queries, others = self._whole(maps, asked), self._whole(maps, pool)
+        (queries, _), (others, there) = self._whole(maps, asked), self._whole(maps, pool)
+        pool = pool[there]
         count = self._config.negatives
         negatives = pool[hard_negatives(queries, self._landmarks[asked], others, self._landmarks[pool], count)]
         self._tuples = np.concatenate([pairs, negatives[where]], axis=1)
@@ -172,24 +175,33 @@ class ContrastiveObjective(Objective):
         total = losses.contrastive(tuples[:, 0], tuples[:, 1], tuples[:, 2:], self._config.margin)
         return total, {"contrastive": total}
 
-    def _whole(self, maps: Maps, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return global descriptors N×D of the middles of photos; of unreadable ones 0."""
-        return self._passes(maps, numbers, lambda v: losses.aggregated(*maps.descriptors(v))).numpy()
+    def _whole(self, maps: Maps, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return global descriptors n×D of the middles of the photos that can be read, and which these are."""
+        found, there = self._passes(maps, numbers, lambda v: losses.aggregated(*maps.descriptors(v)))
+        return found.numpy(), there
 
-    def _features(self, maps: Maps, numbers: NDArray[np.int64]) -> Tensor:
-        """Return features N×C of the middles of photos, before the whitening."""
+    def _features(self, maps: Maps, numbers: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return features n×C of the middles of photos, before the whitening, and which could be read."""
         return self._passes(maps, numbers, lambda v: maps.features(v)[0].permute(0, 2, 3, 1).flatten(0, 2))
 
-    def _passes(self, maps: Maps, numbers: NDArray[np.int64], compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def _passes(
+        self, maps: Maps, numbers: NDArray[np.int64], compute: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, NDArray[np.bool_]]:
         device = maps.network.get_buffer("mean").device
         found = []
+        there = np.zeros(len(numbers), bool)
         with evaluating(maps.network):
             for first in range(0, len(numbers), _BATCH):
                 loaded = [self._photos.load(int(n)) for n in numbers[first : first + _BATCH]]
-                images = [np.zeros((8, 8, 3), np.uint8) if image is None else image for image in loaded]
-                pixels = views.render(images, views.whole(views.sizes_of(images)), self._config.view_size)
-                found.append(compute(pixels.to(device)).float().cpu())
-        return torch.cat(found)
+                there[first : first + _BATCH] = [image is not None for image in loaded]
+                images = [image for image in loaded if image is not None]
+                if images:
+                    pixels = views.render(images, views.whole(views.sizes_of(images)), self._config.view_size)
+                    found.append(compute(pixels.to(device)).float().cpu())
+        if not found:
+            reason = next(iter(self._photos.unreadable.values()))
+            raise NoPhotosError(f"none of {len(numbers)} photos can be read: {reason}")
+        return torch.cat(found), there
 
 
 def objective_of(photo_set: PhotoSet, photos: PhotoStore, config: TrainConfig, stride: int) -> Objective:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctxdeploy.errors import NoPhotosError
+from ctxdeploy.errors import ConfigError, NoPhotosError
 from ctxdeploy.export.train import views
 from ctxdeploy.export.train.augment import augment
 from ctxdeploy.export.train.config import ContrastiveConfig, PairsConfig
@@ -90,9 +90,24 @@ class Landmarks:
                 drawn.append(given[rng.integers(len(given))])
         return np.array(drawn, np.int64).reshape(-1, 2)
 
+    def readable(self, photos: PhotoStore, query: int, positive: int) -> tuple[int, int]:
+        """Return a pair that can be read: photos of the landmark stand in for those that cannot be.
+
+        Where none of the landmark can be, the next photo of the set stands in for both.
+        """
+        try:
+            return photos.readable(query, self.members(query)), photos.readable(positive, self.members(positive))
+        except NoPhotosError:
+            number = photos.readable(query, np.arange(len(self.of_photo)))
+            return number, number
+
 
 class PairSampler:
-    """Batches of ``PairsConfig``."""
+    """Batches of ``PairsConfig``.
+
+    Raises:
+        ConfigError: all photos show the same.
+    """
 
     def __init__(self, photo_set: PhotoSet, photos: PhotoStore, config: PairsConfig, stride: int, seed: int) -> None:
         self._photos, self._config, self._stride, self._seed = photos, config, stride, seed
@@ -100,6 +115,11 @@ class PairSampler:
         self._landmarks = Landmarks(photo_set)
         # A photo whose landmark is not known is of one of its own.
         self._identity = np.where(photo_set.classes < 0, -1 - self._all, photo_set.classes)
+        if (self._identity == self._identity[0]).all():
+            raise ConfigError(
+                "the training set shows one thing, and there is nothing to tell it from: add photos of others with "
+                "--photos or --landmarks"
+            )
 
     def batch(self, number: int) -> PairBatch:
         """Return a batch; equal numbers give equal ones."""
@@ -109,7 +129,8 @@ class PairSampler:
         count = self._config.pairs - len(couples)
         singles = rng.choice(self._all, count, replace=count > len(self._all))
         singles = np.array([self._photos.readable(int(n), self._all) for n in singles], np.int64)
-        couples = np.array([self._readable(int(n)) for n in couples.ravel()], np.int64).reshape(-1, 2)
+        readable = [self._landmarks.readable(self._photos, int(a), int(b)) for a, b in couples]
+        couples = np.array(readable, np.int64).reshape(-1, 2)
         numbers = np.concatenate([singles, couples[:, 0]])
         first, second = self._matrices(rng, singles, couples)
         images = self._images(np.concatenate([numbers, singles, couples[:, 1]]))
@@ -123,9 +144,6 @@ class PairSampler:
             first=torch.from_numpy(one),
             second=torch.from_numpy(other),
         )
-
-    def _readable(self, number: int) -> int:
-        return self._photos.readable(number, self._landmarks.members(number))
 
     def _images(self, numbers: Numbers) -> list[Image]:
         return _loaded(self._photos, numbers)
@@ -169,6 +187,15 @@ class TupleSampler:
         pairs = self._landmarks.pairs(rng, self._config.queries, distinct=False)
         pool = rng.choice(self._all, min(self._config.pool, len(self._all)), replace=False)
         return pairs, np.sort(pool)
+
+    def readable(self, pairs: Numbers) -> Numbers:
+        """Return pairs whose queries can be read, as ``Landmarks.readable``; positives are read with their batch."""
+        found = pairs.copy()
+        for pair in found:
+            query, _ = self._landmarks.readable(self._photos, int(pair[0]), int(pair[0]))
+            known = self._landmarks.of_photo[query] == self._landmarks.of_photo[pair[0]]
+            pair[:] = query, pair[1] if known else query
+        return found
 
     def batch(self, number: int, tuples: Numbers) -> TupleBatch:
         """Return a batch of T×(2 + N) photos: query, positive, negatives."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctxdeploy.errors import NoPhotosError
+from ctxdeploy.errors import ConfigError, NoPhotosError
 from ctxdeploy.export.train.config import ContrastiveConfig, PairsConfig
 from ctxdeploy.export.train.photos import PhotoStore
 from ctxdeploy.export.train.sampling import Landmarks, PairBatch, PairSampler, TupleSampler
@@ -58,6 +58,32 @@ def test_a_photo_that_cannot_be_read_is_replaced_by_one_of_its_landmark(landmark
     broken = PhotoStore((tmp_path / "a.png", tmp_path / "b.png"), 160)
     with pytest.raises(NoPhotosError, match=r"none of the photos from .*a\.png on can be read"):
         broken.readable(0, np.arange(2))
+
+
+def unreadable(landmarks: Path, missing: set[int], gone: Path) -> tuple[PhotoSet, PhotoStore]:
+    photos = read_set("landmarks", landmarks)
+    paths = tuple(gone if number in missing else path for number, path in enumerate(photos.paths))
+    return photos, PhotoStore(paths, 160)
+
+
+def test_a_landmark_of_which_nothing_can_be_read_ends_no_training(landmarks: Path, tmp_path: Path) -> None:
+    photos, store = unreadable(landmarks, {3, 4, 5}, tmp_path / "gone.png")
+    # The next photo of the set stands in for both: two different ones would not show the same.
+    assert Landmarks(photos).readable(store, 4, 3) == (6, 6)
+    assert Landmarks(photos).readable(store, 0, 2) == (0, 2)
+    config = PairsConfig(pairs=12, view_size=64, correspondences=10)  # a pair of each of the six landmarks
+    batch = PairSampler(photos, store, config, 16, seed=3).batch(0)
+    assert batch.views.shape == (24, 3, 64, 64) and set(store.unreadable) == {3, 4, 5}
+    tuples = TupleSampler(photos, store, ContrastiveConfig(), 1)
+    assert tuples.readable(np.array([[4, 3], [0, 2], [6, 8]])).tolist() == [[6, 6], [0, 2], [6, 8]]
+
+
+def test_photos_of_one_landmark_alone_are_refused(landmarks: Path) -> None:
+    # Every pair of a batch would be related to every other: a loss of 0 from the first step on.
+    paths = tuple(sorted((landmarks / "coins").iterdir()))
+    for given, classes in ((paths, [0, 0, 0]), (paths[:1], [-1])):
+        with pytest.raises(ConfigError, match="shows one thing, and there is nothing to tell it from"):
+            sampler(PhotoSet(name="coins", paths=given, classes=np.array(classes)))
 
 
 def test_only_as_many_photos_are_kept_as_memory_was_given_for(landmarks: Path) -> None:
