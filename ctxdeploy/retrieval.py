@@ -101,7 +101,7 @@ def asmk_scores(
     Args:
         descriptors: of each photo, n×D float32.
         training: descriptors that the codebook is trained with, m×D float32, of other photos.
-        words: of the codebook.
+        words: of the codebook; fewer where that leaves less than four descriptors a word.
         ground_truth: of the photos; those that are not in ``descriptors`` are left out.
 
     Returns:
@@ -111,6 +111,7 @@ def asmk_scores(
 
     truth = ground_truth.restricted(list(descriptors))
     queries = [name for files in truth.scenes.values() for name in files]
+    words = min(words, max(1, len(training) // _DESCRIPTORS_PER_WORD))
     answers = rankings(Codebook.train(training, words=words, seed=0), descriptors, queries)
     return {name: part.mean_average_precision(answers) for name, part in truth.parts().items()}
 

@@ -1,5 +1,6 @@
 """``ctxdeploy train``."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ _SETTABLE = ", ".join(
 @click.option("--skip-layer", type=int, help="Layers of the trunk that are left out, from nothing [default: 1].")
 @click.option("--dim", type=int, help="Of the descriptors, from nothing [default: 128].")
 @click.option("--smoothing", type=click.Choice(["none", "average", "gaussian"]), help="[default: average, or --init's]")
-@click.option("--kernel-size", type=int, default=3, show_default=True, help="Of --smoothing.")
+@click.option("--kernel-size", type=int, help="Of --smoothing [default: 3].")
 @click.option("--graph", type=int, metavar="BLOCKS", help="Graph refinement [default: none, or --init's].")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="[default: pairs; contrastive with --init]")
 @click.option("--steps", type=int, help=f"[default: {TrainConfig.steps}; {_TRAINED_STEPS} with --init]")
@@ -73,7 +74,7 @@ def command(
     skip_layer: int | None,
     dim: int | None,
     smoothing: str | None,
-    kernel_size: int,
+    kernel_size: int | None,
     graph: int | None,
     recipe: str | None,
     steps: int | None,
@@ -99,6 +100,8 @@ def command(
 
     config = _config(recipe, steps, learning_rate, settings, seed, precision, trained=init is not None)
     start = _start(init, architecture, skip_layer, dim, smoothing, kernel_size, graph)
+    if not math.isfinite(photo_memory):
+        raise ConfigError(f"--photo-memory {photo_memory} is no number of gigabytes")
     run = RunConfig(
         device=device,
         threads=threads,
@@ -181,14 +184,17 @@ def _start(
     skip_layer: int | None,
     dim: int | None,
     smoothing: str | None,
-    kernel_size: int,
+    kernel_size: int | None,
     graph: int | None,
 ) -> "Start":
     from ctxdeploy.export.train.run import Start
 
     refinement = None if graph is None else Refinement(blocks=graph)
-    chosen = None if smoothing is None else Smoothing(kind=smoothing, kernel_size=kernel_size)
+    size = 3 if kernel_size is None else kernel_size
+    chosen = None if smoothing is None else Smoothing(kind=smoothing, kernel_size=size)
     if init is not None:
+        if kernel_size is not None and smoothing is None:
+            raise ConfigError(f"--kernel-size {kernel_size} is of --smoothing, which --init's network has: give both")
         for flag, value in (("--architecture", architecture), ("--skip-layer", skip_layer), ("--dim", dim)):
             if value is not None:
                 raise ConfigError(f"{flag} {value} is for a network from nothing: leave out {flag} or --init")
@@ -199,7 +205,7 @@ def _start(
         architecture=Architecture.parse(architecture or Architecture.RESNET18_HALF.label),
         skip_layer=1 if skip_layer is None else skip_layer,
         dim=128 if dim is None else dim,
-        smoothing=chosen or Smoothing(kernel_size=kernel_size),
+        smoothing=chosen or Smoothing(kernel_size=size),
         refinement=refinement,
     )
     return Start(network=network)

@@ -9,7 +9,7 @@ from ctxdeploy.errors import ConfigError
 
 
 def _between(what: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
         raise ConfigError(f"{what} {value} is outside {low:g}..{high:g}")
 
 

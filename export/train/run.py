@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxdeploy.errors import ConfigError, StorageError
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
+from ctxdeploy.export.checkpoint import load_checkpoint
 from ctxdeploy.export.networks.config import NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.networks.dense import DenseNetwork
 from ctxdeploy.export.train.config import TrainConfig
@@ -16,7 +16,7 @@ from ctxdeploy.export.train.objectives import objective_of
 from ctxdeploy.export.train.photos import PhotoStore
 from ctxdeploy.export.train.sets import PhotoSet
 from ctxdeploy.export.train.start import network_from, new_network
-from ctxdeploy.export.train.state import locked
+from ctxdeploy.export.train.state import locked, save_model
 from ctxdeploy.export.train.trainer import MODEL, Trainer
 from ctxdeploy.export.train.validation import Validation, ValidationConfig
 
@@ -178,7 +178,7 @@ class _Scores:
         score = scores["map"]
         if score > self._best:
             self._best = score
-            save_checkpoint(network.cpu(), self._folder / BEST, image_size=self._image_size)
+            save_model(network.cpu(), self._folder / BEST, image_size=self._image_size)
         self._log.append(step, *scores.values())
         self._last = (step, score)
         found = ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())

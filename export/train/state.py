@@ -2,12 +2,16 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.errors import CheckpointError, ConfigError, StorageError
+from ctxdeploy.export.checkpoint import save_checkpoint
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.networks.dense import DenseNetwork
 
 FORMAT = "ctxdeploy-training/1"
 _LOCK = "LOCK"
@@ -21,11 +25,24 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
     """
     import torch
 
-    part = path.with_name(f"{path.name}.part")
+    _replace(path, lambda part: torch.save({"format": FORMAT, **content}, part))
+
+
+def save_model(network: "DenseNetwork", path: Path, *, image_size: int) -> None:
+    """Write a checkpoint in place of the one that is there: whole, or not at all.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    _replace(path, lambda part: save_checkpoint(network, part, image_size=image_size))
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    # PyTorch writes the name without its suffix into the file: equal weights give equal bytes.
+    part = path.with_suffix(".part")
     try:
-        with part.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
+        write(part)
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.errors import TrainingError
-from ctxdeploy.export.checkpoint import save_checkpoint
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.dense import DenseNetwork
 from ctxdeploy.export.train.config import TrainConfig
 from ctxdeploy.export.train.features import Maps, trainable
 from ctxdeploy.export.train.log import CsvLog
 from ctxdeploy.export.train.objectives import Objective
-from ctxdeploy.export.train.state import load_state, save_state
+from ctxdeploy.export.train.state import load_state, save_model, save_state
 
 if TYPE_CHECKING:
     from ctxdeploy.progress import Display
@@ -114,6 +113,8 @@ class Trainer:
             closing(_Batches(self._objective, self._maps, steps * self._config.accumulate)) as batches,
         ):
             bar.advance(self.step)
+            if validate and validate_every and self.step and self.step % validate_every == 0:
+                validate(self.averaged(), self.step)  # the state is saved first: this is what was interrupted
             sums, since, saved = self._no_sums(), time.monotonic(), time.monotonic()
             while self.step < steps:
                 for name, value in self._take_step(batches).items():
@@ -129,7 +130,7 @@ class Trainer:
                         saved = time.monotonic()
                 if validate and validate_every and self.step % validate_every == 0:
                     validate(self.averaged(), self.step)
-        save_checkpoint(self.averaged().cpu(), self._folder / MODEL, image_size=self._image_size)
+        save_model(self.averaged().cpu(), self._folder / MODEL, image_size=self._image_size)
 
     def _take_step(self, batches: "_Batches") -> dict[str, float]:
         accumulate = self._config.accumulate

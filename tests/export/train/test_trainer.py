@@ -18,6 +18,8 @@ from ctxdeploy.errors import CheckpointError, ConfigError, StorageError, Trainin
 from ctxdeploy.export.checkpoint import load_checkpoint
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.train.config import ContrastiveConfig, OptimiserConfig, PairsConfig, TrainConfig
+from ctxdeploy.export.train.features import Maps
+from ctxdeploy.export.train.objectives import objective_of
 from ctxdeploy.export.train.run import RunConfig, Start, Trained, train
 from ctxdeploy.export.train.sets import read_set
 from ctxdeploy.export.train.state import load_state, locked, save_state
@@ -183,6 +185,40 @@ def test_a_loss_that_is_not_finite_ends_the_run(landmarks: Path, tmp_path: Path)
         run(tmp_path, landmarks, config, Start(network=network))
 
 
+def test_photos_that_cannot_be_read_are_no_negatives(
+    landmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxdeploy.export.train.photos import PhotoStore
+    from ctxdeploy.export.train.start import new_network
+
+    photos, load = read_set("landmarks", landmarks), PhotoStore.load
+    missing = set(range(0, len(photos), 3)) | {3, 4, 5}
+
+    def some(store: PhotoStore, number: int) -> object:
+        store.unreadable |= {number: "gone"} if number in missing else {}
+        return None if number in missing else load(store, number)
+
+    monkeypatch.setattr(PhotoStore, "load", some)
+    config = replace(CONFIG, recipe=replace(TUPLES, queries=20, pool=18))
+    objective = objective_of(photos, PhotoStore(photos.paths, 160), config, 16)
+    network = new_network(BOTH, 0)
+    objective.start(Maps(network, "fp32"))
+    objective.begin_epoch(0, Maps(network, "fp32"))
+    tuples = objective.state()["tuples"].numpy()
+    assert tuples.shape == (20, 4) and not missing & set(tuples[:, [0, 2, 3]].ravel().tolist())
+    shown = photos.classes[tuples]
+    assert (shown[:, 0] == shown[:, 1]).all() and (shown[:, :1] != shown[:, 2:]).all()
+
+
+def test_a_full_disk_is_said_and_leaves_the_model_that_is_there(landmarks: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=1)
+    before = run(tmp_path, landmarks, config).model.read_bytes()
+    (tmp_path / "model.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"model\.pth cannot be written"):
+        run(tmp_path, landmarks, config)
+    assert (tmp_path / "model.pth").read_bytes() == before == run(tmp_path, landmarks, config).model.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -190,6 +226,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(landmarks: Path, tmp_path: Path)
         (["--init", "x.pth", "--dim", "64"], "--dim 64 is for a network from nothing: leave out --dim or --init"),
         (["--set", "margin=0.7"], "--set margin: the recipe pairs has accumulate, averaging"),
         (["--set", "pairs=many"], "--set pairs=many: write NAME=NUMBER, or NAME=none"),
+        (["--set", "temperature=none"], "temperature None is outside 0.001..10"),
+        (["--photo-memory", "nan"], "--photo-memory nan is no number of gigabytes"),
+        (["--init", "x.pth", "--kernel-size", "5"], "--kernel-size 5 is of --smoothing"),
         (["--set", "temperature=0"], "temperature 0 is outside 0.001..10"),
         (["--architecture", "vgg"], "architecture 'vgg' is not one of"),
         (["--steps", "0"], "steps 0 is outside 1"),

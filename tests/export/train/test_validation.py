@@ -17,6 +17,7 @@ from ctxdeploy.cli.main import run as command_line
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
+from ctxdeploy.export.train import trainer
 from ctxdeploy.export.train.features import initialise, trainable
 from ctxdeploy.export.train.validation import Validation, ValidationConfig
 from ctxdeploy.index import Codebook, Index
@@ -79,6 +80,13 @@ def test_the_score_is_that_of_the_networks_descriptors(landmarks: Path, judged: 
     assert list(found) == ["map", "still", "small"]
 
 
+def test_few_descriptors_make_a_small_codebook(landmarks: Path, judged: Path) -> None:
+    config = NetworkConfig(family="how", architecture=Architecture.RESNET18_HALF, skip_layer=1, dim=32)
+    network = trainable(build(config, Extraction(scales=SMALL.scales, top_k=SMALL.top_k, dim=32))).eval()
+    photo = next(landmarks.rglob("*.png"))
+    assert "map" in Validation(judged, (photo,), replace(SMALL, words=4096)).scores(network)
+
+
 def test_a_folder_without_ground_truth_is_refused(landmarks: Path, tmp_path: Path) -> None:
     (tmp_path / "coins_0.png").write_bytes((landmarks / "coins" / "coins_0.png").read_bytes())
     (tmp_path / "gnd.json").write_text(json.dumps({"scenes": {"coins": ["coins_0.png", "gone.png"]}}))
@@ -102,3 +110,22 @@ def test_scores_are_logged_once_a_step_and_the_best_network_is_kept(
     assert (tmp_path / "run" / "best.pth").exists()
     assert command_line(command) == 0
     assert list(csv.DictReader((tmp_path / "run" / "validation.csv").open())) == rows
+
+
+def test_a_validation_that_was_interrupted_is_done_when_the_run_continues(
+    landmarks: Path, judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", str(tmp_path), "--landmarks", str(landmarks), "--steps", "3", "--threads", "1", "--quiet"]
+    command += ["--dim", "16", "--set", "pairs=4", "--set", "view_size=64", "--set", "photo_size=96"]
+    command += ["--validate", str(judged), "--validate-every", "2", "--save-seconds", "0"]
+
+    def interrupted(validation: Validation, network: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "LOG_STEPS", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "scores", interrupted)
+        assert command_line(command) == 130
+    monkeypatch.setattr(Validation, "scores", lambda self, network: dict.fromkeys(self.figures, 0.5))
+    assert command_line(command) == 0
+    assert [row["step"] for row in csv.DictReader((tmp_path / "validation.csv").open())] == ["2", "3"]
