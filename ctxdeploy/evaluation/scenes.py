@@ -37,9 +37,12 @@ def scene_set(kind: str, place: Path, photos: Sequence[str]) -> DataSet:
     """
     path = place / GROUND_TRUTH
     truth = _by_path(read_ground_truth(path), photos, path)
-    tasks = [_task(ALL, truth, [scene for scene in truth.scenes if scene not in truth.small])]
+    large = [scene for scene in truth.scenes if scene not in truth.small]
+    tasks = [_task(ALL, truth, large)]
     for kind_of_scene in sorted(set(truth.kinds.values())):
-        of_kind = [scene for scene, its in truth.kinds.items() if its == kind_of_scene and scene in truth.scenes]
+        if kind_of_scene in (ALL, SMALL):
+            raise ConfigError(f"{path} calls a kind of scenes {kind_of_scene!r}, as other figures are: give it another")
+        of_kind = [scene for scene in large if truth.kinds.get(scene) == kind_of_scene]
         tasks.append(_task(kind_of_scene, truth, of_kind))
     tasks.append(_task(SMALL, truth, [scene for scene in truth.scenes if scene in truth.small]))
     kept = [task for task in tasks if task.groups]
@@ -70,11 +73,9 @@ def _by_path(truth: GroundTruth, photos: Sequence[str], path: Path) -> GroundTru
     by_file: dict[str, list[str]] = {}
     for photo in photos:
         by_file.setdefault(PurePosixPath(photo).name, []).append(photo)
-    paths = {
-        name: _path_of(name, known, by_file, path)
-        for name in dict.fromkeys(name for files in truth.scenes.values() for name in files)
-    }
-    if len(set(paths.values())) < sum(map(len, truth.scenes.values())):
+    shown = [name for files in truth.scenes.values() for name in files]
+    paths = {name: _path_of(name, known, by_file, path) for name in dict.fromkeys((*shown, *truth.junk))}
+    if len({paths[name] for name in shown}) < len(shown):
         raise ConfigError(f"{path} has a photo in two scenes, or twice in one: a photo shows one scene")
     return _renamed(truth, paths)
 
@@ -90,11 +91,9 @@ def _path_of(name: str, known: set[str], by_file: Mapping[str, list[str]], path:
 
 
 def _renamed(truth: GroundTruth, paths: Mapping[str, str]) -> GroundTruth:
-    junk = {
-        paths[name]: frozenset(paths[other] for other in others if other in paths)
-        for name, others in truth.junk.items()
-        if name in paths
-    }
+    junk: dict[str, frozenset[str]] = {}
+    for name, others in truth.junk.items():  # a photo may be named in two ways
+        junk[paths[name]] = junk.get(paths[name], frozenset()) | {paths[other] for other in others}
     scenes = {scene: tuple(paths[name] for name in files) for scene, files in truth.scenes.items()}
     return GroundTruth(scenes=scenes, junk=junk, small=truth.small, kinds=truth.kinds)
 

@@ -59,26 +59,33 @@ def _photos(training: Path, folder: Path, names: list[str]) -> None:
 def test_a_folder_with_gnd_json(training: Path, tmp_path: Path) -> None:
     _photos(training, tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg", "c.jpg", "d.jpg", "e.jpg"])
     scenes = {"one": ["a/1.jpg", "2.jpg", "c.jpg"], "alone": ["d.jpg"]}
-    (tmp_path / "gnd.json").write_text(json.dumps({"scenes": scenes, "junk_pairs": [["2.jpg", "c.jpg"]]}))
+    pairs = [["a/2.jpg", "c.jpg"]]  # named by its path here, and by its file above
+    kinds = {"one": "wild", "little": "wild"}
+    content = {"scenes": scenes, "small_scenes": {"little": ["b/1.jpg", "e.jpg"]}, "kinds": kinds, "junk_pairs": pairs}
+    (tmp_path / "gnd.json").write_text(json.dumps(content))
     dataset = open_set(tmp_path)
     assert (dataset.kind, dataset.database) == ("scenes", ("a/1.jpg", "a/2.jpg", "b/1.jpg", "c.jpg", "d.jpg", "e.jpg"))
-    (task,) = dataset.tasks
-    assert task.groups == (("a/1.jpg", "a/2.jpg", "c.jpg"),)
+    task, wild, small = dataset.tasks
+    assert (task.name, wild.name, small.name) == ("all", "wild", "small")
+    assert task.groups == wild.groups == (("a/1.jpg", "a/2.jpg", "c.jpg"),)
+    assert small.groups == (("b/1.jpg", "e.jpg"),)
     assert task.relevance["a/2.jpg"] == Relevance(positives=("a/1.jpg",), junk=frozenset({"a/2.jpg", "c.jpg"}))
 
 
 @pytest.mark.parametrize(
-    ("scenes", "words"),
+    ("scenes", "others", "words"),
     [
-        ({"one": ["1.jpg", "c.jpg"]}, "the name of 2 photos"),
-        ({"one": ["x.jpg", "c.jpg"]}, "'x.jpg' is not among the photos"),
-        ({"one": ["c.jpg", "d.jpg"], "two": ["c.jpg", "e.jpg"]}, "two scenes"),
-        ({"one": ["c.jpg"], "two": []}, "no scene with two photos"),
+        ({"one": ["1.jpg", "c.jpg"]}, {}, "the name of 2 photos"),
+        ({"one": ["x.jpg", "c.jpg"]}, {}, "'x.jpg' is not among the photos"),
+        ({"one": ["c.jpg", "d.jpg"], "two": ["c.jpg", "e.jpg"]}, {}, "two scenes"),
+        ({"one": ["c.jpg"], "two": []}, {}, "no scene with two photos"),
+        ({"one": ["c.jpg", "d.jpg"]}, {"junk_pairs": [["c.jpg", "x.jpg"]]}, "'x.jpg' is not among the photos"),
+        ({"one": ["c.jpg", "d.jpg"]}, {"kinds": {"one": "small"}}, "a kind of scenes 'small'"),
     ],
 )
-def test_a_gnd_json_that_does_not_fit(training: Path, tmp_path: Path, scenes, words: str) -> None:
+def test_a_gnd_json_that_does_not_fit(training: Path, tmp_path: Path, scenes, others, words: str) -> None:
     _photos(training, tmp_path, ["a/1.jpg", "b/1.jpg", "c.jpg", "d.jpg", "e.jpg"])
-    (tmp_path / "gnd.json").write_text(json.dumps({"scenes": scenes}))
+    (tmp_path / "gnd.json").write_text(json.dumps({"scenes": scenes, **others}))
     with pytest.raises(ConfigError, match=words):
         open_set(tmp_path)
 
