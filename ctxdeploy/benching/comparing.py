@@ -1,9 +1,9 @@
 """Two measurements, or two cases of one: which is faster, by how much, and what could have been found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ctxdeploy.benching.cases import AGAINST, MAIN
+from ctxdeploy.benching.cases import AGAINST, MAIN, METER
 from ctxdeploy.benching.record import Record, differences
 from ctxdeploy.benching.results import LEAST_INTERLEAVED, drift_of, label_of, measured, pair, times_of
 from ctxdeploy.benching.statistics import Comparison, compare_interleaved, compare_runs
@@ -61,9 +61,12 @@ def compare_files(
         sides = pair(measured(first, a), measured(first, b))
         found = compare_interleaved(*sides, LEAST_INTERLEAVED if least is None else least)
         return _compared(first, a, first, b, found)
-    b = _label(second, other or (case if case in _cases(second) else None), MAIN)
+    b = _label(second, other or (None if a == label_of(first, MAIN) and a not in _cases(second) else case), MAIN)
     _check_comparable(first, a, second, b)
-    found = compare_runs(*pair(measured(first, a), measured(second, b)), LEAST_TWO_RUNS if least is None else least)
+    sides = pair(measured(first, a), measured(second, b))
+    if _meter(first) != _meter(second):
+        sides = replace(sides[0], meter=None), replace(sides[1], meter=None)
+    found = compare_runs(*sides, LEAST_TWO_RUNS if least is None else least)
     return _compared(first, a, second, b, found)
 
 
@@ -101,6 +104,17 @@ def _check_comparable(first: Record, a: str, second: Record, b: str) -> None:
         settings = [{**c["settings"], **w, "units": u} for c, w, u in zip((one, two), asked, units, strict=True)]
         found = differences(settings[0], settings[1])
         raise ConfigError(f"the two did not measure the same photos or queries ({'; '.join(found[:2])})")
+
+
+def _meter(record: Record) -> dict[str, Any]:
+    """Return what decides the meter's own speed: only where that is the same does it tell how fast the machine was.
+
+    Seconds in units of another engine's convolutions would say that bf16 is no faster than fp32.
+    """
+    label, software = label_of(record, METER), record.content["configuration"]["software"]
+    versions = {name: number for name, number in software.get("versions", {}).items() if name != "ctxdeploy"}
+    case = None if label is None else _cases(record)[label]
+    return {"case": case, "versions": versions, **{name: software.get(name) for name in ("python", "environment")}}
 
 
 def _asked(record: Record, label: str) -> dict[str, Any]:

@@ -114,14 +114,15 @@ def _read_limits(record: Record, rate: float) -> dict[str, dict[str, Any]]:
 
 
 def _operation_limits(record: Record, operations: NDArray[np.float64], rate: float) -> dict[str, dict[str, Any]]:
-    """Limits of networks: the operations of each photo, at the main engine's rate of large convolutions."""
+    """Limits of the main network: its operations of each photo, at the main engine's rate of large convolutions."""
     found = {}
-    engine = ("precision", "threads")
+    # Another precision has another limit, another model or size of photos other operations.
+    alike = ("precision", "threads", "model_id", "preprocessing_hash")
     cases = record.content["configuration"]["cases"]
     main = next(case for case in cases.values() if case["role"] == MAIN)
     for label, case in cases.items():
-        if case["role"] == METER or any(case.get(name) != main.get(name) for name in engine):
-            continue  # another precision has another limit
+        if case["role"] == METER or any(case.get(name, main.get(name)) != main.get(name) for name in alike):
+            continue
         stages = [window["cases"][label]["stages"] for window in record.windows]
         if "network" not in stages[0]:
             continue
