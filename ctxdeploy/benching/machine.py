@@ -48,12 +48,11 @@ def machine() -> dict[str, Any]:
 
 
 def software() -> dict[str, Any]:
-    """Return versions, the hash of our own code, its commit if it lies in a git checkout, and variables that matter."""
+    """Return versions, the hash of our own code, and variables that matter."""
     return {
         "python": platform.python_version(),
         "versions": versions(PACKAGES),
         "code_sha256": code_hash(),
-        "commit": _commit(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
@@ -108,7 +107,11 @@ def code_hash() -> str:
     return settings_sha256(hashes)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Return the commit that our code lies in, if it is a git checkout.
+
+    It decides nothing beside the hash of the code: a result that is itself tracked makes the checkout dirty.
+    """
     import ctxdeploy
 
     folder = Path(ctxdeploy.__file__).resolve().parent

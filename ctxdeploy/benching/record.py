@@ -28,6 +28,7 @@ class Record:
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         self.path, self.content = path, content
+        self._seen = _state(path)
 
     @classmethod
     def begin(cls, path: Path, kind: str, configuration: Mapping[str, Any], *, restart: bool) -> Self:
@@ -99,7 +100,17 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """Write the file; ``StorageError`` if it cannot be written, then the one that was there stays."""
+        """Write the file.
+
+        Raises:
+            ConfigError: another process has written it since: both would lose windows.
+            StorageError: it cannot be written; the one that was there stays.
+        """
+        if _state(self.path) != self._seen:
+            raise ConfigError(
+                f"{self.path} was changed by another process meanwhile: wait until that ends and run the same command "
+                "again, or give another -o"
+            )
         staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         text = _lines(self.content)
         try:
@@ -109,6 +120,7 @@ class Record:
                 file.flush()
                 os.fsync(file.fileno())
             staged.replace(self.path)
+            self._seen = _state(self.path)
         except OSError as error:
             with suppress(OSError):
                 staged.unlink()
@@ -156,6 +168,15 @@ def _lines(content: Mapping[str, Any]) -> str:
 
 def _head(kind: str) -> dict[str, Any]:
     return {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from the one that takes its place; None without one."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _short(value: Any) -> str:

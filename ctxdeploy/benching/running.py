@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.benching.cases import Case, CaseProcess
-from ctxdeploy.benching.machine import load, machine, software
+from ctxdeploy.benching.machine import commit, load, machine, software
 from ctxdeploy.benching.record import Record
 from ctxdeploy.benching.resources import Energy
 from ctxdeploy.errors import ConfigError
@@ -74,7 +74,8 @@ def measure(question: Question, path: Path, config: RunConfig, display: Display,
         return record
     if record.windows:
         display.say(f"{path} has {len(record.windows)} of {config.windows} windows: going on")
-    record.begin_session({"started": datetime.now(UTC).isoformat(timespec="seconds"), "load_average": load()})
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    record.begin_session({"started": started, "commit": commit(), "load_average": load()})
     record.content["known"] = question.known
     done, energy = len(record.windows), Energy()
     block = record.windows[-1]["block"] + 1 if record.windows else 0

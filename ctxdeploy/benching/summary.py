@@ -76,11 +76,12 @@ def _about(record: Record) -> str:
     variables = ", ".join(f"{name}={value}" for name, value in software["environment"].items()) or "none that matters"
     load = results["load_average"].get("p50")
     ids = {case["model_id"][:12]: None for case in configuration["cases"].values() if "model_id" in case}
+    commits = list(dict.fromkeys(session.get("commit") or "none" for session in record.content["sessions"]))
     model = f"model {', '.join(ids)}; " if ids else ""
     return (
         f"{model}{results['windows']} windows in {results['blocks']} blocks of fresh processes; load average "
         f"{'unknown' if load is None else f'{load:.2f}'}; governor {machine['governor'] or 'unknown'}; environment: "
-        f"{variables}; {versions}; commit {software['commit'] or 'none'}; key {record.content['key'][:12]}."
+        f"{variables}; {versions}; commit {', '.join(commits)}; key {record.content['key'][:12]}."
     )
 
 

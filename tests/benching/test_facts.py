@@ -128,6 +128,7 @@ def test_the_machine_and_the_software_are_told_apart(monkeypatch: pytest.MonkeyP
     found = software()
     assert found["environment"]["OPENBLAS_CORETYPE"] == "Haswell"
     assert len(found["code_sha256"]) == 64 and found["versions"]["numpy"] == np.__version__
+    assert "commit" not in found  # a tracked result makes the checkout dirty, and must go on after that
     assert (peak_memory() or 0) > 10_000_000
 
 

@@ -43,6 +43,15 @@ def test_the_same_configuration_goes_on(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["r.json"]
 
 
+def test_of_two_processes_on_one_file_the_second_stops(path: Path) -> None:
+    one, other = (Record.begin(path, "extract", CONFIGURATION, restart=False) for _ in range(2))
+    one.append(window(1, [1.0, 2.0]))
+    with pytest.raises(ConfigError, match="another process"):
+        other.append(window(1, [3.0, 4.0]))
+    one.append(window(1, [1.0, 2.0]))
+    assert [found["cases"]["main"]["seconds"] for found in Record.read(path).windows[2:]] == [[1.0, 2.0]] * 2
+
+
 @pytest.mark.parametrize(
     ("configuration", "said"),
     [
