@@ -53,6 +53,8 @@ class EvaluationConfig:
             raise ConfigError("--global and --distractors exclude each other: an archive holds no global descriptors")
         if self.rankings is not None and not self.rankings.parent.is_dir():
             raise ConfigError(f"--rankings {self.rankings}: {self.rankings.parent} is not a folder")
+        if self.rankings is not None and self.rankings.is_dir():
+            raise ConfigError(f"--rankings {self.rankings} is a folder: give a file")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -39,10 +40,11 @@ class RankingsFile:
             self._file.close()
             if kind is None:
                 self._partial.replace(self._path)
-            else:
-                self._partial.unlink(missing_ok=True)
         except OSError as failure:
             raise self._error(failure) from failure
+        finally:
+            with suppress(OSError):
+                self._partial.unlink(missing_ok=True)
 
     def write(self, query: Query, ranked: Sequence[Ranked], method: str) -> None:
         """Append a ranking."""

@@ -41,7 +41,7 @@ def read(place: Path) -> DataSet:
         raise ConfigError(f"{place} must hold one {PATTERN}, it has {names}")
     try:
         return _data_set(load_plain(paths[0]), place, paths[0].stem.removeprefix("gnd_"))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{paths[0]} is no ground truth of Revisited Oxford or Paris ({error!r})") from error

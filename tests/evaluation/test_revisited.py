@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 from ctxdeploy.bundle import Bundle
+from ctxdeploy.errors import StorageError
+from ctxdeploy.evaluation.dataset import Query
+from ctxdeploy.evaluation.ranking import Ranked
+from ctxdeploy.evaluation.rankings_file import RankingsFile
 from ctxdeploy.evaluation.store import HeardExtractor, Store
 from ctxdeploy.runtime import Extractor
 from ctxdeploy.runtime.boxes import Box
@@ -164,6 +168,7 @@ def test_a_malicious_ground_truth_is_refused(
         (lambda c: c["gnd"].pop(), "70 queries, but ground truth of 69"),
         (lambda c: c["gnd"][3].update(easy=[86]), "names photo 86 of 86"),
         (lambda c: c["gnd"][3].update(hard=[0.5]), "names photo 0.5"),
+        (lambda c: c["gnd"][3].update(hard=[float("inf")]), "no ground truth"),
         (lambda c: c["gnd"][3].update(bbx=[5, 5, 1, 9]), "x0 < x1"),
         (lambda c: c["imlist"].append("../../etc/passwd"), "no name of a photo"),
         (lambda c: c["imlist"].append(c["imlist"][0]), "2 times"),
@@ -207,3 +212,10 @@ def test_interrupted_it_goes_on_to_the_same_rankings(
         assert call(*options).code == 0
     assert not first & set(taken) and len(taken) == 86 - 30
     assert (tmp_path / "r.jsonl").read_bytes() == evaluated.rankings.read_bytes()
+
+
+def test_a_full_disk_leaves_no_part_of_the_rankings(tmp_path: Path) -> None:
+    (tmp_path / ".r.jsonl.partial").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="--rankings"), RankingsFile(tmp_path / "r.jsonl") as file:
+        file.write(Query(name="a.jpg"), [Ranked("b.jpg", 1.0)], "asmk")
+    assert list(tmp_path.iterdir()) == []
