@@ -7,6 +7,7 @@
 # What was interrupted goes on with the same command where it is a result of `ctxdeploy bench`; the scripts begin anew.
 set -euo pipefail
 PYTHON=$(command -v "${PYTHON:-python3}")
+PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON") # as it is: behind its link is no virtual environment
 DATA=$(realpath "${DATA:?folder with gnd.json and images/}")
 TRAINING=$(realpath "${TRAINING:?folder of photos to calibrate and to train codebooks with}")
 cd "$(dirname "$0")/.."

@@ -1,6 +1,7 @@
 """docs/performance.md and the figures of README.md are what the stored results say, and nothing else."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -90,3 +91,15 @@ def test_every_measurement_is_among_the_commands() -> None:
         part = name.removeprefix("bench-")
         assert f"{name}.py" in script or f"{name}.json" in script or f"--parts {part}" in script, name
     assert subprocess.run(["bash", "-n", ROOT / "benchmarks" / "all.sh"], check=False).returncode == 0
+
+
+def test_the_commands_run_an_interpreter_named_from_where_they_are_called(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$(basename "$PWD") $1" >> "$(dirname "$0")/called"\n')
+    python.chmod(0o755)
+    given = {**os.environ, "PYTHON": "bin/python", "DATA": ".", "TRAINING": "."}
+    command = [ROOT / "benchmarks" / "all.sh", "11"]
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (python.parent / "called").read_text() == "benchmarks search.py\n"
