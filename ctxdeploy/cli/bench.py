@@ -11,6 +11,7 @@ import click
 from ctxdeploy.archive import find_model
 from ctxdeploy.cli.options import PATH, backend_options, json_option, model_option, print_json, quiet_option
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.extras import require
 from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def extract(
 @click.option("--sizes", type=_NUMBERS, metavar="N,N", help="Smaller archives besides [default: three].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--queries", type=int, default=30, show_default=True, help="Timed in every window.")
-@click.option("--batch-sizes", type=_NUMBERS, default="1,16", show_default=True, metavar="N,N", help="Of queries.")
+@click.option("--batch-sizes", type=_NUMBERS, metavar="N,N", help="Of queries [default: 16, or all of fewer].")
 @click.option(
     "--thread-counts", type=_NUMBERS, default="1", show_default=True, metavar="N,N", help="Besides --threads."
 )
@@ -143,7 +144,7 @@ def search(
     sizes: tuple[int, ...] | None,
     seed: int,
     queries: int,
-    batch_sizes: tuple[int, ...],
+    batch_sizes: tuple[int, ...] | None,
     thread_counts: tuple[int, ...],
     threads: int | None,
     output: Path,
@@ -182,7 +183,7 @@ def search(
             sizes=names,
             queries=queries,
             descriptors=descriptors,
-            batches=batch_sizes,
+            batches=(min(16, queries),) if batch_sizes is None else batch_sizes,
             thread_counts=thread_counts,
             seed=seed,
             made=made,
@@ -281,6 +282,8 @@ def _measure(
     from ctxdeploy.benching.running import RunConfig, measure
     from ctxdeploy.benching.summary import markdown
 
+    if plots is not None:
+        require("matplotlib", "bench")  # said before hours of measuring
     config = RunConfig(windows=windows, block=block)
     record = measure(question, output, config, display, restart=restart)
     record.content["results"] = results_of(record)

@@ -1,6 +1,7 @@
 """``ctxdeploy bench`` as a user runs it: small, with the model and the photos of the other commands' tests."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def test_end_to_end(call: Callable[..., object], bundle: Bundle, photos: Path, t
         (("search", "--photos", 20, "--words", 16, "--descriptors", 20, "--against", "colour=red"), "colour=red"),
         (("search", "--photos", 20, "--words", 16, "--descriptors", 20, "--windows", 0), "--windows"),
         (("search", "--photos", 20, "--words", 16, "--queries", 4, "--batch-sizes", "8"), "--queries"),
+        (("search", "--photos", 20, "--words", 16, "--queries", 4, "--windows", 0), "--windows"),  # no batch of 16
         (("extract", "--model", "nowhere.ctxbundle"), "nowhere.ctxbundle"),
         (("compare", "nowhere.json"), "nowhere.json"),
         (("compare", "nowhere.json", "--least", 2), "--least"),
@@ -132,3 +134,12 @@ def test_mistakes_are_one_line(call: Callable[..., object], arguments: tuple[obj
     done = call("bench", *arguments, *(("-q",) if arguments[0] != "compare" else ()))
     assert done.code in (2, 12, 15)
     assert said in done.err and len(done.err.strip().splitlines()) == 1
+
+
+def test_without_matplotlib_plots_are_refused_before_anything_is_measured(
+    call: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = call("bench", "search", "--photos", 20, "--words", 16, *RUN, "--plots", "plots")
+    assert done.code != 0 and "ctxdeploy[bench]" in done.err
+    assert list(tmp_path.iterdir()) == []
