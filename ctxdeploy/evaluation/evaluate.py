@@ -143,6 +143,10 @@ def evaluate(
     start = time.monotonic()
     if config.with_global:
         require("faiss", "eval")
+    if config.distractors is not None and config.distractors.resolve() == archive.resolve():
+        raise ConfigError(
+            f"--distractors {archive} is the archive of the evaluated photos (-o): give that of other ones"
+        )
     _check_archive(dataset, archive, extractor)
     with ExitStack() as stack:
         distractors = None

@@ -94,6 +94,8 @@ def test_distractors_that_do_not_fit(call, evaluated, distractors: Path, codeboo
         assert message in result.err
     result = call(*evaluated.options, "--distractors", tmp_path / "none", "-q")
     assert result.code == 15
+    result = call(*evaluated.options, "--distractors", evaluated.archive, "-q")  # each right photo, wrong too
+    assert result.code == 2 and "of the evaluated photos (-o)" in result.err
 
 
 def test_an_archive_of_other_photos_or_another_precision(call, evaluated, revisited: Path, tmp_path: Path) -> None:
