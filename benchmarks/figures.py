@@ -145,6 +145,65 @@ def million(r: Results) -> str:
     )
 
 
+def quality(r: Results) -> str:
+    """How well the built-in model finds, how fast it is, and what refinements would add."""
+    found, whole = r["eval-minibench"], r["whole-small"]
+    parts = found["figures"]
+    rows = [
+        f"| {name} | {part['queries']} of {part['scenes']} | "
+        + " | ".join(f"{part[figure]:.1f}" for figure in ("mAP", "mP@1", "mP@5", "mP@10"))
+        + " |"
+        for name, part in parts.items()
+    ]
+    speeds = [
+        f"{1 / engine['photos_per_second']:.3f} s a photo in {RUNTIMES[label.split()[0]]} {label.split()[1]}"
+        for label, engine in whole["results"].items()
+    ]
+    return "\n".join(
+        [
+            f"`ctx-small`, the built-in model, on {found['set']}: {found['photos']} photos, {found['queries']} queries, "
+            f"`ctxdeploy eval` with default settings, its own codebook of {found['codebook']['words']:,} words, in "
+            "percent:",
+            "",
+            "| | queries, scenes | mAP | mP@1 | mP@5 | mP@10 |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"The whole command, photo to archive, on {cores(whole)} ({whole['photos']} photos of at most 1024 pixels): "
+            f"{', '.join(speeds)}; PyTorch on one photo at a time: {1 / whole['how']['photos_per_second']:.3f} s.",
+        ]
+    )
+
+
+def ablation(r: Results) -> str:
+    """Learned smoothing and graph refinement beside neither."""
+    record = r["ablation"]
+    settings, scores = record["settings"], record["scores"]
+    config, validation = settings["config"], settings["validation"]
+    seeds = {label: len(runs) for label, runs in scores.items()}
+    names = list(next(iter(next(iter(scores.values())).values())))
+    rows = []
+    for label, runs in scores.items():
+        cells = []
+        for name in names:
+            values = [100 * run[name] for run in runs.values()]
+            spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+            cells.append(f"{sum(values) / len(values):.1f}{spread}")
+        rows.append(f"| {label} | {seeds[label]} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            f"Each variant trained for {config['steps']} steps of the recipe `{config['recipe']['kind']}` from one network "
+            f"(`start`, that is `none` without them), learning rate {config['optimiser']['learning_rate']:g}, the trunk's "
+            f"{config['optimiser']['backbone_factor']:g} of it; mAP in percent at {validation['image_size']} pixels, "
+            f"{validation['top_k']} descriptors, {validation['words']:,} words: mean (least to largest) over seeds.",
+            "",
+            f"| | seeds | {' | '.join(names)} |",
+            f"|---|---|{'---|' * len(names)}",
+            *rows,
+        ]
+    )
+
+
 def batches(r: Results) -> str:
     """Queries together."""
     runs = r["query"]["runs"]

@@ -16,7 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from figures import LABELS, RUNTIMES, Results, archives, batches, cell, comparison, cores, million, precisions
+from figures import (
+    LABELS,
+    RUNTIMES,
+    Results,
+    ablation,
+    archives,
+    batches,
+    cell,
+    comparison,
+    cores,
+    million,
+    precisions,
+    quality,
+)
 
 from ctxdeploy.benching.comparing import compare_files
 from ctxdeploy.benching.record import FORMAT, Record
@@ -39,6 +52,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
+    "quality": quality,
     "comparison": comparison,
     "precisions": precisions,
     "archives": archives,
@@ -61,6 +75,8 @@ def page(results: Results, folder: Path) -> str:
         "# Performance\n\n"
         "Made by `python benchmarks/performance.py` from the files in `benchmarks/results/`; every figure is theirs. "
         f"`benchmarks/all.sh` measures them again. The machine: {_machines(results)}.",
+        f"## How well the built-in model finds\n\n{quality(results)}\n\n### Learned smoothing and graph refinement\n\n"
+        f"{ablation(results)}",
         f"## Beside what the papers' authors published\n\nEach row side by side in one run.\n\n{comparison(results)}",
         f"## Every precision\n\n{precisions(results)}\n\nAll networks:\n\n{_all(results)}",
         f"## Whole archives\n\n{archives(results)}",
@@ -76,7 +92,7 @@ def page(results: Results, folder: Path) -> str:
 
 _LIMITS = """\
 - Times on a shared machine drift. Ratios are of sides that took turns in one run; seconds alone are worth less.
-- Networks are untrained: their speed is that of trained ones, their parity and mAP are not.
+- All networks but ctx-small are untrained: their speed is that of trained ones, their parity and mAP are not.
 - Postings of the large archives are synthetic, with the word statistics of photos; queries are drawn as photos are.
 - Archives lie in the page cache when they are queried. A machine without memory for them measures its disk.
 - Nothing here ran on a GPU; GPU memory and the energy of processors were not tried where a result does not say so.
