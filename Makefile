@@ -41,7 +41,7 @@ lint: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/rtx lint
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-# Measures again what README and docs/performance.md say: DATA=minibench TRAINING=trainphotos make bench
+# Measures again what README and docs/performance.md say: DATA=minibench TRAINING=trainphotos LANDMARKS=landmarks make bench
 bench: $(VENV)/installed
 	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[bench]'
 	PYTHON=$(BIN)/python benchmarks/all.sh

@@ -117,7 +117,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, action="append", default=[])
     parser.add_argument("--data", type=Path, required=True, help="folder with gnd.json")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="pairs")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--image-size", type=int, default=512)

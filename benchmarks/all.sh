@@ -2,7 +2,7 @@
 # Measures again what docs/performance.md and README.md say, on a quiet machine, and writes both. Every line is a run of
 # its own of a few minutes on two cores, but for those marked; give the numbers of some to run these alone:
 #
-#     DATA=path/to/minibench TRAINING=path/to/trainphotos PYTHON=python3 benchmarks/all.sh [NUMBER…]
+#     DATA=path/to/minibench TRAINING=path/to/trainphotos LANDMARKS=path/to/landmarks PYTHON=python3 benchmarks/all.sh [NUMBER…]
 #
 # What was interrupted goes on with the same command where it is a result of `ctxdeploy bench`; the scripts begin anew.
 set -euo pipefail
@@ -10,6 +10,7 @@ PYTHON=$(command -v "${PYTHON:-python3}")
 PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON") # as it is: behind its link is no virtual environment
 DATA=$(realpath "${DATA:?folder with gnd.json and images/}")
 TRAINING=$(realpath "${TRAINING:?folder of photos to calibrate and to train codebooks with}")
+LANDMARKS=$(realpath "${LANDMARKS:?folder of folders of photos, one landmark each, for the ablation}")
 cd "$(dirname "$0")/.."
 WORK=benchmarks/work
 BUNDLE=$WORK/precisions/how-R18.ctxbundle CHECKPOINT=$WORK/precisions/how-R18.pth
@@ -41,6 +42,7 @@ steps=(
     "part million.py"                                                                        # a quarter of an hour, 8 GB
     "part whole.py --photos '$DATA/images' --bundle ../ctxdeploy/models/ctx-small --checkpoint ../ctxdeploy/models/ctx-small/ctx-small.pth --out results/whole-small.json"
     "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model ctx-small -o $WORK/minibench-small.ctxindex --worst 5 --json >$RESULTS/eval-minibench.json"
+    "part ablation.py --init ../ctxdeploy/models/ctx-small/ctx-small.pth --landmarks '$LANDMARKS' --photos '$TRAINING' --data '$DATA'" # an hour and a half
     "part minibench.py --data '$DATA' --training '$TRAINING'"                                # ten minutes
     "part kills.py --photos '$DATA/images'"
     "part shapes.py --photos '$DATA/images'"                                                 # ten minutes

@@ -161,16 +161,16 @@ def quality(r: Results) -> str:
     ]
     return "\n".join(
         [
-            f"`ctx-small`, the built-in model, on {found['set']}: {found['photos']} photos, {found['queries']} queries, "
-            f"`ctxdeploy eval` with default settings, its own codebook of {found['codebook']['words']:,} words, in "
-            "percent:",
+            f"`ctx-small`, the built-in model, on {found['set']}: {found['photos']} photos, {found['queries']} "
+            f"queries, `ctxdeploy eval` with default settings, its own codebook of {found['codebook']['words']:,} "
+            "words, in percent:",
             "",
             "| | queries, scenes | mAP | mP@1 | mP@5 | mP@10 |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            f"The whole command, photo to archive, on {cores(whole)} ({whole['photos']} photos of at most 1024 pixels): "
-            f"{', '.join(speeds)}; PyTorch on one photo at a time: {1 / whole['how']['photos_per_second']:.3f} s.",
+            f"The whole command, photo to archive, on {cores(whole)} ({whole['photos']} photos of at most 1024 "
+            f"pixels): {', '.join(speeds)}; PyTorch on one photo at a time: {1 / whole['how']['photos_per_second']:.3f} s.",
         ]
     )
 
@@ -192,9 +192,9 @@ def ablation(r: Results) -> str:
         rows.append(f"| {label} | {seeds[label]} | {' | '.join(cells)} |")
     return "\n".join(
         [
-            f"Each variant trained for {config['steps']} steps of the recipe `{config['recipe']['kind']}` from one network "
-            f"(`start`, that is `none` without them), learning rate {config['optimiser']['learning_rate']:g}, the trunk's "
-            f"{config['optimiser']['backbone_factor']:g} of it; mAP in percent at {validation['image_size']} pixels, "
+            f"Each variant trained for {config['steps']} steps of the recipe `{config['recipe']['kind']}` from one "
+            "network (`start`, that is `none` without them), learning rate "
+            f"{config['optimiser']['learning_rate']:g}, the trunk's {config['optimiser']['backbone_factor']:g} of it; mAP in percent at {validation['image_size']} pixels, "
             f"{validation['top_k']} descriptors, {validation['words']:,} words: mean (least to largest) over seeds.",
             "",
             f"| | seeds | {' | '.join(names)} |",

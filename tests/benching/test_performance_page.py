@@ -98,7 +98,7 @@ def test_the_commands_run_an_interpreter_named_from_where_they_are_called(tmp_pa
     python.parent.mkdir()
     python.write_text('#!/bin/sh\necho "$(basename "$PWD") $1" >> "$(dirname "$0")/called"\n')
     python.chmod(0o755)
-    given = {**os.environ, "PYTHON": "bin/python", "DATA": ".", "TRAINING": "."}
+    given = {**os.environ, "PYTHON": "bin/python", "DATA": ".", "TRAINING": ".", "LANDMARKS": "."}
     command = [ROOT / "benchmarks" / "all.sh", "11"]
     done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
