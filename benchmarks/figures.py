@@ -170,7 +170,8 @@ def quality(r: Results) -> str:
             *rows,
             "",
             f"The whole command, photo to archive, on {cores(whole)} ({whole['photos']} photos of at most 1024 "
-            f"pixels): {', '.join(speeds)}; PyTorch on one photo at a time: {1 / whole['how']['photos_per_second']:.3f} s.",
+            f"pixels): {', '.join(speeds)}; PyTorch on one photo at a time: "
+            f"{1 / whole['how']['photos_per_second']:.3f} s.",
         ]
     )
 
@@ -194,7 +195,8 @@ def ablation(r: Results) -> str:
         [
             f"Each variant trained for {config['steps']} steps of the recipe `{config['recipe']['kind']}` from one "
             "network (`start`, that is `none` without them), learning rate "
-            f"{config['optimiser']['learning_rate']:g}, the trunk's {config['optimiser']['backbone_factor']:g} of it; mAP in percent at {validation['image_size']} pixels, "
+            f"{config['optimiser']['learning_rate']:g}, the trunk's {config['optimiser']['backbone_factor']:g} of it; "
+            f"mAP in percent at {validation['image_size']} pixels, "
             f"{validation['top_k']} descriptors, {validation['words']:,} words: mean (least to largest) over seeds.",
             "",
             f"| | seeds | {' | '.join(names)} |",
