@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ VARIABLES = (
     "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
     "MALLOC_ARENA_MAX", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
+# Parts of the package that a checkout has beside ``ctxdeploy/``, an installed copy in it.
+_PARTS = ("export", "index", "runtime")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -92,19 +95,23 @@ def available_processors() -> int:
 
 
 def code_hash() -> str:
-    """Return the hex sha256 of the package's sources: two runs of one version under work are told apart."""
-    import ctxdeploy
-    import ctxdeploy.index
-    import ctxdeploy.runtime
+    """Return the hex sha256 of the package's sources: two runs of one version under work are told apart.
 
-    roots = {str(path) for module in (ctxdeploy, ctxdeploy.index, ctxdeploy.runtime) for path in module.__path__}
-    hashes = {}
-    for root in sorted(roots):
-        for path in sorted(Path(root).rglob("*.py")):
-            hashes[f"{Path(root).name}/{path.relative_to(root).as_posix()}"] = hashlib.sha256(
-                path.read_bytes()
-            ).hexdigest()
+    The same in a checkout, whose root is a second folder of the package, and in an installed copy.
+    """
+    import ctxdeploy
+
+    root = Path(ctxdeploy.__file__).parent
+    hashes = _hashes(root, {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in _PARTS})
+    for part in _PARTS:
+        spec = find_spec(f"ctxdeploy.{part}")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            hashes |= _hashes(Path(folder).parent, set(Path(folder).rglob("*.py")))
     return settings_sha256(hashes)
+
+
+def _hashes(root: Path, paths: set[Path]) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def commit() -> str | None:

@@ -1,6 +1,8 @@
 """A run as the command makes it: processes that take turns, an interruption, a slowdown that is found."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -222,3 +224,21 @@ def test_a_worker_whose_command_was_killed_ends_in_silence() -> None:
     worker.stdin.flush()
     assert worker.wait(60) == 0
     assert worker.stderr.read() == ""
+
+
+def test_the_hash_of_the_code_is_that_of_an_installed_copy(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    unwanted = shutil.ignore_patterns("__pycache__", "*.onnx", "*.pth", "*.safetensors")
+    shutil.copytree(root / "ctxdeploy", tmp_path / "ctxdeploy", ignore=unwanted)
+    for part in ("export", "index", "runtime"):
+        shutil.copytree(root / part, tmp_path / "ctxdeploy" / part, ignore=unwanted)
+    command = [sys.executable, "-c", "from ctxdeploy.benching.machine import code_hash; print(code_hash())"]
+
+    def found(folder: Path) -> str:
+        given = {**os.environ, "PYTHONPATH": str(folder)}
+        return subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    same = found(tmp_path)
+    assert same == found(root)
+    (tmp_path / "ctxdeploy" / "index" / "kernels.py").write_text("")
+    assert found(tmp_path) != same
