@@ -195,12 +195,12 @@ def archive_problems(path: Path) -> list[str]:
 
 
 def folder_bytes(path: Path) -> int:
-    """Return the bytes of all files in a folder; those that vanish meanwhile count nothing."""
+    """Return the bytes of all files in a folder, links counted as what they lead to; those that vanish count nothing."""
     total = 0
     for place, _, files in os.walk(path):
         for file in files:
             try:
-                total += (Path(place) / file).lstat().st_size
+                total += (Path(place) / file).stat().st_size
             except OSError:
                 continue
     return total
