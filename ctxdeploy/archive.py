@@ -195,7 +195,7 @@ def archive_problems(path: Path) -> list[str]:
 
 
 def folder_bytes(path: Path) -> int:
-    """Return the bytes of all files in a folder, links counted as what they lead to; those that vanish count nothing."""
+    """Return the bytes of all files in a folder, of links what they lead to; those that vanish count nothing."""
     total = 0
     for place, _, files in os.walk(path):
         for file in files:
