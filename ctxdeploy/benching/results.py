@@ -131,7 +131,7 @@ def _operation_limits(record: Record, operations: NDArray[np.float64], rate: flo
         found[label] = {
             "limit": f"operations at the rate of large convolutions in {main['backend']} {main['precision']}",
             "stage": "network",
-            "operations": float(np.median(operations)),
+            "operations": float(np.median(least) * rate),
             "operations_per_second": rate,
             "seconds": float(np.median(least)),
             "fraction": float(np.median(least[None] / seconds)),

@@ -74,3 +74,10 @@ def test_the_limit_is_that_of_the_model_whose_operations_were_counted(tmp_path: 
     limits = limits_of(found)
     assert list(limits) == ["onnxruntime fp32", "1 thread"]
     assert limits["1 thread"]["fraction"] == pytest.approx(0.5, rel=0.01)
+
+
+def test_where_only_a_mean_was_timed_the_limit_is_the_mean_of_the_operations(tmp_path: Path) -> None:
+    found = record(tmp_path / "a.json", {"backend": "onnxruntime", "precision": "fp32"}, 1.0)
+    found.content |= {"known": {"operations": [1e9, 2e9, 9e9]}, "about": {METER: {"facts": {"operations": 4e9}}}}
+    limit = limits_of(found)["1 thread"]
+    assert (limit["operations"], limit["operations_per_second"], limit["seconds"]) == pytest.approx((4e9, 4e9, 1.0))
