@@ -3,14 +3,16 @@
 From one trained network (average smoothing, no graph) each variant is trained with the same recipe, photos and steps,
 once a seed, and scored as training validates: ASMK at ``--image-size`` pixels, 600 descriptors at five scales, a
 codebook of the training photos. ``none`` is trained as long as the others. Runs that are finished are not done again.
+With the slides' loss, ``contrastive``, all keep the whitening of the network that they start from, so that what
+changes is the trunk and the refinements; negatives are found once.
 
-    python benchmarks/ablation.py --init run/model.pth --landmarks landmarks --photos trainphotos --data minibench
+    python benchmarks/ablation.py --init run/model.pth --landmarks landmarks --data minibench
 """
 
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from ctxdeploy.export.checkpoint import load_checkpoint
 from ctxdeploy.export.networks.config import Refinement, Smoothing
-from ctxdeploy.export.train.config import RECIPES, OptimiserConfig, TrainConfig
+from ctxdeploy.export.train.config import RECIPES, ContrastiveConfig, OptimiserConfig, TrainConfig
 from ctxdeploy.export.train.features import trainable
 from ctxdeploy.export.train.run import RunConfig, Start, train
 from ctxdeploy.export.train.sets import PhotoSet, joined, read_set
@@ -77,7 +79,10 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 def _config(arguments: argparse.Namespace, seed: int) -> TrainConfig:
     optimiser = OptimiserConfig(learning_rate=arguments.learning_rate, backbone_factor=0.1, warmup=20)
-    return TrainConfig(recipe=RECIPES[arguments.recipe](), optimiser=optimiser, steps=arguments.steps, seed=seed)
+    recipe = RECIPES[arguments.recipe]()
+    if isinstance(recipe, ContrastiveConfig):
+        recipe = replace(recipe, whitening_shrinkage=None, queries=arguments.steps * recipe.tuples)
+    return TrainConfig(recipe=recipe, optimiser=optimiser, steps=arguments.steps, seed=seed)
 
 
 def _scores(validation: Validation, checkpoint: Path) -> dict[str, float]:
@@ -116,7 +121,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--landmarks", type=Path, action="append", default=[])
     parser.add_argument("--photos", type=Path, action="append", default=[])
     parser.add_argument("--data", type=Path, required=True, help="folder with gnd.json")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="pairs")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="contrastive")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

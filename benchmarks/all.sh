@@ -42,7 +42,7 @@ steps=(
     "part million.py"                                                                        # a quarter of an hour, 8 GB
     "part whole.py --photos '$DATA/images' --bundle ../ctxdeploy/models/ctx-small --checkpoint ../ctxdeploy/models/ctx-small/ctx-small.pth --out results/whole-small.json"
     "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model ctx-small -o $WORK/minibench-small.ctxindex --worst 5 --json >$RESULTS/eval-minibench.json"
-    "part ablation.py --init ../ctxdeploy/models/ctx-small/ctx-small.pth --landmarks '$LANDMARKS' --photos '$TRAINING' --data '$DATA'" # an hour and a half
+    "part ablation.py --init ../ctxdeploy/models/ctx-small/ctx-small.pth --landmarks '$LANDMARKS' --data '$DATA'" # an hour and a half
     "part minibench.py --data '$DATA' --training '$TRAINING'"                                # ten minutes
     "part kills.py --photos '$DATA/images'"
     "part shapes.py --photos '$DATA/images'"                                                 # ten minutes

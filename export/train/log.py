@@ -36,7 +36,7 @@ class CsvLog:
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error.strerror or error}") from error
 
-    def append(self, *values: float) -> None:
+    def append(self, *values: float | str) -> None:
         """Add a line.
 
         Raises:

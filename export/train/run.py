@@ -165,9 +165,9 @@ class _Scores:
             raise ConfigError("nothing to validate on")
         self._folder, self._image_size, self._display = folder, image_size, display
         self._validation = Validation(run.validate, photo_set.paths, run.validation)
-        self._log = CsvLog(folder / VALIDATIONS, ("step", *self._validation.figures))
+        self._log = CsvLog(folder / VALIDATIONS, ("step", "key", *self._validation.figures))
         self._log.rewind(step)
-        rows = self._log.rows()
+        rows = [row for row in self._log.rows() if row["key"] == self._validation.key]
         self._best = max((float(row["map"]) for row in rows), default=0.0)
         self._last = (int(rows[-1]["step"]), float(rows[-1]["map"])) if rows else (-1, 0.0)
 
@@ -179,7 +179,7 @@ class _Scores:
         if score > self._best:
             self._best = score
             save_model(network.cpu(), self._folder / BEST, image_size=self._image_size)
-        self._log.append(step, *scores.values())
+        self._log.append(step, self._validation.key, *scores.values())
         self._last = (step, score)
         found = ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
         self._display.say(f"step {step}, validation photos: {found}")

@@ -1,7 +1,9 @@
 """Retrieval by a network while it is trained: its descriptors in ASMK, scored by ground truth (``gnd.json``)."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,7 @@ class Validation:
 
     Attributes:
         figures: names of what is scored: ``map``, and by the ground truth also kinds of scenes and ``small``.
+        key: 8 hex digits; scores with other digits are of other photos or settings.
 
     Raises:
         ConfigError: the folder has no ground truth.
@@ -68,7 +71,12 @@ class Validation:
             raise ConfigError(f"--validate {place}: no two photos of a scene of gnd.json are in it")
         self._photos = PhotoStore(tuple(paths.values()), config.image_size, memory=0)
         chosen = np.unique(np.linspace(0, len(training) - 1, min(config.codebook_photos, len(training))).astype(int))
-        self._training = PhotoStore(tuple(training[i] for i in chosen), config.image_size, memory=0)
+        codebook = tuple(training[i] for i in chosen)
+        self._training = PhotoStore(codebook, config.image_size, memory=0)
+        scored = {name: sorted(part.scenes.items()) for name, part in self._truth.parts().items()}
+        junk = {name: sorted(others) for name, others in sorted(self._truth.junk.items())}
+        identity = [scored, junk, sorted(self._names), [path.name for path in codebook], asdict(config)]
+        self.key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
 
     def scores(self, network: DenseNetwork) -> dict[str, float]:
         """Return the mean average precisions, 0 to 1, of a network in evaluation mode, by ``figures``."""

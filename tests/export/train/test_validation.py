@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,26 @@ def test_scores_are_logged_once_a_step_and_the_best_network_is_kept(
     assert (tmp_path / "run" / "best.pth").exists()
     assert command_line(command) == 0
     assert list(csv.DictReader((tmp_path / "run" / "validation.csv").open())) == rows
+
+
+def test_the_score_of_other_photos_is_not_taken_for_that_of_these(
+    landmarks: Path, judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = tmp_path / "fewer"
+    shutil.copytree(judged, fewer)
+    truth = json.loads((fewer / "gnd.json").read_text())
+    name, files = next((name, files) for name, files in truth["scenes"].items() if len(files) > 2)
+    truth["scenes"][name] = files[:-1]
+    (fewer / "gnd.json").write_text(json.dumps(truth))
+    command = ["train", str(tmp_path / "run"), "--landmarks", str(landmarks), "--steps", "1", "--threads", "1"]
+    command += ["--dim", "16", "--set", "pairs=4", "--set", "view_size=64", "--set", "photo_size=96", "--json", "-q"]
+    monkeypatch.setattr(Validation, "scores", lambda self, network: dict.fromkeys(self.figures, 0.5))
+    assert command_line([*command, "--validate", str(judged)]) == 0
+    monkeypatch.setattr(Validation, "scores", lambda self, network: dict.fromkeys(self.figures, 0.25))
+    capsys.readouterr()
+    for place, score in ((fewer, 0.25), (judged, 0.5)):
+        assert command_line([*command, "--validate", str(place)]) == 0
+        assert json.loads(capsys.readouterr().out)["score"] == score
 
 
 def test_a_validation_that_was_interrupted_is_done_when_the_run_continues(
