@@ -1,8 +1,9 @@
 """Which stage limits a run, and what would help."""
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.processors import available_processors
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.flow import Flow
@@ -47,7 +48,7 @@ class StageTimes:
 
     def advice(self, precision: str, workers: int) -> str:
         """Return what would make the run faster, in one sentence."""
-        cores = os.cpu_count() or 1
+        cores = available_processors()
         more = f"--workers {min(2 * workers, cores)}" if workers < cores else "a bundle exported with --draft"
         faster = {"fp32": "--precision bf16 or int8, or a GPU", "bf16": "--precision int8, or a GPU"}
         return {

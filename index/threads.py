@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from ctxdeploy.errors import ConfigError
+from ctxdeploy.processors import available_processors
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -20,7 +21,7 @@ def checked_threads(threads: int | None) -> int:
         ConfigError: fewer than one.
     """
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available_processors()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"{threads!r} threads: give a whole number of at least 1")
     return threads

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.hashing import settings_sha256
+from ctxdeploy.processors import available_processors
 
 PACKAGES = (
     "ctxdeploy", "numpy", "numba", "llvmlite", "pillow", "simplejpeg", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -87,11 +88,6 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 def load() -> float | None:
     """Return the load average of the last minute; None where the system does not say."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def available_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def code_hash() -> str:

@@ -19,6 +19,7 @@ from ctxdeploy.export.train.start import network_from, new_network
 from ctxdeploy.export.train.state import locked, save_model
 from ctxdeploy.export.train.trainer import MODEL, Trainer
 from ctxdeploy.export.train.validation import Validation, ValidationConfig
+from ctxdeploy.processors import quota_below_processors
 
 if TYPE_CHECKING:
     from ctxdeploy.progress import Display
@@ -64,7 +65,7 @@ class RunConfig:
 
     Attributes:
         device: of PyTorch.
-        threads: of the network; None leaves it to PyTorch. Another number may round differently.
+        threads: of the network; None leaves it to PyTorch, or to a CPU quota. Another number may round differently.
         memory: bytes of decoded photos that are kept.
         save_seconds: least time between two states on disk, from which a run continues.
         validate: folder with photos and ``gnd.json``.
@@ -135,8 +136,9 @@ def train(
         TrainingError: the loss is not finite any more.
     """
     device = run.torch_device()
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
+    threads = run.threads or quota_below_processors()
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

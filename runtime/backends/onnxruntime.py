@@ -30,7 +30,7 @@ class OnnxRuntimeBackend(Backend):
         self._run_options = ort.RunOptions
         self.device = cpu_name()
         self.precision = config.precision
-        self.threads = config.threads
+        self.threads = config.engine_threads
         self.version = str(ort.__version__)
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -69,7 +69,7 @@ def _open(ort: Any, bundle: Bundle, config: BackendConfig) -> Any:
         int8 = config.precision == "int8"
         session = ort.InferenceSession(
             with_unsigned(model) if int8 else str(model),
-            session_options(ort, config.threads),
+            session_options(ort, config.engine_threads),
             providers=list(PROVIDERS),
             disabled_optimizers=list(DISABLED) if int8 else None,
         )

@@ -42,7 +42,7 @@ class OpenVinoBackend(Backend):
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self.device = cpu_name()
-        self.threads = config.threads
+        self.threads = config.engine_threads
         self.version = str(openvino.__version__).partition("-")[0]
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -112,8 +112,8 @@ def _properties(config: BackendConfig, hint: str) -> dict[str, Any]:
         "NUM_STREAMS": 1,
         "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
     }
-    if config.threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = config.threads
+    if config.engine_threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = config.engine_threads
     return properties
 
 
