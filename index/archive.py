@@ -213,7 +213,7 @@ class Index(Reader):
         arrays = [as_vectors(photo.vectors, self.codebook.dim, photo.name) for photo in photos]
         ends = np.cumsum([len(array) for array in arrays])
         joined = np.concatenate(arrays)
-        assigned = self.codebook.assign(joined, self.config.assignment, threads=self._threads.count)
+        assigned = self.codebook.assign(joined, self.config.assignment, threads=self._threads)
         for photo, array, words in zip(photos, arrays, np.split(assigned, ends[:-1]), strict=True):
             aggregated = aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
             pending = Pending(

@@ -48,8 +48,8 @@ def search_cells(
     members: NDArray[np.int32],
     member_offsets: NDArray[np.int64],
     kept: int,
-) -> NDArray[np.int32]:
-    """Return n×kept int32: the nearest words of each descriptor in its cells, -1 where there are fewer.
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return n×kept int32, the nearest words of each descriptor in its cells, -1 where there are fewer; distances.
 
     Args:
         vectors: n×D.
@@ -81,7 +81,7 @@ def search_cells(
         for column in range(kept):
             if words[row, column] == NO_WORD:
                 words[row, column] = -1
-    return words[:, :kept]
+    return words[:, :kept].copy(), distances[:, :kept].copy()
 
 
 @compiled

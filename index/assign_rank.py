@@ -32,6 +32,33 @@ def by_cell(chosen: NDArray[np.int32], cells: int) -> tuple[NDArray[np.int32], N
 
 
 @compiled
+def nearest_of(words: NDArray[np.int32], distances: NDArray[np.float32], start: int, stop: int) -> NDArray[np.int32]:
+    """Return the nearest words of rows ``start`` to ``stop`` of p lists of them, ties by number, as one list has them.
+
+    Args:
+        words: p×n×k, sorted by (distance, word), -1 for none.
+        distances: p×n×k.
+
+    Returns:
+        (stop - start)×k, -1 where there are fewer.
+    """
+    kept = words.shape[2]
+    best = np.full((stop - start, kept), NO_WORD, np.int32)
+    near = np.full((stop - start, kept), np.inf, np.float32)
+    for row in range(stop - start):
+        for part in range(words.shape[0]):
+            for column in range(kept):
+                if words[part, start + row, column] >= 0:
+                    insert_sorted(
+                        distances[part, start + row, column], words[part, start + row, column], near, best, row
+                    )
+        for column in range(kept):
+            if best[row, column] == NO_WORD:
+                best[row, column] = -1
+    return best
+
+
+@compiled
 def rank(
     vectors: NDArray[np.float32], centroids: NDArray[np.float32], candidates: NDArray[np.int32], count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from ctxdeploy.index import format as file_format
 from ctxdeploy.index.assign_cells import Cells, parse_cells
 from ctxdeploy.index.assignment import FLAT_WORDS, CellAssigner, FlatAssigner
 from ctxdeploy.index.storage import Piece, write_file
+from ctxdeploy.index.threads import SearchThreads, checked_threads
 from ctxdeploy.index.vectors import as_vectors
 
 FORMAT_NAME = "ctxdeploy-codebook"
@@ -128,7 +130,9 @@ class Codebook:
         """Return id, words, dimension and training, as they stand in files and in ``Index.info``."""
         return {"id": self.id, "words": len(self), "dim": self.dim, "training": self.training}
 
-    def assign(self, vectors: Any, count: int = 1, *, exact: bool = False, threads: int = 1) -> NDArray[np.int32]:
+    def assign(
+        self, vectors: Any, count: int = 1, *, exact: bool = False, threads: int | SearchThreads = 1
+    ) -> NDArray[np.int32]:
         """Return the ``count`` nearest words of each descriptor: n×min(count, W) int32, nearest first, ties by number.
 
         Args:
@@ -136,7 +140,7 @@ class Codebook:
             count: words a descriptor.
             exact: compare with every word. Otherwise above 4096 words only those in the nearest cells are compared;
                 ``training["recall_at_1"]`` and ``["recall_at_5"]`` say how often that finds the same.
-            threads: for calls of more than 8192 descriptors.
+            threads: a number, or those that an archive keeps; the result is the same with any.
 
         A descriptor's words do not depend on what else is in the call (see ``assignment``).
 
@@ -146,7 +150,11 @@ class Codebook:
         if count < 1:
             raise ConfigError(f"a descriptor needs at least one word, not {count}")
         array = as_vectors(vectors, self.dim, "assignment")
-        return self._searcher(exact).search(array, min(count, len(self)), threads=threads)[0]
+        searcher, most = self._searcher(exact), min(count, len(self))
+        if isinstance(threads, SearchThreads):
+            return searcher.search(array, most, threads)[0]
+        with closing(SearchThreads(checked_threads(threads))) as helpers:
+            return searcher.search(array, most, helpers)[0]
 
     def _searcher(self, exact: bool) -> FlatAssigner | CellAssigner:
         if self._assigner is None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.index.assign_cells import Cells
 from ctxdeploy.index.assignment import FLAT_WORDS, WORDS_PER_CELL, CellAssigner, FlatAssigner
+from ctxdeploy.index.threads import ALONE, SearchThreads
 
 Progress = Callable[[int, int], None]
 # Where nothing was measured: recall@5 is 0.998 for descriptors of photos in 1024 cells.
@@ -38,7 +39,7 @@ def cluster(
     seed: int,
     iterations: int,
     progress: Progress | None = None,
-    threads: int = 1,
+    threads: SearchThreads = ALONE,
 ) -> Clustering:
     """Lloyd's algorithm from ``words`` distinct rows drawn with ``seed``.
 
@@ -61,7 +62,7 @@ def cluster(
         if words > FLAT_WORDS:
             cells = _follow(centroids, cells, seed, threads)
         assigner = FlatAssigner(centroids) if cells is None else CellAssigner(centroids, cells)
-        found, distances = assigner.search(vectors, 1, threads=threads)
+        found, distances = assigner.search(vectors, 1, threads)
         assigned, squared = found[:, 0], distances[:, 0]
         error = float(squared.mean())
         done += 1
@@ -77,7 +78,7 @@ def cluster(
 
 
 def build_cells(
-    centroids: NDArray[np.float32], *, seed: int = 0, probes: int = DEFAULT_PROBES, threads: int = 1
+    centroids: NDArray[np.float32], *, seed: int = 0, probes: int = DEFAULT_PROBES, threads: SearchThreads = ALONE
 ) -> Cells | None:
     """Partition the words into cells of about 64, or return None where a flat search is as fast (up to 4096 words)."""
     if len(centroids) <= FLAT_WORDS:
@@ -87,18 +88,20 @@ def build_cells(
     return fill_cells(centroids, found.centroids, probes, threads=threads)
 
 
-def _follow(centroids: NDArray[np.float32], cells: Cells | None, seed: int, threads: int) -> Cells | None:
+def _follow(centroids: NDArray[np.float32], cells: Cells | None, seed: int, threads: SearchThreads) -> Cells | None:
     """Follow the centroids with the cells of the last iteration: one update instead of a new clustering."""
     if cells is None:
         return build_cells(centroids, seed=seed, probes=TRAINING_PROBES, threads=threads)
-    found, distances = FlatAssigner(cells.centres).search(centroids, 1, threads=threads)
+    found, distances = FlatAssigner(cells.centres).search(centroids, 1, threads)
     centres = _update(centroids, found[:, 0], distances[:, 0], len(cells.centres))
     return fill_cells(centroids, centres, TRAINING_PROBES, threads=threads)
 
 
-def fill_cells(centroids: NDArray[np.float32], centres: NDArray[np.float32], probes: int, *, threads: int = 1) -> Cells:
+def fill_cells(
+    centroids: NDArray[np.float32], centres: NDArray[np.float32], probes: int, *, threads: SearchThreads = ALONE
+) -> Cells:
     """Put every word into the cell whose centre is nearest; words of a cell in rising order."""
-    cell = FlatAssigner(centres).search(centroids, 1, threads=threads)[0][:, 0]
+    cell = FlatAssigner(centres).search(centroids, 1, threads)[0][:, 0]
     offsets = np.zeros(len(centres) + 1, np.int32)
     np.cumsum(np.bincount(cell, minlength=len(centres)), out=offsets[1:])
     order = np.argsort(cell, kind="stable").astype(np.int32)

@@ -161,10 +161,10 @@ class Reader:
         snapshot.factors(self.config.idf)
         few = self.codebook.centroids[:64]
         number = np.arange(len(few), dtype=np.int32)
-        ends = np.array([0, len(few)], np.int32)
-        cells = None if self.codebook.cells is None else Cells(centres=few[:1], order=number, offsets=ends, probes=1)
-        words = Codebook(few, cells=cells).assign(few[:1], self.config.query_assignment)
-        query = aggregate(few[:1], words, few, binary=self.config.binary)
+        ends = np.array([0, len(few) // 2, len(few)], np.int32)
+        cells = None if self.codebook.cells is None else Cells(centres=few[:2], order=number, offsets=ends, probes=2)
+        words = Codebook(few, cells=cells).assign(few, self.config.query_assignment, threads=self._threads)
+        query = aggregate(few, words, few, binary=self.config.binary)
         part = Snapshot(snapshot.manifest, self.codebook, snapshot.shards[:1])
         Searcher(part).search([query], 1, scoring=self.config.scoring(idf=False))
 
@@ -182,7 +182,7 @@ class Reader:
         if not queries:
             return []
         joined = np.concatenate(queries)
-        words = self.codebook.assign(joined, self.config.query_assignment, threads=self._threads.count)
+        words = self.codebook.assign(joined, self.config.query_assignment, threads=self._threads)
         ends = np.cumsum([len(query) for query in queries])
         return [
             aggregate(query, part, self.codebook.centroids, binary=self.config.binary)

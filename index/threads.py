@@ -1,4 +1,4 @@
-"""The threads that scan shards."""
+"""The threads that assign and that scan shards."""
 
 import os
 import threading
@@ -87,3 +87,6 @@ class SearchThreads:
         if self._helpers is not None and self._process == os.getpid():
             self._helpers.shutdown()
         self._helpers = None
+
+
+ALONE = SearchThreads(1)

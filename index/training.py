@@ -1,5 +1,6 @@
 """How a codebook is trained: its size, its sample, and what is measured on it."""
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from ctxdeploy.index.assignment import FLAT_WORDS, CellAssigner, FlatAssigner
 from ctxdeploy.index.codebook import Codebook
 from ctxdeploy.index.config import MAX_WORDS
 from ctxdeploy.index.kmeans import Progress, build_cells, cluster, number_by_cell
-from ctxdeploy.index.threads import checked_threads
+from ctxdeploy.index.threads import SearchThreads, checked_threads
 from ctxdeploy.index.vectors import as_vectors
 
 MIN_WORDS = 16
@@ -49,8 +50,9 @@ def train(
     sample = _draw(used, words * MAX_PER_WORD, seed)
     if len(sample) < len(used):
         explanation += f"; trained on a sample of {len(sample)} ({MAX_PER_WORD} a word)"
-    found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress, threads=workers)
-    centroids, cells = found.centroids, build_cells(found.centroids, seed=seed, threads=workers)
+    with closing(SearchThreads(workers)) as helpers:
+        found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress, threads=helpers)
+        centroids, cells = found.centroids, build_cells(found.centroids, seed=seed, threads=helpers)
     on = "training descriptors" if held_out is None else "held-out descriptors"
     probe = _draw(sample if held_out is None else held_out, RECALL_SAMPLE, seed + 1)
     if cells is not None:

@@ -125,7 +125,7 @@ class SearchStages:
         """
         index, count = self.index, self.index.config.query_assignment
         start = time.perf_counter()
-        assigned, words = timed(lambda: index.codebook.assign(vectors, count, threads=self._threads.count))
+        assigned, words = timed(lambda: index.codebook.assign(vectors, count, threads=self._threads))
         aggregated, query = timed(lambda: _aggregate(index, vectors, words))
         self._searcher.scans.clear()
         searched, hits = timed(

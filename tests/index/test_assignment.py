@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ctxdeploy.index import Codebook, assign_kernels, assign_rank
 from ctxdeploy.index.assign_cells import Cells
 from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
 from ctxdeploy.index.kmeans import build_cells, cluster, fill_cells, number_by_cell
+from ctxdeploy.index.threads import SearchThreads
 
 
 def rows(count: int, dim: int = 16, seed: int = 0) -> Any:
@@ -121,8 +123,40 @@ def test_alone_as_in_company(through_cells: bool) -> None:
         part, part_distances = assigner.search(vectors[100 : 100 + size], 5)
         assert np.array_equal(part, together[100 : 100 + size])
         assert np.array_equal(part_distances, distances[100 : 100 + size])
-    assert np.array_equal(assigner.search(vectors, 5, threads=3)[0], together)
     assert assigner.search(vectors[:0], 5)[0].shape == (0, 5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cells=st.sampled_from([0, 1, 2, 9, 40]),
+    count=st.sampled_from([1, 5, 30]),
+    size=st.integers(0, 90),
+    threads=st.integers(2, 7),
+    seed=st.integers(0, 99),
+)
+def test_threads_find_what_one_finds(cells: int, count: int, size: int, threads: int, seed: int) -> None:
+    """On a grid of few values: many words are equally near, and the order among them must not depend on the parts."""
+    random = np.random.default_rng(seed)
+    centroids, vectors = (random.integers(0, 3, (n, 5)).astype(np.float32) for n in (400, size))
+    probes = int(random.integers(1, max(cells, 1) + 1))
+    parts = fill_cells(centroids, centroids[:cells].copy(), probes) if cells else None
+    assigner = FlatAssigner(centroids) if parts is None else CellAssigner(centroids, parts)
+    with closing(SearchThreads(threads)) as helpers:
+        found, distances = assigner.search(vectors, count, helpers)
+    alone, squared = assigner.search(vectors, count)
+    assert np.array_equal(found, alone) and np.array_equal(distances, squared)
+
+
+@pytest.mark.parametrize("through_cells", [False, True])
+def test_threads_find_what_one_finds_in_many_rows(through_cells: bool) -> None:
+    """8191 and 20,000 rows: one block of rows that threads divide; three, fewer than threads, and more."""
+    centroids, vectors = rows(600, 24), rows(20_000, 24, seed=1)
+    cells = fill_cells(centroids, centroids[:8], 2)
+    assigner = CellAssigner(centroids, cells) if through_cells else FlatAssigner(centroids)
+    together = assigner.search(vectors, 5)[0]
+    for threads, size in ((2, 20_000), (2, 8191), (5, 20_000)):
+        with closing(SearchThreads(threads)) as helpers:
+            assert np.array_equal(assigner.search(vectors[:size], 5, helpers)[0], together[:size])
 
 
 def test_threads_may_assign_at_once() -> None:
