@@ -213,9 +213,8 @@ def batches(r: Results) -> str:
     search = [run["ratio"] for run in r["batch"]["runs"] if run["queries"] == count]
     return (
         f"A batch of {count} queries reads each posting once. Its search is {search[0]:.1f} times as fast as {count} "
-        f"searches on one thread, {search[1]:.1f} times on two; from descriptors to hits, where a "
-        "batch is also assigned "
-        f"on all threads, it is {runs[0]['ratio']:.1f} and {runs[1]['ratio']:.1f} times as fast."
+        f"searches on one thread, {search[1]:.1f} times on two; from descriptors to hits, assignment included, it is "
+        f"{runs[0]['ratio']:.1f} and {runs[1]['ratio']:.1f} times as fast."
     )
 
 

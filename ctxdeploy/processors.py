@@ -1,34 +1,41 @@
 """How many processors this process may use: those it may run on, and no more than a container's quota of their time.
 
 Docker's ``--cpus``, a Kubernetes CPU limit and systemd's ``CPUQuota`` leave all processors of the machine in sight and
-stop a group of processes when its share of a period is used up. Engines that start a thread on every one of them then
-wait for threads that are stopped.
+stop a group of processes when its share of a period is used up. Engines that start a thread on every core then wait for
+threads that are stopped.
 """
 
 import math
 import os
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
+_SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def available_processors() -> int:
     """Return the processors of this process's affinity, or a quota of their time, rounded up, where it is less."""
-    return min(_affinity(), quota_processors() or _affinity())
+    return min(len(_affinity()), quota_processors() or len(_affinity()))
 
 
-def quota_below_processors() -> int | None:
-    """Return the quota as a number of processors, rounded up, where it is less than all that can be run on; or None."""
-    quota = quota_processors()
-    return quota if quota is not None and quota < _affinity() else None
+def engine_threads(threads: int | None) -> int | None:
+    """Return what an engine is told that would start a thread on every core: None leaves it to that.
+
+    Args:
+        threads: that someone asked for. If None a quota decides, rounded up to processors, where it is less than the
+            cores of this process's affinity.
+    """
+    quota = None if threads else quota_processors()
+    return threads or (quota if quota is not None and quota < _cores() else None)
 
 
 def quota_processors(root: Path = _ROOT) -> int | None:
     """Return the least CPU quota of this process's control groups as a number of processors, rounded up, at least 1.
 
-    Reads version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``), of the process's group and those above it. In a
-    container with a namespace of its own its group is the root; without one the group's path may not be mounted, and
-    the root is the container's.
+    Reads version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``), of the process's group and those above it, as
+    far as they are mounted.
 
     Args:
         root: of the file system.
@@ -37,24 +44,49 @@ def quota_processors(root: Path = _ROOT) -> int | None:
         None without a quota, and where the system does not tell.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        groups = dict(_groups((root / "proc/self/cgroup").read_text(encoding="utf-8")))
+        mounts = (root / "proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except (OSError, UnicodeError):
         return None
     shares = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "none", "/")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for mounted in (root / "sys/fs/cgroup", root / "sys/fs/cgroup" / (controllers or "unified")):
-            group = mounted / path.strip("/")
+    for kind, top, place in _mounts(mounts):
+        if kind in groups:
+            mounted = root / place.lstrip("/")
+            group = mounted / _below(groups[kind], top)
             above = [group, *group.parents]
             shares += [_share(folder) for folder in above[: above.index(mounted) + 1]]
     known = [share for share in shares if share is not None]
     return max(1, math.ceil(min(known))) if known else None
 
 
-def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _groups(text: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and path of this process's groups: version 2's, and version 1's with the controller of processors."""
+    for line in text.splitlines():
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if "cpu" in controllers.split(","):
+            yield "cgroup", path
+        elif number == "0" and not controllers:
+            yield "cgroup2", path
+
+
+def _mounts(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, top group and place of what is mounted of either version (``proc(5)``, mountinfo)."""
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if len(fields) < 5 or len(kinds) < 3:
+            continue
+        top, place = (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field) for field in fields[3:5])
+        if kinds[0] == "cgroup2" or (kinds[0] == "cgroup" and "cpu" in kinds[2].split(",")):
+            yield kinds[0], top, place
+
+
+def _below(path: str, top: str) -> str:
+    """Return a group's path below the group that is mounted; of a group outside of it nothing is mounted."""
+    try:
+        return str(PurePosixPath(path).relative_to(top))
+    except ValueError:
+        return "."
 
 
 def _share(group: Path) -> float | None:
@@ -68,3 +100,15 @@ def _share(group: Path) -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return share if share > 0 and math.isfinite(share) else None
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _cores(root: Path = _ROOT) -> int:
+    """Return the cores of this process's affinity, or its processors where the system does not tell."""
+    try:
+        return len({(root / _SIBLINGS.format(number)).read_text(encoding="utf-8") for number in _affinity()})
+    except OSError:
+        return len(_affinity())

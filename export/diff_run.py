@@ -15,6 +15,7 @@ from ctxdeploy.errors import BackendError, BundleError, ConfigError, CtxdeployEr
 from ctxdeploy.export.diff_graph import Graph
 from ctxdeploy.extras import require, require_onnxruntime
 from ctxdeploy.precision import Precision
+from ctxdeploy.processors import engine_threads
 from ctxdeploy.runtime.backends.base import first_line
 
 Image = NDArray[np.uint8]
@@ -157,8 +158,9 @@ class Runner:
         ort = require_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        told = engine_threads(self._threads)
+        if told is not None:
+            options.intra_op_num_threads = told
         session = ort.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])
         # Copies: the results lie in the session's arena, and would keep all of it (0.7 GB at 1024 pixels).
         return [np.array(value) for value in session.run(None, {INPUT_NAME: images})]
@@ -170,8 +172,9 @@ class Runner:
         if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendError(f"this CPU has no {self.side.hint} arithmetic")
         properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[self.side.hint], "NUM_STREAMS": 1}
-        if self._threads is not None:
-            properties["INFERENCE_NUM_THREADS"] = self._threads
+        told = engine_threads(self._threads)
+        if told is not None:
+            properties["INFERENCE_NUM_THREADS"] = told
         request = core.compile_model(core.read_model(serialised), "CPU", properties).create_infer_request()
         request.infer({INPUT_NAME: images})
         return [np.array(request.get_output_tensor(index).data) for index in range(count)]

@@ -22,8 +22,8 @@ FLAT_WORDS = 4096
 WORDS_PER_CELL = 64
 # Rows of one call of a kernel: lists of pairs and distances stay in the L2 and L3 cache.
 _ROWS = 8192
-# Fewer rows than this are not worth a second thread's wakening.
-_FEW = 16
+# Rows of a thread at least: with 16 in either of two threads a call took longer than in one.
+_FEW = 32
 # Packing a cell's words takes as long as comparing them with this many rows.
 _PACKING = 32
 
@@ -72,15 +72,26 @@ class CellAssigner:
         Threads divide blocks of rows. Where there are fewer of these than threads, they divide each block's cells: of
         the time of a query's rows a third is the packing of words, which rows that were divided would do in each part.
         """
-        if len(vectors) >= _ROWS * threads.count:
-            return _in_blocks(vectors, count, _ROWS, threads, lambda rows: self._rank(rows, count, ALONE))
-        return _in_blocks(vectors, count, _ROWS, ALONE, lambda rows: self._rank(rows, count, threads))
+        if len(vectors) >= _ROWS * threads.count or len(vectors) < 2 * _FEW:
+            return _in_blocks(vectors, count, _ROWS, threads, lambda rows: self._rank(rows, count))
+        return _in_blocks(vectors, count, _ROWS, ALONE, lambda rows: self._rank_together(rows, count, threads))
 
-    def _rank(self, rows: NDArray[np.float32], count: int, threads: SearchThreads) -> Found:
+    def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
+        from ctxdeploy.index import assign_kernels, assign_rank
+
+        chosen = assign_kernels.nearest_cells(rows, self._centres, self._origin, self._probes)
+        members, ends = assign_rank.by_cell(chosen, len(self._centres))
+        kept = min(len(self._centroids), count + SPARE)
+        found, _ = assign_kernels.search_cells(
+            rows, self._centroids, self._origins, self._order, self._offsets, members, ends, kept
+        )
+        return self._completed(rows, *assign_rank.rank(rows, self._centroids, found, count))
+
+    def _rank_together(self, rows: NDArray[np.float32], count: int, threads: SearchThreads) -> Found:
         from ctxdeploy.index import assign_kernels, assign_rank
 
         kept = min(len(self._centroids), count + SPARE)
-        parts = _parts(np.ones(len(rows)), threads.count if len(rows) >= _FEW else 1)
+        parts = _parts(np.ones(len(rows)), max(1, min(threads.count, len(rows) // _FEW)))
 
         def cells_of(part: slice) -> Any:
             return assign_kernels.nearest_cells(rows[part], self._centres, self._origin, self._probes)
@@ -91,23 +102,22 @@ class CellAssigner:
             return assign_kernels.search_cells(rows, self._centroids, self._origins[cells], *lists, kept)
 
         def ranked(part: slice) -> Any:
-            best = found[0][0][part] if len(found) == 1 else assign_rank.nearest_of(words, near, part.start, part.stop)
+            best = assign_rank.nearest_of(words, near, part.start, part.stop)
             return assign_rank.rank(rows[part], self._centroids, best, count)
 
-        chosen = np.concatenate(threads.run(cells_of, parts))
-        members, ends = assign_rank.by_cell(chosen, len(self._centres))
+        members, ends = assign_rank.by_cell(np.concatenate(threads.run(cells_of, parts)), len(self._centres))
         looking = np.diff(ends)
         work = np.diff(self._offsets) * (looking + _PACKING * (looking > 0))
         found = threads.run(words_of, _parts(work, len(parts)))
         words, near = (np.stack(arrays) for arrays in zip(*found, strict=True))
-        return self._completed(rows, count, threads.run(ranked, parts))
+        found_parts = threads.run(ranked, parts)
+        return self._completed(rows, *(np.concatenate(arrays) for arrays in zip(*found_parts, strict=True)))
 
-    def _completed(self, rows: NDArray[np.float32], count: int, parts: list[Found]) -> Found:
-        """Return the parts as one, and rows whose cells hold fewer than ``count`` words searched among all words."""
-        words, distances = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    def _completed(self, rows: NDArray[np.float32], words: NDArray[np.int32], distances: NDArray[np.float64]) -> Found:
+        """Search rows whose cells hold fewer words than are wanted among all words."""
         short = np.flatnonzero(words[:, -1] < 0)
         if short.size:
-            words[short], distances[short] = FlatAssigner(self._centroids).search(rows[short], count)
+            words[short], distances[short] = FlatAssigner(self._centroids).search(rows[short], words.shape[1])
         return words, distances
 
 

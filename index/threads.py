@@ -4,8 +4,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
+from weakref import WeakSet
 
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.processors import available_processors
@@ -30,14 +31,21 @@ def checked_threads(threads: int | None) -> int:
 class SearchThreads:
     """Threads that help the calling one, made when there is work for them, and anew in a forked child, which has none.
 
+    Where none can be had (after ``close``, while the interpreter ends, beyond a limit of the system) the calling thread
+    does the work alone.
+
     Args:
         count: threads that work at once, the calling one included.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._closed = False
+        self._renew()
+        _ALL.add(self)
+
+    def _renew(self) -> None:
         self._helpers: ThreadPoolExecutor | None = None
-        self._process = os.getpid()
         self._mutex = threading.Lock()
 
     @property
@@ -64,8 +72,12 @@ class SearchThreads:
                     return
                 results[number] = work(task)
 
-        futures = [self._executor().submit(drain) for _ in range(helpers)]
+        futures: list[Future[None]] = []
         try:
+            for _ in range(helpers):
+                futures.append(Future())
+                if not self._submit(_helper(futures[-1], drain)):
+                    break
             drain()
         finally:
             waiting.clear()  # after an error here, nothing that nobody waits for
@@ -76,17 +88,54 @@ class SearchThreads:
             future.result()
         return [results[number] for number in range(len(tasks))]
 
-    def _executor(self) -> ThreadPoolExecutor:
+    def _submit(self, work: Callable[[], None]) -> bool:
+        """Have a helper do this, if there may be one; it may begin even where the answer is no."""
         with self._mutex:
-            if self._helpers is None or self._process != os.getpid():
-                self._helpers, self._process = ThreadPoolExecutor(self._count - 1, "ctxdeploy-search"), os.getpid()
-            return self._helpers
+            if self._closed:
+                return False
+            try:
+                if self._helpers is None:
+                    self._helpers = ThreadPoolExecutor(self._count - 1, "ctxdeploy-search")
+                self._helpers.submit(work)
+            except RuntimeError:  # the interpreter ends, or the system gives no more threads
+                return False
+            return True
 
     def close(self) -> None:
-        """End the threads."""
-        if self._helpers is not None and self._process == os.getpid():
-            self._helpers.shutdown()
-        self._helpers = None
+        """End the threads; searches that go on do so without them."""
+        with self._mutex:
+            helpers, self._helpers, self._closed = self._helpers, None, True
+        if helpers is not None:
+            helpers.shutdown()
 
+
+def _helper(future: Future[None], drain: Callable[[], None]) -> Callable[[], None]:
+    """Return ``drain`` as a helper does it, unless ``future`` was cancelled before.
+
+    The executor's own future is lost where ``submit`` raises although the work waits in its queue.
+    """
+
+    def help_() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            drain()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    return help_
+
+
+def _after_fork() -> None:
+    # A lock that another thread held is held for ever in the child, and the helpers stayed with the parent.
+    for threads in list(_ALL):
+        threads._renew()
+
+
+_ALL: WeakSet[SearchThreads] = WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 ALONE = SearchThreads(1)

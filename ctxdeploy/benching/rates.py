@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ctxdeploy.benching.timing import timed
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.index.kernels import compiled
+from ctxdeploy.processors import engine_threads
 
 # B×C×H×W of the input, and the kernel; four of them in a row, 58 GFLOP.
 SHAPE, KERNEL, LAYERS = (1, 256, 96, 128), (256, 256, 3, 3), 4
@@ -27,7 +28,7 @@ def convolution_runner(target: str, precision: str, threads: int | None = None) 
     Args:
         target: ``onnxruntime`` or ``openvino``.
         precision: ``fp32``, ``bf16`` (OpenVINO) or ``int8``.
-        threads: None for the runtime's choice.
+        threads: as ``engine_threads`` takes them.
 
     Raises:
         ConfigError: nothing to hold this engine and precision against.
@@ -48,8 +49,9 @@ def convolution_runner(target: str, precision: str, threads: int | None = None) 
 
     core = require("openvino", "cpu").Core()
     hint: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32", "NUM_STREAMS": 1}
-    if threads is not None:
-        hint["INFERENCE_NUM_THREADS"] = threads
+    told = engine_threads(threads)
+    if told is not None:
+        hint["INFERENCE_NUM_THREADS"] = told
     request = core.compile_model(core.read_model(model), "CPU", hint).create_infer_request()
     return lambda: request.infer({"x": image})
 

@@ -27,7 +27,7 @@ SUFFIX = ".inspection"
 @click.option(
     "--edges", type=click.IntRange(1, 1000), default=30, show_default=True, help="Edges that are drawn of each block."
 )
-@click.option("--threads", type=int, help="Of the network [default: the runtime's choice].")
+@click.option("--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota].")
 @json_option
 @quiet_option
 def command(

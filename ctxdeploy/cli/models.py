@@ -55,7 +55,7 @@ def _print(entry: Entry) -> None:
 @click.option("--top-k", type=int, default=ReleaseConfig.top_k, show_default=True, help="Descriptors of a photo.")
 @click.option("--image-size", type=int, default=ReleaseConfig.image_size, show_default=True, help="Longest side.")
 @click.option("--card", type=PATH, metavar="FILE", help="Text of the card; an earlier card's facts are left out.")
-@click.option("--threads", type=int, help="Of the network [default: the runtime's choice].")
+@click.option("--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota].")
 @json_option
 @quiet_option
 def release_command(

@@ -61,7 +61,9 @@ at_option = click.option(
 
 def backend_options(command: _Command) -> _Command:
     """Add ``--backend``, ``--precision`` and ``--threads``; ``backend_config`` makes the configuration of them."""
-    command = click.option("--threads", type=int, help="Of the network [default: the runtime's choice].")(command)
+    command = click.option(
+        "--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota]."
+    )(command)
     command = click.option(
         "--precision",
         type=click.Choice([precision.label for precision in Precision]),

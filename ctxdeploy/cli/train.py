@@ -55,7 +55,7 @@ _SETTABLE = ", ".join(
     "--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True, help="The trunk's."
 )
 @click.option("--device", default="cpu", show_default=True, help="Of PyTorch: cpu, cuda, cuda:1.")
-@click.option("--threads", type=int, help="Of the network [default: PyTorch's choice].")
+@click.option("--threads", type=int, help="Of the network [default: PyTorch's choice, or a CPU quota].")
 @click.option("--photo-memory", type=float, default=4.0, show_default=True, metavar="GB", help="For decoded photos.")
 @click.option("--save-seconds", type=float, default=30.0, show_default=True, help="Least time between two states.")
 @click.option("--validate", type=PATH, metavar="DIR", help="Photos with gnd.json that the network is scored on.")

@@ -39,7 +39,7 @@ class ReleaseConfig:
         words: size of the codebook.
         training_photos: photos at most that train it, drawn with ``seed``.
         seed: of the sample and of k-means.
-        threads: of the network and of k-means; None for all processors.
+        threads: of the network and of k-means; None for the runtime's choice and all processors that may be used.
     """
 
     scales: tuple[float, ...] = (1.414, 1.0, 0.707, 0.5, 0.353)

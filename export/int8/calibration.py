@@ -16,6 +16,7 @@ from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.int8.config import Int8Config, Method
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
 from ctxdeploy.extras import require_onnxruntime
+from ctxdeploy.processors import engine_threads
 
 Image = NDArray[np.uint8]
 
@@ -88,6 +89,9 @@ def open_session(proto: Any) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.enable_mem_pattern = False
+    threads = engine_threads(None)
+    if threads is not None:
+        options.intra_op_num_threads = threads
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

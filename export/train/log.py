@@ -49,6 +49,13 @@ class CsvLog:
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error.strerror or error}") from error
 
+    def has_other_columns(self) -> bool:
+        """Tell whether there is a file with columns other than these."""
+        if not self._path.exists():
+            return False
+        with self._path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), None) != list(self._columns)
+
     def rows(self) -> list[dict[str, str]]:
         """Return the lines there are; a last one that a crash cut off is left out."""
         if not self._path.exists():

@@ -19,7 +19,7 @@ from ctxdeploy.export.train.start import network_from, new_network
 from ctxdeploy.export.train.state import locked, save_model
 from ctxdeploy.export.train.trainer import MODEL, Trainer
 from ctxdeploy.export.train.validation import Validation, ValidationConfig
-from ctxdeploy.processors import quota_below_processors
+from ctxdeploy.processors import available_processors
 
 if TYPE_CHECKING:
     from ctxdeploy.progress import Display
@@ -65,7 +65,7 @@ class RunConfig:
 
     Attributes:
         device: of PyTorch.
-        threads: of the network; None leaves it to PyTorch, or to a CPU quota. Another number may round differently.
+        threads: of the network; None leaves it to PyTorch, within a CPU quota. Another number may round differently.
         memory: bytes of decoded photos that are kept.
         save_seconds: least time between two states on disk, from which a run continues.
         validate: folder with photos and ``gnd.json``.
@@ -136,9 +136,7 @@ def train(
         TrainingError: the loss is not finite any more.
     """
     device = run.torch_device()
-    threads = run.threads or quota_below_processors()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(run.threads or min(torch.get_num_threads(), available_processors()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,8 +166,13 @@ class _Scores:
         self._folder, self._image_size, self._display = folder, image_size, display
         self._validation = Validation(run.validate, photo_set.paths, run.validation)
         self._log = CsvLog(folder / VALIDATIONS, ("step", "key", *self._validation.figures))
+        if self._log.has_other_columns() or any(row["key"] != self._validation.key for row in self._log.rows()):
+            raise ConfigError(
+                f"--validate {run.validate}: the scores in {folder / VALIDATIONS} and what {BEST} was chosen by are of "
+                "other photos or settings: move both away"
+            )
         self._log.rewind(step)
-        rows = [row for row in self._log.rows() if row["key"] == self._validation.key]
+        rows = self._log.rows()
         self._best = max((float(row["map"]) for row in rows), default=0.0)
         self._last = (int(rows[-1]["step"]), float(rows[-1]["map"])) if rows else (-1, 0.0)
 

@@ -75,7 +75,7 @@ class Validation:
         self._training = PhotoStore(codebook, config.image_size, memory=0)
         scored = {name: sorted(part.scenes.items()) for name, part in self._truth.parts().items()}
         junk = {name: sorted(others) for name, others in sorted(self._truth.junk.items())}
-        identity = [scored, junk, sorted(self._names), [path.name for path in codebook], asdict(config)]
+        identity = [scored, junk, sorted(self._names), [path.parts[-2:] for path in codebook], asdict(config)]
         self.key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
 
     def scores(self, network: DenseNetwork) -> dict[str, float]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.processors import quota_below_processors
 from ctxdeploy.runtime.backends.table import AUTO, choose
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
@@ -33,7 +32,7 @@ class BackendConfig:
     Attributes:
         name: ``onnxruntime``, ``openvino``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
-        threads: of the network; the engine's own choice if None, or as many as a quota allows (``engine_threads``).
+        threads: of the network; the engine's own choice if None, or a CPU quota's.
     """
 
     name: str = AUTO
@@ -49,11 +48,6 @@ class BackendConfig:
     def engine(self) -> str:
         """Name of the backend that is meant, never ``auto``."""
         return choose(self.name, self.precision)
-
-    @property
-    def engine_threads(self) -> int | None:
-        """What the engine is told: ``threads``, or those of a CPU quota, of which engines do not know; or None."""
-        return self.threads or quota_below_processors()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

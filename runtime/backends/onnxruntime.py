@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.errors import BackendError, CtxdeployError
 from ctxdeploy.extras import require_onnxruntime
+from ctxdeploy.processors import engine_threads
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, is_out_of_memory, load_error
 from ctxdeploy.runtime.backends.unsigned import DISABLED, with_unsigned
 
@@ -30,7 +31,7 @@ class OnnxRuntimeBackend(Backend):
         self._run_options = ort.RunOptions
         self.device = cpu_name()
         self.precision = config.precision
-        self.threads = config.engine_threads
+        self.threads = engine_threads(config.threads)
         self.version = str(ort.__version__)
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -69,7 +70,7 @@ def _open(ort: Any, bundle: Bundle, config: BackendConfig) -> Any:
         int8 = config.precision == "int8"
         session = ort.InferenceSession(
             with_unsigned(model) if int8 else str(model),
-            session_options(ort, config.engine_threads),
+            session_options(ort, config.threads),
             providers=list(PROVIDERS),
             disabled_optimizers=list(DISABLED) if int8 else None,
         )
@@ -88,12 +89,13 @@ def check_providers(found: list[str], asked: tuple[str, ...]) -> None:
 
 
 def session_options(ort: Any, threads: int | None) -> Any:
-    """Return the options of a session on the CPU with so many threads."""
+    """Return the options of a session on the CPU with so many threads; if None see ``engine_threads``."""
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.inter_op_num_threads = 1
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    told = engine_threads(threads)
+    if told is not None:
+        options.intra_op_num_threads = told
     # A pattern is kept for every input shape: ResNet-18 on 40 sizes of photos peaked at 383 MB, without patterns at
     # 278, in the same time. The arena stays: it does not grow with shapes, and without it runs take 1.2 times as long.
     options.enable_mem_pattern = False

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.errors import BackendError, CtxdeployError
 from ctxdeploy.extras import require
+from ctxdeploy.processors import engine_threads
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, load_error
 
 # Compiled kernels that are kept, one per layer, scale and input shape. OpenVINO's default of 5000 took 634 MB after 320
@@ -42,7 +43,7 @@ class OpenVinoBackend(Backend):
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self.device = cpu_name()
-        self.threads = config.engine_threads
+        self.threads = engine_threads(config.threads)
         self.version = str(openvino.__version__).partition("-")[0]
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -112,8 +113,9 @@ def _properties(config: BackendConfig, hint: str) -> dict[str, Any]:
         "NUM_STREAMS": 1,
         "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
     }
-    if config.engine_threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = config.engine_threads
+    told = engine_threads(config.threads)
+    if told is not None:
+        properties["INFERENCE_NUM_THREADS"] = told
     return properties
 
 

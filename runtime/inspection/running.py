@@ -22,7 +22,7 @@ def values_of(graph: Graph, names: Iterable[str], pixels: NDArray[np.uint8], thr
         graph: of a bundle.
         names: of values in it, float32.
         pixels: H×W×3 uint8, RGB, already scaled.
-        threads: ONNX Runtime's own choice if None.
+        threads: ONNX Runtime's own choice if None, or a CPU quota's.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.

@@ -130,7 +130,7 @@ def test_alone_as_in_company(through_cells: bool) -> None:
 @given(
     cells=st.sampled_from([0, 1, 2, 9, 40]),
     count=st.sampled_from([1, 5, 30]),
-    size=st.integers(0, 90),
+    size=st.integers(0, 260),
     threads=st.integers(2, 7),
     seed=st.integers(0, 99),
 )

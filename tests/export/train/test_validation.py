@@ -113,24 +113,25 @@ def test_scores_are_logged_once_a_step_and_the_best_network_is_kept(
     assert list(csv.DictReader((tmp_path / "run" / "validation.csv").open())) == rows
 
 
-def test_the_score_of_other_photos_is_not_taken_for_that_of_these(
+def test_scores_of_other_photos_are_not_mixed_with_these(
     landmarks: Path, judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fewer = tmp_path / "fewer"
+    fewer, run = tmp_path / "fewer", tmp_path / "run"
     shutil.copytree(judged, fewer)
     truth = json.loads((fewer / "gnd.json").read_text())
     name, files = next((name, files) for name, files in truth["scenes"].items() if len(files) > 2)
     truth["scenes"][name] = files[:-1]
     (fewer / "gnd.json").write_text(json.dumps(truth))
-    command = ["train", str(tmp_path / "run"), "--landmarks", str(landmarks), "--steps", "1", "--threads", "1"]
+    command = ["train", str(run), "--landmarks", str(landmarks), "--steps", "1", "--threads", "1"]
     command += ["--dim", "16", "--set", "pairs=4", "--set", "view_size=64", "--set", "photo_size=96", "--json", "-q"]
     monkeypatch.setattr(Validation, "scores", lambda self, network: dict.fromkeys(self.figures, 0.5))
     assert command_line([*command, "--validate", str(judged)]) == 0
-    monkeypatch.setattr(Validation, "scores", lambda self, network: dict.fromkeys(self.figures, 0.25))
-    capsys.readouterr()
-    for place, score in ((fewer, 0.25), (judged, 0.5)):
-        assert command_line([*command, "--validate", str(place)]) == 0
-        assert json.loads(capsys.readouterr().out)["score"] == score
+    best = (run / "best.pth").read_bytes()
+    assert command_line([*command, "--validate", str(fewer)]) == 2
+    assert "validation.csv and what best.pth was chosen by are of other photos" in capsys.readouterr().err
+    assert (run / "best.pth").read_bytes() == best and command_line([*command, "--validate", str(judged)]) == 0
+    (run / "validation.csv").write_text("step,map\n1,0.5\n")
+    assert command_line([*command, "--validate", str(judged)]) == 2
 
 
 def test_a_validation_that_was_interrupted_is_done_when_the_run_continues(
