@@ -16,7 +16,7 @@ WORK=benchmarks/work
 BUNDLE=$WORK/precisions/how-R18.ctxbundle CHECKPOINT=$WORK/precisions/how-R18.pth
 RESULTS=benchmarks/results
 mkdir -p "$WORK"
-unset OPENBLAS_CORETYPE # where it names an older core, faiss takes twice as long: no fair peer
+unset OPENBLAS_CORETYPE # the scripts choose the fastest for the peer
 
 bench() { "$PYTHON" -m ctxdeploy.cli.main bench "$@" >/dev/null; }
 part() { (cd benchmarks && "$PYTHON" "$@" >/dev/null); }

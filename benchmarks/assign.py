@@ -30,6 +30,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ctxdeploy.benching.peers import choose_openblas
 from ctxdeploy.index import Codebook
 from ctxdeploy.index.assign_kernels import CHUNK, ROWS
 from ctxdeploy.index.assign_vectors import BLOCKS, LANES, multiply
@@ -84,6 +85,7 @@ def _summary(seconds: list[float]) -> dict[str, float]:
 
 def peers(centroids: NDArray[np.float32], codebook: Codebook) -> dict[str, Search]:
     """Return faiss' searches: flat, and with our cells through its own inverted file."""
+    choose_openblas()
     import faiss
 
     faiss.omp_set_num_threads(1)

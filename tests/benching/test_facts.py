@@ -1,5 +1,6 @@
 """What is counted and read beside the times: operations, energy, synthetic archives."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy import bundle as bundles
+from ctxdeploy.benching import peers
 from ctxdeploy.benching.against import label_of_against, parse_against
 from ctxdeploy.benching.machine import machine, software
 from ctxdeploy.benching.operations import _of_event
@@ -154,3 +156,22 @@ def test_the_tiny_bundle_has_no_convolutions(load_reference: Callable[[str], Mod
 
     load_reference("trt/tiny_bundle").write(tmp_path / "tiny.ctxbundle")
     assert count_operations(bundles.open(tmp_path / "tiny.ctxbundle"), [(8, 8)]) == {(8, 8): 0.0}
+
+
+@pytest.mark.parametrize(
+    ("processor", "flags", "given", "core"),
+    [
+        ("AMD EPYC 9B45", ["avx2", "avx512f"], None, "SkylakeX"),
+        ("AMD EPYC 9B45", ["avx2", "avx512f"], "Haswell", "Haswell"),
+        ("AMD EPYC 7B13", ["avx2"], None, None),
+        ("Intel(R) Xeon(R) 6980P", ["avx2", "avx512f"], None, None),
+    ],
+)
+def test_the_peer_gets_the_fastest_loops(
+    processor: str, flags: list[str], given: str | None, core: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "machine", lambda: {"processor": processor, "vector_flags": flags})
+    monkeypatch.setenv("OPENBLAS_CORETYPE", given or "")  # so that it is put back
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_CORETYPE")
+    assert peers.choose_openblas() == core == os.environ.get("OPENBLAS_CORETYPE")
