@@ -175,3 +175,16 @@ def test_the_peer_gets_the_fastest_loops(
     if given is None:
         monkeypatch.delenv("OPENBLAS_CORETYPE")
     assert peers.choose_openblas() == core == os.environ.get("OPENBLAS_CORETYPE")
+
+
+def test_the_loops_are_chosen_before_anything_is_loaded_that_loads_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "machine", lambda: {"processor": "AMD EPYC", "vector_flags": ["avx512f"]})
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "")
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+
+    def load(module: str, extra: str) -> None:
+        raise LookupError(f"{module} with {os.environ.get('OPENBLAS_CORETYPE')}")
+
+    monkeypatch.setattr(peers, "require", load)
+    with pytest.raises(LookupError, match="with SkylakeX"):
+        peers.Asmk({})
