@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from ctxdeploy.core.progress import Display
 from ctxdeploy.export.checkpoint import load_checkpoint
 from ctxdeploy.export.networks.config import Refinement, Smoothing
-from ctxdeploy.export.train.config import RECIPES, ContrastiveConfig, OptimiserConfig, TrainConfig
-from ctxdeploy.export.train.features import trainable
-from ctxdeploy.export.train.run import RunConfig, Start, train
-from ctxdeploy.export.train.sets import PhotoSet, joined, read_set
-from ctxdeploy.export.train.validation import Validation, ValidationConfig
-from ctxdeploy.progress import Display
+from ctxdeploy.training.config import RECIPES, ContrastiveConfig, OptimiserConfig, TrainConfig
+from ctxdeploy.training.features import trainable
+from ctxdeploy.training.run import RunConfig, Start, train
+from ctxdeploy.training.sets import PhotoSet, joined, read_set
+from ctxdeploy.training.validation import Validation, ValidationConfig
 
 # The slides' rows: smoothing and graph refinement.
 VARIANTS: dict[str, tuple[Smoothing, Refinement | None]] = {

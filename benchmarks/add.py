@@ -18,7 +18,7 @@ from common import DIM, WORDS, memory_mb, provenance, publish, summary, timed
 from numpy.typing import NDArray
 
 from ctxdeploy.index import Codebook, Index
-from ctxdeploy.index.aggregate import aggregate
+from ctxdeploy.index.codebook.aggregate import aggregate
 
 
 def make_photo(centroids: NDArray[np.float32], descriptors: int, rng: np.random.Generator) -> tuple[Any, Any]:

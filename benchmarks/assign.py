@@ -30,11 +30,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ctxdeploy.benching.peers import choose_openblas
+from ctxdeploy.bench.peers import choose_openblas
 from ctxdeploy.index import Codebook
-from ctxdeploy.index.assign_kernels import CHUNK, ROWS
-from ctxdeploy.index.assign_vectors import BLOCKS, LANES, multiply
-from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
+from ctxdeploy.index.codebook.assignment import CellAssigner, FlatAssigner
+from ctxdeploy.index.kernels.assign import CHUNK, ROWS
+from ctxdeploy.index.kernels.vectors import BLOCKS, LANES, multiply
 
 COUNT = 5
 PER_CALL = 1000

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ctxdeploy import bundle as bundles
-from ctxdeploy.bundle import Bundle, Extraction
-from ctxdeploy.demo.views import ViewConfig, make_view
+from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.bundle import Bundle, Extraction
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.samples import NAMES, sample_photo
+from ctxdeploy.core.types import Precision
+from ctxdeploy.core.views import ViewConfig, make_view
 from ctxdeploy.export.checkpoint import save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
-from ctxdeploy.samples import NAMES, sample_photo
 
 VIEW = ViewConfig(shift=0.05, shrink=0.3, rotation=6, light=0.3, occlusion=0.2, blur=0.8)
 

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.benching.machine import provenance as provenance
-from ctxdeploy.benching.rates import bandwidth as bandwidth
-from ctxdeploy.benching.resources import peak_memory
-from ctxdeploy.benching.synthetic import BYTES_PER_POSTING as BYTES_PER_POSTING
-from ctxdeploy.benching.synthetic import DIM, WORDS, popularity
-from ctxdeploy.benching.synthetic import SKEW as SKEW
-from ctxdeploy.benching.synthetic import build_reference as build_reference
-from ctxdeploy.benching.timing import summary as summary
-from ctxdeploy.benching.timing import timed as timed
+from ctxdeploy.bench.machine import provenance as provenance
+from ctxdeploy.bench.rates import bandwidth as bandwidth
+from ctxdeploy.bench.resources import peak_memory
+from ctxdeploy.bench.synthetic import BYTES_PER_POSTING as BYTES_PER_POSTING
+from ctxdeploy.bench.synthetic import DIM, WORDS, popularity
+from ctxdeploy.bench.synthetic import SKEW as SKEW
+from ctxdeploy.bench.synthetic import build_reference as build_reference
+from ctxdeploy.bench.timing import summary as summary
+from ctxdeploy.bench.timing import timed as timed
 from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.snapshot import Snapshot
+from ctxdeploy.index.storage.state import Snapshot
 
 TOP = 10
 SCORING = IndexConfig().scoring()

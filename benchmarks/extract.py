@@ -23,16 +23,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxdeploy.benching.rates import convolution_rate
-from ctxdeploy.bundle import Bundle, Extraction
-from ctxdeploy.errors import BackendError
+from ctxdeploy.bench.rates import convolution_rate
+from ctxdeploy.core.bundle import Bundle, Extraction
+from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.networks.network import RetrievalNetwork
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.progress import Display
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import Backend, open_backend
 

@@ -22,7 +22,7 @@ from typing import Any
 from bulk import children, is_alive, kill, small_bundle, start_index, waited, write_views
 from common import provenance, publish
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor, find_photos
 

@@ -41,11 +41,11 @@ from common import (
 )
 from numpy.typing import NDArray
 
-from ctxdeploy.benching.synthetic import draw_photos, reference_of
+from ctxdeploy.bench.synthetic import draw_photos, reference_of
 from ctxdeploy.index import Codebook, Index
+from ctxdeploy.index.maintenance.snapshots import list_snapshots
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.shard import Shard
-from ctxdeploy.index.snapshots import list_snapshots
+from ctxdeploy.index.storage.shard import Shard
 from ctxdeploy.index.threads import SearchThreads
 
 SIZES = (1000, 10_000, 65_536, 100_000, 300_000, 1_000_000)
@@ -165,8 +165,8 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 def load_libraries() -> None:
     """Import what a search needs, which a service does once."""
-    import ctxdeploy.index.build_kernels
-    import ctxdeploy.index.kernels  # noqa: F401
+    import ctxdeploy.index.kernels.build
+    import ctxdeploy.index.kernels.scores  # noqa: F401
 
 
 def ask(options: argparse.Namespace, path: Path, size: int, threads: int) -> dict[str, Any]:

@@ -25,16 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxdeploy import bundle as bundles
-from ctxdeploy.bundle import Extraction
+from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.untrained import untrained_network
 from ctxdeploy.index import Codebook, Index
-from ctxdeploy.progress import Display
 from ctxdeploy.runtime import Extracted, Extractor, find_photos
-from ctxdeploy.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
 
 Vectors = NDArray[np.float32]
 Rankings = dict[str, list[str]]

@@ -31,10 +31,10 @@ from figures import (
     quality,
 )
 
-from ctxdeploy.benching.comparing import compare_files
-from ctxdeploy.benching.record import FORMAT, Record
-from ctxdeploy.benching.results import results_of
-from ctxdeploy.benching.summary import comparison_text, markdown
+from ctxdeploy.bench.comparing import compare_files
+from ctxdeploy.bench.record import FORMAT, Record
+from ctxdeploy.bench.results import results_of
+from ctxdeploy.bench.summary import comparison_text, markdown
 
 ROOT = Path(__file__).parents[1]
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)

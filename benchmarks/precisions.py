@@ -32,19 +32,18 @@ from common import own_memory_mb, provenance, publish
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxdeploy import bundle as bundles
-from ctxdeploy.benching.rates import RATED, convolution_rate
-from ctxdeploy.bundle import Artefact, Bundle, Extraction
+from ctxdeploy.bench.rates import RATED, convolution_rate
+from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.photos import folder_calibration, folder_trial
-from ctxdeploy.export.trial import TrialPhotos
+from ctxdeploy.export.parity.parity_run import TrialPhotos
+from ctxdeploy.export.parity.photos import folder_calibration, folder_trial
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.precision import Precision
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.progress import Display
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import open_backend
 

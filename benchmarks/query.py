@@ -31,7 +31,7 @@ from common import (
 )
 
 from ctxdeploy.index import Index
-from ctxdeploy.index.aggregate import aggregate
+from ctxdeploy.index.codebook.aggregate import aggregate
 from ctxdeploy.index.search import Searcher
 
 

@@ -38,9 +38,8 @@ from common import (
 )
 
 from ctxdeploy.index import Aggregated
-from ctxdeploy.index.batch import make_batch
-from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.snapshot import Snapshot
+from ctxdeploy.index.search import Searcher, make_batch
+from ctxdeploy.index.storage.state import Snapshot
 from ctxdeploy.index.threads import SearchThreads
 
 WARM_UP = 3

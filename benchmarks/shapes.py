@@ -19,7 +19,7 @@ import numpy as np
 from bulk import children, resident, small_bundle, start_index, write_views
 from common import provenance, publish
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.runtime import find_photos
 
 ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))

@@ -12,19 +12,19 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ctxdeploy import bundle as bundles
-from ctxdeploy.benching.comparing import compare_files
-from ctxdeploy.benching.photos import photo_files
-from ctxdeploy.benching.questions import Engine, Extras, extraction_question
-from ctxdeploy.benching.record import Record
-from ctxdeploy.benching.results import results_of
-from ctxdeploy.benching.running import RunConfig, measure
-from ctxdeploy.benching.summary import comparison_text
-from ctxdeploy.progress import Display
+from ctxdeploy.bench.comparing import compare_files
+from ctxdeploy.bench.photos import photo_files
+from ctxdeploy.bench.questions import Engine, Extras, extraction_question
+from ctxdeploy.bench.record import Record
+from ctxdeploy.bench.results import results_of
+from ctxdeploy.bench.running import RunConfig, measure
+from ctxdeploy.bench.summary import comparison_text
+from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.progress import Display
 
 SLOW = """
 import time
-from ctxdeploy.benching import worker
+from ctxdeploy.bench import worker
 from ctxdeploy.runtime.backends.base import Backend
 
 fast = Backend.run

@@ -20,7 +20,7 @@ import numpy as np
 from bulk import start_index
 from common import provenance, publish
 
-from ctxdeploy import bundle as bundles
+from ctxdeploy.core import bundle as bundles
 from ctxdeploy.export.checkpoint import load_checkpoint
 from ctxdeploy.export.export import torch_runner
 from ctxdeploy.index import Codebook

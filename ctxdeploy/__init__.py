@@ -5,7 +5,7 @@ The parts are imported on their own, so that none pays for another's dependencie
 - ``ctxdeploy.export``: networks and checkpoints to verified ONNX bundles (needs the extra ``export``);
 - ``ctxdeploy.runtime``: photos to local descriptors through a bundle (needs the extra ``cpu``);
 - ``ctxdeploy.index``: descriptors to an ASMK archive, and search in it;
-- ``ctxdeploy.bundle``: the folder that carries a network from the first part to the second.
+- ``ctxdeploy.core.bundle``: the folder that carries a network from the first part to the second.
 """
 
 from pathlib import Path

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import MANIFEST, Bundle
-from ctxdeploy.errors import (
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import MANIFEST, Bundle
+from ctxdeploy.core.errors import (
     ArchiveError,
     BundleError,
     ConfigError,
@@ -24,7 +24,7 @@ from ctxdeploy.errors import (
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
-    from ctxdeploy.runtime.listing import Listing
+    from ctxdeploy.runtime.sources import Listing
 
 SUFFIX = ".ctxindex"
 BUNDLE_SUFFIX = ".ctxbundle"
@@ -53,7 +53,7 @@ def default_archive(place: str) -> Path:
     if "://" not in place and Path(place).is_dir():
         name = Path(place).resolve().name
     else:
-        from ctxdeploy.runtime.listing.urls import is_url, without_secrets
+        from ctxdeploy.runtime.sources.urls import is_url, without_secrets
 
         public = without_secrets(place) if is_url(place) else place
         name = PurePosixPath(public.partition("?")[0]).stem.partition("{")[0].strip("-_.")
@@ -102,11 +102,11 @@ def has_model(archive: Path) -> bool:
 
 def store_model(archive: Path, bundle: Bundle) -> None:
     """Copy a bundle into an archive that has none yet, or a damaged one; durable, whole or not at all."""
-    from ctxdeploy.index.storage import sync_folder
+    from ctxdeploy.core.files import sync_folder
 
     target = archive / _MODEL
     try:
-        ctxdeploy.bundle.open(target)
+        ctxdeploy.core.bundle.open(target)
         return
     except BundleError:
         pass
@@ -115,7 +115,7 @@ def store_model(archive: Path, bundle: Bundle) -> None:
         for leftover in (partial, target):
             shutil.rmtree(leftover, ignore_errors=True)
         # The files that it lists: not those that failed the parity check and lie beside them.
-        for name in sorted({ctxdeploy.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
+        for name in sorted({ctxdeploy.core.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, partial / name)
         if bundle.words is not None:  # the archive has a codebook of its own
@@ -141,10 +141,10 @@ def open_model(archive: Path, given: str | None = None, *, check_hashes: bool = 
     if given:
         from ctxdeploy.models.finding import find_bundle
 
-        return ctxdeploy.bundle.open(find_bundle(given), check_hashes=check_hashes)
+        return ctxdeploy.core.bundle.open(find_bundle(given), check_hashes=check_hashes)
     if not has_model(archive):
         raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
-    return ctxdeploy.bundle.open(archive / _MODEL, check_hashes=check_hashes)
+    return ctxdeploy.core.bundle.open(archive / _MODEL, check_hashes=check_hashes)
 
 
 def check_model(index: "Index", bundle: Bundle) -> None:
@@ -160,7 +160,7 @@ def open_state(path: Path, at: str | None) -> "Index":
         ConfigError: no such snapshot.
     """
     from ctxdeploy.index import Index
-    from ctxdeploy.index.snapshots import snapshot_names
+    from ctxdeploy.index.maintenance.snapshots import snapshot_names
 
     if at is None or not (at.isascii() and at.isdigit()) or at in snapshot_names(path):
         return Index.open(path, at=at)
@@ -174,8 +174,8 @@ def archive_problems(path: Path) -> list[str]:
         NewerFormatError: a newer ctxdeploy wrote it, so that nothing can be said about it.
     """
     from ctxdeploy.index import Index
-    from ctxdeploy.index.format import NewerFormatError
-    from ctxdeploy.index.verify import verify
+    from ctxdeploy.index.maintenance.verify import verify
+    from ctxdeploy.index.storage.format import NewerFormatError
 
     try:
         Index.open(path).close()
@@ -219,7 +219,7 @@ def check_origin(archive: Path, listing: "Listing") -> None:
 
 def forget_damaged_origin(archive: Path) -> str | None:
     """Remove ``origin.json`` if it is damaged, and return what was wrong with it; the next indexing writes it anew."""
-    from ctxdeploy.index.storage import storing
+    from ctxdeploy.core.files import storing
 
     try:
         photo_place(archive)
@@ -235,8 +235,8 @@ def store_origin(archive: Path, listing: "Listing", extraction: Mapping[str, Any
 
     A place replaces the former, which must be gone unless ``moved`` is set.
     """
-    from ctxdeploy.index.manifest import checksum
-    from ctxdeploy.index.storage import write_file
+    from ctxdeploy.core.files import write_file
+    from ctxdeploy.index.storage.manifest import checksum
 
     if not moved:
         check_origin(archive, listing)
@@ -266,7 +266,7 @@ def extraction_of(archive: Path) -> dict[str, Any] | None:
 
 
 def _read_origin(archive: Path) -> dict[str, Any] | None:
-    from ctxdeploy.index.manifest import checksum
+    from ctxdeploy.index.storage.manifest import checksum
 
     path = archive / _ORIGIN
     try:

@@ -2,7 +2,7 @@
 
 - ``ctxdeploy.export.networks``: the networks in PyTorch and the table that names them;
 - ``ctxdeploy.export.checkpoint``: the checkpoint formats that load;
-- ``ctxdeploy.export.graph``: network to ONNX;
-- ``ctxdeploy.export.parity``: what the ONNX graph computes against what PyTorch computes;
+- ``ctxdeploy.export.graph.graph``: network to ONNX;
+- ``ctxdeploy.export.parity.parity``: what the ONNX graph computes against what PyTorch computes;
 - ``ctxdeploy.export.export``: all of it, from a checkpoint to a bundle.
 """

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxdeploy import __version__
-from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.errors import BundleError, ConfigError, ParityError, StorageError
-from ctxdeploy.export.artefacts import REJECTED, Quantising, Workshop
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.errors import BundleError, ConfigError, ParityError, StorageError
+from ctxdeploy.core.extras import require, require_onnxruntime
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision, Preprocessing
+from ctxdeploy.export.bundle_builder import REJECTED, Quantising, Workshop
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.int8.config import Int8Config
-from ctxdeploy.export.matching import Matching
-from ctxdeploy.export.parity import Image, Outputs, Run
-from ctxdeploy.export.photos import sample_calibration, sample_trial, with_odd_shapes
+from ctxdeploy.export.parity.matching import Matching
+from ctxdeploy.export.parity.parity import Image, Outputs, Run
+from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+from ctxdeploy.export.parity.photos import sample_calibration, sample_trial, with_odd_shapes
 from ctxdeploy.export.preflight import check_graph, preflight
 from ctxdeploy.export.targets import plan
-from ctxdeploy.export.trial import Trial, TrialPhotos
-from ctxdeploy.extras import require, require_onnxruntime
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.precision import Precision
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.network import RetrievalNetwork
@@ -135,7 +134,7 @@ def export(
     for package in ("torch", "onnx", "onnxscript", *(("skimage",) if photos is None else ())):
         require(package, "export")
     require_onnxruntime()
-    from ctxdeploy.export.graph import build_graph
+    from ctxdeploy.export.graph.graph import build_graph
 
     config = config or ExportConfig()
     display = display or Display(quiet=True)

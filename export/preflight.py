@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ctxdeploy.bundle import Extraction, ShapeRange
-from ctxdeploy.errors import BackendError, ConfigError
+from ctxdeploy.core.bundle import Extraction, ShapeRange
+from ctxdeploy.core.errors import BackendError, ConfigError
+from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.targets import TENSORRT, Job
-from ctxdeploy.extras import require, require_onnxruntime
 
 # From the jobs of a target, scales and K, the network and the shapes of its input to one line a problem.
 Look = Callable[[Sequence[Job], Extraction, NetworkConfig, ShapeRange], list[str]]

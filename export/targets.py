@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.precision import Precision
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy import __version__
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.engines import EngineKey
-from ctxdeploy.errors import BundleError, ConfigError, StorageError
-from ctxdeploy.extras import require
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.core.engines import EngineKey
+from ctxdeploy.core.errors import BundleError, ConfigError, StorageError
+from ctxdeploy.core.extras import require
 
 CONFIG = "config.pbtxt"
 KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU"}

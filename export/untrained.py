@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctxdeploy.bundle import Extraction
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.lit import LocalFeatureIntegration

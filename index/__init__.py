@@ -14,15 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.index.aggregate import Aggregated
-    from ctxdeploy.index.archive import Index
-    from ctxdeploy.index.codebook import Codebook
+    from ctxdeploy.index.codebook.aggregate import Aggregated
+    from ctxdeploy.index.codebook.codebook import Codebook
     from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
-    from ctxdeploy.index.geometry import Geometry
-    from ctxdeploy.index.merging import Merged
-    from ctxdeploy.index.photo import Photo
-    from ctxdeploy.index.repair import Repaired
-    from ctxdeploy.index.snapshots import SnapshotInfo
+    from ctxdeploy.index.index import Index
+    from ctxdeploy.index.inputs import Photo
+    from ctxdeploy.index.maintenance.merge import Merged
+    from ctxdeploy.index.maintenance.repair import Repaired
+    from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
+    from ctxdeploy.index.storage.geometry import Geometry
 
 __all__ = [
     "Aggregated",
@@ -39,17 +39,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Aggregated": "aggregate",
-    "Codebook": "codebook",
+    "Aggregated": "codebook.aggregate",
+    "Codebook": "codebook.codebook",
     "DescriptorSource": "config",
-    "Geometry": "geometry",
+    "Geometry": "storage.geometry",
     "Hit": "config",
-    "Index": "archive",
+    "Index": "index",
     "IndexConfig": "config",
-    "Merged": "merging",
-    "Photo": "photo",
-    "Repaired": "repair",
-    "SnapshotInfo": "snapshots",
+    "Merged": "maintenance.merge",
+    "Photo": "inputs",
+    "Repaired": "maintenance.repair",
+    "SnapshotInfo": "maintenance.snapshots",
 }
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 
 MAX_SHARD_IMAGES = 65536
 MAX_WORDS = 65536

@@ -10,22 +10,22 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctxdeploy.errors import ArchiveError, ConfigError, MismatchError
-from ctxdeploy.index.aggregate import Aggregated, aggregate
-from ctxdeploy.index.assign_cells import Cells
-from ctxdeploy.index.codebook import Codebook
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.index.codebook.aggregate import Aggregated, aggregate
+from ctxdeploy.index.codebook.assignment import Cells
+from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
-from ctxdeploy.index.geometry import Geometry
-from ctxdeploy.index.manifest import FORMAT_VERSION
-from ctxdeploy.index.names import NameIndex
-from ctxdeploy.index.pins import Pin
+from ctxdeploy.index.inputs import as_vectors
+from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot, list_snapshots, remove_snapshot
+from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.shard import Shard
-from ctxdeploy.index.snapshot import Snapshot
-from ctxdeploy.index.snapshots import SnapshotInfo, create_snapshot, list_snapshots, remove_snapshot
+from ctxdeploy.index.storage.geometry import Geometry
+from ctxdeploy.index.storage.manifest import FORMAT_VERSION
+from ctxdeploy.index.storage.names import NameIndex
+from ctxdeploy.index.storage.pins import Pin
+from ctxdeploy.index.storage.shard import Shard
+from ctxdeploy.index.storage.state import Snapshot
 from ctxdeploy.index.threads import SearchThreads
-from ctxdeploy.index.vectors import as_vectors
-from ctxdeploy.index.verify import verify
 
 PathLike = str | os.PathLike[str]
 

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 from weakref import WeakSet
 
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.processors import available_processors
+from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.core.errors import ConfigError
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")

@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.index import statistics
-from ctxdeploy.index.builder import Pending, shard_tensors
-from ctxdeploy.index.compaction import check_whole, choose_groups, merged_tensors
-from ctxdeploy.index.failures import Failures, normalised, write_failures
-from ctxdeploy.index.garbage import collect_garbage
-from ctxdeploy.index.lock import WriterLock
-from ctxdeploy.index.manifest import Manifest, ShardEntry, publish
-from ctxdeploy.index.names import NameIndex
-from ctxdeploy.index.shard import Layout, Shard, open_shard, write_shard
-from ctxdeploy.index.snapshot import Snapshot
-from ctxdeploy.index.tombstones import write_tombstones
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.files import WriterLock
+from ctxdeploy.index.maintenance.compact import check_whole, choose_groups, merged_tensors
+from ctxdeploy.index.maintenance.garbage import collect_garbage
+from ctxdeploy.index.storage import statistics
+from ctxdeploy.index.storage.builder import Pending, shard_tensors
+from ctxdeploy.index.storage.failures import Failures, normalised, write_failures
+from ctxdeploy.index.storage.manifest import Manifest, ShardEntry, publish
+from ctxdeploy.index.storage.names import NameIndex
+from ctxdeploy.index.storage.shard import Layout, Shard, open_shard, write_shard
+from ctxdeploy.index.storage.state import Snapshot
+from ctxdeploy.index.storage.tombstones import write_tombstones
 
 # Then a shard is written though it is not full: 0.5 GB of postings take 1.5 GB while they are sorted.
 MAX_PENDING_BYTES = 1 << 29

@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ctxdeploy.core.types import Box
     from ctxdeploy.runtime.backends.base import BackendConfig
-    from ctxdeploy.runtime.boxes import Box
     from ctxdeploy.runtime.config import ExtractorConfig
-    from ctxdeploy.runtime.decode import Photo, decode_photo
-    from ctxdeploy.runtime.extract import Extractor
-    from ctxdeploy.runtime.photos import find_photos
-    from ctxdeploy.runtime.sources import Extracted, FileState, PhotoFailure, PhotoReader, PhotoSource, StageSeconds
+    from ctxdeploy.runtime.decode.decode import Photo, decode_photo
+    from ctxdeploy.runtime.extractor import Extractor
+    from ctxdeploy.runtime.photo import Extracted, FileState, PhotoFailure, PhotoReader, PhotoSource, StageSeconds
+    from ctxdeploy.runtime.sources.folder import find_photos
 
 __all__ = [
     "BackendConfig",
@@ -40,22 +40,23 @@ __all__ = [
 
 _MODULES = {
     "BackendConfig": "backends.base",
-    "Box": "boxes",
-    "Extracted": "sources",
-    "Extractor": "extract",
+    "Box": "ctxdeploy.core.types",
+    "Extracted": "photo",
+    "Extractor": "extractor",
     "ExtractorConfig": "config",
-    "FileState": "sources",
-    "Photo": "decode",
-    "PhotoFailure": "sources",
-    "PhotoReader": "sources",
-    "PhotoSource": "sources",
-    "StageSeconds": "sources",
-    "decode_photo": "decode",
-    "find_photos": "photos",
+    "FileState": "photo",
+    "Photo": "decode.decode",
+    "PhotoFailure": "photo",
+    "PhotoReader": "photo",
+    "PhotoSource": "photo",
+    "StageSeconds": "photo",
+    "decode_photo": "decode.decode",
+    "find_photos": "sources.folder",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    module = _MODULES[name]
+    return getattr(import_module(module if module.startswith("ctxdeploy.") else f"{__name__}.{module}"), name)

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 
 Item = TypeVar("Item")
 

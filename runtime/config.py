@@ -3,12 +3,12 @@
 import os
 from dataclasses import dataclass, field
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.processors import available_processors
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.runtime.batching import BatchingConfig
-from ctxdeploy.runtime.decoding import DecodeSettings
-from ctxdeploy.runtime.limits import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.decoder import DecodeSettings
 from ctxdeploy.runtime.memory import MemoryShares
 from ctxdeploy.runtime.pipeline import PipelineSettings
 

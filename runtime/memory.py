@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 
 # A worker has allocated 58 MB before it decodes anything (it holds 38, libraries included).
 LEAST_WORKER = 96 << 20

@@ -13,17 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
-from ctxdeploy.bundle import ShapeRange
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import ShapeRange
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.runtime.batching import BatchingConfig, ShapeBatcher
-from ctxdeploy.runtime.decoding import Decoded, Decoder, DecodeSettings, ThreadDecoder
-from ctxdeploy.runtime.flow import Flow
-from ctxdeploy.runtime.lanes import Lanes, Ticket
-from ctxdeploy.runtime.network import Network
-from ctxdeploy.runtime.ordering import Line
-from ctxdeploy.runtime.processes import ProcessDecoder
-from ctxdeploy.runtime.reading import Readers
-from ctxdeploy.runtime.sources import Extracted, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.decoder import Decoded, Decoder, DecodeSettings, ThreadDecoder
+from ctxdeploy.runtime.network import Flow, Network
+from ctxdeploy.runtime.photo import Extracted, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.pools import Lanes, Readers, Ticket
+from ctxdeploy.runtime.reordering import Line
+from ctxdeploy.runtime.worker_process import ProcessDecoder
 
 # Seconds that a photo may keep decoded ones behind it from the network.
 OVERTAKEN_AFTER = 3.0

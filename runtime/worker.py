@@ -15,13 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, decode_source, too_large
-from ctxdeploy.runtime.formats import readable_formats
+from ctxdeploy.core.types import Box, Preprocessing
+from ctxdeploy.runtime.decode.image import DecodeLimits, readable_formats
+from ctxdeploy.runtime.decoder import Decoded, DecodeSettings, decode_source, too_large
 from ctxdeploy.runtime.framing import Channel
-from ctxdeploy.runtime.limits import DecodeLimits
-from ctxdeploy.runtime.sources import PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _OOM_SCORE = "500"

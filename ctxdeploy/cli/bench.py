@@ -10,13 +10,13 @@ import click
 
 from ctxdeploy.archive import find_model
 from ctxdeploy.cli.options import PATH, backend_options, json_option, model_option, print_json, quiet_option
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.extras import require
-from ctxdeploy.progress import Display
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.progress import Display
 
 if TYPE_CHECKING:
-    from ctxdeploy.benching.questions import Engine, Extras
-    from ctxdeploy.benching.running import Question
+    from ctxdeploy.bench.questions import Engine, Extras
+    from ctxdeploy.bench.running import Question
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -111,8 +111,8 @@ def extract(
     --against backend=openvino,precision=bf16 measures another configuration in turns, which finds the smallest
     differences; its keys are backend, precision, threads, model and python (an interpreter with another ctxdeploy).
     """
-    from ctxdeploy.benching.photos import photo_files
-    from ctxdeploy.benching.questions import extraction_question
+    from ctxdeploy.bench.photos import photo_files
+    from ctxdeploy.bench.questions import extraction_question
 
     display, extras = Display(quiet=quiet), _extras(against, peer, checkpoint)
     engine = _engine(model, backend, precision, threads)
@@ -162,8 +162,8 @@ def search(
 
     Queries are drawn from the archive's own words. The keys of --against are threads, archive and python.
     """
-    from ctxdeploy.benching.search_question import SearchSettings, search_question
-    from ctxdeploy.benching.synthetic import build_archive
+    from ctxdeploy.bench.search_question import SearchSettings, search_question
+    from ctxdeploy.bench.synthetic import build_archive
     from ctxdeploy.index.threads import checked_threads
 
     display, count = Display(quiet=quiet), checked_threads(threads)
@@ -225,9 +225,9 @@ def end_to_end(
 
     The codebook is made before, from the same photos. The keys of --against are those of  bench extract.
     """
-    from ctxdeploy.benching.photos import photo_files
-    from ctxdeploy.benching.preparing import prepare
-    from ctxdeploy.benching.questions import end_to_end_question
+    from ctxdeploy.bench.photos import photo_files
+    from ctxdeploy.bench.preparing import prepare
+    from ctxdeploy.bench.questions import end_to_end_question
     from ctxdeploy.index.threads import checked_threads
 
     display, extras = Display(quiet=quiet), _extras(against, peer, checkpoint)
@@ -253,9 +253,9 @@ def compare(
 
     Without B.json two cases of A.json are compared that took turns: the strongest comparison there is.
     """
-    from ctxdeploy.benching.comparing import compare_files
-    from ctxdeploy.benching.record import Record
-    from ctxdeploy.benching.summary import comparison_text
+    from ctxdeploy.bench.comparing import compare_files
+    from ctxdeploy.bench.record import Record
+    from ctxdeploy.bench.summary import comparison_text
 
     if least is not None and not 0 <= least < 1:
         raise ConfigError(f"--least {least:g} is outside 0..1: 0.05 is 5 %")
@@ -278,9 +278,9 @@ def _measure(
     display: Display,
 ) -> None:
     """Measure, write the file and its summary, draw, print."""
-    from ctxdeploy.benching.results import results_of
-    from ctxdeploy.benching.running import RunConfig, measure
-    from ctxdeploy.benching.summary import markdown
+    from ctxdeploy.bench.results import results_of
+    from ctxdeploy.bench.running import RunConfig, measure
+    from ctxdeploy.bench.summary import markdown
 
     if plots is not None:
         require("matplotlib", "bench")  # said before hours of measuring
@@ -290,7 +290,7 @@ def _measure(
     record.write()
     display.say(f"wrote {output}")
     if plots is not None:
-        from ctxdeploy.benching.plots import draw
+        from ctxdeploy.bench.plots import draw
 
         for path in draw(record, plots):
             display.say(f"wrote {path}")
@@ -301,15 +301,15 @@ def _measure(
 
 
 def _engine(model: str | None, backend: str, precision: str, threads: int | None) -> "Engine":
-    from ctxdeploy import bundle
-    from ctxdeploy.benching.questions import Engine
+    from ctxdeploy.bench.questions import Engine
+    from ctxdeploy.core import bundle
 
     opened = bundle.open(find_model(model))
     return Engine(bundle=opened, backend=backend, precision=precision, threads=threads).resolved()
 
 
 def _extras(against: tuple[str, ...], peer: bool, checkpoint: Path | None) -> "Extras":
-    from ctxdeploy.benching.questions import Extras
+    from ctxdeploy.bench.questions import Extras
 
     return Extras(against=against, peer=peer, checkpoint=checkpoint)
 

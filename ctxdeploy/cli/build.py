@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
-from ctxdeploy.engines import PACKAGES, Hardware
+from ctxdeploy.core.engines import PACKAGES, Hardware
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import Precision
 from ctxdeploy.models.finding import check_own, find_bundle
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
-from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Artefact
+    from ctxdeploy.core.bundle import Artefact
 
 
 class _Shape(click.ParamType[tuple[int, int, int]]):
@@ -81,7 +81,7 @@ def command(
     An engine of the same target and precision is replaced. PyTorch is not needed. Engines of TensorRT-RTX are built on
     any machine and run on RTX GPUs.
     """
-    import ctxdeploy.bundle
+    import ctxdeploy.core.bundle
     from ctxdeploy.export.tensorrt.config import EngineConfig
     from ctxdeploy.export.tensorrt.publish import build_engine
 
@@ -99,7 +99,7 @@ def command(
     config.check(target)
     bundle = find_bundle(bundle)
     check_own(bundle)
-    opened = ctxdeploy.bundle.open(bundle)
+    opened = ctxdeploy.core.bundle.open(bundle)
     display = Display(quiet=quiet)
     for label in dict.fromkeys(precisions):
         opened = build_engine(opened, config, target=target, precision=Precision.parse(label), display=display)

@@ -6,8 +6,8 @@ import click
 
 from ctxdeploy.archive import folder_bytes
 from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
-from ctxdeploy.progress import Display
-from ctxdeploy.text import printable
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
 
 
 @click.command("compact")

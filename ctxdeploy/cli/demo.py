@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
-from ctxdeploy.progress import Display
+from ctxdeploy.core.progress import Display
 
 
 @click.command("demo")

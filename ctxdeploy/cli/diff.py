@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
-from ctxdeploy.errors import ParityError
+from ctxdeploy.core.errors import ParityError
+from ctxdeploy.core.progress import Display
 from ctxdeploy.models.finding import find_bundle
 from ctxdeploy.models.table import is_name
-from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.diff_run import Image
+    from ctxdeploy.export.diff.run import Image
 
 SAMPLE = "coffee"
 # Of graphs outside of a bundle, and of default for those in one: every layer shows, in a fifth of the time of 1024.
@@ -62,9 +62,9 @@ def command(
     default tolerance is that of the lower precision: fp32 0.001, fp16 0.05, bf16 0.3, int8 0.7. A smaller --tolerance
     looks closer; the layer that adds most to the error is named in any case.
     """
-    from ctxdeploy.export.diff import DiffConfig, diff
-    from ctxdeploy.export.diff_run import side
-    from ctxdeploy.extras import require
+    from ctxdeploy.core.extras import require
+    from ctxdeploy.export.diff.diff import DiffConfig, diff
+    from ctxdeploy.export.diff.run import side
 
     config = DiffConfig(tolerance=tolerance, threads=threads)
     if html is not None:
@@ -73,13 +73,13 @@ def command(
     size = min(image_size, left.image_size or image_size, right.image_size or image_size)
     found = diff(left, right, _image(photo, size), config, Display(quiet=quiet).say)
     if html is not None:
-        from ctxdeploy.export.diff_page import write_diff_page
+        from ctxdeploy.report.diff_page import write_diff_page
 
         write_diff_page(html, found)
     if as_json:
         print_json(found.metadata())
     else:
-        from ctxdeploy.export.diff_page import table
+        from ctxdeploy.report.diff_page import table
 
         click.echo("\n".join(table(found)))
     if found.diverged:
@@ -94,7 +94,7 @@ def _named(text: str) -> str:
 
 def _image(photo: Path | None, image_size: int) -> "Image":
     """Return the photo, H×W×3 uint8, scaled down as every photo is."""
-    from ctxdeploy.preprocessing import Preprocessing
+    from ctxdeploy.core.types import Preprocessing
     from ctxdeploy.runtime import decode_photo
 
     source: Path | bytes
@@ -103,7 +103,7 @@ def _image(photo: Path | None, image_size: int) -> "Image":
     else:
         from PIL import Image as Pillow
 
-        from ctxdeploy.samples import sample_photo
+        from ctxdeploy.core.samples import sample_photo
 
         buffer = io.BytesIO()
         Pillow.fromarray(sample_photo(SAMPLE)).save(buffer, "PNG", compress_level=1)

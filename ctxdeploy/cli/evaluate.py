@@ -17,11 +17,11 @@ from ctxdeploy.cli.options import (
     print_json,
     quiet_option,
 )
-from ctxdeploy.errors import ConfigError, SomePhotosFailedError
+from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation.codebooks import CodebookConfig
 from ctxdeploy.evaluation.table import KINDS, open_set
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.evaluation.dataset import DataSet
@@ -107,7 +107,7 @@ def command(
     else:
         _print(result)
     if page is not None:
-        from ctxdeploy.evaluation.failures_page import write_failures
+        from ctxdeploy.report.failures_page import write_failures
 
         write_failures(page, result, distractors, worst)
         shown.say(f"wrote {page}")
@@ -123,7 +123,7 @@ def _extractor(
     dataset: "DataSet", output: Path | None, model: str | None, engine: "BackendConfig", config: "ExtractorConfig"
 ) -> tuple[Path, "HeardExtractor"]:
     """Return the archive, and the model: the given one, else the archive's own, else the one that ``index`` takes."""
-    from ctxdeploy import bundle as bundles
+    from ctxdeploy.core import bundle as bundles
     from ctxdeploy.evaluation.store import HeardExtractor
 
     if output is not None and model is None and is_archive(output) and has_model(output):

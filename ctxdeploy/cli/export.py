@@ -9,18 +9,18 @@ import click
 from ctxdeploy.archive import BUNDLE_SUFFIX
 from ctxdeploy.cli.options import PATH, ScalesType, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import Precision
 from ctxdeploy.export.targets import TARGETS
-from ctxdeploy.extras import require
 from ctxdeploy.models.finding import find_checkpoint
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
-from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
     from ctxdeploy.export.export import ExportConfig
-    from ctxdeploy.export.parity import Image
-    from ctxdeploy.export.trial import TrialPhotos
+    from ctxdeploy.export.parity.parity import Image
+    from ctxdeploy.export.parity.parity_run import TrialPhotos
 
 
 @click.command("export")
@@ -118,7 +118,7 @@ def command(
             what = f"{artefact.target} {artefact.precision} {kind}, {artefact.bytes / 1e6:.1f} MB"
             click.echo(f"  {what}: {parity_line(artefact.parity)}")
     if report is not None:
-        from ctxdeploy.export.report import write_report
+        from ctxdeploy.report.bundle_page import write_report
 
         write_report(report, exported.bundle, exported.rejected)
     if triton is not None:
@@ -129,7 +129,7 @@ def command(
 
 
 def _check_codebook(codebook: Path, checkpoint: Path) -> None:
-    from ctxdeploy.bundled_codebook import check_codebook
+    from ctxdeploy.core.bundled_codebook import check_codebook
     from ctxdeploy.export.checkpoint import load_checkpoint
 
     check_codebook(codebook, load_checkpoint(checkpoint).config.descriptor_dim)
@@ -143,7 +143,7 @@ def _photos(
         return None, None
     from ctxdeploy.export.checkpoint import load_checkpoint
     from ctxdeploy.export.int8.config import Int8Config
-    from ctxdeploy.export.photos import folder_calibration, folder_trial
+    from ctxdeploy.export.parity.photos import folder_calibration, folder_trial
 
     preprocessing = config.preprocessing(load_checkpoint(checkpoint))
     chosen = None if photos is None else folder_trial(photos, preprocessing)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxdeploy.adding import IndexingReport
 from ctxdeploy.archive import default_archive, find_model, has_model, is_archive, open_model
 from ctxdeploy.cli.options import (
     PATH,
@@ -18,18 +17,19 @@ from ctxdeploy.cli.options import (
     print_json,
     quiet_option,
 )
-from ctxdeploy.errors import ConfigError, SomePhotosFailedError
-from ctxdeploy.estimate import Estimate, estimate
-from ctxdeploy.indexing import IndexingConfig, index_photos, plan_indexing
+from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
+from ctxdeploy.indexing.commit import IndexingReport
+from ctxdeploy.indexing.estimate import Estimate, estimate
+from ctxdeploy.indexing.failure_limit import NO_LIMIT, Patience
+from ctxdeploy.indexing.job import IndexingConfig, index_photos, plan_indexing
+from ctxdeploy.indexing.plan import Plan
 from ctxdeploy.models.finding import display_name
-from ctxdeploy.patience import NO_LIMIT, Patience
-from ctxdeploy.planning import Plan
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
-    from ctxdeploy.runtime.listing import Listing
+    from ctxdeploy.runtime.sources import Listing
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
 ADVISED_FROM = 10.0
@@ -96,7 +96,7 @@ def command(
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
     cannot be read keeps its old descriptors until it can be, or is removed.
     """
-    from ctxdeploy.runtime.listing import list_photos
+    from ctxdeploy.runtime.sources import list_photos
 
     config = IndexingConfig(
         codebook=codebook,
@@ -134,7 +134,7 @@ def command(
 
 
 def _extractor(archive: Path, model: str | None, engine: "BackendConfig", config: "ExtractorConfig") -> "Extractor":
-    from ctxdeploy import bundle as bundles
+    from ctxdeploy.core import bundle as bundles
     from ctxdeploy.runtime import Extractor
 
     own = is_archive(archive) and model is None and has_model(archive)

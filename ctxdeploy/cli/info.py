@@ -16,12 +16,12 @@ from ctxdeploy.archive import (
     photo_place,
 )
 from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.text import printable
 from ctxdeploy.models.finding import find_bundle
-from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Bundle
+    from ctxdeploy.core.bundle import Bundle
 
 
 @click.command("info")
@@ -56,7 +56,7 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     if is_bundle(path):
         if at is not None:
             raise ConfigError(f"--at {at}: {path} is a bundle, which has one state: leave out --at")
-        from ctxdeploy import bundle
+        from ctxdeploy.core import bundle
 
         opened = bundle.open(path, check_hashes=False)
         return {"kind": "bundle", "path": str(path), **opened.metadata()}

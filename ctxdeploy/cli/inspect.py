@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-import ctxdeploy.bundle
+import ctxdeploy.core.bundle
 from ctxdeploy.archive import find_model
 from ctxdeploy.cli.options import PATH, json_option, model_option, print_json, quiet_option
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 
 SUFFIX = ".inspection"
 
@@ -47,7 +47,7 @@ def command(
     The fp32 graph of the bundle is run in ONNX Runtime. Positions are pixels of the original photo after EXIF rotation.
     DIR must be empty, or hold an earlier inspection, which is replaced.
     """
-    from ctxdeploy.inspecting import check_output, write_inspection
+    from ctxdeploy.report.inspection import check_output, write_inspection
     from ctxdeploy.runtime import Box
     from ctxdeploy.runtime.inspection import InspectionConfig, inspect_photo
 
@@ -55,7 +55,7 @@ def command(
     config = InspectionConfig(at=None if at_text is None else _position(at_text), scale=scale, threads=threads)
     folder = output or Path(photo.name + SUFFIX)
     check_output(folder)
-    bundle = ctxdeploy.bundle.open(find_model(model))
+    bundle = ctxdeploy.core.bundle.open(find_model(model))
     display = Display(quiet=quiet)
     found = inspect_photo(bundle, photo, config, box=box)
     facts = write_inspection(folder, found, bundle, photo, edges)

@@ -10,8 +10,8 @@ from types import FrameType
 import click
 
 from ctxdeploy import __version__
-from ctxdeploy.errors import CtxdeployError, StorageError
-from ctxdeploy.text import printable
+from ctxdeploy.core.errors import CtxdeployError, StorageError
+from ctxdeploy.core.text import printable
 
 INTERRUPTED, TERMINATED = 130, 143
 

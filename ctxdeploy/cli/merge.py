@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 
 
 @click.command("merge")

@@ -6,7 +6,9 @@ import click
 
 from ctxdeploy.cli.options import PATH, ScalesType, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
 from ctxdeploy.models.card import card_text
 from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.finding import models_folder
@@ -14,8 +16,6 @@ from ctxdeploy.models.listing import Entry, entries
 from ctxdeploy.models.pulling import MIRROR
 from ctxdeploy.models.release import ReleaseConfig
 from ctxdeploy.models.table import PUBLISHED
-from ctxdeploy.progress import Display
-from ctxdeploy.text import printable
 
 
 @click.group("models", invoke_without_command=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ctxdeploy.text import printable
+from ctxdeploy.core.text import printable
 
 
 def parity_line(parity: Mapping[str, Any]) -> str:

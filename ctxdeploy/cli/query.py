@@ -17,10 +17,10 @@ from ctxdeploy.cli.options import (
     print_json,
     quiet_option,
 )
-from ctxdeploy.errors import ConfigError, PhotoError
-from ctxdeploy.progress import Display
-from ctxdeploy.querying import Answer, QueryConfig, ask_many
-from ctxdeploy.text import printable
+from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
+from ctxdeploy.query import Answer, QueryConfig, ask_many
 
 
 @click.command("query")
@@ -87,7 +87,7 @@ def command(
             _print(answer, as_json, about)
             answers.append(answer)
     if page is not None:
-        from ctxdeploy.page import write_page
+        from ctxdeploy.report.query_page import write_page
 
         write_page(page, answers, photo_folder(archive), title=archive.name)
         Display(quiet=quiet).say(f"wrote {page}")

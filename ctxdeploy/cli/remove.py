@@ -9,9 +9,9 @@ import click
 
 from ctxdeploy.archive import photo_folder
 from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index

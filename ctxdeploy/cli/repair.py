@@ -7,9 +7,9 @@ import click
 
 from ctxdeploy.archive import archive_problems, forget_damaged_origin, photo_place
 from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
-from ctxdeploy.errors import ArchiveError
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Repaired

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.progress import Display
-from ctxdeploy.text import printable
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
 
 
 @click.command("snapshot")

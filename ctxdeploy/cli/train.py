@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.train.config import RECIPES, OptimiserConfig, TrainConfig
-from ctxdeploy.extras import require
 from ctxdeploy.models.finding import find_checkpoint
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
+from ctxdeploy.training.config import RECIPES, OptimiserConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.train.run import Start
-    from ctxdeploy.export.train.sets import PhotoSet
+    from ctxdeploy.training.run import Start
+    from ctxdeploy.training.sets import PhotoSet
 
 # From a trained network on: the slides' loss, the trunk at a tenth of the learning rate of what is new.
 _RECIPE, _RECIPE_OF_TRAINED = "pairs", "contrastive"
@@ -96,7 +96,7 @@ def command(
     FOLDER gets model.pth (a checkpoint for export), log.csv, validation.csv and the state of the run.
     """
     require("torch", "export")
-    from ctxdeploy.export.train.run import RunConfig, train
+    from ctxdeploy.training.run import RunConfig, train
 
     config = _config(recipe, steps, learning_rate, settings, seed, precision, trained=init is not None)
     start = _start(init, architecture, skip_layer, dim, smoothing, kernel_size, graph)
@@ -187,7 +187,7 @@ def _start(
     kernel_size: int | None,
     graph: int | None,
 ) -> "Start":
-    from ctxdeploy.export.train.run import Start
+    from ctxdeploy.training.run import Start
 
     refinement = None if graph is None else Refinement(blocks=graph)
     size = 3 if kernel_size is None else kernel_size
@@ -212,7 +212,7 @@ def _start(
 
 
 def _photo_set(places: dict[str, tuple[Path, ...]]) -> "PhotoSet":
-    from ctxdeploy.export.train.sets import joined, read_set
+    from ctxdeploy.training.sets import joined, read_set
 
     sets = [read_set(kind, place) for kind, folders in places.items() for place in folders]
     if not sets:

@@ -9,10 +9,10 @@ from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.errors import ArchiveError, BundleError, ConfigError, ParityError
+from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError, ParityError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models.finding import check_own, find_bundle, find_checkpoint
-from ctxdeploy.progress import Display
-from ctxdeploy.text import counted, printable
 
 
 @click.command("verify")
@@ -86,7 +86,7 @@ def _judge(path: Path, archive: bool, problems: list[str], artefacts: list[dict[
 
 
 def _bundle_problems(path: Path) -> list[str]:
-    from ctxdeploy import bundle
+    from ctxdeploy.core import bundle
 
     try:
         bundle.open(path)
@@ -104,8 +104,8 @@ def _compared(
     record: bool,
     display: Display,
 ) -> list[dict[str, Any]]:
-    from ctxdeploy import bundle
-    from ctxdeploy.export.verifying import record_parity, verify
+    from ctxdeploy.core import bundle
+    from ctxdeploy.export.parity.verify import record_parity, verify
 
     opened = bundle.open(path)
     results = verify(opened, photos, target=target, precision=precision, checkpoint=checkpoint, display=display)

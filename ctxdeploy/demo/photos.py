@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxdeploy.demo.views import ViewConfig, make_view
-from ctxdeploy.errors import StorageError
-from ctxdeploy.samples import NAMES, sample_photo
+from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.samples import NAMES, sample_photo
+from ctxdeploy.core.views import ViewConfig, make_view
 
 SEED = 20
 # Views of each photo in the archive, and one more that queries it.

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ctxdeploy.bundle
+import ctxdeploy.core.bundle
+from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.samples import NAMES
 from ctxdeploy.demo.photos import VIEWS, scene_of, write_photos
-from ctxdeploy.errors import StorageError
-from ctxdeploy.indexing import IndexingConfig, index_photos
+from ctxdeploy.indexing.job import IndexingConfig, index_photos
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.table import DEFAULT
-from ctxdeploy.page import write_page
-from ctxdeploy.progress import Display
-from ctxdeploy.querying import Answer, QueryConfig, ask
-from ctxdeploy.samples import NAMES
+from ctxdeploy.query import Answer, QueryConfig, ask
+from ctxdeploy.report.query_page import write_page
 
 MARKER = ".ctxdeploy-demo"
 
@@ -55,7 +55,7 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
     """
     from ctxdeploy.index import Index
     from ctxdeploy.runtime import Extractor
-    from ctxdeploy.runtime.listing import list_photos
+    from ctxdeploy.runtime.sources import list_photos
 
     archive = folder / "photos.ctxindex"
     _claim(folder)
@@ -64,7 +64,7 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
     display.say(
         f"{len(NAMES)} photos of scikit-image, {VIEWS} changed views of each in {photos_folder}; model {DEFAULT}"
     )
-    extractor = Extractor(ctxdeploy.bundle.open(built_in(DEFAULT)))
+    extractor = Extractor(ctxdeploy.core.bundle.open(built_in(DEFAULT)))
     index_photos(list_photos(str(photos_folder)), archive, extractor, IndexingConfig(), display)
     with Index.open(archive) as index, display.progress("querying", len(queries)) as bar:
         index.prepare()

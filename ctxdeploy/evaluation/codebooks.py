@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.archive import is_archive
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet
-from ctxdeploy.fingerprint import marks_of, share_in
-from ctxdeploy.patience import NO_LIMIT
-from ctxdeploy.progress import Display
-from ctxdeploy.spool import Spool
-from ctxdeploy.text import printable
-from ctxdeploy.training import CodebookTrainer, TrainingConfig
+from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, marks_of, share_in
+from ctxdeploy.indexing.descriptor_cache import Spool
+from ctxdeploy.indexing.failure_limit import NO_LIMIT
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
@@ -139,7 +138,7 @@ class CodebookFinder:
             NoPhotosError: there is no photo to train one.
         """
         from ctxdeploy.index import Codebook
-        from ctxdeploy.index.manifest import CODEBOOK
+        from ctxdeploy.index.storage.manifest import CODEBOOK
 
         given, bundle = self._config, extractor.bundle
         carried = bundle.words
@@ -177,10 +176,9 @@ class CodebookFinder:
 
     def _train(self, place: str, extractor: "Extractor", display: Display) -> Path:
         """Train a codebook from a place's photos, or return that of an earlier run with the same ones and settings."""
-        from ctxdeploy.fingerprint import fingerprint
-        from ctxdeploy.hashing import settings_sha256
-        from ctxdeploy.index.storage import make_folder
-        from ctxdeploy.runtime.listing import list_photos
+        from ctxdeploy.core.files import make_folder, settings_sha256
+        from ctxdeploy.indexing.codebook import fingerprint
+        from ctxdeploy.runtime.sources import list_photos
 
         photos = list_photos(place).photos
         self._refuse_same(photos, place)
@@ -215,6 +213,6 @@ def _codebook_of(archive: Path) -> "Codebook":
 
 
 def _file(dataset: DataSet, name: str) -> "PhotoSource":
-    from ctxdeploy.runtime.photos import FilePhoto
+    from ctxdeploy.runtime.sources.folder import FilePhoto
 
     return FilePhoto(name=name, folder=str(dataset.folder), file=name)

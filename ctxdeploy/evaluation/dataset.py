@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.scoring import Relevance
-from ctxdeploy.text import counted, printable
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.scoring import Relevance
+from ctxdeploy.core.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import Box
-    from ctxdeploy.runtime.listing import Listing
+    from ctxdeploy.runtime.sources import Listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ class DataSet:
 
     def listing(self) -> "Listing":
         """Return the database's photos, to be indexed."""
-        from ctxdeploy.runtime.listing import Listing
-        from ctxdeploy.runtime.photos import FilePhoto
+        from ctxdeploy.runtime.sources import Listing
+        from ctxdeploy.runtime.sources.folder import FilePhoto
 
         root = str(self.folder)
         photos = [FilePhoto(name=name, folder=root, file=name) for name in self.database]

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.archive import extraction_of, is_archive
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.progress import Display, Progress
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation.codebooks import CodebookConfig, CodebookFinder, Provenance
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.judging import Figures, Outcome, figures, judge, worst
@@ -22,11 +25,8 @@ from ctxdeploy.evaluation.ranking import (
 )
 from ctxdeploy.evaluation.rankings_file import RankingsFile
 from ctxdeploy.evaluation.store import HeardExtractor, Store
-from ctxdeploy.extras import require
-from ctxdeploy.indexing import IndexingConfig, index_photos
-from ctxdeploy.progress import Display, Progress
-from ctxdeploy.spool import file_state
-from ctxdeploy.text import counted, printable
+from ctxdeploy.indexing.descriptor_cache import file_state
+from ctxdeploy.indexing.job import IndexingConfig, index_photos
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index

@@ -7,10 +7,10 @@ its query, the others are its answers.
 import re
 from pathlib import Path, PurePosixPath
 
-from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.scoring import Relevance
+from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet, Kind, Query, Task
-from ctxdeploy.scoring import Relevance
-from ctxdeploy.text import printable
 
 GROUP = 100
 RULE = "mean over the queries, the photos whose numbers end with 00; the query itself is taken out of the ranking"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ctxdeploy.core.scoring import DEPTHS, QueryScore, mean, score_query
 from ctxdeploy.evaluation.dataset import DataSet, Query, Task
 from ctxdeploy.evaluation.ranking import Ranked
-from ctxdeploy.scoring import DEPTHS, QueryScore, mean, score_query
 
 # Photos of a ranking that are kept for the page: the first ones, and the first right ones behind them.
 KEPT, MISSED = 12, 2

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ctxdeploy.core.scoring import GROUND_TRUTH
 from ctxdeploy.evaluation.dataset import DataSet, Kind
 from ctxdeploy.evaluation.scenes import scene_set
-from ctxdeploy.scoring import GROUND_TRUTH
 
 FOLDERS = ("images", "distractors")
 

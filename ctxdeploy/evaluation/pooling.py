@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.descriptors import LocalDescriptors
+from ctxdeploy.core.types import LocalDescriptors
 
 
 def pooled(descriptors: LocalDescriptors) -> NDArray[np.float32] | None:

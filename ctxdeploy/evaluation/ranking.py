@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.archive import check_model
-from ctxdeploy.errors import MismatchError
+from ctxdeploy.core.errors import MismatchError
+from ctxdeploy.core.extras import require
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.pooling import pooled
 from ctxdeploy.evaluation.store import Store
-from ctxdeploy.extras import require
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Bundle
+    from ctxdeploy.core.bundle import Bundle
     from ctxdeploy.index import Index
 
 # Queries searched at once, and photos ranked for them all: a hit takes 0.1 KB.

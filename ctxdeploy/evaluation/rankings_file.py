@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from ctxdeploy.errors import StorageError
+from ctxdeploy.core.errors import StorageError
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.ranking import Ranked
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.scoring import Relevance
 from ctxdeploy.evaluation.dataset import DataSet, Kind, Query, Task
-from ctxdeploy.scoring import Relevance
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import Box
@@ -33,7 +33,7 @@ def read(place: Path) -> DataSet:
     Raises:
         ConfigError: several ground truths or none, or one that is not of this form, or that would run code.
     """
-    from ctxdeploy.plain_pickle import load_plain
+    from ctxdeploy.core.plain_pickle import load_plain
 
     paths = sorted(place.glob(PATTERN))
     if len(paths) != 1:

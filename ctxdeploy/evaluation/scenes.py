@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
+from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet, Kind, Query, Task
-from ctxdeploy.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
-from ctxdeploy.text import printable
 
 ALL, SMALL = "all", "small"
 RULE = (

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.descriptors import LocalDescriptors
-from ctxdeploy.errors import PhotoError
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.pooling import pooled
-from ctxdeploy.progress import Display
-from ctxdeploy.runtime.extract import Extractor
-from ctxdeploy.runtime.sources import Extracted, PhotoFailure, PhotoSource
-from ctxdeploy.spool import Spool, Spooled, file_state, spooled
-from ctxdeploy.text import printable
+from ctxdeploy.indexing.descriptor_cache import Spool, Spooled, file_state, spooled
+from ctxdeploy.runtime.extractor import Extractor
+from ctxdeploy.runtime.photo import Extracted, PhotoFailure, PhotoSource
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime.photos import FilePhoto
+    from ctxdeploy.runtime.sources.folder import FilePhoto
 
 
 class HeardExtractor(Extractor):
@@ -146,12 +146,12 @@ class Store:
         self._spool.put(Spooled(name=name, descriptors=descriptors, size=state.size, mtime_ns=state.mtime_ns))
 
     def _photo(self, name: str) -> "FilePhoto":
-        from ctxdeploy.runtime.photos import FilePhoto
+        from ctxdeploy.runtime.sources.folder import FilePhoto
 
         return FilePhoto(name=name, folder=str(self._dataset.folder), file=name)
 
     def _source(self, query: Query) -> "FilePhoto":
-        from ctxdeploy.runtime.photos import FilePhoto
+        from ctxdeploy.runtime.sources.folder import FilePhoto
 
         return FilePhoto(name=query.key, folder=str(self._dataset.folder), file=query.name, box=query.box)
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation import holidays, minibench, revisited, scenes
 from ctxdeploy.evaluation.dataset import DataSet, Kind
-from ctxdeploy.text import printable
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (revisited.KIND, minibench.KIND, scenes.KIND, holidays.KIND)}
 

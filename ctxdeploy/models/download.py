@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy import __version__
-from ctxdeploy.errors import ConfigError, DownloadError
+from ctxdeploy.core.errors import ConfigError, DownloadError
+from ctxdeploy.core.progress import Display
 from ctxdeploy.models.part import Answer, Part
-from ctxdeploy.progress import Display
-from ctxdeploy.runtime.listing.urls import host_of, is_web, without_secrets
+from ctxdeploy.runtime.sources.urls import host_of, is_web, without_secrets
 
 _PIECE = 1 << 16
 _MB = 1_000_000

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from ctxdeploy.bundle import MANIFEST
-from ctxdeploy.errors import BundleError, ConfigError
+from ctxdeploy.core.bundle import MANIFEST
+from ctxdeploy.core.errors import BundleError, ConfigError
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, is_name
 
 _PULL = "fetch it with  ctxdeploy models pull"
@@ -91,7 +91,7 @@ def find_checkpoint(given: str | os.PathLike[str]) -> Path:
     folder = named_model(os.fspath(given))
     if folder is None:
         return path
-    from ctxdeploy import bundle
+    from ctxdeploy.core import bundle
 
     checkpoint = folder / Path(bundle.open(folder, check_hashes=False).source["file"]).name
     if not checkpoint.is_file():

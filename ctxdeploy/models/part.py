@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ctxdeploy.errors import StorageError
+from ctxdeploy.core.errors import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)

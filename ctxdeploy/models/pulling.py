@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ctxdeploy import bundle
-from ctxdeploy.bundle import MANIFEST, Bundle
-from ctxdeploy.errors import ArchiveError, CheckpointError, ConfigError, DownloadError, StorageError
-from ctxdeploy.extras import require
-from ctxdeploy.hashing import file_sha256
+from ctxdeploy.core import bundle
+from ctxdeploy.core.bundle import MANIFEST, Bundle
+from ctxdeploy.core.errors import ArchiveError, CheckpointError, ConfigError, DownloadError, StorageError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.progress import Display
 from ctxdeploy.models.download import DownloadConfig, check_url, fetch
 from ctxdeploy.models.origin import Origin, read_origin, write_origin
 from ctxdeploy.models.part import Answer
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, Published, is_name
-from ctxdeploy.progress import Display
-from ctxdeploy.runtime.listing.urls import without_secrets
+from ctxdeploy.runtime.sources.urls import without_secrets
 
 MIRROR = "CTXDEPLOY_MIRROR"
 _PULL, _REMOVED = ".pull-", ".removed-"
@@ -133,8 +133,7 @@ def remove(name: str, folder: Path) -> Path:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing the folder of models."""
-    from ctxdeploy.index.lock import WriterLock
-    from ctxdeploy.index.storage import make_folder
+    from ctxdeploy.core.files import WriterLock, make_folder
 
     make_folder(folder)
     try:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BundleError, ConfigError, SomePhotosFailedError, StorageError
-from ctxdeploy.extras import require
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import BundleError, ConfigError, SomePhotosFailedError, StorageError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision
 from ctxdeploy.models.card import CARD, write_card
 from ctxdeploy.models.table import is_name
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
@@ -58,7 +58,7 @@ class Released:
     Attributes:
         bundle: with its codebook.
         rounding: figures of the network with rounded matrices against the one of the checkpoint, as
-            ``ctxdeploy.export.parity`` gives them.
+            ``ctxdeploy.export.parity.parity`` gives them.
         photos: that the codebook was trained on.
         left_out: artefacts that did not pass, with the reason.
     """
@@ -120,7 +120,7 @@ def release(
 def _photos(folders: Sequence[Path]) -> list["PhotoSource"]:
     """Return the photos of all folders; their names begin with that of their folder."""
     from ctxdeploy.runtime import PhotoSource
-    from ctxdeploy.runtime.listing import list_photos
+    from ctxdeploy.runtime.sources import list_photos
 
     found = [
         PhotoSource(name=f"{folder.name}/{photo.name}", path=photo.path)
@@ -134,13 +134,13 @@ def _photos(folders: Sequence[Path]) -> list["PhotoSource"]:
 
 def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Display) -> dict[str, object]:
     """Write the checkpoint with its matrices as float16; return how far the network moved by that."""
+    from ctxdeploy.core.types import Preprocessing
     from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
     from ctxdeploy.export.export import torch_runner
-    from ctxdeploy.export.matching import Matching
-    from ctxdeploy.export.parity import TOLERANCES
-    from ctxdeploy.export.photos import sample_trial
-    from ctxdeploy.export.trial import Trial, TrialPhotos
-    from ctxdeploy.preprocessing import Preprocessing
+    from ctxdeploy.export.parity.matching import Matching
+    from ctxdeploy.export.parity.parity import TOLERANCES
+    from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+    from ctxdeploy.export.parity.photos import sample_trial
 
     loaded = load_checkpoint(checkpoint)
     extraction = replace(loaded.extraction, scales=config.scales, top_k=config.top_k)
@@ -165,7 +165,7 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
 
 def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, tuple[str, ...]]:
     """Export the fp32 graph, and the bf16 graph for OpenVINO if it passes; return also what did not."""
-    from ctxdeploy.export.artefacts import REJECTED
+    from ctxdeploy.export.bundle_builder import REJECTED
     from ctxdeploy.export.export import ExportConfig, export
 
     config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
@@ -179,10 +179,10 @@ def _codebook(
     bundle: Bundle, photos: list["PhotoSource"], staging: Path, config: ReleaseConfig, display: Display
 ) -> "Codebook":
     """Train a codebook of centroids that float16 holds."""
-    from ctxdeploy.patience import NO_LIMIT
+    from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
+    from ctxdeploy.indexing.descriptor_cache import Spool
+    from ctxdeploy.indexing.failure_limit import NO_LIMIT
     from ctxdeploy.runtime import BackendConfig, Extractor
-    from ctxdeploy.spool import Spool
-    from ctxdeploy.training import CodebookTrainer, TrainingConfig
 
     # The reference runtime, whatever else is installed: its descriptors are the ones that were compared with PyTorch.
     extractor = Extractor(bundle, backend=BackendConfig(name="onnxruntime", threads=config.threads))

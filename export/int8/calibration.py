@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import INPUT_NAME
+from ctxdeploy.core.cpu import engine_threads
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.extras import require_onnxruntime
 from ctxdeploy.export.int8.config import Int8Config, Method
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
-from ctxdeploy.extras import require_onnxruntime
-from ctxdeploy.processors import engine_threads
 
 Image = NDArray[np.uint8]
 

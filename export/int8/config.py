@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 
 
 class Method(Enum):

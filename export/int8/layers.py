@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 
 TRUNK = "backbone."
 IMAGE = "image"

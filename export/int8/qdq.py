@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.int8.calibration import LEVELS, Ranges
 from ctxdeploy.export.int8.layers import Trunk, find_trunk
 

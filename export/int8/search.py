@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME
-from ctxdeploy.errors import ParityError
+from ctxdeploy.core.bundle import INPUT_NAME
+from ctxdeploy.core.errors import ParityError
 from ctxdeploy.export.int8.calibration import Image, Ranges, calibrate, open_session
 from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.int8.layers import find_trunk, subgraph

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.ctx import Ctx
 from ctxdeploy.export.networks.family import Family, Params
@@ -10,7 +10,7 @@ from ctxdeploy.export.networks.fire import Fire
 from ctxdeploy.export.networks.how import How
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Extraction
+    from ctxdeploy.core.bundle import Extraction
     from ctxdeploy.export.networks.network import RetrievalNetwork
 
 # In the order in which they are asked whether a checkpoint is theirs.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
 from ctxdeploy.export.networks.family import Params
 from ctxdeploy.export.networks.how import How, smoothing_of

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxdeploy.bundle import Extraction
+from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.network import RetrievalNetwork, cell_centres, l2_attention, scaled_size
 from ctxdeploy.export.networks.refinement import GraphRefinement

@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Extraction
+    from ctxdeploy.core.bundle import Extraction
     from ctxdeploy.export.networks.network import RetrievalNetwork
 
 Params = Mapping[str, Any]

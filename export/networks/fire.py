@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import Lit, NetworkConfig, Smoothing
 from ctxdeploy.export.networks.family import Family, Params
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Extraction
+    from ctxdeploy.core.bundle import Extraction
     from ctxdeploy.export.networks.network import RetrievalNetwork
 
 

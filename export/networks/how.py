@@ -6,7 +6,7 @@ from ctxdeploy.export.networks.config import NetworkConfig, Smoothing
 from ctxdeploy.export.networks.family import Family, Params
 
 if TYPE_CHECKING:
-    from ctxdeploy.bundle import Extraction
+    from ctxdeploy.core.bundle import Extraction
     from ctxdeploy.export.networks.network import RetrievalNetwork
 
 

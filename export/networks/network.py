@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxdeploy.bundle import Extraction
+from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
 

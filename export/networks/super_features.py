@@ -5,8 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctxdeploy.bundle import Extraction
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration
 from ctxdeploy.export.networks.network import RetrievalNetwork, cell_centres, l2_attention, scaled_size

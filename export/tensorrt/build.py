@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.bundle import INPUT_NAME
-from ctxdeploy.engines import (
+from ctxdeploy.core.bundle import INPUT_NAME
+from ctxdeploy.core.engines import (
     PRODUCTS,
     RTX_CAPABILITIES,
     TENSORRT,
@@ -17,15 +17,15 @@ from ctxdeploy.engines import (
     make_log,
     read_gpu,
 )
-from ctxdeploy.errors import BackendError
+from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.cache import load_cache, save_cache
 from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
 from ctxdeploy.export.tensorrt.monitor import make_monitor, run_cancellable
 from ctxdeploy.export.tensorrt.parsing import parse_graph
 from ctxdeploy.export.tensorrt.plugins import Creator, find_creators, load_libraries, with_plugins
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.errors import StorageError
-from ctxdeploy.progress import Display
+from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.progress import Display
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.bundle import ShapeRange
-from ctxdeploy.engines import PACKAGES, TENSORRT_RTX, Hardware
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import ShapeRange
+from ctxdeploy.core.engines import PACKAGES, TENSORRT_RTX, Hardware
+from ctxdeploy.core.errors import ConfigError
 
 Shape = tuple[int, int, int, int]
 

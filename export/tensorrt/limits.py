@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.bundle import Extraction, ShapeRange
-from ctxdeploy.engines import PRODUCTS, TENSORRT
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import Extraction, ShapeRange
+from ctxdeploy.core.engines import PRODUCTS, TENSORRT
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.operators import LARGEST_K, LARGEST_TOPK_ELEMENTS
 

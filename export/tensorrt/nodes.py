@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ctxdeploy.engines import PRODUCTS, TENSORRT_RTX
+from ctxdeploy.core.engines import PRODUCTS, TENSORRT_RTX
 from ctxdeploy.export.tensorrt.functions import label
 from ctxdeploy.export.tensorrt.operators import CONSTANT_INPUT, IMPORTED, LARGEST_K, REFUSED, TYPES
 

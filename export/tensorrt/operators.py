@@ -5,7 +5,7 @@ and of those that torch's exporter writes; the parser of TensorRT 11 is of the s
 a node: the limits below are from the parser's ``docs/operators.md`` (11.1), and those marked so were tried.
 """
 
-from ctxdeploy.engines import TENSORRT_RTX
+from ctxdeploy.core.engines import TENSORRT_RTX
 
 # Sizes.
 LARGEST_K = 3840  # tried: 3841 parses, and fails in the build

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.engines import PRODUCTS
-from ctxdeploy.errors import BackendError
+from ctxdeploy.core.engines import PRODUCTS
+from ctxdeploy.core.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.errors import BackendError
+from ctxdeploy.core.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt as trt

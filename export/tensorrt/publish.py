@@ -6,17 +6,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Artefact, Bundle
-from ctxdeploy.engines import PRODUCTS
-from ctxdeploy.errors import BackendError, BundleError, StorageError
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.engines import PRODUCTS
+from ctxdeploy.core.errors import BackendError, BundleError, StorageError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.limits import graph_problems
-from ctxdeploy.extras import require
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
 
 _EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 
@@ -83,7 +83,7 @@ def add_engine(path: Path, plan: Plan, graph: Artefact, *, precision: Precision)
     target = plan.key.target
     try:
         file = _write_plan(path, plan, precision)
-        bundle = ctxdeploy.bundle.open(path, check_hashes=False)
+        bundle = ctxdeploy.core.bundle.open(path, check_hashes=False)
         old = [a for a in bundle.artefacts if (a.format, a.target, a.precision) == ("engine", target, precision.label)]
         artefact = Artefact(
             file=file,

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from importlib import import_module
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.targets import AUTO, BACKENDS, PRECISIONS, choose_for
 from ctxdeploy.runtime.backends.base import Backend, BackendConfig, GraphOutputs
-from ctxdeploy.runtime.backends.table import AUTO, BACKENDS, PRECISIONS, choose_for
 
 __all__ = ["BACKENDS", "PRECISIONS", "Backend", "BackendConfig", "GraphOutputs", "open_backend"]
 

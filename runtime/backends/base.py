@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import OUTPUT_NAMES, Bundle
-from ctxdeploy.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.runtime.backends.table import AUTO, choose
+from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
+from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
+from ctxdeploy.core.targets import AUTO, choose
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
 # this often whether they are done. They wake the waiting thread when they are, so that no result is late.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.extras import require
+from ctxdeploy.core.extras import require
 
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: apart from the default stream
 _PAGE_LOCKED = 0  # cudaHostAllocDefault

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.errors import BackendError, CtxdeployError
-from ctxdeploy.extras import require
-from ctxdeploy.processors import engine_threads
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.core.cpu import engine_threads
+from ctxdeploy.core.errors import BackendError, CtxdeployError
+from ctxdeploy.core.extras import require
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, load_error
 
 # Compiled kernels that are kept, one per layer, scale and input shape. OpenVINO's default of 5000 took 634 MB after 320

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.engines import (
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.core.engines import (
     PACKAGES,
     PRODUCTS,
     EngineKey,
@@ -21,11 +21,11 @@ from ctxdeploy.engines import (
     make_log,
     read_gpu,
 )
-from ctxdeploy.errors import BackendError, ConfigError
-from ctxdeploy.hashing import file_sha256
+from ctxdeploy.core.errors import BackendError, ConfigError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig
 from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
-from ctxdeploy.text import printable
 
 if TYPE_CHECKING:
     import tensorrt as trt

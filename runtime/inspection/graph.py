@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ctxdeploy.errors import BundleError
-from ctxdeploy.extras import require
+from ctxdeploy.core.errors import BundleError
+from ctxdeploy.core.extras import require
 
 DOMAIN = "ctx"
 # What lies between an output and the Concat of all scales.

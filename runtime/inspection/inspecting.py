@@ -8,16 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import ConfigError, PhotoError
-from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.decode import Photo, decode_bytes, read_file
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import Box
+from ctxdeploy.runtime.decode.decode import Photo, decode_bytes, read_file
 from ctxdeploy.runtime.inspection.graph import Graph, Level
 from ctxdeploy.runtime.inspection.maps import Inspection, LevelMaps
 from ctxdeploy.runtime.inspection.preparation import preparation_of
-from ctxdeploy.runtime.inspection.reading import contains, names_of, read_chosen, read_descriptors, read_level
-from ctxdeploy.runtime.inspection.running import values_of
-from ctxdeploy.text import printable
+from ctxdeploy.runtime.inspection.reading import (
+    contains,
+    names_of,
+    read_chosen,
+    read_descriptors,
+    read_level,
+    values_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ def inspect_photo(
     """Run a photo through the fp32 graph of a bundle and keep the values that explain its descriptors.
 
     Args:
-        bundle: as ``ctxdeploy.bundle.open`` returns it.
+        bundle: as ``ctxdeploy.core.bundle.open`` returns it.
         photo: the file.
         config: what is looked at closely.
         box: the part to inspect; the whole photo if None.

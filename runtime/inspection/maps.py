@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.descriptors import LocalDescriptors
-from ctxdeploy.runtime.decode import Photo
+from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.runtime.decode.decode import Photo
 from ctxdeploy.runtime.inspection.edges import BlockEdges
 from ctxdeploy.runtime.inspection.preparation import Preparation
 

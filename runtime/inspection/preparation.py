@@ -3,11 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime.decode import Photo
-from ctxdeploy.runtime.limits import DecodeLimits
-from ctxdeploy.runtime.opening import open_image
-from ctxdeploy.runtime.orientation import EXIF_ORIENTATION
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.runtime.decode.image import DecodeLimits, open_image
+from ctxdeploy.runtime.decode.pixels import EXIF_ORIENTATION
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,7 +108,7 @@ def _orientation(image: "Image.Image") -> int:
 
 
 def _conversion(image: "Image.Image") -> str:
-    """Say what ``ctxdeploy.runtime.colour`` does with an image of this mode."""
+    """Say what ``ctxdeploy.runtime.decode.pixels`` does with an image of this mode."""
     if image.mode.startswith("F"):
         return "scaled from float samples to 8 bits"
     if image.mode.startswith("I"):

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.bundle import Bundle, Extraction
 from ctxdeploy.cli.main import run
-from ctxdeploy.demo.views import ViewConfig, make_view
+from ctxdeploy.core.bundle import Bundle, Extraction
+from ctxdeploy.core.samples import sample_photo
+from ctxdeploy.core.views import ViewConfig, make_view
 from ctxdeploy.export.checkpoint import save_checkpoint
 from ctxdeploy.export.export import export
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.samples import sample_photo
 
 SCENES = ("astronaut", "coffee", "rocket", "hubble_deep_field", "stereo_motorcycle", "coins")
 

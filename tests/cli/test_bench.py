@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.benching.record import Record
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.bench.record import Record
+from ctxdeploy.core.bundle import Bundle
 
 RUN = ("--windows", 1, "-q")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import ctxdeploy.bundle
+import ctxdeploy.core.bundle
 from ctxdeploy.export.tensorrt import publish
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
@@ -36,11 +36,11 @@ def engines(path: Path) -> list[str]:
 
 
 def test_engines_are_built_into_the_bundle_and_run(call: Call, own: Path, fake: ModuleType) -> None:
-    before = ctxdeploy.bundle.open(own)
+    before = ctxdeploy.core.bundle.open(own)
     done = call("build", own, "--target", "tensorrt", "--precision", "fp32", "--precision", "fp16", "--max-batch", 2)
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 2 and "measure it with  ctxdeploy verify" in done.out
-    after = ctxdeploy.bundle.open(own)
+    after = ctxdeploy.core.bundle.open(own)
     assert after.model_id == before.model_id
     assert after.artefacts[:2] == before.artefacts
     built = after.artefacts[2:]
@@ -58,7 +58,7 @@ def test_engines_are_built_into_the_bundle_and_run(call: Call, own: Path, fake: 
 
 
 def test_openvinos_bf16_is_no_graph_of_bf16(call: Call, own: Path, fake: ModuleType) -> None:
-    opened = ctxdeploy.bundle.open(own)
+    opened = ctxdeploy.core.bundle.open(own)
     hinted = replace(opened.artefact(), target="openvino", precision="bf16")
     replace(opened, artefacts=(*opened.artefacts, hinted)).write_manifest()
     done = call("build", own, "--target", "tensorrt", "--precision", "bf16")
@@ -66,13 +66,13 @@ def test_openvinos_bf16_is_no_graph_of_bf16(call: Call, own: Path, fake: ModuleT
 
 
 def test_a_graph_for_the_same_runtime_stays(call: Call, own: Path, fake: ModuleType) -> None:
-    opened = ctxdeploy.bundle.open(own)
+    opened = ctxdeploy.core.bundle.open(own)
     graph = replace(opened.artefact(), target="tensorrt")
     replace(opened, artefacts=(*opened.artefacts, graph)).write_manifest()
     for _ in range(2):
         done = call("build", own, "--target", "tensorrt", "--json")
         assert done.code == 0 and done.json[0]["file"].endswith(".plan")
-    built = [a for a in ctxdeploy.bundle.open(own).artefacts if a.target == "tensorrt"]
+    built = [a for a in ctxdeploy.core.bundle.open(own).artefacts if a.target == "tensorrt"]
     assert [a.format for a in built] == ["onnx", "engine"]
 
 
@@ -83,7 +83,7 @@ def test_a_rebuilt_engine_replaces_the_old_one(call: Call, own: Path, fake: Modu
     assert call(*arguments, "--tf32").code == 0
     (second,) = engines(own)
     assert second != first, "another key, another name"
-    opened = ctxdeploy.bundle.open(own)
+    opened = ctxdeploy.core.bundle.open(own)
     assert [a.file for a in opened.artefacts if a.format == "engine"] == [second]
     assert not [file for file in own.iterdir() if file.name.startswith(".")]
 
@@ -99,10 +99,10 @@ def test_builds_that_differ_under_one_key_do_not_touch_each_others_file(
         done = call(*arguments)
         names.append(json.loads(done.out)["file"])
         assert engines(own) == [names[-1]]
-        ctxdeploy.bundle.open(own)
+        ctxdeploy.core.bundle.open(own)
     assert len(set(names)) >= 2
     assert call(*arguments).json[0]["file"] == names[-1], "the same bytes stay"
-    ctxdeploy.bundle.open(own)
+    ctxdeploy.core.bundle.open(own)
 
 
 @pytest.mark.parametrize("step", ["_write_plan", "write_manifest"])
@@ -110,15 +110,15 @@ def test_a_bundle_stays_whole_when_writing_fails(
     call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     assert call("build", own, "--target", "tensorrt").code == 0
-    before = ctxdeploy.bundle.open(own)
+    before = ctxdeploy.core.bundle.open(own)
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish if step == "_write_plan" else ctxdeploy.bundle.Bundle, step, full)
+    monkeypatch.setattr(publish if step == "_write_plan" else ctxdeploy.core.bundle.Bundle, step, full)
     done = call("build", own, "--target", "tensorrt", "--tf32")
     assert done.code == 18 and "cannot be written: No space left on device" in done.err
-    assert ctxdeploy.bundle.open(own).artefacts == before.artefacts
+    assert ctxdeploy.core.bundle.open(own).artefacts == before.artefacts
 
 
 def test_a_disk_that_is_full_leaves_no_piece_of_an_engine(
@@ -138,15 +138,15 @@ def test_a_disk_that_is_full_leaves_no_piece_of_an_engine(
 def test_an_engine_of_another_gpu_is_refused_and_built_anew(
     call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctxdeploy.errors import BackendError
+    from ctxdeploy.core.errors import BackendError
 
     assert call("build", own, "--target", "tensorrt").code == 0
     fake.install(monkeypatch, fake, name="NVIDIA L4", capability=(8, 9))
     with pytest.raises(BackendError) as caught:
-        open_backend(ctxdeploy.bundle.open(own), BackendConfig(name="tensorrt"))
+        open_backend(ctxdeploy.core.bundle.open(own), BackendConfig(name="tensorrt"))
     command = str(caught.value).rpartition("run  ctxdeploy ")[2].split()
     assert call(*command).code == 0
-    outputs = open_backend(ctxdeploy.bundle.open(own), BackendConfig(name="tensorrt"))
+    outputs = open_backend(ctxdeploy.core.bundle.open(own), BackendConfig(name="tensorrt"))
     assert outputs.device == "GPU: NVIDIA L4 (8.9)"
 
 
@@ -213,5 +213,5 @@ def test_tensorrt_rtx_builds_on_this_machine(call: Call, own: Path) -> None:
     (facts,) = done.json
     assert facts["details"]["key"]["capabilities"] == ["8.0", "8.6", "8.9", "12.0+"]
     assert facts["details"]["key"]["options"]["shapes"]["typical"] == [1, 192, 256, 3]
-    artefact = ctxdeploy.bundle.open(own).artefact("tensorrt-rtx")
+    artefact = ctxdeploy.core.bundle.open(own).artefact("tensorrt-rtx")
     assert artefact.format == "engine"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor
 

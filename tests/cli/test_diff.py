@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.inspecting.colours import colour_map, mark_colours
-from ctxdeploy.inspecting.drawing import Frame, Line, Ring, fitted, marked, over_photo
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.report.inspection.colours import colour_map, mark_colours
+from ctxdeploy.report.inspection.drawing import Frame, Line, Ring, fitted, marked, over_photo
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from ctxdeploy.archive import photo_folder, store_origin
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor
-from ctxdeploy.runtime.listing import Listing
+from ctxdeploy.runtime.sources import Listing
 
 
 def _one_line(result, code: int, *words: str) -> None:
@@ -336,7 +336,7 @@ def test_archive_of_a_newer_ctxdeploy_is_left_alone(call, archive: Path, pointer
 
 
 def test_shard_of_a_newer_ctxdeploy_is_not_damaged(call, photos: Path, archive: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ctxdeploy.index.shard.FORMAT_VERSION", 1)
+    monkeypatch.setattr("ctxdeploy.index.storage.shard.FORMAT_VERSION", 1)
     for command in (("query", photos / "coins_0.jpg", "--index", archive), ("verify", archive), ("repair", archive)):
         result = call(*command)
         _one_line(result, 15, "format_version '2'", "upgrade it")

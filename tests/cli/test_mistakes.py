@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ctxdeploy.export.export as exporter
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 
 
 def _one_line(result, code: int, *words: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ctxdeploy.bundle
+import ctxdeploy.core.bundle
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.models.finding import built_in
 
@@ -53,13 +53,13 @@ def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
     assert "6 photos; ctx-small (built in); " in result.err and "the model's own codebook of" in result.err
     assert "training a codebook" not in result.err
     archive = work / "few.ctxindex"
-    own = ctxdeploy.bundle.open(built_in("ctx-small"))
+    own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
     with Index.open(archive) as index:
         assert index.codebook.id == own.words.id
     answer = call("query", photos.parent / "queries" / "rocket_3.jpg", "--json").json[0]
     assert {hit["name"] for hit in answer["results"][:2]} == {"rocket_0.jpg", "rocket_1.jpg"}
     # The archive has its own copy of the graphs, and the codebook once.
-    copied = ctxdeploy.bundle.open(archive / "model")
+    copied = ctxdeploy.core.bundle.open(archive / "model")
     assert copied.model_id == own.model_id and copied.words is None
     assert not (archive / "model" / "codebook.safetensors").exists()
     assert call("verify", archive).code == 0
@@ -114,11 +114,11 @@ def test_the_built_in_model_is_never_written(call, work: Path, few: Path) -> Non
 
 
 def test_the_built_in_model_exports_like_any_checkpoint_with_a_codebook_of_one_s_own(call, work: Path) -> None:
-    own = ctxdeploy.bundle.open(built_in("ctx-small"))
+    own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
     own.codebook().save(work / "words")
     result = call("export", "ctx-small", "--codebook", "words", "--scales", "1", "--image-size", 96, "-q")
     assert result.code == 0, result.err
-    made = ctxdeploy.bundle.open(work / "ctx-small.ctxbundle")
+    made = ctxdeploy.core.bundle.open(work / "ctx-small.ctxbundle")
     assert made.source["weights_sha256"] == own.source["weights_sha256"] and made.codebook().id == own.words.id
     Codebook.from_centroids(np.eye(4, 16)).save(work / "other")
     result = call("export", "ctx-small", "--codebook", "other", "-o", "b.ctxbundle", "-q")

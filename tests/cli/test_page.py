@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 
 
 def _pictures(page: str) -> list[Image.Image]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.descriptors import LocalDescriptors
-from ctxdeploy.errors import PhotoError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.index import Hit, Index
-from ctxdeploy.querying import Answer, QueryConfig, ask_many
+from ctxdeploy.query import Answer, QueryConfig, ask_many
 from ctxdeploy.runtime import Extractor
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ctxdeploy.bundle import Extraction
 from ctxdeploy.cli.main import COMMANDS
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.samples import sample_photo
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def test_first_block_is_the_two_commands() -> None:
 
 
 def test_every_command_and_exit_code_is_described() -> None:
-    import ctxdeploy.errors as errors
+    import ctxdeploy.core.errors as errors
 
     for name in COMMANDS:
         assert f"ctxdeploy {name}" in README or f"`{name}`" in README

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.bundle import Bundle
 from ctxdeploy.cli.main import COMMANDS
+from ctxdeploy.core.bundle import Bundle
 
 
 def test_three_commands_find_the_right_photos(
@@ -148,7 +148,7 @@ def test_names_cannot_break_or_colour_the_output(call, bundle: Bundle, photos: P
 def test_telemetry_of_onnxruntime_is_off() -> None:
     code = (
         "import os\n"
-        "from ctxdeploy.extras import require_onnxruntime\n"
+        "from ctxdeploy.core.extras import require_onnxruntime\n"
         "require_onnxruntime()\n"
         "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor
 
@@ -231,7 +231,7 @@ def test_small_shards_are_compacted_at_the_end_of_a_run(call, folder: Path, inde
 
 
 def test_disk_without_room_for_compaction_is_no_failed_run(call, folder: Path, indexed: Path, monkeypatch) -> None:
-    from ctxdeploy.errors import StorageError
+    from ctxdeploy.core.errors import StorageError
 
     def full(self, progress=None):
         raise StorageError("no space left on device")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.hashing import file_sha256
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.files import file_sha256
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_figures_are_recorded_on_request(call, several: Bundle, photos: Path) ->
     result = call("verify", several.path, "--photos", photos, *only)
     assert result.code == 0, result.err
     assert "openvino fp32: passed; cosine ≥ " in result.out
-    assert ctxdeploy.bundle.open(several.path).artefacts[1].parity == {}
+    assert ctxdeploy.core.bundle.open(several.path).artefacts[1].parity == {}
     assert call("verify", several.path, "--photos", photos, *only, "--record").code == 0
-    recorded = ctxdeploy.bundle.open(several.path)
+    recorded = ctxdeploy.core.bundle.open(several.path)
     assert recorded.artefacts[1].parity["verdict"] == "passed"
     assert recorded.artefacts[0] == several.artefacts[0] and recorded.artefacts[2] == several.artefacts[2]
 
@@ -70,7 +70,7 @@ def test_figures_against_itself_are_named_so_and_not_recorded(call, bundle: Bund
     result = call("verify", folder, "--photos", photos, "--record", "-q")
     assert result.code == 0, result.err
     assert "compared with itself: give --checkpoint FILE to compare it with PyTorch" in result.out
-    assert ctxdeploy.bundle.open(folder).artefacts == bundle.artefacts
+    assert ctxdeploy.core.bundle.open(folder).artefacts == bundle.artefacts
     assert json.loads((folder / "bundle.json").read_text()) == json.loads(manifest)
 
 

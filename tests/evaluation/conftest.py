@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle, ShapeRange
 from ctxdeploy.cli.main import run
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.bundle import Bundle, ShapeRange
+from ctxdeploy.core.types import Preprocessing
 
 # The network by hand is that of the runtime's tests, which cannot be imported under pytest's importlib mode.
 _RUNTIME = Path(__file__).parents[1] / "runtime" / "conftest.py"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.fingerprint import KEPT, fingerprint, marks_of, share_in
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Codebook
+from ctxdeploy.indexing.codebook import KEPT, fingerprint, marks_of, share_in
 from ctxdeploy.runtime import PhotoSource, find_photos
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Codebook, Index, IndexConfig
 
 
@@ -60,7 +60,7 @@ def test_rankings_are_those_of_one_archive_with_all_photos(
 
 
 def _boxes(revisited: Path) -> list[tuple[str, str]]:
-    from ctxdeploy.plain_pickle import load_plain
+    from ctxdeploy.core.plain_pickle import load_plain
 
     content = load_plain(revisited / "gnd_roxford5k.pkl")
     return [

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.scoring import Relevance
 from ctxdeploy.evaluation.table import open_set
-from ctxdeploy.scoring import Relevance
 
 SHARED_SCENES = ("toy_dinosaur", "kermit", "graffiti", "doges_palace", "berlin_cathedral")
 SHARED_SMALL = ("s_adam", "s_dolltheater", "s_capitol")

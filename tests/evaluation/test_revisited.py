@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import StorageError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.types import Box
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.ranking import Ranked
 from ctxdeploy.evaluation.rankings_file import RankingsFile
 from ctxdeploy.evaluation.store import HeardExtractor, Store
 from ctxdeploy.runtime import Extractor
-from ctxdeploy.runtime.boxes import Box
 
 DEPTHS = (1, 5, 10)
 SETUPS = {

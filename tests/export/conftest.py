@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
+from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.samples import sample_photo
 
 Image = NDArray[np.uint8]
 Outputs = tuple[NDArray[np.float32], ...]
@@ -79,7 +79,7 @@ def small_network(config_of: Callable[..., NetworkConfig], network_of: Callable[
 @pytest.fixture(scope="session")
 def small_graph(small_network: Any) -> Any:
     """Return the graph of ``small_network``; tests must not change it."""
-    from ctxdeploy.export.graph import build_graph
+    from ctxdeploy.export.graph.graph import build_graph
 
     return build_graph(small_network)
 
@@ -110,7 +110,7 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
     import onnxruntime
     from onnx import helper
 
-    from ctxdeploy.export.functions import functions_of
+    from ctxdeploy.export.graph.functions import functions_of
 
     def make(config: NetworkConfig, inputs: Mapping[str, int], attributes: Mapping[str, Any]) -> Any:
         (function,) = (ir.to_proto(f) for f in functions_of(config))

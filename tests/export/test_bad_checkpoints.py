@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ctxdeploy.bundle import Extraction
-from ctxdeploy.errors import CheckpointError
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import CheckpointError
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing

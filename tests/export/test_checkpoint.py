@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ctxdeploy.bundle import Extraction
-from ctxdeploy.errors import CheckpointError
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import CheckpointError
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import Architecture, Edges, NetworkConfig, Refinement, Smoothing

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from ctxdeploy.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
-from ctxdeploy.export.diff import Diff, DiffConfig, diff
-from ctxdeploy.export.diff_graph import SELECTION, SIZES, Graph
-from ctxdeploy.export.diff_page import table, write_diff_page
-from ctxdeploy.export.diff_run import Runner, Side, distance, side
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.export.diff.diff import Diff, DiffConfig, diff
+from ctxdeploy.export.diff.graph import SELECTION, SIZES, Graph
+from ctxdeploy.export.diff.run import Runner, Side, distance, side
+from ctxdeploy.report.diff_page import table, write_diff_page
 
 FACTORS = (1.5, 1.0, 0.5)
 K = 12

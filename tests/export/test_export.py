@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BackendError, BundleError, CheckpointError, ConfigError, ParityError, StorageError
-from ctxdeploy.export import artefacts, graph
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, ConfigError, ParityError, StorageError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision
+from ctxdeploy.export import bundle_builder as artefacts
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
-from ctxdeploy.export.measuring import largest_batch, measure
-from ctxdeploy.export.parity import TOLERANCES
+from ctxdeploy.export.graph import graph
+from ctxdeploy.export.parity.measuring import largest_batch, measure
+from ctxdeploy.export.parity.parity import TOLERANCES
+from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
 from ctxdeploy.export.targets import REFERENCE, plan
-from ctxdeploy.export.trial import Trial, TrialPhotos
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.precision import Precision
-from ctxdeploy.progress import Display
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
 Image = NDArray[np.uint8]
@@ -63,7 +64,7 @@ def exported(checkpoint: Path, photos: TrialPhotos, tmp_path_factory: pytest.Tem
 
 @pytest.mark.slow
 def test_bundle_opens_with_its_figures(exported: Bundle, checkpoint: Path, small_network: Any) -> None:
-    opened = ctxdeploy.bundle.open(exported.path)
+    opened = ctxdeploy.core.bundle.open(exported.path)
     assert opened.metadata() == exported.metadata()
     assert sorted(path.name for path in exported.path.iterdir()) == ["bundle.json", "model.onnx"]
     assert [path.name for path in exported.path.parent.iterdir()] == ["bundle"], "no staging folder is left"
@@ -170,7 +171,7 @@ def test_failed_parity_leaves_nothing(
     assert report["parity"]["verdict"].startswith("failed: ")
     assert file_sha256(kept / "model.onnx.rejected") == report["sha256"]
     with pytest.raises(BundleError, match="is not a bundle"):
-        ctxdeploy.bundle.open(kept)
+        ctxdeploy.core.bundle.open(kept)
     # Once more: what was kept stays.
     with pytest.raises(ParityError, match=r"out\.rejected-2$"):
         export(checkpoint, tmp_path / "out", photos=photos)
@@ -186,7 +187,7 @@ def test_a_rejected_artefact_leaves_the_others(
     assert [artefact.precision for artefact in exported.rejected] == ["fp16"]
     with pytest.raises(ParityError, match=r"out is there, but without 1 of its artefacts: onnxruntime fp16 failed"):
         exported.check()
-    bundle = ctxdeploy.bundle.open(tmp_path / "out")
+    bundle = ctxdeploy.core.bundle.open(tmp_path / "out")
     assert [artefact.precision for artefact in bundle.artefacts] == ["fp32"]
     rejected = {name for name in names_in(bundle.path) if "rejected" in name}
     assert rejected == {"model.fp16.onnx.rejected", "model.fp16.onnx.onnxruntime.rejected.json"}

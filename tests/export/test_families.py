@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ctxdeploy.bundle import Extraction
-from ctxdeploy.errors import CheckpointError, ConfigError
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import FAMILIES, build, family
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing

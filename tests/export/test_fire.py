@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctxdeploy.bundle import Extraction
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.export.graph.graph import trace
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.super_features import SuperFeatureNetwork
-from ctxdeploy.export.tracing import trace
 
 Image = NDArray[np.uint8]
 SCALES = [scale for scale in Extraction().scales if scale != 1.0]
@@ -175,7 +175,7 @@ def test_graph_equals_pytorch_and_is_shared_by_the_scales(
 ) -> None:
     import onnx
 
-    from ctxdeploy.export.graph import build_graph
+    from ctxdeploy.export.graph.graph import build_graph
 
     graph = build_graph(network)
     assert [(f.domain, f.name) for f in graph.functions] == [("ctx", "LocalFeatureIntegration")]

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.engines import PACKAGES, TENSORRT, TENSORRT_RTX, read_gpu
-from ctxdeploy.errors import BackendError
-from ctxdeploy.export.graph import save_graph
-from ctxdeploy.export.parity import compare_photo
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.engines import PACKAGES, TENSORRT, TENSORRT_RTX, read_gpu
+from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.types import Precision, Preprocessing
+from ctxdeploy.export.graph.graph import save_graph
+from ctxdeploy.export.parity.parity import compare_photo
 from ctxdeploy.export.tensorrt import EngineConfig, build_engine
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.precision import Precision
-from ctxdeploy.preprocessing import Preprocessing
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
 Image = NDArray[np.uint8]
@@ -31,8 +30,8 @@ COSINES = {
 
 
 def converted(proto: Any, precision: Precision, photos: Mapping[str, Image]) -> Any:
+    from ctxdeploy.export.graph.mixed import to_mixed
     from ctxdeploy.export.int8 import calibrate, quantise
-    from ctxdeploy.export.mixed import to_mixed
 
     if precision is Precision.FP32:
         return proto
@@ -57,7 +56,7 @@ def write_bundle(folder: Path, proto: Any, precision: Precision, photos: Mapping
         shapes=ShapeRange(batch=(1, 4), height=(1, 256), width=(1, 256)),
         artefacts=tuple(artefacts),
     ).write_manifest()
-    return ctxdeploy.bundle.open(folder)
+    return ctxdeploy.core.bundle.open(folder)
 
 
 def outputs(backend: Backend, images: Image) -> tuple[Any, ...]:
@@ -159,7 +158,7 @@ def test_without_a_driver_a_real_engine_is_refused_in_one_line(
     except BackendError:
         pass
     load_reference("trt/tiny_bundle").write(tmp_path / "tiny")
-    bundle = ctxdeploy.bundle.open(tmp_path / "tiny")
+    bundle = ctxdeploy.core.bundle.open(tmp_path / "tiny")
     bundle = build_engine(bundle, EngineConfig(), target=TENSORRT_RTX, precision=Precision.FP32)
     fake = load_reference("trt/fake_tensorrt")
     fake.install(monkeypatch, fake, name="NVIDIA GeForce RTX 4090", capability=(8, 9))

@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
+from ctxdeploy.core.types import Precision
 from ctxdeploy.export.export import torch_runner
-from ctxdeploy.export.graph import build_graph, save_graph
-from ctxdeploy.export.mixed import to_mixed
+from ctxdeploy.export.graph.graph import OPSET, build_graph, save_graph
+from ctxdeploy.export.graph.mixed import to_mixed
+from ctxdeploy.export.graph.operators import DOMAIN
 from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.operators import DOMAIN
-from ctxdeploy.export.parity import TOLERANCES, Parity
-from ctxdeploy.export.tracing import OPSET
-from ctxdeploy.export.trial import Trial, TrialPhotos
-from ctxdeploy.precision import Precision
+from ctxdeploy.export.parity.parity import TOLERANCES, Parity
+from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
 from ctxdeploy.runtime.backends.openvino import inlined
 
 Image = NDArray[np.uint8]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
-from ctxdeploy.errors import ConfigError, ParityError
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
+from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.export.export import torch_runner
-from ctxdeploy.export.graph import build_graph
+from ctxdeploy.export.graph.graph import build_graph
 from ctxdeploy.export.int8 import Int8Config, Method, Ranges, calibrate, layer_names, quantise, search
 from ctxdeploy.export.int8.layers import find_trunk
-from ctxdeploy.export.parity import compare_photo
+from ctxdeploy.export.parity.parity import compare_photo
 
 Image = NDArray[np.uint8]
 Session = Callable[[Any], Callable[[Image], Any]]
@@ -198,7 +198,7 @@ def test_unsigned_form_for_onnxruntime(
 ) -> None:
     import onnx
 
-    from ctxdeploy.runtime.backends.unsigned import with_unsigned
+    from ctxdeploy.runtime.backends.onnxruntime import with_unsigned
 
     path = tmp_path / "model.onnx"
     path.write_bytes(int8_graph.SerializeToString())

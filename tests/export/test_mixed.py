@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import INPUT_NAME, OUTPUT_NAMES
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.export.mixed import to_mixed
-from ctxdeploy.export.mixed_emulation import emulated
-from ctxdeploy.export.mixed_types import low_tensor, low_type
+from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import Precision
+from ctxdeploy.export.graph.mixed import to_mixed
+from ctxdeploy.export.graph.mixed_emulation import emulated
+from ctxdeploy.export.graph.mixed_types import low_tensor, low_type
+from ctxdeploy.export.graph.operators import DOMAIN
 from ctxdeploy.export.networks.config import Edges
 from ctxdeploy.export.networks.refinement import ROW_BLOCKS, graph_convolution
-from ctxdeploy.export.operators import DOMAIN
-from ctxdeploy.export.parity import PhotoParity, compare_photo
-from ctxdeploy.precision import Precision
+from ctxdeploy.export.parity.parity import PhotoParity, compare_photo
 
 Image = NDArray[np.uint8]
 LOW = (Precision.FP16, Precision.BF16)

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ctxdeploy.bundle import Extraction
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.export.graph.graph import trace
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.network import cell_centres, l2_attention, scaled_size
-from ctxdeploy.export.tracing import trace
 from ctxdeploy.export.untrained import untrained_network
 
 SCALES = Extraction().scales

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctxdeploy.errors import ConfigError, ParityError
-from ctxdeploy.export.matching import Matching
+from ctxdeploy.core.errors import ConfigError, ParityError
+from ctxdeploy.core.scoring import GroundTruth
+from ctxdeploy.core.types import Precision, Preprocessing
+from ctxdeploy.evaluation.retrieval import Agreement, Retrieval
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Smoothing
-from ctxdeploy.export.parity import TOLERANCES, Outputs, Parity, compare_photo
-from ctxdeploy.export.photos import default_photos, sample_trial, with_odd_shapes
-from ctxdeploy.export.trial import Trial, TrialPhotos
-from ctxdeploy.precision import Precision
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.retrieval import Agreement, Retrieval
-from ctxdeploy.scoring import GroundTruth
+from ctxdeploy.export.parity.matching import Matching
+from ctxdeploy.export.parity.parity import TOLERANCES, Outputs, Parity, compare_photo
+from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+from ctxdeploy.export.parity.photos import default_photos, sample_trial, with_odd_shapes
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
 FP32 = TOLERANCES[Precision.FP32]

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.bundle import Extraction, ShapeRange
-from ctxdeploy.errors import ConfigError, MissingExtraError
-from ctxdeploy.export import graph, preflight
+from ctxdeploy.core.bundle import Extraction, ShapeRange
+from ctxdeploy.core.errors import ConfigError, MissingExtraError
+from ctxdeploy.core.types import Precision
+from ctxdeploy.export import preflight
 from ctxdeploy.export.export import ExportConfig, export
+from ctxdeploy.export.graph import graph
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.parity.parity_run import TrialPhotos
 from ctxdeploy.export.targets import Job, plan
-from ctxdeploy.export.trial import TrialPhotos
-from ctxdeploy.precision import Precision
 from ctxdeploy.runtime.backends import openvino as openvino_backend
 
 

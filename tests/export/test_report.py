@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.errors import MissingExtraError, StorageError
-from ctxdeploy.export.parity import TOLERANCES, Parity, compare_photo
-from ctxdeploy.export.report import write_report
-from ctxdeploy.precision import Precision
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.retrieval import Agreement
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.errors import MissingExtraError, StorageError
+from ctxdeploy.core.types import Precision, Preprocessing
+from ctxdeploy.evaluation.retrieval import Agreement
+from ctxdeploy.export.parity.parity import TOLERANCES, Parity, compare_photo
+from ctxdeploy.report.bundle_page import write_report
 
 SCALES = (1.414, 1.0, 0.5)
 HOSTILE = "<script>alert('x')</script>&\"$x_1$.jpg"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.bundle import Extraction, ShapeRange
-from ctxdeploy.engines import Hardware
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.bundle import Extraction, ShapeRange
+from ctxdeploy.core.engines import Hardware
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import Architecture, Edges, NetworkConfig, Refinement
 from ctxdeploy.export.tensorrt import EngineConfig, graph_problems, problems
 

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from ctxdeploy.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.engines import EngineKey
-from ctxdeploy.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
+from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.engines import EngineKey
+from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export.triton import CONFIG, TritonConfig, model_config, write_model_repository
-from ctxdeploy.hashing import file_sha256
-from ctxdeploy.preprocessing import Preprocessing
 
 schema = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 text_format = pytest.importorskip("google.protobuf.text_format")
@@ -315,7 +315,7 @@ def test_client_of_the_documentation(
     """The client decodes, scales, asks over gRPC, and returns what the graph computes from the same pixels."""
     import tritonclient.grpc
 
-    from ctxdeploy.samples import sample_photo
+    from ctxdeploy.core.samples import sample_photo
 
     example: dict[str, Any] = {}
     exec(compile(client_example(), str(DOCS), "exec"), example)

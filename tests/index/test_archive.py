@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.descriptors import LocalDescriptors
-from ctxdeploy.errors import ArchiveError, ConfigError, MismatchError, StorageError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError, StorageError
+from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.index import DescriptorSource, Index, IndexConfig
 
 

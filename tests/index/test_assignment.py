@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.index import Codebook, assign_kernels, assign_rank
-from ctxdeploy.index.assign_cells import Cells
-from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
-from ctxdeploy.index.kmeans import build_cells, cluster, fill_cells, number_by_cell
+from ctxdeploy.index import Codebook
+from ctxdeploy.index.codebook.assignment import CellAssigner, Cells, FlatAssigner
+from ctxdeploy.index.codebook.kmeans import build_cells, cluster, fill_cells, number_by_cell
+from ctxdeploy.index.kernels import assign as assign_kernels
+from ctxdeploy.index.kernels import rank as assign_rank
 from ctxdeploy.index.threads import SearchThreads
 
 

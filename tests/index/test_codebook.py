@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.files import write_file
 from ctxdeploy.index import Codebook
-from ctxdeploy.index.assignment import CellAssigner, FlatAssigner
-from ctxdeploy.index.codebook import _identity
-from ctxdeploy.index.format import encode, map_file
-from ctxdeploy.index.kmeans import build_cells, cluster, fill_cells
-from ctxdeploy.index.storage import write_file
-from ctxdeploy.index.training import MAX_PER_WORD, MAX_WORDS, choose_words
+from ctxdeploy.index.codebook.assignment import CellAssigner, FlatAssigner
+from ctxdeploy.index.codebook.codebook import _identity
+from ctxdeploy.index.codebook.kmeans import build_cells, cluster, fill_cells
+from ctxdeploy.index.codebook.training import MAX_PER_WORD, MAX_WORDS, choose_words
+from ctxdeploy.index.storage.format import encode, map_file
 
 
 def vectors(count: int, dim: int = 16, seed: int = 0) -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.errors import ArchiveError
-from ctxdeploy.index import Index, IndexConfig, compaction, writer
-from ctxdeploy.index.compaction import choose_groups, is_worth_it
-from ctxdeploy.index.manifest import FileEntry, ShardEntry
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.index import Index, IndexConfig, writer
+from ctxdeploy.index.maintenance import compact as compaction
+from ctxdeploy.index.maintenance.compact import choose_groups, is_worth_it
+from ctxdeploy.index.storage.manifest import FileEntry, ShardEntry
 
 
 def entry(images: int, removed: int = 0, size: int = 100) -> ShardEntry:
@@ -120,8 +121,8 @@ def test_everything_removed(make_photos: Any, make_archive: Any) -> None:
 def test_a_shard_whose_counts_are_wrong_is_not_rewritten(
     make_photos: Any, make_archive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctxdeploy.index.format import decode, encode
-    from ctxdeploy.index.storage import piece_bytes
+    from ctxdeploy.core.files import piece_bytes
+    from ctxdeploy.index.storage.format import decode, encode
 
     path = make_archive(make_photos(5))
     (shard,) = (path / "shards").iterdir()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxdeploy.index import Aggregated, Codebook, Index
-from ctxdeploy.index.names import NameIndex
+from ctxdeploy.index.storage.names import NameIndex
 
 WORD = Aggregated(words=np.array([1], np.int32), codes=np.zeros((1, 1), np.uint64))
 

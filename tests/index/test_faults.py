@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.errors import ArchiveError, StorageError
+from ctxdeploy.core.errors import ArchiveError, StorageError
 from ctxdeploy.index import Index
 
 

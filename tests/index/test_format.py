@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ArchiveError
-from ctxdeploy.index.format import decode, encode, map_file
-from ctxdeploy.index.storage import piece_bytes
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.core.files import piece_bytes
+from ctxdeploy.index.storage.format import decode, encode, map_file
 
 DTYPES = ("u1", "<u2", "<u4", "<u8", "<i4", "<i8", "<f4")
 

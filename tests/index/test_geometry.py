@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.files import piece_bytes
 from ctxdeploy.index import Codebook, Index, IndexConfig, Photo
-from ctxdeploy.index.format import decode, encode
-from ctxdeploy.index.geometry import pack, unpack
-from ctxdeploy.index.storage import piece_bytes
+from ctxdeploy.index.storage.format import decode, encode
+from ctxdeploy.index.storage.geometry import pack, unpack
 
 CONFIG = IndexConfig(geometry=True, shard_images=4)
 

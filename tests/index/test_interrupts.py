@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ArchiveError, ConfigError, StorageError
-from ctxdeploy.index import Codebook, Index, IndexConfig, storage, writer
+from ctxdeploy.core import files as storage
+from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.index import Codebook, Index, IndexConfig, writer
 
 
 def _interrupted_at(line_count: int, work: Callable[[], None]) -> bool:

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.index import batch_kernels, kernels, pair_kernels, select_kernels
+from ctxdeploy.index.kernels import batch as batch_kernels
+from ctxdeploy.index.kernels import pairs as pair_kernels
+from ctxdeploy.index.kernels import scores as kernels
+from ctxdeploy.index.kernels import select as select_kernels
 
 BLOCK = pair_kernels.BLOCK
 LENGTHS = (0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 0, 5 * BLOCK + 13)

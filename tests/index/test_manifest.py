@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index import DescriptorSource, Index
-from ctxdeploy.index.manifest import parse, read_pointer
-from ctxdeploy.index.pins import read_current
+from ctxdeploy.index.storage.manifest import parse, read_pointer
+from ctxdeploy.index.storage.pins import read_current
 
 
 @pytest.fixture
@@ -121,7 +121,9 @@ def test_a_reader_that_is_overtaken_by_garbage_collection_opens_the_newer_state(
         index.commit()
         assert index.collect_garbage() == ["manifest-000000.json", "manifest-000001.json"]
     answers = iter([first])
-    monkeypatch.setattr("ctxdeploy.index.pins.read_pointer", lambda folder: next(answers, None) or read_pointer(folder))
+    monkeypatch.setattr(
+        "ctxdeploy.index.storage.pins.read_pointer", lambda folder: next(answers, None) or read_pointer(folder)
+    )
     assert read_current(archive).number == 2
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.index import DescriptorSource, Index, IndexConfig
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index import Codebook, Index, Photo
 
 VECTORS = np.ones((2, 8), np.float32)

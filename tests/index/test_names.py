@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ConfigError
-from ctxdeploy.index import Index, IndexConfig, build_kernels
-from ctxdeploy.index.names import NameIndex, name_tensors
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.index import Index, IndexConfig
+from ctxdeploy.index.kernels import build as build_kernels
+from ctxdeploy.index.storage.names import NameIndex, name_tensors
 
 
 class Named:

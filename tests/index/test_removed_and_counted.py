@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index import Index, IndexConfig
 
 

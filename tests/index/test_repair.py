@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index import Index, IndexConfig
 
 COUNT = 12

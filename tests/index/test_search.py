@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Hit, Index, IndexConfig
 from ctxdeploy.index.search import similarity_table
 from ctxdeploy.index.threads import SearchThreads

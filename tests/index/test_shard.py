@@ -11,18 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.files import piece_bytes, write_file
 from ctxdeploy.index import Codebook, Index, IndexConfig
-from ctxdeploy.index.aggregate import Aggregated
-from ctxdeploy.index.builder import Pending, shard_tensors
-from ctxdeploy.index.format import decode, encode
-from ctxdeploy.index.manifest import Manifest, ShardEntry
-from ctxdeploy.index.names import decode_name, encode_name
-from ctxdeploy.index.pins import pin_current
+from ctxdeploy.index.codebook.aggregate import Aggregated
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.shard import Layout, open_shard, write_shard
-from ctxdeploy.index.snapshot import Snapshot, open_snapshot
-from ctxdeploy.index.storage import piece_bytes, write_file
+from ctxdeploy.index.storage.builder import Pending, shard_tensors
+from ctxdeploy.index.storage.format import decode, encode
+from ctxdeploy.index.storage.manifest import Manifest, ShardEntry
+from ctxdeploy.index.storage.names import decode_name, encode_name
+from ctxdeploy.index.storage.pins import pin_current
+from ctxdeploy.index.storage.shard import Layout, open_shard, write_shard
+from ctxdeploy.index.storage.state import Snapshot, open_snapshot
 
 SCORING = {idf: IndexConfig().scoring(idf=idf) for idf in (False, True)}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Index, IndexConfig
 
 # Opens an archive as it is told to, says so, and holds it until its input ends; then answers once more.

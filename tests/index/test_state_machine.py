@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index import Hit, Index, IndexConfig, Photo
 
 EXAMPLES = int(os.environ.get("CTXDEPLOY_EXAMPLES", "15"))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctxdeploy.core.files import piece_bytes
 from ctxdeploy.index import Codebook, Hit, Index
-from ctxdeploy.index.storage import piece_bytes
 
 FIXTURES = Path(__file__).parent / "fixtures"
 V1 = [("archive-v1", 100), ("archive-v1-float", 20)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy.index import Aggregated, Codebook, Index
-from ctxdeploy.index.format import UnreadableError
+from ctxdeploy.index.storage.format import UnreadableError
 
 WORD = Aggregated(words=np.array([1], np.int32), codes=np.zeros((1, 1), np.uint64))
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ArchiveError
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.core.files import piece_bytes
 from ctxdeploy.index import Index, IndexConfig
-from ctxdeploy.index.format import decode, encode
-from ctxdeploy.index.storage import piece_bytes
+from ctxdeploy.index.storage.format import decode, encode
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.errors import ArchiveError
-from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig, names, snapshots
-from ctxdeploy.index.format import map_file
-from ctxdeploy.index.names import NameIndex
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
+from ctxdeploy.index.maintenance import snapshots
+from ctxdeploy.index.storage import names
+from ctxdeploy.index.storage.format import map_file
+from ctxdeploy.index.storage.names import NameIndex
 
 WORD = Aggregated(words=np.array([1], np.int32), codes=np.zeros((1, 1), np.uint64))
 

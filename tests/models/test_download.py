@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.errors import ConfigError, DownloadError, StorageError
+from ctxdeploy.core.errors import ConfigError, DownloadError, StorageError
+from ctxdeploy.core.progress import Display
 from ctxdeploy.models.download import DownloadConfig, check_url, fetch
-from ctxdeploy.progress import Display
 
 DATA = os.urandom(300_000)
 QUICK = DownloadConfig(timeout=5.0, attempts=3, pause=0.001)
@@ -198,9 +198,9 @@ def test_a_disk_without_room_is_said_before_anything_arrives(
 _FULL = """
 import resource, signal, sys
 from pathlib import Path
-from ctxdeploy.errors import StorageError
+from ctxdeploy.core.errors import StorageError
 from ctxdeploy.models.download import DownloadConfig, fetch
-from ctxdeploy.progress import Display
+from ctxdeploy.core.progress import Display
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 try:
@@ -223,7 +223,7 @@ _FETCH = """
 import sys
 from pathlib import Path
 from ctxdeploy.models.download import DownloadConfig, fetch
-from ctxdeploy.progress import Display
+from ctxdeploy.core.progress import Display
 fetch(sys.argv[1], Path(sys.argv[2]), DownloadConfig(timeout=60), Display(quiet=True))
 """
 

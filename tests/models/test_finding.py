@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import ctxdeploy.models.finding as finding
-from ctxdeploy.errors import BundleError, ConfigError
+from ctxdeploy.core.errors import BundleError, ConfigError
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, is_name
 
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-import ctxdeploy.bundle
+import ctxdeploy.core.bundle
 import ctxdeploy.export.export
 import ctxdeploy.models.pulling as pulling
-from ctxdeploy.errors import ConfigError, DownloadError, ParityError, StorageError
+from ctxdeploy.core.errors import ConfigError, DownloadError, ParityError, StorageError
+from ctxdeploy.core.files import WriterLock
+from ctxdeploy.core.progress import Display
 from ctxdeploy.export.export import ExportConfig
-from ctxdeploy.index.lock import WriterLock
 from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.finding import find_bundle, find_checkpoint
 from ctxdeploy.models.listing import entries
 from ctxdeploy.models.origin import read_origin
 from ctxdeploy.models.table import PUBLISHED
-from ctxdeploy.progress import Display
 
 MODEL = PUBLISHED["how-r18"]
 QUICK = DownloadConfig(timeout=5.0, attempts=2, pause=0.001)
@@ -44,7 +44,7 @@ def exports(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     def export(checkpoint: Path, output: Path, *, display: Display) -> Any:
         done.append(checkpoint)
         shutil.copytree(exported, output)
-        return ctxdeploy.export.export.Exported(bundle=ctxdeploy.bundle.open(output), rejected=())
+        return ctxdeploy.export.export.Exported(bundle=ctxdeploy.core.bundle.open(output), rejected=())
 
     monkeypatch.setattr(ctxdeploy.export.export, "export", export)
     return done

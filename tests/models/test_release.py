@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ctxdeploy.bundle
+import ctxdeploy.core.bundle
+from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.models.card import card_text
-from ctxdeploy.samples import sample_photo
 
 SMALL = ("--words", "24", "--scales", "1", "--image-size", "64", "--top-k", "40", "--quiet")
 
@@ -53,7 +53,7 @@ def test_a_released_model_is_whole_and_used_by_its_name(
     assert facts["photos"] == 4 and facts["rounding"]["cosine_min"] > 0.999
     folder = home / "mine"
     assert sorted(path.name for path in home.iterdir()) == ["mine"]
-    bundle = ctxdeploy.bundle.open(folder)
+    bundle = ctxdeploy.core.bundle.open(folder)
     listed = {bundle.words.file, *(artefact.file for artefact in bundle.artefacts)}  # type: ignore[union-attr]
     assert {path.name for path in folder.iterdir()} == {*listed, "bundle.json", "card.md", "mine.pth"}
     assert (bundle.extraction.scales, bundle.extraction.top_k, bundle.preprocessing.image_size) == ((1.0,), 40, 64)

@@ -1,6 +1,6 @@
 """Scores of rankings in plain loops, written from the definitions of Revisited Oxford and Paris and of minibench.
 
-Independent of ``ctxdeploy.scoring``: nothing here imports from the package.
+Independent of ``ctxdeploy.core.scoring``: nothing here imports from the package.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.preprocessing import Preprocessing
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.types import Preprocessing
 
 STRIDE, DIM, TOP_K = 4, 8, 40
 
@@ -125,7 +125,7 @@ def write_bundle(folder: Path, model: bytes, preprocessing: Preprocessing, shape
         shapes=shapes,
         artefacts=(artefact,),
     ).write_manifest()
-    return ctxdeploy.bundle.open(folder)
+    return ctxdeploy.core.bundle.open(folder)
 
 
 @pytest.fixture(scope="session")

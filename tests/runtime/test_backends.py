@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctxdeploy.bundle import Bundle, ShapeRange
-from ctxdeploy.errors import BackendError, ConfigError, MissingExtraError
+from ctxdeploy.core.bundle import Bundle, ShapeRange
+from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError
+from ctxdeploy.core.targets import choose_for
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 from ctxdeploy.runtime.backends.onnxruntime import check_providers
 from ctxdeploy.runtime.backends.openvino import check_hint, check_precision, hint_of, inlined
-from ctxdeploy.runtime.backends.table import choose_for
 
 MakeBundle = Callable[..., Bundle]
 # The others need a GPU: test_tensorrt.py.
@@ -248,7 +248,7 @@ def test_ctrl_c_ends_a_run_that_is_under_way(make_bundle: MakeBundle, name: str)
 
 def test_importing_the_runtime_is_light() -> None:
     code = (
-        "import sys, ctxdeploy.runtime as r, ctxdeploy.runtime.extract\n"
+        "import sys, ctxdeploy.runtime as r, ctxdeploy.runtime.extractor\n"
         "assert r.Extractor and r.BackendConfig\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'PIL', 'faiss', 'numba'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from ctxdeploy.errors import PhotoError
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import decode_photo
-from ctxdeploy.runtime.jpeg import has_end
+from ctxdeploy.runtime.decode.jpeg import has_end
 
 SETTINGS = [Preprocessing(image_size=64), Preprocessing(image_size=64, draft=True)]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.runtime.batching import BatchingConfig, ShapeBatcher
 
 Shapes = st.lists(st.integers(0, 6), max_size=120)

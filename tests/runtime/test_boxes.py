@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ctxdeploy.errors import ConfigError, PhotoError
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import Box, decode_photo
 
 INVERSE = {  # what takes the upright photo back to the stored one

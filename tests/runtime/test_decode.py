@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import Photo, decode_photo
-from ctxdeploy.runtime.decode import thumbnail_size
+from ctxdeploy.runtime.decode.decode import thumbnail_size
 
 SMALL = Preprocessing(image_size=64)
 WHOLE = Preprocessing(image_size=1024)
@@ -257,7 +257,7 @@ def test_threads_decode_alike() -> None:
 FIRST_USE = """
 import sys, threading
 from pathlib import Path
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import decode_photo
 failures, start = [], threading.Barrier(8)
 def work():

@@ -18,9 +18,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle, ShapeRange
-from ctxdeploy.descriptors import LocalDescriptors
-from ctxdeploy.errors import BackendError, ConfigError, PhotoError
+from ctxdeploy.core.bundle import Bundle, ShapeRange
+from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
+from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.runtime import (
     BackendConfig,
     Box,
@@ -31,7 +31,7 @@ from ctxdeploy.runtime import (
     PhotoSource,
     find_photos,
 )
-from ctxdeploy.runtime.lanes import THREAD_PREFIX
+from ctxdeploy.runtime.pools import THREAD_PREFIX
 
 MakeBundle = Callable[..., Bundle]
 SIZES = ((60, 40), (40, 60), (64, 64), (130, 90))

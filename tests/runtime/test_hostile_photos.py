@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import PhotoError
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import Box, Extracted, Extractor, PhotoFailure, decode_photo, find_photos
-from ctxdeploy.runtime.limits import DecodeLimits
+from ctxdeploy.runtime.decode.image import DecodeLimits
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about metadata that is damaged on purpose
 SETTINGS = Preprocessing(image_size=64)
@@ -584,7 +584,7 @@ def test_a_larger_limit_holds_and_nothing_is_printed(monkeypatch: pytest.MonkeyP
 
 
 def test_heif_without_its_plugin_says_what_to_install() -> None:
-    from ctxdeploy.runtime.formats import readable_formats
+    from ctxdeploy.runtime.decode.image import readable_formats
 
     if "HEIF" in readable_formats():
         pytest.skip("a plug-in for HEIF is installed")

@@ -15,20 +15,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.errors import BackendError, ConfigError, PhotoError
-from ctxdeploy.export.graph import build_graph
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
+from ctxdeploy.core.samples import sample_photo
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.export.graph.graph import build_graph
 from ctxdeploy.export.networks.config import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.networks.network import l2_attention
 from ctxdeploy.export.untrained import untrained_network
-from ctxdeploy.inspecting import write_inspection
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.report.inspection import write_inspection
 from ctxdeploy.runtime import Box, Extractor, decode_photo
 from ctxdeploy.runtime.inspection import Inspection, InspectionConfig, inspect_photo
 from ctxdeploy.runtime.inspection.edges import edges_of
 from ctxdeploy.runtime.inspection.graph import Block, Graph
-from ctxdeploy.samples import sample_photo
 
 SIZE, TOP_K = 176, 90
 GAUSSIAN, WIDE = (Smoothing(kind="gaussian", kernel_size=size) for size in (3, 5))
@@ -99,7 +99,7 @@ class Case:
             shapes=ShapeRange(height=(1, SIZE), width=(1, SIZE)),
             artefacts=(artefact,),
         ).write_manifest()
-        return ctxdeploy.bundle.open(folder)
+        return ctxdeploy.core.bundle.open(folder)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.errors import PhotoError
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime import decode_photo, jpeg
-from ctxdeploy.runtime.limits import DEFAULT_LIMITS
-from ctxdeploy.runtime.loading import load_whole
-from ctxdeploy.runtime.opening import open_image
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.runtime import decode_photo
+from ctxdeploy.runtime.decode import jpeg
+from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, load_whole, open_image
 
 SIZES = [(1, 1), (7, 5), (17, 33), (250, 167), (9, 300), (320, 240)]
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BackendError, PhotoError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import BackendError, PhotoError
 from ctxdeploy.runtime import Extracted, Extractor, ExtractorConfig, FileState, PhotoFailure, PhotoSource, pipeline
-from ctxdeploy.runtime.lanes import Ticket
-from ctxdeploy.runtime.ordering import Line
+from ctxdeploy.runtime.pools import Ticket
+from ctxdeploy.runtime.reordering import Line
 
 MakeBundle = Callable[..., Bundle]
 MODES = pytest.mark.parametrize("isolated", [True, False])

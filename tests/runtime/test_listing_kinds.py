@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.types import Box
 from ctxdeploy.runtime import Extracted, Extractor
-from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.listing import Listing, list_photos
-from ctxdeploy.runtime.listing.urls import is_url, without_secrets
-from ctxdeploy.runtime.photos import FilePhoto
-from ctxdeploy.runtime.sources import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.sources import Listing, list_photos
+from ctxdeploy.runtime.sources.folder import FilePhoto
+from ctxdeploy.runtime.sources.urls import is_url, without_secrets
 
 
 def listing(*names: str, folder: Path | None = None, closed: tuple[str, ...] = ()) -> Listing:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ConfigError, NoPhotosError
-from ctxdeploy.runtime.boxes import Box
-from ctxdeploy.runtime.listing import list_photos
-from ctxdeploy.runtime.listing.names import clean_name
-from ctxdeploy.runtime.sources import PhotoSource
+from ctxdeploy.core.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.types import Box
+from ctxdeploy.runtime.photo import PhotoSource
+from ctxdeploy.runtime.sources import list_photos
+from ctxdeploy.runtime.sources.base import clean_name
 
 # As os.listdir returns them: any bytes but zero; those that are no UTF-8 as surrogates.
 NAMES = st.one_of(st.text(min_size=1), st.binary(min_size=1).map(os.fsdecode))

@@ -13,10 +13,10 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from ctxdeploy.errors import ConfigError, MissingExtraError, NoPhotosError, PhotoError
-from ctxdeploy.runtime.listing import Listing, RemoteConfig, list_photos
-from ctxdeploy.runtime.listing.remote import change_of
-from ctxdeploy.runtime.sources import PhotoReader
+from ctxdeploy.core.errors import ConfigError, MissingExtraError, NoPhotosError, PhotoError
+from ctxdeploy.runtime.photo import PhotoReader
+from ctxdeploy.runtime.sources import Listing, RemoteConfig, list_photos
+from ctxdeploy.runtime.sources.remote import change_of
 
 for _package in ("fsspec", "aiohttp"):
     pytest.importorskip(_package, reason="the extra remote is not installed")
@@ -248,7 +248,7 @@ def test_pauses_double(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     server.files = {"/": page("a.jpg")}
     server.faults = {"/a.jpg": [503] * 5}
     photo = reader(list_photos(server.url, remote=RemoteConfig()), "a.jpg")
-    monkeypatch.setattr("ctxdeploy.runtime.listing.store.time.sleep", pauses.append)
+    monkeypatch.setattr("ctxdeploy.runtime.sources.store.time.sleep", pauses.append)
     with pytest.raises(PhotoError):
         photo.read()
     assert len(pauses) == 4
@@ -398,7 +398,7 @@ def test_a_bucket(bucket: Any) -> None:
 
 
 def test_a_bucket_of_many_pages(bucket: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctxdeploy.runtime.listing.remote.PAGE", 50)
+    monkeypatch.setattr("ctxdeploy.runtime.sources.remote.PAGE", 50)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: fill(bucket, f"many/{number:04d}.jpg"), range(220)))
     server.faults = {"/photos": [200, 503, 503]}
@@ -543,7 +543,7 @@ def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, place: str, 
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name)
 
-    monkeypatch.setattr("ctxdeploy.extras.importlib.import_module", missing)
+    monkeypatch.setattr("ctxdeploy.core.extras.importlib.import_module", missing)
     with pytest.raises(MissingExtraError, match=rf"{package} is not installed: run .*'ctxdeploy\[{extra}\]'"):
         list_photos(place, remote=QUICK)
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctxdeploy.errors import ConfigError, NoPhotosError, PhotoError
-from ctxdeploy.runtime.listing import Listing, list_photos
-from ctxdeploy.runtime.listing.braces import expand, has_pattern
-from ctxdeploy.runtime.listing.openfiles import OpenFiles
-from ctxdeploy.runtime.sources import FileState
+from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
+from ctxdeploy.runtime.photo import FileState
+from ctxdeploy.runtime.sources import Listing, list_photos
+from ctxdeploy.runtime.sources.patterns import expand, has_pattern
+from ctxdeploy.runtime.sources.tar import OpenFiles
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 Member = tuple[str, bytes]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.runtime import Extractor, PhotoFailure, find_photos
 
 COUNT = 500
@@ -22,10 +22,10 @@ CHILD = """
 import faulthandler, json, sys, time
 from pathlib import Path
 import numpy as np
-from ctxdeploy.errors import PhotoError
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import decode_photo
-from ctxdeploy.runtime.limits import DecodeLimits
+from ctxdeploy.runtime.decode.image import DecodeLimits
 limit = float(sys.argv[2])
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for limits in (DecodeLimits(), DecodeLimits(accept_truncated=True)):

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BackendError, ConfigError, OutOfMemoryError
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import BackendError, ConfigError, OutOfMemoryError
 from ctxdeploy.runtime import Extracted, Extractor, ExtractorConfig, PhotoFailure, PhotoSource
 from ctxdeploy.runtime import memory as memory_module
 from ctxdeploy.runtime.backends.base import is_out_of_memory

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.runtime import find_photos
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import ctxdeploy.bundle
-from ctxdeploy.bundle import Artefact, Bundle
-from ctxdeploy.engines import EngineKey
-from ctxdeploy.errors import BackendError, ConfigError, MissingExtraError
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.engines import EngineKey
+from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 from ctxdeploy.runtime.backends.tensorrt import PLUGINS_VARIABLE
 
@@ -52,7 +52,7 @@ def with_engine(make_bundle: Callable[..., Bundle], fake: ModuleType) -> Callabl
             details={"key": key.metadata()},
         )
         replace(bundle, artefacts=(*bundle.artefacts, engine)).write_manifest()
-        return ctxdeploy.bundle.open(bundle.path)
+        return ctxdeploy.core.bundle.open(bundle.path)
 
     return make
 

@@ -18,15 +18,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctxdeploy.bundle import Bundle
-from ctxdeploy.errors import BackendError
-from ctxdeploy.preprocessing import Preprocessing
-from ctxdeploy.runtime import Box, PhotoFailure, PhotoSource, processes
-from ctxdeploy.runtime.decode import Photo
-from ctxdeploy.runtime.decoding import Decoded, DecodeSettings, ThreadDecoder, Undecoded
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.runtime import Box, PhotoFailure, PhotoSource
+from ctxdeploy.runtime import worker_process as processes
+from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.runtime.decode.image import DecodeLimits
+from ctxdeploy.runtime.decoder import Decoded, DecodeSettings, ThreadDecoder, Undecoded
 from ctxdeploy.runtime.framing import Channel, OutOfPatienceError, Patience
-from ctxdeploy.runtime.limits import DecodeLimits
-from ctxdeploy.runtime.processes import ProcessDecoder
+from ctxdeploy.runtime.worker_process import ProcessDecoder
 
 MakeBundle = Callable[..., Bundle]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the children of a process in /proc")
@@ -351,7 +352,7 @@ def test_a_worker_imports_little() -> None:
     code = (
         "import sys, ctxdeploy.runtime.worker\n"
         "heavy = {'rich', 'click', 'onnx', 'onnxruntime', 'openvino', 'numba', 'torch', 'multiprocessing',\n"
-        "    'ctxdeploy.bundle', 'ctxdeploy.progress'} & set(sys.modules)\n"
+        "    'ctxdeploy.core.bundle', 'ctxdeploy.core.progress'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -362,10 +363,10 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 from typing import Any
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import PhotoSource
-from ctxdeploy.runtime.decoding import DecodeSettings
-from ctxdeploy.runtime.processes import ProcessDecoder
+from ctxdeploy.runtime.decoder import DecodeSettings
+from ctxdeploy.runtime.worker_process import ProcessDecoder
 data = Path(sys.argv[1]).read_bytes()
 for _ in range(2):
     decoder = ProcessDecoder(DecodeSettings(preprocessing=Preprocessing(image_size=64)))

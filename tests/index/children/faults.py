@@ -18,7 +18,7 @@ from typing import Any
 
 from jobs import CODEBOOK, ERRORS, JOBS, check, make_base, require, start, state, warm_up
 
-from ctxdeploy.errors import StorageError
+from ctxdeploy.core.errors import StorageError
 from ctxdeploy.index import Index
 
 CALLS = ("write", "pwrite", "fsync", "replace", "link", "unlink", "mkdir", "ftruncate")

@@ -19,7 +19,7 @@ from typing import Any
 from archives import answers
 from jobs import QUERIES, make_base, photo, require, warm_up
 
-from ctxdeploy.errors import StorageError
+from ctxdeploy.core.errors import StorageError
 from ctxdeploy.index import Index
 
 SIZE = 2 << 20

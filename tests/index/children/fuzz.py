@@ -22,9 +22,9 @@ import mutants
 from archives import NAMES, codebook, pool, positions
 from jobs import require
 
-from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Codebook, Index, IndexConfig, Photo
-from ctxdeploy.index.pins import pin_current
+from ctxdeploy.index.storage.pins import pin_current
 
 POOL = pool()
 CELLS_DIM = 8
@@ -171,7 +171,7 @@ def run(archive: Archive, chance: random.Random, counts: Counter[str]) -> None:
 
 def held_verify(folder: Path) -> list[str]:
     """Return what verify finds."""
-    from ctxdeploy.index.verify import verify
+    from ctxdeploy.index.maintenance.verify import verify
 
     return verify(folder)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from archives import NAMES, answers, codebook, files, pool, positions, referenced
 
-from ctxdeploy.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Index, IndexConfig, Photo
 
 POOL = pool()

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from ctxdeploy.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.preprocessing import Preprocessing
+from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.types import Preprocessing
 
 TOP_K, DIM, SIZE = 40, 8, 256
 

@@ -1,0 +1,153 @@
+"""The machine and the software that a measurement belongs to."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.core.files import settings_sha256
+
+PACKAGES = (
+    "ctxdeploy", "numpy", "numba", "llvmlite", "pillow", "simplejpeg", "onnxruntime", "onnxruntime-gpu", "openvino",
+    "onnx", "tensorrt", "tensorrt-rtx", "torch", "asmk", "faiss-cpu",
+)  # fmt: skip
+# What decides how libraries compute: OPENBLAS_CORETYPE of an older core halves faiss, the others set threads and loops.
+VARIABLES = (
+    "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "KMP_AFFINITY", "KMP_BLOCKTIME",
+    "GOMP_CPU_AFFINITY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "NUMBA_NUM_THREADS",
+    "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
+    "MALLOC_ARENA_MAX", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+# Parts of the package that a checkout has beside ``ctxdeploy/``, an installed copy in it.
+_PARTS = ("export", "index", "runtime")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def machine() -> dict[str, Any]:
+    """Return what the hardware is and how it is set: results of two machines are not compared.
+
+    processor, its flags' hash and the vector ones by name, processors that this process may use, memory, governor, huge
+    pages, system. What cannot be told is None.
+    """
+    facts = _cpuinfo()
+    flags = sorted(set(facts.get("flags", facts.get("Features", "")).split()))
+    vector = [flag for flag in flags if flag.startswith(("avx", "amx", "fma", "asimd", "sve", "vnni", "sse4"))]
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "microcode": facts.get("microcode"),
+        "vector_flags": vector,
+        "flags_sha256": hashlib.sha256(" ".join(flags).encode()).hexdigest()[:16] if flags else None,
+        "processors": available_processors(),
+        "memory_bytes": _memory(),
+        "governor": _line(_GOVERNOR),
+        "huge_pages": _line(_HUGE_PAGES),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def software() -> dict[str, Any]:
+    """Return versions, the hash of our own code, and variables that matter."""
+    return {
+        "python": platform.python_version(),
+        "versions": versions(PACKAGES),
+        "code_sha256": code_hash(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions and the processor, as the scripts of ``benchmarks/`` write them beside their figures."""
+    facts = machine()
+    return {
+        "processor": facts["processor"],
+        "processors": facts["processors"],
+        "load_average": load(),
+        "vector_popcount": "avx512_vpopcntdq" in facts["vector_flags"],
+        "python": platform.python_version(),
+        "versions": versions(("ctxdeploy", "numpy", "numba", "llvmlite", "asmk")),
+    }
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def load() -> float | None:
+    """Return the load average of the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def code_hash() -> str:
+    """Return the hex sha256 of the package's sources: two runs of one version under work are told apart.
+
+    The same in a checkout, whose root is a second folder of the package, and in an installed copy.
+    """
+    import ctxdeploy
+
+    root = Path(ctxdeploy.__file__).parent
+    hashes = _hashes(root, {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in _PARTS})
+    for part in _PARTS:
+        spec = find_spec(f"ctxdeploy.{part}")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            hashes |= _hashes(Path(folder).parent, set(Path(folder).rglob("*.py")))
+    return settings_sha256(hashes)
+
+
+def _hashes(root: Path, paths: set[Path]) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def commit() -> str | None:
+    """Return the commit that our code lies in, if it is a git checkout.
+
+    It decides nothing beside the hash of the code: a result that is itself tracked makes the checkout dirty.
+    """
+    import ctxdeploy
+
+    folder = Path(ctxdeploy.__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _cpuinfo() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    lines = [line.partition(":") for line in path.read_text(errors="replace").splitlines() if ":" in line]
+    return {name.strip(): value.strip() for name, _, value in reversed(lines)}
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

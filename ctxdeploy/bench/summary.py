@@ -1,0 +1,134 @@
+"""A measurement in words: Markdown for people, from what stands in the record alone."""
+
+from typing import Any
+
+from ctxdeploy.bench.cases import METER
+from ctxdeploy.bench.comparing import Compared
+from ctxdeploy.bench.record import Record
+
+_UNITS = {"extract": ("photo", "photos"), "search": ("query", "queries"), "end-to-end": ("photo", "photos")}
+
+
+def markdown(record: Record) -> str:
+    """Return a page about a record that has its results."""
+    results, configuration = record.content["results"], record.content["configuration"]
+    machine, (unit, units) = configuration["machine"], _UNITS[record.kind]
+    lines = [
+        f"# {record.kind}: {machine['processor']}, {machine['processors']} processors",
+        "",
+        _about(record),
+        "",
+        f"| | median a {unit} | p05 | p25 | p75 | p95 | p99 | {units}/s | peak memory | drift |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    cases = {label: case for label, case in results["cases"].items() if configuration["cases"][label]["role"] != METER}
+    for label, case in cases.items():
+        spread = case["seconds"]
+        times = [_time(spread[name]) for name in ("p50", "p05", "p25", "p75", "p95", "p99")]
+        memory = case["memory"]["peak"]
+        facts = [
+            f"{case['per_second']:.3g}",
+            "" if memory is None else f"{memory / 1e6:.0f} MB",
+            _percent(case["drift"]),
+        ]
+        lines.append(f"| {' | '.join([label, *times, *facts])} |")
+    lines += ["", *_limit_lines(results), *_ratio_lines(results), *_stage_lines(cases, unit)]
+    lines += [_gpu(cases), _energy(cases, unit), ""]
+    return "\n".join(lines)
+
+
+def comparison_text(found: Compared) -> str:
+    """Return a comparison in a few lines."""
+    result = found.comparison
+    lines = [
+        f"A  {found.a}",
+        f"B  {found.b}",
+        f"{_verdict(found)}: B takes {result.ratio:.3f} times as long "
+        f"(95 % interval {result.low:.3f} to {result.high:.3f}; {result.design}, "
+        f"{result.blocks[0]} and {result.blocks[1]} blocks)",
+        f"a difference of {100 * result.detectable:.1f} % or more could have been found (four times out of five)",
+    ]
+    if result.by_seconds is not None and result.by_meter is not None:
+        seconds, meter = (f"{r:.3f} ({low:.3f} to {high:.3f})" for r, low, high in (result.by_seconds, result.by_meter))
+        lines.append(f"in seconds {seconds}, in units of the machine's own meter {meter}")
+    drifts = [_percent(drift) for drift in found.drifts]
+    lines.append(f"drift from the first to the last third of the windows: A {drifts[0]}, B {drifts[1]}")
+    return "\n".join([*lines, *(f"differs: {line}" for line in found.differences)])
+
+
+def limit_text(label: str, limit: dict[str, Any]) -> str:
+    """Return the line that says what limits a case, and how much of it was reached."""
+    if "operations" in limit:
+        work = f"{limit['operations'] / 1e9:.1f} GFLOP at {limit['operations_per_second'] / 1e9:.0f} GFLOP/s"
+    else:
+        work = f"{limit['bytes'] / 1e6:.2f} MB at {limit['bytes_per_second'] / 1e9:.1f} GB/s"
+    whole = f", the whole {limit['fraction_of_whole']:.2f}" if "fraction_of_whole" in limit else ""
+    return (
+        f"{label}: the limit is {limit['limit']}, {work}: {_time(limit['seconds'])}; the stage {limit['stage']} "
+        f"reaches {limit['fraction']:.2f} of it{whole}."
+    )
+
+
+def _about(record: Record) -> str:
+    configuration, results = record.content["configuration"], record.content["results"]
+    software, machine = configuration["software"], configuration["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in software["versions"].items())
+    variables = ", ".join(f"{name}={value}" for name, value in software["environment"].items()) or "none that matters"
+    load = results["load_average"].get("p50")
+    ids = {case["model_id"][:12]: None for case in configuration["cases"].values() if "model_id" in case}
+    commits = list(dict.fromkeys(session.get("commit") or "none" for session in record.content["sessions"]))
+    model = f"model {', '.join(ids)}; " if ids else ""
+    return (
+        f"{model}{results['windows']} windows in {results['blocks']} blocks of fresh processes; load average "
+        f"{'unknown' if load is None else f'{load:.2f}'}; governor {machine['governor'] or 'unknown'}; environment: "
+        f"{variables}; {versions}; commit {', '.join(commits)}; key {record.content['key'][:12]}."
+    )
+
+
+def _limit_lines(results: dict[str, Any]) -> list[str]:
+    found = [f"- {limit_text(label, case['limit'])}" for label, case in results["cases"].items() if "limit" in case]
+    return [*(found or ["- No limit was measured."]), ""]
+
+
+def _ratio_lines(results: dict[str, Any]) -> list[str]:
+    lines = []
+    for label, ratio in results["ratios"].items():
+        lines.append(
+            f"- {label} takes {ratio['ratio']:.3f} times as long ({ratio['low']:.3f} to {ratio['high']:.3f}): "
+            f"{ratio['verdict']}."
+        )
+    return [*lines, ""] if lines else []
+
+
+def _stage_lines(cases: dict[str, Any], unit: str) -> list[str]:
+    lines = [f"Median of each stage a {unit}:", ""]
+    for label, case in cases.items():
+        if case["stages"]:
+            stages = ", ".join(f"{name} {_time(found['p50'])}" for name, found in case["stages"].items())
+            lines.append(f"- {label}: {stages}")
+    return [*lines, ""]
+
+
+def _gpu(cases: dict[str, Any]) -> str:
+    used = [case["memory"]["gpu"] for case in cases.values() if case["memory"]["gpu"] is not None]
+    return f"GPU memory: {max(used) / 1e6:.0f} MB." if used else "GPU memory: not tried, no GPU engine ran."
+
+
+def _energy(cases: dict[str, Any], unit: str) -> str:
+    found = {label: case["joules"] for label, case in cases.items() if case["joules"] is not None}
+    if not found:
+        return "Energy: the machine does not tell."
+    return f"Energy a {unit}: {', '.join(f'{label} {value:.3g} J' for label, value in found.items())}."
+
+
+def _verdict(found: Compared) -> str:
+    verdict = found.comparison.verdict
+    return "no difference found" if verdict == "no difference" else f"B is {verdict} than A"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:+.1f} %"

@@ -1,0 +1,324 @@
+"""The bundle: a folder with a network's artefacts and ``bundle.json``, which says what they are and how well they do.
+
+Written by ``ctxdeploy.export``, read by ``ctxdeploy.runtime``; neither needs the other. Format version 2: several
+artefacts, each with ``details``; version 1 (one fp32 graph) is read as well. Version 3 carries a codebook; a bundle
+without one stays at version 2.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.core.bundled_codebook import CodebookFile, copy_codebook, load_codebook
+from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, StorageError
+from ctxdeploy.core.files import file_sha256, settings_sha256
+from ctxdeploy.core.types import Preprocessing
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Codebook
+
+FORMAT_NAME = "ctxdeploy-bundle"
+FORMAT_VERSION = 3
+_WITHOUT_CODEBOOK = 2
+_READABLE = (1, 2, 3)
+MANIFEST = "bundle.json"
+CODEBOOK = "codebook.safetensors"
+INPUT_NAME = "image"
+OUTPUT_NAMES = ("descriptors", "attention", "positions", "scales")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """What the graph computes from an image, beyond the network's weights.
+
+    Attributes:
+        scales: factors of the image pyramid, in the order in which ties of attention are broken.
+        top_k: rows that the graph returns for every photo (padded with attention 0).
+        dim: descriptor dimension D.
+    """
+
+    scales: tuple[float, ...] = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
+    top_k: int = 1000
+    dim: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.scales or len(set(self.scales)) != len(self.scales):
+            raise ConfigError(f"--scales {self.scales}: give at least one scale, each once")
+        for scale in self.scales:
+            if not 0.05 <= scale <= 4.0 or round(scale, 3) != scale:
+                raise ConfigError(
+                    f"scale {scale} is not a number from 0.05 to 4 with at most three decimals (--scales)"
+                )
+        if type(self.top_k) is not int or type(self.dim) is not int:
+            raise ConfigError(f"--top-k {self.top_k!r} and dimension {self.dim!r} must be whole numbers")
+        if not 1 <= self.top_k <= 65536:
+            raise ConfigError(f"--top-k {self.top_k} is outside 1..65536")
+        if not 1 <= self.dim <= 4096:
+            raise ConfigError(f"descriptor dimension {self.dim} is outside 1..4096")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeRange:
+    """Sizes of the graph's input, both ends included: images per batch, rows and columns in pixels."""
+
+    batch: tuple[int, int] = (1, 64)
+    height: tuple[int, int] = (1, 1024)
+    width: tuple[int, int] = (1, 1024)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in asdict(self).items():
+            if not 1 <= low <= high:
+                raise ConfigError(f"the range {low}..{high} of {name} is empty or not positive")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ``ConfigError`` unless ``shape`` is B×H×W×3 with every size in its range."""
+        if len(shape) != 4 or shape[3] != 3:
+            raise ConfigError(f"the input has shape {shape}, but B×H×W×3 is needed")
+        for name, size in zip(("batch", "height", "width"), shape[:3], strict=True):
+            low, high = getattr(self, name)
+            if not low <= size <= high:
+                raise ConfigError(f"the input's {name} is {size}, but this bundle takes {low}..{high}: export it anew")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """One file in one runtime and precision; a file that serves several runtimes is listed once for each.
+
+    Attributes:
+        file: path inside the bundle.
+        sha256: of the file's bytes.
+        bytes: size of the file.
+        format: ``onnx`` or ``engine``.
+        precision: that it computes in, a label of ``ctxdeploy.core.types.Precision``.
+        target: the runtime it is for: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
+        parity: figures of the comparison with PyTorch fp32, as written by ``ctxdeploy.export.parity``; empty where it
+            could not be measured.
+        details: what made it: layers kept in a higher precision, the GPU and options of an engine.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    format: str
+    precision: str
+    target: str
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: the folder.
+        network: family and configuration of the network, enough to build it again.
+        source: checkpoint's file name, sha256 and format.
+        preprocessing: how photos become inputs.
+        extraction: scales, number and dimension of the descriptors.
+        shapes: admissible input shapes.
+        artefacts: the files; the fp32 graph, which every other is made from, comes first.
+        tools: versions that made the bundle.
+        words: the codebook that belongs to the network; None if the bundle carries none.
+    """
+
+    path: Path
+    network: Mapping[str, Any]
+    source: Mapping[str, str]
+    preprocessing: Preprocessing
+    extraction: Extraction
+    shapes: ShapeRange
+    artefacts: tuple[Artefact, ...]
+    tools: Mapping[str, str] = field(default_factory=dict)
+    words: CodebookFile | None = None
+
+    @property
+    def model_id(self) -> str:
+        """Hex sha256 of what decides the descriptors (weights, network, scales, K): equal ids may share an archive.
+
+        Preprocessing has a hash of its own; precision, runtime and codebook are not part of it.
+        """
+        return settings_sha256(
+            {
+                "network": dict(self.network),
+                "weights": self.source["weights_sha256"],
+                "extraction": asdict(self.extraction),
+            }
+        )
+
+    def artefact(self, target: str = "onnxruntime", precision: str = "fp32") -> Artefact:
+        """Return the artefact of a runtime and precision, else an ONNX graph of that precision made for another one.
+
+        Raises:
+            BundleError: there is none; the message names those there are.
+        """
+        exact = [a for a in self.artefacts if (a.target, a.precision) == (target, precision)]
+        graphs = [a for a in self.artefacts if (a.format, a.precision) == ("onnx", precision)]
+        for artefact in exact + graphs:
+            return artefact
+        found = ", ".join(f"{a.target}/{a.precision}" for a in self.artefacts)
+        raise BundleError(
+            f"{self.path} has no {target}/{precision} artefact, only {found}: "
+            f"export one with  --target {target} --precision {precision}"
+        )
+
+    def file(self, artefact: Artefact) -> Path:
+        """Return the path of an artefact."""
+        return self.path / artefact.file
+
+    def codebook(self) -> "Codebook | None":
+        """Return the codebook that the bundle carries, or None.
+
+        Raises:
+            BundleError: it is damaged, or of another dimension than the descriptors.
+        """
+        if self.words is None:
+            return None
+        return load_codebook(self.path / self.words.file, self.words, self.extraction.dim)
+
+    def with_codebook(self, file: str | os.PathLike[str]) -> "Bundle":
+        """Copy the file of a codebook into the bundle, in place of the one it has; return the bundle with it.
+
+        Raises:
+            ConfigError: its dimension is not that of the descriptors.
+            ArchiveError: it is no codebook, or damaged.
+            StorageError: the bundle cannot be written.
+        """
+        words = copy_codebook(Path(file), self.path / CODEBOOK, self.extraction.dim)
+        bundle = replace(self, words=words)
+        bundle.write_manifest()
+        return bundle
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the content of ``bundle.json``."""
+        return {
+            "format": FORMAT_NAME,
+            "format_version": _WITHOUT_CODEBOOK if self.words is None else FORMAT_VERSION,
+            "model_id": self.model_id,
+            "network": dict(self.network),
+            "source": dict(self.source),
+            "preprocessing": self.preprocessing.metadata(),
+            "preprocessing_hash": self.preprocessing.hash,
+            "extraction": asdict(self.extraction),
+            "input": {"name": INPUT_NAME, "dtype": "uint8", "layout": "BHWC, RGB", "ranges": asdict(self.shapes)},
+            "outputs": _outputs(self.extraction),
+            "artefacts": [asdict(artefact) for artefact in self.artefacts],
+            **({} if self.words is None else {"codebook": asdict(self.words)}),
+            "tools": dict(self.tools),
+        }
+
+    def write_manifest(self) -> None:
+        """Write ``bundle.json`` beside the artefacts, which must be there already; one that is there is replaced.
+
+        Raises:
+            StorageError: it cannot be written; the one that was there stays.
+        """
+        text = json.dumps(self.metadata(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        staged = self.path / f".{MANIFEST}.{os.getpid()}"
+        try:
+            with staged.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(self.path / MANIFEST)
+        except OSError as error:
+            staged.unlink(missing_ok=True)
+            raise StorageError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
+
+
+def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:  # noqa: A001 (bundle.open, as gzip.open)
+    """Open a bundle and check it.
+
+    Args:
+        path: the folder.
+        check_hashes: read every artefact and compare its sha256 (0.1 s for 45 MB).
+
+    Raises:
+        BundleError: it is no bundle, of a newer format, or a file is missing, damaged or outside the folder.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    try:
+        bundle = _parse(folder, manifest)
+        expected = {"model_id": bundle.model_id, "preprocessing_hash": bundle.preprocessing.hash}
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, CtxdeployError) as error:
+        what = f"missing {error}" if isinstance(error, KeyError) else error
+        raise BundleError(f"{folder / MANIFEST} is not valid ({what}): export the bundle anew") from error
+    for key, value in expected.items():
+        if manifest.get(key) != value:
+            raise BundleError(f"{folder / MANIFEST}: {key} does not fit the settings beside it: export the bundle anew")
+    for file in (*bundle.artefacts, *(() if bundle.words is None else (bundle.words,))):
+        _check_file(bundle, file, check_hashes)
+    return bundle
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is not a bundle (no {MANIFEST}): make one with  ctxdeploy export") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
+        raise BundleError(f"{folder / MANIFEST} is not a {FORMAT_NAME} manifest: make one with  ctxdeploy export")
+    version = manifest.get("format_version")
+    if version not in _READABLE:
+        raise BundleError(
+            f"{folder} has bundle format {version}, this ctxdeploy reads {_READABLE[0]} to {FORMAT_VERSION}: upgrade, "
+            "or export anew"
+        )
+    return manifest
+
+
+def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    extraction = manifest["extraction"]
+    ranges = manifest["input"]["ranges"]
+    bundle = Bundle(
+        path=folder,
+        network=manifest["network"],
+        source=manifest["source"],
+        preprocessing=Preprocessing(**manifest["preprocessing"]),
+        extraction=Extraction(**{**extraction, "scales": tuple(extraction["scales"])}),
+        shapes=ShapeRange(**{name: (int(low), int(high)) for name, (low, high) in ranges.items()}),
+        artefacts=tuple(Artefact(**artefact) for artefact in manifest["artefacts"]),
+        tools=manifest["tools"],
+        words=None if manifest.get("codebook") is None else CodebookFile(**manifest["codebook"]),
+    )
+    if not bundle.artefacts:
+        raise BundleError("it lists no artefact")
+    for key in ("network", "source", "tools"):
+        if not isinstance(manifest[key], dict):
+            raise BundleError(f"{key} is a {type(manifest[key]).__name__}")
+    for artefact in bundle.artefacts:
+        if not isinstance(artefact.file, str) or not artefact.file.isprintable():
+            raise BundleError(f"artefact file {artefact.file!r} is no name")
+    if bundle.words is not None and not (isinstance(bundle.words.file, str) and bundle.words.file.isprintable()):
+        raise BundleError(f"codebook file {bundle.words.file!r} is no name")
+    return bundle
+
+
+def _check_file(bundle: Bundle, artefact: Artefact | CodebookFile, check_hash: bool) -> None:
+    name = PurePosixPath(artefact.file)
+    if name.is_absolute() or ".." in name.parts:
+        raise BundleError(f"{bundle.path / MANIFEST} names a file outside the bundle: {artefact.file}")
+    path = bundle.path / name
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
+        raise BundleError(f"{path} is missing: export the bundle anew")
+    if path.stat().st_size != artefact.bytes:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes instead of {artefact.bytes}: export the bundle anew")
+    if check_hash and file_sha256(path) != artefact.sha256:
+        raise BundleError(f"{path} is damaged (its sha256 is not the recorded one): export the bundle anew")
+
+
+def _outputs(extraction: Extraction) -> list[dict[str, Any]]:
+    k, d = extraction.top_k, extraction.dim
+    shapes = {
+        "descriptors": ["batch", k, d],
+        "attention": ["batch", k],
+        "positions": ["batch", k, 2],
+        "scales": ["batch", k],
+    }
+    return [{"name": name, "dtype": "float32", "shape": shapes[name]} for name in OUTPUT_NAMES]

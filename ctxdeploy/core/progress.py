@@ -1,0 +1,197 @@
+"""Progress of long work on stderr: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ctxdeploy.core.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+# Seconds between two lines where stderr is no terminal; between two lines of JSON; over which a rate is taken: a run of
+# days is to show what it does now.
+LINE_INTERVAL = 10.0
+JSON_INTERVAL = 1.0
+_RATE_SECONDS = 60.0
+
+
+class Progress(Protocol):
+    """Counts what is done."""
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        """Add to what is done, and to the failures among it."""
+
+    def limited_by(self, stage: str) -> None:
+        """Name the stage that everything waits for."""
+
+
+class _Silent:
+    """Shows nothing."""
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        """Count nothing."""
+
+    def limited_by(self, stage: str) -> None:
+        """Name nothing."""
+
+
+class Counts:
+    """What is done, and how fast: over the last minute, or since the start.
+
+    Args:
+        total: of the task.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = self.failed = 0
+        self.limit = ""
+        self._start = time.monotonic()
+        self._marks = deque([(self._start, 0)])
+
+    def advance(self, count: int, failed: int) -> float:
+        """Add to the counts; return seconds since the start."""
+        self.done += count
+        self.failed += failed
+        now = time.monotonic()
+        if now - self._marks[-1][0] >= 1:
+            self._marks.append((now, self.done))
+            while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_SECONDS:
+                self._marks.popleft()
+        return now - self._start
+
+    @property
+    def rate(self) -> float:
+        """Done per second."""
+        then, done = self._marks[0]
+        return (self.done - done) / max(time.monotonic() - then, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that the rest takes at this rate."""
+        return (self.total - self.done) / max(self.rate, 1e-9)
+
+
+class _Lines:
+    def __init__(self, task: str, total: int, unit: str) -> None:
+        self._task, self._unit = task, unit
+        self._counts = Counts(total)
+        self._shown = 0.0
+
+    def limited_by(self, stage: str) -> None:
+        self._counts.limit = stage
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        counts = self._counts
+        now = counts.advance(count, failed)
+        if now - self._shown >= LINE_INTERVAL or (counts.done == counts.total and self._shown > 0):
+            self._shown = now
+            failures = f", {counts.failed} failed" if counts.failed else ""
+            limit = f", limited by {counts.limit}" if counts.limit else ""
+            sys.stderr.write(
+                f"{self._task}: {counts.done}/{counts.total}{failures}, {counts.rate:.1f} {self._unit}/s, "
+                f"{counts.seconds_left:.0f} s left{limit}\n"
+            )
+
+
+class _JsonLines:
+    def __init__(self, task: str, total: int, unit: str) -> None:
+        self._task, self._unit = task, unit
+        self._counts = Counts(total)
+        self._shown: float | None = None
+
+    def limited_by(self, stage: str) -> None:
+        self._counts.limit = stage
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        counts = self._counts
+        now = counts.advance(count, failed)
+        if self._shown is None or now - self._shown >= JSON_INTERVAL or counts.done == counts.total:
+            self._shown = now
+            facts = {"task": self._task, "unit": self._unit, "done": counts.done, "total": counts.total}
+            speed = {"per_second": round(counts.rate, 3), "seconds_left": round(counts.seconds_left, 1)}
+            _event("progress", {**facts, "failed": counts.failed, **speed, "limit": counts.limit or None})
+
+
+def _event(kind: str, facts: dict[str, Any]) -> None:
+    sys.stderr.write(json.dumps({"event": kind, **facts}) + "\n")
+    sys.stderr.flush()
+
+
+class Display:
+    """How long work speaks to the user, on stderr.
+
+    Args:
+        quiet: say and show nothing.
+        as_json: one JSON object a line: ``{"event": "progress" | "remark", …}``.
+    """
+
+    def __init__(self, *, quiet: bool, as_json: bool = False) -> None:
+        self._quiet, self._as_json = quiet, as_json
+
+    def say(self, text: str) -> None:
+        """Print one remark."""
+        if self._quiet:
+            return
+        if self._as_json:
+            _event("remark", {"text": text})
+            return
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
+
+    @contextmanager
+    def progress(self, task: str, total: int, unit: str = "photos") -> Iterator[Progress]:
+        """Show a task's progress while the block runs."""
+        if self._quiet:
+            yield _Silent()
+            return
+        if self._as_json or not sys.stderr.isatty():
+            yield (_JsonLines if self._as_json else _Lines)(task, total, unit)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        speed = TextColumn("{task.fields[speed]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            yield _Bar(bar, bar.add_task(task, total=total, speed=""), unit, total)
+
+    @contextmanager
+    def steps(self, task: str, unit: str = "photos") -> Iterator[Callable[[int, int], None]]:
+        """As ``progress``, for work that finds out how much it is: it calls what this yields with done and total."""
+        with ExitStack() as stack:
+            bar: Progress | None = None
+            before = 0
+
+            def show(done: int, total: int) -> None:
+                nonlocal bar, before
+                if bar is None:
+                    bar = stack.enter_context(self.progress(task, total, unit))
+                bar.advance(done - before)
+                before = done
+
+            yield show
+
+
+class _Bar:
+    def __init__(self, bar: "RichProgress", task: "TaskID", unit: str, total: int) -> None:
+        self._bar, self._task, self._unit = bar, task, unit
+        self._counts = Counts(total)
+
+    def limited_by(self, stage: str) -> None:
+        self._counts.limit = stage
+
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        counts = self._counts
+        counts.advance(count, failed)
+        failures = f"  {counts.failed} failed" if counts.failed else ""
+        limit = f"  limited by {counts.limit}" if counts.limit else ""
+        speed = f"{counts.rate:.1f} {self._unit}/s{failures}{limit}"
+        self._bar.update(self._task, advance=count, speed=speed)

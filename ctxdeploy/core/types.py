@@ -1,0 +1,154 @@
+"""The types that cross the walls between the rooms: descriptors, precisions, preprocessing, boxes."""
+
+import math
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.files import settings_sha256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocalDescriptors:
+    """The local descriptors of one photo, strongest attention first; n may be 0.
+
+    Attributes:
+        vectors: n×D float32, not normalised.
+        attention: n float32 in (0, 1], divided by the largest of the photo.
+        positions: n×2 float32, x then y, in pixels of the original photo (after EXIF rotation), centre of the cell:
+            the centre of the top left pixel is (0.5, 0.5).
+        scales: n float32, the scale at which the descriptor was found.
+    """
+
+    vectors: NDArray[np.float32]
+    attention: NDArray[np.float32]
+    positions: NDArray[np.float32]
+    scales: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.vectors)
+        shapes = (self.vectors.ndim, self.attention.shape, self.positions.shape, self.scales.shape)
+        if shapes != (2, (n,), (n, 2), (n,)):
+            raise ConfigError(f"local descriptors of inconsistent shapes: {self.vectors.shape} and {shapes[1:]}")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+class Precision(Enum):
+    """Arithmetic of a network's convolutions and matrix products, and the ONNX file that is written for it.
+
+    Norms, attention, exponentials, row sums and the values given to TopK are fp32 in every one of them.
+    """
+
+    FP32 = ("fp32", "model.onnx")
+    FP16 = ("fp16", "model.fp16.onnx")
+    BF16 = ("bf16", "model.bf16.onnx")
+    INT8 = ("int8", "model.int8.onnx")
+
+    def __init__(self, label: str, file: str) -> None:
+        self.label = label
+        self.file = file
+
+    @classmethod
+    def parse(cls, label: str) -> "Precision":
+        """Return the member of a label; ``ConfigError`` names those there are."""
+        for member in cls:
+            if member.label == label:
+                return member
+        raise ConfigError(f"precision {label!r} is unknown: give --precision {', '.join(m.label for m in cls)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Settings of the one function that decodes and scales photos (``ctxdeploy.runtime.decode.decode``).
+
+    Attributes:
+        image_size: longest side in pixels after scaling; photos are never enlarged.
+        draft: let the JPEG decoder scale by 1/2, 1/4 or 1/8 before LANCZOS: 2.5 times faster on a 6-megapixel photo
+            and about 50 dB from the exact pixels.
+        revision: number of the decoding rules in force (EXIF rotation applied, alpha composited on white, grey, CMYK,
+            palette and 16-bit to RGB, Pillow's ``thumbnail`` with LANCZOS). A change of pixels raises it.
+    """
+
+    image_size: int = 1024
+    draft: bool = False
+    revision: int = 1
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.image_size <= 16384:
+            raise ConfigError(f"image size {self.image_size} is outside 16..16384: give another --image-size")
+        if self.revision != 1:
+            raise ConfigError(f"preprocessing revision {self.revision} is not known here: upgrade ctxdeploy")
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the settings as they stand in ``bundle.json``."""
+        return asdict(self)
+
+    @property
+    def hash(self) -> str:
+        """Hex sha256 of the settings: two bundles with the same hash turn a photo into the same pixels."""
+        return settings_sha256(self.metadata())
+
+
+TOLERANCE = 1.0  # pixels by which a box may leave the photo: ground truths are rounded, some are one-based
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle in pixels of the original photo, after EXIF rotation.
+
+    The continuous coordinates are those of all positions: the top left pixel covers 0..1, its centre is (0.5, 0.5).
+
+    Attributes:
+        x0: left edge.
+        y0: upper edge.
+        x1: right edge, larger than ``x0``.
+        y1: lower edge, larger than ``y0``.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(edge) for edge in (self.x0, self.y0, self.x1, self.y1)):
+            raise ConfigError(f"box {self}: its edges must be finite numbers")
+        if self.x1 <= self.x0 or self.y1 <= self.y0:
+            raise ConfigError(f"box {self} is empty: give it as x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+
+    @classmethod
+    def parse(cls, text: str) -> "Box":
+        """Return the box that ``"x0,y0,x1,y1"`` says; ``ConfigError`` if it says none."""
+        try:
+            x0, y0, x1, y1 = (float(part) for part in text.split(","))
+        except ValueError as error:
+            raise ConfigError(f"box {text!r} is not four numbers: give it as x0,y0,x1,y1") from error
+        return cls(x0=x0, y0=y0, x1=x1, y1=y1)
+
+    def __str__(self) -> str:
+        return f"{self.x0:g},{self.y0:g},{self.x1:g},{self.y1:g}"
+
+    def pixels(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return the whole pixels (left, upper, right, lower) of the box in a photo of ``size`` (width, height).
+
+        Edges go to the nearest integer, ties to the even one, which is what Pillow's ``crop`` and so the reference do.
+        A box that leaves the photo by at most one pixel is clipped.
+
+        Raises:
+            PhotoError: the box lies outside the photo, or covers no whole pixel.
+        """
+        width, height = size
+        outside = max(-self.x0, -self.y0, self.x1 - width, self.y1 - height)
+        if outside > TOLERANCE:
+            raise PhotoError(f"the box {self} does not lie in the photo of {width}×{height} pixels")
+        left, upper = max(round(self.x0), 0), max(round(self.y0), 0)
+        right, lower = min(round(self.x1), width), min(round(self.y1), height)
+        if left >= right or upper >= lower:
+            raise PhotoError(f"the box {self} covers no whole pixel of the photo of {width}×{height} pixels")
+        return left, upper, right, lower

@@ -1,0 +1,209 @@
+"""A codebook from a sample of the photos that are to be indexed, and a fingerprint of that sample."""
+
+import hashlib
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import NoPhotosError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.indexing.descriptor_cache import Spool, file_state, spooled
+from ctxdeploy.indexing.failure_limit import Patience
+from ctxdeploy.indexing.report import StageTimes
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Codebook
+    from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
+
+
+# If all photos of a benchmark were trained on, its smallest marks are found with certainty; if a share of the training
+# photos is the benchmark's, it is missed with a chance of (1 - share)^64: one in 27 for a twentieth.
+KEPT = 64
+_HEAD = 1 << 16
+
+
+def fingerprint(photos: Iterable["PhotoSource"]) -> dict[str, Any]:
+    """Return the number of different photos and the smallest ``KEPT`` of their marks, for a codebook's ``training``."""
+    marks = marks_of(photos)
+    return {"count": len(marks), "least_marks": sorted(marks)[:KEPT]}
+
+
+def marks_of(photos: Iterable["PhotoSource"]) -> set[str]:
+    """Return 16 hex digits for each photo: of a file its size and first 64 KiB, else (tar, server) name and size."""
+    return {_mark(photo) for photo in photos}
+
+
+def share_in(trained: Any, marks: set[str]) -> float | None:
+    """Return which share of a codebook's training photos is among those with ``marks``, 0 to 1, as 64 of them tell.
+
+    Args:
+        trained: what ``fingerprint`` returned; anything else has no photos that are known: None is returned.
+        marks: of a data set.
+    """
+    least = trained.get("least_marks") if isinstance(trained, dict) else None
+    if not isinstance(least, list) or not least:
+        return None
+    return sum(isinstance(mark, str) and mark in marks for mark in least) / len(least)
+
+
+def _mark(photo: "PhotoSource") -> str:
+    state = photo.state()
+    size = -1 if state is None else state.size
+    content = None if photo.path is None else _head(photo.path)
+    if content is None:
+        content = os.fsencode(PurePosixPath(photo.name).name)
+    return hashlib.sha256(b"%d\0%b" % (size, content)).hexdigest()[:16]
+
+
+def _head(path: Path) -> bytes | None:
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except (OSError, ValueError):  # extraction says why it cannot be read
+        return None
+
+
+# Of k-means; it ends earlier when no descriptor changes its word.
+ITERATIONS = 20
+_NOTHING = StageTimes()
+# |ln scale| below this counts as scale 1.
+_NEAR_ONE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a codebook is trained.
+
+    Attributes:
+        words: its size; chosen from the number of descriptors if None.
+        most_photos: size of the sample.
+        seed: of the sample and of k-means.
+    """
+
+    words: int | None
+    most_photos: int
+    seed: int
+
+
+class CodebookTrainer:
+    """Extracts a sample of photos and trains a codebook from it; the descriptors stay in the spool.
+
+    Args:
+        extractor: the model.
+        spool: where the descriptors go; it must be locked while ``train`` runs.
+        patience: how many photos may fail.
+        display: where progress and remarks go.
+
+    Attributes:
+        failed: photos that could not be read.
+        times: of extraction and clustering.
+    """
+
+    def __init__(self, extractor: "Extractor", spool: Spool, patience: Patience, display: Display) -> None:
+        self._extractor, self._spool = extractor, spool
+        self._patience, self._display = patience, display
+        self.failed: list[PhotoFailure] = []
+        self.times = StageTimes()
+
+    def train(self, photos: list["PhotoSource"], config: TrainingConfig) -> "Codebook":
+        """Train a codebook from a sample of photos.
+
+        Descriptors found at scale 1 train it, as in HOW; where they are fewer than a tenth of all (a network without
+        such a scale, small photos), all do. At most 64 a word are held in memory.
+
+        Raises:
+            NoPhotosError: no photo gave descriptors.
+            ConfigError: there are fewer descriptors than words.
+            TooManyFailuresError: more photos failed than is allowed.
+        """
+        from ctxdeploy.index import Codebook
+
+        sample = photos
+        if len(photos) > config.most_photos:
+            sample = random.Random(config.seed).sample(photos, config.most_photos)
+        missing = [photo for photo in sample if not self._spool.has(photo.name, *file_state(photo))]
+        if missing:
+            self._extract(missing, len(sample) - len(missing))
+        limit = self._extractor.config.memory_limit
+        # Half of the memory may be the descriptors that are clustered.
+        most = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
+        vectors, used = _training_vectors(self._spool, sorted(photo.name for photo in sample), config, most)
+        if not len(vectors):
+            raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
+        self._display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
+        start = time.perf_counter()
+        with self._display.progress("clustering", ITERATIONS, "iterations") as bar:
+            codebook = Codebook.train(
+                vectors,
+                config.words,
+                seed=config.seed,
+                iterations=ITERATIONS,
+                progress=lambda done, total: bar.advance(),
+            )
+        failed = {failure.name for failure in self.failed}
+        codebook.training["photos"] = fingerprint(photo for photo in sample if photo.name not in failed)
+        self.times.clustering = time.perf_counter() - start
+        self._display.say(codebook.metadata()["training"]["explanation"])
+        return codebook
+
+    def _extract(self, photos: list["PhotoSource"], tried_before: int) -> None:
+        from ctxdeploy.runtime import PhotoFailure
+
+        reasons: Counter[str] = Counter()
+        with (
+            closing(self._extractor.extract(photos)) as results,
+            self._display.progress("extracting for the codebook", len(photos)) as bar,
+        ):
+            for tried, result in enumerate(results, tried_before + 1):
+                is_failure = isinstance(result, PhotoFailure)
+                if isinstance(result, PhotoFailure):
+                    self.failed.append(result)
+                    reasons[result.reason] += 1
+                    self._patience.check(reasons, tried)
+                else:
+                    self._spool.put(spooled(result))
+                self.times.take(self._extractor.flow, _NOTHING)
+                bar.limited_by(self.times.limit)
+                bar.advance(failed=int(is_failure))
+
+
+def _training_vectors(
+    spool: Spool, names: list[str], config: TrainingConfig, most: int | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return descriptors of the named photos, and of how many photos: those of scale 1, or all; no more than are used,
+    and about ``most``."""
+    from ctxdeploy.index.codebook.training import MAX_PER_WORD, choose_words
+
+    wanted = set(names)
+    near = every = 0
+    for scales in spool.scales(wanted):
+        every += len(scales)
+        near += int((np.abs(np.log(scales)) <= _NEAR_ONE).sum())
+    if not every:
+        return np.empty((0, 0), np.float32), 0
+    only_near = near * 10 >= every
+    total = near if only_near else every
+    words, _ = choose_words(total, config.words)
+    share = min(1.0, words * MAX_PER_WORD / total)
+    if most is not None:
+        share = min(share, most / total)
+    generator = np.random.default_rng(config.seed)
+    parts = []
+    for photo in spool.photos(wanted):
+        descriptors = photo.descriptors
+        chosen = np.abs(np.log(descriptors.scales)) <= _NEAR_ONE if only_near else np.ones(len(descriptors), bool)
+        if share < 1:
+            chosen &= generator.random(len(descriptors)) < share
+        parts.append(descriptors.vectors[chosen])
+    return np.concatenate(parts), len(parts)

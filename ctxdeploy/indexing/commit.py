@@ -1,0 +1,269 @@
+"""Photos into an index as they are extracted, in a thread of its own, with a commit now and then."""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.indexing.descriptor_cache import Spool, Spooled, file_state
+from ctxdeploy.indexing.failure_limit import Patience
+from ctxdeploy.indexing.report import StageTimes
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
+    from ctxdeploy.runtime import PhotoFailure, PhotoSource
+
+Item = TypeVar("Item")
+# Seconds between two looks at whether the other side still lives: Python sees Ctrl-C only between its instructions.
+_POLL = 0.1
+
+
+class Handover(Generic[Item]):
+    """Calls ``take`` for every item, in order, in another thread, which is at most ``most`` items behind.
+
+    On leaving the block without an exception all items are taken; with one, those that were put are taken as well, so
+    that nothing that was extracted is lost. What ``take`` raises is raised by the next ``put`` or by leaving; the items
+    behind it are dropped. A second Ctrl-C drops what waits too; the thread has always ended when the block is left.
+
+    Args:
+        take: what to do with an item.
+        most: items that wait at most.
+    """
+
+    def __init__(self, take: Callable[[Item], None], most: int) -> None:
+        self._take = take
+        self._items: queue.Queue[Item | None] = queue.Queue(most)
+        self._error: BaseException | None = None
+        self._dropping = False
+        # Not is_alive(): until Python 3.13 an interrupt in join() makes it False though the thread runs.
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="ctxdeploy-writer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupt: KeyboardInterrupt | None = None
+        is_told = False
+        while not self._ended.is_set():
+            try:
+                if not is_told:
+                    self._put(None)
+                    is_told = True
+                self._ended.wait(_POLL)
+            except KeyboardInterrupt as another:  # who caught it would write while the thread still does
+                self._dropping = error is not None or interrupt is not None
+                interrupt = another
+        self._thread.join()
+        if interrupt is not None:
+            raise interrupt
+        if self._error is not None and error is None:
+            raise self._error
+
+    def put(self, item: Item) -> None:
+        """Hand an item over; waits while ``most`` wait already.
+
+        Raises:
+            Exception: what ``take`` raised for an earlier item.
+        """
+        self._put(item)
+        if self._error is not None:
+            raise self._error
+
+    def _put(self, item: Item | None) -> None:
+        while not self._ended.is_set():
+            try:
+                self._items.put(item, timeout=_POLL)
+                return
+            except queue.Full:
+                continue
+
+    def _work(self) -> None:
+        try:
+            while (item := self._items.get()) is not None and not self._dropping:
+                self._take(item)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+
+
+# Photos whose descriptors are assigned to words in one call, which is faster than one by one.
+_TOGETHER = 32
+# Between two commits a tenth of the run's time may pass, so that a long run does not leave thousands of small shards,
+# but no more than this is lost when a machine fails.
+_MOST_COMMIT_SECONDS = 300.0
+# A descriptor is a posting at most: code, number of the photo, position and scale. Sorting takes three times that.
+_POSTING_BYTES, _SORTING = 26, 3
+# After so many commits small shards are merged, while the run goes on: a query reads every shard.
+_COMMITS_TO_COMPACT = 32
+
+
+@dataclass(kw_only=True)
+class IndexingReport:
+    """What a run did, counted in photos.
+
+    Attributes:
+        found: in the place.
+        indexed: added by this run.
+        replaced: changed photos whose new descriptors took the place of the old ones.
+        unchanged: in the archive already.
+        given_up: could not be decoded by an earlier run, and their files are the same: not tried again.
+        changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
+        removed: taken from the archive, because their files are gone.
+        missing: in the archive, but their files are gone; left as they are.
+        failed: could not be read; the archive lists them with their reasons.
+        descriptors: of the photos added and replaced.
+        compacted: shards that were merged into larger ones.
+        codebook: how it was trained, if this run trained it.
+        seconds: of the whole run.
+        stages: where they went.
+        failures: of this run: name, reason, stage, seconds.
+    """
+
+    found: int = 0
+    indexed: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    given_up: int = 0
+    changed: int = 0
+    removed: int = 0
+    missing: int = 0
+    failed: int = 0
+    descriptors: int = 0
+    compacted: int = 0
+    codebook: dict[str, Any] | None = None
+    seconds: float = 0.0
+    stages: StageTimes = field(default_factory=StageTimes)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the report as JSON prints it."""
+        return {**asdict(self), "stages": self.stages.metadata()}
+
+
+class Adding:
+    """Adds photos to an index, or replaces those of their names. Use it from one thread at a time.
+
+    Args:
+        index: open for writing.
+        report: counts what is added, replaced and failed.
+        commit_seconds: least time between two commits; it grows to a tenth of the time since the start, and to five
+            minutes at most.
+        patience: how many photos may fail.
+        display: where remarks go.
+        memory_limit: bytes of the whole command; a quarter of it may be postings that wait for their shard.
+    """
+
+    def __init__(
+        self,
+        index: "Index",
+        report: IndexingReport,
+        commit_seconds: float,
+        patience: Patience,
+        display: Display,
+        memory_limit: int | None = None,
+    ) -> None:
+        self._index, self._report, self._display = index, report, display
+        self._commit_seconds, self._patience = commit_seconds, patience
+        self._start = self._committed = time.monotonic()
+        self._commits = self._postings = 0
+        posting = _POSTING_BYTES * _SORTING
+        self._most_postings = float("inf") if memory_limit is None else memory_limit / 4 / posting
+        self._failures: list[dict[str, Any]] = []
+        self._reasons: Counter[str] = Counter()
+        self._waiting: list[Spooled] = []
+
+    def add_spooled(self, pending: dict[str, "PhotoSource"], spool: Spool) -> None:
+        """Add the photos that the spool has, and take them from ``pending``."""
+        for name, photo in list(pending.items()):
+            kept = spool.get(name, *file_state(photo))
+            if kept is not None:
+                self.add(kept)
+                del pending[name]
+
+    def add(self, photo: Spooled) -> None:
+        """Add a photo; commit what waits if it is time."""
+        self._waiting.append(photo)
+        if len(self._waiting) >= _TOGETHER:
+            self._add_waiting()
+        self._commit_if_due()
+
+    def fail(self, failure: "PhotoFailure") -> None:
+        """List a photo that could not be read.
+
+        Raises:
+            TooManyFailuresError: that was one too many.
+        """
+        state = {} if failure.file is None else {"size": failure.file.size, "mtime_ns": failure.file.mtime_ns}
+        record = {"name": failure.name, "reason": failure.reason, "stage": failure.stage}
+        self._failures.append({**record, "seconds": round(failure.seconds, 3), **state})
+        self._report.failures.append({**record, "seconds": round(failure.seconds, 3)})
+        self._report.failed += 1
+        self._reasons[failure.reason] += 1
+        self._commit_if_due()
+        report = self._report
+        tried = report.indexed + report.replaced + len(self._waiting) + report.failed
+        self._patience.check(self._reasons, tried)
+
+    def commit(self) -> None:
+        """Make what was added durable."""
+        self._add_waiting()
+        start = time.perf_counter()
+        if self._failures:
+            self._index.record_failures(self._failures)
+            self._failures = []
+        self._index.commit()
+        self._committed = time.monotonic()
+        self._commits += 1
+        self._postings = 0
+        if self._commits % _COMMITS_TO_COMPACT == 0:
+            self._compact()
+        self._report.stages.write += time.perf_counter() - start
+
+    def _commit_if_due(self) -> None:
+        now = time.monotonic()
+        if self._postings > self._most_postings:
+            self.commit()
+            return
+        growing = min(0.1 * (now - self._start), _MOST_COMMIT_SECONDS)
+        if now - self._committed >= max(self._commit_seconds, growing):
+            self.commit()
+
+    def _compact(self) -> None:
+        try:
+            self._report.compacted += self._index.compact_if_worth_it()
+        except StorageError as error:  # the photos are committed; room for a second copy may come
+            self._display.say(f"not compacted: {error}")
+
+    def _add_waiting(self) -> None:
+        from ctxdeploy.index import Photo
+
+        if not self._waiting:
+            return
+        start = time.perf_counter()
+        known = sum(photo.name in self._index for photo in self._waiting)
+        self._index.add_many(
+            (
+                Photo(name=photo.name, vectors=photo.descriptors, size=photo.size, mtime_ns=photo.mtime_ns)
+                for photo in self._waiting
+            ),
+            # An interrupt may have come between adding and forgetting: then they are added once more.
+            replace=True,
+        )
+        self._report.replaced += known
+        self._report.indexed += len(self._waiting) - known
+        descriptors = sum(len(photo.descriptors) for photo in self._waiting)
+        self._report.descriptors += descriptors
+        self._postings += descriptors
+        self._waiting = []
+        self._report.stages.assign += time.perf_counter() - start

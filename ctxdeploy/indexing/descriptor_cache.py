@@ -1,0 +1,166 @@
+"""Descriptors of the photos that train a codebook, kept on disk until they are in the archive.
+
+A first run extracts a sample of photos, trains the codebook, and then indexes everything. The sample's descriptors are
+indexed from here, so that no photo goes through the network twice, also when the run is interrupted and started again.
+One safetensors file per photo, written under another name and renamed: a file is complete or absent.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import settings_sha256
+from ctxdeploy.core.types import LocalDescriptors
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime import Extracted, PhotoSource
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spooled:
+    """A photo's descriptors, and the state of its file when they were extracted."""
+
+    name: str
+    descriptors: LocalDescriptors
+    size: int
+    mtime_ns: int
+
+
+class Spool:
+    """The folder ``<archive>.training``; it comes into being when there is something to keep.
+
+    Args:
+        folder: where.
+        key: what decides the descriptors (model, preprocessing). What other keys left there is not touched.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, str]) -> None:
+        self._root = folder
+        self._folder = folder / settings_sha256(key)[:16]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from filling the spool; what is in it stays.
+
+        Raises:
+            ArchiveError: another process fills it.
+            StorageError: the folder cannot be written.
+        """
+        from ctxdeploy.core.files import WriterLock
+
+        self._make()
+        lock = WriterLock(self._root)
+        try:
+            yield
+        finally:
+            self._remove_if_empty()
+            lock.release()
+
+    def put(self, photo: Spooled) -> None:
+        """Keep a photo's descriptors."""
+        from safetensors.numpy import save
+
+        from ctxdeploy.core.files import write_file
+
+        facts = {"name": json.dumps(photo.name), "size": str(photo.size), "mtime_ns": str(photo.mtime_ns)}
+        path = self._path(photo.name)
+        descriptors = photo.descriptors
+        arrays = {
+            "vectors": descriptors.vectors,
+            "attention": descriptors.attention,
+            "positions": descriptors.positions,
+            "scales": descriptors.scales,
+        }
+        write_file(path, [save(arrays, facts)])
+
+    def has(self, name: str, size: int, mtime_ns: int) -> bool:
+        """Return whether ``get`` would return something; reads no descriptors."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._path(name), framework="numpy") as file:
+                facts = file.metadata() or {}
+        except (OSError, SafetensorError):
+            return False
+        return (facts.get("size"), facts.get("mtime_ns")) == (str(size), str(mtime_ns))
+
+    def get(self, name: str, size: int, mtime_ns: int) -> Spooled | None:
+        """Return a photo's descriptors; None if there are none, or its file has changed since."""
+        photo = _read(self._path(name))
+        return photo if photo is not None and (photo.size, photo.mtime_ns) == (size, mtime_ns) else None
+
+    def photos(self, names: Set[str]) -> Iterator[Spooled]:
+        """Yield those photos that are there, in an order that depends on their names alone."""
+        for name in sorted(names):
+            photo = _read(self._path(name))
+            if photo is not None:
+                yield photo
+
+    def scales(self, names: Set[str]) -> Iterator[NDArray[np.float32]]:
+        """As ``photos``, but only the scales of their descriptors."""
+        from safetensors import SafetensorError, safe_open
+
+        for name in sorted(names):
+            try:
+                with safe_open(self._path(name), framework="numpy") as file:
+                    yield file.get_tensor("scales")
+            except (OSError, SafetensorError):
+                continue
+
+    def remove(self) -> None:
+        """Delete the descriptors."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_if_empty()
+
+    def _make(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._root} cannot be made: {error.strerror or error}; choose another -o") from error
+
+    def _remove_if_empty(self) -> None:
+        if not self._root.is_dir() or any(self._root.glob("*/*")):
+            return
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
+
+
+def spooled(result: "Extracted") -> Spooled:
+    """Return what an extracted photo leaves in the spool and in the archive."""
+    size, mtime_ns = (result.file.size, result.file.mtime_ns) if result.file else (-1, -1)
+    return Spooled(name=result.name, descriptors=result.descriptors, size=size, mtime_ns=mtime_ns)
+
+
+def file_state(photo: "PhotoSource") -> tuple[int, int]:
+    """Return size and time of change of a photo's file; -1 if it cannot be told (the extraction will say why)."""
+    found = photo.state()
+    return (-1, -1) if found is None else (found.size, found.mtime_ns)
+
+
+def _read(path: Path) -> Spooled | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = file.metadata()
+            arrays = {key: file.get_tensor(key) for key in ("vectors", "attention", "positions", "scales")}
+        return Spooled(
+            name=json.loads(facts["name"]),
+            descriptors=LocalDescriptors(**arrays),
+            size=int(facts["size"]),
+            mtime_ns=int(facts["mtime_ns"]),
+        )
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # absent, or damaged: extract it again
+        return None

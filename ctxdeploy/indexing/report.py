@@ -1,0 +1,64 @@
+"""Which stage limits a run, and what would help."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.core.cpu import available_processors
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.network import Flow
+
+
+@dataclass(kw_only=True)
+class StageTimes:
+    """Seconds of the stages of a run.
+
+    Attributes:
+        read, decode: summed over the workers, which run beside the rest.
+        waiting: the network waited for photos.
+        network: it ran.
+        assign, write: assignment to words and aggregation; shards and commits. They run beside the network,
+        blocked: which had to wait for them so long.
+        clustering: the codebook was trained, before anything was assigned.
+    """
+
+    read: float = 0.0
+    decode: float = 0.0
+    waiting: float = 0.0
+    network: float = 0.0
+    assign: float = 0.0
+    write: float = 0.0
+    blocked: float = 0.0
+    clustering: float = 0.0
+
+    def take(self, flow: "Flow", before: "StageTimes") -> None:
+        """Set the stages of extraction: those of an extraction that goes on, and of what was extracted before it."""
+        self.read, self.decode = before.read + flow.read, before.decode + flow.decode
+        self.waiting, self.network = before.waiting + flow.waiting, before.network + flow.network
+
+    @property
+    def limit(self) -> str:
+        """Name of the stage that the run waits for most: ``read``, ``decode``, ``network``, ``assign`` or ``write``."""
+        longest = max(self.network, self.waiting, self.blocked)
+        if longest == self.network:
+            return "network"
+        if longest == self.waiting:
+            return "decode" if self.decode >= self.read else "read"
+        return "assign" if self.assign >= self.write else "write"
+
+    def advice(self, precision: str, workers: int) -> str:
+        """Return what would make the run faster, in one sentence."""
+        cores = available_processors()
+        more = f"--workers {min(2 * workers, cores)}" if workers < cores else "a bundle exported with --draft"
+        faster = {"fp32": "--precision bf16 or int8, or a GPU", "bf16": "--precision int8, or a GPU"}
+        return {
+            "network": f"the network takes most of the time: {faster.get(precision, 'a GPU')} would help",
+            "decode": f"the network waits for photos to be decoded: {more} would help",
+            "read": "the network waits for photos to be read: more --read-threads, or a copy nearby, would help",
+            "assign": "the network waits for the assignment to words: more cores, or fewer --words, would help",
+            "write": "the network waits for the disk: a faster one, or a longer --commit-seconds, would help",
+        }[self.limit]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return seconds and the limiting stage as JSON prints them."""
+        return {**{stage: round(seconds, 3) for stage, seconds in vars(self).items()}, "limit": self.limit}

@@ -1,8 +1,0 @@
-"""Pictures and a page of what a network sees in one photo, drawn with Pillow alone.
-
-The numbers come from ``ctxdeploy.runtime.inspection``; ``write_inspection`` turns them into a folder.
-"""
-
-from ctxdeploy.inspecting.folder import check_output, write_inspection
-
-__all__ = ["check_output", "write_inspection"]

@@ -1,0 +1,187 @@
+"""How a network is trained: the two recipes, the optimiser, the run. Nothing here imports torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from ctxdeploy.core.errors import ConfigError
+
+
+def _between(what: str, value: float, low: float, high: float) -> None:
+    if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
+        raise ConfigError(f"{what} {value} is outside {low:g}..{high:g}")
+
+
+def _whole(what: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int:
+        raise ConfigError(f"{what} {value!r} is not a whole number")
+    _between(what, value, low, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """From nothing: every photo finds its pair among the others of the batch (InfoNCE).
+
+    Half of a batch are two views of one photo, related by a known homography; half are two photos of one landmark.
+
+    Attributes:
+        pairs: in a batch, at least 2.
+        view_size: side of the square views in pixels.
+        temperature: of the losses on global and on local descriptors.
+        match_temperature: of the loss on match kernels.
+        global_weight: of the loss on global descriptors.
+        match_weight: of the loss on match kernels; 0 leaves it out.
+        positions: strongest positions of a view that enter the match kernel.
+        correspondences: positions of a pair of views that enter the loss on local descriptors.
+    """
+
+    kind: ClassVar[str] = "pairs"
+
+    pairs: int = 24
+    view_size: int = 224
+    temperature: float = 0.07
+    match_temperature: float = 0.05
+    global_weight: float = 0.5
+    match_weight: float = 1.0
+    positions: int = 64
+    correspondences: int = 48
+
+    def __post_init__(self) -> None:
+        _whole("pairs of a batch", self.pairs, 2, 4096)
+        _whole("view size", self.view_size, 64, 2048)
+        _between("temperature", self.temperature, 0.001, 10)
+        _between("match temperature", self.match_temperature, 0.001, 10)
+        _between("global weight", self.global_weight, 0, 1000)
+        _between("match weight", self.match_weight, 0, 1000)
+        _whole("positions", self.positions, 1, 65536)
+        _whole("correspondences", self.correspondences, 1, 65536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """The slides' and HOW's: contrastive loss on global descriptors, hard negatives found anew every epoch.
+
+    Attributes:
+        tuples: a query, its positive and its negatives; in a batch.
+        negatives: of a query, each of another landmark.
+        queries: of an epoch.
+        pool: photos of an epoch among which negatives are looked for.
+        view_size: side of the square views in pixels.
+        margin: negatives farther away than this cost nothing.
+        whitening_shrinkage: exponent of the whitening, 0 (a rotation) to 1 (equal variances); None keeps the
+            whitening of the network that training starts from.
+    """
+
+    kind: ClassVar[str] = "contrastive"
+
+    tuples: int = 5
+    negatives: int = 5
+    queries: int = 2000
+    pool: int = 20000
+    view_size: int = 320
+    margin: float = 0.8
+    whitening_shrinkage: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _whole("tuples of a batch", self.tuples, 1, 4096)
+        _whole("negatives", self.negatives, 1, 1000)
+        _whole("queries of an epoch", self.queries, self.tuples, 10**7)
+        _whole("pool", self.pool, self.negatives, 10**7)
+        _whole("view size", self.view_size, 64, 2048)
+        _between("margin", self.margin, 0.01, 2)
+        if self.whitening_shrinkage is not None:
+            _between("whitening shrinkage", self.whitening_shrinkage, 0, 1)
+
+    @property
+    def epoch(self) -> int:
+        """Batches of an epoch."""
+        return self.queries // self.tuples
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with a warm-up and a cosine (Loshchilov and Hutter, ICLR 2019).
+
+    Attributes:
+        learning_rate: at the end of the warm-up, of everything but the trunk.
+        backbone_factor: the trunk's learning rate as a share of that: 1 from nothing, 0.1 from a trained trunk.
+        weight_decay: of matrices and kernels; vectors have none.
+        warmup: steps.
+        final: share of the learning rate that is left at the end.
+        averaging: decay a step of the average of weights that is validated and saved; 0 saves the last weights.
+    """
+
+    learning_rate: float = 1e-3
+    backbone_factor: float = 1.0
+    weight_decay: float = 0.01
+    warmup: int = 100
+    final: float = 0.01
+    averaging: float = 0.998
+
+    def __post_init__(self) -> None:
+        _between("learning rate", self.learning_rate, 1e-12, 10)
+        _between("backbone factor", self.backbone_factor, 0, 10)
+        _between("weight decay", self.weight_decay, 0, 10)
+        _whole("warm-up steps", self.warmup, 0, 10**9)
+        _between("final share of the learning rate", self.final, 0, 1)
+        _between("averaging", self.averaging, 0, 0.99999)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, 0 to steps - 1, as a share of ``learning_rate``."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return warm * (self.final + (1 - self.final) * cosine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run; equal configurations, data and machines give equal weights.
+
+    Attributes:
+        recipe: what is learned from.
+        optimiser: how.
+        steps: of the optimiser.
+        accumulate: batches whose gradients a step sums.
+        seed: of the weights and of everything drawn.
+        precision: the trunk's, ``fp32`` or ``bf16`` (autocast); everything after it is fp32.
+        photo_size: longest side to which photos are scaled when they are read.
+    """
+
+    recipe: PairsConfig | ContrastiveConfig = field(default_factory=PairsConfig)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    steps: int = 8000
+    accumulate: int = 1
+    seed: int = 0
+    precision: str = "bf16"
+    photo_size: int = 512
+
+    def __post_init__(self) -> None:
+        _whole("steps", self.steps, 1, 10**9)
+        _whole("batches of a step", self.accumulate, 1, 4096)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        _whole("photo size", self.photo_size, 64, 8192)
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"precision {self.precision!r} of the training is not one of fp32, bf16")
+
+    def metadata(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form that ``parse`` reads."""
+        return {**asdict(self), "recipe": {"kind": self.recipe.kind, **asdict(self.recipe)}}
+
+    @classmethod
+    def parse(cls, metadata: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration that ``metadata`` wrote; ``ConfigError`` names what is wrong with it."""
+        try:
+            recipe = dict(metadata["recipe"])
+            kind = RECIPES[recipe.pop("kind")]
+            rest = {**metadata, "recipe": kind(**recipe), "optimiser": OptimiserConfig(**metadata["optimiser"])}
+            return cls(**rest)
+        except ConfigError:
+            raise
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"not the configuration of a training: {error!r}") from error
+
+
+RECIPES: dict[str, type[PairsConfig] | type[ContrastiveConfig]] = {
+    recipe.kind: recipe for recipe in (PairsConfig, ContrastiveConfig)
+}

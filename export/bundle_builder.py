@@ -1,0 +1,174 @@
+"""The files of a bundle, made one after the other from the fp32 graph and measured as they are made."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, ParityError
+from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Precision
+from ctxdeploy.export.int8.config import Int8Config
+from ctxdeploy.export.parity.measuring import measure, runs_in
+from ctxdeploy.export.parity.parity import Image
+from ctxdeploy.export.parity.parity_run import Trial
+from ctxdeploy.export.targets import TENSORRT, Job
+
+REJECTED = ".rejected"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantising:
+    """How int8 is made.
+
+    Attributes:
+        photos: that it is fitted to, H×W×3 uint8 by name.
+        config: of ranges and of the search.
+        targets: runtimes whose figures decide which convolutions stay fp32: those that the one file is for.
+    """
+
+    photos: Mapping[str, Image]
+    config: Int8Config
+    targets: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """Makes artefacts in the folder of a bundle that is being written.
+
+    Attributes:
+        bundle: with the artefacts that passed so far.
+        proto: the fp32 graph, an ``onnx.ModelProto``.
+        trial: that everything is measured in.
+        quantising: how int8 is made; None where it is not.
+        display: told of each step.
+        rejected: the artefacts that did not pass.
+    """
+
+    bundle: Bundle
+    proto: Any
+    trial: Trial
+    quantising: Quantising | None
+    display: Display
+    rejected: list[Artefact] = field(default_factory=list)
+    # The same file in the same engine has the same figures, for whichever target it is.
+    _parities: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    _graphs: dict[Precision, Any] = field(default_factory=dict)
+    _details: dict[Precision, dict[str, Any]] = field(default_factory=dict)
+
+    def make(self, job: Job) -> None:
+        """Make an artefact, measure it, and take it into the bundle or among the rejected."""
+        if job.precision not in self._details:
+            self.display.say(f"making the {job.precision.label} graph")
+            self._graphs[job.precision], self._details[job.precision] = self._converted(job.precision)
+        artefact = replace(self._artefact(job, self._graphs[job.precision]), details=self._details[job.precision])
+        if artefact.parity["verdict"] == "passed":
+            self.bundle = replace(self.bundle, artefacts=(*self.bundle.artefacts, artefact))
+        else:
+            self.rejected.append(artefact)
+
+    def finish(self, jobs: Sequence[Job]) -> None:
+        """Write the manifest, keep what was rejected, and build the engines that can be built on this machine."""
+        self.keep_rejected()
+        self.bundle.write_manifest()
+        for job in jobs:
+            made = any((a.target, a.precision) == (job.target, job.precision.label) for a in self.bundle.artefacts)
+            if job.target in TENSORRT and made:
+                self._engine(job)
+
+    def _engine(self, job: Job) -> None:
+        from ctxdeploy.export.tensorrt.config import EngineConfig
+        from ctxdeploy.export.tensorrt.publish import build_engine
+
+        how = f"build it there with  ctxdeploy build BUNDLE --target {job.target} --precision {job.precision.label}"
+        try:
+            self.bundle = build_engine(
+                self.bundle, EngineConfig(), target=job.target, precision=job.precision, display=self.display
+            )
+        except (BackendError, MissingExtraError) as error:
+            self.display.say(f"no {job.target} {job.precision.label} engine here ({error}); {how}")
+            return
+        engine = self.bundle.artefacts[-1]
+        try:
+            parity = measure(self.bundle, engine, self.trial).metadata()
+        except (BackendError, MissingExtraError) as error:
+            self.display.say(f"the {job.target} {job.precision.label} engine is not measured: {error}")
+            return
+        others = self.bundle.artefacts[:-1]
+        if parity["verdict"] == "passed":
+            self.bundle = replace(self.bundle, artefacts=(*others, replace(engine, parity=parity)))
+        else:
+            self.bundle = replace(self.bundle, artefacts=others)
+            self.rejected.append(replace(engine, parity=parity))
+            self.keep_rejected()
+        self.bundle.write_manifest()
+
+    def keep_rejected(self) -> None:
+        """Write the reports of rejected artefacts, and mark files that no artefact of the bundle uses."""
+        used = {artefact.file for artefact in self.bundle.artefacts}
+        for artefact in self.rejected:
+            file = self.bundle.path / artefact.file
+            marked = file.with_name(file.name + REJECTED)
+            if artefact.file not in used and file.exists():
+                file.rename(marked)
+            text = json.dumps(asdict(artefact), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            marked.with_name(f"{file.name}.{artefact.target}{REJECTED}.json").write_text(text, encoding="utf-8")
+
+    def _artefact(self, job: Job, proto: Any) -> Artefact:
+        """Write a graph under the name of its precision, and measure it."""
+        from ctxdeploy.export.graph.graph import save_graph
+
+        path = self.bundle.path / job.precision.file
+        save_graph(proto, path)
+        artefact = Artefact(
+            file=path.name,
+            sha256=file_sha256(path),
+            bytes=path.stat().st_size,
+            format="onnx",
+            precision=job.precision.label,
+            target=job.target,
+        )
+        key = (artefact.sha256, artefact.precision, artefact.target if artefact.target not in TENSORRT else "tensorrt")
+        if key not in self._parities:
+            self.display.say(f"comparing {job.target} {job.precision.label}")
+            parity = measure(self.bundle, artefact, self.trial)
+            # Seconds of another engine say nothing about this one.
+            own = runs_in(artefact) == artefact.target
+            self._parities[key] = (parity if own else replace(parity, seconds=None)).metadata()
+        return replace(artefact, parity=self._parities[key])
+
+    def _converted(self, precision: Precision) -> tuple[Any, dict[str, Any]]:
+        if precision is Precision.FP32:
+            return self.proto, {}
+        if precision is Precision.INT8:
+            return self._quantised()
+        from ctxdeploy.export.graph.mixed import to_mixed
+
+        return to_mixed(self.proto, precision), {}
+
+    def _quantised(self) -> tuple[Any, dict[str, Any]]:
+        """Return the int8 graph that keeps its tolerance; if none does, the last one, which will be rejected."""
+        from ctxdeploy.export.int8.search import search
+
+        quantising = self.quantising
+        if quantising is None:
+            raise ConfigError("int8 needs photos to be fitted to: give --calibrate DIR")
+        last: list[Any] = []
+
+        def check(proto: Any) -> str:
+            last[:] = [proto]  # of a dozen attempts one is held
+            for target in quantising.targets:
+                artefact = self._artefact(Job(target=target, precision=Precision.INT8), proto)
+                if artefact.parity["verdict"] != "passed":
+                    return f"{target}: {artefact.parity['verdict'].removeprefix('failed: ')}"
+            return ""
+
+        try:
+            found: tuple[Any, dict[str, Any]] = search(
+                self.proto, quantising.photos, check, quantising.config, report=self.display.say
+            )
+        except ParityError as error:
+            return last[0], {"search": str(error)}
+        return found

@@ -1,0 +1,113 @@
+"""The parity check of ``export`` once more, on the machine that runs a bundle. Needs PyTorch only for a checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.progress import Display
+from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.parity.matching import Matching
+from ctxdeploy.export.parity.measuring import measure, reference_run
+from ctxdeploy.export.parity.parity import Run
+from ctxdeploy.export.parity.parity_run import Trial
+from ctxdeploy.export.parity.photos import folder_trial, with_odd_shapes
+from ctxdeploy.export.targets import REFERENCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """One artefact on this machine.
+
+    Attributes:
+        artefact: the one.
+        parity: its figures as ``Parity.metadata`` gives them; empty if it cannot run here.
+        absent: why it cannot.
+        itself: whether it was the reference too: then the figures only say that runs and batches agree.
+    """
+
+    artefact: Artefact
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    absent: str = ""
+    itself: bool = False
+
+
+def verify(
+    bundle: Bundle,
+    photos: Path,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    checkpoint: Path | None = None,
+    display: Display | None = None,
+) -> list[Verified]:
+    """Run the artefacts of a bundle on photos and compare them with a reference.
+
+    Args:
+        bundle: opened.
+        photos: folder; a ``gnd.json`` in it or above it gives a mean average precision.
+        target, precision: restrict the artefacts.
+        checkpoint: run this one in PyTorch as the reference; the fp32 graph in ONNX Runtime if None.
+        display: shows how far it is.
+
+    Raises:
+        BundleError: there is no such artefact.
+        CheckpointError: the checkpoint is not the one that the bundle was made from.
+        NoPhotosError, PhotoError, ConfigError: about the photos.
+    """
+    chosen = [a for a in bundle.artefacts if target in (None, a.target) and precision in (None, a.precision)]
+    if checkpoint is None and (target, precision) == (None, None):
+        # The reference itself, unless it is all there is.
+        chosen = [a for a in chosen if not _is_reference(a)] or chosen
+    if not chosen:
+        asked = " ".join(f"--{name} {value}" for name, value in (("target", target), ("precision", precision)) if value)
+        found = ", ".join(f"{a.target} {a.precision}" for a in bundle.artefacts)
+        raise BundleError(f"{bundle.path} has no artefact for {asked}, only {found}")
+    trial_photos = folder_trial(photos, bundle.preprocessing)
+    network = NetworkConfig.parse(bundle.network)
+    odd = with_odd_shapes(trial_photos.parity, network.stride, min(bundle.extraction.scales))
+    trial_photos = replace(trial_photos, parity=odd)
+    run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
+    trial = Trial(trial_photos, run, matching=Matching.of(network), label=label, display=display)
+    results = [_verified(bundle, artefact, trial) for artefact in chosen]
+    return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
+
+
+def _is_reference(artefact: Artefact) -> bool:
+    wanted = (REFERENCE.target, REFERENCE.precision.label, "onnx")
+    return (artefact.target, artefact.precision, artefact.format) == wanted
+
+
+def record_parity(bundle: Bundle, results: Sequence[Verified]) -> None:
+    """Write figures into the ``parity`` of the artefacts they belong to.
+
+    Those that could not run keep theirs, and so does one that was compared with itself.
+
+    Raises:
+        StorageError: the bundle cannot be written.
+    """
+    measured = [r for r in results if r.parity and not r.itself]
+    new = {(r.artefact.file, r.artefact.target, r.artefact.precision): r.parity for r in measured}
+    artefacts = tuple(replace(a, parity=new.get((a.file, a.target, a.precision), a.parity)) for a in bundle.artefacts)
+    replace(bundle, artefacts=artefacts).write_manifest()
+
+
+def _verified(bundle: Bundle, artefact: Artefact, trial: Trial) -> Verified:
+    try:
+        return Verified(artefact=artefact, parity=measure(bundle, artefact, trial).metadata())
+    except (BackendError, MissingExtraError) as error:
+        return Verified(artefact=artefact, absent=f"cannot run here: {error}")
+
+
+def _torch_run(bundle: Bundle, checkpoint: Path) -> tuple[Run, str]:
+    require("torch", "export")
+    from ctxdeploy.export.checkpoint import load_checkpoint
+    from ctxdeploy.export.export import torch_runner
+
+    loaded = load_checkpoint(checkpoint)
+    if loaded.weights_sha256() != bundle.source["weights_sha256"]:
+        raise CheckpointError(f"{checkpoint} is not the checkpoint that made {bundle.path}: its weights differ")
+    return torch_runner(loaded.network(bundle.extraction)), "PyTorch fp32, CPU"

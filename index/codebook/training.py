@@ -1,0 +1,152 @@
+"""How a codebook is trained: its size, its sample, and what is measured on it."""
+
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.index.codebook.assignment import FLAT_WORDS, CellAssigner, Cells, FlatAssigner
+from ctxdeploy.index.codebook.codebook import Codebook
+from ctxdeploy.index.codebook.kmeans import Progress, build_cells, cluster, number_by_cell
+from ctxdeploy.index.config import MAX_WORDS
+from ctxdeploy.index.inputs import as_vectors
+from ctxdeploy.index.threads import SearchThreads, checked_threads
+
+MIN_WORDS = 16
+# With fewer descriptors than this a word, words are noise.
+DESCRIPTORS_PER_WORD = 32
+# More than this a word are not used: 4.2M descriptors at 65,536 words.
+MAX_PER_WORD = 64
+RECALL_SAMPLE = 2000
+# Of both recall@1 and recall@5: descriptors of other photos than those it was measured on lose up to 0.004.
+WANTED_RECALL = 0.992
+# The last fiftieth of the descriptors is not trained with, if that many a word are given: recall is measured on it.
+_HELD_OUT = 50
+_PER_WORD_TO_HOLD_OUT = 8
+_FEWEST_PROBES = 8
+_MOST_PROBES = 128
+
+
+def train(
+    vectors: Any,
+    words: int | None = None,
+    *,
+    seed: int = 0,
+    iterations: int = 20,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Codebook:
+    """See ``Codebook.train``."""
+    array = as_vectors(vectors, None, "codebook training")
+    if iterations < 1 or seed < 0:
+        raise ConfigError(f"iterations {iterations} and seed {seed}: at least 1 and 0 are needed")
+    workers = checked_threads(threads)
+    words, explanation = choose_words(len(array), words)
+    used, held_out = _split(array, words)
+    sample = _draw(used, words * MAX_PER_WORD, seed)
+    if len(sample) < len(used):
+        explanation += f"; trained on a sample of {len(sample)} ({MAX_PER_WORD} a word)"
+    with closing(SearchThreads(workers)) as helpers:
+        found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress, threads=helpers)
+        centroids, cells = found.centroids, build_cells(found.centroids, seed=seed, threads=helpers)
+    on = "training descriptors" if held_out is None else "held-out descriptors"
+    probe = _draw(sample if held_out is None else held_out, RECALL_SAMPLE, seed + 1)
+    if cells is not None:
+        centroids, cells = number_by_cell(centroids, cells)
+        cells = _enough_probes(centroids, cells, probe)
+    recall = measured_recall(centroids, cells, probe, on=on)
+    training = {
+        "words": words,
+        "descriptors": len(sample),
+        "descriptors_given": len(array),
+        "iterations": found.iterations,
+        "seed": seed,
+        "quantisation_error": found.error,
+        "explanation": explanation,
+        **recall,
+    }
+    return Codebook(centroids, training=training, cells=cells)
+
+
+def choose_words(descriptors: int, words: int | None) -> tuple[int, str]:
+    """Return the number of words and why, for people.
+
+    Raises:
+        ConfigError: fewer descriptors than words, or no valid number.
+    """
+    if words is not None:
+        if isinstance(words, bool) or not 1 <= words <= MAX_WORDS:
+            raise ConfigError(f"{words} words are outside 1..{MAX_WORDS}")
+        if descriptors < words:
+            raise ConfigError(f"{words} words from {descriptors} descriptors: give more photos or fewer words")
+        return words, f"{words} words as asked for, from {descriptors} descriptors ({descriptors / words:.1f} a word)"
+    if descriptors < MIN_WORDS:
+        raise ConfigError(
+            f"{descriptors} descriptors are too few for a codebook: at least {MIN_WORDS} are needed; "
+            "add photos, or give a codebook (--codebook)"
+        )
+    fitting = descriptors // DESCRIPTORS_PER_WORD
+    chosen = min(MAX_WORDS, max(MIN_WORDS, 1 << max(0, fitting.bit_length() - 1)))
+    reason = f"the largest power of two with {DESCRIPTORS_PER_WORD} descriptors a word"
+    if chosen == MAX_WORDS:
+        reason = f"the most that is useful, with {descriptors / chosen:.0f} descriptors a word"
+    elif fitting < MIN_WORDS:
+        reason = f"the fewest that make sense; for a good codebook give {MIN_WORDS * DESCRIPTORS_PER_WORD} or more"
+    return chosen, f"{chosen} words from {descriptors} descriptors: {reason}"
+
+
+def _draw(array: NDArray[np.float32], limit: int, seed: int) -> NDArray[np.float32]:
+    if len(array) <= limit:
+        return array
+    # Another stream than that of the first centroids.
+    rows = np.random.default_rng([seed, 1]).choice(len(array), limit, replace=False)
+    return np.ascontiguousarray(array[np.sort(rows)])
+
+
+def _split(array: NDArray[np.float32], words: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return what may be trained with and what recall is measured on; None where it is the same."""
+    held_out = max(RECALL_SAMPLE, len(array) // _HELD_OUT)
+    if words <= FLAT_WORDS or len(array) - held_out < _PER_WORD_TO_HOLD_OUT * words:
+        return array, None
+    return array[:-held_out], array[-held_out:]
+
+
+def _enough_probes(centroids: NDArray[np.float32], cells: Cells, vectors: NDArray[np.float32]) -> Cells:
+    """Return the cells with the fewest probes (8, then an eighth more each time, 128 at most) of the wanted recall."""
+    truth = _nearest(FlatAssigner(centroids), vectors)
+    probes = _FEWEST_PROBES
+    while True:
+        cells = replace(cells, probes=min(probes, len(cells.centres)))
+        at_1, at_5 = _recall(_nearest(CellAssigner(centroids, cells), vectors), truth)
+        if min(at_1, at_5) >= WANTED_RECALL or probes >= min(_MOST_PROBES, len(cells.centres)):
+            return cells
+        probes = min(_MOST_PROBES, probes + probes // 8)
+
+
+def measured_recall(
+    centroids: NDArray[np.float32], cells: Cells | None, vectors: NDArray[np.float32], *, on: str
+) -> dict[str, Any]:
+    """Return how the words are searched, and how often that finds the nearest one, and the nearest five, of all."""
+    if cells is None:
+        return {"assignment": "flat", "recall_at_1": 1.0, "recall_at_5": 1.0}
+    found, truth = _nearest(CellAssigner(centroids, cells), vectors), _nearest(FlatAssigner(centroids), vectors)
+    at_1, at_5 = _recall(found, truth)
+    return {
+        "assignment": f"IVF{len(cells.centres)} nprobe {cells.probes}",
+        "recall_at_1": at_1,
+        "recall_at_5": at_5,
+        "recall_sample": len(vectors),
+        "recall_on": on,
+    }
+
+
+def _nearest(assigner: FlatAssigner | CellAssigner, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
+    return assigner.search(vectors, 5)[0]
+
+
+def _recall(found: NDArray[np.int32], truth: NDArray[np.int32]) -> tuple[float, float]:
+    at_1 = float((found[:, 0] == truth[:, 0]).mean())
+    return at_1, float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())

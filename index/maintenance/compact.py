@@ -1,0 +1,140 @@
+"""Small shards and shards with many removed photos become large ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.index.codebook.aggregate import code_columns
+from ctxdeploy.index.storage import format as file_format
+from ctxdeploy.index.storage.builder import geometry_tensors
+from ctxdeploy.index.storage.manifest import ShardEntry
+from ctxdeploy.index.storage.names import name_tensors
+from ctxdeploy.index.storage.shard import PLACES, Layout, Shard
+
+# A merged shard is made in memory: 26M postings of 18 bytes are 0.5 GB.
+MAX_BYTES = 1 << 30
+# A removed photo is still scanned; from this part on, that costs more than a rewrite once.
+_REMOVED = 0.2
+# So many shards that could be merged cost a query more than the merge costs the writer.
+SMALL_SHARDS = 8
+
+
+class HasEntry(Protocol):
+    """A shard and its facts."""
+
+    @property
+    def entry(self) -> ShardEntry: ...
+
+
+def choose_groups(parts: Sequence[HasEntry], shard_images: int, *, purge: bool) -> list[list[int]]:
+    """Return groups of shards to merge, each into one, of at most ``shard_images`` photos and 1 GB.
+
+    Args:
+        parts: the shards.
+        shard_images: photos per shard at most.
+        purge: take every shard with a removed photo, instead of those with a fifth of them removed.
+
+    Candidates are shards that are less than half full (by photos and by bytes), or have removed photos.
+    """
+    groups: list[list[int]] = []
+    images, size = shard_images, 0
+    for number, part in enumerate(parts):
+        entry = part.entry
+        if not is_candidate(entry, shard_images, purge=purge):
+            continue
+        if not groups or images + entry.live > shard_images or size + entry.bytes > MAX_BYTES:
+            groups.append([])
+            images = size = 0
+        groups[-1].append(number)
+        images += entry.live
+        size += entry.bytes
+    return [group for group in groups if len(group) > 1 or parts[group[0]].entry.removed]
+
+
+def is_candidate(entry: ShardEntry, shard_images: int, *, purge: bool = False) -> bool:
+    """Return whether merging a shard would help."""
+    small = entry.live * 2 < shard_images and entry.bytes * 2 < MAX_BYTES
+    return small or entry.removed > (0 if purge else _REMOVED * entry.images)
+
+
+def is_worth_it(entries: Sequence[ShardEntry], shard_images: int) -> bool:
+    """Return whether an archive has eight shards that could be merged, or one with a fifth of its photos removed."""
+    candidates = [entry for entry in entries if is_candidate(entry, shard_images)]
+    return len(candidates) >= SMALL_SHARDS or any(entry.removed > _REMOVED * entry.images for entry in candidates)
+
+
+def check_whole(folder: Path, entry: ShardEntry) -> None:
+    """Raise ``ArchiveError`` unless a shard's hash is right: a flipped bit would get a sound one in the merged shard,
+    and nobody could find it any more."""
+    try:
+        file_format.check_hash(folder / entry.file, entry.sha256)
+    except file_format.NotDamagedError:
+        raise
+    except ArchiveError as error:
+        raise ArchiveError(f"{error}; to go on without it:  ctxdeploy repair {folder}") from error
+
+
+def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Arrays:
+    """Return the tensors of one shard with the live photos of several, in their order.
+
+    Memory: the new shard, and 8 bytes a posting of the largest old one.
+
+    Raises:
+        ArchiveError: the image numbers of a shard contradict its word counts.
+    """
+    from ctxdeploy.index.kernels import build as build_kernels
+
+    live = [np.flatnonzero(shard.live[: len(shard)]) for shard in shards]
+    counts = _joined([shard.counts[kept] for shard, kept in zip(shards, live, strict=True)], np.uint32)
+    words = np.zeros(layout.words, np.int64)
+    for shard in shards:
+        words += build_kernels.count_words(shard.word_offsets, shard.images, shard.live)
+    offsets = np.concatenate([[0], np.cumsum(words)])
+    postings = int(offsets[-1])
+    if postings != int(counts.sum(dtype=np.int64)):
+        raise ArchiveError(f"{shards[0].path.parent}: images and counts of a shard contradict: see  ctxdeploy verify")
+    images = np.empty(postings, np.uint16)
+    codes: NDArray[Any] = (
+        np.empty((code_columns(layout.dim), postings), np.uint64)
+        if layout.binary
+        else np.empty((postings, layout.dim), np.float32)
+    )
+    cursors, base = offsets[:-1].copy(), 0
+    for shard, kept in zip(shards, live, strict=True):
+        numbers = np.zeros(PLACES, np.uint16)
+        numbers[kept] = np.arange(base, base + len(kept))
+        places = build_kernels.renumber(shard.word_offsets, shard.images, shard.live, numbers, cursors, images)
+        _place_codes(shard, places, codes, layout.binary)
+        base += len(kept)
+    facts = {
+        "codes": codes,
+        "images": images,
+        "word_offsets": offsets.astype(np.uint32),
+        "counts": counts,
+        "sizes": _joined([shard.sizes[kept] for shard, kept in zip(shards, live, strict=True)], np.int64),
+        "mtimes": _joined([shard.mtimes[kept] for shard, kept in zip(shards, live, strict=True)], np.int64),
+        **name_tensors(name for shard in shards for name in shard.live_names()),
+    }
+    if layout.geometry:
+        facts |= geometry_tensors(
+            shard.packed(int(number)) for shard, kept in zip(shards, live, strict=True) for number in kept
+        )
+    return facts
+
+
+def _place_codes(shard: Shard, places: NDArray[np.int64], codes: NDArray[Any], binary: bool) -> None:
+    from ctxdeploy.index.kernels import build as build_kernels
+
+    if binary:
+        build_kernels.scatter_columns(shard.codes, places, codes)
+    else:
+        kept = places >= 0
+        codes[places[kept]] = shard.codes[kept]
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *parts])

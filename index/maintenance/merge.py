@@ -1,0 +1,121 @@
+"""The photos of one archive into another with the same codebook: files are copied, no posting is read."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.index.storage.manifest import NAMES, SHARDS, FileEntry, Manifest, store
+from ctxdeploy.index.storage.names import name_tensors, write_names
+from ctxdeploy.index.storage.shard import open_shard
+from ctxdeploy.index.storage.state import Snapshot
+from ctxdeploy.index.writer import Part, Writer
+
+CONFLICTS = ("error", "keep", "replace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What a merge did, in photos.
+
+    Attributes:
+        added: new names.
+        replaced: names of which the other archive's photo was taken.
+        kept: names of which this archive's photo was kept.
+    """
+
+    added: int
+    replaced: int
+    kept: int
+
+
+def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merged:
+    """Take the photos of another archive; durable and visible with the next commit of the writer.
+
+    Args:
+        writer: of the archive that grows.
+        folder: that archive.
+        other: the other archive.
+        conflicts: for names in both: "error", "keep" this archive's photo, or "replace" it.
+
+    Raises:
+        ConfigError: names in both and ``conflicts`` is "error", or another value.
+        MismatchError: another codebook, model, preprocessing or way of aggregating.
+        ArchiveError: a file of the other archive is damaged.
+        StorageError: this archive cannot be written.
+    """
+    if conflicts not in CONFLICTS:
+        raise ConfigError(f"conflicts {conflicts!r} is none of {', '.join(CONFLICTS)}")
+    _check_alike(writer.snapshot.manifest, other.manifest)
+    writer.flush()
+    taken: list[Part] = []
+    replaced: list[tuple[int, int]] = []
+    kept = 0
+    clashes = list(writer.clashes(other.shards))
+    if conflicts == "error" and any(clashes):
+        names = [shard.name(number) for shard, found in zip(other.shards, clashes, strict=True) for number, _ in found]
+        raise ConfigError(
+            f"{len(names)} photos are in both archives, such as {names[0]!r}: "
+            "say which to take, --conflicts keep or --conflicts replace"
+        )
+    for entry, shard, found in zip(other.manifest.shards, other.shards, clashes, strict=True):
+        if conflicts == "keep":
+            kept += len(found)
+            shard = shard.without([number for number, _ in found])
+        else:
+            replaced += [place for _, place in found]
+        if len(shard.removed) == len(shard):
+            continue
+        part = Part(replace(entry, removed=0, tombstones=None, names=None), shard)
+        taken.append(_copied(folder, part, writer.snapshot.manifest, shard.path.parent.parent, entry.names))
+    writer.adopt(taken, replaced)
+    live = sum(len(part.shard) - len(part.shard.removed) for part in taken)
+    if writer.failures:
+        writer.forget_failures(name for part in taken for name in part.shard.live_names())
+    writer.record_failures(
+        record for name, record in other.failures.items() if name not in writer and name not in writer.failures
+    )
+    return Merged(added=live - len(replaced), replaced=len(replaced), kept=kept)
+
+
+def _check_alike(mine: Manifest, other: Manifest) -> None:
+    facts = [
+        ("codebook", mine.codebook_id, other.codebook_id),
+        ("binary", mine.config.binary, other.config.binary),
+        ("assignment", mine.config.assignment, other.config.assignment),
+        ("geometry", mine.config.geometry, other.config.geometry),
+        ("model", mine.source and mine.source.model, other.source and other.source.model),
+        ("preprocessing", mine.source and mine.source.preprocessing, other.source and other.source.preprocessing),
+    ]
+    for name, here, there in facts:
+        if here != there:
+            raise MismatchError(
+                f"the archives cannot be merged: {name} is {here} here and {there} there; "
+                "index both alike: one model, one --codebook, --geometry for both or none"
+            )
+
+
+def _copied(folder: Path, part: Part, manifest: Manifest, source: Path, names: FileEntry | None) -> Part:
+    """Copy a shard's file and the list of its names; the part's removed photos stay so."""
+    entry = part.entry
+    shard_file = _copy(source, entry, folder, SHARDS)
+    if names is None:  # format 1
+        copied = write_names(folder, name_tensors(part.shard.all_names()))
+    else:
+        copied = _copy(source, names, folder, NAMES)
+    entry = replace(entry, **shard_file.metadata(), names=copied)
+    opened = open_shard(folder, entry, manifest)
+    return Part(entry, replace(opened, removed=np.asarray(part.shard.removed)))
+
+
+def _copy(source: Path, entry: FileEntry, folder: Path, kind: str) -> FileEntry:
+    path = source / entry.file
+    try:
+        data = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"{path} cannot be read: {error}") from error
+    copied = store(folder, f"{kind}/{{}}.safetensors", [data])
+    if copied.sha256 != entry.sha256:
+        raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest; see  ctxdeploy repair {source}")
+    return copied

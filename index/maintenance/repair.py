@@ -1,0 +1,270 @@
+"""Makes a damaged archive whole again: what is damaged goes, and a list says which photos went with it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctxdeploy.core.errors import ArchiveError, CtxdeployError
+from ctxdeploy.core.files import WriterLock, write_file
+from ctxdeploy.index.maintenance.settle import missing_names, settle_returned, without_doubled
+from ctxdeploy.index.maintenance.verify import check_codebook, check_file, check_names, check_statistics, shard_problems
+from ctxdeploy.index.storage import statistics
+from ctxdeploy.index.storage.failures import read_failures
+from ctxdeploy.index.storage.format import NotDamagedError, unreadable
+from ctxdeploy.index.storage.manifest import (
+    CURRENT,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    manifest_name,
+    manifest_numbers,
+    parse,
+    publish,
+)
+from ctxdeploy.index.storage.names import name_tensors, read_names, write_names
+from ctxdeploy.index.storage.pins import read_current
+from ctxdeploy.index.storage.shard import Shard, open_shard
+from ctxdeploy.index.storage.tombstones import read_tombstones, write_tombstones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What a repair did.
+
+    Attributes:
+        problems: one line for each thing that was damaged.
+        lost: names of the photos that are gone, to be indexed again.
+        unnamed: photos that are gone, but whose names are damaged too.
+        back: photos that had been removed and are back, because the record of their removal is damaged.
+        returned: names, among which are those of the photos that are back: which they are, nothing says any more.
+        list: JSON lines with the lost names, in the archive; None if there is none.
+        manifest: the number of the state in force now.
+    """
+
+    problems: tuple[str, ...]
+    lost: tuple[str, ...]
+    unnamed: int
+    back: int
+    returned: tuple[str, ...]
+    list: Path | None
+    manifest: int
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the report as JSON prints it."""
+        return {
+            "problems": list(self.problems),
+            "lost": list(self.lost),
+            "unnamed": self.unnamed,
+            "back": self.back,
+            "returned": list(self.returned),
+            "list": None if self.list is None else str(self.list),
+            "manifest": self.manifest,
+        }
+
+
+@dataclass(kw_only=True)
+class _Findings:
+    problems: list[str]
+    lost: list[str]
+    doubtful: list[str]
+    unnamed: int = 0
+    returned: dict[int, int]
+
+
+def repair(folder: Path) -> Repaired:
+    """Check every byte of the state in force, and publish a state without what is damaged.
+
+    A damaged or missing shard is dropped. A damaged list of names is written again from its shard, damaged statistics
+    from the postings. Damaged tombstones are forgotten: photos that were removed return, unless a newer photo has their
+    name. Damaged failures are forgotten. Of photos of one name, the last stays. If ``CURRENT`` or the manifest it names
+    is damaged, the newest sound manifest takes its place. Damaged files stay until garbage collection.
+
+    Raises:
+        ArchiveError: no archive, being written by another process, no sound manifest, or the codebook is damaged:
+            without it no descriptor can be compared.
+        NotDamagedError: a newer ctxdeploy wrote the archive, or a file cannot be read now (no permission, too many open
+            files): what this process cannot read is not damaged.
+        StorageError: the folder cannot be written.
+    """
+    if not folder.is_dir() or not ((folder / CURRENT).exists() or manifest_numbers(folder)):
+        raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index")
+    lock = WriterLock(folder)
+    try:
+        return _repair(folder)
+    finally:
+        lock.release()
+
+
+def _repair(folder: Path) -> Repaired:
+    manifest, problems = _newest_sound(folder)
+    try:
+        check_codebook(folder, manifest)
+    except NotDamagedError:
+        raise
+    except CtxdeployError as error:
+        raise ArchiveError(f"{error}; put a copy of it in its place: no other file says what its words were") from error
+    findings = _Findings(problems=problems, lost=[], doubtful=[], returned={})
+    sound: list[tuple[ShardEntry, Shard]] = []
+    for entry in manifest.shards:
+        found = _sound_shard(folder, entry, manifest, findings, len(sound))
+        if found is not None:
+            sound.append(found)
+    failures = _sound_failures(folder, manifest, findings)
+    sound, back, returned = settle_returned(sound, findings.returned)
+    findings.lost += missing_names(findings.doubtful, sound)
+    sound, doubled = without_doubled(sound)
+    findings.problems += doubled
+    findings.problems += _statistics_problems(folder, manifest, [shard for _, shard in sound], findings)
+    number = manifest.number
+    path = None
+    if findings.problems:
+        number = max(manifest_numbers(folder)) + 1
+        if findings.lost:
+            path = folder / f"lost-{number:06d}.jsonl"
+            write_file(path, ["".join(json.dumps({"name": name}) + "\n" for name in findings.lost).encode()])
+        entries = tuple(_with_tombstones(folder, _with_names(folder, entry, shard), shard) for entry, shard in sound)
+        state = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
+        publish(folder, _with_statistics(folder, state, [shard for _, shard in sound]))
+    return Repaired(
+        problems=tuple(findings.problems),
+        lost=tuple(findings.lost),
+        unnamed=findings.unnamed,
+        back=back,
+        returned=tuple(returned),
+        list=path,
+        manifest=number,
+    )
+
+
+def _newest_sound(folder: Path) -> tuple[Manifest, list[str]]:
+    try:
+        return read_current(folder), []
+    except NotDamagedError:
+        raise
+    except ArchiveError as error:
+        problems = [str(error)]
+    for number in reversed(manifest_numbers(folder)):
+        path = folder / manifest_name(number)
+        try:
+            return parse(_read(path), str(path)), problems
+        except NotDamagedError:
+            raise
+        except ArchiveError as error:
+            problems.append(str(error))
+    raise ArchiveError(f"{folder} has no sound manifest ({problems[0]}): restore it from a copy, or index again")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _sound_shard(
+    folder: Path, entry: ShardEntry, manifest: Manifest, findings: _Findings, place: int
+) -> tuple[ShardEntry, Shard] | None:
+    """Return a shard if its file is sound, with its names and tombstones made sound; else note what is lost."""
+    bare = replace(entry, removed=0, names=None, tombstones=None)
+    problems = _problems(lambda: check_file(folder, entry))
+    shard = None
+    if not problems:
+        try:
+            shard = open_shard(folder, bare, manifest)
+            problems += shard_problems(folder, bare, shard, manifest)
+        except NotDamagedError:
+            raise
+        except ArchiveError as error:
+            problems.append(str(error))
+    if shard is None or problems:
+        findings.problems += problems
+        _note_lost(folder, entry, findings)
+        return None
+    removed, damaged = _removed(folder, entry)
+    if damaged:
+        findings.problems += damaged
+        findings.returned[place] = entry.removed
+        entry = replace(entry, removed=0, tombstones=None)
+    names = entry.names
+    wrong = [] if names is None else _names_problems(folder, names, shard)
+    findings.problems += wrong
+    return replace(entry, names=None if wrong else names), replace(shard, removed=removed)
+
+
+def _names_problems(folder: Path, names: FileEntry, shard: Shard) -> list[str]:
+    return _problems(lambda: check_file(folder, names)) or _problems(lambda: check_names(folder, names, shard))
+
+
+def _statistics_problems(folder: Path, manifest: Manifest, shards: list[Shard], findings: _Findings) -> list[str]:
+    file = manifest.statistics
+    if file is None:
+        return []
+    problems = _problems(lambda: check_file(folder, file))
+    if problems or findings.problems:  # they are computed anew anyway, for other shards perhaps
+        return problems
+    return _problems(lambda: check_statistics(folder, manifest, shards))
+
+
+def _problems(check: Callable[[], object]) -> list[str]:
+    try:
+        check()
+    except NotDamagedError:
+        raise
+    except ArchiveError as error:
+        return [str(error)]
+    return []
+
+
+def _removed(folder: Path, entry: ShardEntry) -> tuple[Any, list[str]]:
+    """Return the removed photos of a shard, and what is wrong with their file: then there are none."""
+    file = entry.tombstones
+    if file is None:
+        return np.empty(0, np.uint16), []
+    problems = _problems(lambda: check_file(folder, file)) or _problems(lambda: read_tombstones(folder, entry))
+    return np.empty(0, np.uint16) if problems else read_tombstones(folder, entry), problems
+
+
+def _note_lost(folder: Path, entry: ShardEntry, findings: _Findings) -> None:
+    """Note the names of a shard that is dropped, from the list beside it, but for removed photos if they are known."""
+    try:
+        if entry.names is None:
+            raise ArchiveError("format 1 has no list of names")
+        names = read_names(folder, entry.names, entry.images)
+    except NotDamagedError:
+        raise
+    except ArchiveError:
+        findings.unnamed += entry.live
+        return
+    removed, damaged = _removed(folder, entry)
+    gone = set(removed.tolist())
+    live = [name for number, name in enumerate(names) if number not in gone]
+    (findings.doubtful if damaged else findings.lost).extend(live)
+
+
+def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> FileEntry | None:
+    problems = _problems(lambda: read_failures(folder, manifest.failures))
+    findings.problems += problems
+    return None if problems else manifest.failures
+
+
+def _with_names(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
+    if entry.names is not None:
+        return entry
+    return replace(entry, names=write_names(folder, name_tensors(shard.all_names())))
+
+
+def _with_tombstones(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
+    if len(shard.removed) == entry.removed:
+        return entry
+    return replace(entry, removed=len(shard.removed), tombstones=write_tombstones(folder, entry, shard.removed))
+
+
+def _with_statistics(folder: Path, manifest: Manifest, shards: list[Shard]) -> Manifest:
+    if not manifest.config.idf:
+        return manifest
+    found = statistics.compute(shards, manifest.words)
+    return replace(manifest, statistics=statistics.write_statistics(folder, manifest.number, found))

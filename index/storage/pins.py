@@ -1,0 +1,132 @@
+"""Readers hold the manifest that they opened, so that no garbage collection takes its files away.
+
+A pin is a shared ``flock`` on the manifest's file: the kernel releases it with its process, however that ends. Garbage
+collection removes a manifest only under an exclusive lock on it, which it gets only where nobody reads that state. On
+file systems without locks there are no pins; mapped files that are removed stay readable there all the same, as long
+as the file system is a local one.
+"""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.index.storage.format import unreadable
+from ctxdeploy.index.storage.manifest import CURRENT, Manifest, parse, parse_pointer, read_pointer
+
+# A writer may collect garbage between our reading of CURRENT and of the manifest.
+_ATTEMPTS = 100
+_PAUSE = 0.002
+
+
+class Pin:
+    """A manifest that is being read, until ``release``.
+
+    Attributes:
+        manifest: the state.
+        pointer: its file's name and sha256, as in ``CURRENT``.
+    """
+
+    def __init__(self, manifest: Manifest, pointer: str, handle: int) -> None:
+        self._handle: int | None = handle
+        self.manifest = manifest
+        self.pointer = pointer
+
+    def release(self) -> None:
+        """Let the state be collected; may be called twice."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        """Release a state whose reader was dropped without being closed."""
+        self.release()
+
+
+def pin_current(folder: Path) -> Pin:
+    """Open the state in force and hold it.
+
+    Raises:
+        ArchiveError: no archive, damaged, or of a newer format; the text names the file and the field.
+    """
+    for _ in range(_ATTEMPTS):
+        pointer = read_pointer(folder)
+        try:
+            return pin(folder, pointer, str(folder / CURRENT))
+        except ArchiveError:
+            if read_pointer(folder) == pointer:
+                raise
+        time.sleep(_PAUSE)
+    raise ArchiveError(f"{folder} changes faster than it can be opened: try again")
+
+
+def pin(folder: Path, pointer: str, where: str) -> Pin:
+    """Open and hold the manifest that ``pointer`` names (the text of ``CURRENT``, say, at ``where``).
+
+    Raises:
+        ArchiveError: it is missing, damaged, of a newer format, or being removed.
+    """
+    name, sha256 = parse_pointer(pointer, where)
+    path = folder / name
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise unreadable(path, error, f", but {Path(where).name} names it") from error
+    try:
+        _share(handle, path)
+        text = _read_all(handle)
+        if hashlib.sha256(text).hexdigest() != sha256:
+            raise ArchiveError(f"{path} is damaged: its sha256 is not the one in {Path(where).name}")
+        return Pin(parse(text, str(path)), pointer, handle)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _share(handle: int, path: Path) -> None:
+    for _ in range(_ATTEMPTS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody looks whether it may be removed: that takes microseconds
+            time.sleep(_PAUSE)
+            continue
+        except OSError:  # a file system without locks
+            return
+        break
+    if os.fstat(handle).st_nlink == 0:
+        raise ArchiveError(f"{path} has been removed: open the archive again")
+
+
+def _read_all(handle: int) -> bytes:
+    parts = []
+    while part := os.read(handle, 1 << 24):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def read_current(folder: Path) -> Manifest:
+    """Return the state in force without holding it; errors as ``pin_current``."""
+    held = pin_current(folder)
+    held.release()
+    return held.manifest
+
+
+@contextmanager
+def unpinned(path: Path) -> Iterator[bool]:
+    """Yield whether no reader holds a manifest; if so, none can begin to, inside the ``with`` block."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            pass
+        yield True
+    finally:
+        os.close(handle)

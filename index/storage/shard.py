@@ -1,0 +1,227 @@
+"""A shard: the postings of at most 65,536 photos in one immutable safetensors file.
+
+Tensors (W words, D dimensions, n photos, P postings = pairs of photo and word, C = ceil(D / 64), F features):
+
+    codes         binary: uint64 C×P, column by column; else float32 P×D; word after word, in a word photo after photo
+    images        uint16 P          photo of each posting, its number in this shard
+    word_offsets  uint32 W+1        postings of word w are word_offsets[w] .. word_offsets[w + 1]
+    counts        uint32 n          words of each photo (its norm)
+    names         uint8             names of the photos, UTF-8 with surrogateescape, one after another
+    name_offsets  uint32 n+1
+    sizes, mtimes int64 n           size in bytes and time of change in ns of each photo's file, -1 if unknown
+
+and with geometry (format 2), photo after photo, in a photo by rising word:
+
+    geometry_words      uint16 F    nearest word of each feature
+    geometry_positions  uint16 F×2  x, y in 65,535ths of the photo's frame
+    geometry_scales     float16 F
+    geometry_frames     float32 n×4 least x and y, extent in x and y
+    geometry_offsets    uint32 n+1  features of photo i are geometry_offsets[i] .. geometry_offsets[i + 1]
+
+Format 1 is format 2 without geometry.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.index.codebook.aggregate import code_columns
+from ctxdeploy.index.config import MAX_SHARD_IMAGES
+from ctxdeploy.index.storage import format as file_format
+from ctxdeploy.index.storage.geometry import Geometry, Packed, unpack
+from ctxdeploy.index.storage.manifest import SHARDS, Manifest, ShardEntry, store
+from ctxdeploy.index.storage.names import check_offsets, decode_name, split_names, write_names
+from ctxdeploy.index.storage.tombstones import read_tombstones
+
+FORMAT_NAME = "ctxdeploy-shard"
+FORMAT_VERSION = 2
+MAX_POSTINGS = (1 << 32) - 1
+PLACES = 1 << 16
+_NOTHING = np.empty(0, np.uint16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the shards of an archive have in common."""
+
+    words: int
+    dim: int
+    binary: bool
+    codebook_id: str
+    geometry: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Layout":
+        """Return the layout of an archive's shards."""
+        return cls(
+            words=manifest.words,
+            dim=manifest.dim,
+            binary=manifest.config.binary,
+            codebook_id=manifest.codebook_id,
+            geometry=manifest.config.geometry,
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """Return the texts in a shard's header, but its format."""
+        return {
+            "kind": "binary" if self.binary else "float",
+            "words": str(self.words),
+            "dim": str(self.dim),
+            "codebook_id": self.codebook_id,
+        }
+
+    def tensors(self, images: int, postings: int, features: int) -> dict[str, file_format.Wanted]:
+        """Return type and shape of every tensor."""
+        codes = ("<u8", (code_columns(self.dim), postings)) if self.binary else ("<f4", (postings, self.dim))
+        wanted: dict[str, file_format.Wanted] = {
+            "codes": codes,
+            "images": ("<u2", (postings,)),
+            "word_offsets": ("<u4", (self.words + 1,)),
+            "counts": ("<u4", (images,)),
+            "names": ("|u1", None),
+            "name_offsets": ("<u4", (images + 1,)),
+            "sizes": ("<i8", (images,)),
+            "mtimes": ("<i8", (images,)),
+        }
+        if self.geometry:
+            wanted |= {
+                "geometry_words": ("<u2", (features,)),
+                "geometry_positions": ("<u2", (features, 2)),
+                "geometry_scales": ("<f2", (features,)),
+                "geometry_frames": ("<f4", (images, 4)),
+                "geometry_offsets": ("<u4", (images + 1,)),
+            }
+        return wanted
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shard:
+    """An opened shard; the arrays are those of the file, mapped and read-only.
+
+    Attributes:
+        removed: rising numbers of the photos that are no longer in the archive.
+    """
+
+    path: Path
+    codes: NDArray[Any]
+    images: NDArray[np.uint16]
+    word_offsets: NDArray[np.uint32]
+    counts: NDArray[np.uint32]
+    names: NDArray[np.uint8]
+    name_offsets: NDArray[np.uint32]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    geometry_words: NDArray[np.uint16] | None = None
+    geometry_positions: NDArray[np.uint16] | None = None
+    geometry_scales: NDArray[np.float16] | None = None
+    geometry_frames: NDArray[np.float32] | None = None
+    geometry_offsets: NDArray[np.uint32] | None = None
+    removed: NDArray[np.uint16] = field(default_factory=lambda: _NOTHING)
+
+    def __len__(self) -> int:
+        """Photos in the file, removed ones too."""
+        return len(self.counts)
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """Which of 65,536 numbers are photos that are in the archive."""
+        mask = np.zeros(PLACES, np.bool_)
+        mask[: len(self)] = True
+        mask[self.removed] = False
+        return mask
+
+    @cached_property
+    def factors(self) -> NDArray[np.float64]:
+        """1 / sqrt(words) of each photo; 0 for one without words, and for a removed one, which so is never found."""
+        norms = self.counts * self.live[: len(self)].astype(np.float64)
+        return np.divide(1.0, np.sqrt(norms), out=np.zeros(len(norms)), where=norms > 0)
+
+    def without(self, numbers: Any) -> "Shard":
+        """Return the shard with these photos removed too."""
+        gone = np.zeros(PLACES, np.bool_)  # 0.02 ms; a union of lists takes 1.4 with 30,000 removed photos
+        gone[self.removed] = True
+        gone[np.asarray(numbers, np.uint16)] = True
+        return replace(self, removed=np.flatnonzero(gone).astype(np.uint16))
+
+    def name(self, number: int) -> str:
+        """Return the name of a photo by its number in this shard."""
+        return decode_name(self.names[self.name_offsets[number] : self.name_offsets[number + 1]].tobytes())
+
+    def all_names(self) -> list[str]:
+        """Return the names of all photos in the file, in order."""
+        return split_names(self.names, self.name_offsets)
+
+    def live_names(self) -> list[str]:
+        """Return the names of the photos that are in the archive, in order."""
+        names = self.all_names()
+        return [names[i] for i in np.flatnonzero(self.live)] if len(self.removed) else names
+
+    def packed(self, number: int) -> Packed | None:
+        """Return the features of a photo as they stand in the file; None in a shard without geometry."""
+        if self.geometry_offsets is None:
+            return None
+        part = slice(int(self.geometry_offsets[number]), int(self.geometry_offsets[number + 1]))
+        return Packed(
+            words=_there(self.geometry_words)[part],
+            positions=_there(self.geometry_positions)[part],
+            scales=_there(self.geometry_scales)[part],
+            frame=_there(self.geometry_frames)[number],
+        )
+
+    def geometry(self, number: int) -> Geometry | None:
+        """Return the features of a photo; None in a shard without geometry."""
+        packed = self.packed(number)
+        return None if packed is None else unpack(packed)
+
+
+def _there(array: Any) -> Any:
+    if array is None:
+        raise ArchiveError("geometry is incomplete")
+    return array
+
+
+def write_shard(folder: Path, layout: Layout, tensors: file_format.Arrays) -> ShardEntry:
+    """Write a shard and the list of its names, durably. The same tensors give the same bytes.
+
+    Raises:
+        ConfigError: more postings than its offsets can count.
+        StorageError: it cannot be written.
+    """
+    postings = len(tensors["images"])
+    if postings > MAX_POSTINGS:
+        raise ConfigError(f"{postings} postings in one shard are above {MAX_POSTINGS}: give a lower shard_images")
+    names = write_names(folder, tensors)
+    facts = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION), **layout.metadata()}
+    file = store(folder, f"{SHARDS}/{{}}.safetensors", file_format.encode(tensors, facts))
+    return ShardEntry(**file.metadata(), images=len(tensors["counts"]), postings=postings, names=names)
+
+
+def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
+    """Map a shard, check every length and offset in it, and read its tombstones; no posting is read.
+
+    Raises:
+        ArchiveError: missing, damaged or of a newer format; the text names the file and the field.
+    """
+    path = folder / entry.file
+    arrays, metadata = file_format.map_file(path)
+    where = str(path)
+    layout = Layout.of(manifest)
+    file_format.check_version(metadata, FORMAT_NAME, (1, FORMAT_VERSION), where)
+    for name, value in layout.metadata().items():
+        if metadata.get(name) != value:
+            raise ArchiveError(f"{where} is damaged: {name} is {metadata.get(name)!r}, not {value!r}"[:500])
+    if not 1 <= entry.images <= MAX_SHARD_IMAGES:
+        raise ArchiveError(f"{where} is damaged: {entry.images} images, but a shard holds 1..{MAX_SHARD_IMAGES}")
+    features = arrays["geometry_words"].size if "geometry_words" in arrays else 0
+    file_format.check_tensors(arrays, layout.tensors(entry.images, entry.postings, features), where)
+    check_offsets(arrays["word_offsets"], entry.postings, f"{where}: word_offsets")
+    check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{where}: name_offsets")
+    if layout.geometry:
+        check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
+    removed = _NOTHING if entry.tombstones is None else read_tombstones(folder, entry)
+    return Shard(path=path, **arrays, removed=removed)

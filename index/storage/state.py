@@ -1,0 +1,139 @@
+"""A consistent state of an archive, opened for reading: it stays as it is while others write."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.index.codebook.codebook import Codebook
+from ctxdeploy.index.storage import format as file_format
+from ctxdeploy.index.storage.failures import Failures, read_failures
+from ctxdeploy.index.storage.manifest import Manifest
+from ctxdeploy.index.storage.pins import Pin
+from ctxdeploy.index.storage.shard import Shard, open_shard
+from ctxdeploy.index.storage.statistics import Statistics, compute, read_statistics
+
+
+class Snapshot:
+    """Manifest, codebook and mapped shards, and what a search derives from them once.
+
+    Attributes:
+        manifest: the state.
+        codebook: its words.
+        shards: in order; the number of a photo counts through them, removed photos included.
+        failures: photos that could not be read, by name.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        codebook: Codebook,
+        shards: tuple[Shard, ...],
+        failures: Failures | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.codebook = codebook
+        self.shards = shards
+        self.failures = failures or {}
+        self._statistics = statistics
+
+    def __len__(self) -> int:
+        """Photos in the archive."""
+        return self.manifest.images
+
+    @cached_property
+    def bases(self) -> NDArray[np.int64]:
+        """Number of the first photo of each shard, and the number of photos in all of them."""
+        return np.cumsum([0, *map(len, self.shards)], dtype=np.int64)
+
+    def name(self, number: int) -> str:
+        """Return the name of a photo by its number."""
+        shard = int(np.searchsorted(self.bases, number, side="right")) - 1
+        return self.shards[shard].name(number - int(self.bases[shard]))
+
+    def names(self) -> Iterator[str]:
+        """Yield all names, in order of addition."""
+        for shard in self.shards:
+            yield from shard.live_names()
+
+    def known(self) -> dict[str, tuple[int, int]]:
+        """Return size and time of change (ns) of every photo's file by its name; -1 if unknown."""
+        result: dict[str, tuple[int, int]] = {}
+        for shard in self.shards:
+            live = shard.live[: len(shard)]
+            facts = zip(shard.sizes[live].tolist(), shard.mtimes[live].tolist(), strict=True)
+            result.update(zip(shard.live_names(), facts, strict=True))
+        return result
+
+    @property
+    def statistics(self) -> Statistics:
+        """Word counts and norms under idf; those that the archive stores, or computed on first use."""
+        if self._statistics is None:
+            self._statistics = compute(self.shards, self.manifest.words)
+        return self._statistics
+
+    @property
+    def idf(self) -> NDArray[np.float64]:
+        """W weights ln(images / photos with the word)². A word that no photo has weighs 1, as in the reference."""
+        return self.statistics.weights
+
+    def weights(self, words: NDArray[np.int32], idf: bool) -> NDArray[np.float32]:
+        """Return the weights of words in the score."""
+        return self.idf[words].astype(np.float32) if idf else np.ones(len(words), np.float32)
+
+    def factors(self, idf: bool) -> tuple[NDArray[np.float64], ...]:
+        """Return 1 / sqrt(norm) of each photo, shard by shard; 0 for a norm of 0 and for removed photos."""
+        return self._idf_factors if idf else tuple(shard.factors for shard in self.shards)
+
+    @cached_property
+    def _idf_factors(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple(map(_factors, self.shards, self.statistics.norms))
+
+
+def _factors(shard: Shard, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    valid = (norms > 0) & (norms < np.inf) & shard.live[: len(shard)]
+    return np.divide(1.0, np.sqrt(norms, where=valid, out=np.ones(len(norms))), out=np.zeros(len(norms)), where=valid)
+
+
+def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
+    """Open a state that is held: the codebook, every shard's header and offsets, tombstones and failures.
+
+    Args:
+        folder: the archive.
+        held: its manifest.
+        check: compare codebook and tombstones with their hashes too, as a writer does, whose next state they go into.
+
+    Raises:
+        ArchiveError: damaged, or of a newer format; the text names the file and the field.
+    """
+    manifest = held.manifest
+    codebook = read_codebook(folder, manifest, check=check)
+    try:
+        if check:
+            for file in (entry.tombstones for entry in manifest.shards):
+                if file is not None:
+                    file_format.check_hash(folder / file.file, file.sha256)
+        shards = tuple(open_shard(folder, entry, manifest) for entry in manifest.shards)
+        failures = read_failures(folder, manifest.failures)
+        entry = manifest.statistics
+        statistics = None if entry is None else read_statistics(folder, entry, manifest)
+    except file_format.NotDamagedError:
+        raise
+    except ArchiveError as error:
+        raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error
+    return Snapshot(manifest, codebook, shards, failures, statistics)
+
+
+def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook:
+    """Open the archive's codebook; ``check`` reads all of it (33 MB at 65,536 words) and compares its hash."""
+    path = folder / manifest.codebook.file
+    codebook = Codebook.load(path)
+    if (codebook.id, len(codebook), codebook.dim) != (manifest.codebook_id, manifest.words, manifest.dim):
+        raise ArchiveError(f"{path} is damaged: codebook_id, words or dim is not that of the manifest")
+    if check:
+        file_format.check_hash(path, manifest.codebook.sha256)
+    return codebook

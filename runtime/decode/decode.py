@@ -1,0 +1,232 @@
+"""The one place where a photo becomes pixels, for indexing and for queries alike.
+
+The pixels are those of the reference (HOW's cirtorch loader: convert to RGB, crop, ``thumbnail`` with LANCZOS), bit by
+bit, for upright opaque photos. ``Preprocessing`` holds the settings and their hash.
+
+Only calls on the photo's own objects are made, no global setting is touched: any number of threads may decode, each
+with limits of its own.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import Box, Preprocessing
+from ctxdeploy.runtime.decode.image import (
+    DEFAULT_LIMITS,
+    JPEG_FORMATS,
+    DecodeLimits,
+    Load,
+    as_image,
+    load_what_is_there,
+    load_whole,
+    one_line,
+    open_image,
+)
+from ctxdeploy.runtime.decode.jpeg import END, START
+from ctxdeploy.runtime.decode.pixels import UPRIGHT, Orientation, read_orientation, to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a box filter goes before LANCZOS
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Photo:
+    """A photo as the network takes it.
+
+    Attributes:
+        pixels: H×W×3 uint8, RGB, C-contiguous.
+        original_size: (width, height) of the whole photo after EXIF rotation, in pixels.
+        region: (left, upper, right, lower) of what ``pixels`` shows, in whole pixels of the original photo.
+    """
+
+    pixels: NDArray[np.uint8]
+    original_size: tuple[int, int]
+    region: tuple[int, int, int, int]
+
+    def to_original(self, positions: ArrayLike) -> NDArray[np.float32]:
+        """Map positions from ``pixels`` to the original photo.
+
+        Args:
+            positions: n×2, x then y, in pixels; the centre of the top left pixel is (0.5, 0.5).
+
+        Returns:
+            n×2 float32 in the same convention, in pixels of the original photo after EXIF rotation.
+        """
+        left, upper, right, lower = self.region
+        height, width = self.pixels.shape[:2]
+        factor = np.array([(right - left) / width, (lower - upper) / height])
+        mapped = np.asarray(positions, dtype=np.float64) * factor + np.array([left, upper])
+        return np.asarray(mapped, dtype=np.float32)
+
+
+def decode_photo(
+    source: Path | bytes, preprocessing: Preprocessing, box: Box | None = None, limits: DecodeLimits = DEFAULT_LIMITS
+) -> Photo:
+    """Read, rotate, crop and scale a photo.
+
+    Args:
+        source: a file, or the bytes of one.
+        preprocessing: size and mode.
+        box: the part to keep; it is scaled by the factor that brings the whole photo's longest side to
+            ``image_size``. Photos and parts are never enlarged.
+        limits: what is refused.
+
+    Raises:
+        PhotoError: the photo cannot be read, is damaged, truncated or too large, or the box does not lie in it. The
+            message names the file and the reason.
+    """
+    try:
+        data = read_file(source) if isinstance(source, Path) else source
+        return decode_bytes(data, preprocessing, box, limits)
+    except PhotoError as error:
+        name = printable(str(source)) if isinstance(source, Path) else f"photo of {len(source):,} bytes"
+        raise PhotoError(f"{name}: {error}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a photo's file; ``PhotoError`` with the bare reason if that fails."""
+    try:
+        # Opened without blocking: a named pipe called photo.jpg would hold a decoding thread for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise PhotoError("it is not a regular file")
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    except MemoryError as error:
+        raise PhotoError("there is not enough memory to read it") from error
+    except OSError as error:
+        raise PhotoError(f"it cannot be read ({error.strerror or error})") from error
+
+
+def decode_bytes(
+    data: bytes, preprocessing: Preprocessing, box: Box | None = None, limits: DecodeLimits = DEFAULT_LIMITS
+) -> Photo:
+    """As ``decode_photo``, for bytes; the message of a ``PhotoError`` is the bare reason."""
+    if not data:
+        raise PhotoError("it is empty (0 bytes)")
+    try:
+        return _attempt(data, preprocessing, box, limits, load_whole)
+    except PhotoError as error:
+        # Too little memory is no damage: the photo is tried again, not taken with what was decoded by then.
+        if not limits.accept_truncated or isinstance(error.__cause__, MemoryError):
+            raise
+        closed = data + END if data.startswith(START) else data
+        try:
+            return _attempt(closed, preprocessing, box, limits, load_what_is_there)
+        except PhotoError as again:
+            if isinstance(again.__cause__, MemoryError):
+                raise
+            raise error from None
+
+
+def _attempt(data: bytes, preprocessing: Preprocessing, box: Box | None, limits: DecodeLimits, load: Load) -> Photo:
+    try:
+        with open_image(data, limits) as image:
+            return _decode(image, data, preprocessing, box, load)
+    except PhotoError:
+        raise
+    except MemoryError as error:
+        raise PhotoError("there is not enough memory for it: lower --max-pixels, or give more memory") from error
+    except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, IndexError, ...
+        raise PhotoError(f"it is damaged or not supported ({one_line(error)})") from error
+
+
+def thumbnail_size(size: tuple[int, int], bound: float) -> tuple[int, int]:
+    """Return (width, height) that Pillow's ``thumbnail((bound, bound))`` gives an image of ``size``."""
+    width, height = size
+    limit = max(math.floor(bound), 1)
+    if limit >= width and limit >= height:
+        return size
+    aspect = width / height
+    if aspect <= 1:
+        return _nearest(limit * aspect, lambda n: abs(aspect - n / limit)), limit
+    return limit, _nearest(limit / aspect, lambda n: abs(aspect - limit / n) if n else 0.0)
+
+
+def _nearest(number: float, distance: Callable[[int], float]) -> int:
+    return max(min(math.floor(number), math.ceil(number), key=distance), 1)
+
+
+def _decode(
+    image: "ImageFile.ImageFile", data: bytes, preprocessing: Preprocessing, box: Box | None, load: Load
+) -> Photo:
+    stored_size = image.size
+    drafted = _draft(image, preprocessing.image_size) if preprocessing.draft else 1
+    loaded = load(image, data)
+    orientation = read_orientation(image)
+    if drafted == 1:
+        stored_size = image.size  # a reader that rotates while loading has changed it
+    original_size = orientation.size(stored_size)
+    region = box.pixels(original_size) if box else (0, 0, *original_size)
+    cropped = (region[2] - region[0], region[3] - region[1])
+    size = thumbnail_size(cropped, preprocessing.image_size * max(cropped) / max(original_size))
+    if isinstance(loaded, np.ndarray) and orientation == UPRIGHT and size == original_size and loaded.ndim == 3:
+        return Photo(pixels=loaded, original_size=original_size, region=region)
+    upright = orientation.apply(to_rgb(as_image(loaded)))
+    if drafted == 1:
+        scaled = _scale(_crop(upright, region) if box else upright, size)
+    else:
+        scaled = _scale(upright, size, _drafted_region(region, original_size, upright.size, orientation, drafted))
+    return Photo(pixels=np.ascontiguousarray(scaled), original_size=original_size, region=region)
+
+
+def _crop(image: "Image.Image", region: tuple[int, int, int, int]) -> "Image.Image":
+    from PIL import Image
+
+    # The pixels of crop(), which holds a region against the limit for the whole process, and warns at half of it.
+    left, upper, right, lower = region
+    return image.resize((right - left, lower - upper), Image.Resampling.NEAREST, box=region)
+
+
+def _scale(
+    image: "Image.Image", size: tuple[int, int], region: tuple[float, float, float, float] | None = None
+) -> "Image.Image":
+    from PIL import Image
+
+    if image.size == size and region is None:
+        return image
+    return image.resize(size, Image.Resampling.LANCZOS, box=region, reducing_gap=REDUCING_GAP)
+
+
+def _draft(image: "ImageFile.ImageFile", image_size: int) -> int:
+    """Let the JPEG decoder scale by the largest of 1/8, 1/4, 1/2 that stays above ``image_size``; return its divisor.
+
+    ``thumbnail`` drafts to twice the bounding square, which no 3:2 photo below 4096 pixels on its short side reaches.
+    """
+    if image.format not in JPEG_FORMATS:
+        return 1
+    width, height = image.size
+    divisor = next(n for n in (8, 4, 2, 1) if n == 1 or max(width, height) >= n * image_size)
+    drafted = image.draft(None, (max(width // divisor, 1), max(height // divisor, 1)))
+    return round(width / drafted[1][2]) if drafted else 1
+
+
+def _drafted_region(
+    region: tuple[int, int, int, int],
+    original_size: tuple[int, int],
+    drafted_size: tuple[int, int],
+    orientation: Orientation,
+    divisor: int,
+) -> tuple[float, float, float, float]:
+    """Return ``region`` in pixels of the drafted photo.
+
+    The decoder rounds sizes up, so that the last stored column and row reach beyond the photo; where the orientation
+    mirrors, they come first.
+    """
+    left = drafted_size[0] - original_size[0] / divisor if orientation.mirror_x else 0.0
+    upper = drafted_size[1] - original_size[1] / divisor if orientation.mirror_y else 0.0
+    x0, y0, x1, y1 = (edge / divisor for edge in region)
+    return left + x0, upper + y0, min(left + x1, drafted_size[0]), min(upper + y1, drafted_size[1])

@@ -1,0 +1,128 @@
+"""The door of the runtime: an opened bundle that turns photos into local descriptors."""
+
+from collections.abc import Generator, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import Box, LocalDescriptors
+from ctxdeploy.runtime.backends import open_backend
+from ctxdeploy.runtime.backends.base import BackendConfig
+from ctxdeploy.runtime.config import ExtractorConfig
+from ctxdeploy.runtime.decoder import decode_source
+from ctxdeploy.runtime.memory import Growth, share_memory
+from ctxdeploy.runtime.network import Flow, Network
+from ctxdeploy.runtime.photo import Extracted, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.pipeline import checked, stream
+from ctxdeploy.runtime.pools import read_now
+
+
+class Extractor:
+    """A network ready to extract. Use it from one thread at a time.
+
+    Args:
+        bundle: as ``ctxdeploy.core.bundle.open`` returns it.
+        backend: engine, precision and threads.
+        config: batches, workers, limits and queues.
+
+    Raises:
+        ConfigError: settings that exclude each other, a batch size that the bundle does not take, or a memory limit
+            below what the model needs.
+        MissingExtraError: the engine is not installed.
+        BackendError: the engine cannot run the bundle on this machine in this precision.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, backend: BackendConfig | None = None, config: ExtractorConfig | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.config = config or ExtractorConfig()
+        low, high = bundle.shapes.batch
+        if low > 1:
+            raise ConfigError(
+                f"the bundle takes {low}..{high} photos at once, but the last batch may hold one: export anew"
+            )
+        if self.config.batch_size > high:
+            raise ConfigError(
+                f"batch size {self.config.batch_size} exceeds the bundle's {high}: give a smaller --batch-size"
+            )
+        self._backend = open_backend(bundle, backend or BackendConfig())
+        limit = self.config.memory_limit
+        shares = None if limit is None else share_memory(limit, self.config.workers if self.config.isolated else 0)
+        self._settings = self.config.pipeline(bundle, shares)
+        self._network = Network(self._backend, Growth(shares.network) if shares else None)
+        self._flow = Flow()
+
+    @property
+    def flow(self) -> Flow:
+        """Figures of the latest ``extract``; they grow while it runs."""
+        return self._flow
+
+    def extract(self, photos: Iterable[PhotoSource]) -> Generator[Extracted | PhotoFailure, None, None]:
+        """Yield one result per photo, while later photos are being decoded.
+
+        Results come in the order of the photos, but for two things: a batch waits until it is full, and a photo that
+        keeps others from the network for three seconds is overtaken. A photo that fails becomes a ``PhotoFailure`` and
+        the others go on. Closing the generator early ends its threads and processes. Exceptions of ``photos`` itself
+        pass through.
+
+        Raises:
+            BackendError: the network failed, or no worker can be started.
+        """
+        self._flow = Flow()
+        return stream(photos, self._network, self._settings, self._flow)
+
+    def extract_one(self, photo: PhotoSource | Path | str | bytes, box: Box | None = None) -> LocalDescriptors:
+        """Return the descriptors of one photo, which is decoded in this thread and without a time limit.
+
+        Args:
+            photo: a file, the bytes of one, or a ``PhotoSource``.
+            box: the part to extract; it replaces that of a ``PhotoSource``.
+
+        Raises:
+            PhotoError: the photo cannot be read, or the box does not lie in it.
+            BackendError: the network failed.
+        """
+        source = _source(photo, box)
+        try:
+            data = read_now(source)
+        except PhotoError as error:
+            raise PhotoError(f"{printable(source.name)}: {error}") from error
+        decoded = decode_source(source, data, None, replace(self._settings.decoding, memory=None))
+        if not isinstance(decoded, PhotoFailure):
+            decoded = checked(decoded, self.bundle.shapes)
+        if isinstance(decoded, PhotoFailure):
+            raise PhotoError(f"{printable(decoded.name)}: {decoded.reason}")
+        (result,) = self._network.run([decoded], Flow())
+        if isinstance(result, PhotoFailure):
+            raise BackendError(f"{printable(result.name)}: {result.reason}")
+        return result.descriptors
+
+    def description(self) -> dict[str, Any]:
+        """Return what runs, for manifests and reports; every value fits into JSON."""
+        backend = self._backend
+        return {
+            "backend": backend.name,
+            "backend_version": backend.version,
+            "device": backend.device,
+            "precision": backend.precision,
+            "threads": backend.threads,
+            "batch_size": self.config.batch_size,
+            "workers": self.config.workers,
+            "isolated": self.config.isolated,
+            "model_id": self.bundle.model_id,
+            "preprocessing_hash": self.bundle.preprocessing.hash,
+        }
+
+
+def _source(photo: PhotoSource | Path | str | bytes, box: Box | None) -> PhotoSource:
+    if isinstance(photo, PhotoSource):
+        if box is None:
+            return photo
+        return PhotoSource(name=photo.name, path=photo.path, data=photo.data, reader=photo.reader, box=box)
+    if isinstance(photo, bytes):
+        return PhotoSource(name=f"photo of {len(photo):,} bytes", data=photo, box=box)
+    return PhotoSource(name=str(photo), path=Path(photo), box=box)

@@ -1,0 +1,81 @@
+"""What every place of photos gives, and how its photos are named."""
+
+import os
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.text import printable
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+
+# What is larger is no photo: reading it would only fill the memory.
+MAX_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """The photos of a place.
+
+    Attributes:
+        place: an absolute path, or a URL without credentials. An archive remembers it, and takes in the photos of
+            another place only when this one is gone.
+        photos: in the order of their names, which are unique.
+        unreadable: parts that could not be listed, of the stage ``list``: the names of all that is in them begin with
+            the failure's.
+        folder: that the names are paths of files in; None where a photo is gone when it is not listed any more.
+        recursive: False if folders below were not looked into, so that nothing is known about what is in them.
+    """
+
+    place: str
+    photos: list[PhotoSource]
+    unreadable: tuple[PhotoFailure, ...] = ()
+    folder: Path | None = None
+    recursive: bool = True
+
+    def __post_init__(self) -> None:
+        for former, latter in pairwise(self.photos):
+            if former.name == latter.name:
+                name = printable(former.name)
+                raise ConfigError(f"{printable(self.place)} names {name!r} twice: names must be unique")
+            if former.name > latter.name:
+                names = f"{printable(former.name)!r} comes before {printable(latter.name)!r}"
+                raise ConfigError(f"{printable(self.place)}: {names}: sort the photos by their names")
+
+    def is_gone(self, name: str) -> bool:
+        """Return whether a photo is known not to be there; where something could not be listed nothing is known."""
+        if self._lists(name) or name.startswith(tuple(failure.name for failure in self.unreadable)):
+            return False
+        if self.folder is None:
+            return self.recursive or "/" not in name
+        try:
+            (self.folder / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except (OSError, ValueError):  # a folder that cannot be read; a zero byte: this name never was a file's
+            return False
+        return False
+
+    def _lists(self, name: str) -> bool:
+        # No set of the names: it would take more memory than what it speeds up is worth, the few names not found.
+        place = bisect_left(self.photos, name, key=lambda photo: photo.name)
+        return place < len(self.photos) and self.photos[place].name == name
+
+
+def clean_name(path: str) -> str:
+    """Return a path with ``/`` between its parts and without empty parts and ``.``; an absolute one stays absolute."""
+    if os.sep != "/":
+        path = path.replace(os.sep, "/")
+    parts = "/".join(part for part in path.split("/") if part not in ("", "."))
+    return f"/{parts}" if path.startswith("/") else parts
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a part of a name begins with a dot."""
+    return name.startswith(".") or "/." in name
+
+
+def absolute(path: Path) -> str:
+    """Return a file's absolute path; links of its folder are resolved, the file itself may be a link to the latest."""
+    return str(path.parent.resolve() / path.name)

@@ -1,0 +1,40 @@
+"""Which stage limits a run."""
+
+import json
+
+import pytest
+
+from ctxdeploy.indexing.report import StageTimes
+from ctxdeploy.runtime.network import Flow
+
+
+@pytest.mark.parametrize(
+    ("times", "limit", "said"),
+    [
+        ({"network": 9.0, "waiting": 1.0, "decode": 20.0}, "network", "--precision bf16"),
+        ({"network": 2.0, "waiting": 7.0, "decode": 20.0, "read": 1.0}, "decode", "decoded"),
+        ({"network": 2.0, "waiting": 7.0, "decode": 2.0, "read": 100.0}, "read", "--read-threads"),
+        ({"network": 2.0, "blocked": 7.0, "assign": 8.0, "write": 1.0}, "assign", "--words"),
+        ({"network": 2.0, "blocked": 7.0, "assign": 1.0, "write": 8.0}, "write", "--commit-seconds"),
+    ],
+)
+def test_the_longest_wait_names_the_stage(times: dict[str, float], limit: str, said: str) -> None:
+    stages = StageTimes(**times)
+    assert stages.limit == limit
+    assert said in stages.advice("fp32", 2)
+    assert json.loads(json.dumps(stages.metadata()))["limit"] == limit
+
+
+def test_seconds_of_the_extraction_are_taken_over() -> None:
+    stages = StageTimes(assign=3.0)
+    stages.take(Flow(read=1.0, decode=2.0, waiting=4.0, network=5.0), StageTimes(network=0.5))
+    assert stages == StageTimes(read=1.0, decode=2.0, waiting=4.0, network=5.5, assign=3.0)
+
+
+def test_what_is_advised_depends_on_what_runs() -> None:
+    network = StageTimes(network=1.0)
+    assert "int8" in network.advice("bf16", 2) and "bf16" not in network.advice("bf16", 2)
+    assert "a GPU would help" in network.advice("int8", 2)
+    decode = StageTimes(waiting=1.0)
+    assert "--workers 2" in decode.advice("fp32", 1)
+    assert "--draft" in decode.advice("fp32", 512)
