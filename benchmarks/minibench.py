@@ -34,7 +34,7 @@ from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.untrained import untrained_network
 from ctxdeploy.index import Codebook, Index
-from ctxdeploy.runtime import Extracted, Extractor, find_photos
+from ctxdeploy.runtime import Extractor, PhotoDescriptors, find_photos
 
 Vectors = NDArray[np.float32]
 Rankings = dict[str, list[str]]
@@ -80,7 +80,7 @@ def ours(
     found = {}
     with Index.create(arguments.work / "ours.ctxindex", codebook) as index:
         for result in extractor.extract(find_photos(arguments.data)):
-            if not isinstance(result, Extracted):
+            if not isinstance(result, PhotoDescriptors):
                 raise SystemExit(f"{result.name}: {result.reason}")
             index.add(result.name, result.descriptors)
             if result.name in queries:
@@ -171,7 +171,7 @@ def _untrained(arguments: argparse.Namespace, path: Path) -> Path:
 
 def _codebook(bundle: bundles.Bundle, arguments: argparse.Namespace) -> Codebook:
     extracted = Extractor(bundle).extract(find_photos(arguments.training))
-    vectors = [result.descriptors.vectors for result in extracted if isinstance(result, Extracted)]
+    vectors = [result.descriptors.vectors for result in extracted if isinstance(result, PhotoDescriptors)]
     return Codebook.train(np.concatenate(vectors), words=arguments.words)
 
 

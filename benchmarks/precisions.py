@@ -41,7 +41,7 @@ from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.parity.parity_run import TrialPhotos
+from ctxdeploy.export.parity.parity_run import ParityPhotos
 from ctxdeploy.export.parity.photos import folder_calibration, folder_trial
 from ctxdeploy.export.untrained import untrained_network
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
@@ -109,7 +109,7 @@ def _export(name: str, arguments: argparse.Namespace) -> None:
         checkpoint,
         path,
         ExportConfig(targets=TARGETS, precisions=PRECISIONS, int8=Int8Config(max_kept=0.5 if trunk == "R18" else 0.0)),
-        photos=TrialPhotos(parity=few, retrieval=retrieval, ground_truth=trial.ground_truth),
+        photos=ParityPhotos(parity=few, retrieval=retrieval, ground_truth=trial.ground_truth),
         calibration=folder_calibration(arguments.calibrate, Preprocessing(), 8),
         display=Display(quiet=False),
     )

@@ -13,7 +13,7 @@ from ctxdeploy.core.types import Precision
 from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.parity.measuring import measure, runs_in
 from ctxdeploy.export.parity.parity import Image
-from ctxdeploy.export.parity.parity_run import Trial
+from ctxdeploy.export.parity.parity_run import ParityRun
 from ctxdeploy.export.targets import TENSORRT, Job
 
 REJECTED = ".rejected"
@@ -35,7 +35,7 @@ class Quantising:
 
 
 @dataclass(kw_only=True)
-class Workshop:
+class BundleBuilder:
     """Makes artefacts in the folder of a bundle that is being written.
 
     Attributes:
@@ -49,7 +49,7 @@ class Workshop:
 
     bundle: Bundle
     proto: Any
-    trial: Trial
+    trial: ParityRun
     quantising: Quantising | None
     display: Display
     rejected: list[Artefact] = field(default_factory=list)

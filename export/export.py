@@ -17,12 +17,12 @@ from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.export.bundle_builder import REJECTED, Quantising, Workshop
+from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import Image, Outputs, Run
-from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
 from ctxdeploy.export.parity.photos import sample_calibration, sample_trial, with_odd_shapes
 from ctxdeploy.export.preflight import check_graph, preflight
 from ctxdeploy.export.targets import plan
@@ -104,7 +104,7 @@ def export(
     output: str | Path,
     config: ExportConfig | None = None,
     *,
-    photos: TrialPhotos | None = None,
+    photos: ParityPhotos | None = None,
     calibration: Mapping[str, Image] | None = None,
     display: Display | None = None,
 ) -> Exported:
@@ -153,10 +153,10 @@ def export(
         display.say("tracing the network")
         proto = build_graph(network, inline=config.inline)
         check_graph(proto, jobs)
-        workshop = Workshop(
+        workshop = BundleBuilder(
             bundle=replace(bundle, path=staging),
             proto=proto,
-            trial=Trial(photos, torch_runner(network), matching=Matching.of(loaded.config), display=display),
+            trial=ParityRun(photos, torch_runner(network), matching=Matching.of(loaded.config), display=display),
             quantising=_quantising(config, bundle.preprocessing, calibration),
             display=display,
         )
@@ -175,7 +175,7 @@ def export(
     return Exported(bundle=replace(workshop.bundle, path=output), rejected=tuple(workshop.rejected))
 
 
-def _refused(workshop: Workshop, output: Path) -> ParityError:
+def _refused(workshop: BundleBuilder, output: Path) -> ParityError:
     """Keep what was made under a name that no one takes for a bundle, and return the error."""
     workshop.keep_rejected()
     kept = output.with_name(output.name + REJECTED)
@@ -203,7 +203,7 @@ def torch_runner(network: "RetrievalNetwork") -> Run:
     return run
 
 
-def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: TrialPhotos | None) -> TrialPhotos:
+def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: ParityPhotos | None) -> ParityPhotos:
     photos = photos or sample_trial(preprocessing)
     for name, photo in (*photos.parity.items(), *photos.retrieval.items()):
         if max(photo.shape[:2]) > preprocessing.image_size:

@@ -14,25 +14,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.core.types import Box
+    from ctxdeploy.core.types import Box, FileState, PhotoDescriptors, StageSeconds
     from ctxdeploy.runtime.backends.base import BackendConfig
     from ctxdeploy.runtime.config import ExtractorConfig
-    from ctxdeploy.runtime.decode.decode import Photo, decode_photo
+    from ctxdeploy.runtime.decode.decode import Pixels, decode_photo
     from ctxdeploy.runtime.extractor import Extractor
-    from ctxdeploy.runtime.photo import Extracted, FileState, PhotoFailure, PhotoReader, PhotoSource, StageSeconds
+    from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
     from ctxdeploy.runtime.sources.folder import find_photos
 
 __all__ = [
     "BackendConfig",
     "Box",
-    "Extracted",
     "Extractor",
     "ExtractorConfig",
     "FileState",
-    "Photo",
+    "PhotoDescriptors",
     "PhotoFailure",
     "PhotoReader",
     "PhotoSource",
+    "Pixels",
     "StageSeconds",
     "decode_photo",
     "find_photos",
@@ -41,15 +41,15 @@ __all__ = [
 _MODULES = {
     "BackendConfig": "backends.base",
     "Box": "ctxdeploy.core.types",
-    "Extracted": "photo",
+    "PhotoDescriptors": "ctxdeploy.core.types",
     "Extractor": "extractor",
     "ExtractorConfig": "config",
-    "FileState": "photo",
-    "Photo": "decode.decode",
+    "FileState": "ctxdeploy.core.types",
+    "Pixels": "decode.decode",
     "PhotoFailure": "photo",
     "PhotoReader": "photo",
     "PhotoSource": "photo",
-    "StageSeconds": "photo",
+    "StageSeconds": "ctxdeploy.core.types",
     "decode_photo": "decode.decode",
     "find_photos": "sources.folder",
 }

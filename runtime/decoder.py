@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.runtime.decode.decode import Photo, decode_bytes, read_file
+from ctxdeploy.core.types import FileState, Preprocessing
+from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, read_file
 from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, DecodeLimits
-from ctxdeploy.runtime.photo import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Decoded:
     """A photo on its way from the decoder to the network; ``read`` and ``seconds`` are those of both its stages."""
 
     source: PhotoSource
-    photo: Photo
+    photo: Pixels
     seconds: float
     file: FileState | None
     read: float = 0.0

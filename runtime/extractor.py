@@ -8,14 +8,14 @@ from typing import Any
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import Box, LocalDescriptors
+from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.backends.base import BackendConfig
 from ctxdeploy.runtime.config import ExtractorConfig
 from ctxdeploy.runtime.decoder import decode_source
 from ctxdeploy.runtime.memory import Growth, share_memory
 from ctxdeploy.runtime.network import Flow, Network
-from ctxdeploy.runtime.photo import Extracted, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.pipeline import checked, stream
 from ctxdeploy.runtime.pools import read_now
 
@@ -61,7 +61,7 @@ class Extractor:
         """Figures of the latest ``extract``; they grow while it runs."""
         return self._flow
 
-    def extract(self, photos: Iterable[PhotoSource]) -> Generator[Extracted | PhotoFailure, None, None]:
+    def extract(self, photos: Iterable[PhotoSource]) -> Generator[PhotoDescriptors | PhotoFailure, None, None]:
         """Yield one result per photo, while later photos are being decoded.
 
         Results come in the order of the photos, but for two things: a batch waits until it is full, and a photo that

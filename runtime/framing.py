@@ -19,11 +19,11 @@ _SLICE = 1.0
 _PIECE = 1 << 16
 
 
-class OutOfPatienceError(Exception):
+class DeadlineError(Exception):
     """The other end has not answered in its time."""
 
 
-class Patience:
+class Deadline:
     """Seconds that are left for an answer. Waiting goes in slices of which no more than two count at once: time in
     which both processes were stopped (Ctrl-Z) does not pass."""
 
@@ -36,10 +36,10 @@ class Patience:
         return max(min(self._left, _SLICE), 1e-3)
 
     def spend(self, seconds: float) -> None:
-        """Count seconds that have passed; ``OutOfPatienceError`` when none are left."""
+        """Count seconds that have passed; ``DeadlineError`` when none are left."""
         self._left -= min(seconds, 2 * _SLICE)
         if self._left <= 0:
-            raise OutOfPatienceError
+            raise DeadlineError
 
 
 class Channel:
@@ -49,13 +49,13 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def send(self, header: dict[str, Any], payload: bytes | memoryview = b"", patience: Patience | None = None) -> None:
+    def send(self, header: dict[str, Any], payload: bytes | memoryview = b"", patience: Deadline | None = None) -> None:
         """Send a message; without patience it may wait for ever."""
         text = json.dumps({**header, "bytes": len(payload)}).encode()
         self._move(self._connection.send, memoryview(_LENGTH.pack(len(text)) + text), patience)
         self._move(self._connection.send, memoryview(payload), patience)
 
-    def receive(self, patience: Patience | None = None) -> dict[str, Any]:
+    def receive(self, patience: Deadline | None = None) -> dict[str, Any]:
         """Return the next header; its ``bytes`` are to be received next."""
         length = _LENGTH.unpack(self.receive_bytes(_LENGTH.size, patience))[0]
         if length > MAX_HEADER:
@@ -65,7 +65,7 @@ class Channel:
             raise ValueError("a header that is none")
         return header
 
-    def receive_bytes(self, count: int, patience: Patience | None = None) -> bytes:
+    def receive_bytes(self, count: int, patience: Deadline | None = None) -> bytes:
         """Return the next ``count`` bytes; after a ``MemoryError`` they are lost, and the next message follows."""
         try:
             buffer = bytearray(count)
@@ -77,7 +77,7 @@ class Channel:
         self.receive_into(memoryview(buffer), patience)
         return bytes(buffer)
 
-    def receive_into(self, view: memoryview, patience: Patience | None = None) -> None:
+    def receive_into(self, view: memoryview, patience: Deadline | None = None) -> None:
         """Fill ``view`` with the next bytes."""
         self._move(self._connection.recv_into, view, patience)
 
@@ -92,7 +92,7 @@ class Channel:
         """Close the connection; no other thread may be using it."""
         self._connection.close()
 
-    def _move(self, step: Callable[[memoryview], int], view: memoryview, patience: Patience | None) -> None:
+    def _move(self, step: Callable[[memoryview], int], view: memoryview, patience: Deadline | None) -> None:
         while len(view):
             self._connection.settimeout(patience.slice if patience else None)
             start = time.monotonic()

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.core.errors import OutOfMemoryError
-from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors, StageSeconds
 from ctxdeploy.runtime.backends.base import Backend, GraphOutputs
 from ctxdeploy.runtime.decoder import Decoded
 from ctxdeploy.runtime.memory import Growth, return_free
-from ctxdeploy.runtime.photo import Extracted, PhotoFailure, StageSeconds
+from ctxdeploy.runtime.photo import PhotoFailure
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,7 @@ class Network:
         self._backend, self._growth = backend, growth
         self._failed: list[tuple[int, int]] = []
 
-    def run(self, batch: list[Decoded], flow: Flow) -> Iterator[Extracted | PhotoFailure]:
+    def run(self, batch: list[Decoded], flow: Flow) -> Iterator[PhotoDescriptors | PhotoFailure]:
         """Run the network on photos of one shape; yield one result for each, in their order.
 
         A batch that does not fit into memory is halved, and so are later ones of that size or a larger one. A single
@@ -123,7 +123,7 @@ def _too_large(decoded: Decoded, message: str) -> PhotoFailure:
     )
 
 
-def _result(decoded: Decoded, outputs: GraphOutputs, row: int, seconds: float) -> Extracted | PhotoFailure:
+def _result(decoded: Decoded, outputs: GraphOutputs, row: int, seconds: float) -> PhotoDescriptors | PhotoFailure:
     name = decoded.source.name
     attention = outputs.attention[row]
     keep = attention != 0  # not > 0, which would take NaN for padding
@@ -142,7 +142,7 @@ def _result(decoded: Decoded, outputs: GraphOutputs, row: int, seconds: float) -
         positions=decoded.photo.to_original(outputs.positions[row][keep]),
         scales=outputs.scales[row][keep],
     )
-    return Extracted(
+    return PhotoDescriptors(
         name=name,
         descriptors=descriptors,
         size=decoded.photo.original_size,

@@ -1,19 +1,11 @@
-"""What goes into an extraction, and what comes out of it."""
+"""A photo on its way into an extraction, and what is known of one that failed."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.types import Box, LocalDescriptors
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileState:
-    """A file's size in bytes and modification time, taken before it is read: later changes are noticed next time."""
-
-    size: int
-    mtime_ns: int
+from ctxdeploy.core.types import Box, FileState
 
 
 class PhotoReader(Protocol):
@@ -59,35 +51,6 @@ class PhotoSource:
         except (OSError, ValueError):  # reading it will say why
             return None
         return FileState(size=found.st_size, mtime_ns=found.st_mtime_ns)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageSeconds:
-    """Seconds spent on one photo: reading it (0 where reading is part of decoding), decoding and scaling, network (its
-    share of the batch)."""
-
-    read: float = 0.0
-    decode: float
-    network: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extracted:
-    """A photo's local descriptors.
-
-    Attributes:
-        name: as in its ``PhotoSource``.
-        descriptors: n rows, n at most K; positions in pixels of the original photo.
-        size: (width, height) of the original photo after EXIF rotation.
-        seconds: time per stage.
-        file: state of the file before it was read; None for a photo from memory.
-    """
-
-    name: str
-    descriptors: LocalDescriptors
-    size: tuple[int, int]
-    seconds: StageSeconds
-    file: FileState | None
 
 
 @dataclass(frozen=True, kw_only=True)

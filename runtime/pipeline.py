@@ -15,12 +15,13 @@ from queue import Empty, SimpleQueue
 
 from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.runtime.batching import BatchingConfig, ShapeBatcher
 from ctxdeploy.runtime.decoder import Decoded, Decoder, DecodeSettings, ThreadDecoder
 from ctxdeploy.runtime.network import Flow, Network
-from ctxdeploy.runtime.photo import Extracted, PhotoFailure, PhotoSource
-from ctxdeploy.runtime.pools import Lanes, Readers, Ticket
-from ctxdeploy.runtime.reordering import Line
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+from ctxdeploy.runtime.pools import DecodePool, ReadPool, Ticket
+from ctxdeploy.runtime.reorder_buffer import ReorderBuffer
 from ctxdeploy.runtime.worker_process import ProcessDecoder
 
 # Seconds that a photo may keep decoded ones behind it from the network.
@@ -57,7 +58,7 @@ class PipelineSettings:
 
 def stream(
     photos: Iterable[PhotoSource], network: Network, settings: PipelineSettings, flow: Flow
-) -> Generator[Extracted | PhotoFailure, None, None]:
+) -> Generator[PhotoDescriptors | PhotoFailure, None, None]:
     """Yield one result per photo. Closing the generator ends all threads and processes.
 
     Raises:
@@ -75,7 +76,7 @@ def stream(
 
 def _results(
     decoded: Iterable[Decoded | PhotoFailure], network: Network, batcher: ShapeBatcher[Decoded], flow: Flow
-) -> Iterator[Extracted | PhotoFailure]:
+) -> Iterator[PhotoDescriptors | PhotoFailure]:
     for item in decoded:
         if isinstance(item, PhotoFailure):
             yield item
@@ -93,10 +94,10 @@ class _Ahead:
         self._photos: Iterator[PhotoSource] | None = iter(photos)
         self._settings, self._flow = settings, flow
         self._room = settings.lookahead
-        self._line = Line(OVERTAKEN_AFTER)
+        self._line = ReorderBuffer(OVERTAKEN_AFTER)
         self._done: SimpleQueue[Ticket] = SimpleQueue()
-        self._lanes = Lanes(self._decoder, settings.workers, self._done.put)
-        self._readers: Readers | None = None
+        self._lanes = DecodePool(self._decoder, settings.workers, self._done.put)
+        self._readers: ReadPool | None = None
         self._seen = time.monotonic()
         self._starved = 0.0
 
@@ -146,7 +147,7 @@ class _Ahead:
             return
         if self._readers is None:
             settings = self._settings
-            self._readers = Readers(settings.read_threads, settings.decoding.timeout, self._read)
+            self._readers = ReadPool(settings.read_threads, settings.decoding.timeout, self._read)
             self._room += settings.read_threads
         self._readers.submit(ticket)
 

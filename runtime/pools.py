@@ -31,7 +31,7 @@ class Ticket:
     result: Decoded | PhotoFailure | BaseException | None = None
 
 
-class Lanes:
+class DecodePool:
     """Daemon threads: one that hangs in a photo keeps no process from ending.
 
     Args:
@@ -106,7 +106,7 @@ class Lanes:
 READER_PREFIX = "ctxdeploy-read"
 
 
-class Readers:
+class ReadPool:
     """Daemon threads. One that takes too long is given up and another started: a thread cannot be ended.
 
     Args:

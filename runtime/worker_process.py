@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.core.errors import BackendError
-from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.core.types import FileState
+from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.decoder import Decoded, DecodeSettings, Undecoded
-from ctxdeploy.runtime.framing import Channel, OutOfPatienceError, Patience
-from ctxdeploy.runtime.photo import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.framing import Channel, Deadline, DeadlineError
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 
 ATTEMPTS = 2
 START_SECONDS = 60.0
@@ -48,13 +49,13 @@ class ProcessDecoder:
         seconds, failed = 0.0, Undecoded(reason="")
         for _ in range(ATTEMPTS):
             child = None
-            answer: Photo | Undecoded | None = None  # it died, or answered nonsense
+            answer: Pixels | Undecoded | None = None  # it died, or answered nonsense
             start = time.perf_counter()
             try:
                 child = self._running()
                 start = time.perf_counter()
                 answer = child.ask(source, data, self._settings)
-            except OutOfPatienceError:
+            except DeadlineError:
                 stage = self._bury().stage
                 answer = Undecoded(reason=f"no result within {self._settings.timeout:g} s", stage=stage)
             except (EOFError, OSError):
@@ -65,7 +66,7 @@ class ProcessDecoder:
                 failed = Undecoded(reason=f"the decoder answered nonsense twice ({error})", stage=stage)
             seconds += time.perf_counter() - start
             file = (child.file if child else None) or file
-            if isinstance(answer, Photo):
+            if isinstance(answer, Pixels):
                 return Decoded(source=source, photo=answer, seconds=seconds, file=file)
             if answer is not None:
                 failed = answer
@@ -155,7 +156,7 @@ class _Child:
 
     def prepare(self, settings: DecodeSettings) -> None:
         """Send the settings and wait until the worker has taken them; ``BackendError`` if it cannot start."""
-        patience = Patience(START_SECONDS)
+        patience = Deadline(START_SECONDS)
         message = {
             "parent": os.getpid(),
             "preprocessing": settings.preprocessing.metadata(),
@@ -169,18 +170,18 @@ class _Child:
             if self._wait() > 0:
                 raise BackendError(_no_start(self._last_words())) from error
             raise  # killed from outside, like any other worker
-        except OutOfPatienceError as error:
+        except DeadlineError as error:
             raise BackendError(_no_start(f"it is not ready after {START_SECONDS:g} s")) from error
 
-    def ask(self, source: PhotoSource, data: bytes | None, settings: DecodeSettings) -> Photo | Undecoded:
+    def ask(self, source: PhotoSource, data: bytes | None, settings: DecodeSettings) -> Pixels | Undecoded:
         """Return a photo, or the reason why there is none.
 
         Raises:
-            OutOfPatienceError: no answer in time.
+            DeadlineError: no answer in time.
             EOFError, OSError, ValueError: the process died, or answers nonsense.
         """
         self.file, self.stage = None, "read" if source.path is not None else "decode"
-        patience = Patience(settings.timeout)
+        patience = Deadline(settings.timeout)
         box = source.box
         try:
             payload = data or b"" if source.path is None else os.fsencode(source.path.absolute())
@@ -201,7 +202,7 @@ class _Child:
         self._channel.receive_into(pixels.reshape(-1).data, patience)
         width, height = _integers(answer, "original_size", 2)
         left, upper, right, lower = _integers(answer, "region", 4)
-        return Photo(pixels=pixels, original_size=(width, height), region=(left, upper, right, lower))
+        return Pixels(pixels=pixels, original_size=(width, height), region=(left, upper, right, lower))
 
     def has_ended(self) -> bool:
         """Wait a little for a process whose connection is closed: what it ends with is worth knowing."""

@@ -17,7 +17,7 @@ from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.threads import SearchThreads
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.runtime.backends import open_backend
-from ctxdeploy.runtime.decode.decode import Photo, decode_bytes, decode_photo, read_file
+from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, decode_photo, read_file
 
 # Larger than any photo: then decoding does not scale.
 _UNSCALED = 16384
@@ -82,7 +82,7 @@ class PhotoStages:
         seconds, _ = timed(lambda: self.backend.run(batch))
         return Sample(seconds=seconds, stages={"network": seconds})
 
-    def _decode(self, data: bytes, *, scaled: bool = True) -> Photo:
+    def _decode(self, data: bytes, *, scaled: bool = True) -> Pixels:
         size = self._preprocessing.image_size if scaled else _UNSCALED
         return decode_bytes(data, replace(self._preprocessing, image_size=size))
 

@@ -20,7 +20,7 @@ from ctxdeploy.models.finding import find_checkpoint
 if TYPE_CHECKING:
     from ctxdeploy.export.export import ExportConfig
     from ctxdeploy.export.parity.parity import Image
-    from ctxdeploy.export.parity.parity_run import TrialPhotos
+    from ctxdeploy.export.parity.parity_run import ParityPhotos
 
 
 @click.command("export")
@@ -137,7 +137,7 @@ def _check_codebook(codebook: Path, checkpoint: Path) -> None:
 
 def _photos(
     checkpoint: Path, config: "ExportConfig", photos: Path | None, calibrate: Path | None
-) -> tuple["TrialPhotos | None", "dict[str, Image] | None"]:
+) -> tuple["ParityPhotos | None", "dict[str, Image] | None"]:
     """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
     if photos is None and calibrate is None:
         return None, None

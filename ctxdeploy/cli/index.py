@@ -22,7 +22,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.commit import IndexingReport
 from ctxdeploy.indexing.estimate import Estimate, estimate
-from ctxdeploy.indexing.failure_limit import NO_LIMIT, Patience
+from ctxdeploy.indexing.failure_limit import NO_LIMIT, FailureLimit
 from ctxdeploy.indexing.job import IndexingConfig, index_photos, plan_indexing
 from ctxdeploy.indexing.plan import Plan
 from ctxdeploy.models.finding import display_name
@@ -106,7 +106,7 @@ def command(
         sync=sync,
         moved=moved,
         retry_failed=retry_failed,
-        patience=NO_LIMIT if max_failures is None else Patience.parse(max_failures),
+        patience=NO_LIMIT if max_failures is None else FailureLimit.parse(max_failures),
         commit_seconds=commit_seconds,
         collect_garbage=gc,
     )

@@ -152,3 +152,40 @@ class Box:
         if left >= right or upper >= lower:
             raise PhotoError(f"the box {self} covers no whole pixel of the photo of {width}×{height} pixels")
         return left, upper, right, lower
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileState:
+    """A file's size in bytes and modification time, taken before it is read: later changes are noticed next time."""
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSeconds:
+    """Seconds spent on one photo: reading it (0 where reading is part of decoding), decoding and scaling, network (its
+    share of the batch)."""
+
+    read: float = 0.0
+    decode: float
+    network: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PhotoDescriptors:
+    """A photo's local descriptors.
+
+    Attributes:
+        name: as in its ``PhotoSource``.
+        descriptors: n rows, n at most K; positions in pixels of the original photo.
+        size: (width, height) of the original photo after EXIF rotation.
+        seconds: time per stage.
+        file: state of the file before it was read; None for a photo from memory.
+    """
+
+    name: str
+    descriptors: LocalDescriptors
+    size: tuple[int, int]
+    seconds: StageSeconds
+    file: FileState | None

@@ -14,7 +14,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, marks_of, share_in
-from ctxdeploy.indexing.descriptor_cache import Spool
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.failure_limit import NO_LIMIT
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class CodebookFinder:
         path = root / f"{settings_sha256(settings)[:16]}.safetensors"
         if path.exists():
             return path
-        spool = Spool(self._archive.with_name(f"{self._archive.name}.codebook-training"), key)
+        spool = DescriptorCache(self._archive.with_name(f"{self._archive.name}.codebook-training"), key)
         trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)
         training = TrainingConfig(words=self._config.words, most_photos=self._config.most_photos, seed=0)
         with spool.locked():

@@ -24,7 +24,7 @@ from ctxdeploy.evaluation.ranking import (
     open_distractors,
 )
 from ctxdeploy.evaluation.rankings_file import RankingsFile
-from ctxdeploy.evaluation.store import HeardExtractor, Store
+from ctxdeploy.evaluation.store import HeardExtractor, QueryCache
 from ctxdeploy.indexing.descriptor_cache import file_state
 from ctxdeploy.indexing.job import IndexingConfig, index_photos
 
@@ -156,7 +156,7 @@ def evaluate(
         file, provenance = finder.find(extractor, display)
         if distractors is not None and provenance is not None:
             check_codebook(distractors, provenance.id)
-        store = Store(dataset, archive, extractor, with_global=config.with_global)
+        store = QueryCache(dataset, archive, extractor, with_global=config.with_global)
         stack.enter_context(store.locked())
         store.extract_queries(display, outside=True)
         index = stack.enter_context(_indexed(dataset, archive, extractor, file, config, store, display))
@@ -221,7 +221,7 @@ def _indexed(
     extractor: HeardExtractor,
     codebook: Path | None,
     config: EvaluationConfig,
-    store: Store,
+    store: QueryCache,
     display: Display,
 ) -> "Index":
     """Index what is not in the archive yet, and open it for reading."""

@@ -12,7 +12,7 @@ from ctxdeploy.core.errors import MismatchError
 from ctxdeploy.core.extras import require
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.pooling import pooled
-from ctxdeploy.evaluation.store import Store
+from ctxdeploy.evaluation.store import QueryCache
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Bundle
@@ -82,7 +82,7 @@ def check_alike(index: "Index", distractors: "Index") -> None:
 
 
 def asmk_rankings(
-    index: "Index", distractors: "Index | None", queries: Sequence[Query], store: Store
+    index: "Index", distractors: "Index | None", queries: Sequence[Query], store: QueryCache
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield every photo that shares something with a query, best first, with the archive's default settings.
 
@@ -104,7 +104,7 @@ def asmk_rankings(
 
 
 def global_rankings(
-    names: Sequence[str], queries: Sequence[Query], store: Store
+    names: Sequence[str], queries: Sequence[Query], store: QueryCache
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield all photos that have a global descriptor by their inner product with the query's; equal ones by name.
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.pooling import pooled
-from ctxdeploy.indexing.descriptor_cache import Spool, Spooled, file_state, spooled
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache, Spooled, file_state, spooled
 from ctxdeploy.runtime.extractor import Extractor
-from ctxdeploy.runtime.photo import Extracted, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.sources.folder import FilePhoto
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 class HeardExtractor(Extractor):
     """An extractor that shows what it extracts to a listener, while there is one."""
 
-    _listener: Callable[[Extracted], None] | None = None
+    _listener: Callable[[PhotoDescriptors], None] | None = None
 
     @contextmanager
-    def heard(self, listener: Callable[[Extracted], None]) -> Iterator[None]:
+    def heard(self, listener: Callable[[PhotoDescriptors], None]) -> Iterator[None]:
         """Show results to ``listener`` while the block runs, before they are yielded."""
         self._listener = listener
         try:
@@ -40,16 +40,16 @@ class HeardExtractor(Extractor):
         finally:
             self._listener = None
 
-    def extract(self, photos: Iterable[PhotoSource]) -> Generator[Extracted | PhotoFailure, None, None]:
+    def extract(self, photos: Iterable[PhotoSource]) -> Generator[PhotoDescriptors | PhotoFailure, None, None]:
         """See ``Extractor.extract``."""
         with closing(super().extract(photos)) as results:
             for result in results:
-                if self._listener is not None and isinstance(result, Extracted):
+                if self._listener is not None and isinstance(result, PhotoDescriptors):
                     self._listener(result)
                 yield result
 
 
-class Store:
+class QueryCache:
     """Descriptors of a data set's queries, and on request the global descriptor of each photo; use it locked.
 
     Args:
@@ -62,7 +62,7 @@ class Store:
     def __init__(self, dataset: DataSet, archive: Path, extractor: HeardExtractor, *, with_global: bool) -> None:
         about = extractor.description()
         key = {name: about[name] for name in ("model_id", "preprocessing_hash", "backend", "precision")}
-        self._spool = Spool(archive.with_name(f"{archive.name}.eval"), key)
+        self._spool = DescriptorCache(archive.with_name(f"{archive.name}.eval"), key)
         self._dataset, self._extractor, self._with_global = dataset, extractor, with_global
         whole = [query for query in dataset.queries if query.box is None and not query.number]
         database = set(dataset.database)
@@ -74,7 +74,7 @@ class Store:
         with self._spool.locked():
             yield
 
-    def take(self, result: Extracted) -> None:
+    def take(self, result: PhotoDescriptors) -> None:
         """Keep what is needed of a database photo that was extracted."""
         query = self._in_database.get(result.name)
         if query is not None:
@@ -141,7 +141,7 @@ class Store:
                 found[name] = kept.descriptors.vectors[0]
         return found
 
-    def _put(self, name: str, result: Extracted, descriptors: LocalDescriptors) -> None:
+    def _put(self, name: str, result: PhotoDescriptors, descriptors: LocalDescriptors) -> None:
         state = spooled(result)
         self._spool.put(Spooled(name=name, descriptors=descriptors, size=state.size, mtime_ns=state.mtime_ns))
 

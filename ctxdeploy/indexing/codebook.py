@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import NoPhotosError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.indexing.descriptor_cache import Spool, file_state, spooled
-from ctxdeploy.indexing.failure_limit import Patience
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache, file_state, spooled
+from ctxdeploy.indexing.failure_limit import FailureLimit
 from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ class CodebookTrainer:
         times: of extraction and clustering.
     """
 
-    def __init__(self, extractor: "Extractor", spool: Spool, patience: Patience, display: Display) -> None:
+    def __init__(
+        self, extractor: "Extractor", spool: DescriptorCache, patience: FailureLimit, display: Display
+    ) -> None:
         self._extractor, self._spool = extractor, spool
         self._patience, self._display = patience, display
         self.failed: list[PhotoFailure] = []
@@ -179,7 +181,7 @@ class CodebookTrainer:
 
 
 def _training_vectors(
-    spool: Spool, names: list[str], config: TrainingConfig, most: int | None
+    spool: DescriptorCache, names: list[str], config: TrainingConfig, most: int | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return descriptors of the named photos, and of how many photos: those of scale 1, or all; no more than are used,
     and about ``most``."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.indexing.descriptor_cache import Spool, Spooled, file_state
-from ctxdeploy.indexing.failure_limit import Patience
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache, Spooled, file_state
+from ctxdeploy.indexing.failure_limit import FailureLimit
 from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 _POLL = 0.1
 
 
-class Handover(Generic[Item]):
+class BackgroundWriter(Generic[Item]):
     """Calls ``take`` for every item, in order, in another thread, which is at most ``most`` items behind.
 
     On leaving the block without an exception all items are taken; with one, those that were put are taken as well, so
@@ -151,7 +151,7 @@ class IndexingReport:
         return {**asdict(self), "stages": self.stages.metadata()}
 
 
-class Adding:
+class IndexCommitter:
     """Adds photos to an index, or replaces those of their names. Use it from one thread at a time.
 
     Args:
@@ -169,7 +169,7 @@ class Adding:
         index: "Index",
         report: IndexingReport,
         commit_seconds: float,
-        patience: Patience,
+        patience: FailureLimit,
         display: Display,
         memory_limit: int | None = None,
     ) -> None:
@@ -183,7 +183,7 @@ class Adding:
         self._reasons: Counter[str] = Counter()
         self._waiting: list[Spooled] = []
 
-    def add_spooled(self, pending: dict[str, "PhotoSource"], spool: Spool) -> None:
+    def add_spooled(self, pending: dict[str, "PhotoSource"], spool: DescriptorCache) -> None:
         """Add the photos that the spool has, and take them from ``pending``."""
         for name, photo in list(pending.items()):
             kept = spool.get(name, *file_state(photo))

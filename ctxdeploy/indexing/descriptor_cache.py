@@ -23,7 +23,7 @@ from ctxdeploy.core.files import settings_sha256
 from ctxdeploy.core.types import LocalDescriptors
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import Extracted, PhotoSource
+    from ctxdeploy.runtime import PhotoDescriptors, PhotoSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class Spooled:
     mtime_ns: int
 
 
-class Spool:
+class DescriptorCache:
     """The folder ``<archive>.training``; it comes into being when there is something to keep.
 
     Args:
@@ -137,7 +137,7 @@ class Spool:
         return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
 
 
-def spooled(result: "Extracted") -> Spooled:
+def spooled(result: "PhotoDescriptors") -> Spooled:
     """Return what an extracted photo leaves in the spool and in the archive."""
     size, mtime_ns = (result.file.size, result.file.mtime_ns) if result.file else (-1, -1)
     return Spooled(name=result.name, descriptors=result.descriptors, size=size, mtime_ns=mtime_ns)

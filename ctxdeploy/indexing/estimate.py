@@ -70,14 +70,14 @@ def estimate(
         extractor: the model.
         config: for a new archive.
     """
-    from ctxdeploy.runtime import Extracted
+    from ctxdeploy.runtime import PhotoDescriptors
 
     if not photos:
         return Estimate(photos=0, tried=0, seconds_a_photo=0.0, descriptors=0.0, seconds=0.0, bytes=0)
     sample = [photos[i * len(photos) // TRIED] for i in range(TRIED)] if len(photos) > TRIED else list(photos)
     for photos_of_run in (sample[:1], sample):
         with closing(extractor.extract(photos_of_run)) as results:
-            counts = [len(result.descriptors) for result in results if isinstance(result, Extracted)]
+            counts = [len(result.descriptors) for result in results if isinstance(result, PhotoDescriptors)]
     if not counts:
         return None
     # Of what ran, not of the time between results, which come together from a batch. The stages run beside each other.

@@ -12,7 +12,7 @@ LEAST_TRIED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class FailureLimit:
     """A limit of failures; without any, a run goes on whatever fails.
 
     Attributes:
@@ -53,4 +53,4 @@ class Patience:
             )
 
 
-NO_LIMIT = Patience()
+NO_LIMIT = FailureLimit()

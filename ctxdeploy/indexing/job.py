@@ -20,15 +20,15 @@ from ctxdeploy.core.bundled_codebook import check_codebook
 from ctxdeploy.core.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
-from ctxdeploy.indexing.commit import Adding, Handover, IndexingReport
-from ctxdeploy.indexing.descriptor_cache import Spool, spooled
-from ctxdeploy.indexing.failure_limit import NO_LIMIT, Patience
+from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter, IndexingReport
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache, spooled
+from ctxdeploy.indexing.failure_limit import NO_LIMIT, FailureLimit
 from ctxdeploy.indexing.plan import Plan, check_sync, make_plan
 from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook, Index
-    from ctxdeploy.runtime import Extracted, Extractor, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime import Extractor, PhotoDescriptors, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import Listing
 
 # Extracted photos that may wait for the writer, 0.5 MB each at 1000 descriptors.
@@ -64,7 +64,7 @@ class IndexingConfig:
     sync: bool = False
     moved: bool = False
     retry_failed: bool = False
-    patience: Patience = NO_LIMIT
+    patience: FailureLimit = NO_LIMIT
     collect_garbage: bool = False
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ def index_photos(
     start = time.monotonic()
     report = IndexingReport(found=len(listing.photos))
     bundle = extractor.bundle
-    spool = Spool(archive.with_name(archive.name + ".training"), _spool_key(bundle))
+    spool = DescriptorCache(archive.with_name(archive.name + ".training"), _spool_key(bundle))
     trainer = CodebookTrainer(extractor, spool, config.patience, display)
     with _open(archive, listing, bundle, config, spool, trainer, report, display) as index:
         plan = _plan(index, archive, listing, config)
@@ -113,7 +113,7 @@ def index_photos(
         store_origin(archive, listing, extractor.description(), moved=config.moved)
         store_model(archive, bundle)
         limit = extractor.config.memory_limit
-        run = Adding(index, report, config.commit_seconds, config.patience, display, limit)
+        run = IndexCommitter(index, report, config.commit_seconds, config.patience, display, limit)
         index.forget_failures(plan.settled)
         pending = _failed_last(plan)
         try:
@@ -171,14 +171,14 @@ def _failed_last(plan: Plan) -> dict[str, "PhotoSource"]:
 
 
 def _extract(
-    photos: list["PhotoSource"], extractor: "Extractor", run: Adding, stages: StageTimes, display: Display
+    photos: list["PhotoSource"], extractor: "Extractor", run: IndexCommitter, stages: StageTimes, display: Display
 ) -> None:
     """Extract photos and add them; assignment, shards and commits run in a thread beside the network."""
     from ctxdeploy.runtime import PhotoFailure
 
     before = replace(stages)
 
-    def take(result: "Extracted | PhotoFailure") -> None:
+    def take(result: "PhotoDescriptors | PhotoFailure") -> None:
         if isinstance(result, PhotoFailure):
             run.fail(result)
         else:
@@ -187,7 +187,7 @@ def _extract(
     with (
         closing(extractor.extract(photos)) as results,
         display.progress("indexing", len(photos)) as bar,
-        Handover(take, _AHEAD) as writer,
+        BackgroundWriter(take, _AHEAD) as writer,
     ):
         for result in results:
             start = time.perf_counter()
@@ -207,7 +207,7 @@ def _open(
     listing: "Listing",
     bundle: Bundle,
     config: IndexingConfig,
-    spool: Spool,
+    spool: DescriptorCache,
     trainer: CodebookTrainer,
     report: IndexingReport,
     display: Display,

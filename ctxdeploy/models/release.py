@@ -139,7 +139,7 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     from ctxdeploy.export.export import torch_runner
     from ctxdeploy.export.parity.matching import Matching
     from ctxdeploy.export.parity.parity import TOLERANCES
-    from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+    from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
     from ctxdeploy.export.parity.photos import sample_trial
 
     loaded = load_checkpoint(checkpoint)
@@ -147,8 +147,8 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     network = loaded.network(extraction)
     display.say("rounding the weights to float16")
     photos = sample_trial(Preprocessing(image_size=config.image_size)).parity
-    trial = Trial(
-        TrialPhotos(parity=photos, retrieval={}),
+    trial = ParityRun(
+        ParityPhotos(parity=photos, retrieval={}),
         torch_runner(network),
         matching=Matching.of(loaded.config),
         label="the checkpoint",
@@ -180,13 +180,13 @@ def _codebook(
 ) -> "Codebook":
     """Train a codebook of centroids that float16 holds."""
     from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
-    from ctxdeploy.indexing.descriptor_cache import Spool
+    from ctxdeploy.indexing.descriptor_cache import DescriptorCache
     from ctxdeploy.indexing.failure_limit import NO_LIMIT
     from ctxdeploy.runtime import BackendConfig, Extractor
 
     # The reference runtime, whatever else is installed: its descriptors are the ones that were compared with PyTorch.
     extractor = Extractor(bundle, backend=BackendConfig(name="onnxruntime", threads=config.threads))
-    spool = Spool(staging / "descriptors", {"model": bundle.model_id})
+    spool = DescriptorCache(staging / "descriptors", {"model": bundle.model_id})
     with spool.locked():
         trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)
         training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)

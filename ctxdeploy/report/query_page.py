@@ -13,7 +13,7 @@ from ctxdeploy.core.types import Preprocessing
 
 if TYPE_CHECKING:
     from ctxdeploy.query import Answer
-    from ctxdeploy.runtime import Box, Photo
+    from ctxdeploy.runtime import Box, Pixels
 
 # Longest sides in pixels, and the JPEG quality: a page of ten results has about 250 KB.
 QUERY_PIXELS, RESULT_PIXELS, QUALITY = 640, 320, 80
@@ -192,7 +192,7 @@ def _item(rank: int, result: Result, best: float) -> str:
     )
 
 
-def _decoded(path: Path, pixels: int) -> "Photo | None":
+def _decoded(path: Path, pixels: int) -> "Pixels | None":
     from ctxdeploy.runtime import decode_photo
 
     try:
@@ -201,7 +201,7 @@ def _decoded(path: Path, pixels: int) -> "Photo | None":
         return None
 
 
-def _data_url(photo: "Photo") -> str:
+def _data_url(photo: "Pixels") -> str:
     from PIL import Image
 
     buffer = io.BytesIO()

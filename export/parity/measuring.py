@@ -9,7 +9,7 @@ from ctxdeploy.core.extras import require
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph.mixed_emulation import emulated
 from ctxdeploy.export.parity.parity import TOLERANCES, Image, Outputs, Parity, Run
-from ctxdeploy.export.parity.parity_run import Trial
+from ctxdeploy.export.parity.parity_run import ParityRun
 from ctxdeploy.export.targets import REFERENCE, TENSORRT
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
@@ -17,7 +17,7 @@ from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 EMULATED = "emulation"
 
 
-def measure(bundle: Bundle, artefact: Artefact, trial: Trial) -> Parity:
+def measure(bundle: Bundle, artefact: Artefact, trial: ParityRun) -> Parity:
     """Compare one artefact of a bundle with the trial's reference, in the very backend that users run.
 
     Raises:

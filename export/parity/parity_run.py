@@ -19,7 +19,7 @@ _TIMED_RUNS = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrialPhotos:
+class ParityPhotos:
     """What is compared.
 
     Attributes:
@@ -33,7 +33,7 @@ class TrialPhotos:
     ground_truth: GroundTruth | None = None
 
 
-class Trial:
+class ParityRun:
     """Photos, and the outputs of the reference for them.
 
     Args:
@@ -46,7 +46,7 @@ class Trial:
 
     def __init__(
         self,
-        photos: TrialPhotos,
+        photos: ParityPhotos,
         reference: Run,
         *,
         matching: Matching = Matching.POSITION,

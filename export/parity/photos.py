@@ -12,7 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.core.scoring import GroundTruth, load_ground_truth
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.export.parity.parity_run import TrialPhotos
+from ctxdeploy.export.parity.parity_run import ParityPhotos
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import PhotoSource
@@ -60,7 +60,7 @@ def folder_calibration(folder: Path, preprocessing: Preprocessing, most: int) ->
     return decoded(_spread(find_photos(folder), most), preprocessing)
 
 
-def sample_trial(preprocessing: Preprocessing) -> TrialPhotos:
+def sample_trial(preprocessing: Preprocessing) -> ParityPhotos:
     """Return photos of scikit-image; the retrieval run has four changed views of each of eight.
 
     Raises:
@@ -75,10 +75,10 @@ def sample_trial(preprocessing: Preprocessing) -> TrialPhotos:
         photo = sample_photo(name)
         for number in range(_VIEWS):
             views[f"{name}_{number}"] = np.asarray(make_view(photo, random, config))
-    return TrialPhotos(parity=default_photos(preprocessing.image_size), retrieval=views)
+    return ParityPhotos(parity=default_photos(preprocessing.image_size), retrieval=views)
 
 
-def folder_trial(folder: Path, preprocessing: Preprocessing) -> TrialPhotos:
+def folder_trial(folder: Path, preprocessing: Preprocessing) -> ParityPhotos:
     """Return photos of a folder, spread over it, with the ground truth that lies there (``gnd.json``) if any does.
 
     Raises:
@@ -93,7 +93,7 @@ def folder_trial(folder: Path, preprocessing: Preprocessing) -> TrialPhotos:
     small = min(RETRIEVAL_SIZE, preprocessing.image_size)
     # Ground truth of other photos may lie above this folder.
     chosen = ([] if truth is None else _of_scenes(found, truth)) or _spread(found, MOST_RETRIEVED)
-    return TrialPhotos(
+    return ParityPhotos(
         parity=decoded(_spread(found, MOST_PHOTOS), preprocessing),
         # By the names of the files, as ground truth has them, unless two folders hold the same name.
         retrieval=_by_file(decoded(chosen, Preprocessing(image_size=small, draft=preprocessing.draft))),

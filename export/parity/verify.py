@@ -13,7 +13,7 @@ from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.measuring import measure, reference_run
 from ctxdeploy.export.parity.parity import Run
-from ctxdeploy.export.parity.parity_run import Trial
+from ctxdeploy.export.parity.parity_run import ParityRun
 from ctxdeploy.export.parity.photos import folder_trial, with_odd_shapes
 from ctxdeploy.export.targets import REFERENCE
 
@@ -71,7 +71,7 @@ def verify(
     odd = with_odd_shapes(trial_photos.parity, network.stride, min(bundle.extraction.scales))
     trial_photos = replace(trial_photos, parity=odd)
     run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
-    trial = Trial(trial_photos, run, matching=Matching.of(network), label=label, display=display)
+    trial = ParityRun(trial_photos, run, matching=Matching.of(network), label=label, display=display)
     results = [_verified(bundle, artefact, trial) for artefact in chosen]
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
 
@@ -95,7 +95,7 @@ def record_parity(bundle: Bundle, results: Sequence[Verified]) -> None:
     replace(bundle, artefacts=artefacts).write_manifest()
 
 
-def _verified(bundle: Bundle, artefact: Artefact, trial: Trial) -> Verified:
+def _verified(bundle: Bundle, artefact: Artefact, trial: ParityRun) -> Verified:
     try:
         return Verified(artefact=artefact, parity=measure(bundle, artefact, trial).metadata())
     except (BackendError, MissingExtraError) as error:

@@ -42,7 +42,7 @@ REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Photo:
+class Pixels:
     """A photo as the network takes it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Photo:
 
 def decode_photo(
     source: Path | bytes, preprocessing: Preprocessing, box: Box | None = None, limits: DecodeLimits = DEFAULT_LIMITS
-) -> Photo:
+) -> Pixels:
     """Read, rotate, crop and scale a photo.
 
     Args:
@@ -113,7 +113,7 @@ def read_file(path: Path) -> bytes:
 
 def decode_bytes(
     data: bytes, preprocessing: Preprocessing, box: Box | None = None, limits: DecodeLimits = DEFAULT_LIMITS
-) -> Photo:
+) -> Pixels:
     """As ``decode_photo``, for bytes; the message of a ``PhotoError`` is the bare reason."""
     if not data:
         raise PhotoError("it is empty (0 bytes)")
@@ -132,7 +132,7 @@ def decode_bytes(
             raise error from None
 
 
-def _attempt(data: bytes, preprocessing: Preprocessing, box: Box | None, limits: DecodeLimits, load: Load) -> Photo:
+def _attempt(data: bytes, preprocessing: Preprocessing, box: Box | None, limits: DecodeLimits, load: Load) -> Pixels:
     try:
         with open_image(data, limits) as image:
             return _decode(image, data, preprocessing, box, load)
@@ -162,7 +162,7 @@ def _nearest(number: float, distance: Callable[[int], float]) -> int:
 
 def _decode(
     image: "ImageFile.ImageFile", data: bytes, preprocessing: Preprocessing, box: Box | None, load: Load
-) -> Photo:
+) -> Pixels:
     stored_size = image.size
     drafted = _draft(image, preprocessing.image_size) if preprocessing.draft else 1
     loaded = load(image, data)
@@ -174,13 +174,13 @@ def _decode(
     cropped = (region[2] - region[0], region[3] - region[1])
     size = thumbnail_size(cropped, preprocessing.image_size * max(cropped) / max(original_size))
     if isinstance(loaded, np.ndarray) and orientation == UPRIGHT and size == original_size and loaded.ndim == 3:
-        return Photo(pixels=loaded, original_size=original_size, region=region)
+        return Pixels(pixels=loaded, original_size=original_size, region=region)
     upright = orientation.apply(to_rgb(as_image(loaded)))
     if drafted == 1:
         scaled = _scale(_crop(upright, region) if box else upright, size)
     else:
         scaled = _scale(upright, size, _drafted_region(region, original_size, upright.size, orientation, drafted))
-    return Photo(pixels=np.ascontiguousarray(scaled), original_size=original_size, region=region)
+    return Pixels(pixels=np.ascontiguousarray(scaled), original_size=original_size, region=region)
 
 
 def _crop(image: "Image.Image", region: tuple[int, int, int, int]) -> "Image.Image":

@@ -12,7 +12,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box
-from ctxdeploy.runtime.decode.decode import Photo, decode_bytes, read_file
+from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, read_file
 from ctxdeploy.runtime.inspection.graph import Graph, Level
 from ctxdeploy.runtime.inspection.maps import Inspection, LevelMaps
 from ctxdeploy.runtime.inspection.preparation import preparation_of
@@ -103,7 +103,7 @@ def inspect_photo(
     )
 
 
-def _decode(bundle: Bundle, path: Path, box: Box | None) -> tuple[bytes, Photo]:
+def _decode(bundle: Bundle, path: Path, box: Box | None) -> tuple[bytes, Pixels]:
     try:
         data = read_file(path)
         photo = decode_bytes(data, bundle.preprocessing, box)
@@ -113,7 +113,7 @@ def _decode(bundle: Bundle, path: Path, box: Box | None) -> tuple[bytes, Photo]:
     return data, photo
 
 
-def _outside(path: Path, photo: Photo, at: tuple[float, float]) -> str:
+def _outside(path: Path, photo: Pixels, at: tuple[float, float]) -> str:
     where = f"{at[0]:g},{at[1]:g}"
     width, height = photo.original_size
     if photo.region == (0, 0, width, height):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.types import LocalDescriptors
-from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.inspection.edges import BlockEdges
 from ctxdeploy.runtime.inspection.preparation import Preparation
 
@@ -125,7 +125,7 @@ class Inspection:
         seconds: that the network took, with its loading.
     """
 
-    photo: Photo
+    photo: Pixels
     preparation: Preparation
     descriptors: LocalDescriptors
     positions: NDArray[np.float32]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.decode.image import DecodeLimits, open_image
 from ctxdeploy.runtime.decode.pixels import EXIF_ORIENTATION
 
@@ -75,7 +75,7 @@ class Preparation:
         return asdict(self)
 
 
-def preparation_of(data: bytes, photo: Photo, preprocessing: Preprocessing) -> Preparation:
+def preparation_of(data: bytes, photo: Pixels, preprocessing: Preprocessing) -> Preparation:
     """Return what was done to the bytes of a photo that has been decoded; only their header is read again."""
     height, width = photo.pixels.shape[:2]
     left, upper, right, lower = photo.region
@@ -120,7 +120,7 @@ def _conversion(image: "Image.Image") -> str:
     return "grey in all three channels" if image.mode in ("1", "L") else "converted to RGB"
 
 
-def _scaling(image: "Image.Image", photo: Photo, preprocessing: Preprocessing) -> str:
+def _scaling(image: "Image.Image", photo: Pixels, preprocessing: Preprocessing) -> str:
     height, width = photo.pixels.shape[:2]
     left, upper, right, lower = photo.region
     if (width, height) == (right - left, lower - upper):

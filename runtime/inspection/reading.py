@@ -11,7 +11,7 @@ from ctxdeploy.core.extras import require_onnxruntime
 from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.runtime.backends.base import first_line
 from ctxdeploy.runtime.backends.onnxruntime import PROVIDERS, run_session, session_options
-from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.inspection.edges import edges_of
 from ctxdeploy.runtime.inspection.graph import Graph, Level
 from ctxdeploy.runtime.inspection.maps import Chosen, LevelMaps, SuperFeatures
@@ -56,7 +56,7 @@ def names_of(levels: Sequence[Level], number: int) -> list[str]:
     return names + [block.nodes for level in levels[number : number + 1] for block in level.blocks]
 
 
-def read_descriptors(values: Values, photo: Photo) -> tuple[LocalDescriptors, NDArray[np.float32]]:
+def read_descriptors(values: Values, photo: Pixels) -> tuple[LocalDescriptors, NDArray[np.float32]]:
     """Return the descriptors as an ``Extractor`` returns them, and their positions in pixels of the input."""
     attention = values["attention"][0]
     keep = attention != 0
@@ -71,7 +71,7 @@ def read_descriptors(values: Values, photo: Photo) -> tuple[LocalDescriptors, ND
 
 
 def read_level(
-    bundle: Bundle, number: int, level: Level | None, values: Values, photo: Photo, positions: NDArray[np.float32]
+    bundle: Bundle, number: int, level: Level | None, values: Values, photo: Pixels, positions: NDArray[np.float32]
 ) -> LevelMaps:
     """Return the maps of a scale.
 
@@ -132,7 +132,7 @@ def read_chosen(
     levels: Sequence[Level],
     number: int,
     values: Values,
-    photo: Photo,
+    photo: Pixels,
     selected: tuple[LocalDescriptors, NDArray[np.float32]],
     asked: tuple[float, float] | None,
 ) -> Chosen | None:
@@ -172,14 +172,14 @@ def read_chosen(
     )
 
 
-def contains(photo: Photo, position: tuple[float, float]) -> bool:
+def contains(photo: Pixels, position: tuple[float, float]) -> bool:
     """Return whether a position of the original photo lies in the part that the network saw."""
     left, upper, right, lower = photo.region
     return left <= position[0] <= right and upper <= position[1] <= lower
 
 
-def _to_input(photo: Photo, position: tuple[float, float]) -> NDArray[np.float32]:
-    """Return a position of the original photo in pixels of the input: the inverse of ``Photo.to_original``."""
+def _to_input(photo: Pixels, position: tuple[float, float]) -> NDArray[np.float32]:
+    """Return a position of the original photo in pixels of the input: the inverse of ``Pixels.to_original``."""
     left, upper, right, lower = photo.region
     height, width = photo.pixels.shape[:2]
     x, y = position

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.core.types import Box
+from ctxdeploy.core.types import Box, FileState
 from ctxdeploy.runtime.decode.image import readable_extensions
-from ctxdeploy.runtime.photo import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import Listing
 
 

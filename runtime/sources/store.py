@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.extras import require
-from ctxdeploy.runtime.photo import FileState
+from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.sources.base import MAX_BYTES
 from ctxdeploy.runtime.sources.urls import is_web, protocol_of, without_secrets
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.decode.image import readable_extensions
-from ctxdeploy.runtime.photo import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import MAX_BYTES, Listing, absolute, clean_name, is_hidden
 from ctxdeploy.runtime.sources.patterns import expand, has_pattern, pattern_folder
 

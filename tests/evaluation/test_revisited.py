@@ -16,7 +16,7 @@ from ctxdeploy.core.types import Box
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.ranking import Ranked
 from ctxdeploy.evaluation.rankings_file import RankingsFile
-from ctxdeploy.evaluation.store import HeardExtractor, Store
+from ctxdeploy.evaluation.store import HeardExtractor, QueryCache
 from ctxdeploy.runtime import Extractor
 
 DEPTHS = (1, 5, 10)
@@ -193,7 +193,7 @@ def test_interrupted_it_goes_on_to_the_same_rankings(
     options = [str(tmp_path / "a.ctxindex") if o == str(evaluated.archive) else o for o in evaluated.options]
     options += ["--global", "--rankings", str(tmp_path / "r.jsonl"), "-q"]
     taken = []
-    take = Store.take
+    take = QueryCache.take
 
     def interrupted(self, result) -> None:
         taken.append(result.name)
@@ -202,13 +202,13 @@ def test_interrupted_it_goes_on_to_the_same_rankings(
         take(self, result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "take", interrupted)
+        patch.setattr(QueryCache, "take", interrupted)
         result = call(*options)
     assert result.code == 130 and "run the same command again to continue" in result.err
     assert not (tmp_path / "r.jsonl").exists()
     first, taken[:] = set(taken[:30]), []
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "take", lambda self, result: (taken.append(result.name), take(self, result)))
+        patch.setattr(QueryCache, "take", lambda self, result: (taken.append(result.name), take(self, result)))
         assert call(*options).code == 0
     assert not first & set(taken) and len(taken) == 86 - 30
     assert (tmp_path / "r.jsonl").read_bytes() == evaluated.rankings.read_bytes()

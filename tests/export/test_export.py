@@ -21,7 +21,7 @@ from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.graph import graph
 from ctxdeploy.export.parity.measuring import largest_batch, measure
 from ctxdeploy.export.parity.parity import TOLERANCES
-from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
 from ctxdeploy.export.targets import REFERENCE, plan
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
@@ -29,15 +29,15 @@ Image = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def photos(samples: Mapping[str, Image]) -> TrialPhotos:
-    return TrialPhotos(
+def photos(samples: Mapping[str, Image]) -> ParityPhotos:
+    return ParityPhotos(
         parity={"coffee": samples["coffee"][:96, :140], "rocket": samples["rocket"][:90, :81]},
         retrieval={name: samples[name][:70, :90] for name in ("coffee", "rocket", "astronaut", "chelsea")},
     )
 
 
-def only(photo: Image) -> TrialPhotos:
-    return TrialPhotos(parity={"coffee": photo}, retrieval={})
+def only(photo: Image) -> ParityPhotos:
+    return ParityPhotos(parity={"coffee": photo}, retrieval={})
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def graph_at_hand(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path, photos: TrialPhotos, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def exported(checkpoint: Path, photos: ParityPhotos, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a bundle as a user makes it, with all three overrides."""
     config = ExportConfig(scales=(0.5, 1.0), top_k=50, image_size=256, max_batch=3)
     return export(checkpoint, tmp_path_factory.mktemp("out") / "deeper" / "bundle", config, photos=photos).check()
@@ -82,7 +82,7 @@ def test_bundle_opens_with_its_figures(exported: Bundle, checkpoint: Path, small
 
 
 @pytest.mark.slow
-def test_overrides_are_recorded_and_obeyed(exported: Bundle, photos: TrialPhotos) -> None:
+def test_overrides_are_recorded_and_obeyed(exported: Bundle, photos: ParityPhotos) -> None:
     assert exported.extraction.scales == (0.5, 1.0)
     assert (exported.extraction.top_k, exported.extraction.dim) == (50, 64)
     assert exported.preprocessing.image_size == 256
@@ -107,7 +107,7 @@ def test_openvino_computes_the_same(
     assert [(a.target, a.file) for a in bundle.artefacts] == [("onnxruntime", "model.onnx"), ("openvino", "model.onnx")]
     photos = {name: samples[name] for name in ("coffee", "astronaut", "rocket")}
     photos.update({"odd": samples["coffee"][:101, :77], "one pixel": samples["coffee"][:1, :1]})
-    trial = Trial(TrialPhotos(parity=photos, retrieval={}), torch_runner(small_network))
+    trial = ParityRun(ParityPhotos(parity=photos, retrieval={}), torch_runner(small_network))
     parity = measure(bundle, bundle.artefacts[1], trial)
     print(f"\nOpenVINO fp32: cosine {parity.cosine:.6f}, overlap {parity.overlap:.4f}")
     parity.check()
@@ -117,7 +117,7 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_existing_output_is_left_alone(checkpoint: Path, photos: TrialPhotos, tmp_path: Path) -> None:
+def test_existing_output_is_left_alone(checkpoint: Path, photos: ParityPhotos, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
     with pytest.raises(BundleError, match="out exists: choose another -o, or remove it first"):
@@ -143,7 +143,7 @@ def perturb(proto: Any, path: Path) -> None:
 def test_failed_parity_leaves_nothing(
     batched_only: bool,
     checkpoint: Path,
-    photos: TrialPhotos,
+    photos: ParityPhotos,
     graph_at_hand: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -194,7 +194,7 @@ def test_a_rejected_artefact_leaves_the_others(
 
 
 def test_an_artefact_that_returns_nan_is_kept_with_its_report(
-    checkpoint: Path, photos: TrialPhotos, graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, photos: ParityPhotos, graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ctxdeploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_nothing(
     assert names_in(tmp_path) == []
 
 
-def test_an_output_below_a_file(checkpoint: Path, photos: TrialPhotos, tmp_path: Path) -> None:
+def test_an_output_below_a_file(checkpoint: Path, photos: ParityPhotos, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"cannot be written: (Not a directory|File exists)"):
         export(checkpoint, tmp_path / "file" / "out", photos=photos)
@@ -254,7 +254,7 @@ def test_a_photo_larger_than_the_image_size(checkpoint: Path, samples: Mapping[s
     with pytest.raises(ConfigError, match="photo coffee is 240×160, larger than 128"):
         export(checkpoint, tmp_path / "out", ExportConfig(image_size=128), photos=only(samples["coffee"]))
     with pytest.raises(ConfigError, match="no photo to compare with"):
-        export(checkpoint, tmp_path / "out", photos=TrialPhotos(parity={}, retrieval={}))
+        export(checkpoint, tmp_path / "out", photos=ParityPhotos(parity={}, retrieval={}))
     assert names_in(tmp_path) == []
 
 
@@ -278,7 +278,7 @@ def test_impossible_options_are_refused_before_any_work(
     assert names_in(tmp_path) == []
 
 
-def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: TrialPhotos) -> None:
+def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: ParityPhotos) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         export(tmp_path / "none.pth", tmp_path / "out", photos=photos)
     assert names_in(tmp_path) == []
@@ -286,7 +286,7 @@ def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: TrialPhotos) -> No
 
 def test_steps_are_reported(
     checkpoint: Path,
-    photos: TrialPhotos,
+    photos: ParityPhotos,
     graph_at_hand: None,
     tmp_path: Path,
     small_network: Any,
@@ -327,7 +327,7 @@ def test_int8_must_pass_in_every_runtime_it_is_for(
     measured: list[tuple[str, str]] = []
     measure_one = artefacts.measure
 
-    def refusing_twice(bundle: Bundle, artefact: Any, trial: Trial) -> Any:
+    def refusing_twice(bundle: Bundle, artefact: Any, trial: ParityRun) -> Any:
         parity = measure_one(bundle, artefact, trial)
         if artefact.precision != "int8":
             return parity

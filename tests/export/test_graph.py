@@ -18,7 +18,7 @@ from ctxdeploy.export.graph.mixed import to_mixed
 from ctxdeploy.export.graph.operators import DOMAIN
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.parity.parity import TOLERANCES, Parity
-from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
 from ctxdeploy.runtime.backends.openvino import inlined
 
 Image = NDArray[np.uint8]
@@ -26,7 +26,7 @@ Image = NDArray[np.uint8]
 
 def compare(photos: Mapping[str, Image], network: Any, candidate: Any) -> Parity:
     """Return the figures of a graph against its network in PyTorch."""
-    trial = Trial(TrialPhotos(parity=photos, retrieval={}), torch_runner(network))
+    trial = ParityRun(ParityPhotos(parity=photos, retrieval={}), torch_runner(network))
     return trial.compare(candidate, TOLERANCES[Precision.FP32], measured_with="the graph")
 
 
@@ -260,7 +260,7 @@ def test_openvino_bf16_keeps_every_scale(
         return tuple(np.array(found[name]) for name in OUTPUT_NAMES)
 
     photos = {name: samples[name] for name in ("coffee", "astronaut")}
-    parity = Trial(TrialPhotos(parity=photos, retrieval={}), torch_runner(network)).photo_parities(run, "bf16")
+    parity = ParityRun(ParityPhotos(parity=photos, retrieval={}), torch_runner(network)).photo_parities(run, "bf16")
     scales = Parity(photos=tuple(parity), tolerance=TOLERANCES[Precision.BF16]).metadata()["by_scale"]
     print("\n" + ", ".join(f"{entry['scale']}: {entry['cosine_min']:.4f}" for entry in scales))
     assert [entry["scale"] for entry in scales] == list(network.extraction.scales)

@@ -16,7 +16,7 @@ from ctxdeploy.evaluation.retrieval import Agreement, Retrieval
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Smoothing
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import TOLERANCES, Outputs, Parity, compare_photo
-from ctxdeploy.export.parity.parity_run import Trial, TrialPhotos
+from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
 from ctxdeploy.export.parity.photos import default_photos, sample_trial, with_odd_shapes
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -144,13 +144,13 @@ def test_nothing_in_common_or_nothing_at_all() -> None:
             check(wanted, given)
 
 
-def trial_of(photos: dict[str, NDArray[np.uint8]]) -> Trial:
-    return Trial(TrialPhotos(parity=photos, retrieval={}), lambda images: outputs(), label="the reference")
+def trial_of(photos: dict[str, NDArray[np.uint8]]) -> ParityRun:
+    return ParityRun(ParityPhotos(parity=photos, retrieval={}), lambda images: outputs(), label="the reference")
 
 
 def test_nan_in_a_photo_of_the_retrieval_run_is_a_rejection() -> None:
     photos = {name: np.full((9, size, 3), size, np.uint8) for name, size in {"a": 5, "b": 7, "c": 8}.items()}
-    trial = Trial(TrialPhotos(parity={"a": photos["a"]}, retrieval=photos), lambda images: outputs())
+    trial = ParityRun(ParityPhotos(parity={"a": photos["a"]}, retrieval=photos), lambda images: outputs())
 
     def candidate(images: NDArray[np.uint8]) -> Outputs:
         return changed(0, lambda d: d[0, 50].fill(np.nan)) if images.shape[2] == 7 else outputs()

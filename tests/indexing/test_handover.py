@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ctxdeploy.indexing.commit import Handover
+from ctxdeploy.indexing.commit import BackgroundWriter
 
 
 def test_all_items_are_taken_in_order_in_one_other_thread() -> None:
@@ -18,7 +18,7 @@ def test_all_items_are_taken_in_order_in_one_other_thread() -> None:
         threads.add(threading.get_ident())
         taken.append(item)
 
-    with Handover(take, 3) as handover:
+    with BackgroundWriter(take, 3) as handover:
         for item in range(1000):
             handover.put(item)
     assert taken == list(range(1000))
@@ -30,7 +30,7 @@ def test_the_giver_waits_when_too_many_wait() -> None:
     given: list[int] = []
 
     def give() -> None:
-        with Handover(lambda item: bool(gate.wait()), 4) as handover:
+        with BackgroundWriter(lambda item: bool(gate.wait()), 4) as handover:
             for item in range(20):
                 handover.put(item)
                 given.append(item)
@@ -51,7 +51,7 @@ def test_what_was_put_is_taken_though_the_block_ends_with_an_exception() -> None
         time.sleep(0.01)
         taken.append(item)
 
-    with pytest.raises(KeyboardInterrupt), Handover(take, 10) as handover:
+    with pytest.raises(KeyboardInterrupt), BackgroundWriter(take, 10) as handover:
         for item in range(8):
             handover.put(item)
         raise KeyboardInterrupt
@@ -68,7 +68,7 @@ def test_an_error_of_the_taker_reaches_the_giver_and_ends_the_work(most: int) ->
         taken.append(item)
 
     before = threading.active_count()
-    with pytest.raises(LookupError, match="five"), Handover(take, most) as handover:
+    with pytest.raises(LookupError, match="five"), BackgroundWriter(take, most) as handover:
         for item in range(10_000):
             handover.put(item)
             time.sleep(0.001)
@@ -80,7 +80,7 @@ def test_an_error_at_the_last_item_is_not_lost() -> None:
     def take(item: int) -> None:
         raise LookupError(str(item))
 
-    with pytest.raises(LookupError, match="7"), Handover(take, 5) as handover:
+    with pytest.raises(LookupError, match="7"), BackgroundWriter(take, 5) as handover:
         handover.put(7)
 
 
@@ -108,7 +108,7 @@ def test_an_interrupt_on_leaving_does_not_leave_the_thread_at_work(
     before = threading.active_count()
     helper = threading.Thread(target=interrupt)
     helper.start()
-    with pytest.raises(KeyboardInterrupt), Handover(take, 10) as handover:
+    with pytest.raises(KeyboardInterrupt), BackgroundWriter(take, 10) as handover:
         for item in range(3):
             handover.put(item)
         if first is not None:

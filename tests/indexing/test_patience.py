@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from ctxdeploy.core.errors import ConfigError, TooManyFailuresError
-from ctxdeploy.indexing.failure_limit import LEAST_TRIED, Patience
+from ctxdeploy.indexing.failure_limit import LEAST_TRIED, FailureLimit
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from ctxdeploy.indexing.failure_limit import LEAST_TRIED, Patience
     [("0", 0, None), ("12", 12, None), ("5%", None, 0.05), ("0%", None, 0.0), ("2.5%", None, 0.025)],
 )
 def test_limits_are_read(text: str, count: int | None, share: float | None) -> None:
-    limit = Patience.parse(text)
+    limit = FailureLimit.parse(text)
     assert limit.count == count
     assert limit.share == (None if share is None else pytest.approx(share))
 
@@ -21,11 +21,11 @@ def test_limits_are_read(text: str, count: int | None, share: float | None) -> N
 @pytest.mark.parametrize("text", ["", "%", "-1", "1.5", "101%", "-1%", "nan%", "ten", "5 photos"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--max-failures .* is neither"):
-        Patience.parse(text)
+        FailureLimit.parse(text)
 
 
 def test_a_number_of_failures() -> None:
-    limit = Patience(count=2)
+    limit = FailureLimit(count=2)
     limit.check(Counter({"cut": 2}), tried=2)
     with pytest.raises(
         TooManyFailuresError, match=r"3 of 40 photos failed, more than --max-failures 2; most often \(2 times\): cut"
@@ -34,7 +34,7 @@ def test_a_number_of_failures() -> None:
 
 
 def test_a_share_counts_from_a_hundred_photos_on() -> None:
-    limit = Patience(share=0.1)
+    limit = FailureLimit(share=0.1)
     limit.check(Counter({"cut": LEAST_TRIED - 1}), tried=LEAST_TRIED - 1)
     limit.check(Counter({"cut": 10}), tried=100)
     with pytest.raises(TooManyFailuresError, match="11 of 100 photos failed, more than --max-failures 10%"):
@@ -42,4 +42,4 @@ def test_a_share_counts_from_a_hundred_photos_on() -> None:
 
 
 def test_without_a_limit_everything_may_fail() -> None:
-    Patience().check(Counter({"cut": 10**6}), tried=10**6)
+    FailureLimit().check(Counter({"cut": 10**6}), tried=10**6)

@@ -7,7 +7,7 @@ import pytest
 
 from ctxdeploy.core.errors import ArchiveError, StorageError
 from ctxdeploy.core.types import LocalDescriptors
-from ctxdeploy.indexing.descriptor_cache import Spool, Spooled
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache, Spooled
 
 KEY = {"model": "m", "preprocessing": "p"}
 
@@ -25,7 +25,7 @@ def _photo(name: str, seed: int = 0, count: int = 5) -> Spooled:
 
 @pytest.mark.parametrize("name", ["a.jpg", "b/ü.jpg", "caf\udce9.jpg", "x\ny"])
 def test_what_is_put_comes_back(tmp_path: Path, name: str) -> None:
-    spool, photo = Spool(tmp_path / "s", KEY), _photo(name)
+    spool, photo = DescriptorCache(tmp_path / "s", KEY), _photo(name)
     with spool.locked():
         spool.put(photo)
     found = spool.get(name, 10, 20)
@@ -39,7 +39,7 @@ def test_what_is_put_comes_back(tmp_path: Path, name: str) -> None:
 
 
 def test_empty_photo_and_damaged_file(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "s", KEY)
+    spool = DescriptorCache(tmp_path / "s", KEY)
     with spool.locked():
         spool.put(_photo("empty", count=0))
         spool.put(_photo("cut"))
@@ -53,7 +53,7 @@ def test_empty_photo_and_damaged_file(tmp_path: Path) -> None:
 
 
 def test_another_key_sees_nothing_and_removes_nothing(tmp_path: Path) -> None:
-    first, second = Spool(tmp_path / "s", KEY), Spool(tmp_path / "s", {**KEY, "model": "other"})
+    first, second = DescriptorCache(tmp_path / "s", KEY), DescriptorCache(tmp_path / "s", {**KEY, "model": "other"})
     with first.locked():
         first.put(_photo("a"))
     assert not second.has("a", 10, 20)
@@ -64,7 +64,7 @@ def test_another_key_sees_nothing_and_removes_nothing(tmp_path: Path) -> None:
 
 
 def test_one_process_fills_it(tmp_path: Path) -> None:
-    first, second = Spool(tmp_path / "s", KEY), Spool(tmp_path / "s", KEY)
+    first, second = DescriptorCache(tmp_path / "s", KEY), DescriptorCache(tmp_path / "s", KEY)
     with first.locked(), pytest.raises(ArchiveError, match="process"), second.locked():
         pass
     assert not (tmp_path / "s").exists()
@@ -74,14 +74,14 @@ def test_one_process_fills_it(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="-o"), Spool(tmp_path / "file" / "s", KEY).locked():
+    with pytest.raises(StorageError, match="-o"), DescriptorCache(tmp_path / "file" / "s", KEY).locked():
         pass
 
 
 def test_file_without_facts_is_absent(tmp_path: Path) -> None:
     from safetensors.numpy import save
 
-    spool = Spool(tmp_path / "s", KEY)
+    spool = DescriptorCache(tmp_path / "s", KEY)
     with spool.locked():
         spool.put(_photo("a"))
         (path,) = (tmp_path / "s").glob("*/*.safetensors")

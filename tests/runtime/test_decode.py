@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.runtime import Photo, decode_photo
+from ctxdeploy.runtime import Pixels, decode_photo
 from ctxdeploy.runtime.decode.decode import thumbnail_size
 
 SMALL = Preprocessing(image_size=64)
@@ -211,7 +211,7 @@ def test_the_first_frame_of_an_animation_counts(fmt: str) -> None:
     assert np.abs(decode(data).astype(int) - [250, 10, 10]).max() <= 2
 
 
-def psnr(first: Photo, second: Photo) -> float:
+def psnr(first: Pixels, second: Pixels) -> float:
     assert first.pixels.shape == second.pixels.shape
     error = np.mean((first.pixels.astype(float) - second.pixels) ** 2)
     return float(10 * np.log10(255**2 / error))

@@ -24,9 +24,9 @@ from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.runtime import (
     BackendConfig,
     Box,
-    Extracted,
     Extractor,
     ExtractorConfig,
+    PhotoDescriptors,
     PhotoFailure,
     PhotoSource,
     find_photos,
@@ -89,7 +89,7 @@ def test_every_photo_once_and_as_alone(
     assert failures["text.png"].reason == "it is not a photo of a format that can be read"
     assert failures["broken.jpg"].stage == "decode"
     for result in results:
-        if isinstance(result, Extracted):
+        if isinstance(result, PhotoDescriptors):
             assert_same(result.descriptors, extractor.extract_one(folder / result.name))
             assert result.seconds.decode > 0 < result.seconds.network
         state = (folder / result.name).stat()
@@ -140,7 +140,7 @@ def test_one_photo_fails_with_its_name(make_bundle: MakeBundle, folder: Path) ->
 
 def test_photos_from_memory(make_bundle: MakeBundle) -> None:
     (result,) = Extractor(make_bundle()).extract([PhotoSource(name="m", data=jpeg(30, 20, seed=0))])
-    assert isinstance(result, Extracted)
+    assert isinstance(result, PhotoDescriptors)
     assert (result.file, result.size) == (None, (30, 20))
     with pytest.raises(ConfigError, match="either its path or its data"):
         PhotoSource(name="x")
@@ -154,7 +154,7 @@ def test_photos_outside_the_bundles_range_fail_alone(make_bundle: MakeBundle) ->
     small, large = extractor.extract(photos)
     assert isinstance(small, PhotoFailure)
     assert "height is 20" in small.reason
-    assert isinstance(large, Extracted)
+    assert isinstance(large, PhotoDescriptors)
 
 
 def test_nothing_in_nothing_out(make_bundle: MakeBundle) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.runtime import Box, Extracted, Extractor, PhotoFailure, decode_photo, find_photos
+from ctxdeploy.runtime import Box, Extractor, PhotoDescriptors, PhotoFailure, decode_photo, find_photos
 from ctxdeploy.runtime.decode.image import DecodeLimits
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about metadata that is damaged on purpose
@@ -508,7 +508,7 @@ def test_duplicates_are_the_same(make_bundle: Callable[..., Bundle], tmp_path: P
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(noisy())
     first, second = Extractor(make_bundle()).extract(find_photos(tmp_path))
-    assert isinstance(first, Extracted) and isinstance(second, Extracted)
+    assert isinstance(first, PhotoDescriptors) and isinstance(second, PhotoDescriptors)
     np.testing.assert_array_equal(first.descriptors.vectors, second.descriptors.vectors)
 
 

@@ -16,9 +16,17 @@ from PIL import Image
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BackendError, PhotoError
-from ctxdeploy.runtime import Extracted, Extractor, ExtractorConfig, FileState, PhotoFailure, PhotoSource, pipeline
+from ctxdeploy.runtime import (
+    Extractor,
+    ExtractorConfig,
+    FileState,
+    PhotoDescriptors,
+    PhotoFailure,
+    PhotoSource,
+    pipeline,
+)
 from ctxdeploy.runtime.pools import Ticket
-from ctxdeploy.runtime.reordering import Line
+from ctxdeploy.runtime.reorder_buffer import ReorderBuffer
 
 MakeBundle = Callable[..., Bundle]
 MODES = pytest.mark.parametrize("isolated", [True, False])
@@ -110,7 +118,7 @@ def test_processes_and_threads_give_the_same_bits(make_bundle: MakeBundle) -> No
     )
     for one, other in zip(first, second, strict=True):
         assert (one.name, one.file) == (other.name, other.file)
-        if isinstance(one, Extracted) and isinstance(other, Extracted):
+        if isinstance(one, PhotoDescriptors) and isinstance(other, PhotoDescriptors):
             for key, array in vars(one.descriptors).items():
                 np.testing.assert_array_equal(array, getattr(other.descriptors, key))
     assert [type(one) for one in first] == [type(other) for other in second]
@@ -202,7 +210,7 @@ def test_a_worker_that_dies_costs_nothing(make_bundle: MakeBundle) -> None:
             for worker in workers:
                 os.kill(worker, signal.SIGKILL)
     assert [result.name for result in results] == [str(number) for number in range(40)]
-    assert all(isinstance(result, Extracted) for result in results)
+    assert all(isinstance(result, PhotoDescriptors) for result in results)
     assert 2 <= extractor.flow.replaced_workers <= killed
 
 
@@ -214,7 +222,7 @@ def test_slow_servers_are_asked_at_the_same_time(make_bundle: MakeBundle) -> Non
     assert time.monotonic() - start < 0.6 * 16 * 0.25
     assert [result.name for result in results] == [photo.name for photo in photos]
     for result in results:
-        assert isinstance(result, Extracted)
+        assert isinstance(result, PhotoDescriptors)
         assert result.seconds.read >= 0.25
         assert result.file == FileState(size=7, mtime_ns=9)
     assert extractor.flow.read >= 4
@@ -226,7 +234,7 @@ def test_what_readers_raise_is_the_photos_failure(make_bundle: MakeBundle) -> No
     photos = [PhotoSource(name=str(n), reader=Reader(data)) for n, data in enumerate([*wrong, jpeg()])]
     extractor = Extractor(make_bundle())
     *failures, good = extractor.extract(photos)
-    assert isinstance(good, Extracted)
+    assert isinstance(good, PhotoDescriptors)
     reasons = []
     for failure in failures:
         assert isinstance(failure, PhotoFailure)
@@ -346,7 +354,7 @@ def tickets(count: int) -> list[Ticket]:
 
 
 def test_the_line() -> None:
-    line, (a, b, c, d) = Line(1.0), tickets(4)
+    line, (a, b, c, d) = ReorderBuffer(1.0), tickets(4)
     for ticket in (a, b, c, d):
         line.add(ticket)
     assert not line.wait(5) and line.leave() is None, "nobody is kept waiting"

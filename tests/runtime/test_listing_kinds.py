@@ -13,9 +13,9 @@ from PIL import Image
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
-from ctxdeploy.core.types import Box
-from ctxdeploy.runtime import Extracted, Extractor
-from ctxdeploy.runtime.photo import FileState, PhotoFailure, PhotoSource
+from ctxdeploy.core.types import Box, FileState
+from ctxdeploy.runtime import Extractor, PhotoDescriptors
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources import Listing, list_photos
 from ctxdeploy.runtime.sources.folder import FilePhoto
 from ctxdeploy.runtime.sources.urls import is_url, without_secrets
@@ -95,7 +95,7 @@ def test_a_photo_gives_the_same_descriptors_wherever_it_is(tmp_path: Path, make_
         found = list(extractor.extract(list_photos(str(tmp_path / place)).photos))
         failures = [result for result in found if isinstance(result, PhotoFailure)]
         assert [Path(failure.name).name for failure in failures] == ["broken.jpg"]
-        results.append({Path(one.name).name: one.descriptors for one in found if isinstance(one, Extracted)})
+        results.append({Path(one.name).name: one.descriptors for one in found if isinstance(one, PhotoDescriptors)})
     folder, *others = results
     assert sorted(folder) == ["0.jpg", "1.jpg", "2.jpg"]
     for other in others:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
-from ctxdeploy.runtime.photo import FileState
+from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.sources import Listing, list_photos
 from ctxdeploy.runtime.sources.patterns import expand, has_pattern
 from ctxdeploy.runtime.sources.tar import OpenFiles

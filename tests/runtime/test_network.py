@@ -13,7 +13,7 @@ from PIL import Image
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, OutOfMemoryError
-from ctxdeploy.runtime import Extracted, Extractor, ExtractorConfig, PhotoFailure, PhotoSource
+from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoDescriptors, PhotoFailure, PhotoSource
 from ctxdeploy.runtime import memory as memory_module
 from ctxdeploy.runtime.backends.base import is_out_of_memory
 from ctxdeploy.runtime.memory import Growth, resident, share_memory
@@ -73,7 +73,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert sorted(result.name for result in results) == sorted(expected)
     for result in results:
         other = expected[result.name]
-        assert isinstance(result, Extracted) and isinstance(other, Extracted)
+        assert isinstance(result, PhotoDescriptors) and isinstance(other, PhotoDescriptors)
         np.testing.assert_allclose(result.descriptors.vectors, other.descriptors.vectors, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_a_photo_that_does_not_fit_alone_fails_alone(make_bundle: MakeBundle, mo
     extractor = Extractor(make_bundle(), config=ExtractorConfig(isolated=False))
     monkeypatch.setattr(extractor._backend, "_run", Narrow(extractor, 1000, MemoryError("Unable to allocate 9 GiB")))
     large, small = extractor.extract(photos((60, 40), (40, 20)))
-    assert isinstance(large, PhotoFailure) and isinstance(small, Extracted)
+    assert isinstance(large, PhotoFailure) and isinstance(small, PhotoDescriptors)
     assert large.stage == "network" and large.seconds > 0
     assert large.reason == (
         "the network has not enough memory for its 60×40 pixels (onnxruntime has not enough memory for an input of "
@@ -102,7 +102,7 @@ TRUE_CHILD = """
 import json, resource, sys
 import numpy as np
 from ctxdeploy import bundle
-from ctxdeploy.runtime import BackendConfig, Extracted, Extractor, ExtractorConfig, PhotoSource
+from ctxdeploy.runtime import BackendConfig, PhotoDescriptors, Extractor, ExtractorConfig, PhotoSource
 from pathlib import Path
 data = Path(sys.argv[2]).read_bytes()
 config = ExtractorConfig(batch_size=8, isolated=False)
@@ -113,7 +113,7 @@ list(extractor.extract(photos[:1]))
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[4]),) * 2)
 results = list(extractor.extract(photos))
-good = [result for result in results if isinstance(result, Extracted)]
+good = [result for result in results if isinstance(result, PhotoDescriptors)]
 same = all(np.allclose(r.descriptors.vectors, good[0].descriptors.vectors, atol=1e-5) for r in good)
 reasons = [result.reason for result in results if result not in good]
 print(json.dumps([len(good), same, extractor.flow.halved_batches, reasons]))

@@ -23,10 +23,10 @@ from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import Box, PhotoFailure, PhotoSource
 from ctxdeploy.runtime import worker_process as processes
-from ctxdeploy.runtime.decode.decode import Photo
+from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.decode.image import DecodeLimits
 from ctxdeploy.runtime.decoder import Decoded, DecodeSettings, ThreadDecoder, Undecoded
-from ctxdeploy.runtime.framing import Channel, OutOfPatienceError, Patience
+from ctxdeploy.runtime.framing import Channel, Deadline, DeadlineError
 from ctxdeploy.runtime.worker_process import ProcessDecoder
 
 MakeBundle = Callable[..., Bundle]
@@ -270,7 +270,7 @@ def test_what_killed_the_workers_decides_whether_the_photo_is_to_blame(
     """A system that is out of memory sends SIGKILL, and the photo is tried by the next run."""
     apart, ask = decoder(), processes._Child.ask
 
-    def kill_and_ask(*arguments: Any) -> Photo | Undecoded:
+    def kill_and_ask(*arguments: Any) -> Pixels | Undecoded:
         os.kill(own_child(), number)
         return ask(*arguments)
 
@@ -389,10 +389,10 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
 
 
 def test_time_in_which_all_stood_still_does_not_count() -> None:
-    patience = Patience(60)
+    patience = Deadline(60)
     for _ in range(20):
         patience.spend(3600)
-    with pytest.raises(OutOfPatienceError):
+    with pytest.raises(DeadlineError):
         for _ in range(20):
             patience.spend(1)
 
@@ -407,15 +407,15 @@ def test_messages_arrive_whole() -> None:
     pixels: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8)
     sender = threading.Thread(target=first.send, args=({"a": ["ü", None]}, memoryview(pixels)))
     sender.start()
-    header = second.receive(Patience(10))
+    header = second.receive(Deadline(10))
     assert header == {"a": ["ü", None], "bytes": 3_000_000}
     received = np.empty_like(pixels)
-    second.receive_into(memoryview(received), Patience(10))
+    second.receive_into(memoryview(received), Deadline(10))
     sender.join()
     np.testing.assert_array_equal(received, pixels)
     first.close()
     with pytest.raises(EOFError):
-        second.receive(Patience(10))
+        second.receive(Deadline(10))
     second.close()
 
 
@@ -431,7 +431,7 @@ def test_nonsense_is_refused() -> None:
             first.sendall(message)
             first.shutdown(socket.SHUT_WR)
             try:
-                assert isinstance(Channel(second).receive(Patience(5))["bytes"], int)
+                assert isinstance(Channel(second).receive(Deadline(5))["bytes"], int)
             except (ValueError, EOFError):
                 refused += 1
     assert refused > 150

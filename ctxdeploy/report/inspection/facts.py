@@ -12,7 +12,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.report.inspection.picture import Drawn
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import Photo
+    from ctxdeploy.runtime import Pixels
     from ctxdeploy.runtime.inspection import BlockEdges, Chosen, Inspection, LevelMaps
 
 FORMAT_NAME, FORMAT_VERSION = "ctxdeploy-inspection", 1
@@ -76,7 +76,7 @@ def _chosen(found: "Inspection", chosen: "Chosen", edges: int) -> dict[str, Any]
     }
 
 
-def _block(block: "BlockEdges", edges: int, photo: "Photo") -> dict[str, Any]:
+def _block(block: "BlockEdges", edges: int, photo: "Pixels") -> dict[str, Any]:
     strongest = block.strongest(edges)
     rows, columns = block.weights.shape
     height, width = photo.pixels.shape[:2]

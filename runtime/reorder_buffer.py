@@ -5,7 +5,7 @@ from collections import deque
 from ctxdeploy.runtime.pools import Ticket
 
 
-class Line:
+class ReorderBuffer:
     """Tickets in the order of their photos. One that keeps others waiting is overtaken, and then leaves when it can.
 
     Args:
