@@ -25,7 +25,7 @@ from ctxdeploy.core.progress import Display
 SLOW = """
 import time
 from ctxdeploy.bench import worker
-from ctxdeploy.runtime.backends.base import Backend
+from ctxdeploy.runtime.backends import Backend
 
 fast = Backend.run
 

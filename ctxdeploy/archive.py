@@ -24,7 +24,7 @@ from ctxdeploy.core.errors import (
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
-    from ctxdeploy.runtime.sources import Listing
+    from ctxdeploy.runtime.sources import PhotoList
 
 SUFFIX = ".ctxindex"
 BUNDLE_SUFFIX = ".ctxbundle"
@@ -53,7 +53,7 @@ def default_archive(place: str) -> Path:
     if "://" not in place and Path(place).is_dir():
         name = Path(place).resolve().name
     else:
-        from ctxdeploy.runtime.sources.urls import is_url, without_secrets
+        from ctxdeploy.runtime.sources import is_url, without_secrets
 
         public = without_secrets(place) if is_url(place) else place
         name = PurePosixPath(public.partition("?")[0]).stem.partition("{")[0].strip("-_.")
@@ -206,7 +206,7 @@ def folder_bytes(path: Path) -> int:
     return total
 
 
-def check_origin(archive: Path, listing: "Listing") -> None:
+def check_origin(archive: Path, listing: "PhotoList") -> None:
     """Raise ``ConfigError`` if an archive holds the photos of another place, unless that was a folder and is gone."""
     former = photo_place(archive)
     if former is None or former == listing.place or not ("://" in former or os.path.lexists(former)):
@@ -230,7 +230,7 @@ def forget_damaged_origin(archive: Path) -> str | None:
     return None
 
 
-def store_origin(archive: Path, listing: "Listing", extraction: Mapping[str, Any], *, moved: bool = False) -> None:
+def store_origin(archive: Path, listing: "PhotoList", extraction: Mapping[str, Any], *, moved: bool = False) -> None:
     """Remember the place of the photos, and what extracted them last (backend, precision, device).
 
     A place replaces the former, which must be gone unless ``moved`` is set.

@@ -52,13 +52,13 @@ def _onnxruntime(jobs: Sequence[Job], extraction: Extraction, network: NetworkCo
 
 
 def _openvino(jobs: Sequence[Job], extraction: Extraction, network: NetworkConfig, shapes: ShapeRange) -> list[str]:
-    from ctxdeploy.runtime.backends.openvino import check_precision
+    from ctxdeploy.runtime.backends import check_openvino_precision
 
     capabilities = require("openvino", "cpu").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     found = []
     for precision in sorted({job.precision.label for job in jobs}):
         try:
-            check_precision(capabilities, precision)
+            check_openvino_precision(capabilities, precision)
         except BackendError as error:
             found.append(f"openvino {precision}: {error}")
     return found

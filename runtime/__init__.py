@@ -1,13 +1,13 @@
-"""Photos to local descriptors through a bundle: decoding, batches, engines.
+"""Photos to local descriptors through a bundle: decoding, batches, runtimes.
 
-    from ctxdeploy import bundle
+    from ctxdeploy.core import bundle
     from ctxdeploy.runtime import Extractor, find_photos
 
     extractor = Extractor(bundle.open("my-bundle"))
     for result in extractor.extract(find_photos("photos")):
         ...
 
-The names are imported when they are first used; an engine only when a bundle is loaded into it.
+The names are imported on first use; a runtime only when a bundle is loaded into it.
 """
 
 from importlib import import_module
@@ -38,25 +38,28 @@ __all__ = [
     "find_photos",
 ]
 
-_MODULES = {
-    "BackendConfig": "backends.base",
+_HOMES = {
+    "BackendConfig": "ctxdeploy.runtime.backends.base",
     "Box": "ctxdeploy.core.types",
-    "PhotoDescriptors": "ctxdeploy.core.types",
-    "Extractor": "extractor",
-    "ExtractorConfig": "config",
+    "Extractor": "ctxdeploy.runtime.extractor",
+    "ExtractorConfig": "ctxdeploy.runtime.config",
     "FileState": "ctxdeploy.core.types",
-    "Pixels": "decode.decode",
-    "PhotoFailure": "photo",
-    "PhotoReader": "photo",
-    "PhotoSource": "photo",
+    "PhotoDescriptors": "ctxdeploy.core.types",
+    "PhotoFailure": "ctxdeploy.runtime.photo",
+    "PhotoReader": "ctxdeploy.runtime.photo",
+    "PhotoSource": "ctxdeploy.runtime.photo",
+    "Pixels": "ctxdeploy.runtime.decode.decode",
     "StageSeconds": "ctxdeploy.core.types",
-    "decode_photo": "decode.decode",
-    "find_photos": "sources.folder",
+    "decode_photo": "ctxdeploy.runtime.decode.decode",
+    "find_photos": "ctxdeploy.runtime.sources.folder",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _MODULES[name]
-    return getattr(import_module(module if module.startswith("ctxdeploy.") else f"{__name__}.{module}"), name)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

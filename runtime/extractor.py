@@ -9,8 +9,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.runtime.backends import open_backend
-from ctxdeploy.runtime.backends.base import BackendConfig
+from ctxdeploy.runtime.backends.base import BackendConfig, open_backend
 from ctxdeploy.runtime.config import ExtractorConfig
 from ctxdeploy.runtime.decoder import decode_source
 from ctxdeploy.runtime.memory import Growth, share_memory

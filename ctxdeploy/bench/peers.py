@@ -33,7 +33,7 @@ class PyTorch:
         torch = require("torch", "export")
         from ctxdeploy.core import bundle
         from ctxdeploy.export.export import torch_runner
-        from ctxdeploy.runtime.decode.decode import decode_photo
+        from ctxdeploy.runtime.decode import decode_photo
 
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
@@ -71,7 +71,7 @@ class PyTorch:
 
     def run(self, items: Sequence[int]) -> list[Sample]:
         """As ``Subject.run``."""
-        from ctxdeploy.runtime.decode.decode import decode_bytes, read_file
+        from ctxdeploy.runtime.decode import decode_bytes, read_file
 
         samples = []
         for number in items:

@@ -40,7 +40,7 @@ class Engine:
     def resolved(self) -> "Engine":
         """Return the same with the engine's own name."""
         from ctxdeploy.core.targets import AUTO, choose_for
-        from ctxdeploy.runtime.backends.base import BackendConfig
+        from ctxdeploy.runtime.backends import BackendConfig
 
         BackendConfig(name=self.backend, precision=self.precision, threads=self.threads)
         name = choose_for(self.bundle, self.precision) if self.backend == AUTO else self.backend

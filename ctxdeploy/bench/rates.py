@@ -40,7 +40,7 @@ def convolution_runner(target: str, precision: str, threads: int | None = None) 
     image = np.random.default_rng(1).random(SHAPE, np.float32)
     if target == "onnxruntime":
         from ctxdeploy.core.extras import require_onnxruntime
-        from ctxdeploy.runtime.backends.onnxruntime import session_options
+        from ctxdeploy.runtime.backends import session_options
 
         ort = require_onnxruntime()
         session = ort.InferenceSession(model, session_options(ort, threads), providers=["CPUExecutionProvider"])

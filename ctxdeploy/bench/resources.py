@@ -49,7 +49,7 @@ class GpuMemory:
 
 
 def _free_on_gpu() -> int:
-    from ctxdeploy.runtime.backends.cuda import Cuda
+    from ctxdeploy.runtime.backends import Cuda
 
     return int(Cuda("gpu").call("cudaMemGetInfo"))
 

@@ -17,7 +17,7 @@ from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.threads import SearchThreads
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.runtime.backends import open_backend
-from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, decode_photo, read_file
+from ctxdeploy.runtime.decode import Pixels, decode_bytes, decode_photo, read_file
 
 # Larger than any photo: then decoding does not scale.
 _UNSCALED = 16384

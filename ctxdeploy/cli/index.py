@@ -29,7 +29,7 @@ from ctxdeploy.models.finding import display_name
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
-    from ctxdeploy.runtime.sources import Listing
+    from ctxdeploy.runtime.sources import PhotoList
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
 ADVISED_FROM = 10.0
@@ -142,7 +142,7 @@ def _extractor(archive: Path, model: str | None, engine: "BackendConfig", config
     return Extractor(bundle, backend=engine, config=config)
 
 
-def _remark(archive: Path, listing: "Listing", report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
+def _remark(archive: Path, listing: "PhotoList", report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
     """Say what a user may not expect, and raise if photos could not be read."""
     if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
         shown.say(report.stages.advice(about["precision"], about["workers"]))
@@ -174,7 +174,7 @@ def _dry_run(
     model: str | None,
     engine: "BackendConfig",
     extraction: "ExtractorConfig",
-    listing: "Listing",
+    listing: "PhotoList",
     config: IndexingConfig,
     as_json: bool,
 ) -> None:

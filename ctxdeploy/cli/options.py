@@ -13,7 +13,7 @@ import click
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.targets import BACKENDS
 from ctxdeploy.core.types import Precision
-from ctxdeploy.runtime.decode.image import MAX_PIXELS
+from ctxdeploy.runtime.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig, ExtractorConfig
@@ -154,7 +154,7 @@ def extraction_options(command: _Command) -> _Command:
 def extraction_config() -> "ExtractorConfig":
     """Return how photos flow, as the options of the running command say."""
     from ctxdeploy.runtime import ExtractorConfig
-    from ctxdeploy.runtime.decode.image import DecodeLimits
+    from ctxdeploy.runtime.decode import DecodeLimits
 
     config = ExtractorConfig(
         batch_size=_kept("batch_size"),

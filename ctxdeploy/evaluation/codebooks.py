@@ -213,6 +213,6 @@ def _codebook_of(archive: Path) -> "Codebook":
 
 
 def _file(dataset: DataSet, name: str) -> "PhotoSource":
-    from ctxdeploy.runtime.sources.folder import FilePhoto
+    from ctxdeploy.runtime.sources import FilePhoto
 
     return FilePhoto(name=name, folder=str(dataset.folder), file=name)

@@ -12,7 +12,7 @@ from ctxdeploy.core.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import Box
-    from ctxdeploy.runtime.sources import Listing
+    from ctxdeploy.runtime.sources import PhotoList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +92,13 @@ class DataSet:
                         f"{self.name}: {printable(missing)!r}, which answers {printable(key)}, is not among its photos"
                     )
 
-    def listing(self) -> "Listing":
+    def listing(self) -> "PhotoList":
         """Return the database's photos, to be indexed."""
-        from ctxdeploy.runtime.sources import Listing
-        from ctxdeploy.runtime.sources.folder import FilePhoto
+        from ctxdeploy.runtime.sources import FilePhoto, PhotoList
 
         root = str(self.folder)
         photos = [FilePhoto(name=name, folder=root, file=name) for name in self.database]
-        return Listing(place=str(self.folder.resolve()), photos=list(photos), folder=self.folder)
+        return PhotoList(place=str(self.folder.resolve()), photos=list(photos), folder=self.folder)
 
     def check_files(self) -> None:
         """Raise ``ConfigError`` if files are missing: an evaluation of a part is none."""

@@ -19,11 +19,10 @@ from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.pooling import pooled
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache, Spooled, file_state, spooled
-from ctxdeploy.runtime.extractor import Extractor
-from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime.sources.folder import FilePhoto
+    from ctxdeploy.runtime.sources import FilePhoto
 
 
 class HeardExtractor(Extractor):
@@ -146,12 +145,12 @@ class QueryCache:
         self._spool.put(Spooled(name=name, descriptors=descriptors, size=state.size, mtime_ns=state.mtime_ns))
 
     def _photo(self, name: str) -> "FilePhoto":
-        from ctxdeploy.runtime.sources.folder import FilePhoto
+        from ctxdeploy.runtime.sources import FilePhoto
 
         return FilePhoto(name=name, folder=str(self._dataset.folder), file=name)
 
     def _source(self, query: Query) -> "FilePhoto":
-        from ctxdeploy.runtime.sources.folder import FilePhoto
+        from ctxdeploy.runtime.sources import FilePhoto
 
         return FilePhoto(name=query.key, folder=str(self._dataset.folder), file=query.name, box=query.box)
 

@@ -29,7 +29,7 @@ from ctxdeploy.indexing.report import StageTimes
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook, Index
     from ctxdeploy.runtime import Extractor, PhotoDescriptors, PhotoFailure, PhotoSource
-    from ctxdeploy.runtime.sources import Listing
+    from ctxdeploy.runtime.sources import PhotoList
 
 # Extracted photos that may wait for the writer, 0.5 MB each at 1000 descriptors.
 _AHEAD = 64
@@ -81,7 +81,7 @@ class IndexingConfig:
 
 
 def index_photos(
-    listing: "Listing", archive: Path, extractor: "Extractor", config: IndexingConfig, display: Display
+    listing: "PhotoList", archive: Path, extractor: "Extractor", config: IndexingConfig, display: Display
 ) -> IndexingReport:
     """Index photos into an archive, new or not.
 
@@ -136,7 +136,7 @@ def index_photos(
     return report
 
 
-def plan_indexing(listing: "Listing", archive: Path, config: IndexingConfig) -> Plan:
+def plan_indexing(listing: "PhotoList", archive: Path, config: IndexingConfig) -> Plan:
     """Return what ``index_photos`` would do; nothing is written, and no model is needed.
 
     Raises:
@@ -154,7 +154,7 @@ def plan_indexing(listing: "Listing", archive: Path, config: IndexingConfig) -> 
         return _plan(index, archive, listing, config)
 
 
-def _plan(index: "Index", archive: Path, listing: "Listing", config: IndexingConfig) -> Plan:
+def _plan(index: "Index", archive: Path, listing: "PhotoList", config: IndexingConfig) -> Plan:
     if not config.moved:
         check_origin(archive, listing)
     plan = make_plan(index, listing, retry_failed=config.retry_failed)
@@ -204,7 +204,7 @@ def _spool_key(bundle: Bundle) -> dict[str, str]:
 
 def _open(
     archive: Path,
-    listing: "Listing",
+    listing: "PhotoList",
     bundle: Bundle,
     config: IndexingConfig,
     spool: DescriptorCache,

@@ -11,7 +11,7 @@ from ctxdeploy.indexing.descriptor_cache import file_state
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
     from ctxdeploy.runtime import PhotoSource
-    from ctxdeploy.runtime.sources import Listing
+    from ctxdeploy.runtime.sources import PhotoList
 
 # Names that a dry run shows of each kind.
 EXAMPLES = 5
@@ -57,7 +57,7 @@ class Plan:
         return {**counts, "examples": {kind: names for kind, _, names in kinds if kind != "unchanged"}}
 
 
-def make_plan(index: "Index | None", listing: "Listing", *, retry_failed: bool = False) -> Plan:
+def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool = False) -> Plan:
     """Compare a place with an archive.
 
     Args:
@@ -99,7 +99,7 @@ def _is_given_up(failure: dict[str, Any] | None, state: tuple[int, int]) -> bool
     return (failure.get("size"), failure.get("mtime_ns")) == state
 
 
-def check_sync(plan: Plan, archive: object, listing: "Listing") -> None:
+def check_sync(plan: Plan, archive: object, listing: "PhotoList") -> None:
     """Raise ``ConfigError`` if the archive would lose all its photos: an empty mount point, or another folder."""
     if plan.gone and not plan.changed and not plan.unchanged:
         raise ConfigError(

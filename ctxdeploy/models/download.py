@@ -19,7 +19,7 @@ from ctxdeploy import __version__
 from ctxdeploy.core.errors import ConfigError, DownloadError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.models.part import Answer, Part
-from ctxdeploy.runtime.sources.urls import host_of, is_web, without_secrets
+from ctxdeploy.runtime.sources import host_of, is_web, without_secrets
 
 _PIECE = 1 << 16
 _MB = 1_000_000

@@ -19,7 +19,7 @@ from ctxdeploy.models.download import DownloadConfig, check_url, fetch
 from ctxdeploy.models.origin import Origin, read_origin, write_origin
 from ctxdeploy.models.part import Answer
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, Published, is_name
-from ctxdeploy.runtime.sources.urls import without_secrets
+from ctxdeploy.runtime.sources import without_secrets
 
 MIRROR = "CTXDEPLOY_MIRROR"
 _PULL, _REMOVED = ".pull-", ".removed-"

@@ -16,7 +16,7 @@ from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, Ctxdep
 from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.diff.graph import Graph
-from ctxdeploy.runtime.backends.base import first_line
+from ctxdeploy.runtime.backends import first_line
 
 Image = NDArray[np.uint8]
 ENGINES = ("onnxruntime", "openvino")

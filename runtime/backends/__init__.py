@@ -1,24 +1,42 @@
-"""The engines that run a bundle."""
+"""The runtimes that a bundle runs in; `ctxdeploy.core.targets` is the table of them."""
 
-from dataclasses import replace
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.targets import AUTO, BACKENDS, PRECISIONS, choose_for
-from ctxdeploy.runtime.backends.base import Backend, BackendConfig, GraphOutputs
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.backends.base import Backend, BackendConfig, GraphOutputs, first_line, open_backend
+    from ctxdeploy.runtime.backends.cuda import Cuda
+    from ctxdeploy.runtime.backends.onnxruntime import session_options
+    from ctxdeploy.runtime.backends.openvino import check_openvino_precision
 
-__all__ = ["BACKENDS", "PRECISIONS", "Backend", "BackendConfig", "GraphOutputs", "open_backend"]
+__all__ = [
+    "Backend",
+    "BackendConfig",
+    "Cuda",
+    "GraphOutputs",
+    "check_openvino_precision",
+    "first_line",
+    "open_backend",
+    "session_options",
+]
+
+_HOMES = {
+    "Backend": "ctxdeploy.runtime.backends.base",
+    "BackendConfig": "ctxdeploy.runtime.backends.base",
+    "Cuda": "ctxdeploy.runtime.backends.cuda",
+    "GraphOutputs": "ctxdeploy.runtime.backends.base",
+    "check_openvino_precision": "ctxdeploy.runtime.backends.openvino",
+    "first_line": "ctxdeploy.runtime.backends.base",
+    "open_backend": "ctxdeploy.runtime.backends.base",
+    "session_options": "ctxdeploy.runtime.backends.onnxruntime",
+}
 
 
-def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
-    """Load a bundle into the engine that ``config`` means; ``auto`` prefers one that the bundle has an artefact for.
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
-    Raises:
-        MissingExtraError: the engine is not installed.
-        BackendError: the engine cannot run the bundle in this precision on this machine.
-    """
-    if config.name == AUTO:
-        config = replace(config, name=choose_for(bundle, config.precision))
-    entry = BACKENDS[config.engine]
-    backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
-    return backend
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,8 @@ import os
 import platform
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.core.targets import AUTO, choose
+from ctxdeploy.core.targets import AUTO, BACKENDS, choose, choose_for
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
 # this often whether they are done. They wake the waiting thread when they are, so that no result is late.
@@ -122,6 +123,20 @@ class Backend(ABC):
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return the four outputs in the order of ``OUTPUT_NAMES``, in memory that later runs leave alone."""
+
+
+def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
+    """Load a bundle into the runtime that ``config`` means; ``auto`` prefers one that the bundle has an artefact for.
+
+    Raises:
+        MissingExtraError: the runtime is not installed.
+        BackendError: the runtime cannot run the bundle in this precision on this machine.
+    """
+    if config.name == AUTO:
+        config = replace(config, name=choose_for(bundle, config.precision))
+    entry = BACKENDS[config.engine]
+    backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
+    return backend
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -29,7 +29,7 @@ class OpenVinoBackend(Backend):
         openvino = require("openvino", "cpu")
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        check_precision(capabilities, config.precision)
+        check_openvino_precision(capabilities, config.precision)
         hint = hint_of(config.precision, capabilities)
         model = bundle.file(_artefact(bundle, config.precision))
         try:
@@ -70,7 +70,7 @@ def _artefact(bundle: Bundle, precision: str) -> Artefact:
     return bundle.artefact(OpenVinoBackend.name, "fp32" if (precision == "bf16" and "bf16" not in there) else precision)
 
 
-def check_precision(capabilities: list[str], precision: str) -> None:
+def check_openvino_precision(capabilities: list[str], precision: str) -> None:
     """Raise ``BackendError`` if the CPU has no arithmetic of this precision; OpenVINO would emulate or ignore it."""
     if precision == "bf16" and "BF16" not in capabilities:
         raise BackendError("this CPU has no bf16 arithmetic (AVX512_BF16 or AMX): use --precision fp32")

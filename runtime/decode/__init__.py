@@ -1,0 +1,41 @@
+"""From the bytes of a photo to its pixels.
+
+from ctxdeploy.runtime.decode import decode_photo
+
+pixels = decode_photo(Path("photo.jpg"), bundle.preprocessing).pixels
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, decode_photo, read_file
+    from ctxdeploy.runtime.decode.image import MAX_PIXELS, DecodeLimits
+
+__all__ = [
+    "MAX_PIXELS",
+    "DecodeLimits",
+    "Pixels",
+    "decode_bytes",
+    "decode_photo",
+    "read_file",
+]
+
+_HOMES = {
+    "DecodeLimits": "ctxdeploy.runtime.decode.image",
+    "MAX_PIXELS": "ctxdeploy.runtime.decode.image",
+    "Pixels": "ctxdeploy.runtime.decode.decode",
+    "decode_bytes": "ctxdeploy.runtime.decode.decode",
+    "decode_photo": "ctxdeploy.runtime.decode.decode",
+    "read_file": "ctxdeploy.runtime.decode.decode",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """What a network sees in one photo: maps of its intermediate values, and the edges of its graph, as numbers.
 
-    from ctxdeploy import bundle
+    from ctxdeploy.core import bundle
     from ctxdeploy.runtime.inspection import inspect_photo
 
     found = inspect_photo(bundle.open("my-bundle"), "photo.jpg")
@@ -9,10 +9,14 @@
 The values are those of the exported graph in ONNX Runtime: neither PyTorch nor a checkpoint is needed.
 """
 
-from ctxdeploy.runtime.inspection.edges import BlockEdges, Edge
-from ctxdeploy.runtime.inspection.inspecting import InspectionConfig, inspect_photo
-from ctxdeploy.runtime.inspection.maps import Chosen, Inspection, LevelMaps, SuperFeatures
-from ctxdeploy.runtime.inspection.preparation import Preparation
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.inspection.edges import BlockEdges, Edge
+    from ctxdeploy.runtime.inspection.inspecting import InspectionConfig, inspect_photo
+    from ctxdeploy.runtime.inspection.maps import Chosen, Inspection, LevelMaps, SuperFeatures
+    from ctxdeploy.runtime.inspection.preparation import Preparation
 
 __all__ = [
     "BlockEdges",
@@ -25,3 +29,25 @@ __all__ = [
     "SuperFeatures",
     "inspect_photo",
 ]
+
+_HOMES = {
+    "BlockEdges": "ctxdeploy.runtime.inspection.edges",
+    "Chosen": "ctxdeploy.runtime.inspection.maps",
+    "Edge": "ctxdeploy.runtime.inspection.edges",
+    "Inspection": "ctxdeploy.runtime.inspection.maps",
+    "InspectionConfig": "ctxdeploy.runtime.inspection.inspecting",
+    "LevelMaps": "ctxdeploy.runtime.inspection.maps",
+    "Preparation": "ctxdeploy.runtime.inspection.preparation",
+    "SuperFeatures": "ctxdeploy.runtime.inspection.maps",
+    "inspect_photo": "ctxdeploy.runtime.inspection.inspecting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,94 +1,51 @@
-"""Places that photos come from, one file each.
+"""Places that photos come from: folders, lists, tar files and servers.
 
-listing = list_photos("photos")
-for photo in listing.photos:
+from ctxdeploy.runtime.sources import list_photos
+
+for photo in list_photos("photos").photos:
     ...
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.text import printable
-from ctxdeploy.runtime.sources.base import Listing
-from ctxdeploy.runtime.sources.folder import list_folder
-from ctxdeploy.runtime.sources.lists import READERS, list_file, list_remote_file
-from ctxdeploy.runtime.sources.patterns import has_pattern
-from ctxdeploy.runtime.sources.remote import list_remote
-from ctxdeploy.runtime.sources.store import RemoteConfig
-from ctxdeploy.runtime.sources.tar import COMPRESSED, list_tars, refuse_compressed
-from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.sources.base import PhotoList
+    from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
+    from ctxdeploy.runtime.sources.places import list_photos
+    from ctxdeploy.runtime.sources.store import RemoteConfig
+    from ctxdeploy.runtime.sources.urls import host_of, is_url, is_web, without_secrets
 
-__all__ = ["Listing", "RemoteConfig", "list_photos"]
+__all__ = [
+    "FilePhoto",
+    "PhotoList",
+    "RemoteConfig",
+    "find_photos",
+    "host_of",
+    "is_url",
+    "is_web",
+    "list_photos",
+    "without_secrets",
+]
 
-LISTS = tuple(READERS)
-
-
-def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | None = None) -> Listing:
-    """List the photos of a place; ``docs/places.md`` says what each kind means.
-
-    Args:
-        place: a folder; a list (``.txt``, ``.lst``, ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``); a ``.tar``, or a
-            pattern that names some; or the URL of a folder or a list.
-        recursive: look into the folders below.
-        remote: time limits and retries of servers.
-
-    Raises:
-        ConfigError: there is no such place, or it cannot be listed.
-        NoPhotosError: it holds no photos.
-        MissingExtraError: what reads its URL is not installed.
-    """
-    config = remote or RemoteConfig()
-    kinds: tuple[tuple[Callable[[str], bool], Callable[[], Listing]], ...] = (
-        (_is_remote_list, lambda: list_remote_file(place, config)),
-        (_is_remote_tar, lambda: _refuse_remote_tar(place)),
-        (is_url, lambda: list_remote(place, recursive=recursive, config=config)),
-        (_is_folder, lambda: list_folder(Path(place), recursive=recursive)),
-        (_ends_with(*LISTS), lambda: list_file(place, config)),
-        (_ends_with(".tar"), lambda: list_tars(place)),
-        (_ends_with(*COMPRESSED), lambda: refuse_compressed(place)),
-        (_always, lambda: _refuse(place)),
-    )
-    try:
-        return next(listed for is_kind, listed in kinds if is_kind(place))()
-    except OSError as error:  # a folder above that may not be entered, a name that is too long
-        raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
+_HOMES = {
+    "FilePhoto": "ctxdeploy.runtime.sources.folder",
+    "PhotoList": "ctxdeploy.runtime.sources.base",
+    "RemoteConfig": "ctxdeploy.runtime.sources.store",
+    "find_photos": "ctxdeploy.runtime.sources.folder",
+    "host_of": "ctxdeploy.runtime.sources.urls",
+    "is_url": "ctxdeploy.runtime.sources.urls",
+    "is_web": "ctxdeploy.runtime.sources.urls",
+    "list_photos": "ctxdeploy.runtime.sources.places",
+    "without_secrets": "ctxdeploy.runtime.sources.urls",
+}
 
 
-def _ends_with(*suffixes: str) -> Callable[[str], bool]:
-    return lambda place: place.lower().endswith(suffixes)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
-def _is_folder(place: str) -> bool:
-    return Path(place).is_dir()
-
-
-def _is_remote_list(place: str) -> bool:
-    return is_url(place) and _path(place).endswith(LISTS)
-
-
-def _is_remote_tar(place: str) -> bool:
-    return is_url(place) and _path(place).endswith((".tar", *COMPRESSED))
-
-
-def _path(url: str) -> str:
-    return (url.partition("#")[0].partition("?")[0] if is_web(url) else url).lower()
-
-
-def _always(place: str) -> bool:
-    return True
-
-
-def _refuse_remote_tar(place: str) -> Listing:
-    raise ConfigError(f"{printable(without_secrets(place))}: tar files are not read from servers: copy it here")
-
-
-def _refuse(place: str) -> Listing:
-    path = Path(place)
-    if has_pattern(place) and not path.exists():
-        raise ConfigError(f"{printable(place)}: of patterns only those that end with .tar are taken, in quotes")
-    shown = printable(without_secrets(place) if "://" in place else place)  # a chain of fsspec: a::http://user:…
-    raise ConfigError(
-        f"{shown} is not a folder{'' if path.exists() else ', there is no such place'}: give a folder with "
-        f"photos, a list ({' '.join(LISTS)}), a .tar, or a URL such as s3://bucket/photos"
-    )
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ MAX_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Listing:
+class PhotoList:
     """The photos of a place.
 
     Attributes:

@@ -10,7 +10,7 @@ from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import Box, FileState
 from ctxdeploy.runtime.decode.image import readable_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources.base import Listing
+from ctxdeploy.runtime.sources.base import PhotoList
 
 
 class FilePhoto(PhotoSource):
@@ -144,7 +144,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def list_folder(folder: Path, *, recursive: bool) -> Listing:
+def list_folder(folder: Path, *, recursive: bool) -> PhotoList:
     """List the photos of a folder; parameters and errors as ``find_photos``."""
     unreadable: list[PhotoFailure] = []
     try:
@@ -156,4 +156,4 @@ def list_folder(folder: Path, *, recursive: bool) -> Listing:
         raise NoPhotosError(
             f"{error}; of its {counted(tars, 'tar file')} give the pattern, '*.tar' in quotes"
         ) from error
-    return Listing(place=str(folder.resolve()), photos=photos, unreadable=tuple(unreadable), folder=folder)
+    return PhotoList(place=str(folder.resolve()), photos=photos, unreadable=tuple(unreadable), folder=folder)

@@ -16,7 +16,7 @@ from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box
 from ctxdeploy.runtime.photo import PhotoSource
-from ctxdeploy.runtime.sources.base import Listing, absolute, clean_name
+from ctxdeploy.runtime.sources.base import PhotoList, absolute, clean_name
 from ctxdeploy.runtime.sources.folder import FilePhoto
 from ctxdeploy.runtime.sources.remote import Stores
 from ctxdeploy.runtime.sources.store import RemoteConfig
@@ -99,11 +99,11 @@ class Entries:
                 f"{entry.where}: the name {printable(name)!r} is taken by a former line for another photo"
             )
 
-    def listing(self) -> Listing:
+    def listing(self) -> PhotoList:
         """Return what was collected; ``NoPhotosError`` if nothing was."""
         if not self._found:
             raise NoPhotosError(f"{printable(self._place)} names no photos")
-        return Listing(place=self._place, photos=[self._found[name] for name in sorted(self._found)])
+        return PhotoList(place=self._place, photos=[self._found[name] for name in sorted(self._found)])
 
     def _photo(self, name: str, entry: Entry) -> PhotoSource:
         path = entry.path
@@ -168,7 +168,7 @@ READERS: dict[str, Callable[[str, str], Iterator[Entry]]] = {
 }
 
 
-def list_file(place: str, config: RemoteConfig) -> Listing:
+def list_file(place: str, config: RemoteConfig) -> PhotoList:
     """List the photos that a file names, each once, whether they exist or not.
 
     Raises:
@@ -185,7 +185,7 @@ def list_file(place: str, config: RemoteConfig) -> Listing:
     return _collect(data, path.name, path.suffix, entries)
 
 
-def list_remote_file(place: str, config: RemoteConfig) -> Listing:
+def list_remote_file(place: str, config: RemoteConfig) -> PhotoList:
     """As ``list_file``, for a list on a server; its paths are relative to its own folder there."""
     stores = Stores(config)
     shown = without_secrets(place)
@@ -195,7 +195,7 @@ def list_remote_file(place: str, config: RemoteConfig) -> Listing:
     return _collect(stores.fetch(place), name, f".{name.rpartition('.')[2]}", entries)
 
 
-def _collect(data: bytes, name: str, suffix: str, entries: Entries) -> Listing:
+def _collect(data: bytes, name: str, suffix: str, entries: Entries) -> PhotoList:
     where = printable(name)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError(f"{where} is UTF-16: save it as UTF-8")

@@ -13,7 +13,7 @@ from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.decode.image import readable_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources.base import Listing, is_hidden
+from ctxdeploy.runtime.sources.base import PhotoList, is_hidden
 from ctxdeploy.runtime.sources.store import PACKAGES, RemoteConfig, RemotePhoto, Store
 from ctxdeploy.runtime.sources.urls import host_of, is_web, protocol_of, without_secrets
 
@@ -119,7 +119,7 @@ class _Found:
             self.photos.setdefault(name, reader)
 
 
-def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> Listing:
+def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> PhotoList:
     """List the photos below a URL by their extension; hidden files and folders are left out.
 
     Names are paths relative to the URL. On web servers they are taken from the links of index pages, and decoded.
@@ -146,7 +146,7 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> Listing
     if not found.photos:
         raise NoPhotosError(f"{printable(shown)} holds no photos (looked for {' '.join(found.extensions)})")
     photos = [PhotoSource(name=name, reader=found.photos[name]) for name in sorted(found.photos)]
-    return Listing(place=_place(shown), photos=photos, unreadable=tuple(unreadable), recursive=recursive)
+    return PhotoList(place=_place(shown), photos=photos, unreadable=tuple(unreadable), recursive=recursive)
 
 
 def change_of(info: dict[str, Any]) -> int | None:

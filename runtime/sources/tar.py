@@ -17,7 +17,7 @@ from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.decode.image import readable_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources.base import MAX_BYTES, Listing, absolute, clean_name, is_hidden
+from ctxdeploy.runtime.sources.base import MAX_BYTES, PhotoList, absolute, clean_name, is_hidden
 from ctxdeploy.runtime.sources.patterns import expand, has_pattern, pattern_folder
 
 
@@ -143,7 +143,7 @@ class TarMember:
         return FileState(size=self.size, mtime_ns=self.mtime_ns)
 
 
-def list_tars(place: str) -> Listing:
+def list_tars(place: str) -> PhotoList:
     """List the photos in a tar file, or in all that a pattern names.
 
     A photo's name is the tar file's name and the member's, ``shard-000.tar/cat.jpg``; with a pattern, the tar file's
@@ -174,10 +174,10 @@ def list_tars(place: str) -> Listing:
     if not photos:
         raise _nothing(place, paths, extensions, unreadable)
     photos.sort(key=lambda photo: photo.name)
-    return Listing(place=absolute(Path(place)), photos=photos, unreadable=tuple(unreadable))
+    return PhotoList(place=absolute(Path(place)), photos=photos, unreadable=tuple(unreadable))
 
 
-def refuse_compressed(place: str) -> Listing:
+def refuse_compressed(place: str) -> PhotoList:
     """Say why a compressed tar file is not read."""
     raise ConfigError(
         f"{printable(place)} is compressed, so that no photo in it can be found without unpacking all "

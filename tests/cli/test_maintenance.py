@@ -16,7 +16,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import Extractor
-from ctxdeploy.runtime.sources import Listing
+from ctxdeploy.runtime.sources import PhotoList
 
 
 def _one_line(result, code: int, *words: str) -> None:
@@ -238,7 +238,7 @@ def _damage_names(archive: Path) -> None:
 
 def test_a_flipped_bit_in_the_origin_is_found(tmp_path: Path) -> None:
     place = tmp_path / "photos"
-    store_origin(tmp_path, Listing(place=str(place), photos=[], folder=place), {"backend": "onnxruntime"})
+    store_origin(tmp_path, PhotoList(place=str(place), photos=[], folder=place), {"backend": "onnxruntime"})
     path = tmp_path / "origin.json"
     original = path.read_bytes()
     for place in range(len(original) - 1):  # but the end of the line

@@ -46,10 +46,12 @@ def test_other_targets_take_more_positions(config_of: Callable[..., NetworkConfi
 def test_every_problem_is_listed_at_once(
     config_of: Callable[..., NetworkConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_bf16(capabilities: list[str], precision: str, check: Any = openvino_backend.check_precision) -> None:
+    def without_bf16(
+        capabilities: list[str], precision: str, check: Any = openvino_backend.check_openvino_precision
+    ) -> None:
         check(["FP32", "INT8"], precision)
 
-    monkeypatch.setattr(openvino_backend, "check_precision", without_bf16)
+    monkeypatch.setattr(openvino_backend, "check_openvino_precision", without_bf16)
     jobs, _ = plan(("openvino", "tensorrt"), (Precision.FP32, Precision.BF16))
     with pytest.raises(ConfigError) as caught:
         preflight.preflight(jobs, Extraction(top_k=5000), config_of("how"), ShapeRange())

@@ -19,7 +19,7 @@ from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError
 from ctxdeploy.core.targets import choose_for
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 from ctxdeploy.runtime.backends.onnxruntime import check_providers
-from ctxdeploy.runtime.backends.openvino import check_hint, check_precision, hint_of, inlined
+from ctxdeploy.runtime.backends.openvino import check_hint, check_openvino_precision, hint_of, inlined
 
 MakeBundle = Callable[..., Bundle]
 # The others need a GPU: test_tensorrt.py.
@@ -201,10 +201,10 @@ def test_what_openvino_computes_in() -> None:
 
 
 def test_bf16_without_hardware_is_refused() -> None:
-    check_precision(["FP32", "BF16"], "bf16")
-    check_precision(["FP32"], "fp32")
+    check_openvino_precision(["FP32", "BF16"], "bf16")
+    check_openvino_precision(["FP32"], "fp32")
     with pytest.raises(BackendError, match="no bf16 arithmetic"):
-        check_precision(["FP32", "INT8"], "bf16")
+        check_openvino_precision(["FP32", "INT8"], "bf16")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,15 +16,15 @@ from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.types import Box, FileState
 from ctxdeploy.runtime import Extractor, PhotoDescriptors
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources import Listing, list_photos
+from ctxdeploy.runtime.sources import PhotoList, list_photos
 from ctxdeploy.runtime.sources.folder import FilePhoto
 from ctxdeploy.runtime.sources.urls import is_url, without_secrets
 
 
-def listing(*names: str, folder: Path | None = None, closed: tuple[str, ...] = ()) -> Listing:
+def listing(*names: str, folder: Path | None = None, closed: tuple[str, ...] = ()) -> PhotoList:
     photos = [PhotoSource(name=name, data=b"x") for name in names]
     failures = tuple(PhotoFailure(name=name, reason="closed", stage="list", file=None) for name in closed)
-    return Listing(place="/there", photos=photos, unreadable=failures, folder=folder)
+    return PhotoList(place="/there", photos=photos, unreadable=failures, folder=folder)
 
 
 def test_a_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ctxdeploy.core.errors import ConfigError, MissingExtraError, NoPhotosError, PhotoError
 from ctxdeploy.runtime.photo import PhotoReader
-from ctxdeploy.runtime.sources import Listing, RemoteConfig, list_photos
+from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, list_photos
 from ctxdeploy.runtime.sources.remote import change_of
 
 for _package in ("fsspec", "aiohttp"):
@@ -119,13 +119,13 @@ def page(*links: str) -> bytes:
     return "".join(f'<a class=x href="{link}">{link}</a>\n' for link in links).encode()
 
 
-def reader(listing: Listing, name: str) -> PhotoReader:
+def reader(listing: PhotoList, name: str) -> PhotoReader:
     (photo,) = (photo for photo in listing.photos if photo.name == name)
     assert photo.reader is not None
     return photo.reader
 
 
-def contents(listing: Listing) -> dict[str, bytes]:
+def contents(listing: PhotoList) -> dict[str, bytes]:
     return {photo.name: reader(listing, photo.name).read() for photo in listing.photos}
 
 

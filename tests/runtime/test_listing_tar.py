@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.types import FileState
-from ctxdeploy.runtime.sources import Listing, list_photos
+from ctxdeploy.runtime.sources import PhotoList, list_photos
 from ctxdeploy.runtime.sources.patterns import expand, has_pattern
 from ctxdeploy.runtime.sources.tar import OpenFiles
 
@@ -33,7 +33,7 @@ def write_tar(path: Path, members: Sequence[Member], form: int = tarfile.PAX_FOR
     return path
 
 
-def contents(listing: Listing) -> dict[str, bytes]:
+def contents(listing: PhotoList) -> dict[str, bytes]:
     return {photo.name: photo.reader.read() for photo in listing.photos if photo.reader is not None}
 
 
