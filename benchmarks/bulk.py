@@ -18,6 +18,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import NAMES, sample_photo
 from ctxdeploy.core.types import Precision
 from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.checkpoint import save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
@@ -36,7 +37,7 @@ def small_bundle(path: Path, image_size: int, top_k: int) -> Bundle:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(network, checkpoint, image_size=image_size)
         settings = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
-        export(checkpoint, path, settings, display=Display(quiet=False)).check()
+        export(checkpoint, path, settings, retrieval=AsmkRetrieval, display=Display(quiet=False)).check()
     return bundles.open(path)
 
 

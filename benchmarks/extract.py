@@ -28,6 +28,7 @@ from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
@@ -50,7 +51,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "untrained.pth"
         save_checkpoint(network, checkpoint)
-        bundle = export(checkpoint, Path(folder) / "b.ctxbundle", display=Display(quiet=False)).check()
+        bundle = export(
+            checkpoint, Path(folder) / "b.ctxbundle", retrieval=AsmkRetrieval, display=Display(quiet=False)
+        ).check()
         network = load_checkpoint(checkpoint).network()
         runs: dict[str, Run] = {"PyTorch fp32": torch_runner(network)}
         runs |= {f"{backend.name} {backend.precision}": backend.run for backend in _backends(bundle)}

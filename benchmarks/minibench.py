@@ -29,6 +29,7 @@ from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
@@ -52,7 +53,9 @@ def main() -> None:
     work.mkdir(parents=True)
     checkpoint = arguments.checkpoint or _untrained(arguments, work / "untrained.pth")
     config = ExportConfig(scales=arguments.scales, top_k=arguments.top_k, image_size=arguments.image_size)
-    bundle = export(checkpoint, work / "model.ctxbundle", config, display=Display(quiet=False)).check()
+    bundle = export(
+        checkpoint, work / "model.ctxbundle", config, retrieval=AsmkRetrieval, display=Display(quiet=False)
+    ).check()
     codebook = _codebook(bundle, arguments)
     names = [photo.name for photo in find_photos(arguments.data)]
     truth = read_ground_truth(arguments.data / GROUND_TRUTH)

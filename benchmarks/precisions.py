@@ -37,6 +37,7 @@ from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision, Preprocessing
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.int8.config import Int8Config
@@ -109,6 +110,7 @@ def _export(name: str, arguments: argparse.Namespace) -> None:
         checkpoint,
         path,
         ExportConfig(targets=TARGETS, precisions=PRECISIONS, int8=Int8Config(max_kept=0.5 if trunk == "R18" else 0.0)),
+        retrieval=AsmkRetrieval,
         photos=ParityPhotos(parity=few, retrieval=retrieval, ground_truth=trial.ground_truth),
         calibration=folder_calibration(arguments.calibrate, Preprocessing(), 8),
         display=Display(quiet=False),

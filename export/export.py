@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctxdeploy import __version__
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.core.errors import BundleError, ConfigError, ParityError, StorageError
 from ctxdeploy.core.extras import require, require_onnxruntime
@@ -22,7 +21,7 @@ from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.int8.config import Int8Config
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import Image, Outputs, Run
-from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
+from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
 from ctxdeploy.export.parity.photos import sample_calibration, sample_trial, with_odd_shapes
 from ctxdeploy.export.preflight import check_graph, preflight
 from ctxdeploy.export.targets import plan
@@ -104,6 +103,7 @@ def export(
     output: str | Path,
     config: ExportConfig | None = None,
     *,
+    retrieval: Retrieval | None,
     photos: ParityPhotos | None = None,
     calibration: Mapping[str, Image] | None = None,
     display: Display | None = None,
@@ -117,6 +117,7 @@ def export(
         checkpoint: the file.
         output: folder to make; it must not exist.
         config: what to export.
+        retrieval: makes the small retrieval run, as ``ParityRun`` takes it; None only with photos that have none.
         photos: to compare on, not larger than the image size; photos of scikit-image if None. Crops of odd shapes are
             added.
         calibration: photos that int8 is fitted to, H×W×3 uint8 by name; photos of scikit-image if None.
@@ -156,7 +157,13 @@ def export(
         workshop = BundleBuilder(
             bundle=replace(bundle, path=staging),
             proto=proto,
-            trial=ParityRun(photos, torch_runner(network), matching=Matching.of(loaded.config), display=display),
+            trial=ParityRun(
+                photos,
+                torch_runner(network),
+                retrieval=retrieval,
+                matching=Matching.of(loaded.config),
+                display=display,
+            ),
             quantising=_quantising(config, bundle.preprocessing, calibration),
             display=display,
         )
@@ -252,7 +259,7 @@ def _empty_bundle(loaded: Checkpoint, config: ExportConfig, folder: Path) -> Bun
         shapes=ShapeRange(batch=(1, config.max_batch), height=(1, size), width=(1, size)),
         artefacts=(),
         tools={
-            "ctxdeploy": __version__,
-            **{name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+            name: importlib.metadata.version(name)
+            for name in ("ctxdeploy", "torch", "onnx", "onnxscript", "onnxruntime")
         },
     )

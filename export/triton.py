@@ -3,6 +3,7 @@
 ``config.pbtxt`` is written and read back with Triton's own protobuf schema, from the package ``tritonclient``.
 """
 
+import importlib.metadata
 import json
 import os
 import re
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy import __version__
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.errors import BundleError, ConfigError, StorageError
@@ -228,7 +228,7 @@ def _warm_ups(schema: Any, bundle: Bundle, artefact: Artefact, config: TritonCon
 
 def _parameters(bundle: Bundle, artefact: Artefact, config: TritonConfig) -> dict[str, str]:
     parameters = {
-        "ctxdeploy_version": __version__,
+        "ctxdeploy_version": importlib.metadata.version("ctxdeploy"),
         "model_id": bundle.model_id,
         "precision": artefact.precision,
         "preprocessing_hash": bundle.preprocessing.hash,

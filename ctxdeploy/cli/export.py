@@ -82,6 +82,7 @@ def command(
     the exit code is 11.
     """
     require("torch", "export")
+    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
     from ctxdeploy.export.export import ExportConfig, export
 
     for flag, package, extra in ((report, "matplotlib", "export"), (triton, "tritonclient", "triton")):
@@ -105,7 +106,15 @@ def command(
     if codebook is not None:
         _check_codebook(codebook, checkpoint)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)
-    exported = export(checkpoint, output, config, photos=chosen, calibration=fitted, display=Display(quiet=quiet))
+    exported = export(
+        checkpoint,
+        output,
+        config,
+        retrieval=AsmkRetrieval,
+        photos=chosen,
+        calibration=fitted,
+        display=Display(quiet=quiet),
+    )
     if codebook is not None:
         exported = replace(exported, bundle=exported.bundle.with_codebook(codebook))
     if as_json:

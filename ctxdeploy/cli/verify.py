@@ -105,10 +105,19 @@ def _compared(
     display: Display,
 ) -> list[dict[str, Any]]:
     from ctxdeploy.core import bundle
+    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
     from ctxdeploy.export.parity.verify import record_parity, verify
 
     opened = bundle.open(path)
-    results = verify(opened, photos, target=target, precision=precision, checkpoint=checkpoint, display=display)
+    results = verify(
+        opened,
+        photos,
+        retrieval=AsmkRetrieval,
+        target=target,
+        precision=precision,
+        checkpoint=checkpoint,
+        display=display,
+    )
     if record:
         record_parity(opened, results)
     return [

@@ -2,15 +2,15 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import GroundTruth
+from ctxdeploy.export.parity.parity import Agreement
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
@@ -21,35 +21,8 @@ TOP = 10
 _MOST_WORDS, _DESCRIPTORS_PER_WORD = 4096, 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How far the answers agree.
-
-    Attributes:
-        photos: in the archive; each is a query too.
-        queries: number of them that the figures are means of.
-        overlap: mean share of the ten best answers (the query itself left out) that both sides name.
-        reference_map, map: mean average precision of both sides, 0 to 1; None without ground truth.
-    """
-
-    photos: int
-    queries: int
-    overlap: float
-    reference_map: float | None = None
-    map: float | None = None
-
-    @property
-    def map_drop(self) -> float | None:
-        """By how much the mAP is lower than the reference's; None without ground truth."""
-        return None if self.map is None or self.reference_map is None else self.reference_map - self.map
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the figures for ``bundle.json``."""
-        return {"kind": "overlap" if self.map is None else "map", **asdict(self)}
-
-
-class Retrieval:
-    """The reference's answers to every photo, and the codebook that both sides use.
+class AsmkRetrieval:
+    """The ``Retrieval`` of a parity run, with ASMK: the reference's answers, and the codebook that both sides use.
 
     The codebook is trained with noise added (a third of the deviation of each dimension). Without it a word that has a
     single descriptor would be that descriptor, and the signs of their difference nothing but rounding.

@@ -213,12 +213,13 @@ def _check(model: Published, origin: Origin, file: Path) -> None:
 
 def _exported(model: Published, work: Path, origin: Origin, display: Display) -> Path:
     """Return the folder of the finished model inside that of the pull."""
+    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
     from ctxdeploy.export.export import export
 
     for left in work.glob("model*"):  # of a run that was interrupted
         shutil.rmtree(left, ignore_errors=True)
     made = work / "model"
-    export(work / model.file, made, display=display).check()
+    export(work / model.file, made, retrieval=AsmkRetrieval, display=display).check()
     shutil.copyfile(work / model.file, made / model.file)
     write_origin(made, origin)
     return made

@@ -165,11 +165,12 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
 
 def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, tuple[str, ...]]:
     """Export the fp32 graph, and the bf16 graph for OpenVINO if it passes; return also what did not."""
+    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
     from ctxdeploy.export.bundle_builder import REJECTED
     from ctxdeploy.export.export import ExportConfig, export
 
     config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
-    exported = export(checkpoint, target, config, display=display)
+    exported = export(checkpoint, target, config, retrieval=AsmkRetrieval, display=display)
     for file in target.glob(f"*{REJECTED}*"):
         file.unlink()
     return exported.bundle, tuple(f"{a.target} {a.precision}: {a.parity['verdict']}" for a in exported.rejected)

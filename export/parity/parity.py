@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.types import Precision
-from ctxdeploy.evaluation.retrieval import Agreement
 from ctxdeploy.export.parity.matching import Matching, match, rows_of
 
 Image = NDArray[np.uint8]
@@ -139,6 +138,33 @@ class PhotoParity:
         """Return the figures, without the positions; those that are not finite are None (JSON has no NaN)."""
         figures = {name: _finite(value) for name, value in vars(self).items() if name != "matched"}
         return {**figures, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far the answers agree.
+
+    Attributes:
+        photos: in the archive; each is a query too.
+        queries: number of them that the figures are means of.
+        overlap: mean share of the ten best answers (the query itself left out) that both sides name.
+        reference_map, map: mean average precision of both sides, 0 to 1; None without ground truth.
+    """
+
+    photos: int
+    queries: int
+    overlap: float
+    reference_map: float | None = None
+    map: float | None = None
+
+    @property
+    def map_drop(self) -> float | None:
+        """By how much the mAP is lower than the reference's; None without ground truth."""
+        return None if self.map is None or self.reference_map is None else self.reference_map - self.map
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the figures for ``bundle.json``."""
+        return {"kind": "overlap" if self.map is None else "map", **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)

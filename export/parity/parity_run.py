@@ -1,8 +1,9 @@
 """A trial: the photos on which artefacts are compared, and what the reference made of them, computed once."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,22 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.scoring import GroundTruth
-from ctxdeploy.evaluation.retrieval import Agreement, Retrieval
 from ctxdeploy.export.parity.matching import Matching
-from ctxdeploy.export.parity.parity import Image, Outputs, Parity, PhotoParity, Run, Tolerance, compare_photo
+from ctxdeploy.export.parity.parity import Agreement, Image, Outputs, Parity, PhotoParity, Run, Tolerance, compare_photo
+
+Vectors = NDArray[np.float32]
+
+
+class Ranking(Protocol):
+    """The reference's answers in a small retrieval run."""
+
+    def agreement(self, descriptors: Mapping[str, Vectors]) -> Agreement:
+        """Return how far the answers from these descriptors, n×D of each photo, agree with the reference's."""
+
+
+# Retrieval stands above this package, as it needs an index: the commands give ``ctxdeploy.evaluation.AsmkRetrieval``.
+# It takes the reference's descriptors of each photo, those that a codebook is trained with, and the ground truth.
+Retrieval = Callable[[Mapping[str, Vectors], Vectors, GroundTruth | None], Ranking]
 
 # Runs a photo after warm-up; the median of this many is the time that is reported.
 _TIMED_RUNS = 3
@@ -39,6 +53,7 @@ class ParityRun:
     Args:
         photos: at least one for parity.
         reference: the network in PyTorch, or the fp32 graph.
+        retrieval: makes the small retrieval run; None only where there are no photos for it.
         matching: how rows of the outputs are known again.
         label: what the reference is, for reports.
         display: shows how far it is; None shows nothing.
@@ -49,21 +64,24 @@ class ParityRun:
         photos: ParityPhotos,
         reference: Run,
         *,
+        retrieval: Retrieval | None = None,
         matching: Matching = Matching.POSITION,
         label: str = "PyTorch fp32, CPU",
         display: Display | None = None,
     ) -> None:
         if not photos.parity:
             raise ConfigError("no photo to compare with: give a folder of photos with --photos")
+        if len(photos.retrieval) > 1 and retrieval is None:
+            raise ConfigError("there are photos for a retrieval run, but nothing that runs it: give retrieval")
         self.photos = photos
         self.label = label
         self.matching = matching
         self._display = display or Display(quiet=True)
         self._wanted = self._outputs(label, reference, photos.parity)
-        self._retrieval = None
+        self._ranking: Ranking | None = None
         training = np.concatenate([_vectors(outputs) for outputs in self._wanted.values()])
-        if len(photos.retrieval) > 1 and len(training):
-            self._retrieval = Retrieval(self._descriptors(label, reference), training, photos.ground_truth)
+        if retrieval is not None and len(photos.retrieval) > 1 and len(training):
+            self._ranking = retrieval(self._descriptors(label, reference), training, photos.ground_truth)
         self._seconds = self._time(reference)
 
     def compare(self, candidate: Run, tolerance: Tolerance, *, measured_with: str, max_batch: int = 2) -> Parity:
@@ -81,8 +99,8 @@ class ParityRun:
         found = self.photo_parities(candidate, measured_with, max_batch)
         ranking = None
         # Where descriptors are not finite, the verdict is known without a retrieval run.
-        if self._retrieval is not None and all(np.isfinite(photo.cosine_min) for photo in found if photo.descriptors):
-            ranking = self._ranking(self._retrieval, measured_with, candidate)
+        if self._ranking is not None and all(np.isfinite(photo.cosine_min) for photo in found if photo.descriptors):
+            ranking = self._agreement(self._ranking, measured_with, candidate)
         return Parity(
             photos=tuple(found),
             tolerance=tolerance,
@@ -111,13 +129,13 @@ class ParityRun:
             raise ParityError(f"{label} cannot be compared with {self.label}: {error}") from error
         return found
 
-    def _ranking(self, retrieval: Retrieval, label: str, candidate: Run) -> Agreement:
+    def _agreement(self, ranking: Ranking, label: str, candidate: Run) -> Agreement:
         """Return the agreement of the answers: none at all where descriptors are no numbers that can be indexed."""
         descriptors = self._descriptors(label, candidate)
         try:
-            return retrieval.agreement(descriptors)
+            return ranking.agreement(descriptors)
         except ConfigError:
-            return retrieval.agreement({name: vectors[:0] for name, vectors in descriptors.items()})
+            return ranking.agreement({name: vectors[:0] for name, vectors in descriptors.items()})
 
     def _outputs(self, label: str, run: Run, photos: Mapping[str, Image]) -> dict[str, Outputs]:
         outputs = {}
@@ -127,7 +145,7 @@ class ParityRun:
                 bar.advance()
         return outputs
 
-    def _descriptors(self, label: str, run: Run) -> dict[str, NDArray[np.float32]]:
+    def _descriptors(self, label: str, run: Run) -> dict[str, Vectors]:
         outputs = self._outputs(f"{label}, retrieval", run, self.photos.retrieval)
         return {name: _vectors(found) for name, found in outputs.items()}
 
@@ -142,9 +160,9 @@ class ParityRun:
         return float(np.median(seconds))
 
 
-def _vectors(outputs: Outputs) -> NDArray[np.float32]:
+def _vectors(outputs: Outputs) -> Vectors:
     """Return the descriptors of one photo without padding, n×D."""
-    vectors: NDArray[np.float32] = outputs[0][0][outputs[1][0] > 0]
+    vectors: Vectors = outputs[0][0][outputs[1][0] > 0]
     return vectors
 
 

@@ -13,7 +13,7 @@ from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.measuring import measure, reference_run
 from ctxdeploy.export.parity.parity import Run
-from ctxdeploy.export.parity.parity_run import ParityRun
+from ctxdeploy.export.parity.parity_run import ParityRun, Retrieval
 from ctxdeploy.export.parity.photos import folder_trial, with_odd_shapes
 from ctxdeploy.export.targets import REFERENCE
 
@@ -39,6 +39,7 @@ def verify(
     bundle: Bundle,
     photos: Path,
     *,
+    retrieval: Retrieval | None,
     target: str | None = None,
     precision: str | None = None,
     checkpoint: Path | None = None,
@@ -49,6 +50,7 @@ def verify(
     Args:
         bundle: opened.
         photos: folder; a ``gnd.json`` in it or above it gives a mean average precision.
+        retrieval: makes the small retrieval run, as ``ParityRun`` takes it.
         target, precision: restrict the artefacts.
         checkpoint: run this one in PyTorch as the reference; the fp32 graph in ONNX Runtime if None.
         display: shows how far it is.
@@ -71,7 +73,9 @@ def verify(
     odd = with_odd_shapes(trial_photos.parity, network.stride, min(bundle.extraction.scales))
     trial_photos = replace(trial_photos, parity=odd)
     run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
-    trial = ParityRun(trial_photos, run, matching=Matching.of(network), label=label, display=display)
+    trial = ParityRun(
+        trial_photos, run, retrieval=retrieval, matching=Matching.of(network), label=label, display=display
+    )
     results = [_verified(bundle, artefact, trial) for artefact in chosen]
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
 

@@ -15,6 +15,7 @@ from ctxdeploy.cli.main import run
 from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.checkpoint import save_checkpoint
 from ctxdeploy.export.export import export
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
@@ -64,7 +65,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of ``checkpoint``; not to be changed."""
-    return export(checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle").check()
+    return export(checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle", retrieval=AsmkRetrieval).check()
 
 
 @pytest.fixture

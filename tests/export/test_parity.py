@@ -10,12 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, ParityError
-from ctxdeploy.core.scoring import GroundTruth
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.evaluation.retrieval import Agreement, Retrieval
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Smoothing
 from ctxdeploy.export.parity.matching import Matching
-from ctxdeploy.export.parity.parity import TOLERANCES, Outputs, Parity, compare_photo
+from ctxdeploy.export.parity.parity import TOLERANCES, Agreement, Outputs, Parity, compare_photo
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
 from ctxdeploy.export.parity.photos import default_photos, sample_trial, with_odd_shapes
 
@@ -150,7 +149,10 @@ def trial_of(photos: dict[str, NDArray[np.uint8]]) -> ParityRun:
 
 def test_nan_in_a_photo_of_the_retrieval_run_is_a_rejection() -> None:
     photos = {name: np.full((9, size, 3), size, np.uint8) for name, size in {"a": 5, "b": 7, "c": 8}.items()}
-    trial = ParityRun(ParityPhotos(parity={"a": photos["a"]}, retrieval=photos), lambda images: outputs())
+    chosen = ParityPhotos(parity={"a": photos["a"]}, retrieval=photos)
+    with pytest.raises(ConfigError, match="nothing that runs it"):
+        ParityRun(chosen, lambda images: outputs())
+    trial = ParityRun(chosen, lambda images: outputs(), retrieval=AsmkRetrieval)
 
     def candidate(images: NDArray[np.uint8]) -> Outputs:
         return changed(0, lambda d: d[0, 50].fill(np.nan)) if images.shape[2] == 7 else outputs()
@@ -240,40 +242,6 @@ def test_the_mean_counts_too() -> None:
 def test_the_answers_count_too(ranking: Agreement, verdict: str) -> None:
     photo = compare_photo("photo", IMAGE, outputs(), outputs())
     assert Parity(photos=(photo,), tolerance=FP32, ranking=ranking).verdict().startswith(verdict)
-
-
-def test_retrieval_agrees_with_itself_and_not_with_noise() -> None:
-    random = np.random.default_rng(0)
-    base = random.standard_normal((8, 60, 16)).astype(np.float32)
-    # Two photos of each of eight things.
-    photos = {f"{thing}_{view}": base[thing] + 0.1 * view for thing in range(8) for view in range(2)}
-    truth = GroundTruth(scenes={str(t): (f"{t}_0", f"{t}_1") for t in range(8)}, junk={})
-    training = random.standard_normal((400, 16)).astype(np.float32)
-    retrieval = Retrieval(photos, training, truth)
-    same = retrieval.agreement(photos)
-    assert (same.overlap, same.map, same.reference_map, same.queries) == (1.0, 1.0, 1.0, 16)
-    noise = {name: random.standard_normal((60, 16)).astype(np.float32) for name in photos}
-    other = retrieval.agreement(noise)
-    assert other.map is not None and other.map < 0.6 and other.overlap < 0.9
-    with pytest.raises(ConfigError, match="too few for a retrieval run"):
-        Retrieval({"one": base[0]}, training)
-
-
-def test_scenes_that_are_all_junk_are_no_ground_truth() -> None:
-    random = np.random.default_rng(0)
-    photos = {name: random.standard_normal((40, 8)).astype(np.float32) for name in "abcd"}
-    junk = {"a": frozenset("b"), "b": frozenset("a")}
-    for scenes, queries in (({"1": ("a", "b")}, 4), ({"1": ("a", "b"), "2": ("c", "d")}, 2)):
-        found = Retrieval(photos, photos["a"], GroundTruth(scenes=scenes, junk=junk)).agreement(photos)
-        assert found.queries == queries
-        assert found.map == found.reference_map and (found.map is None) == (queries == 4)
-
-
-def test_a_photo_without_descriptors_is_no_obstacle_to_retrieval() -> None:
-    random = np.random.default_rng(0)
-    photos = {str(i): random.standard_normal((40, 8)).astype(np.float32) for i in range(4)}
-    photos["empty"] = np.zeros((0, 8), np.float32)
-    assert Retrieval(photos, photos["0"]).agreement(photos).overlap == 1.0
 
 
 def test_the_sample_trial_has_views_to_retrieve() -> None:

@@ -34,7 +34,7 @@ def test_more_positions_than_tensorrt_selects_are_refused_before_the_network_is_
     monkeypatch.setattr(graph, "build_graph", lambda *a, **k: pytest.fail("the network was traced"))
     config = ExportConfig(targets=(target,), top_k=3841)
     with pytest.raises(ConfigError, match=r"selects at most 3840 .*, and K is 3841: give --top-k 3840 or less"):
-        export(checkpoint, tmp_path / "out", config, photos=ParityPhotos(parity={}, retrieval={}))
+        export(checkpoint, tmp_path / "out", config, retrieval=None, photos=ParityPhotos(parity={}, retrieval={}))
     assert list(tmp_path.iterdir()) == []
 
 

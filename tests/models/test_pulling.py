@@ -16,7 +16,9 @@ import ctxdeploy.models.pulling as pulling
 from ctxdeploy.core.errors import ConfigError, DownloadError, ParityError, StorageError
 from ctxdeploy.core.files import WriterLock
 from ctxdeploy.core.progress import Display
+from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.export import ExportConfig
+from ctxdeploy.export.parity.parity_run import Retrieval
 from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.finding import find_bundle, find_checkpoint
 from ctxdeploy.models.listing import entries
@@ -33,7 +35,8 @@ def exported(checkpoint: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("exported")
     (folder / "how_r18.pth").write_bytes(checkpoint)
     config = ExportConfig(scales=(1.0,), image_size=64)
-    return ctxdeploy.export.export.export(folder / "how_r18.pth", folder / "bundle", config).check().path
+    made = ctxdeploy.export.export.export
+    return made(folder / "how_r18.pth", folder / "bundle", config, retrieval=AsmkRetrieval).check().path
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def exports(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The checkpoints that were exported: a copy of ``exported`` for each, which takes no time."""
     done = []
 
-    def export(checkpoint: Path, output: Path, *, display: Display) -> Any:
+    def export(checkpoint: Path, output: Path, *, retrieval: Retrieval, display: Display) -> Any:
         done.append(checkpoint)
         shutil.copytree(exported, output)
         return ctxdeploy.export.export.Exported(bundle=ctxdeploy.core.bundle.open(output), rejected=())
@@ -92,7 +95,7 @@ def test_an_interrupted_download_and_an_interrupted_export_go_on(
     with pytest.raises(DownloadError, match=r"0\.1 MB are kept"):
         pull()
 
-    def killed(checkpoint: Path, output: Path, *, display: Display) -> Any:
+    def killed(checkpoint: Path, output: Path, *, retrieval: Retrieval, display: Display) -> Any:
         output.with_name("model.partial-1").mkdir()
         raise KeyboardInterrupt
 
@@ -136,7 +139,7 @@ def test_a_known_hash_is_compared(pull: Any, checkpoint: bytes, home: Path) -> N
 
 
 def test_a_graph_that_differs_from_pytorch_is_no_model(pull: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def differs(checkpoint: Path, output: Path, *, display: Display) -> Any:
+    def differs(checkpoint: Path, output: Path, *, retrieval: Retrieval, display: Display) -> Any:
         raise ParityError("the exported graph differs from PyTorch")
 
     monkeypatch.setattr(ctxdeploy.export.export, "export", differs)
