@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.settings import setting
+from ctxdeploy.core.types import Box, LocalDescriptors
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Hit, Index
-    from ctxdeploy.runtime import Box, Extractor
+    from ctxdeploy.runtime import Extractor
 
 # Queries that wait for each other at most.
 _TOGETHER = 64
@@ -31,7 +32,7 @@ class Answer:
     """
 
     photo: Path
-    box: "Box | None"
+    box: Box | None
     hits: list["Hit"]
     descriptors: LocalDescriptors
     extract_seconds: float
@@ -59,11 +60,21 @@ class QueryConfig:
         alpha, threshold, idf: of the scores; None for the archive's settings.
     """
 
-    box: "Box | None" = None
-    top: int = 10
-    alpha: float | None = None
-    threshold: float | None = None
-    idf: bool | None = None
+    box: Box | None = setting(
+        None, "--box", "Search for this part of the photo (pixels).", metavar="x0,y0,x1,y1", parse=Box.parse
+    )
+    top: int = setting(10, "--top", "Results of a query.")
+    alpha: float | None = setting(
+        None, "--alpha", "Selectivity: higher counts close matches more.", default_text="the archive's"
+    )
+    threshold: float | None = setting(
+        None, "--threshold", "Similarities below it count nothing.", default_text="the archive's"
+    )
+    idf: bool | None = setting(None, "--idf/--no-idf", "Weigh visual words by rarity.", default_text="the archive's")
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ConfigError(f"--top {self.top} is not positive: ask for at least one result")
 
 
 def ask(index: "Index", extractor: "Extractor", photo: Path, config: QueryConfig) -> Answer:

@@ -1,11 +1,12 @@
 """Settings of an extraction."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.settings import parse_bytes, setting
 from ctxdeploy.runtime.batching import BatchingConfig
 from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, DecodeLimits
 from ctxdeploy.runtime.decoder import DecodeSettings
@@ -44,16 +45,26 @@ class ExtractorConfig:
             share (``ctxdeploy.runtime.memory``); no limit if None.
     """
 
-    batch_size: int = 1
-    workers: int = field(default_factory=default_workers)
+    workers: int = setting(
+        default_factory=default_workers,
+        flag="--workers",
+        help="Processes that read and decode photos.",
+        metavar="N",
+        default_text="fits the cores",
+    )
+    batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
+    read_threads: int = setting(8, "--read-threads", "Photos read at once from servers and tar files.", metavar="N")
+    photo_timeout: float = setting(
+        60.0, "--photo-timeout", "A photo that takes longer to read or decode has failed.", metavar="SECONDS"
+    )
     isolated: bool = os.name == "posix"
-    photo_timeout: float = 60.0
-    read_threads: int = 8
     lookahead: int = 8
     max_pending: int = 64
     max_age: int = 256
     limits: DecodeLimits = DEFAULT_LIMITS
-    memory_limit: int | None = None
+    memory_limit: int | None = setting(
+        None, "--memory-limit", "Of the whole command, such as 4GB.", metavar="SIZE", parse=parse_bytes
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 256:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ctxdeploy.archive import find_model
-from ctxdeploy.cli.options import PATH, backend_options, json_option, model_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, configured, json_option, model_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
+from ctxdeploy.runtime import BackendConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.bench.questions import Engine, Extras
@@ -83,7 +84,7 @@ def _run_options(default: str) -> Callable[[_Command], _Command]:
 )
 @click.option("--checkpoint", type=PATH, help="Of the model, for PyTorch [default: random weights].")
 @model_option
-@backend_options
+@options_of(BackendConfig)
 @_run_options("bench-extract.json")
 def extract(
     photos: Path | None,
@@ -92,9 +93,6 @@ def extract(
     thread_counts: tuple[int, ...],
     checkpoint: Path | None,
     model: str | None,
-    backend: str,
-    precision: str,
-    threads: int | None,
     output: Path,
     windows: int,
     block: int,
@@ -115,7 +113,7 @@ def extract(
     from ctxdeploy.bench.questions import extraction_question
 
     display, extras = Display(quiet=quiet), _extras(against, peer, checkpoint)
-    engine = _engine(model, backend, precision, threads)
+    engine = _engine(model)
     with _folder(work) as place:
         files = photo_files(photos, count, place)
         question = extraction_question(engine, files, batch_sizes, thread_counts, extras, display)
@@ -199,7 +197,7 @@ def search(
 @click.option("--words", type=int, help="Of the codebook [default: fits the photos].")
 @click.option("--checkpoint", type=PATH, help="Of the model, for PyTorch [default: random weights].")
 @model_option
-@backend_options
+@options_of(BackendConfig)
 @_run_options("bench-end-to-end.json")
 def end_to_end(
     photos: Path | None,
@@ -207,9 +205,6 @@ def end_to_end(
     words: int | None,
     checkpoint: Path | None,
     model: str | None,
-    backend: str,
-    precision: str,
-    threads: int | None,
     output: Path,
     windows: int,
     block: int,
@@ -231,11 +226,11 @@ def end_to_end(
     from ctxdeploy.index.threads import checked_threads
 
     display, extras = Display(quiet=quiet), _extras(against, peer, checkpoint)
-    engine = _engine(model, backend, precision, threads)
+    engine = _engine(model)
     with _folder(work) as place:
         files = photo_files(photos, count, place)
         made = prepare(engine, files, words, place, display)
-        question = end_to_end_question(engine, files, made, checked_threads(threads), extras, display)
+        question = end_to_end_question(engine, files, made, checked_threads(engine.threads), extras, display)
         _measure(question, output, windows, block, restart, plots, as_json, display)
 
 
@@ -300,12 +295,13 @@ def _measure(
     click.echo(markdown(record), nl=False)
 
 
-def _engine(model: str | None, backend: str, precision: str, threads: int | None) -> "Engine":
+def _engine(model: str | None) -> "Engine":
     from ctxdeploy.bench.questions import Engine
     from ctxdeploy.core import bundle
 
     opened = bundle.open(find_model(model))
-    return Engine(bundle=opened, backend=backend, precision=precision, threads=threads).resolved()
+    given = configured(BackendConfig)
+    return Engine(bundle=opened, backend=given.name, precision=given.precision, threads=given.threads).resolved()
 
 
 def _extras(against: tuple[str, ...], peer: bool, checkpoint: Path | None) -> "Extras":

@@ -8,12 +8,10 @@ import click
 from ctxdeploy.archive import SUFFIX, find_model, has_model, is_archive, open_model
 from ctxdeploy.cli.options import (
     PATH,
-    backend_config,
-    backend_options,
-    extraction_config,
-    extraction_options,
+    configured,
     json_option,
     model_option,
+    options_of,
     print_json,
     quiet_option,
 )
@@ -22,13 +20,13 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation.codebooks import CodebookConfig
 from ctxdeploy.evaluation.table import KINDS, open_set
+from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.evaluation.dataset import DataSet
     from ctxdeploy.evaluation.evaluate import Evaluation
     from ctxdeploy.evaluation.judging import Figures
     from ctxdeploy.evaluation.store import HeardExtractor
-    from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 
 @click.command("eval")
@@ -51,8 +49,7 @@ if TYPE_CHECKING:
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page of the worst queries.")
 @click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="Queries of that page.")
 @click.option("--rankings", type=PATH, metavar="FILE", help="Write every ranking, one JSON object a line.")
-@extraction_options
-@backend_options
+@options_of(ExtractorConfig, BackendConfig)
 @json_option
 @quiet_option
 def command(
@@ -69,9 +66,6 @@ def command(
     page: Path | None,
     worst: int,
     rankings: Path | None,
-    backend: str,
-    precision: str,
-    threads: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -88,7 +82,7 @@ def command(
             raise ConfigError(f"{flag} {path} must end in {suffixes[0]}, and its folder exist")
     chosen = CodebookConfig(file=codebook, photos=codebook_photos, of_same_set=codebook_of_same_set, words=words)
     config = EvaluationConfig(codebook=chosen, distractors=distractors, with_global=with_global, rankings=rankings)
-    engine, extraction = backend_config(backend, precision, threads), extraction_config()
+    engine, extraction = configured(BackendConfig), configured(ExtractorConfig)
     shown = Display(quiet=quiet, as_json=as_json)
     dataset = open_set(place, kind)
     archive, extractor = _extractor(dataset, output, model, engine, extraction)
@@ -120,7 +114,7 @@ def command(
 
 
 def _extractor(
-    dataset: "DataSet", output: Path | None, model: str | None, engine: "BackendConfig", config: "ExtractorConfig"
+    dataset: "DataSet", output: Path | None, model: str | None, engine: BackendConfig, config: ExtractorConfig
 ) -> tuple[Path, "HeardExtractor"]:
     """Return the archive, and the model: the given one, else the archive's own, else the one that ``index`` takes."""
     from ctxdeploy.core import bundle as bundles

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import BUNDLE_SUFFIX
-from ctxdeploy.cli.options import PATH, ScalesType, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import NUMBERS, PATH, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     help="Of every target that has it; several may be given.",
 )
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Photos that int8 is fitted to [default: scikit-image's].")
-@click.option("--scales", type=ScalesType(), metavar="S,S,…", help="Image pyramid [default: the checkpoint's].")
+@click.option("--scales", type=NUMBERS, metavar="S,S,…", help="Image pyramid [default: the checkpoint's].")
 @click.option("--top-k", type=int, metavar="K", help="Descriptors of a photo [default: the checkpoint's].")
 @click.option("--image-size", type=int, metavar="PIXELS", help="Longest side of a photo [default: the checkpoint's].")
 @click.option("--draft", is_flag=True, help="Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")

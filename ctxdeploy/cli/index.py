@@ -8,12 +8,10 @@ import click
 from ctxdeploy.archive import default_archive, find_model, has_model, is_archive, open_model
 from ctxdeploy.cli.options import (
     PATH,
-    backend_config,
-    backend_options,
-    extraction_config,
-    extraction_options,
+    configured,
     json_option,
     model_option,
+    options_of,
     print_json,
     quiet_option,
 )
@@ -22,13 +20,13 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.commit import IndexingReport
 from ctxdeploy.indexing.estimate import Estimate, estimate
-from ctxdeploy.indexing.failure_limit import NO_LIMIT, FailureLimit
 from ctxdeploy.indexing.job import IndexingConfig, index_photos, plan_indexing
 from ctxdeploy.indexing.plan import Plan
 from ctxdeploy.models.finding import display_name
+from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
+    from ctxdeploy.runtime import Extractor
     from ctxdeploy.runtime.sources import PhotoList
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
@@ -41,47 +39,17 @@ NAMED_FAILURES = 5
 @click.argument("place")
 @click.option("-o", "--output", type=PATH, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
 @model_option
-@click.option("--codebook", type=PATH, metavar="FILE", help="Codebook to use [default: the model's, or trained].")
-@click.option("--words", type=int, metavar="N", help="Train a codebook of this size from the photos.")
-@click.option("--training-photos", type=int, default=5000, show_default=True, help="Photos that train the codebook.")
-@click.option("--geometry", is_flag=True, help="Keep the position and scale of each descriptor (8 bytes).")
-@click.option("--sync", is_flag=True, help="Remove photos from the archive that are gone from PLACE.")
-@click.option("--moved", is_flag=True, help="The archive's photos are at PLACE now.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
-@click.option("--retry-failed", is_flag=True, help="Try photos again that could not be decoded before.")
-@click.option("--max-failures", metavar="N|P%", help="Stop when more photos fail; a share counts from 100 photos on.")
-@click.option(
-    "--commit-seconds",
-    type=float,
-    default=10.0,
-    show_default=True,
-    help="Least time between two commits; it grows to a tenth of the run, 300 at most.",
-)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
-@click.option("--gc", is_flag=True, help="At the end, remove files of interrupted runs and former states.")
-@extraction_options
-@backend_options
+@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
+@options_of(IndexingConfig, ExtractorConfig, BackendConfig)
 @json_option
 @quiet_option
 def command(
     place: str,
     output: Path | None,
     model: str | None,
-    codebook: Path | None,
-    words: int | None,
-    training_photos: int,
-    geometry: bool,
-    sync: bool,
-    moved: bool,
-    dry_run: bool,
-    retry_failed: bool,
-    max_failures: str | None,
-    commit_seconds: float,
     recursive: bool,
-    gc: bool,
-    backend: str,
-    precision: str,
-    threads: int | None,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -98,19 +66,8 @@ def command(
     """
     from ctxdeploy.runtime.sources import list_photos
 
-    config = IndexingConfig(
-        codebook=codebook,
-        words=words,
-        training_photos=training_photos,
-        geometry=geometry,
-        sync=sync,
-        moved=moved,
-        retry_failed=retry_failed,
-        patience=NO_LIMIT if max_failures is None else FailureLimit.parse(max_failures),
-        commit_seconds=commit_seconds,
-        collect_garbage=gc,
-    )
-    engine, extraction = backend_config(backend, precision, threads), extraction_config()
+    config = configured(IndexingConfig)
+    engine, extraction = configured(BackendConfig), configured(ExtractorConfig)
     archive = output or default_archive(place)
     shown = Display(quiet=quiet, as_json=as_json)
     listing = list_photos(place, recursive=recursive)
@@ -133,7 +90,7 @@ def command(
     _remark(archive, listing, report, about, shown)
 
 
-def _extractor(archive: Path, model: str | None, engine: "BackendConfig", config: "ExtractorConfig") -> "Extractor":
+def _extractor(archive: Path, model: str | None, engine: BackendConfig, config: ExtractorConfig) -> "Extractor":
     from ctxdeploy.core import bundle as bundles
     from ctxdeploy.runtime import Extractor
 
@@ -172,8 +129,8 @@ def _remark(archive: Path, listing: "PhotoList", report: IndexingReport, about: 
 def _dry_run(
     archive: Path,
     model: str | None,
-    engine: "BackendConfig",
-    extraction: "ExtractorConfig",
+    engine: BackendConfig,
+    extraction: ExtractorConfig,
     listing: "PhotoList",
     config: IndexingConfig,
     as_json: bool,

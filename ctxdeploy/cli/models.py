@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, ScalesType, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import NUMBERS, PATH, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
@@ -51,7 +51,7 @@ def _print(entry: Entry) -> None:
 @click.option("--words", type=int, default=ReleaseConfig.words, show_default=True, help="Size of the codebook.")
 @click.option("--training-photos", type=int, default=ReleaseConfig.training_photos, show_default=True)
 @click.option("--seed", type=int, default=ReleaseConfig.seed, show_default=True, help="Of the sample and of k-means.")
-@click.option("--scales", type=ScalesType(), default=ReleaseConfig.scales, metavar="S,S,…", help="Image pyramid.")
+@click.option("--scales", type=NUMBERS, default=ReleaseConfig.scales, metavar="S,S,…", help="Image pyramid.")
 @click.option("--top-k", type=int, default=ReleaseConfig.top_k, show_default=True, help="Descriptors of a photo.")
 @click.option("--image-size", type=int, default=ReleaseConfig.image_size, show_default=True, help="Longest side.")
 @click.option("--card", type=PATH, metavar="FILE", help="Text of the card; an earlier card's facts are left out.")

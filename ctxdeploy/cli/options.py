@@ -1,24 +1,21 @@
-"""Options and output that several commands share."""
+"""Options and output that several commands share, and options made from configuration dataclasses."""
 
 import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.targets import BACKENDS
-from ctxdeploy.core.types import Precision
-from ctxdeploy.runtime.decode import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig, ExtractorConfig
+from ctxdeploy.core.settings import SettingField, parse_numbers, settings_of, with_settings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Config = TypeVar("_Config")
+_META = "ctxdeploy.settings"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print results as JSON on stdout.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on stderr.")
@@ -37,134 +34,115 @@ class PathType(click.ParamType[Path]):
 
 PATH = PathType()
 
-
-class ScalesType(click.ParamType[tuple[float, ...]]):
-    """Factors of an image pyramid: ``1.414,1,0.707``."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Return the factors."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list such as 1.414,1,0.707", param, ctx)
-
-
 archive_argument = click.argument("archive", type=PATH)
 at_option = click.option(
     "--at", metavar="NAME|NUMBER", help="The archive as it was: a snapshot, or the number of a manifest still there."
 )
 
 
-def backend_options(command: _Command) -> _Command:
-    """Add ``--backend``, ``--precision`` and ``--threads``; ``backend_config`` makes the configuration of them."""
-    command = click.option(
-        "--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota]."
-    )(command)
-    command = click.option(
-        "--precision",
-        type=click.Choice([precision.label for precision in Precision]),
-        default="fp32",
-        show_default=True,
-        help="Of the network.",
-    )(command)
-    return click.option(
-        "--backend",
-        type=click.Choice(["auto", *BACKENDS]),
-        default="auto",
-        show_default=True,
-        help="Runtime; auto is the fastest on a CPU.",
-    )(command)
+class ParsedType(click.ParamType[Any]):
+    """What the parser of a setting makes of text; the flag is put before what it says of text that it cannot read."""
 
+    name = "value"
 
-def backend_config(backend: str, precision: str, threads: int | None) -> "BackendConfig":
-    """Return the runtime's configuration."""
-    from ctxdeploy.runtime import BackendConfig
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self._parse = parse
 
-    return BackendConfig(name=backend, precision=precision, threads=threads)
-
-
-_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-
-
-class BytesType(click.ParamType[int]):
-    """An amount of memory: ``4GB``, ``512MiB``, a number of bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes; ``ConfigError`` for anything else."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"([0-9.]+)\s*([KMG]I?|)B?", str(value).strip().upper())
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value."""
         try:
-            if found is None:
-                raise ValueError
-            return int(float(found[1]) * _BYTES[found[2]])
-        except ValueError:
-            flag = param.opts[0] if param is not None else "the size"
-            raise ConfigError(f"{flag} {value!r} is no amount of memory such as 4GB or 512MiB") from None
+            return self._parse(value) if isinstance(value, str) else value
+        except ConfigError:
+            raise
+        except ValueError as error:
+            flag = "the value" if param is None else param.opts[0]
+            raise ConfigError(f"{flag} {value!r} {error}") from error
 
 
-_BYTES_TYPE = BytesType()
+NUMBERS = ParsedType(parse_numbers)
 
 
-def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    context.meta[f"ctxdeploy.{parameter.name}"] = value
+def options_of(*configs: type) -> Callable[[_Command], _Command]:
+    """Add the options of dataclasses to a command, in the order of their fields; see ``ctxdeploy.core.settings``.
+
+    The command asks for its configuration with ``configured``. Its own options come before these in ``--help`` if their
+    decorators stand above this one.
+    """
+
+    def add(command: _Command) -> _Command:
+        for field in reversed([field for config in configs for field in settings_of(config)]):
+            command = _option(field)(command)
+        return command
+
+    return add
 
 
-def _kept(name: str) -> Any:
-    return click.get_current_context().meta[f"ctxdeploy.{name}"]
+def configured(config: type[_Config]) -> _Config:
+    """Return the configuration that the options of the running command say.
+
+    Raises:
+        ConfigError: its values do not fit each other.
+    """
+    return with_settings(config, click.get_current_context().meta.get(_META, {}))
 
 
-def extraction_options(command: _Command) -> _Command:
-    """Add the options of ``ExtractorConfig``; ``extraction_config`` makes it of what was given."""
-    options = (
-        ("--workers", int, None, "N", "Processes that read and decode photos [default: fits the cores]."),
-        ("--batch-size", int, 1, "N", "Photos of one size that the network takes at once."),
-        ("--read-threads", int, 8, "N", "Photos read at once from servers and tar files."),
-        ("--photo-timeout", float, 60.0, "SECONDS", "A photo that takes longer to read or decode has failed."),
-        ("--memory-limit", _BYTES_TYPE, None, "SIZE", "Of the whole command, such as 4GB."),
-        ("--max-pixels", int, MAX_PIXELS, "N", "A photo with more has failed."),
-    )
-    command = click.option(
-        "--accept-truncated",
-        is_flag=True,
+def _option(field: SettingField) -> Callable[[_Command], _Command]:
+    setting = field.setting
+    kind = _plain(field.type)
+    shown = setting.default_text or _default_text(field.default)
+    text = setting.help
+    if shown:
+        text += f" [default: {shown}]"
+    declared: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": _type(field, kind)}
+    return click.option(
+        *setting.flag.split(),
+        f"{field.owner.__name__}_{field.name}".lower(),
+        **declared,
+        default=None,
+        metavar=setting.metavar,
         expose_value=False,
-        callback=_keep,
-        help="Take photos whose end is missing; what is missing is grey.",
-    )(command)
-    for flag, kind, default, metavar, text in reversed(options):
-        command = click.option(
-            flag,
-            type=kind,
-            default=default,
-            show_default=default is not None,
-            metavar=metavar,
-            expose_value=False,
-            callback=_keep,
-            help=text,
-        )(command)
-    return command
-
-
-def extraction_config() -> "ExtractorConfig":
-    """Return how photos flow, as the options of the running command say."""
-    from ctxdeploy.runtime import ExtractorConfig
-    from ctxdeploy.runtime.decode import DecodeLimits
-
-    config = ExtractorConfig(
-        batch_size=_kept("batch_size"),
-        read_threads=_kept("read_threads"),
-        photo_timeout=_kept("photo_timeout"),
-        memory_limit=_kept("memory_limit"),
-        limits=DecodeLimits(max_pixels=_kept("max_pixels"), accept_truncated=_kept("accept_truncated")),
+        callback=_keep(field),
+        help=text,
     )
-    workers = _kept("workers")
-    return config if workers is None else replace(config, workers=workers)
+
+
+def _plain(annotation: Any) -> Any:
+    """Return the type of an annotation without ``| None``."""
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
+
+
+def _type(field: SettingField, kind: Any) -> click.ParamType[Any]:
+    if field.setting.parse is not None:
+        return ParsedType(field.setting.parse)
+    if field.setting.choices:
+        return click.Choice(field.setting.choices)
+    if kind is Path:
+        return PATH
+    known: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+    if kind not in known:
+        raise TypeError(f"{field.owner.__name__}.{field.name}: a setting of type {kind} needs parse")
+    return known[kind]
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default is False or default == "" or default == ():
+        return ""
+    if default is True:
+        return "on"
+    if isinstance(default, float):
+        return f"{default:g}"
+    return str(default)
+
+
+def _keep(field: SettingField) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if parameter.name is not None and context.get_parameter_source(parameter.name) != ParameterSource.DEFAULT:
+            context.meta.setdefault(_META, {})[field.owner, field.name] = value
+
+    return keep
 
 
 def print_json(value: Any) -> None:

@@ -10,10 +10,10 @@ from ctxdeploy.archive import check_model, find_archive, open_model, open_state,
 from ctxdeploy.cli.options import (
     PATH,
     at_option,
-    backend_config,
-    backend_options,
+    configured,
     json_option,
     model_option,
+    options_of,
     print_json,
     quiet_option,
 )
@@ -21,6 +21,7 @@ from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.query import Answer, QueryConfig, ask_many
+from ctxdeploy.runtime import BackendConfig
 
 
 @click.command("query")
@@ -28,31 +29,19 @@ from ctxdeploy.query import Answer, QueryConfig, ask_many
 @click.option(
     "--index", "index_path", metavar="ARCHIVE", help="[default: CTXDEPLOY_INDEX, or the only *.ctxindex here]"
 )
-@click.option("--box", "box_text", metavar="x0,y0,x1,y1", help="Search for this part of the photo (pixels).")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Results of a query.")
 @at_option
-@click.option("--alpha", type=float, help="Selectivity: higher counts close matches more [default: the archive's].")
-@click.option("--threshold", type=float, help="Similarities below it count nothing [default: the archive's].")
-@click.option("--idf/--no-idf", default=None, help="Weigh visual words by rarity [default: the archive's].")
+@options_of(QueryConfig)
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
 @model_option
-@backend_options
+@options_of(BackendConfig)
 @json_option
 @quiet_option
 def command(
     photos: tuple[Path, ...],
     index_path: str | None,
-    box_text: str | None,
-    top: int,
     at: str | None,
-    alpha: float | None,
-    threshold: float | None,
-    idf: bool | None,
     page: Path | None,
     model: str | None,
-    backend: str,
-    precision: str,
-    threads: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -61,17 +50,17 @@ def command(
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
     and the exit code is 14.
     """
-    from ctxdeploy.runtime import Box, Extractor
+    from ctxdeploy.runtime import Extractor
 
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
-    box = Box.parse(box_text) if box_text is not None else None
-    config = QueryConfig(box=box, top=top, alpha=alpha, threshold=threshold, idf=idf)
-    engine = backend_config(backend, precision, threads)
+    config, engine = configured(QueryConfig), configured(BackendConfig)
     archive = find_archive(index_path)
     answers, failures = [], list[PhotoError]()
     with open_state(archive, at) as index, ThreadPoolExecutor(1) as beside:
-        index.config.scoring(alpha=alpha, threshold=threshold, idf=idf)  # refused before the model is loaded
+        index.config.scoring(
+            alpha=config.alpha, threshold=config.threshold, idf=config.idf
+        )  # refused before the model is loaded
         prepared = beside.submit(index.prepare)
         bundle = open_model(archive, model)
         check_model(index, bundle)

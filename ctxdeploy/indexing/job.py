@@ -19,6 +19,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundled_codebook import check_codebook
 from ctxdeploy.core.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.settings import setting
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter, IndexingReport
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache, spooled
@@ -51,21 +52,32 @@ class IndexingConfig:
         sync: remove the archive's photos that are gone.
         moved: the photos are at another place now than the archive remembers.
         retry_failed: try photos again that could not be decoded before.
-        patience: how many photos may fail.
+        failure_limit: how many photos may fail.
         collect_garbage: remove files of interrupted runs and former states at the end, even if nothing was compacted.
     """
 
-    codebook: Path | None = None
-    words: int | None = None
-    training_photos: int = 5000
+    codebook: Path | None = setting(
+        None, "--codebook", "Codebook to use.", metavar="FILE", default_text="the model's, or trained"
+    )
+    words: int | None = setting(None, "--words", "Train a codebook of this size from the photos.", metavar="N")
+    training_photos: int = setting(5000, "--training-photos", "Photos that train the codebook.")
     seed: int = 0
-    commit_seconds: float = 10.0
-    geometry: bool = False
-    sync: bool = False
-    moved: bool = False
-    retry_failed: bool = False
-    patience: FailureLimit = NO_LIMIT
-    collect_garbage: bool = False
+    geometry: bool = setting(False, "--geometry", "Keep the position and scale of each descriptor (8 bytes).")
+    sync: bool = setting(False, "--sync", "Remove photos from the archive that are gone from PLACE.")
+    moved: bool = setting(False, "--moved", "The archive's photos are at PLACE now.")
+    retry_failed: bool = setting(False, "--retry-failed", "Try photos again that could not be decoded before.")
+    failure_limit: FailureLimit = setting(
+        NO_LIMIT,
+        "--max-failures",
+        "Stop when more photos fail; a share counts from 100 photos on.",
+        metavar="N|P%",
+        parse=FailureLimit.parse,
+        default_text="no limit",
+    )
+    commit_seconds: float = setting(
+        10.0, "--commit-seconds", "Least time between two commits; it grows to a tenth of the run, 300 at most."
+    )
+    collect_garbage: bool = setting(False, "--gc", "At the end, remove files of interrupted runs and former states.")
 
     def __post_init__(self) -> None:
         from ctxdeploy.index.config import MAX_WORDS
@@ -105,7 +117,7 @@ def index_photos(
     report = IndexingReport(found=len(listing.photos))
     bundle = extractor.bundle
     spool = DescriptorCache(archive.with_name(archive.name + ".training"), _spool_key(bundle))
-    trainer = CodebookTrainer(extractor, spool, config.patience, display)
+    trainer = CodebookTrainer(extractor, spool, config.failure_limit, display)
     with _open(archive, listing, bundle, config, spool, trainer, report, display) as index:
         plan = _plan(index, archive, listing, config)
         report.stages = trainer.times
@@ -113,7 +125,7 @@ def index_photos(
         store_origin(archive, listing, extractor.description(), moved=config.moved)
         store_model(archive, bundle)
         limit = extractor.config.memory_limit
-        run = IndexCommitter(index, report, config.commit_seconds, config.patience, display, limit)
+        run = IndexCommitter(index, report, config.commit_seconds, config.failure_limit, display, limit)
         index.forget_failures(plan.settled)
         pending = _failed_last(plan)
         try:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.core.targets import AUTO, BACKENDS, choose, choose_for
+from ctxdeploy.core.settings import setting
+from ctxdeploy.core.targets import AUTO, BACKENDS, PRECISIONS, choose, choose_for
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
 # this often whether they are done. They wake the waiting thread when they are, so that no result is late.
@@ -36,9 +37,11 @@ class BackendConfig:
         threads: of the network; the engine's own choice if None, or a CPU quota's.
     """
 
-    name: str = AUTO
-    precision: str = "fp32"
-    threads: int | None = None
+    name: str = setting(AUTO, "--backend", "Runtime; auto is the fastest on a CPU.", choices=(AUTO, *BACKENDS))
+    precision: str = setting("fp32", "--precision", "Of the network.", choices=PRECISIONS)
+    threads: int | None = setting(
+        None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
+    )
 
     def __post_init__(self) -> None:
         choose(self.name, self.precision)

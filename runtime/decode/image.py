@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.settings import setting
 from ctxdeploy.runtime.decode.jpeg import load_jpeg
 from ctxdeploy.runtime.decode.png import check_chunks, check_rows
 from ctxdeploy.runtime.decode.zeros import check_zeros
@@ -33,8 +34,10 @@ class DecodeLimits:
         accept_truncated: take a photo whose end is missing; what is missing is grey.
     """
 
-    max_pixels: int = MAX_PIXELS
-    accept_truncated: bool = False
+    max_pixels: int = setting(MAX_PIXELS, "--max-pixels", "A photo with more has failed.", metavar="N")
+    accept_truncated: bool = setting(
+        False, "--accept-truncated", "Take photos whose end is missing; what is missing is grey."
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= 1 << 32:

@@ -1,0 +1,129 @@
+"""Settings: fields of configuration dataclasses that carry their option of the command line.
+
+    @dataclass(frozen=True, kw_only=True)
+    class QueryConfig:
+        top: int = setting(10, "--top", "Results of a query.")
+
+The dataclass stays an ordinary one; ``ctxdeploy.cli.options`` makes the options of a command from such fields, so that
+no name, default or help text stands twice. Only the type of a field and what is here decide an option.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar, get_type_hints
+
+Config = TypeVar("Config")
+_KEY = "ctxdeploy.setting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The option of a field.
+
+    Attributes:
+        flag: ``--top``; ``--idf/--no-idf`` for a switch that can be turned off; ``-q --quiet`` with a short form.
+        help: one sentence; ``--help`` adds the default.
+        metavar: stands for the value in ``--help``.
+        choices: the values that are possible, where they are few.
+        parse: makes the value from text. It raises ``ValueError`` with what is to be said after the flag and the text
+            ("is not …"), or ``ConfigError`` with the whole message. Without it the type of the field decides (int,
+            float, str, Path, bool).
+        default_text: what ``--help`` calls the default; its value, if empty. A default of None, False or an empty text
+            is not shown.
+    """
+
+    flag: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    default_text: str = ""
+
+
+def setting(
+    default: Any = MISSING,
+    flag: str = "",
+    help: str = "",  # noqa: A002 (click's own word)
+    *,
+    default_factory: Any = MISSING,
+    metavar: str | None = None,
+    choices: tuple[str, ...] = (),
+    parse: Callable[[str], Any] | None = None,
+    default_text: str = "",
+) -> Any:
+    """Return a dataclass field with an option; see ``Setting``. Give a default or a default factory."""
+    option = Setting(flag=flag, help=help, metavar=metavar, choices=choices, parse=parse, default_text=default_text)
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata={_KEY: option})
+    return field(default=default, metadata={_KEY: option})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingField:
+    """A field with its option.
+
+    Attributes:
+        owner: the dataclass that has the field.
+        name: of the field.
+        type: of the field, resolved.
+        default: of the field; None where a factory makes it, for it may depend on the machine.
+        setting: the option.
+    """
+
+    owner: type
+    name: str
+    type: Any
+    default: Any
+    setting: Setting
+
+
+def settings_of(config: type) -> Iterator[SettingField]:
+    """Yield the fields of a dataclass that have an option, in order; a field that is a dataclass gives its own."""
+    hints = get_type_hints(config)
+    for entry in fields(config):
+        option = entry.metadata.get(_KEY)
+        if option is not None:
+            default = None if entry.default is MISSING else entry.default
+            yield SettingField(owner=config, name=entry.name, type=hints[entry.name], default=default, setting=option)
+        elif hasattr(hints[entry.name], "__dataclass_fields__"):
+            yield from settings_of(hints[entry.name])
+
+
+def with_settings(config: type[Config], values: dict[tuple[type, str], Any]) -> Config:
+    """Return a configuration from the values that were given, by dataclass and field; the others keep their defaults.
+
+    Raises:
+        ConfigError: the values do not fit each other, as the dataclass says.
+    """
+    hints = get_type_hints(config)
+    given: dict[str, Any] = {}
+    for entry in fields(config):  # type: ignore[arg-type]
+        if entry.metadata.get(_KEY) is not None:
+            if (config, entry.name) in values:
+                given[entry.name] = values[config, entry.name]
+        elif hasattr(hints[entry.name], "__dataclass_fields__") and any(settings_of(hints[entry.name])):
+            given[entry.name] = with_settings(hints[entry.name], values)
+    return config(**given)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that ``4GB``, ``512MiB`` or ``1000000`` means; ``ValueError`` for anything else."""
+    found = re.fullmatch(r"([0-9.]+)\s*([KMG]I?|)B?", text.strip().upper())
+    try:
+        if found is None:
+            raise ValueError
+        return int(float(found[1]) * _UNITS[found[2]])
+    except ValueError:
+        raise ValueError("is not an amount of memory such as 4GB or 512MiB") from None
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of ``1.414,1,0.707``; ``ValueError`` for anything else."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("is not a list of numbers such as 1.414,1,0.707") from None
