@@ -27,8 +27,8 @@ ROOMS = ("export", "runtime", "index")
 CORE = "core"
 SHORT = 60  # lines of a small file
 # Dataclasses that a photo's data passes through on every way, from its listing to its shard, as they were before the
-# restructuring. A name may have the end of its module before it. Two more ride along: ``entries.Entry``, a line of a list,
-# and ``StageSeconds``.
+# restructuring. A name may have the end of its module before it. Two more ride along: ``entries.Entry``, a line of a
+# list, and ``StageSeconds``.
 CARRIERS = (
     "PhotoSource",
     "FileState",
