@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctxdeploy import bundle
+from ctxdeploy.core import bundle
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.runtime import BackendConfig, Extractor
 
