@@ -40,7 +40,7 @@ from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
-from ctxdeploy.export.int8.config import Int8Config
+from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.parity.parity_run import ParityPhotos
 from ctxdeploy.export.parity.photos import folder_calibration, folder_trial

@@ -10,10 +10,10 @@ from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, 
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.int8.config import Int8Config
-from ctxdeploy.export.parity.measuring import measure, runs_in
+from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityRun
+from ctxdeploy.export.parity.verify import measure, runs_in
 from ctxdeploy.export.targets import TENSORRT, Job
 
 REJECTED = ".rejected"

@@ -18,7 +18,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
-from ctxdeploy.export.int8.config import Int8Config
+from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import Image, Outputs, Run
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval

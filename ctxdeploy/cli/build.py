@@ -57,7 +57,6 @@ class _Shape(click.ParamType[tuple[int, int, int]]):
     help="Other GPUs that run it too.",
 )
 @click.option("--timing-cache", type=PATH, metavar="FILE", help="Keep the timings of layers here for the next build.")
-@click.option("--plugin", "plugins", type=PATH, multiple=True, metavar="LIBRARY", help="Kernels for our operators.")
 @json_option
 @quiet_option
 def command(
@@ -72,7 +71,6 @@ def command(
     version_compatible: bool,
     hardware_compatibility: str,
     timing_cache: Path | None,
-    plugins: tuple[Path, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -92,7 +90,6 @@ def command(
         version_compatible=version_compatible,
         hardware=Hardware(hardware_compatibility),
         timing_cache=timing_cache,
-        plugins=plugins,
         typical=typical,
         max_batch=max_batch,
     )

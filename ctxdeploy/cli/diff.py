@@ -13,7 +13,7 @@ from ctxdeploy.models.finding import find_bundle
 from ctxdeploy.models.table import is_name
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.diff.run import Image
+    from ctxdeploy.export.diff.sides import Image
 
 SAMPLE = "coffee"
 # Of graphs outside of a bundle, and of default for those in one: every layer shows, in a fifth of the time of 1024.
@@ -64,7 +64,7 @@ def command(
     """
     from ctxdeploy.core.extras import require
     from ctxdeploy.export.diff.diff import DiffConfig, diff
-    from ctxdeploy.export.diff.run import side
+    from ctxdeploy.export.diff.sides import side
 
     config = DiffConfig(tolerance=tolerance, threads=threads)
     if html is not None:

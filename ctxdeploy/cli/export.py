@@ -151,7 +151,7 @@ def _photos(
     if photos is None and calibrate is None:
         return None, None
     from ctxdeploy.export.checkpoint import load_checkpoint
-    from ctxdeploy.export.int8.config import Int8Config
+    from ctxdeploy.export.int8.calibration import Int8Config
     from ctxdeploy.export.parity.photos import folder_calibration, folder_trial
 
     preprocessing = config.preprocessing(load_checkpoint(checkpoint))

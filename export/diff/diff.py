@@ -14,8 +14,8 @@ import numpy as np
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.diff.graph import SIZES, UNWEIGHTED, Graph, Tensor, match
-from ctxdeploy.export.diff.run import Distance, Image, Runner, Side, distance
+from ctxdeploy.export.diff.layers import SIZES, UNWEIGHTED, Graph, Tensor, match
+from ctxdeploy.export.diff.sides import Distance, Image, Runner, Side, distance
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import PhotoParity, compare_photo
 

@@ -8,8 +8,7 @@
 The trunk alone is quantised; refinement, smoothing, whitening, attention, selection and resizing stay fp32.
 """
 
-from ctxdeploy.export.int8.calibration import Ranges, calibrate
-from ctxdeploy.export.int8.config import Int8Config, Method
+from ctxdeploy.export.int8.calibration import Int8Config, Method, Ranges, calibrate
 from ctxdeploy.export.int8.layers import layer_names
 from ctxdeploy.export.int8.qdq import quantise
 from ctxdeploy.export.int8.search import Check, search

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.errors import ParityError
-from ctxdeploy.export.int8.calibration import Image, Ranges, calibrate, open_session
-from ctxdeploy.export.int8.config import Int8Config
+from ctxdeploy.export.int8.calibration import Image, Int8Config, Ranges, calibrate, open_session
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
 from ctxdeploy.export.int8.qdq import quantise
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxdeploy.export.graph.operators import emit_operators, is_exporting
 from ctxdeploy.export.networks.config import Lit
+from ctxdeploy.export.networks.operators import emit_operators, is_exporting
 
 # Added to every share, so that a template that no position attends to gets the mean of all. Both are scaled, which the
 # division undoes: 1e-8 vanishes in fp16, and the exporter takes an addition of it for one of 0 and leaves it out.

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxdeploy.export.graph.operators import emit_operator, is_exporting
 from ctxdeploy.export.networks.config import Edges, Refinement
+from ctxdeploy.export.networks.operators import emit_operator, is_exporting
 
 # Rows of the N×N similarities are computed in this many blocks, so that the matrix never exists as a whole. A block is
 # live twice, before and after the threshold. R50- with two graph convolutions at N=49,152 (2048×1536, scale 2) peaks at

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxdeploy.export.graph.operators import emit_operator, is_exporting
+from ctxdeploy.export.networks.operators import emit_operator, is_exporting
 
 # A denominator below this has underflowed: bandwidth above 70 and self-confidence below 1e-30. Such a position gets 0.
 _TINY = 1e-30

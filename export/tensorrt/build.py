@@ -18,17 +18,14 @@ from ctxdeploy.core.engines import (
     read_gpu,
 )
 from ctxdeploy.core.errors import BackendError
-from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.tensorrt.cache import load_cache, save_cache
 from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
-from ctxdeploy.export.tensorrt.monitor import make_monitor, run_cancellable
-from ctxdeploy.export.tensorrt.parsing import parse_graph
-from ctxdeploy.export.tensorrt.plugins import Creator, find_creators, load_libraries, with_plugins
+from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
 
 # Arithmetic that older GPUs lack: there TensorRT would refuse with a message about one of its tactics.
 _LEAST_CAPABILITY = {Precision.BF16: (8, 0)}
@@ -41,18 +38,16 @@ class Plan:
     Attributes:
         data: as the runtime deserialises it.
         key: what it depends on.
-        plugins: operators that a plugin computes in it.
         seconds: that parsing and building took.
     """
 
     data: bytes
     key: EngineKey
-    plugins: tuple[str, ...]
     seconds: float
 
     def details(self) -> dict[str, Any]:
         """Return what an ``Artefact`` keeps of it."""
-        return {"key": self.key.metadata(), "plugins": list(self.plugins), "build_seconds": round(self.seconds, 1)}
+        return {"key": self.key.metadata(), "build_seconds": round(self.seconds, 1)}
 
 
 def build_plan(
@@ -85,11 +80,10 @@ def build_plan(
     package = import_package(target)
     gpu = _gpu(target, precision)
     start = time.monotonic()
-    data, creators = _built(package, proto, profile, config, target, precision, display or Display(quiet=True))
+    data = _built(package, proto, profile, config, target, precision, display or Display(quiet=True))
     return Plan(
         data=data,
-        key=_key(str(package.__version__), target, gpu, config, profile, creators),
-        plugins=tuple(creator.name for creator in creators),
+        key=_key(str(package.__version__), target, gpu, config, profile),
         seconds=time.monotonic() - start,
     )
 
@@ -102,14 +96,13 @@ def _built(
     target: str,
     precision: Precision,
     display: Display,
-) -> tuple[bytes, list[Creator]]:
-    """Return the engine and the plugins in it. Everything that is made here must live until the build has ended."""
+) -> bytes:
+    """Return the engine. Everything that is made here must live until the build has ended."""
     log = make_log(trt)
     builder = _builder(trt, log, target)
-    creators = _creators(trt, config, display)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = parse_graph(trt, network, log, with_plugins(proto, creators) if creators else proto, target)
-    settings = _settings(trt, builder, parser, profile, config, creators)
+    parser = parse_graph(trt, network, log, proto, target)
+    settings = _settings(trt, builder, parser, profile, config)
     cache = None if config.timing_cache is None else load_cache(settings, config.timing_cache, display)
     with display.steps(f"building for {PRODUCTS[target]}, {precision.label}", "%") as show:
         monitor = make_monitor(trt, show)
@@ -119,19 +112,7 @@ def _built(
         raise BackendError(f"{PRODUCTS[target]} cannot build the engine: {_reason(log)}")
     if cache is not None and config.timing_cache is not None:
         save_cache(settings, config.timing_cache)
-    return bytes(data), creators
-
-
-def _creators(trt: Any, config: EngineConfig, display: Display) -> list[Creator]:
-    """Return the plugins for our operators in the libraries of a configuration."""
-    if not config.plugins:
-        return []
-    registry = trt.get_plugin_registry()
-    load_libraries(registry, config.plugins)
-    creators = find_creators(registry)
-    if not creators:
-        display.say("no plugin for our operators in the libraries of --plugin: their local functions are built")
-    return creators
+    return bytes(data)
 
 
 def _gpu(target: str, precision: Precision) -> Gpu | None:
@@ -161,7 +142,6 @@ def _settings(
     parser: "trt.OnnxParser",
     profile: Profile,
     config: EngineConfig,
-    creators: list[Creator],
 ) -> "trt.IBuilderConfig":
     settings = builder.create_builder_config()
     if config.workspace is not None:
@@ -173,10 +153,8 @@ def _settings(
         settings.clear_flag(trt.BuilderFlag.TF32)  # it is on by default
     if config.version_compatible:
         settings.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        # The plan carries what it needs, also the libraries of plugins.
-        own = [str(path.resolve()) for path in config.plugins] if creators else []
-        libraries = [*parser.get_used_vc_plugin_libraries(), *own]
-        settings.plugins_to_serialize = list(dict.fromkeys(libraries))
+        # TensorRT's own plugin libraries that its parser used; without them in the plan no other version loads it.
+        settings.plugins_to_serialize = parser.get_used_vc_plugin_libraries()
     levels = {
         Hardware.AMPERE_PLUS: trt.HardwareCompatibilityLevel.AMPERE_PLUS,
         Hardware.SAME_COMPUTE_CAPABILITY: trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
@@ -194,11 +172,8 @@ def _reason(log: Any) -> str:
     return f"{words} (give a larger --workspace or a smaller --max-batch)" if "OutOfMemory" in words else words
 
 
-def _key(
-    version: str, target: str, gpu: Gpu | None, config: EngineConfig, profile: Profile, creators: list[Creator]
-) -> EngineKey:
+def _key(version: str, target: str, gpu: Gpu | None, config: EngineConfig, profile: Profile) -> EngineKey:
     capabilities = RTX_CAPABILITIES if gpu is None else (f"{gpu.capability[0]}.{gpu.capability[1]}",)
-    external = config.plugins if creators and not config.version_compatible else ()
     return EngineKey(
         target=target,
         version=version,
@@ -206,6 +181,40 @@ def _key(
         capabilities=capabilities,
         version_compatible=config.version_compatible,
         hardware=config.hardware,
-        plugins={path.name: file_sha256(path) for path in external},
         options=config.options(profile),
     )
+
+
+_MOST = 5  # complaints that the message holds
+
+
+def parse_graph(trt: Any, network: "trt.INetworkDefinition", log: Any, proto: Any, target: str) -> "trt.OnnxParser":
+    """Parse a model into an empty network.
+
+    Returns:
+        The parser, which must live until the build has ended.
+
+    Raises:
+        BackendError: it cannot take the model; the message names node, operator and function.
+    """
+    parser = trt.OnnxParser(network, log)
+    if parser.parse(proto.SerializeToString()):
+        return parser
+    found = [_complaint(parser.get_error(i)) for i in range(parser.num_errors)]
+    found = list(dict.fromkeys(found)) or ["no reason given"]
+    more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
+    raise BackendError(f"{PRODUCTS[target]} cannot take the graph: {'; '.join(found[:_MOST])}{more}")
+
+
+def _complaint(error: "trt.ParserError") -> str:
+    """Return one error as ``node_17 (Exp, in GaussianSmoothing): reason``."""
+    # An entry of the stack is the calling node and, in brackets, its function.
+    functions = [entry.rpartition("(")[2].rstrip(") ") for entry in error.local_function_stack()]
+    where = f", in {' > '.join(functions)}" if functions else ""
+    name = error.node_name() or f"node {error.node()}"
+    # A build without a GPU adds a line about the driver to every reason.
+    lines = [line.strip() for line in error.desc().splitlines() if line.strip() and "cudaError" not in line]
+    reason = " ".join(lines)
+    if reason in ("", "false"):  # what is left of the parser's own assertion that it has such an operator
+        reason = "not supported"
+    return f"{name} ({error.node_operator()}{where}): {reason[:300]}"

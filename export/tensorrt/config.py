@@ -36,7 +36,6 @@ class EngineConfig:
         version_compatible: an engine that later versions of TensorRT load.
         hardware: GPUs that may run it.
         timing_cache: file that keeps the timings of layers between builds; made if it is not there.
-        plugins: libraries with kernels for our operators.
         typical: B, H, W that it is tuned for; one photo of the image size, 4:3, if None.
         max_batch: photos at once at most, also where the bundle allows more: memory is reserved for them.
     """
@@ -47,7 +46,6 @@ class EngineConfig:
     version_compatible: bool = False
     hardware: Hardware = Hardware.NONE
     timing_cache: Path | None = None
-    plugins: tuple[Path, ...] = ()
     typical: tuple[int, int, int] | None = None
     max_batch: int = 8
 
@@ -66,7 +64,6 @@ class EngineConfig:
         if target != TENSORRT_RTX:
             return
         lacking = {
-            "--plugin": (bool(self.plugins), "it loads no plugins; our operators run as standard ones"),
             "--timing-cache": (self.timing_cache is not None, "it times nothing while it builds"),
             "--version-compatible": (self.version_compatible, "its engines fit one version"),
             "--hardware-compatibility": (self.hardware is not Hardware.NONE, "its engines run on all RTX GPUs"),

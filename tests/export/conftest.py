@@ -110,7 +110,7 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
     import onnxruntime
     from onnx import helper
 
-    from ctxdeploy.export.graph.functions import functions_of
+    from ctxdeploy.export.graph.graph import functions_of
 
     def make(config: NetworkConfig, inputs: Mapping[str, int], attributes: Mapping[str, Any]) -> Any:
         (function,) = (ir.to_proto(f) for f in functions_of(config))

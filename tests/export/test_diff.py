@@ -20,8 +20,8 @@ from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, Missin
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export.diff.diff import Diff, DiffConfig, diff
-from ctxdeploy.export.diff.graph import SELECTION, SIZES, Graph
-from ctxdeploy.export.diff.run import Runner, Side, distance, side
+from ctxdeploy.export.diff.layers import SELECTION, SIZES, Graph
+from ctxdeploy.export.diff.sides import Runner, Side, distance, side
 from ctxdeploy.report.diff_page import table, write_diff_page
 
 FACTORS = (1.5, 1.0, 0.5)

@@ -20,9 +20,9 @@ from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export import bundle_builder as artefacts
 from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.graph import graph
-from ctxdeploy.export.parity.measuring import largest_batch, measure
 from ctxdeploy.export.parity.parity import TOLERANCES
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
+from ctxdeploy.export.parity.verify import largest_batch, measure
 from ctxdeploy.export.targets import REFERENCE, plan
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 

@@ -15,8 +15,8 @@ from ctxdeploy.core.types import Precision
 from ctxdeploy.export.export import torch_runner
 from ctxdeploy.export.graph.graph import OPSET, build_graph, save_graph
 from ctxdeploy.export.graph.mixed import to_mixed
-from ctxdeploy.export.graph.operators import DOMAIN
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.operators import DOMAIN
 from ctxdeploy.export.parity.parity import TOLERANCES, Parity
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
 from ctxdeploy.runtime.backends.openvino import inlined

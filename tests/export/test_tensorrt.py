@@ -215,7 +215,7 @@ def test_a_display_that_fails_ends_a_build_with_its_error(rtx: ModuleType, small
 
 
 def test_the_table_of_operators_is_the_parsers(rtx: ModuleType) -> None:
-    from ctxdeploy.export.tensorrt.operators import IMPORTED
+    from ctxdeploy.export.tensorrt.nodes import IMPORTED
 
     log = rtx.Logger(rtx.Logger.ERROR)
     builder = rtx.Builder(log)
@@ -358,52 +358,6 @@ def test_a_timing_cache_that_cannot_be_a_file(fake: ModuleType, small_graph: Any
         build(small_graph, replace(FAST, timing_cache=tmp_path), target=TENSORRT)
     with pytest.raises(StorageError, match=r"timing cache .* cannot be written"):
         build(small_graph, replace(FAST, timing_cache=tmp_path / "none" / "timings"), target=TENSORRT)
-
-
-# ---- plugins
-
-
-def test_a_plugin_takes_the_nodes_of_its_name_alone(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
-    library = tmp_path / "libctx.so"
-    library.write_text("GaussianSmoothing 1 ctx\nGaussianSmoothing 2 ctx\nGraphConvolution 1 other\n", encoding="utf-8")
-    before = small_graph.SerializeToString()
-    plan = build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT)
-    marked = {(node[0], *node[2]) for node in facts(plan)["nodes"]}
-    assert marked == {
-        ("GaussianSmoothing", "kernel_size", "plugin_namespace", "plugin_version"),
-        ("GraphConvolution", "edges", "neighbours"),
-    }
-    assert plan.plugins == ("GaussianSmoothing",)
-    assert list(plan.key.plugins) == ["libctx.so"]
-    assert facts(plan)["serialised"] == []
-    assert small_graph.SerializeToString() == before
-
-
-def test_version_compatible_engines_carry_their_plugins(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
-    library = tmp_path / "libctx.so"
-    library.write_text("GraphConvolution 1 ctx\n", encoding="utf-8")
-    plan = build(small_graph, replace(FAST, plugins=(library,), version_compatible=True), target=TENSORRT)
-    assert facts(plan)["serialised"] == [str(library)]
-    assert plan.key.plugins == {} and plan.plugins == ("GraphConvolution",)
-
-
-def test_without_a_plugin_of_ours_the_functions_are_built(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
-    library = tmp_path / "libother.so"
-    library.write_text("GaussianSmoothing 1 theirs\n", encoding="utf-8")
-    display = Recorder()
-    plan = build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT, display=display)
-    assert display.said == ["no plugin for our operators in the libraries of --plugin: their local functions are built"]
-    assert plan.plugins == () and plan.key.plugins == {}
-    assert all("plugin_namespace" not in node[2] for node in facts(plan)["nodes"])
-
-
-def test_a_library_that_is_none_is_refused(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
-    library = tmp_path / "libctx.so"
-    with pytest.raises(BackendError, match=r"libctx\.so does not exist: check --plugin"):
-        build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT)
-    library.write_text("no library\n", encoding="utf-8")
-    with pytest.raises(BackendError, match=r"libctx\.so cannot be loaded"):
-        build(small_graph, replace(FAST, plugins=(library,)), target=TENSORRT)
 
 
 # ---- progress

@@ -35,7 +35,6 @@ USED = {
     "IExecutionContext.set_tensor_address",
     "ILogger.Severity",
     "IOptimizationProfile.set_shape",
-    "IPluginRegistry.all_creators",
     "IPluginRegistry.load_library",
     "ITimingCache.serialize",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",

@@ -53,7 +53,6 @@ def test_all_problems_are_listed_at_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "option"),
     [
-        ({"plugins": (Path("libctx.so"),)}, "--plugin"),
         ({"timing_cache": Path("timings")}, "--timing-cache"),
         ({"version_compatible": True}, "--version-compatible"),
         ({"hardware": Hardware.SAME_COMPUTE_CAPABILITY}, "--hardware-compatibility"),

@@ -15,7 +15,7 @@ from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError
 from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.diff.graph import Graph
+from ctxdeploy.export.diff.layers import Graph
 from ctxdeploy.runtime.backends import first_line
 
 Image = NDArray[np.uint8]

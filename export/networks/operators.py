@@ -1,7 +1,7 @@
 """Emission of our own operators while a network is exported to ONNX.
 
 Within ``exporting()``, a module with an operator of its own puts one node of the domain ``ctx`` into the graph instead
-of its computation; ``ctxdeploy.export.graph.functions`` then gives the node its body of standard operators.
+of its computation; ``ctxdeploy.export.graph.graph`` then gives the node its body of standard operators.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
