@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.core.progress import Display
-from ctxdeploy.export.checkpoint import load_checkpoint
-from ctxdeploy.export.networks.config import Refinement, Smoothing
+from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export.networks import Refinement, Smoothing
 from ctxdeploy.training.config import RECIPES, ContrastiveConfig, OptimiserConfig, TrainConfig
 from ctxdeploy.training.features import trainable
 from ctxdeploy.training.run import RunConfig, Start, train

@@ -19,10 +19,8 @@ from ctxdeploy.core.samples import NAMES, sample_photo
 from ctxdeploy.core.types import Precision
 from ctxdeploy.core.views import ViewConfig, make_view
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.checkpoint import save_checkpoint
-from ctxdeploy.export.export import ExportConfig, export
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import ExportConfig, export_bundle, save_checkpoint, untrained_network
+from ctxdeploy.export.networks import Architecture, NetworkConfig
 
 VIEW = ViewConfig(shift=0.05, shrink=0.3, rotation=6, light=0.3, occlusion=0.2, blur=0.8)
 
@@ -37,7 +35,7 @@ def small_bundle(path: Path, image_size: int, top_k: int) -> Bundle:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(network, checkpoint, image_size=image_size)
         settings = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
-        export(checkpoint, path, settings, retrieval=AsmkRetrieval, display=Display(quiet=False)).check()
+        export_bundle(checkpoint, path, settings, retrieval=AsmkRetrieval, display=Display(quiet=False)).check()
     return bundles.open(path)
 
 

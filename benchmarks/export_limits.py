@@ -21,9 +21,8 @@ from common import own_memory_mb, provenance, publish
 
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.export.checkpoint import save_checkpoint
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import save_checkpoint, untrained_network
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement
 
 PHOTOS = ("coffee", "rocket", "astronaut", "chelsea")
 SHAPE = (1536, 2048)
@@ -73,7 +72,7 @@ def _export(work: Path) -> dict[str, Any]:
 
 
 def _graph(work: Path) -> dict[str, Any]:
-    from ctxdeploy.export.graph.graph import build_graph, save_graph
+    from ctxdeploy.export.graph import build_graph, save_graph
 
     config = NetworkConfig(
         family="ctx", architecture=Architecture.RESNET50, skip_layer=1, refinement=Refinement(), dim=128

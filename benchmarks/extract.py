@@ -29,11 +29,9 @@ from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-from ctxdeploy.export.export import export, torch_runner
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.networks.network import RetrievalNetwork
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import export_bundle, load_checkpoint, save_checkpoint, untrained_network
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, RetrievalNetwork, Smoothing
+from ctxdeploy.export.parity import torch_runner
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import Backend, open_backend
 
@@ -51,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "untrained.pth"
         save_checkpoint(network, checkpoint)
-        bundle = export(
+        bundle = export_bundle(
             checkpoint, Path(folder) / "b.ctxbundle", retrieval=AsmkRetrieval, display=Display(quiet=False)
         ).check()
         network = load_checkpoint(checkpoint).network()

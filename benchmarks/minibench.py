@@ -30,10 +30,9 @@ from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-from ctxdeploy.export.export import ExportConfig, export, torch_runner
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint, save_checkpoint, untrained_network
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.parity import torch_runner
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.runtime import Extractor, PhotoDescriptors, find_photos
 
@@ -53,7 +52,7 @@ def main() -> None:
     work.mkdir(parents=True)
     checkpoint = arguments.checkpoint or _untrained(arguments, work / "untrained.pth")
     config = ExportConfig(scales=arguments.scales, top_k=arguments.top_k, image_size=arguments.image_size)
-    bundle = export(
+    bundle = export_bundle(
         checkpoint, work / "model.ctxbundle", config, retrieval=AsmkRetrieval, display=Display(quiet=False)
     ).check()
     codebook = _codebook(bundle, arguments)

@@ -38,13 +38,10 @@ from ctxdeploy.core.bundle import Artefact, Bundle, Extraction
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-from ctxdeploy.export.export import ExportConfig, export, torch_runner
-from ctxdeploy.export.int8.calibration import Int8Config
-from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.parity.parity_run import ParityPhotos
-from ctxdeploy.export.parity.photos import folder_calibration, folder_trial
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint, save_checkpoint, untrained_network
+from ctxdeploy.export.int8 import Int8Config
+from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.parity import ParityPhotos, folder_calibration, folder_trial, torch_runner
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import open_backend
 
@@ -106,7 +103,7 @@ def _export(name: str, arguments: argparse.Namespace) -> None:
     trial = folder_trial(arguments.photos, Preprocessing())
     few = dict(list(trial.parity.items())[:: len(trial.parity) // 2][:2])
     retrieval = dict(list(trial.retrieval.items())[:24])
-    exported = export(
+    exported = export_bundle(
         checkpoint,
         path,
         ExportConfig(targets=TARGETS, precisions=PRECISIONS, int8=Int8Config(max_kept=0.5 if trunk == "R18" else 0.0)),

@@ -21,8 +21,8 @@ from bulk import start_index
 from common import provenance, publish
 
 from ctxdeploy.core import bundle as bundles
-from ctxdeploy.export.checkpoint import load_checkpoint
-from ctxdeploy.export.export import torch_runner
+from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export.parity import torch_runner
 from ctxdeploy.index import Codebook
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import open_backend

@@ -1,8 +1,61 @@
-"""Checkpoints of retrieval networks to verified bundles. Needs the extra ``export``.
+"""Checkpoints of retrieval networks to bundles of verified artefacts. Needs the extra ``export``.
 
-- ``ctxdeploy.export.networks``: the networks in PyTorch and the table that names them;
-- ``ctxdeploy.export.checkpoint``: the checkpoint formats that load;
-- ``ctxdeploy.export.graph.graph``: network to ONNX;
-- ``ctxdeploy.export.parity.parity``: what the ONNX graph computes against what PyTorch computes;
-- ``ctxdeploy.export.export``: all of it, from a checkpoint to a bundle.
+    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+    from ctxdeploy.export import ExportConfig, export_bundle
+
+    config = ExportConfig(targets=("onnxruntime", "openvino"))
+    bundle = export_bundle("how.pth", "how.ctxbundle", config, retrieval=AsmkRetrieval).check()
+
+- ``networks``: the networks in PyTorch, and the table that names them;
+- ``graph``: a network to ONNX, and its mixed precision; ``int8``: the same graph in int8;
+- ``parity``: what an artefact computes against what PyTorch computes;
+- ``tensorrt``: engines; ``diff``: the first layer where two artefacts diverge.
+
+The names are imported on first use; ``import ctxdeploy.export`` loads nothing.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.bundle_builder import REJECTED
+    from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from ctxdeploy.export.export import ExportConfig, Exported, export_bundle
+    from ctxdeploy.export.triton import TritonConfig, write_model_repository
+    from ctxdeploy.export.untrained import untrained_network
+
+__all__ = [
+    "REJECTED",
+    "Checkpoint",
+    "ExportConfig",
+    "Exported",
+    "TritonConfig",
+    "export_bundle",
+    "load_checkpoint",
+    "save_checkpoint",
+    "untrained_network",
+    "write_model_repository",
+]
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "ExportConfig": "export",
+    "Exported": "export",
+    "REJECTED": "bundle_builder",
+    "TritonConfig": "triton",
+    "export_bundle": "export",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "untrained_network": "untrained",
+    "write_model_repository": "triton",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
-from ctxdeploy.export.networks import FAMILIES, build, family, family_of
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.families import FAMILIES, build, family, family_of
 
 if TYPE_CHECKING:
     from torch import Tensor

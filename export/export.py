@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.core.errors import BundleError, ConfigError, ParityError, StorageError
 from ctxdeploy.core.extras import require, require_onnxruntime
@@ -20,9 +18,10 @@ from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.matching import Matching
-from ctxdeploy.export.parity.parity import Image, Outputs, Run
+from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
 from ctxdeploy.export.parity.photos import sample_calibration, sample_trial, with_odd_shapes
+from ctxdeploy.export.parity.verify import torch_runner
 from ctxdeploy.export.preflight import check_graph, preflight
 from ctxdeploy.export.targets import plan
 
@@ -98,7 +97,7 @@ class Exported:
         return self.bundle
 
 
-def export(
+def export_bundle(
     checkpoint: str | Path,
     output: str | Path,
     config: ExportConfig | None = None,
@@ -196,18 +195,6 @@ def _refused(workshop: BundleBuilder, output: Path) -> ParityError:
         f"the exported graph differs from PyTorch: {verdict}; no bundle was written, "
         f"the graph and its report are in {kept}"
     )
-
-
-def torch_runner(network: "RetrievalNetwork") -> Run:
-    """Return a network in PyTorch as a function on numpy arrays."""
-    import torch
-
-    def run(images: Image) -> Outputs:
-        with torch.inference_mode():
-            a, b, c, d = network(torch.from_numpy(np.array(images)))
-        return a.numpy(), b.numpy(), c.numpy(), d.numpy()
-
-    return run
 
 
 def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: ParityPhotos | None) -> ParityPhotos:

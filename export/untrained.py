@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.families import build
 from ctxdeploy.export.networks.lit import LocalFeatureIntegration
 from ctxdeploy.export.networks.network import RetrievalNetwork
 from ctxdeploy.export.networks.refinement import GraphConvolution

@@ -32,7 +32,7 @@ class PyTorch:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         torch = require("torch", "export")
         from ctxdeploy.core import bundle
-        from ctxdeploy.export.export import torch_runner
+        from ctxdeploy.export.parity import torch_runner
         from ctxdeploy.runtime.decode import decode_photo
 
         if settings["threads"] is not None:
@@ -52,13 +52,13 @@ class PyTorch:
         }
 
     def _network(self, bundle: Any, checkpoint: str | None) -> Any:
-        from ctxdeploy.export.networks.config import NetworkConfig
-        from ctxdeploy.export.untrained import untrained_network
+        from ctxdeploy.export import untrained_network
+        from ctxdeploy.export.networks import NetworkConfig
 
         if checkpoint is None:
             extraction = replace(bundle.extraction)
             return untrained_network(NetworkConfig.parse(bundle.network), extraction, self._pixels[:2])
-        from ctxdeploy.export.checkpoint import load_checkpoint
+        from ctxdeploy.export import load_checkpoint
 
         loaded = load_checkpoint(checkpoint)
         if loaded.weights_sha256() != bundle.source["weights_sha256"]:

@@ -80,8 +80,7 @@ def command(
     any machine and run on RTX GPUs.
     """
     import ctxdeploy.core.bundle
-    from ctxdeploy.export.tensorrt.config import EngineConfig
-    from ctxdeploy.export.tensorrt.publish import build_engine
+    from ctxdeploy.export.tensorrt import EngineConfig, build_engine
 
     config = EngineConfig(
         workspace=None if workspace is None else workspace << 20,

@@ -13,7 +13,7 @@ from ctxdeploy.models.finding import find_bundle
 from ctxdeploy.models.table import is_name
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.diff.sides import Image
+    from ctxdeploy.export.parity import Image
 
 SAMPLE = "coffee"
 # Of graphs outside of a bundle, and of default for those in one: every layer shows, in a fifth of the time of 1024.
@@ -63,15 +63,14 @@ def command(
     looks closer; the layer that adds most to the error is named in any case.
     """
     from ctxdeploy.core.extras import require
-    from ctxdeploy.export.diff.diff import DiffConfig, diff
-    from ctxdeploy.export.diff.sides import side
+    from ctxdeploy.export.diff import DiffConfig, compare_graphs, side
 
     config = DiffConfig(tolerance=tolerance, threads=threads)
     if html is not None:
         require("matplotlib", "export")
     left, right = side(_named(a), backend_a, precision_a), side(_named(b), backend_b, precision_b)
     size = min(image_size, left.image_size or image_size, right.image_size or image_size)
-    found = diff(left, right, _image(photo, size), config, Display(quiet=quiet).say)
+    found = compare_graphs(left, right, _image(photo, size), config, Display(quiet=quiet).say)
     if html is not None:
         from ctxdeploy.report.diff_page import write_diff_page
 

@@ -18,9 +18,8 @@ from ctxdeploy.export.targets import TARGETS
 from ctxdeploy.models.finding import find_checkpoint
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.export import ExportConfig
-    from ctxdeploy.export.parity.parity import Image
-    from ctxdeploy.export.parity.parity_run import ParityPhotos
+    from ctxdeploy.export import ExportConfig
+    from ctxdeploy.export.parity import Image, ParityPhotos
 
 
 @click.command("export")
@@ -83,7 +82,7 @@ def command(
     """
     require("torch", "export")
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-    from ctxdeploy.export.export import ExportConfig, export
+    from ctxdeploy.export import ExportConfig, export_bundle
 
     for flag, package, extra in ((report, "matplotlib", "export"), (triton, "tritonclient", "triton")):
         if flag is not None:
@@ -106,7 +105,7 @@ def command(
     if codebook is not None:
         _check_codebook(codebook, checkpoint)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)
-    exported = export(
+    exported = export_bundle(
         checkpoint,
         output,
         config,
@@ -131,7 +130,7 @@ def command(
 
         write_report(report, exported.bundle, exported.rejected)
     if triton is not None:
-        from ctxdeploy.export.triton import write_model_repository
+        from ctxdeploy.export import write_model_repository
 
         write_model_repository(exported.bundle, triton)
     exported.check()
@@ -139,7 +138,7 @@ def command(
 
 def _check_codebook(codebook: Path, checkpoint: Path) -> None:
     from ctxdeploy.core.bundled_codebook import check_codebook
-    from ctxdeploy.export.checkpoint import load_checkpoint
+    from ctxdeploy.export import load_checkpoint
 
     check_codebook(codebook, load_checkpoint(checkpoint).config.descriptor_dim)
 
@@ -150,9 +149,9 @@ def _photos(
     """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
     if photos is None and calibrate is None:
         return None, None
-    from ctxdeploy.export.checkpoint import load_checkpoint
-    from ctxdeploy.export.int8.calibration import Int8Config
-    from ctxdeploy.export.parity.photos import folder_calibration, folder_trial
+    from ctxdeploy.export import load_checkpoint
+    from ctxdeploy.export.int8 import Int8Config
+    from ctxdeploy.export.parity import folder_calibration, folder_trial
 
     preprocessing = config.preprocessing(load_checkpoint(checkpoint))
     chosen = None if photos is None else folder_trial(photos, preprocessing)

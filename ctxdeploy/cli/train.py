@@ -12,7 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.models.finding import find_checkpoint
 from ctxdeploy.training.config import RECIPES, OptimiserConfig, TrainConfig
 

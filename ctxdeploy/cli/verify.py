@@ -106,10 +106,10 @@ def _compared(
 ) -> list[dict[str, Any]]:
     from ctxdeploy.core import bundle
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-    from ctxdeploy.export.parity.verify import record_parity, verify
+    from ctxdeploy.export.parity import record_parity, verify_bundle
 
     opened = bundle.open(path)
-    results = verify(
+    results = verify_bundle(
         opened,
         photos,
         retrieval=AsmkRetrieval,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import GroundTruth
-from ctxdeploy.export.parity.parity import Agreement
+from ctxdeploy.export.parity import Agreement
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook

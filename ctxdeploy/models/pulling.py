@@ -187,7 +187,7 @@ def _origin(model: Published, answer: Answer, file: Path) -> Origin:
 
 def _check(model: Published, origin: Origin, file: Path) -> None:
     """Raise ``DownloadError`` if a file is not the known one, damaged, or no checkpoint of a known network."""
-    from ctxdeploy.export.checkpoint import load_checkpoint
+    from ctxdeploy.export import load_checkpoint
 
     if model.sha256 is not None and origin.sha256 != model.sha256:
         raise DownloadError(
@@ -214,12 +214,12 @@ def _check(model: Published, origin: Origin, file: Path) -> None:
 def _exported(model: Published, work: Path, origin: Origin, display: Display) -> Path:
     """Return the folder of the finished model inside that of the pull."""
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-    from ctxdeploy.export.export import export
+    from ctxdeploy.export import export_bundle
 
     for left in work.glob("model*"):  # of a run that was interrupted
         shutil.rmtree(left, ignore_errors=True)
     made = work / "model"
-    export(work / model.file, made, retrieval=AsmkRetrieval, display=display).check()
+    export_bundle(work / model.file, made, retrieval=AsmkRetrieval, display=display).check()
     shutil.copyfile(work / model.file, made / model.file)
     write_origin(made, origin)
     return made

@@ -135,12 +135,8 @@ def _photos(folders: Sequence[Path]) -> list["PhotoSource"]:
 def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Display) -> dict[str, object]:
     """Write the checkpoint with its matrices as float16; return how far the network moved by that."""
     from ctxdeploy.core.types import Preprocessing
-    from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-    from ctxdeploy.export.export import torch_runner
-    from ctxdeploy.export.parity.matching import Matching
-    from ctxdeploy.export.parity.parity import TOLERANCES
-    from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
-    from ctxdeploy.export.parity.photos import sample_trial
+    from ctxdeploy.export import load_checkpoint, save_checkpoint
+    from ctxdeploy.export.parity import TOLERANCES, Matching, ParityPhotos, ParityRun, sample_trial, torch_runner
 
     loaded = load_checkpoint(checkpoint)
     extraction = replace(loaded.extraction, scales=config.scales, top_k=config.top_k)
@@ -166,11 +162,10 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
 def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, tuple[str, ...]]:
     """Export the fp32 graph, and the bf16 graph for OpenVINO if it passes; return also what did not."""
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-    from ctxdeploy.export.bundle_builder import REJECTED
-    from ctxdeploy.export.export import ExportConfig, export
+    from ctxdeploy.export import REJECTED, ExportConfig, export_bundle
 
     config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
-    exported = export(checkpoint, target, config, retrieval=AsmkRetrieval, display=display)
+    exported = export_bundle(checkpoint, target, config, retrieval=AsmkRetrieval, display=display)
     for file in target.glob(f"*{REJECTED}*"):
         file.unlink()
     return exported.bundle, tuple(f"{a.target} {a.precision}: {a.parity['verdict']}" for a in exported.rejected)

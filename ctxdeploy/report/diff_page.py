@@ -5,8 +5,7 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.text import printable
-from ctxdeploy.export.diff.diff import Diff, LayerError
-from ctxdeploy.export.diff.layers import SIZES
+from ctxdeploy.export.diff import SIZES, Diff, LayerError
 from ctxdeploy.report.figures import INK, SERIES, figure, page, svg, text
 
 # Least error on the plot's axis: below the rounding of fp32.

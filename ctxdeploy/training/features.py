@@ -8,10 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks.dense import DenseNetwork
-from ctxdeploy.export.networks.network import RetrievalNetwork, l2_attention
-from ctxdeploy.export.networks.refinement import GraphConvolution
-from ctxdeploy.export.networks.smoothing import GaussianSmoothing
+from ctxdeploy.export.networks import DenseNetwork, GaussianSmoothing, GraphConvolution, RetrievalNetwork, l2_attention
 
 # Standard deviation of a graph convolution's first weights, times the square root of the channels: with 0 the ReLU
 # behind them would pass no gradient, with 1 they would bury the features that they refine.

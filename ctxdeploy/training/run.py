@@ -8,9 +8,8 @@ import torch
 
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError, StorageError
-from ctxdeploy.export.checkpoint import load_checkpoint
-from ctxdeploy.export.networks.config import NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.networks.dense import DenseNetwork
+from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training.config import TrainConfig
 from ctxdeploy.training.log import CsvLog
 from ctxdeploy.training.objectives import objective_of

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError
-from ctxdeploy.export.checkpoint import load_checkpoint
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.networks.dense import DenseNetwork
+from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing, build
 from ctxdeploy.training.features import initialise, initialise_refinements, trainable
 
 # Of the checkpoints that are written: five scales, 0.49 of the pixels of HOW's seven.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError
-from ctxdeploy.export.checkpoint import save_checkpoint
+from ctxdeploy.export import save_checkpoint
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.networks.dense import DenseNetwork
+    from ctxdeploy.export.networks import DenseNetwork
 
 FORMAT = "ctxdeploy-training/1"
 _LOCK = "LOCK"

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.core.errors import TrainingError
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.dense import DenseNetwork
+from ctxdeploy.export.networks import DenseNetwork, build
 from ctxdeploy.training.config import TrainConfig
 from ctxdeploy.training.features import Maps, trainable
 from ctxdeploy.training.log import CsvLog

@@ -14,9 +14,7 @@ from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import load_ground_truth
 from ctxdeploy.evaluation.retrieval import asmk_scores
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.dense import DenseNetwork
-from ctxdeploy.export.networks.network import RetrievalNetwork
+from ctxdeploy.export.networks import DenseNetwork, RetrievalNetwork, build
 from ctxdeploy.training.photos import Image, PhotoStore
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks.dense import DenseNetwork
+from ctxdeploy.export.networks import DenseNetwork
 
 # Variances below this share of the largest count as this share: directions without variance are not blown up.
 _LEAST_VARIANCE = 1e-10

@@ -176,7 +176,9 @@ class Diff:
         }
 
 
-def diff(a: Side, b: Side, image: Image, config: DiffConfig | None = None, report: Report = lambda step: None) -> Diff:
+def compare_graphs(
+    a: Side, b: Side, image: Image, config: DiffConfig | None = None, report: Report = lambda step: None
+) -> Diff:
     """Compare two graphs on an image.
 
     Args:

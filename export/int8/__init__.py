@@ -1,16 +1,44 @@
 """The fp32 graph of a network as one int8 file that ONNX Runtime, OpenVINO and TensorRT all read.
 
-- ``ctxdeploy.export.int8.layers``: the convolutions and tensors of the trunk, by name;
-- ``ctxdeploy.export.int8.calibration``: the range of each tensor, from photos;
-- ``ctxdeploy.export.int8.qdq``: QuantizeLinear and DequantizeLinear written into the graph;
-- ``ctxdeploy.export.int8.search``: which convolutions must stay fp32.
+- ``layers``: the convolutions and tensors of the trunk, by name;
+- ``calibration``: the range of each tensor, from photos;
+- ``qdq``: QuantizeLinear and DequantizeLinear in the graph; ``search``: which convolutions must stay fp32.
 
 The trunk alone is quantised; refinement, smoothing, whitening, attention, selection and resizing stay fp32.
 """
 
-from ctxdeploy.export.int8.calibration import Int8Config, Method, Ranges, calibrate
-from ctxdeploy.export.int8.layers import layer_names
-from ctxdeploy.export.int8.qdq import quantise
-from ctxdeploy.export.int8.search import Check, search
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Check", "Int8Config", "Method", "Ranges", "calibrate", "layer_names", "quantise", "search"]
+if TYPE_CHECKING:
+    from ctxdeploy.export.int8.calibration import Int8Config, Method, Ranges, calibrate
+    from ctxdeploy.export.int8.qdq import quantise
+    from ctxdeploy.export.int8.search import search
+
+__all__ = [
+    "Int8Config",
+    "Method",
+    "Ranges",
+    "calibrate",
+    "quantise",
+    "search",
+]
+
+_HOMES = {
+    "Int8Config": "calibration",
+    "Method": "calibration",
+    "Ranges": "calibration",
+    "calibrate": "calibration",
+    "quantise": "qdq",
+    "search": "search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,42 +1,61 @@
-"""The networks, and the one table that names their families."""
+"""The networks: one file for each family, named in the table of ``families``, and one for each part.
 
-from typing import TYPE_CHECKING
+``config`` imports no torch; the other names load it on first use.
+"""
 
-from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.networks.ctx import Ctx
-from ctxdeploy.export.networks.family import Family, Params
-from ctxdeploy.export.networks.fire import Fire
-from ctxdeploy.export.networks.how import How
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.core.bundle import Extraction
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.config import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing
+    from ctxdeploy.export.networks.dense import DenseNetwork
+    from ctxdeploy.export.networks.families import FAMILIES, build, family, family_of
+    from ctxdeploy.export.networks.network import RetrievalNetwork, l2_attention
+    from ctxdeploy.export.networks.refinement import GraphConvolution
+    from ctxdeploy.export.networks.smoothing import GaussianSmoothing
 
-# In the order in which they are asked whether a checkpoint is theirs.
-FAMILIES: dict[str, Family] = {family.label: family for family in (Fire(), How(), Ctx())}
+__all__ = [
+    "FAMILIES",
+    "Architecture",
+    "DenseNetwork",
+    "Edges",
+    "GaussianSmoothing",
+    "GraphConvolution",
+    "Lit",
+    "NetworkConfig",
+    "Refinement",
+    "RetrievalNetwork",
+    "Smoothing",
+    "build",
+    "family",
+    "family_of",
+    "l2_attention",
+]
+
+_HOMES = {
+    "Architecture": "config",
+    "DenseNetwork": "dense",
+    "Edges": "config",
+    "FAMILIES": "families",
+    "GaussianSmoothing": "smoothing",
+    "GraphConvolution": "refinement",
+    "Lit": "config",
+    "NetworkConfig": "config",
+    "Refinement": "config",
+    "RetrievalNetwork": "network",
+    "Smoothing": "config",
+    "build": "families",
+    "family": "families",
+    "family_of": "families",
+    "l2_attention": "network",
+}
 
 
-def family(label: str) -> Family:
-    """Return a family by its label; ``ConfigError`` names those there are."""
-    if label not in FAMILIES:
-        raise ConfigError(f"network family {label!r} is not one of {', '.join(FAMILIES)}")
-    return FAMILIES[label]
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-def family_of(params: Params) -> Family:
-    """Return the family whose network a checkpoint's ``net_params`` describe."""
-    return next(known for known in FAMILIES.values() if known.claims(params))
-
-
-def build(config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork":
-    """Return the network of a configuration in evaluation mode, its weights not loaded yet.
-
-    Raises:
-        ConfigError: the family is unknown, or the network has parts that it does not have.
-    """
-    known = family(config.family)
-    params = {**known.net_params(config), "runtime": {"mean_std": [config.mean, config.std]}}
-    if not known.claims(params) or known.configuration(params) != config:
-        raise ConfigError(f"a network of the family {known.label} cannot have all the parts of {config}")
-    return known.build(config, extraction).eval()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError
@@ -19,6 +21,9 @@ from ctxdeploy.export.parity.parity_run import ParityRun, Retrieval
 from ctxdeploy.export.parity.photos import folder_trial, with_odd_shapes
 from ctxdeploy.export.targets import REFERENCE, TENSORRT
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.networks.network import RetrievalNetwork
 
 # ONNX Runtime with the roundings of the low types written into the graph.
 EMULATED = "emulation"
@@ -88,6 +93,18 @@ def reference_run(bundle: Bundle) -> tuple[Run, str]:
     return backend_run(backend), f"{backend.name} {backend.version} fp32"
 
 
+def torch_runner(network: "RetrievalNetwork") -> Run:
+    """Return a network in PyTorch as a function on numpy arrays."""
+    import torch
+
+    def run(images: Image) -> Outputs:
+        with torch.inference_mode():
+            a, b, c, d = network(torch.from_numpy(np.array(images)))
+        return a.numpy(), b.numpy(), c.numpy(), d.numpy()
+
+    return run
+
+
 def backend_run(backend: Backend) -> Run:
     """Return a backend as a function on arrays."""
 
@@ -115,7 +132,7 @@ class Verified:
     itself: bool = False
 
 
-def verify(
+def verify_bundle(
     bundle: Bundle,
     photos: Path,
     *,
@@ -189,7 +206,6 @@ def _verified(bundle: Bundle, artefact: Artefact, trial: ParityRun) -> Verified:
 def _torch_run(bundle: Bundle, checkpoint: Path) -> tuple[Run, str]:
     require("torch", "export")
     from ctxdeploy.export.checkpoint import load_checkpoint
-    from ctxdeploy.export.export import torch_runner
 
     loaded = load_checkpoint(checkpoint)
     if loaded.weights_sha256() != bundle.source["weights_sha256"]:

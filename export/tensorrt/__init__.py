@@ -1,14 +1,47 @@
 """ONNX graphs to engines of TensorRT and TensorRT-RTX. Needs the extra ``gpu`` or ``rtx``, and no PyTorch.
 
-- ``config``: settings of a build;
-- ``limits``: what the parser cannot take, said before anything is built;
-- ``build``: an ONNX graph to an engine; ``parsing``, ``monitor``, ``cache`` and ``plugins`` are its parts;
+- ``config``: settings of a build; ``build``: an ONNX graph to an engine; ``monitor``: progress, Ctrl-C, timing cache;
+- ``limits`` and ``nodes``: what the parser cannot take, said before anything is built;
 - ``publish``: an engine into a bundle.
 """
 
-from ctxdeploy.export.tensorrt.build import Plan, build_plan
-from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
-from ctxdeploy.export.tensorrt.limits import graph_problems, problems
-from ctxdeploy.export.tensorrt.publish import add_engine, build_engine
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["EngineConfig", "Plan", "Profile", "add_engine", "build_engine", "build_plan", "graph_problems", "problems"]
+if TYPE_CHECKING:
+    from ctxdeploy.export.tensorrt.build import Plan, build_plan
+    from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
+    from ctxdeploy.export.tensorrt.limits import graph_problems, problems
+    from ctxdeploy.export.tensorrt.publish import add_engine, build_engine
+
+__all__ = [
+    "EngineConfig",
+    "Plan",
+    "Profile",
+    "add_engine",
+    "build_engine",
+    "build_plan",
+    "graph_problems",
+    "problems",
+]
+
+_HOMES = {
+    "EngineConfig": "config",
+    "Plan": "build",
+    "Profile": "config",
+    "add_engine": "publish",
+    "build_engine": "publish",
+    "build_plan": "build",
+    "graph_problems": "limits",
+    "problems": "limits",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,10 +16,8 @@ from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.core.views import ViewConfig, make_view
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.checkpoint import save_checkpoint
-from ctxdeploy.export.export import export
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import export_bundle, save_checkpoint, untrained_network
+from ctxdeploy.export.networks import Architecture, NetworkConfig
 
 SCENES = ("astronaut", "coffee", "rocket", "hubble_deep_field", "stereo_motorcycle", "coins")
 
@@ -65,7 +63,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of ``checkpoint``; not to be changed."""
-    return export(checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle", retrieval=AsmkRetrieval).check()
+    return export_bundle(
+        checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle", retrieval=AsmkRetrieval
+    ).check()
 
 
 @pytest.fixture

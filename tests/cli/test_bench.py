@@ -50,8 +50,7 @@ def _pytorch_operations(bundle: Bundle, content: dict[str, object]) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ctxdeploy.export.networks import build
-    from ctxdeploy.export.networks.config import NetworkConfig
+    from ctxdeploy.export.networks import NetworkConfig, build
 
     network = build(NetworkConfig.parse(bundle.network), bundle.extraction)
     counts = []

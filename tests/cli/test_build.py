@@ -175,7 +175,7 @@ def test_mistakes_are_refused_with_their_remedy(
 def test_a_graph_beyond_the_limits_is_refused_before_the_build(
     call: Call, own: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctxdeploy.export.tensorrt import nodes
+    from ctxdeploy.export.tensorrt import limits, nodes
 
     monkeypatch.setattr(nodes, "LARGEST_K", 39)
     assert limits.LARGEST_K == 3840

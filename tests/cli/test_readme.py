@@ -13,8 +13,8 @@ import torch
 from ctxdeploy.cli.main import COMMANDS
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import untrained_network
+from ctxdeploy.export.networks import Architecture, NetworkConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

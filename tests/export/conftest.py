@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing
 
 Image = NDArray[np.uint8]
 Outputs = tuple[NDArray[np.float32], ...]
@@ -58,7 +58,7 @@ def config_of() -> Callable[..., NetworkConfig]:
 @pytest.fixture(scope="session")
 def network_of(samples: Mapping[str, Image]) -> Callable[[NetworkConfig, Extraction], Any]:
     """Return a function that makes a network fitted to photos, once per configuration."""
-    from ctxdeploy.export.untrained import untrained_network
+    from ctxdeploy.export import untrained_network
 
     made: dict[Any, Any] = {}
 
@@ -79,7 +79,7 @@ def small_network(config_of: Callable[..., NetworkConfig], network_of: Callable[
 @pytest.fixture(scope="session")
 def small_graph(small_network: Any) -> Any:
     """Return the graph of ``small_network``; tests must not change it."""
-    from ctxdeploy.export.graph.graph import build_graph
+    from ctxdeploy.export.graph import build_graph
 
     return build_graph(small_network)
 

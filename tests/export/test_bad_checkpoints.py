@@ -13,9 +13,8 @@ from PIL import Image
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing, build
 
 Content = dict[str, Any]
 

@@ -11,9 +11,8 @@ import torch
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import Architecture, Edges, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export.networks import Architecture, Edges, NetworkConfig, Refinement, Smoothing, build
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}

@@ -19,9 +19,9 @@ from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, Sh
 from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.export.diff.diff import Diff, DiffConfig, diff
-from ctxdeploy.export.diff.layers import SELECTION, SIZES, Graph
-from ctxdeploy.export.diff.sides import Runner, Side, distance, side
+from ctxdeploy.export.diff import SIZES, Diff, DiffConfig, Side, compare_graphs, side
+from ctxdeploy.export.diff.layers import SELECTION, Graph
+from ctxdeploy.export.diff.sides import Runner, distance
 from ctxdeploy.report.diff_page import table, write_diff_page
 
 FACTORS = (1.5, 1.0, 0.5)
@@ -156,7 +156,7 @@ def image() -> Any:
 
 
 def compare(a: Path, b: Path, image: Any, **config: Any) -> Diff:
-    return diff(Side(path=a), Side(path=b), image, DiffConfig(threads=1, **config))
+    return compare_graphs(Side(path=a), Side(path=b), image, DiffConfig(threads=1, **config))
 
 
 def perturbed(layer: str, amount: float = 0.2) -> Weights:
@@ -328,8 +328,8 @@ def test_budget(reference: Path, save: Save, image: Any) -> None:
     path = save(graph(perturbed("backbone.conv1", 0.01)))
     steps: list[str] = []
     sides = Side(path=reference), Side(path=path)
-    few = diff(*sides, image, DiffConfig(budget=1, threads=1), steps.append)
-    many = diff(*sides, image, DiffConfig(threads=1))
+    few = compare_graphs(*sides, image, DiffConfig(budget=1, threads=1), steps.append)
+    many = compare_graphs(*sides, image, DiffConfig(threads=1))
     assert f"run {len(few.layers)} of {len(few.layers)}" in steps[-2]
     assert [(v.tensor, v.shapes) for v in few.layers] == [(v.tensor, v.shapes) for v in many.layers]
     np.testing.assert_allclose([v.error for v in few.layers], [v.error for v in many.layers], rtol=1e-3, atol=1e-6)
@@ -380,7 +380,7 @@ def test_distance_of_blocks_and_of_what_is_not_finite() -> None:
 
 def test_openvino_against_onnxruntime(reference: Path, image: Any) -> None:
     pytest.importorskip("openvino")
-    found = diff(Side(path=reference), Side(path=reference, engine="openvino"), image, DiffConfig(threads=1))
+    found = compare_graphs(Side(path=reference), Side(path=reference, engine="openvino"), image, DiffConfig(threads=1))
     assert not found.diverged
     assert max(layer.error for layer in found.layers) < 1e-5
     assert any(layer.error > 0 for layer in found.layers), "they are two engines"
@@ -392,7 +392,7 @@ def test_real_graph(small_graph: Any, samples: Mapping[str, Any], save: Save) ->
     pytest.importorskip("openvino")
     path, photo = save(small_graph, "real.onnx"), samples["coffee"][:120, :150]
     sides = Side(path=path), Side(path=path, engine="openvino")
-    found = diff(*sides, photo, DiffConfig(threads=2))
+    found = compare_graphs(*sides, photo, DiffConfig(threads=2))
     assert not found.diverged
     assert max(layer.error for layer in found.layers) < 1e-4
     assert {"refinement.blocks.0", "refinement.blocks.1", "smoothing.predict", "backbone.layer4.1.conv2"} <= {
@@ -403,7 +403,7 @@ def test_real_graph(small_graph: Any, samples: Mapping[str, Any], save: Save) ->
     for value in changed.graph.initializer:
         if value.name == "refinement.blocks.1.weight":
             value.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(value) * 1.1, value.name))
-    found = diff(sides[0], Side(path=save(changed)), photo, DiffConfig(threads=2))
+    found = compare_graphs(sides[0], Side(path=save(changed)), photo, DiffConfig(threads=2))
     assert found.first is not None
     assert (found.first.tensor.layer, found.first.tensor.op) == ("refinement.blocks.1", "MatMul")
 

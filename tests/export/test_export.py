@@ -17,12 +17,11 @@ from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+from ctxdeploy.export import ExportConfig, export_bundle
 from ctxdeploy.export import bundle_builder as artefacts
-from ctxdeploy.export.export import ExportConfig, export, torch_runner
 from ctxdeploy.export.graph import graph
-from ctxdeploy.export.parity.parity import TOLERANCES
-from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
-from ctxdeploy.export.parity.verify import largest_batch, measure
+from ctxdeploy.export.parity import TOLERANCES, ParityPhotos, ParityRun, measure, torch_runner
+from ctxdeploy.export.parity.verify import largest_batch
 from ctxdeploy.export.targets import REFERENCE, plan
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
@@ -43,7 +42,7 @@ def only(photo: Image) -> ParityPhotos:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, small_network: Any) -> Path:
-    from ctxdeploy.export.checkpoint import save_checkpoint
+    from ctxdeploy.export import save_checkpoint
 
     path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
     save_checkpoint(small_network, path, image_size=320)
@@ -60,7 +59,7 @@ def graph_at_hand(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def exported(checkpoint: Path, photos: ParityPhotos, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a bundle as a user makes it, with all three overrides."""
     config = ExportConfig(scales=(0.5, 1.0), top_k=50, image_size=256, max_batch=3)
-    return export(
+    return export_bundle(
         checkpoint, tmp_path_factory.mktemp("out") / "deeper" / "bundle", config, retrieval=AsmkRetrieval, photos=photos
     ).check()
 
@@ -105,7 +104,7 @@ def test_openvino_computes_the_same(
     pytest.importorskip("openvino")
     # One photo here: OpenVINO takes seconds for every new shape on a busy machine.
     config = ExportConfig(targets=("openvino",))
-    exported = export(
+    exported = export_bundle(
         checkpoint, tmp_path / "bundle", config, retrieval=AsmkRetrieval, photos=only(samples["coffee"][:100, :140])
     )
     bundle = exported.check()
@@ -126,7 +125,7 @@ def test_existing_output_is_left_alone(checkpoint: Path, photos: ParityPhotos, t
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
     with pytest.raises(BundleError, match="out exists: choose another -o, or remove it first"):
-        export(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
     assert (tmp_path / "out" / "mine").read_text() == "precious"
     assert names_in(tmp_path) == ["out"]
 
@@ -168,7 +167,7 @@ def test_failed_parity_leaves_nothing(
         monkeypatch.setattr(graph, "save_graph", perturb)
     message = r"the exported graph differs from PyTorch: .* no bundle was written, .* are in .*out\.rejected$"
     with pytest.raises(ParityError, match=message):
-        export(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
     assert names_in(tmp_path) == ["out.rejected"]
     kept = tmp_path / "out.rejected"
     assert sorted(names_in(kept)) == ["model.onnx.onnxruntime.rejected.json", "model.onnx.rejected"]
@@ -179,7 +178,7 @@ def test_failed_parity_leaves_nothing(
         ctxdeploy.core.bundle.open(kept)
     # Once more: what was kept stays.
     with pytest.raises(ParityError, match=r"out\.rejected-2$"):
-        export(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
 
 
 def test_a_rejected_artefact_leaves_the_others(
@@ -188,7 +187,7 @@ def test_a_rejected_artefact_leaves_the_others(
     strict = replace(TOLERANCES[Precision.FP16], cosine=1.1)
     monkeypatch.setitem(TOLERANCES, Precision.FP16, strict)
     config = ExportConfig(precisions=(Precision.FP32, Precision.FP16))
-    exported = export(
+    exported = export_bundle(
         checkpoint, tmp_path / "out", config, retrieval=AsmkRetrieval, photos=only(samples["coffee"][:100, :140])
     )
     assert [artefact.precision for artefact in exported.rejected] == ["fp16"]
@@ -213,7 +212,7 @@ def test_an_artefact_that_returns_nan_is_kept_with_its_report(
 
     monkeypatch.setattr(OnnxRuntimeBackend, "_run", overflowing)
     config = ExportConfig(precisions=(Precision.FP32, Precision.FP16))
-    exported = export(checkpoint, tmp_path / "out", config, retrieval=AsmkRetrieval, photos=photos)
+    exported = export_bundle(checkpoint, tmp_path / "out", config, retrieval=AsmkRetrieval, photos=photos)
     assert [artefact.precision for artefact in exported.rejected] == ["fp16"]
     report = json.loads((tmp_path / "out" / "model.fp16.onnx.onnxruntime.rejected.json").read_text())
     assert report["parity"]["verdict"].startswith("failed: cosine min nan")
@@ -233,7 +232,7 @@ def test_a_graph_that_does_not_load_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(graph, "save_graph", lambda proto, path: path.write_bytes(b"no graph"))
     with pytest.raises(BackendError, match="onnxruntime cannot load"):
-        export(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
     assert names_in(tmp_path) == []
 
 
@@ -246,20 +245,20 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(graph, "save_graph", full)
     with pytest.raises(StorageError, match="out cannot be written: No space left on device"):
-        export(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
     assert names_in(tmp_path) == []
 
 
 def test_an_output_below_a_file(checkpoint: Path, photos: ParityPhotos, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"cannot be written: (Not a directory|File exists)"):
-        export(checkpoint, tmp_path / "file" / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "file" / "out", retrieval=AsmkRetrieval, photos=photos)
     assert (tmp_path / "file").read_text() == "x"
 
 
 def test_a_photo_larger_than_the_image_size(checkpoint: Path, samples: Mapping[str, Image], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="photo coffee is 240×160, larger than 128"):
-        export(
+        export_bundle(
             checkpoint,
             tmp_path / "out",
             ExportConfig(image_size=128),
@@ -267,7 +266,9 @@ def test_a_photo_larger_than_the_image_size(checkpoint: Path, samples: Mapping[s
             photos=only(samples["coffee"]),
         )
     with pytest.raises(ConfigError, match="no photo to compare with"):
-        export(checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=ParityPhotos(parity={}, retrieval={}))
+        export_bundle(
+            checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=ParityPhotos(parity={}, retrieval={})
+        )
     assert names_in(tmp_path) == []
 
 
@@ -287,13 +288,13 @@ def test_impossible_options_are_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(graph, "build_graph", lambda *a, **k: pytest.fail("the graph was built"))
     with pytest.raises(ConfigError, match=message):
-        export(checkpoint, tmp_path / "out", ExportConfig(**options), retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(checkpoint, tmp_path / "out", ExportConfig(**options), retrieval=AsmkRetrieval, photos=photos)
     assert names_in(tmp_path) == []
 
 
 def test_no_checkpoint_leaves_nothing(tmp_path: Path, photos: ParityPhotos) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
-        export(tmp_path / "none.pth", tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
+        export_bundle(tmp_path / "none.pth", tmp_path / "out", retrieval=AsmkRetrieval, photos=photos)
     assert names_in(tmp_path) == []
 
 
@@ -305,7 +306,7 @@ def test_steps_are_reported(
     small_network: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bundle = export(
+    bundle = export_bundle(
         checkpoint, tmp_path / "out", retrieval=AsmkRetrieval, photos=photos, display=Display(quiet=False)
     ).check()
     said = capsys.readouterr().err.splitlines()
@@ -364,7 +365,7 @@ def test_int8_must_pass_in_every_runtime_it_is_for(
     monkeypatch.setattr(artefacts, "measure", refusing_twice)
     config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.INT8,))
     photo = samples["coffee"][:100, :140]
-    exported = export(
+    exported = export_bundle(
         checkpoint, tmp_path / "out", config, retrieval=AsmkRetrieval, photos=only(photo), calibration={"coffee": photo}
     )
     bundle = exported.check()

@@ -9,9 +9,8 @@ import torch
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
-from ctxdeploy.export.networks import FAMILIES, build, family
-from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export.networks import FAMILIES, Architecture, Lit, NetworkConfig, Refinement, Smoothing, build, family
 
 SMALL_LIT = Lit(steps=2, templates=6, dim=32)
 PARTS = {

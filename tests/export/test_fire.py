@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.export.graph.graph import trace
-from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks import NetworkConfig
 from ctxdeploy.export.networks.super_features import SuperFeatureNetwork
 
 Image = NDArray[np.uint8]
@@ -175,7 +175,7 @@ def test_graph_equals_pytorch_and_is_shared_by_the_scales(
 ) -> None:
     import onnx
 
-    from ctxdeploy.export.graph.graph import build_graph
+    from ctxdeploy.export.graph import build_graph
 
     graph = build_graph(network)
     assert [(f.domain, f.name) for f in graph.functions] == [("ctx", "LocalFeatureIntegration")]

@@ -14,8 +14,8 @@ from ctxdeploy.core.engines import PACKAGES, TENSORRT, TENSORRT_RTX, read_gpu
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.export.graph.graph import save_graph
-from ctxdeploy.export.parity.parity import compare_photo
+from ctxdeploy.export.graph import save_graph
+from ctxdeploy.export.parity import compare_photo
 from ctxdeploy.export.tensorrt import EngineConfig, build_engine
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
@@ -30,7 +30,7 @@ COSINES = {
 
 
 def converted(proto: Any, precision: Precision, photos: Mapping[str, Image]) -> Any:
-    from ctxdeploy.export.graph.mixed import to_mixed
+    from ctxdeploy.export.graph import to_mixed
     from ctxdeploy.export.int8 import calibrate, quantise
 
     if precision is Precision.FP32:

@@ -12,13 +12,11 @@ from PIL import Image as Pillow
 
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.export import torch_runner
-from ctxdeploy.export.graph.graph import OPSET, build_graph, save_graph
-from ctxdeploy.export.graph.mixed import to_mixed
-from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.graph import build_graph, save_graph, to_mixed
+from ctxdeploy.export.graph.graph import OPSET
+from ctxdeploy.export.networks import NetworkConfig
 from ctxdeploy.export.networks.operators import DOMAIN
-from ctxdeploy.export.parity.parity import TOLERANCES, Parity
-from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
+from ctxdeploy.export.parity import TOLERANCES, Parity, ParityPhotos, ParityRun, torch_runner
 from ctxdeploy.runtime.backends.openvino import inlined
 
 Image = NDArray[np.uint8]
@@ -202,7 +200,7 @@ def test_every_network_equals_pytorch_on_minibench(
     session_of: Any,
     record_property: Callable[[str, object], None],
 ) -> None:
-    from ctxdeploy.export.untrained import untrained_network
+    from ctxdeploy.export import untrained_network
 
     photos = load_minibench(minibench, 512, 10)
     assert len(photos) == 10

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.errors import ConfigError, ParityError
-from ctxdeploy.export.export import torch_runner
-from ctxdeploy.export.graph.graph import build_graph
+from ctxdeploy.export.graph import build_graph
 from ctxdeploy.export.int8 import Int8Config, Method, Ranges, calibrate, layer_names, quantise, search
 from ctxdeploy.export.int8.layers import find_trunk
-from ctxdeploy.export.parity.parity import compare_photo
+from ctxdeploy.export.parity import compare_photo, torch_runner
 
 Image = NDArray[np.uint8]
 Session = Callable[[Any], Callable[[Image], Any]]
@@ -259,7 +258,7 @@ def sensitive(config_of: Callable[..., Any], samples: Mapping[str, Image]) -> tu
     """Return a network whose ``layer2.0.conv2`` reads one channel 300 times as large as the others, and its graph."""
     import torch
 
-    from ctxdeploy.export.untrained import untrained_network
+    from ctxdeploy.export import untrained_network
 
     network = untrained_network(
         config_of("how", dim=32), Extraction(scales=(1.0,), top_k=40, dim=32), [*samples.values()]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Smoothing
+from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Smoothing
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration
 
 # Channels of a ResNet-18 without its last layer.

@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.export import untrained_network
 from ctxdeploy.export.graph.graph import trace
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.networks.network import cell_centres, l2_attention, scaled_size
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export.networks import NetworkConfig, build, l2_attention
+from ctxdeploy.export.networks.network import cell_centres, scaled_size
 
 SCALES = Extraction().scales
 

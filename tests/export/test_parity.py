@@ -12,11 +12,20 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.networks.config import Architecture, Lit, NetworkConfig, Smoothing
-from ctxdeploy.export.parity.matching import Matching
-from ctxdeploy.export.parity.parity import TOLERANCES, Agreement, Outputs, Parity, compare_photo
-from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun
-from ctxdeploy.export.parity.photos import default_photos, sample_trial, with_odd_shapes
+from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Smoothing
+from ctxdeploy.export.parity import (
+    TOLERANCES,
+    Agreement,
+    Matching,
+    Outputs,
+    Parity,
+    ParityPhotos,
+    ParityRun,
+    compare_photo,
+    sample_trial,
+    with_odd_shapes,
+)
+from ctxdeploy.export.parity.photos import default_photos
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
 FP32 = TOLERANCES[Precision.FP32]

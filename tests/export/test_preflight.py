@@ -9,18 +9,17 @@ import pytest
 from ctxdeploy.core.bundle import Extraction, ShapeRange
 from ctxdeploy.core.errors import ConfigError, MissingExtraError
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export import preflight
-from ctxdeploy.export.export import ExportConfig, export
+from ctxdeploy.export import ExportConfig, export_bundle, preflight
 from ctxdeploy.export.graph import graph
-from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.parity.parity_run import ParityPhotos
+from ctxdeploy.export.networks import NetworkConfig
+from ctxdeploy.export.parity import ParityPhotos
 from ctxdeploy.export.targets import Job, plan
 from ctxdeploy.runtime.backends import openvino as openvino_backend
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, small_network: Any) -> Path:
-    from ctxdeploy.export.checkpoint import save_checkpoint
+    from ctxdeploy.export import save_checkpoint
 
     path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
     save_checkpoint(small_network, path, image_size=320)
@@ -34,7 +33,9 @@ def test_more_positions_than_tensorrt_selects_are_refused_before_the_network_is_
     monkeypatch.setattr(graph, "build_graph", lambda *a, **k: pytest.fail("the network was traced"))
     config = ExportConfig(targets=(target,), top_k=3841)
     with pytest.raises(ConfigError, match=r"selects at most 3840 .*, and K is 3841: give --top-k 3840 or less"):
-        export(checkpoint, tmp_path / "out", config, retrieval=None, photos=ParityPhotos(parity={}, retrieval={}))
+        export_bundle(
+            checkpoint, tmp_path / "out", config, retrieval=None, photos=ParityPhotos(parity={}, retrieval={})
+        )
     assert list(tmp_path.iterdir()) == []
 
 

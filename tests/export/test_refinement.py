@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
-from ctxdeploy.export.networks.refinement import ROW_BLOCKS, GraphConvolution, GraphRefinement, graph_convolution
+from ctxdeploy.export.networks import Edges, GraphConvolution, NetworkConfig, Refinement
+from ctxdeploy.export.networks.refinement import ROW_BLOCKS, GraphRefinement, graph_convolution
 
 CHANNELS, NEIGHBOURS = 256, 10
 PARAMETERS = {Edges.THRESHOLD: 0.3, Edges.TOPK: 0.0, Edges.SOFTMAX: 0.1}
@@ -27,7 +27,7 @@ def reference(load_reference: Callable[[str], Any]) -> Any:
 @pytest.fixture(scope="module", params=list(Edges), ids=lambda edges: edges.value)
 def by_function(request: pytest.FixtureRequest, function_session: Any) -> tuple[Edges, Any]:
     """Return a kind of edges and the operator in ONNX Runtime."""
-    from ctxdeploy.export.networks.config import Architecture
+    from ctxdeploy.export.networks import Architecture
 
     edges = request.param
     refinement = Refinement(edges=edges, neighbours=NEIGHBOURS)

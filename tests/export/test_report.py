@@ -12,7 +12,7 @@ import pytest
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.core.errors import MissingExtraError, StorageError
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.export.parity.parity import TOLERANCES, Agreement, Parity, compare_photo
+from ctxdeploy.export.parity import TOLERANCES, Agreement, Parity, compare_photo
 from ctxdeploy.report.bundle_page import write_report
 
 SCALES = (1.414, 1.0, 0.5)

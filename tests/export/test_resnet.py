@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctxdeploy.export.networks.config import Architecture
+from ctxdeploy.export.networks import Architecture
 from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
 
 Shapes = dict[str, tuple[int, ...]]

@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Smoothing
-from ctxdeploy.export.networks.smoothing import (
-    AverageSmoothing,
-    GaussianSmoothing,
-    gaussian_smoothing,
-    ring_kernels,
-)
+from ctxdeploy.export.networks import Architecture, GaussianSmoothing, NetworkConfig, Smoothing
+from ctxdeploy.export.networks.smoothing import AverageSmoothing, gaussian_smoothing, ring_kernels
 
 CHANNELS = 256
 SHAPES = [(1, 1), (1, 9), (7, 1), (2, 2), (5, 8), (11, 6)]

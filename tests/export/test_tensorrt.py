@@ -19,7 +19,7 @@ from ctxdeploy.core.engines import RTX_CAPABILITIES, TENSORRT, TENSORRT_RTX, Har
 from ctxdeploy.core.errors import BackendError, MissingExtraError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.networks.config import NetworkConfig, Refinement
+from ctxdeploy.export.networks import NetworkConfig, Refinement
 from ctxdeploy.export.tensorrt import EngineConfig, Plan, build_plan, graph_problems
 from ctxdeploy.export.tensorrt.monitor import make_monitor
 
@@ -78,7 +78,7 @@ def test_both_operators_parse_and_build(rtx: ModuleType, small_graph: Any) -> No
 
 def untrained_graph(config: NetworkConfig, extraction: Extraction) -> Any:
     """Return the graph of a network as PyTorch makes it: what it computes is not looked at here."""
-    from ctxdeploy.export.graph.graph import build_graph
+    from ctxdeploy.export.graph import build_graph
     from ctxdeploy.export.networks import build
 
     return build_graph(build(config, extraction).eval())
@@ -107,7 +107,7 @@ def test_all_scales_of_how_build_and_share_their_weights(
 @pytest.fixture(scope="module")
 def one_scale(config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any]) -> Any:
     """Return the graph of both operators, each once: the engine of ``small_graph`` takes three times as long."""
-    from ctxdeploy.export.graph.graph import build_graph
+    from ctxdeploy.export.graph import build_graph
 
     config = config_of("ctx-both", dim=64, refinement=Refinement(blocks=1))
     return build_graph(network_of(config, Extraction(scales=(0.5,), top_k=60, dim=64)))
@@ -117,7 +117,7 @@ def one_scale(config_of: Callable[..., NetworkConfig], network_of: Callable[...,
 def test_every_precision_parses_and_builds(
     rtx: ModuleType, one_scale: Any, samples: dict[str, Any], precision: Precision
 ) -> None:
-    from ctxdeploy.export.graph.mixed import to_mixed
+    from ctxdeploy.export.graph import to_mixed
     from ctxdeploy.export.int8 import calibrate, quantise
 
     if precision is Precision.INT8:

@@ -11,7 +11,7 @@ import pytest
 from ctxdeploy.core.bundle import Extraction, ShapeRange
 from ctxdeploy.core.engines import Hardware
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks.config import Architecture, Edges, NetworkConfig, Refinement
+from ctxdeploy.export.networks import Architecture, Edges, NetworkConfig, Refinement
 from ctxdeploy.export.tensorrt import EngineConfig, graph_problems, problems
 
 HOW = NetworkConfig(family="how", architecture=Architecture.RESNET18)

@@ -21,7 +21,8 @@ from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.export.triton import CONFIG, TritonConfig, model_config, write_model_repository
+from ctxdeploy.export import TritonConfig, write_model_repository
+from ctxdeploy.export.triton import CONFIG, model_config
 
 schema = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 text_format = pytest.importorskip("google.protobuf.text_format")

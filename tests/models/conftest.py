@@ -144,8 +144,8 @@ def how_2020() -> Callable[[Path], Path]:
 
         from ctxdeploy.core.bundle import Extraction
         from ctxdeploy.core.samples import sample_photo
-        from ctxdeploy.export.networks.config import Architecture, NetworkConfig
-        from ctxdeploy.export.untrained import untrained_network
+        from ctxdeploy.export import untrained_network
+        from ctxdeploy.export.networks import Architecture, NetworkConfig
 
         photo = sample_photo("coffee")[:200, :200]
         config = NetworkConfig(family="how", architecture=Architecture.RESNET18_HALF, skip_layer=1, dim=16)

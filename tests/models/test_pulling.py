@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import ctxdeploy.core.bundle
-import ctxdeploy.export.export
+import ctxdeploy.export
 import ctxdeploy.models.pulling as pulling
 from ctxdeploy.core.errors import ConfigError, DownloadError, ParityError, StorageError
 from ctxdeploy.core.files import WriterLock
 from ctxdeploy.core.progress import Display
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-from ctxdeploy.export.export import ExportConfig
-from ctxdeploy.export.parity.parity_run import Retrieval
+from ctxdeploy.export import ExportConfig
+from ctxdeploy.export.parity import Retrieval
 from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.finding import find_bundle, find_checkpoint
 from ctxdeploy.models.listing import entries
@@ -35,7 +35,7 @@ def exported(checkpoint: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("exported")
     (folder / "how_r18.pth").write_bytes(checkpoint)
     config = ExportConfig(scales=(1.0,), image_size=64)
-    made = ctxdeploy.export.export.export
+    made = ctxdeploy.export.export_bundle
     return made(folder / "how_r18.pth", folder / "bundle", config, retrieval=AsmkRetrieval).check().path
 
 
@@ -47,9 +47,9 @@ def exports(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     def export(checkpoint: Path, output: Path, *, retrieval: Retrieval, display: Display) -> Any:
         done.append(checkpoint)
         shutil.copytree(exported, output)
-        return ctxdeploy.export.export.Exported(bundle=ctxdeploy.core.bundle.open(output), rejected=())
+        return ctxdeploy.export.Exported(bundle=ctxdeploy.core.bundle.open(output), rejected=())
 
-    monkeypatch.setattr(ctxdeploy.export.export, "export", export)
+    monkeypatch.setattr(ctxdeploy.export, "export_bundle", export)
     return done
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_download_and_an_interrupted_export_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ctxdeploy.export.export, "export", killed)
+        patch.setattr(ctxdeploy.export, "export_bundle", killed)
         pull()
     assert site.asked[-1] == "bytes=100000-" and not (home / "how-r18").exists()
     asked = len(site.requests)
@@ -142,7 +142,7 @@ def test_a_graph_that_differs_from_pytorch_is_no_model(pull: Any, home: Path, mo
     def differs(checkpoint: Path, output: Path, *, retrieval: Retrieval, display: Display) -> Any:
         raise ParityError("the exported graph differs from PyTorch")
 
-    monkeypatch.setattr(ctxdeploy.export.export, "export", differs)
+    monkeypatch.setattr(ctxdeploy.export, "export_bundle", differs)
     with pytest.raises(ParityError):
         pull()
     assert not (home / "how-r18").exists()

@@ -44,7 +44,7 @@ def test_a_released_model_is_whole_and_used_by_its_name(
 ) -> None:
     import torch
 
-    from ctxdeploy.export.checkpoint import load_checkpoint
+    from ctxdeploy.export import load_checkpoint
 
     Path("card.txt").write_text("# mine\n\nFrom my photos.\n\n## Facts\n\n- of an earlier release\n")
     result = release("--card", "card.txt", "--json")

@@ -20,10 +20,9 @@ from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.core.types import Preprocessing
-from ctxdeploy.export.graph.graph import build_graph
-from ctxdeploy.export.networks.config import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.networks.network import l2_attention
-from ctxdeploy.export.untrained import untrained_network
+from ctxdeploy.export import untrained_network
+from ctxdeploy.export.graph import build_graph
+from ctxdeploy.export.networks import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing, l2_attention
 from ctxdeploy.report.inspection import write_inspection
 from ctxdeploy.runtime import Box, Extractor, decode_photo
 from ctxdeploy.runtime.inspection import Inspection, InspectionConfig, inspect_photo

@@ -16,8 +16,8 @@ import torch
 from ctxdeploy.cli.main import run as command_line
 from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError, TrainingError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.export.checkpoint import load_checkpoint
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training.config import ContrastiveConfig, OptimiserConfig, PairsConfig, TrainConfig
 from ctxdeploy.training.features import Maps
 from ctxdeploy.training.objectives import objective_of

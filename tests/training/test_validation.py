@@ -17,8 +17,7 @@ from ctxdeploy.cli.main import run as command_line
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import average_precision
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig
+from ctxdeploy.export.networks import Architecture, NetworkConfig, build
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.training import trainer
 from ctxdeploy.training.features import initialise, trainable

@@ -6,8 +6,7 @@ import torch
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks import build
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig
+from ctxdeploy.export.networks import Architecture, NetworkConfig, build
 from ctxdeploy.training.features import trainable
 from ctxdeploy.training.whitening import pca_whitening, set_whitening
 
