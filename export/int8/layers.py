@@ -90,11 +90,6 @@ def find_trunk(proto: Any) -> Trunk:
     return Trunk(layers=layers, places=places, producers=producers, consumers=consumers)
 
 
-def layer_names(proto: Any) -> tuple[str, ...]:
-    """Return the names of the trunk's convolutions in the order of computation."""
-    return tuple(find_trunk(proto).layers)
-
-
 def subgraph(proto: Any, outputs: Iterable[str]) -> Any:
     """Return the part of a graph that computes float tensors from the graph's inputs, with these as its outputs."""
     import onnx

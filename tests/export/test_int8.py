@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.export.graph import build_graph
-from ctxdeploy.export.int8 import Int8Config, Method, Ranges, calibrate, layer_names, quantise, search
+from ctxdeploy.export.int8 import Int8Config, Method, Ranges, calibrate, quantise, search
 from ctxdeploy.export.int8.layers import find_trunk
 from ctxdeploy.export.parity import compare_photo, torch_runner
 
@@ -65,7 +65,7 @@ def test_symmetric_int8_only_and_per_channel(int8_graph: Any) -> None:
 
 
 def test_one_copy_of_weights_and_scales_for_all_image_scales(small_graph: Any, int8_graph: Any) -> None:
-    weights = [name for name in layer_names(small_graph) if name != FIRST]
+    weights = [name for name in tuple(find_trunk(small_graph).layers) if name != FIRST]
     names = [tensor.name for tensor in int8_graph.graph.initializer]
     assert len(names) == len(set(names))
     assert [name for name in names if name.endswith(".weight.int8")] == [f"{name}.weight.int8" for name in weights]
