@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, ParityError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
@@ -14,7 +15,7 @@ from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityRun
 from ctxdeploy.export.parity.verify import measure, runs_in
-from ctxdeploy.export.targets import TENSORRT, Job
+from ctxdeploy.export.preflight import Job
 
 REJECTED = ".rejected"
 
@@ -75,7 +76,7 @@ class BundleBuilder:
         self.bundle.write_manifest()
         for job in jobs:
             made = any((a.target, a.precision) == (job.target, job.precision.label) for a in self.bundle.artefacts)
-            if job.target in TENSORRT and made:
+            if job.target in PACKAGES and made:
                 self._engine(job)
 
     def _engine(self, job: Job) -> None:
@@ -130,7 +131,7 @@ class BundleBuilder:
             precision=job.precision.label,
             target=job.target,
         )
-        key = (artefact.sha256, artefact.precision, artefact.target if artefact.target not in TENSORRT else "tensorrt")
+        key = (artefact.sha256, artefact.precision, artefact.target if artefact.target not in PACKAGES else "tensorrt")
         if key not in self._parities:
             self.display.say(f"comparing {job.target} {job.precision.label}")
             parity = measure(self.bundle, artefact, self.trial)

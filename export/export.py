@@ -22,8 +22,7 @@ from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
 from ctxdeploy.export.parity.photos import sample_calibration, sample_trial, with_odd_shapes
 from ctxdeploy.export.parity.verify import torch_runner
-from ctxdeploy.export.preflight import check_graph, preflight
-from ctxdeploy.export.targets import plan
+from ctxdeploy.export.preflight import check_graph, plan, preflight
 
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.network import RetrievalNetwork
@@ -40,7 +39,7 @@ class ExportConfig:
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
-        targets: runtimes, names in ``ctxdeploy.export.targets.TARGETS``.
+        targets: runtimes, names in ``ctxdeploy.core.targets.BACKENDS``.
         precisions: of each of them that has it.
         int8: how int8 is made.
     """

@@ -1,14 +1,51 @@
-"""What the targets cannot do, all of it at once and with the option that solves it, before any work is done."""
+"""Which artefacts are to be made, and what their targets cannot do: all of it at once, before any work is done."""
 
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 from ctxdeploy.core.bundle import Extraction, ShapeRange
+from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.core.extras import require, require_onnxruntime
+from ctxdeploy.core.targets import BACKENDS
+from ctxdeploy.core.types import Precision
 from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.targets import TENSORRT, Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One artefact to make: for a runtime, in a precision."""
+
+    target: str
+    precision: Precision
+
+
+REFERENCE = Job(target="onnxruntime", precision=Precision.FP32)
+
+
+def plan(targets: Sequence[str], precisions: Sequence[Precision]) -> tuple[list[Job], list[str]]:
+    """Return what is to be made, the fp32 graph for ONNX Runtime first, and remarks on pairs that no runtime has.
+
+    Every other artefact is made from the fp32 graph, and ``verify`` compares with it: it is always there.
+
+    Raises:
+        ConfigError: a target is unknown, or none of the targets has one of the precisions.
+    """
+    jobs, remarks = [REFERENCE], []
+    for target in targets:
+        if target not in BACKENDS:
+            raise ConfigError(f"target {target!r} is unknown: give --target {', '.join(BACKENDS)}")
+    for precision in precisions:
+        have = [target for target, entry in BACKENDS.items() if precision.label in entry.precisions]
+        able = [target for target in targets if target in have]
+        unable = [f"{t} has no {precision.label}: {BACKENDS[t].lacks}" for t in targets if t not in have]
+        if not able:
+            raise ConfigError(f"{'; '.join(unable)}; give --target {' or '.join(have)}, or another --precision")
+        remarks += unable
+        jobs += [Job(target=target, precision=precision) for target in able]
+    return list(dict.fromkeys(jobs)), remarks
+
 
 # From the jobs of a target, scales and K, the network and the shapes of its input to one line a problem.
 Look = Callable[[Sequence[Job], Extraction, NetworkConfig, ShapeRange], list[str]]
@@ -22,7 +59,7 @@ def preflight(jobs: Sequence[Job], extraction: Extraction, network: NetworkConfi
         MissingExtraError: a runtime of this machine is not installed.
     """
     found: list[str] = []
-    for target, look in LOOKS.items():
+    for target, look in _LOOKS.items():
         wanted = [job for job in jobs if job.target == target]
         if wanted:
             found += look(wanted, extraction, network, shapes)
@@ -38,7 +75,7 @@ def check_graph(proto: Any, jobs: Sequence[Job]) -> None:
     from ctxdeploy.export.tensorrt.limits import graph_problems
 
     targets = {job.target for job in jobs}
-    _refuse([line for target in TENSORRT if target in targets for line in graph_problems(proto, target)])
+    _refuse([line for target in PACKAGES if target in targets for line in graph_problems(proto, target)])
 
 
 def _refuse(found: list[str]) -> None:
@@ -70,6 +107,4 @@ def _tensorrt(jobs: Sequence[Job], extraction: Extraction, network: NetworkConfi
     return problems(extraction, network, target=jobs[0].target, shapes=shapes)
 
 
-LOOKS: MappingProxyType[str, Look] = MappingProxyType(
-    {"onnxruntime": _onnxruntime, "openvino": _openvino, "tensorrt": _tensorrt, "tensorrt-rtx": _tensorrt}
-)
+_LOOKS: dict[str, Look] = {"onnxruntime": _onnxruntime, "openvino": _openvino, **dict.fromkeys(PACKAGES, _tensorrt)}

@@ -12,9 +12,9 @@ from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import BACKENDS
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.targets import TARGETS
 from ctxdeploy.models.finding import find_checkpoint
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--target",
     "targets",
-    type=click.Choice(list(TARGETS)),
+    type=click.Choice(list(BACKENDS)),
     multiple=True,
     default=["onnxruntime"],
     show_default=True,

@@ -20,11 +20,13 @@ class BackendEntry:
         module: to import when it is chosen.
         class_name: the ``Backend`` in it.
         precisions: that it can run.
+        lacks: why it has none of the others.
     """
 
     module: str
     class_name: str
     precisions: tuple[str, ...]
+    lacks: str = ""
 
 
 # In the order in which `auto` chooses. fp32: ONNX Runtime reaches 0.9 of the CPU's peak and needs no inlining.
@@ -34,11 +36,13 @@ BACKENDS = MappingProxyType(
             module="ctxdeploy.runtime.backends.onnxruntime",
             class_name="OnnxRuntimeBackend",
             precisions=("fp32", "fp16", "int8"),
+            lacks="its CPU kernels have no bf16",
         ),
         "openvino": BackendEntry(
             module="ctxdeploy.runtime.backends.openvino",
             class_name="OpenVinoBackend",
             precisions=("fp32", "bf16", "int8"),
+            lacks="its CPU plugin computes in fp32 or bf16",
         ),
         # Engines compute in what they were built for.
         "tensorrt": BackendEntry(

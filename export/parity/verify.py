@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
@@ -19,7 +20,7 @@ from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import TOLERANCES, Image, Outputs, Parity, Run
 from ctxdeploy.export.parity.parity_run import ParityRun, Retrieval
 from ctxdeploy.export.parity.photos import folder_trial, with_odd_shapes
-from ctxdeploy.export.targets import REFERENCE, TENSORRT
+from ctxdeploy.export.preflight import REFERENCE
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def open_artefact(bundle: Bundle, artefact: Artefact) -> Backend:
 
 def runs_in(artefact: Artefact) -> str:
     """Return the engine that measures an artefact: its own, or for a graph whose engine is TensorRT another one."""
-    if artefact.target not in TENSORRT or artefact.format != "onnx":
+    if artefact.target not in PACKAGES or artefact.format != "onnx":
         return artefact.target
     return EMULATED if artefact.precision in (Precision.FP16.label, Precision.BF16.label) else REFERENCE.target
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import Artefact, Bundle
-from ctxdeploy.core.engines import PRODUCTS
+from ctxdeploy.core.engines import PACKAGES, PRODUCTS
 from ctxdeploy.core.errors import BackendError, BundleError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import file_sha256
@@ -17,8 +17,6 @@ from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.limits import graph_problems
-
-_EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 
 
 def build_engine(
@@ -43,7 +41,7 @@ def build_engine(
     """
     config.check(target)
     graph = graph_of(bundle, target, precision)
-    onnx = require("onnx", _EXTRAS[target])
+    onnx = require("onnx", PACKAGES[target][1])
     proto = onnx.load(str(bundle.file(graph)))
     found = graph_problems(proto, target)
     if found:

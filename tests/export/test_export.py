@@ -22,7 +22,7 @@ from ctxdeploy.export import bundle_builder as artefacts
 from ctxdeploy.export.graph import graph
 from ctxdeploy.export.parity import TOLERANCES, ParityPhotos, ParityRun, measure, torch_runner
 from ctxdeploy.export.parity.verify import largest_batch
-from ctxdeploy.export.targets import REFERENCE, plan
+from ctxdeploy.export.preflight import REFERENCE, plan
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
 Image = NDArray[np.uint8]

@@ -13,7 +13,7 @@ from ctxdeploy.export import ExportConfig, export_bundle, preflight
 from ctxdeploy.export.graph import graph
 from ctxdeploy.export.networks import NetworkConfig
 from ctxdeploy.export.parity import ParityPhotos
-from ctxdeploy.export.targets import Job, plan
+from ctxdeploy.export.preflight import Job, plan
 from ctxdeploy.runtime.backends import openvino as openvino_backend
 
 
