@@ -32,7 +32,7 @@ from common import own_memory_mb, provenance, publish
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxdeploy.bench.rates import RATED, convolution_rate
+from ctxdeploy.bench.roofline import RATED, convolution_rate
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction
 from ctxdeploy.core.progress import Display
