@@ -31,7 +31,7 @@ ALONE = ExtractMeasurement(batch_sizes=(), thread_counts=())
 SLOW = """
 import time
 from ctxdeploy.bench import worker
-from ctxdeploy.runtime.backends.base import Backend
+from ctxdeploy.runtime.backends import Backend
 fast = Backend.run
 def run(self, images):
     start = time.perf_counter()
