@@ -237,7 +237,9 @@ def _against(
     return [make(label_of_against(change), engine.changed(change)) for change in changes]
 
 
-def _pytorch(engine: BundleEngine, photos: Sequence[Path], companions: CompanionConfig, display: Display) -> list[Case]:
+def _pytorch(
+    engine: BundleEngine, photos: Sequence[Path], checkpoint: Path | None, companions: CompanionConfig, display: Display
+) -> list[Case]:
     """Return the peer of networks, where it can run."""
     if not companions.peer:
         return []

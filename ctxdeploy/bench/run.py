@@ -75,7 +75,7 @@ def _add_windows(record: Record, question: Question, config: WindowConfig, displ
     done, energy = len(record.windows), Energy()
     block = record.windows[-1]["block"] + 1 if record.windows else 0
     with (
-        _processes(question.cases) as processes,
+        _processes() as processes,
         display.progress("measuring", config.windows - done, "windows") as bar,
     ):
         for number in range(done, config.windows):
@@ -90,7 +90,7 @@ def _add_windows(record: Record, question: Question, config: WindowConfig, displ
 
 
 @contextmanager
-def _processes(cases: Sequence[Case]) -> Iterator[dict[str, CaseProcess]]:
+def _processes() -> Iterator[dict[str, CaseProcess]]:
     """Yield an empty table of processes by label; those that are in it at the end are ended."""
     processes: dict[str, CaseProcess] = {}
     try:

@@ -48,9 +48,7 @@ def _run_options(default: str) -> Callable[[_Command], _Command]:
             click.option("--against", multiple=True, metavar="KEY=VALUE,…", help="Another configuration, in turns."),
             click.option("--restart", is_flag=True, help="Forget what the file holds."),
             click.option("--plots", type=PATH, metavar="DIR", help="Draw PNG and SVG into this folder."),
-            click.option(
-                "--work", type=PATH, metavar="DIR", help="For temporary files [default: the system's folder]."
-            ),
+            click.option("--work", type=PATH, metavar="DIR", help="For temporary files [default: the system's]."),
             json_option,
             quiet_option,
         )
@@ -116,8 +114,10 @@ def search(
     if archive is not None and measurement.sizes is not None:
         raise ConfigError("--sizes are of a synthetic archive: leave out ARCHIVE, or --sizes")
     with _folder(work) as place:
-        made, snapshots = synthetic_archive(measurement, place, display) if archive is None else (None, ())
-        question = search_question(made or archive, measurement, _companions(against), snapshots, display)
+        snapshots = None
+        if archive is None:
+            archive, snapshots = synthetic_archive(measurement, place, display)
+        question = search_question(archive, measurement, _companions(against), snapshots, display)
         _measure(question, output, restart, plots, as_json, display)
 
 

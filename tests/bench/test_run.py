@@ -27,18 +27,15 @@ from ctxdeploy.core.progress import Display
 
 QUIET = Display(quiet=True)
 ALONE = ExtractMeasurement(batch_sizes=(), thread_counts=())
-# Waits for as long as the network took, a millisecond, and 50 ms more: found however busy the machine that tests it is.
+# Each photo takes a quarter of a second instead of some milliseconds: found however busy the machine that tests it is.
 SLOW = """
 import time
 from ctxdeploy.bench import worker
 from ctxdeploy.runtime.backends import Backend
 fast = Backend.run
 def run(self, images):
-    start = time.perf_counter()
     outputs = fast(self, images)
-    end = 2 * time.perf_counter() - start + 0.05
-    while time.perf_counter() < end:
-        pass
+    time.sleep(0.25)
     return outputs
 Backend.run = run
 worker.main()
@@ -127,7 +124,7 @@ def test_an_injected_slowdown_is_found_and_the_same_is_the_same(record: Record) 
     slow = compare_files(record, None, other=SLOW_LABEL)
     assert slow.comparison.verdict == "slower" and slow.comparison.low > 1.3
     assert [line.partition(":")[0] for line in slow.differences] == ["case.role", "case.python"]
-    same = compare_files(record, None, other=SAME_LABEL, min_difference=0.5)
+    same = compare_files(record, None, other=SAME_LABEL, min_difference=0.9)
     assert same.comparison.verdict == "no difference"
     assert same.comparison.low < slow.comparison.low
     faster = compare_files(record, None, case=SLOW_LABEL, other="onnxruntime fp32")
