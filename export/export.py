@@ -1,17 +1,15 @@
 """From a checkpoint to a bundle of verified artefacts."""
 
 import importlib.metadata
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.core.errors import BundleError, ConfigError, ParityError, StorageError
+from ctxdeploy.core.errors import BundleError, ConfigError, ParityError
 from ctxdeploy.core.extras import require, require_onnxruntime
-from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.files import file_sha256, move, new_folder
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.settings import parse_numbers, setting
 from ctxdeploy.core.targets import BACKENDS, PRECISIONS
@@ -173,8 +171,7 @@ def export_bundle(
     preflight(jobs, bundle.extraction, loaded.config, bundle.shapes)
     network = loaded.network(bundle.extraction)
     photos = _photos(network, bundle.preprocessing, photos)
-    staging = _staging(output)
-    try:
+    with new_folder(output) as staging:
         display.say("tracing the network")
         proto = build_graph(network, inline=config.inline)
         check_graph(proto, jobs)
@@ -198,11 +195,6 @@ def export_bundle(
             if not workshop.bundle.artefacts:
                 raise _refused(workshop, output)
         workshop.finish(jobs)
-        staging.replace(output)
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Exported(bundle=replace(workshop.bundle, path=output), rejected=tuple(workshop.rejected))
 
 
@@ -214,7 +206,7 @@ def _refused(workshop: BundleBuilder, output: Path) -> ParityError:
     while kept.exists():
         kept = output.with_name(f"{output.name}{REJECTED}-{number}")
         number += 1
-    workshop.bundle.path.replace(kept)
+    move(workshop.bundle.path, kept)
     verdict = workshop.rejected[0].parity["verdict"].removeprefix("failed: ")
     return ParityError(
         f"the exported graph differs from PyTorch: {verdict}; no bundle was written, "
@@ -230,15 +222,6 @@ def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: P
                 f"photo {name} is {photo.shape[1]}×{photo.shape[0]}, larger than {preprocessing.image_size}"
             )
     return replace(photos, parity=with_odd_shapes(photos.parity, network.config.stride, min(network.extraction.scales)))
-
-
-def _staging(output: Path) -> Path:
-    staging = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
-    return staging
 
 
 def _quantising(

@@ -10,8 +10,8 @@ from typing import Any
 from ctxdeploy.bench.cases import MAIN, METER, PEER
 from ctxdeploy.bench.record import Record
 from ctxdeploy.bench.results import Compared, times_of
-from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import make_folder, replacing
 
 _COLOURS = ("#2a78b0", "#b0402a", "#3c8c4a", "#7a5aa8", "#888888", "#c08a20")
 Draw = Callable[[Any, Record], None]
@@ -154,16 +154,14 @@ def draw(record: Record, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     files = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, plot in _plots(record).items():
-            figure = Figure(figsize=(7, 3.2), layout="constrained")
-            plot(figure.subplots(), record)
-            for suffix in (".png", ".svg"):
-                files.append(folder / f"{record.path.stem}-{name}{suffix}")
-                figure.savefig(files[-1], dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another --plots") from error
+    make_folder(folder, advice="choose another --plots")
+    for name, plot in _plots(record).items():
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        plot(figure.subplots(), record)
+        for suffix in (".png", ".svg"):
+            files.append(folder / f"{record.path.stem}-{name}{suffix}")
+            with replacing(files[-1], advice="choose another --plots") as temporary:
+                figure.savefig(temporary, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
     return files
 
 
