@@ -1,50 +1,80 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Python 3.11+ and make are all that they need, and a C
-# compiler for the second.
+# compiler for the second. `make help` lists the others.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-# Processes that the tests are divided among, file by file.
+# Processes that share the tests.
 TEST_WORKERS ?= 2
-SOURCES := $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*)
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
+INSTALL := $(BIN)/pip install -q --config-settings editable_mode=strict -e
+SOURCES := $(sort $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*))
 
-.PHONY: demo test lint bench clean
+.PHONY: help demo test test-all test-rest lint style types imports tests-fast metrics bench clean FORCE
 
-# The editable install is strict (a tree of links), because mypy cannot follow the lenient one; a tree of links must be
-# made anew when a file comes or goes, hence the dependency on the sources.
-$(VENV)/installed: pyproject.toml $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+help:  ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade 'pip>=24' 'setuptools>=77'
-	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[cpu,export,test]'
-	touch $@
+
+# The editable install is strict (a tree of links), because mypy and import-linter cannot follow the lenient one. A tree
+# of links is made anew when a file comes or goes, so this list of them is written only when it changes.
+$(VENV)/sources: $(BIN)/python FORCE
+	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+
+$(VENV)/installed: pyproject.toml $(VENV)/sources
+	$(INSTALL) '.[cpu,export,test]'
+	@touch $@
 
 # The demo needs no PyTorch, which is most of what `make test` downloads.
-$(VENV)/demo-installed: pyproject.toml $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --upgrade 'pip>=24' 'setuptools>=77'
-	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[cpu,demo]'
-	touch $@
+$(VENV)/demo-installed: pyproject.toml $(VENV)/sources
+	$(INSTALL) '.[cpu,demo]'
+	@touch $@
 
-# TensorRT-RTX builds engines on any x86-64 Linux. Its tests skip where it cannot be installed, which is no failure.
+# TensorRT-RTX builds engines on any x86-64 Linux. Its tests skip where it cannot be installed, which is not a failure.
 $(VENV)/rtx: $(VENV)/installed
 	case "$$(uname -sm)" in 'Linux x86_64') $(BIN)/pip install -q 'tensorrt-rtx>=1.7' 'cuda-bindings>=12.8' || true;; esac
-	touch $@
+	@touch $@
 
-demo: $(VENV)/demo-installed
+demo: $(VENV)/demo-installed  ## index sample photos, query them, write demo/demo.html
 	$(BIN)/ctxdeploy demo -o demo
 	@echo "the command is $(VENV)/bin/ctxdeploy here;  . $(VENV)/bin/activate  puts it on the path"
 
-lint: $(VENV)/installed
+style: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ctxdeploy
 
-test: $(VENV)/installed $(VENV)/rtx lint
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# From $(VENV), because in the root of the checkout the linter would find ctxdeploy/ without its rooms.
+imports: $(VENV)/installed
+	cd $(VENV) && $(BIN)/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
 
-# Measures again what README and docs/performance.md say: DATA=minibench TRAINING=trainphotos LANDMARKS=landmarks make bench
-bench: $(VENV)/installed
-	$(BIN)/pip install -q --config-settings editable_mode=strict -e '.[bench]'
+lint: style types imports  ## style, types and who may import what
+
+tests-fast: $(VENV)/rtx
+	CTXDEPLOY_HYPOTHESIS=fast $(PYTEST) -m 'not slow'
+
+# Style and types are checked beside the tests, not before them.
+test: $(VENV)/rtx  ## lint, and the tests of every room in at most five minutes on two cores
+	@$(MAKE) --no-print-directory -k -j 4 tests-fast style types imports
+
+# What `make test` leaves out: slow tests, and tests of properties with more examples.
+test-rest: $(VENV)/rtx
+	CTXDEPLOY_HYPOTHESIS=ci $(PYTEST) -m 'slow or hypothesis'
+
+test-all: test  ## everything
+	@$(MAKE) --no-print-directory test-rest
+
+metrics:  ## numbers of the code: files, lines, circles, imports, carriers
+	@$(PYTHON) tools/metrics.py
+
+# Measures again what docs/performance.md says: DATA=minibench TRAINING=trainphotos LANDMARKS=landmarks make bench
+bench: $(VENV)/installed  ## measure again what docs/performance.md says
+	$(INSTALL) '.[bench]'
 	PYTHON=$(BIN)/python benchmarks/all.sh
 
-clean:
-	rm -rf $(VENV) build demo *.egg-info
+clean:  ## remove what make made
+	rm -rf $(VENV) build demo dist site *.egg-info

@@ -1,17 +1,27 @@
 """What tests of several folders share. Under pytest's importlib mode no test module can import another."""
 
-import errno
 import importlib.util
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
+
+# pytest-xdist runs a worker on each core. BLAS and PyTorch with a thread on each core would have them wait for each
+# other. Read when numpy and torch are loaded, which is later; processes that tests start inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
+# `make test` asks for `fast`, `make test-rest` for `ci`. A test names a number of its own only if it needs one.
+settings.register_profile("fast", max_examples=30, deadline=None)
+settings.register_profile("ci", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("CTXDEPLOY_HYPOTHESIS", "fast"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,22 +42,6 @@ def load_reference() -> Callable[[str], ModuleType]:
         return module
 
     return load
-
-
-@pytest.fixture
-def full_disk() -> Callable[[], AbstractContextManager[None]]:
-    """Return a context manager in which files cannot be synced, as on a disk that is full."""
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    @contextmanager
-    def filled() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            yield
-
-    return filled
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,19 @@
 """The walls between the parts: who may import what, and habits that a reader relies on."""
 
 import ast
+import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = sorted(path for part in ("ctxdeploy", "export", "runtime", "index") for path in (ROOT / part).rglob("*.py"))
+ROOMS = ("export", "runtime", "index")
+LIBRARY = sorted(path for part in ("ctxdeploy", *ROOMS) for path in (ROOT / part).rglob("*.py"))
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxscript", "onnx_ir", "tensorrt")
 
 
@@ -31,17 +35,6 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def offenders(part: str, forbidden: tuple[str, ...]) -> list[str]:
-    files = sorted((ROOT / part).rglob("*.py"))
-    assert files
-    return [
-        f"{name_of(path)}: {module}"
-        for path in files
-        for module in imported(path)
-        if any(module == name or module.startswith(f"{name}.") for name in forbidden)
-    ]
-
-
 @pytest.mark.parametrize("module", ["ctxdeploy", "ctxdeploy.index", "ctxdeploy.runtime", "ctxdeploy.core.bundle"])
 def test_import_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set({HEAVY}) & set(sys.modules)))"
@@ -49,16 +42,79 @@ def test_import_loads_nothing_heavy(module: str) -> None:
     assert result.stdout.strip() == ""
 
 
-def test_index_knows_no_network_and_no_runtime() -> None:
-    assert offenders("index", (*HEAVY, "ctxdeploy.runtime", "ctxdeploy.export", "ctxdeploy.cli")) == []
+@pytest.fixture(scope="module")
+def metrics() -> ModuleType:
+    """``tools/metrics.py``, which knows every import of the product."""
+    path = ROOT / "tools" / "metrics.py"
+    spec = importlib.util.spec_from_file_location("metrics", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["metrics"] = module  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_runtime_knows_no_pytorch_and_no_index() -> None:
-    assert offenders("runtime", ("torch", "ctxdeploy.export", "ctxdeploy.index", "ctxdeploy.cli")) == []
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the product with its rooms in place, as in a wheel, and its contracts."""
+    shutil.copytree(ROOT / "ctxdeploy", tmp_path / "ctxdeploy", ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, tmp_path / "ctxdeploy" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
 
 
-def test_export_knows_no_index() -> None:
-    assert offenders("export", ("ctxdeploy.index", "ctxdeploy.cli")) == []
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of ``pyproject.toml`` in a folder."""
+    code = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_contracts_hold(copied: Path) -> None:
+    done = lint_imports(copied)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("index", "torch"),
+        ("index", "onnxruntime"),
+        ("index", "ctxdeploy.runtime"),
+        ("runtime", "torch"),
+        ("runtime", "ctxdeploy.index"),
+        ("export", "ctxdeploy.index"),
+        ("core", "ctxdeploy.report"),
+    ],
+)
+def test_a_forbidden_import_three_modules_away_is_found(copied: Path, room: str, forbidden: str) -> None:
+    package = copied / "ctxdeploy"
+    chain = ("core.first", "core.second", "core.third")
+    for module, target in zip(chain, (f"ctxdeploy.{chain[1]}", f"ctxdeploy.{chain[2]}", forbidden), strict=True):
+        text = f"def late() -> None:\n    import {target}\n"
+        (package / f"{module.replace('.', '/')}.py").write_text(text, encoding="utf-8")
+    with (package / room / "__init__.py").open("a", encoding="utf-8") as file:
+        file.write(f"\nimport ctxdeploy.{chain[0]}\n")
+    done = lint_imports(copied)
+    assert done.returncode == 1
+    assert f"ctxdeploy.core.third -> {forbidden}" in done.stdout
+
+
+@pytest.mark.xfail(reason="rooms are being cleared")
+def test_rooms_are_entered_by_their_doors(metrics: ModuleType) -> None:
+    modules = metrics.load_product(ROOT)
+    found = [row for row in metrics.bypasses(modules, ROOMS) if row[3] in ROOMS]
+    assert found == []
+
+
+@pytest.mark.xfail(reason="rooms are being cleared")
+def test_there_are_no_import_circles(metrics: ModuleType) -> None:
+    """Imports inside functions, for types alone, and through the lazy names of a door count too."""
+    modules = metrics.load_product(ROOT)
+    assert len(modules) > 100
+    assert metrics.circles(metrics.graph(modules, typing=True, doors=True)) == []
 
 
 def test_no_relative_imports() -> None:

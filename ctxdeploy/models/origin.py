@@ -4,8 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ctxdeploy.core.files import write_json
-
 ORIGIN = "origin.json"
 
 
@@ -40,7 +38,7 @@ class Origin:
 
 def write_origin(folder: Path, origin: Origin) -> None:
     """Write ``origin.json`` into a folder that is being made."""
-    write_json(folder / ORIGIN, asdict(origin))
+    (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
 
 
 def read_origin(folder: Path) -> Origin | None:

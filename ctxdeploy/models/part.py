@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ctxdeploy.core.errors import StorageError
-from ctxdeploy.core.files import move, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,9 @@ class Part:
             if offset == 0:
                 # First the data goes: facts of one version must never stand beside the data of another.
                 self._data.unlink(missing_ok=True)
-            write_json(self._facts, asdict(answer))
+            staged = self._facts.with_name(f"{self._facts.name}.new")
+            staged.write_text(json.dumps(asdict(answer)) + "\n", encoding="utf-8")
+            staged.replace(self._facts)
             with self._data.open("r+b" if offset else "wb") as file:
                 file.truncate(offset)
                 file.seek(offset)
@@ -88,8 +90,13 @@ class Part:
 
     def finish(self) -> None:
         """Give the part its name: it is whole."""
-        move(self._data, self.target)
-        self._facts.unlink(missing_ok=True)
+        try:
+            with self._data.open("rb") as file:
+                os.fsync(file.fileno())
+            self._data.replace(self.target)
+            self._facts.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._storage(error) from error
 
     def discard(self) -> None:
         """Remove what has arrived."""
