@@ -1,18 +1,74 @@
-"""From a trained local-descriptor network to a photo archive that answers queries.
+"""From a trained image-retrieval network to a photo archive that answers queries.
 
-The parts are imported on their own, so that none pays for another's dependencies:
+    from ctxdeploy import PhotoIndex
 
-- ``ctxdeploy.export``: networks and checkpoints to verified ONNX bundles (needs the extra ``export``);
+    photos = PhotoIndex.create("holiday.ctxindex")
+    photos.add("photos/")
+    for hit in photos.search("query.jpg", top=10):
+        print(hit.name, hit.score)
+
+The names below are imported on first use. The rooms behind them are imported on their own, so that none pays for
+another's dependencies:
+
+- ``ctxdeploy.export``: checkpoints to verified bundles (needs the extra ``export``);
 - ``ctxdeploy.runtime``: photos to local descriptors through a bundle (needs the extra ``cpu``);
-- ``ctxdeploy.index``: descriptors to an ASMK archive, and search in it;
-- ``ctxdeploy.core.bundle``: the folder that carries a network from the first part to the second.
+- ``ctxdeploy.index``: descriptors of any origin to an ASMK archive, and search in it.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-# In the root of a checkout Python finds this folder before the installed package. The three subpackages are then not in
-# it, but beside it.
+if TYPE_CHECKING:
+    from ctxdeploy.core import bundle
+    from ctxdeploy.core.errors import CtxdeployError
+    from ctxdeploy.core.types import Box
+    from ctxdeploy.indexing.config import IndexingConfig
+    from ctxdeploy.indexing.report import IndexingReport
+    from ctxdeploy.photo_index import PhotoIndex
+    from ctxdeploy.query import Answer, QueryConfig
+    from ctxdeploy.runtime import BackendConfig, ExtractorConfig
+
+# In the root of a checkout Python finds this folder before the installed package. The three rooms are then not in it,
+# but beside it.
 if not Path(__file__).with_name("index").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BackendConfig",
+    "Box",
+    "CtxdeployError",
+    "ExtractorConfig",
+    "IndexingConfig",
+    "IndexingReport",
+    "PhotoIndex",
+    "QueryConfig",
+    "bundle",
+]
+
+_HOMES = {
+    "Answer": "query",
+    "BackendConfig": "runtime",
+    "Box": "core.types",
+    "CtxdeployError": "core.errors",
+    "ExtractorConfig": "runtime",
+    "IndexingConfig": "indexing.config",
+    "IndexingReport": "indexing.report",
+    "PhotoIndex": "photo_index",
+    "QueryConfig": "query",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "bundle":
+        return import_module("ctxdeploy.core.bundle")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({"__version__", "__doc__", "__file__", "__name__", "__path__", *__all__})

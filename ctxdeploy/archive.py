@@ -24,6 +24,7 @@ from ctxdeploy.core.errors import (
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.sources import PhotoList
 
 SUFFIX = ".ctxindex"
@@ -131,7 +132,7 @@ def store_model(archive: Path, bundle: Bundle) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def open_model(archive: Path, given: str | None = None, *, check_hashes: bool = True) -> Bundle:
+def open_model(archive: Path, given: str | os.PathLike[str] | None = None, *, check_hashes: bool = True) -> Bundle:
     """Open the bundle to use with an archive: that of the given name or path, else its own.
 
     Raises:
@@ -145,6 +146,18 @@ def open_model(archive: Path, given: str | None = None, *, check_hashes: bool = 
     if not has_model(archive):
         raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
     return ctxdeploy.core.bundle.open(archive / _MODEL, check_hashes=check_hashes)
+
+
+def open_extractor(
+    archive: Path,
+    given: str | os.PathLike[str] | None,
+    backend: "BackendConfig | None" = None,
+    config: "ExtractorConfig | None" = None,
+) -> "Extractor":
+    """Load the network to use with an archive that may not exist yet: that of the given name or path, else its own."""
+    from ctxdeploy.runtime import Extractor
+
+    return Extractor(open_model(archive, given), backend=backend, config=config)
 
 
 def check_model(index: "Index", bundle: Bundle) -> None:

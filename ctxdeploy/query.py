@@ -1,21 +1,32 @@
-"""Photos to answers from an archive."""
+"""Photos to answers from an archive.
 
+A query is a file, the bytes of one, a PIL image or an array; all go through the decoder of indexed photos.
+"""
+
+import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.settings import setting
 from ctxdeploy.core.types import Box, LocalDescriptors
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Hit, Index
-    from ctxdeploy.runtime import Extractor
+    from PIL import Image
 
-# Queries that wait for each other at most.
-_TOGETHER = 64
+    from ctxdeploy.index import Hit, Index
+    from ctxdeploy.runtime import Extractor, PhotoSource
+
+Photo: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | PhotoSource"
+# Queries that may wait for each other.
+_MAX_WAITING = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,26 +34,26 @@ class Answer:
     """What a query found.
 
     Attributes:
-        photo: the query's file.
+        photo: the query: its name and file or bytes.
         box: its part that was searched for; None for the whole photo.
-        hits: best first.
         descriptors: of the query.
+        hits: best first.
         extract_seconds: reading, decoding and network.
         search_seconds: assignment, aggregation and search; of several searched for at once, each its share.
     """
 
-    photo: Path
+    photo: "PhotoSource"
     box: Box | None
-    hits: list["Hit"]
     descriptors: LocalDescriptors
-    extract_seconds: float
-    search_seconds: float
+    hits: list["Hit"] = field(default_factory=list)
+    extract_seconds: float = 0.0
+    search_seconds: float = 0.0
 
     def metadata(self) -> dict[str, Any]:
         """Return the answer as ``ctxdeploy query --json`` prints it."""
         box = None if self.box is None else [self.box.x0, self.box.y0, self.box.x1, self.box.y1]
         return {
-            "query": str(self.photo),
+            "query": self.photo.name,
             "box": box,
             "results": [{"rank": i + 1, "name": hit.name, "score": hit.score} for i, hit in enumerate(self.hits)],
             "descriptors": len(self.descriptors),
@@ -77,68 +88,122 @@ class QueryConfig:
             raise ConfigError(f"--top {self.top} is not positive: ask for at least one result")
 
 
-def ask(index: "Index", extractor: "Extractor", photo: Path, config: QueryConfig) -> Answer:
+def photo_source(photo: Photo, name: str | None = None) -> "PhotoSource":
+    """Return a photo as the decoder takes it.
+
+    An array or a PIL image is written as an uncompressed file in memory first, so that its pixels go through the same
+    orientation, colour conversion and scaling as those of a file: no second path of preprocessing exists. That costs
+    2 ms for 6 megapixels in RGB.
+
+    Args:
+        photo: a file, the bytes of one, a PIL image, or an H×W×3 (RGB), H×W×1 or H×W (grey) uint8 array.
+        name: of the photo; by default its path, or what it is.
+
+    Raises:
+        ConfigError: it is none of these.
+        PhotoError: a PIL image cannot be read.
+    """
+    from ctxdeploy.runtime import PhotoSource
+
+    if isinstance(photo, PhotoSource):
+        return photo
+    if isinstance(photo, str | PathLike):
+        return PhotoSource(name=fspath(photo) if name is None else name, path=Path(photo))
+    if isinstance(photo, bytes | bytearray | memoryview):
+        return PhotoSource(name=name or f"photo of {len(photo):,} bytes", data=bytes(photo))
+    if isinstance(photo, np.ndarray):
+        rows, columns = (*photo.shape, 0, 0)[:2]
+        return PhotoSource(name=name or f"array of {columns}×{rows} pixels", data=_array_file(photo))
+    if hasattr(photo, "save") and hasattr(photo, "mode"):
+        return PhotoSource(name=name or f"image of {photo.width}×{photo.height} pixels", data=_image_file(photo))
+    raise ConfigError(
+        f"a {type(photo).__name__} is not a photo: give a file, the bytes of one, a PIL image, or a uint8 array"
+    )
+
+
+def _array_file(array: NDArray[Any]) -> bytes:
+    """Return an array as a portable pixmap: a header, and the pixels as they are."""
+    grey = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.dtype != np.uint8 or not (grey.ndim == 2 or (grey.ndim == 3 and grey.shape[2] == 3)) or not grey.size:
+        raise ConfigError(
+            f"the array is {array.dtype} of shape {array.shape}: give uint8 pixels, H×W×3 in RGB or H×W in grey"
+        )
+    kind = b"P5" if grey.ndim == 2 else b"P6"
+    return b"%b %d %d 255\n" % (kind, grey.shape[1], grey.shape[0]) + np.ascontiguousarray(grey).tobytes()
+
+
+def _image_file(image: "Image.Image") -> bytes:
+    """Return a PIL image as a file without loss; its EXIF orientation is kept."""
+    written = io.BytesIO()
+    try:
+        # TIFF holds every mode of Pillow, alpha, CMYK and floats among them, and EXIF.
+        image.save(written, "TIFF", exif=image.getexif())
+    except (OSError, ValueError, KeyError) as error:
+        raise PhotoError(f"the image of mode {image.mode} cannot be read: {error}") from error
+    return written.getvalue()
+
+
+def ask(index: "Index", extractor: "Extractor", photo: "PhotoSource", config: QueryConfig) -> Answer:
     """Query an archive with a photo.
 
     Args:
         index: the archive; its model must have been checked against the extractor's.
         extractor: the model.
-        photo: the file.
+        photo: the query.
         config: what is asked.
 
     Raises:
         PhotoError: the photo cannot be read, or the box does not lie in it.
     """
-    return _search(index, [_extract(extractor, photo, config)], config)[0]
+    return _search(index, [_described(extractor, photo, config)], config)[0]
 
 
 def ask_many(
-    index: "Index", extractor: "Extractor", photos: Iterable[Path], config: QueryConfig
+    index: "Index", extractor: "Extractor", photos: "Iterable[PhotoSource]", config: QueryConfig
 ) -> Iterator[Answer | PhotoError]:
     """Query an archive with photos; yields an answer for each, or why it cannot be read, in order.
 
     Searching for several at once reads every posting once. Where the network is slower than the search, nothing is won
     by that, so an answer waits for others no longer than the last search took.
     """
-    waiting: list[_Extracted | PhotoError] = []
-    patience = 0.0
+    waiting: list[Answer | PhotoError] = []
+    max_wait = 0.0
     since = time.perf_counter()
     for photo in photos:
         try:
-            waiting.append(_extract(extractor, photo, config))
+            waiting.append(_described(extractor, photo, config))
         except PhotoError as error:
             waiting.append(error)
         now = time.perf_counter()
-        if now - since >= patience or len(waiting) >= _TOGETHER:
-            yield from _answers(index, waiting, config)
+        if now - since >= max_wait or len(waiting) >= _MAX_WAITING:
+            yield from _answered(index, waiting, config)
             waiting = []
             since = time.perf_counter()
-            patience = since - now
-    yield from _answers(index, waiting, config)
+            max_wait = since - now
+    yield from _answered(index, waiting, config)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Extracted:
-    photo: Path
-    descriptors: LocalDescriptors
-    seconds: float
-
-
-def _extract(extractor: "Extractor", photo: Path, config: QueryConfig) -> _Extracted:
+def _described(extractor: "Extractor", photo: "PhotoSource", config: QueryConfig) -> Answer:
+    """Return an answer that has its descriptors, and no hits yet."""
     start = time.perf_counter()
     descriptors = extractor.extract_one(photo, config.box)
-    return _Extracted(photo=photo, descriptors=descriptors, seconds=time.perf_counter() - start)
+    return Answer(
+        photo=photo,
+        box=config.box if config.box is not None else photo.box,
+        descriptors=descriptors,
+        extract_seconds=time.perf_counter() - start,
+    )
 
 
-def _answers(
-    index: "Index", waiting: Sequence[_Extracted | PhotoError], config: QueryConfig
+def _answered(
+    index: "Index", waiting: Sequence[Answer | PhotoError], config: QueryConfig
 ) -> Iterator[Answer | PhotoError]:
-    answers = iter(_search(index, [item for item in waiting if isinstance(item, _Extracted)], config))
+    answers = iter(_search(index, [item for item in waiting if isinstance(item, Answer)], config))
     for item in waiting:
         yield item if isinstance(item, PhotoError) else next(answers)
 
 
-def _search(index: "Index", queries: Sequence[_Extracted], config: QueryConfig) -> list[Answer]:
+def _search(index: "Index", queries: Sequence[Answer], config: QueryConfig) -> list[Answer]:
     if not queries:
         return []
     start = time.perf_counter()
@@ -149,15 +214,5 @@ def _search(index: "Index", queries: Sequence[_Extracted], config: QueryConfig) 
         threshold=config.threshold,
         idf=config.idf,
     )
-    seconds = (time.perf_counter() - start) / max(len(queries), 1)
-    return [
-        Answer(
-            photo=query.photo,
-            box=config.box,
-            hits=hits,
-            descriptors=query.descriptors,
-            extract_seconds=query.seconds,
-            search_seconds=seconds,
-        )
-        for query, hits in zip(queries, found, strict=True)
-    ]
+    seconds = (time.perf_counter() - start) / len(queries)
+    return [replace(query, hits=hits, search_seconds=seconds) for query, hits in zip(queries, found, strict=True)]

@@ -20,7 +20,7 @@ from ctxdeploy.runtime.pools import read_now
 
 
 class Extractor:
-    """A network ready to extract. Use it from one thread at a time.
+    """A network ready to extract. One thread at a time may ``extract``; any number may ``extract_one`` meanwhile.
 
     Args:
         bundle: as ``ctxdeploy.core.bundle.open`` returns it.

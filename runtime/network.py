@@ -1,5 +1,6 @@
 """Decoded photos through the network, in batches that fit into memory, and where the time goes."""
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -58,6 +59,8 @@ class Network:
     def __init__(self, backend: Backend, growth: Growth | None = None) -> None:
         self._backend, self._growth = backend, growth
         self._failed: list[tuple[int, int]] = []
+        # Queries of other threads come between two batches: engines take one at a time, and so do the figures here.
+        self._turn = threading.Lock()
 
     def run(self, batch: list[Decoded], flow: Flow) -> Iterator[PhotoDescriptors | PhotoFailure]:
         """Run the network on photos of one shape; yield one result for each, in their order.
@@ -72,7 +75,8 @@ class Network:
         while rest:
             part = rest[: self._fitting(rest[0].photo.pixels.size, len(rest))]
             start = time.perf_counter()
-            outputs = self._outputs(part)
+            with self._turn:
+                outputs = self._outputs(part)
             seconds = time.perf_counter() - start
             flow.network += seconds
             if isinstance(outputs, GraphOutputs):

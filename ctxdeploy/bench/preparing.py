@@ -37,7 +37,8 @@ def prepare(engine: "Engine", photos: Sequence[Path], words: int | None, work: P
         StorageError: ``work`` cannot be written.
     """
     from ctxdeploy.index import Index
-    from ctxdeploy.indexing.job import IndexingConfig, index_photos
+    from ctxdeploy.indexing.config import IndexingConfig
+    from ctxdeploy.indexing.job import index_photos
     from ctxdeploy.runtime import BackendConfig, Extractor
     from ctxdeploy.runtime.sources import list_photos
 

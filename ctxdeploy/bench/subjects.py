@@ -164,7 +164,8 @@ class Indexing:
 
     def _once(self) -> Sample:
         from ctxdeploy.core.progress import Display
-        from ctxdeploy.indexing.job import IndexingConfig, index_photos
+        from ctxdeploy.indexing.config import IndexingConfig
+        from ctxdeploy.indexing.job import index_photos
         from ctxdeploy.runtime.sources import list_photos
 
         folder = Path(tempfile.mkdtemp(dir=self._work, prefix="archive-"))

@@ -1,11 +1,11 @@
 """``ctxdeploy index``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ctxdeploy.archive import default_archive, find_model, has_model, is_archive, open_model
+from ctxdeploy.archive import default_archive, find_model, has_model, is_archive, open_extractor
 from ctxdeploy.cli.options import (
     PATH,
     configured,
@@ -18,16 +18,14 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.indexing.commit import IndexingReport
-from ctxdeploy.indexing.estimate import Estimate, estimate
-from ctxdeploy.indexing.job import IndexingConfig, index_photos, plan_indexing
-from ctxdeploy.indexing.plan import Plan
+from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.job import plan_indexing
+from ctxdeploy.indexing.plan import Estimate, Plan, estimate
+from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models.finding import display_name
+from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
-
-if TYPE_CHECKING:
-    from ctxdeploy.runtime import Extractor
-    from ctxdeploy.runtime.sources import PhotoList
+from ctxdeploy.runtime.sources import PhotoList, list_photos
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
 ADVISED_FROM = 10.0
@@ -64,48 +62,47 @@ def command(
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
     cannot be read keeps its old descriptors until it can be, or is removed.
     """
-    from ctxdeploy.runtime.sources import list_photos
-
     config = configured(IndexingConfig)
-    engine, extraction = configured(BackendConfig), configured(ExtractorConfig)
     archive = output or default_archive(place)
     shown = Display(quiet=quiet, as_json=as_json)
-    listing = list_photos(place, recursive=recursive)
+    photos = list_photos(place, recursive=recursive)
     if dry_run:
-        _dry_run(archive, model, engine, extraction, listing, config, as_json)
+        _dry_run(archive, model, photos, config, as_json)
         return
-    extractor = _extractor(archive, model, engine, extraction)
-    used = extractor.bundle.path
-    about = {"model": "its model" if used.parent == archive else display_name(used), **extractor.description()}
-    shown.say(
-        f"{counted(len(listing.photos), 'photo')}; {about['model']}; "
-        f"{about['backend']} {about['precision']} on {about['device']}"
-    )
-    try:
-        report = index_photos(listing, archive, extractor, config, shown)
-    except KeyboardInterrupt:
-        click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
-        raise
+    with _opened(archive, model, config) as index:
+        used = index.bundle.path
+        about = {"model": "its model" if used.parent == archive else display_name(used), **index.extraction()}
+        shown.say(
+            f"{counted(len(photos.photos), 'photo')}; {about['model']}; "
+            f"{about['backend']} {about['precision']} on {about['device']}"
+        )
+        try:
+            report = index.add(photos, config=config, display=shown)
+        except KeyboardInterrupt:
+            click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+            raise
     _print(archive, report, about, as_json)
-    _remark(archive, listing, report, about, shown)
+    _remark(archive, photos, report, about, shown)
 
 
-def _extractor(archive: Path, model: str | None, engine: BackendConfig, config: ExtractorConfig) -> "Extractor":
-    from ctxdeploy.core import bundle as bundles
-    from ctxdeploy.runtime import Extractor
+def _opened(archive: Path, model: str | None, config: IndexingConfig) -> PhotoIndex:
+    """Open an archive that exists with its own model unless another is named; make a new one."""
+    backend, extraction = configured(BackendConfig), configured(ExtractorConfig)
+    if not is_archive(archive):
+        return PhotoIndex.create(
+            archive, model=find_model(model), config=config, backend=backend, extraction=extraction
+        )
+    given = model if has_model(archive) else find_model(model)
+    return PhotoIndex.open(archive, writable=True, model=given, backend=backend, extraction=extraction)
 
-    own = is_archive(archive) and model is None and has_model(archive)
-    bundle = open_model(archive) if own else bundles.open(find_model(model))
-    return Extractor(bundle, backend=engine, config=config)
 
-
-def _remark(archive: Path, listing: "PhotoList", report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
+def _remark(archive: Path, photos: PhotoList, report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
     """Say what a user may not expect, and raise if photos could not be read."""
     if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
         shown.say(report.stages.advice(about["precision"], about["workers"]))
     if report.missing:
         shown.say(
-            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {listing.place}; queries "
+            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {photos.place}; queries "
             "still find them:  --sync  removes them"
         )
     if report.given_up:
@@ -126,26 +123,19 @@ def _remark(archive: Path, listing: "PhotoList", report: IndexingReport, about: 
         )
 
 
-def _dry_run(
-    archive: Path,
-    model: str | None,
-    engine: BackendConfig,
-    extraction: ExtractorConfig,
-    listing: "PhotoList",
-    config: IndexingConfig,
-    as_json: bool,
-) -> None:
-    plan = plan_indexing(listing, archive, config)
+def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: IndexingConfig, as_json: bool) -> None:
+    plan = plan_indexing(photos, archive, config)
     try:
-        extractor = _extractor(archive, model, engine, extraction)
+        given = model if is_archive(archive) and has_model(archive) else find_model(model)
     except ConfigError as error:  # no model is needed to say what would be done
         expected, why = None, str(error)
     else:
-        photos = [*plan.new.values(), *plan.changed.values()]
-        expected, why = estimate(photos, archive, extractor, config), "none of a few photos could be read"
-    unreadable = [failure.name for failure in listing.unreadable]
+        extractor = open_extractor(archive, given, configured(BackendConfig), configured(ExtractorConfig))
+        todo = [*plan.new.values(), *plan.changed.values()]
+        expected, why = estimate(todo, archive, extractor, config), "none of a few photos could be read"
+    unreadable = [failure.name for failure in photos.unreadable]
     if as_json:
-        facts = {"archive": str(archive), "dry_run": True, "place": listing.place, **plan.metadata()}
+        facts = {"archive": str(archive), "dry_run": True, "place": photos.place, **plan.metadata()}
         costs = None if expected is None else expected.metadata()
         print_json({**facts, "unreadable_folders": unreadable, "estimate": costs})
         return

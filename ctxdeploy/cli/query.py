@@ -1,12 +1,11 @@
 """``ctxdeploy query``."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ctxdeploy.archive import check_model, find_archive, open_model, open_state, photo_folder
+from ctxdeploy.archive import find_archive
 from ctxdeploy.cli.options import (
     PATH,
     at_option,
@@ -20,7 +19,8 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
-from ctxdeploy.query import Answer, QueryConfig, ask_many
+from ctxdeploy.photo_index import PhotoIndex
+from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.runtime import BackendConfig
 
 
@@ -50,35 +50,26 @@ def command(
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
     and the exit code is 14.
     """
-    from ctxdeploy.runtime import Extractor
-
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
-    config, engine = configured(QueryConfig), configured(BackendConfig)
-    archive = find_archive(index_path)
+    config, archive = configured(QueryConfig), find_archive(index_path)
     answers, failures = [], list[PhotoError]()
-    with open_state(archive, at) as index, ThreadPoolExecutor(1) as beside:
-        index.config.scoring(
-            alpha=config.alpha, threshold=config.threshold, idf=config.idf
-        )  # refused before the model is loaded
-        prepared = beside.submit(index.prepare)
-        bundle = open_model(archive, model)
-        check_model(index, bundle)
-        extractor = Extractor(bundle, backend=engine)
-        about = {"archive": str(archive), "extraction": extractor.description()}
-        prepared.result()
-        for answer in ask_many(index, extractor, photos, config):
+    with PhotoIndex.open(archive, at=at, model=model, backend=configured(BackendConfig)) as index:
+        about: dict[str, Any] = {}
+        for answer in index.search_many(photos, config):
             if isinstance(answer, PhotoError):
                 failures.append(answer)
                 if len(photos) > 1:
                     click.echo(printable(f"ctxdeploy: error: {answer}"), err=True)
                 continue
+            about = about or {"archive": str(archive), "extraction": index.extraction()}
             _print(answer, as_json, about)
             answers.append(answer)
+        folder = index.folder
     if page is not None:
         from ctxdeploy.report.query_page import write_page
 
-        write_page(page, answers, photo_folder(archive), title=archive.name)
+        write_page(page, answers, folder, title=archive.name)
         Display(quiet=quiet).say(f"wrote {page}")
     if failures:
         several = PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
@@ -91,7 +82,7 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
         return
     box = f" [{answer.box}]" if answer.box is not None else ""
     click.echo(
-        f"{printable(str(answer.photo))}{box}: {len(answer.hits)} results for {len(answer.descriptors)} descriptors "
+        f"{printable(answer.photo.name)}{box}: {len(answer.hits)} results for {len(answer.descriptors)} descriptors "
         f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms; "
         f"{about['extraction']['backend']} {about['extraction']['precision']})"
     )

@@ -45,10 +45,10 @@ class Counts:
     """What is done, and how fast: over the last minute, or since the start.
 
     Args:
-        total: of the task.
+        total: of the task; None if it is not known.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None) -> None:
         self.total = total
         self.done = self.failed = 0
         self.limit = ""
@@ -73,13 +73,18 @@ class Counts:
         return (self.done - done) / max(time.monotonic() - then, 1e-9)
 
     @property
-    def seconds_left(self) -> float:
-        """Seconds that the rest takes at this rate."""
-        return (self.total - self.done) / max(self.rate, 1e-9)
+    def seconds_left(self) -> float | None:
+        """Seconds that the rest takes at this rate; None if it is not known how much that is."""
+        return None if self.total is None else (self.total - self.done) / max(self.rate, 1e-9)
+
+    @property
+    def of_total(self) -> str:
+        """What is done, of what is to be done: ``3/10``."""
+        return str(self.done) if self.total is None else f"{self.done}/{self.total}"
 
 
 class _Lines:
-    def __init__(self, task: str, total: int, unit: str) -> None:
+    def __init__(self, task: str, total: int | None, unit: str) -> None:
         self._task, self._unit = task, unit
         self._counts = Counts(total)
         self._shown = 0.0
@@ -94,14 +99,14 @@ class _Lines:
             self._shown = now
             failures = f", {counts.failed} failed" if counts.failed else ""
             limit = f", limited by {counts.limit}" if counts.limit else ""
+            left = "" if counts.seconds_left is None else f", {counts.seconds_left:.0f} s left"
             sys.stderr.write(
-                f"{self._task}: {counts.done}/{counts.total}{failures}, {counts.rate:.1f} {self._unit}/s, "
-                f"{counts.seconds_left:.0f} s left{limit}\n"
+                f"{self._task}: {counts.of_total}{failures}, {counts.rate:.1f} {self._unit}/s{left}{limit}\n"
             )
 
 
 class _JsonLines:
-    def __init__(self, task: str, total: int, unit: str) -> None:
+    def __init__(self, task: str, total: int | None, unit: str) -> None:
         self._task, self._unit = task, unit
         self._counts = Counts(total)
         self._shown: float | None = None
@@ -115,7 +120,8 @@ class _JsonLines:
         if self._shown is None or now - self._shown >= JSON_INTERVAL or counts.done == counts.total:
             self._shown = now
             facts = {"task": self._task, "unit": self._unit, "done": counts.done, "total": counts.total}
-            speed = {"per_second": round(counts.rate, 3), "seconds_left": round(counts.seconds_left, 1)}
+            left = counts.seconds_left
+            speed = {"per_second": round(counts.rate, 3), "seconds_left": None if left is None else round(left, 1)}
             _event("progress", {**facts, "failed": counts.failed, **speed, "limit": counts.limit or None})
 
 
@@ -146,8 +152,8 @@ class Display:
         sys.stderr.flush()
 
     @contextmanager
-    def progress(self, task: str, total: int, unit: str = "photos") -> Iterator[Progress]:
-        """Show a task's progress while the block runs."""
+    def progress(self, task: str, total: int | None, unit: str = "photos") -> Iterator[Progress]:
+        """Show a task's progress while the block runs; without a total if that is None."""
         if self._quiet:
             yield _Silent()
             return
@@ -181,7 +187,7 @@ class Display:
 
 
 class _Bar:
-    def __init__(self, bar: "RichProgress", task: "TaskID", unit: str, total: int) -> None:
+    def __init__(self, bar: "RichProgress", task: "TaskID", unit: str, total: int | None) -> None:
         self._bar, self._task, self._unit = bar, task, unit
         self._counts = Counts(total)
 

@@ -168,8 +168,8 @@ class StageSeconds:
     share of the batch)."""
 
     read: float = 0.0
-    decode: float
-    network: float
+    decode: float = 0.0
+    network: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,13 +179,13 @@ class PhotoDescriptors:
     Attributes:
         name: as in its ``PhotoSource``.
         descriptors: n rows, n at most K; positions in pixels of the original photo.
-        size: (width, height) of the original photo after EXIF rotation.
+        size: (width, height) of the original photo after EXIF rotation; None where it is not known.
         seconds: time per stage.
         file: state of the file before it was read; None for a photo from memory.
     """
 
     name: str
     descriptors: LocalDescriptors
-    size: tuple[int, int]
-    seconds: StageSeconds
-    file: FileState | None
+    size: tuple[int, int] | None = None
+    seconds: StageSeconds = StageSeconds()
+    file: FileState | None = None

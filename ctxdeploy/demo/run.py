@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ctxdeploy.core.bundle
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.errors import PhotoError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import NAMES
 from ctxdeploy.demo.photos import VIEWS, scene_of, write_photos
-from ctxdeploy.indexing.job import IndexingConfig, index_photos
-from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.table import DEFAULT
-from ctxdeploy.query import Answer, QueryConfig, ask
+from ctxdeploy.photo_index import PhotoIndex
+from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.report.query_page import write_page
 
 MARKER = ".ctxdeploy-demo"
@@ -53,10 +51,6 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
         MissingExtraError: the extras ``cpu`` and ``demo`` are not both installed.
         StorageError: the folder cannot be written, or holds things that are no demo's.
     """
-    from ctxdeploy.index import Index
-    from ctxdeploy.runtime import Extractor
-    from ctxdeploy.runtime.sources import list_photos
-
     archive = folder / "photos.ctxindex"
     _claim(folder)
     shutil.rmtree(archive, ignore_errors=True)
@@ -64,14 +58,15 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
     display.say(
         f"{len(NAMES)} photos of scikit-image, {VIEWS} changed views of each in {photos_folder}; model {DEFAULT}"
     )
-    extractor = Extractor(ctxdeploy.core.bundle.open(built_in(DEFAULT)))
-    index_photos(list_photos(str(photos_folder)), archive, extractor, IndexingConfig(), display)
-    with Index.open(archive) as index, display.progress("querying", len(queries)) as bar:
-        index.prepare()
-        answers = []
-        for query in queries:
-            answers.append(ask(index, extractor, query, QueryConfig(top=2 * VIEWS)))
-            bar.advance()
+    answers: list[Answer] = []
+    with PhotoIndex.create(archive) as photos:
+        photos.add(photos_folder, display=display)
+        with display.progress("querying", len(queries)) as bar:
+            for answer in photos.search_many(queries, QueryConfig(top=2 * VIEWS)):
+                if isinstance(answer, PhotoError):
+                    raise answer
+                answers.append(answer)
+                bar.advance()
     return _judge(folder, archive, photos_folder, answers)
 
 
@@ -91,7 +86,7 @@ def _claim(folder: Path) -> None:
 def _judge(folder: Path, archive: Path, photos: Path, answers: list[Answer]) -> DemoResult:
     first = right = 0
     for answer in answers:
-        scene = scene_of(answer.photo.name)
+        scene = scene_of(Path(answer.photo.name).name)
         same = [scene_of(hit.name) == scene for hit in answer.hits[:VIEWS]]
         first += int(bool(same) and same[0])
         right += sum(same)

@@ -14,8 +14,8 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, marks_of, share_in
+from ctxdeploy.indexing.config import NO_LIMIT
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
-from ctxdeploy.indexing.failure_limit import NO_LIMIT
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
@@ -191,7 +191,7 @@ class CodebookFinder:
             return path
         spool = DescriptorCache(self._archive.with_name(f"{self._archive.name}.codebook-training"), key)
         trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)
-        training = TrainingConfig(words=self._config.words, most_photos=self._config.most_photos, seed=0)
+        training = TrainingConfig(words=self._config.words, max_photos=self._config.most_photos, seed=0)
         with spool.locked():
             codebook = trainer.train(photos, training)
         make_folder(root)

@@ -12,6 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display, Progress
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.types import FileState
 from ctxdeploy.evaluation.codebooks import CodebookConfig, CodebookFinder, Provenance
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.judging import Figures, Outcome, figures, judge, worst
@@ -25,8 +26,8 @@ from ctxdeploy.evaluation.ranking import (
 )
 from ctxdeploy.evaluation.rankings_file import RankingsFile
 from ctxdeploy.evaluation.store import HeardExtractor, QueryCache
-from ctxdeploy.indexing.descriptor_cache import file_state
-from ctxdeploy.indexing.job import IndexingConfig, index_photos
+from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.job import index_photos
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -212,7 +213,7 @@ def _check_archive(dataset: DataSet, archive: Path, extractor: HeardExtractor) -
 def _unread(dataset: DataSet, index: "Index") -> tuple[str, ...]:
     """Return the photos that are not in the archive, or not as they are now."""
     known = index.known()
-    return tuple(photo.name for photo in dataset.listing().photos if known.get(photo.name) != file_state(photo))
+    return tuple(photo.name for photo in dataset.listing().photos if known.get(photo.name) != _numbers(photo.state()))
 
 
 def _indexed(
@@ -253,3 +254,7 @@ def _watched(
         out.write(query, ranked, method)
         yield query, ranked
         bar.advance()
+
+
+def _numbers(file: FileState | None) -> tuple[int, int]:
+    return (-1, -1) if file is None else (file.size, file.mtime_ns)

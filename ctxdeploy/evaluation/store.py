@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.pooling import pooled
-from ctxdeploy.indexing.descriptor_cache import DescriptorCache, Spooled, file_state, spooled
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class QueryCache:
             query.key: query
             for query in self._dataset.queries
             if not (outside and query.name in self._in_database and query.box is None)
-            and not self._spool.has(_query_name(query), *self._state(query.name))
+            and not self._spool.has(_query_name(query), self._state(query.name))
         }
         if not missing:
             return
@@ -112,7 +112,7 @@ class QueryCache:
 
     def extract_global(self, names: Sequence[str], display: Display) -> None:
         """Extract the photos whose global descriptors are not here: an archive may have been made without them."""
-        missing = [name for name in names if not self._spool.has(_global_name(name), *self._state(name))]
+        missing = [name for name in names if not self._spool.has(_global_name(name), self._state(name))]
         if not missing:
             return
         sources = [self._photo(name) for name in missing]
@@ -126,7 +126,7 @@ class QueryCache:
 
     def descriptors(self, query: Query) -> LocalDescriptors:
         """Return a query's descriptors; ``PhotoError`` if its file has changed since they were extracted."""
-        found = self._spool.get(_query_name(query), *self._state(query.name))
+        found = self._spool.get(_query_name(query), self._state(query.name))
         if found is None:
             raise PhotoError(f"the query {printable(query.key)} changed while it was evaluated: run again")
         return found.descriptors
@@ -135,14 +135,13 @@ class QueryCache:
         """Return the global descriptors, D float32 of length 1, of those photos that have one."""
         found = {}
         for name in names:
-            kept = self._spool.get(_global_name(name), *self._state(name))
+            kept = self._spool.get(_global_name(name), self._state(name))
             if kept is not None and len(kept.descriptors):
                 found[name] = kept.descriptors.vectors[0]
         return found
 
     def _put(self, name: str, result: PhotoDescriptors, descriptors: LocalDescriptors) -> None:
-        state = spooled(result)
-        self._spool.put(Spooled(name=name, descriptors=descriptors, size=state.size, mtime_ns=state.mtime_ns))
+        self._spool.put(PhotoDescriptors(name=name, descriptors=descriptors, file=result.file))
 
     def _photo(self, name: str) -> "FilePhoto":
         from ctxdeploy.runtime.sources import FilePhoto
@@ -154,8 +153,8 @@ class QueryCache:
 
         return FilePhoto(name=query.key, folder=str(self._dataset.folder), file=query.name, box=query.box)
 
-    def _state(self, name: str) -> tuple[int, int]:
-        return file_state(self._photo(name))
+    def _state(self, name: str) -> FileState | None:
+        return self._photo(name).state()
 
 
 def _query_name(query: Query) -> str:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import NoPhotosError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.indexing.descriptor_cache import DescriptorCache, file_state, spooled
-from ctxdeploy.indexing.failure_limit import FailureLimit
+from ctxdeploy.indexing.config import FailureLimit
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
@@ -87,22 +87,22 @@ class TrainingConfig:
 
     Attributes:
         words: its size; chosen from the number of descriptors if None.
-        most_photos: size of the sample.
+        max_photos: size of the sample at most.
         seed: of the sample and of k-means.
     """
 
     words: int | None
-    most_photos: int
+    max_photos: int
     seed: int
 
 
 class CodebookTrainer:
-    """Extracts a sample of photos and trains a codebook from it; the descriptors stay in the spool.
+    """Extracts a sample of photos and trains a codebook from it; the descriptors stay in the cache.
 
     Args:
         extractor: the model.
-        spool: where the descriptors go; it must be locked while ``train`` runs.
-        patience: how many photos may fail.
+        cache: where the descriptors go; it must be locked while ``train`` runs.
+        failure_limit: how many photos may fail.
         display: where progress and remarks go.
 
     Attributes:
@@ -111,10 +111,10 @@ class CodebookTrainer:
     """
 
     def __init__(
-        self, extractor: "Extractor", spool: DescriptorCache, patience: FailureLimit, display: Display
+        self, extractor: "Extractor", cache: DescriptorCache, failure_limit: FailureLimit, display: Display
     ) -> None:
-        self._extractor, self._spool = extractor, spool
-        self._patience, self._display = patience, display
+        self._extractor, self._cache = extractor, cache
+        self._failure_limit, self._display = failure_limit, display
         self.failed: list[PhotoFailure] = []
         self.times = StageTimes()
 
@@ -132,15 +132,15 @@ class CodebookTrainer:
         from ctxdeploy.index import Codebook
 
         sample = photos
-        if len(photos) > config.most_photos:
-            sample = random.Random(config.seed).sample(photos, config.most_photos)
-        missing = [photo for photo in sample if not self._spool.has(photo.name, *file_state(photo))]
+        if len(photos) > config.max_photos:
+            sample = random.Random(config.seed).sample(photos, config.max_photos)
+        missing = [photo for photo in sample if not self._cache.has(photo.name, photo.state())]
         if missing:
             self._extract(missing, len(sample) - len(missing))
         limit = self._extractor.config.memory_limit
         # Half of the memory may be the descriptors that are clustered.
-        most = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
-        vectors, used = _training_vectors(self._spool, sorted(photo.name for photo in sample), config, most)
+        max_vectors = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
+        vectors, used = _training_vectors(self._cache, sorted(photo.name for photo in sample), config, max_vectors)
         if not len(vectors):
             raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
         self._display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
@@ -172,24 +172,24 @@ class CodebookTrainer:
                 if isinstance(result, PhotoFailure):
                     self.failed.append(result)
                     reasons[result.reason] += 1
-                    self._patience.check(reasons, tried)
+                    self._failure_limit.check(reasons, tried)
                 else:
-                    self._spool.put(spooled(result))
+                    self._cache.put(result)
                 self.times.take(self._extractor.flow, _NOTHING)
                 bar.limited_by(self.times.limit)
                 bar.advance(failed=int(is_failure))
 
 
 def _training_vectors(
-    spool: DescriptorCache, names: list[str], config: TrainingConfig, most: int | None
+    cache: DescriptorCache, names: list[str], config: TrainingConfig, max_vectors: int | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return descriptors of the named photos, and of how many photos: those of scale 1, or all; no more than are used,
-    and about ``most``."""
+    and about ``max_vectors``."""
     from ctxdeploy.index.codebook.training import MAX_PER_WORD, choose_words
 
     wanted = set(names)
     near = every = 0
-    for scales in spool.scales(wanted):
+    for scales in cache.scales(wanted):
         every += len(scales)
         near += int((np.abs(np.log(scales)) <= _NEAR_ONE).sum())
     if not every:
@@ -198,11 +198,11 @@ def _training_vectors(
     total = near if only_near else every
     words, _ = choose_words(total, config.words)
     share = min(1.0, words * MAX_PER_WORD / total)
-    if most is not None:
-        share = min(share, most / total)
+    if max_vectors is not None:
+        share = min(share, max_vectors / total)
     generator = np.random.default_rng(config.seed)
     parts = []
-    for photo in spool.photos(wanted):
+    for photo in cache.photos(wanted):
         descriptors = photo.descriptors
         chosen = np.abs(np.log(descriptors.scales)) <= _NEAR_ONE if only_near else np.ones(len(descriptors), bool)
         if share < 1:

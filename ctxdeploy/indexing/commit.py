@@ -1,22 +1,22 @@
-"""Photos into an index as they are extracted, in a thread of its own, with a commit now and then."""
+"""Photos into an index as they are extracted: a thread that writes and commits now and then."""
 
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.indexing.descriptor_cache import DescriptorCache, Spooled, file_state
-from ctxdeploy.indexing.failure_limit import FailureLimit
-from ctxdeploy.indexing.report import StageTimes
+from ctxdeploy.core.types import FileState, PhotoDescriptors
+from ctxdeploy.indexing.config import FailureLimit
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache
+from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import Index, Photo
     from ctxdeploy.runtime import PhotoFailure, PhotoSource
 
 Item = TypeVar("Item")
@@ -25,7 +25,7 @@ _POLL = 0.1
 
 
 class BackgroundWriter(Generic[Item]):
-    """Calls ``take`` for every item, in order, in another thread, which is at most ``most`` items behind.
+    """Calls ``take`` for every item, in order, in another thread, which is at most ``max_waiting`` items behind.
 
     On leaving the block without an exception all items are taken; with one, those that were put are taken as well, so
     that nothing that was extracted is lost. What ``take`` raises is raised by the next ``put`` or by leaving; the items
@@ -33,12 +33,12 @@ class BackgroundWriter(Generic[Item]):
 
     Args:
         take: what to do with an item.
-        most: items that wait at most.
+        max_waiting: items that may wait.
     """
 
-    def __init__(self, take: Callable[[Item], None], most: int) -> None:
+    def __init__(self, take: Callable[[Item], None], max_waiting: int) -> None:
         self._take = take
-        self._items: queue.Queue[Item | None] = queue.Queue(most)
+        self._items: queue.Queue[Item | None] = queue.Queue(max_waiting)
         self._error: BaseException | None = None
         self._dropping = False
         # Not is_alive(): until Python 3.13 an interrupt in join() makes it False though the thread runs.
@@ -70,7 +70,7 @@ class BackgroundWriter(Generic[Item]):
             raise self._error
 
     def put(self, item: Item) -> None:
-        """Hand an item over; waits while ``most`` wait already.
+        """Hand an item over; waits while ``max_waiting`` wait already.
 
         Raises:
             Exception: what ``take`` raised for an earlier item.
@@ -101,54 +101,11 @@ class BackgroundWriter(Generic[Item]):
 _TOGETHER = 32
 # Between two commits a tenth of the run's time may pass, so that a long run does not leave thousands of small shards,
 # but no more than this is lost when a machine fails.
-_MOST_COMMIT_SECONDS = 300.0
+_MAX_COMMIT_SECONDS = 300.0
 # A descriptor is a posting at most: code, number of the photo, position and scale. Sorting takes three times that.
 _POSTING_BYTES, _SORTING = 26, 3
 # After so many commits small shards are merged, while the run goes on: a query reads every shard.
 _COMMITS_TO_COMPACT = 32
-
-
-@dataclass(kw_only=True)
-class IndexingReport:
-    """What a run did, counted in photos.
-
-    Attributes:
-        found: in the place.
-        indexed: added by this run.
-        replaced: changed photos whose new descriptors took the place of the old ones.
-        unchanged: in the archive already.
-        given_up: could not be decoded by an earlier run, and their files are the same: not tried again.
-        changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
-        removed: taken from the archive, because their files are gone.
-        missing: in the archive, but their files are gone; left as they are.
-        failed: could not be read; the archive lists them with their reasons.
-        descriptors: of the photos added and replaced.
-        compacted: shards that were merged into larger ones.
-        codebook: how it was trained, if this run trained it.
-        seconds: of the whole run.
-        stages: where they went.
-        failures: of this run: name, reason, stage, seconds.
-    """
-
-    found: int = 0
-    indexed: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    given_up: int = 0
-    changed: int = 0
-    removed: int = 0
-    missing: int = 0
-    failed: int = 0
-    descriptors: int = 0
-    compacted: int = 0
-    codebook: dict[str, Any] | None = None
-    seconds: float = 0.0
-    stages: StageTimes = field(default_factory=StageTimes)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the report as JSON prints it."""
-        return {**asdict(self), "stages": self.stages.metadata()}
 
 
 class IndexCommitter:
@@ -159,7 +116,7 @@ class IndexCommitter:
         report: counts what is added, replaced and failed.
         commit_seconds: least time between two commits; it grows to a tenth of the time since the start, and to five
             minutes at most.
-        patience: how many photos may fail.
+        failure_limit: how many photos may fail.
         display: where remarks go.
         memory_limit: bytes of the whole command; a quarter of it may be postings that wait for their shard.
     """
@@ -169,29 +126,29 @@ class IndexCommitter:
         index: "Index",
         report: IndexingReport,
         commit_seconds: float,
-        patience: FailureLimit,
+        failure_limit: FailureLimit,
         display: Display,
         memory_limit: int | None = None,
     ) -> None:
         self._index, self._report, self._display = index, report, display
-        self._commit_seconds, self._patience = commit_seconds, patience
+        self._commit_seconds, self._failure_limit = commit_seconds, failure_limit
         self._start = self._committed = time.monotonic()
         self._commits = self._postings = 0
         posting = _POSTING_BYTES * _SORTING
-        self._most_postings = float("inf") if memory_limit is None else memory_limit / 4 / posting
+        self._max_postings = float("inf") if memory_limit is None else memory_limit / 4 / posting
         self._failures: list[dict[str, Any]] = []
         self._reasons: Counter[str] = Counter()
-        self._waiting: list[Spooled] = []
+        self._waiting: list[PhotoDescriptors] = []
 
-    def add_spooled(self, pending: dict[str, "PhotoSource"], spool: DescriptorCache) -> None:
-        """Add the photos that the spool has, and take them from ``pending``."""
+    def add_cached(self, pending: dict[str, "PhotoSource"], cache: DescriptorCache) -> None:
+        """Add the photos that the cache has, and take them from ``pending``."""
         for name, photo in list(pending.items()):
-            kept = spool.get(name, *file_state(photo))
+            kept = cache.get(name, photo.state())
             if kept is not None:
                 self.add(kept)
                 del pending[name]
 
-    def add(self, photo: Spooled) -> None:
+    def add(self, photo: PhotoDescriptors) -> None:
         """Add a photo; commit what waits if it is time."""
         self._waiting.append(photo)
         if len(self._waiting) >= _TOGETHER:
@@ -213,7 +170,7 @@ class IndexCommitter:
         self._commit_if_due()
         report = self._report
         tried = report.indexed + report.replaced + len(self._waiting) + report.failed
-        self._patience.check(self._reasons, tried)
+        self._failure_limit.check(self._reasons, tried)
 
     def commit(self) -> None:
         """Make what was added durable."""
@@ -232,10 +189,10 @@ class IndexCommitter:
 
     def _commit_if_due(self) -> None:
         now = time.monotonic()
-        if self._postings > self._most_postings:
+        if self._postings > self._max_postings:
             self.commit()
             return
-        growing = min(0.1 * (now - self._start), _MOST_COMMIT_SECONDS)
+        growing = min(0.1 * (now - self._start), _MAX_COMMIT_SECONDS)
         if now - self._committed >= max(self._commit_seconds, growing):
             self.commit()
 
@@ -246,17 +203,12 @@ class IndexCommitter:
             self._display.say(f"not compacted: {error}")
 
     def _add_waiting(self) -> None:
-        from ctxdeploy.index import Photo
-
         if not self._waiting:
             return
         start = time.perf_counter()
         known = sum(photo.name in self._index for photo in self._waiting)
         self._index.add_many(
-            (
-                Photo(name=photo.name, vectors=photo.descriptors, size=photo.size, mtime_ns=photo.mtime_ns)
-                for photo in self._waiting
-            ),
+            (_row(photo) for photo in self._waiting),
             # An interrupt may have come between adding and forgetting: then they are added once more.
             replace=True,
         )
@@ -267,3 +219,10 @@ class IndexCommitter:
         self._postings += descriptors
         self._waiting = []
         self._report.stages.assign += time.perf_counter() - start
+
+
+def _row(photo: PhotoDescriptors) -> "Photo":
+    from ctxdeploy.index import Photo
+
+    file = photo.file or FileState(size=-1, mtime_ns=-1)
+    return Photo(name=photo.name, vectors=photo.descriptors, size=file.size, mtime_ns=file.mtime_ns)

@@ -11,29 +11,14 @@ import os
 import shutil
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import settings_sha256
-from ctxdeploy.core.types import LocalDescriptors
-
-if TYPE_CHECKING:
-    from ctxdeploy.runtime import PhotoDescriptors, PhotoSource
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Spooled:
-    """A photo's descriptors, and the state of its file when they were extracted."""
-
-    name: str
-    descriptors: LocalDescriptors
-    size: int
-    mtime_ns: int
+from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 
 
 class DescriptorCache:
@@ -50,7 +35,7 @@ class DescriptorCache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from filling the spool; what is in it stays.
+        """Keep other processes from filling the cache; what is in it stays.
 
         Raises:
             ArchiveError: another process fills it.
@@ -66,13 +51,13 @@ class DescriptorCache:
             self._remove_if_empty()
             lock.release()
 
-    def put(self, photo: Spooled) -> None:
+    def put(self, photo: PhotoDescriptors) -> None:
         """Keep a photo's descriptors."""
         from safetensors.numpy import save
 
         from ctxdeploy.core.files import write_file
 
-        facts = {"name": json.dumps(photo.name), "size": str(photo.size), "mtime_ns": str(photo.mtime_ns)}
+        facts = {"name": json.dumps(photo.name), **_facts(photo.file)}
         path = self._path(photo.name)
         descriptors = photo.descriptors
         arrays = {
@@ -83,23 +68,28 @@ class DescriptorCache:
         }
         write_file(path, [save(arrays, facts)])
 
-    def has(self, name: str, size: int, mtime_ns: int) -> bool:
+    def has(self, name: str, file: FileState | None) -> bool:
         """Return whether ``get`` would return something; reads no descriptors."""
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self._path(name), framework="numpy") as file:
-                facts = file.metadata() or {}
+            with safe_open(self._path(name), framework="numpy") as kept:
+                facts = kept.metadata() or {}
         except (OSError, SafetensorError):
             return False
-        return (facts.get("size"), facts.get("mtime_ns")) == (str(size), str(mtime_ns))
+        return _facts(file).items() <= facts.items()
 
-    def get(self, name: str, size: int, mtime_ns: int) -> Spooled | None:
-        """Return a photo's descriptors; None if there are none, or its file has changed since."""
+    def get(self, name: str, file: FileState | None) -> PhotoDescriptors | None:
+        """Return a photo's descriptors; None if there are none, or its file has changed since.
+
+        Args:
+            name: of the photo.
+            file: its state now; None where it cannot be told.
+        """
         photo = _read(self._path(name))
-        return photo if photo is not None and (photo.size, photo.mtime_ns) == (size, mtime_ns) else None
+        return photo if photo is not None and photo.file == file else None
 
-    def photos(self, names: Set[str]) -> Iterator[Spooled]:
+    def photos(self, names: Set[str]) -> Iterator[PhotoDescriptors]:
         """Yield those photos that are there, in an order that depends on their names alone."""
         for name in sorted(names):
             photo = _read(self._path(name))
@@ -137,30 +127,24 @@ class DescriptorCache:
         return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
 
 
-def spooled(result: "PhotoDescriptors") -> Spooled:
-    """Return what an extracted photo leaves in the spool and in the archive."""
-    size, mtime_ns = (result.file.size, result.file.mtime_ns) if result.file else (-1, -1)
-    return Spooled(name=result.name, descriptors=result.descriptors, size=size, mtime_ns=mtime_ns)
+def _facts(file: FileState | None) -> dict[str, str]:
+    """Return a file's state as it is written: -1 where it is not known."""
+    size, mtime_ns = (-1, -1) if file is None else (file.size, file.mtime_ns)
+    return {"size": str(size), "mtime_ns": str(mtime_ns)}
 
 
-def file_state(photo: "PhotoSource") -> tuple[int, int]:
-    """Return size and time of change of a photo's file; -1 if it cannot be told (the extraction will say why)."""
-    found = photo.state()
-    return (-1, -1) if found is None else (found.size, found.mtime_ns)
-
-
-def _read(path: Path) -> Spooled | None:
+def _read(path: Path) -> PhotoDescriptors | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = file.metadata()
-            arrays = {key: file.get_tensor(key) for key in ("vectors", "attention", "positions", "scales")}
-        return Spooled(
+        with safe_open(path, framework="numpy") as kept:
+            facts = kept.metadata()
+            arrays = {key: kept.get_tensor(key) for key in ("vectors", "attention", "positions", "scales")}
+        state = FileState(size=int(facts["size"]), mtime_ns=int(facts["mtime_ns"]))
+        return PhotoDescriptors(
             name=json.loads(facts["name"]),
             descriptors=LocalDescriptors(**arrays),
-            size=int(facts["size"]),
-            mtime_ns=int(facts["mtime_ns"]),
+            file=None if state.size < 0 else state,
         )
     except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # absent, or damaged: extract it again
         return None

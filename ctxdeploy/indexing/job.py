@@ -1,6 +1,6 @@
 """Photos of a place to an archive.
 
-    photos ─ sample ─ extract ─ spool ─ codebook ─┐
+    photos ─ sample ─ extract ─ cache ─ codebook ─┐
        └──────────── extract ─────────────────────┴─ add ─ commit …
                 (workers, network)                  (a thread)
 
@@ -9,8 +9,9 @@ takes in what is new or changed.
 """
 
 import time
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,248 +20,275 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundled_codebook import check_codebook
 from ctxdeploy.core.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.settings import setting
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
-from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter, IndexingReport
-from ctxdeploy.indexing.descriptor_cache import DescriptorCache, spooled
-from ctxdeploy.indexing.failure_limit import NO_LIMIT, FailureLimit
+from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
+from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.plan import Plan, check_sync, make_plan
-from ctxdeploy.indexing.report import StageTimes
+from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
+    from ctxdeploy.core.types import PhotoDescriptors
     from ctxdeploy.index import Codebook, Index
-    from ctxdeploy.runtime import Extractor, PhotoDescriptors, PhotoFailure, PhotoSource
+    from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
 
 # Extracted photos that may wait for the writer, 0.5 MB each at 1000 descriptors.
-_AHEAD = 64
+_MAX_WAITING = 64
+# What ends a run after committing what was done; OSError if what reads the progress is gone.
+_STOPS = (KeyboardInterrupt, BackendError, TooManyFailuresError, OSError)
 
 
-@dataclass(frozen=True, kw_only=True)
-class IndexingConfig:
-    """How photos are indexed.
+class IndexingJob:
+    """One run that takes photos into an archive, new or not. Use it once.
 
-    Attributes:
-        codebook: file of a codebook to use. Only for a new archive.
-        words: size of a codebook that is trained from the photos. If neither is given, that of the bundle is used, and
-            where it carries none, one is trained whose size is chosen from the number of descriptors.
-        training_photos: photos at most whose descriptors train the codebook, drawn with ``seed``.
-        seed: of the sample and of k-means.
-        commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, and to
-            five minutes at most.
-        geometry: keep the position and scale of each descriptor. Only for a new archive.
-        sync: remove the archive's photos that are gone.
-        moved: the photos are at another place now than the archive remembers.
-        retry_failed: try photos again that could not be decoded before.
-        failure_limit: how many photos may fail.
-        collect_garbage: remove files of interrupted runs and former states at the end, even if nothing was compacted.
+    Args:
+        archive: its folder.
+        extractor: the model; an archive that exists must have been made with it.
+        config: codebook, commits, failures, and what happens to photos that are gone.
+        display: where progress and remarks go.
+        index: the archive, open for writing, which stays open; None to open or make it, and close it at the end.
     """
 
-    codebook: Path | None = setting(
-        None, "--codebook", "Codebook to use.", metavar="FILE", default_text="the model's, or trained"
-    )
-    words: int | None = setting(None, "--words", "Train a codebook of this size from the photos.", metavar="N")
-    training_photos: int = setting(5000, "--training-photos", "Photos that train the codebook.")
-    seed: int = 0
-    geometry: bool = setting(False, "--geometry", "Keep the position and scale of each descriptor (8 bytes).")
-    sync: bool = setting(False, "--sync", "Remove photos from the archive that are gone from PLACE.")
-    moved: bool = setting(False, "--moved", "The archive's photos are at PLACE now.")
-    retry_failed: bool = setting(False, "--retry-failed", "Try photos again that could not be decoded before.")
-    failure_limit: FailureLimit = setting(
-        NO_LIMIT,
-        "--max-failures",
-        "Stop when more photos fail; a share counts from 100 photos on.",
-        metavar="N|P%",
-        parse=FailureLimit.parse,
-        default_text="no limit",
-    )
-    commit_seconds: float = setting(
-        10.0, "--commit-seconds", "Least time between two commits; it grows to a tenth of the run, 300 at most."
-    )
-    collect_garbage: bool = setting(False, "--gc", "At the end, remove files of interrupted runs and former states.")
+    def __init__(
+        self,
+        archive: Path,
+        extractor: "Extractor",
+        config: IndexingConfig,
+        display: Display,
+        index: "Index | None" = None,
+    ) -> None:
+        self._archive, self._extractor, self._config, self._display = archive, extractor, config, display
+        self._given = index
+        self._bundle = extractor.bundle
+        key = {"model": self._bundle.model_id, "preprocessing": self._bundle.preprocessing.hash}
+        self._cache = DescriptorCache(archive.with_name(archive.name + ".training"), key)
+        self._trainer = CodebookTrainer(extractor, self._cache, config.failure_limit, display)
+        self._report = IndexingReport()
+        self._start = time.monotonic()
 
-    def __post_init__(self) -> None:
-        from ctxdeploy.index.config import MAX_WORDS
+    def place(self, photos: "PhotoList") -> IndexingReport:
+        """Index the photos of a place: what is new or changed; what of it could not be listed counts as failures.
 
-        if self.codebook is not None and self.words is not None:
-            raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")
-        if self.words is not None and not 1 <= self.words <= MAX_WORDS:
-            raise ConfigError(f"--words {self.words} is outside 1..{MAX_WORDS}")
-        if self.training_photos < 1:
-            raise ConfigError(f"--training-photos {self.training_photos} must be positive")
-        if not 0 <= self.commit_seconds <= 86400:
-            raise ConfigError(f"--commit-seconds {self.commit_seconds:g} is outside 0..86400")
+        Raises:
+            MismatchError: the archive was made with another model or preprocessing.
+            ArchiveError: it is damaged, or another process writes to it.
+            StorageError: it cannot be written.
+            NoPhotosError: no photo could be read, so that no codebook can be trained.
+            ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
+            TooManyFailuresError, BackendError, KeyboardInterrupt: after committing what was done.
+        """
+        report, config = self._report, self._config
+        report.found = len(photos.photos)
+        with self._opened(photos.photos) as index:
+            plan = make_checked_plan(index, self._archive, photos, config)
+            report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
+            store_origin(self._archive, photos, self._extractor.description(), moved=config.moved)
+            index.forget_failures(plan.settled)
+            committer = self._committer(index)
+            pending = _failed_last(plan)
+            try:
+                committer.add_cached(pending, self._cache)
+                # After those that succeeded: both count for a share of failures.
+                for failure in (*photos.unreadable, *self._trainer.failed):
+                    pending.pop(failure.name, None)
+                    committer.fail(failure)
+                self._extract(list(pending.values()), committer)
+            except _STOPS:
+                committer.commit()
+                raise
+            # Last, so that a photo that was renamed is in the archive under either name at any time.
+            self._leave(index, [name for name in plan.gone if photos.is_gone(name)])
+            committer.commit()
+            self._finish(index)
+        return report
+
+    def stream(self, photos: "Iterable[PhotoSource]") -> IndexingReport:
+        """Index photos as they come, whatever the archive holds: those of known names are replaced.
+
+        A codebook that must be trained is trained from all of them, which are then held in memory.
+
+        Raises:
+            As ``place``.
+        """
+        report = self._report
+        is_new = self._given is None and not is_archive(self._archive)
+        held = list(photos) if is_new and self._given_codebook() is None else None
+        with self._opened(held or []) as index:
+            committer = self._committer(index)
+            try:
+                pending = {} if held is None else {photo.name: photo for photo in held}
+                committer.add_cached(pending, self._cache)
+                for failure in self._trainer.failed:
+                    pending.pop(failure.name, None)
+                    committer.fail(failure)
+                self._extract(photos if held is None else list(pending.values()), committer)
+            except _STOPS:
+                committer.commit()
+                raise
+            committer.commit()
+            report.found = report.indexed + report.replaced + report.failed
+            self._finish(index)
+        return report
+
+    @contextmanager
+    def _opened(self, photos: "list[PhotoSource]") -> "Iterator[Index]":
+        """Open the archive for writing, or make it with a codebook, which may have to be trained from ``photos``."""
+        from ctxdeploy.index import Index
+
+        if self._given is not None:
+            check_settings(self._given, self._archive, self._config)
+            check_model(self._given, self._bundle)
+            index = self._given
+        elif is_archive(self._archive):
+            index = Index.open(self._archive, writable=True)
+        else:
+            index = self._make(photos)
+        try:
+            if self._given is None:
+                check_settings(index, self._archive, self._config)
+                check_model(index, self._bundle)
+            self._report.stages = self._trainer.times
+            store_model(self._archive, self._bundle)
+            yield index
+        finally:
+            if self._given is None:
+                index.close()
+        self._cache.remove()
+        self._report.seconds = time.monotonic() - self._start
+
+    def _make(self, photos: "list[PhotoSource]") -> "Index":
+        config = self._config
+        check_free(self._archive)
+        with self._cache.locked():
+            codebook = self._given_codebook()
+            if codebook is not None and config.codebook is None:
+                self._display.say(
+                    f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos"
+                )
+            if codebook is None:
+                training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
+                codebook = self._trainer.train(photos, training)
+                self._report.codebook = codebook.metadata()
+            return create_index(self._archive, codebook, self._bundle, config)
+
+    def _given_codebook(self) -> "Codebook | None":
+        """Return the codebook that is named, or the bundle's, or None: one is to be trained."""
+        return given_codebook(self._config, self._bundle)
+
+    def _committer(self, index: "Index") -> IndexCommitter:
+        config, limit = self._config, self._extractor.config.memory_limit
+        return IndexCommitter(index, self._report, config.commit_seconds, config.failure_limit, self._display, limit)
+
+    def _extract(self, photos: "Iterable[PhotoSource]", committer: IndexCommitter) -> None:
+        """Extract photos and add them; assignment, shards and commits run in a thread beside the network."""
+        from ctxdeploy.runtime import PhotoFailure
+
+        stages = self._report.stages
+        before = replace(stages)
+        total = len(photos) if isinstance(photos, list) else None
+        if total == 0:
+            return
+
+        def take(result: "PhotoDescriptors | PhotoFailure") -> None:
+            if isinstance(result, PhotoFailure):
+                committer.fail(result)
+            else:
+                committer.add(result)
+
+        with (
+            closing(self._extractor.extract(photos)) as results,
+            self._display.progress("indexing", total) as bar,
+            BackgroundWriter(take, _MAX_WAITING) as writer,
+        ):
+            for result in results:
+                start = time.perf_counter()
+                writer.put(result)
+                stages.blocked += time.perf_counter() - start
+                stages.take(self._extractor.flow, before)
+                bar.limited_by(stages.limit)
+                bar.advance(failed=int(isinstance(result, PhotoFailure)))
+
+    def _leave(self, index: "Index", gone: list[str]) -> None:
+        """Remove the photos whose files are gone, if that is wanted, or count them."""
+        if self._config.sync:
+            self._report.removed = index.remove(gone)
+        else:
+            self._report.missing = len(gone)
+
+    def _finish(self, index: "Index") -> None:
+        """Compact if it is worth it, and remove what is no longer needed."""
+        merged = 0
+        try:
+            with self._display.steps("compacting") as step:
+                merged = index.compact_if_worth_it(step)
+        except StorageError as error:  # the photos are committed; room for a second copy may come
+            self._display.say(f"not compacted: {error}")
+        if merged:
+            self._display.say(f"merged {merged} shards into larger ones")
+        if merged or self._config.collect_garbage:
+            index.collect_garbage()
+        self._report.compacted += merged
 
 
 def index_photos(
-    listing: "PhotoList", archive: Path, extractor: "Extractor", config: IndexingConfig, display: Display
+    photos: "PhotoList", archive: Path, extractor: "Extractor", config: IndexingConfig, display: Display
 ) -> IndexingReport:
-    """Index photos into an archive, new or not.
-
-    Args:
-        listing: the photos; what of it could not be listed counts as failures.
-        archive: its folder.
-        extractor: the model; an archive must have been made with it.
-        config: codebook, commits, failures, and what happens to what is gone.
-        display: where progress and remarks go.
-
-    Raises:
-        MismatchError: the archive was made with another model or preprocessing.
-        ArchiveError: it is damaged, or another process writes to it.
-        StorageError: it cannot be written.
-        NoPhotosError: no photo could be read, so that no codebook can be trained.
-        ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
-        TooManyFailuresError, BackendError, KeyboardInterrupt: after committing what was done;
-        OSError: as well, if what reads the progress is gone.
-    """
-    start = time.monotonic()
-    report = IndexingReport(found=len(listing.photos))
-    bundle = extractor.bundle
-    spool = DescriptorCache(archive.with_name(archive.name + ".training"), _spool_key(bundle))
-    trainer = CodebookTrainer(extractor, spool, config.failure_limit, display)
-    with _open(archive, listing, bundle, config, spool, trainer, report, display) as index:
-        plan = _plan(index, archive, listing, config)
-        report.stages = trainer.times
-        report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
-        store_origin(archive, listing, extractor.description(), moved=config.moved)
-        store_model(archive, bundle)
-        limit = extractor.config.memory_limit
-        run = IndexCommitter(index, report, config.commit_seconds, config.failure_limit, display, limit)
-        index.forget_failures(plan.settled)
-        pending = _failed_last(plan)
-        try:
-            run.add_spooled(pending, spool)
-            # After those that succeeded: both count for a share of failures.
-            for failure in (*listing.unreadable, *trainer.failed):
-                pending.pop(failure.name, None)
-                run.fail(failure)
-            if pending:
-                _extract(list(pending.values()), extractor, run, report.stages, display)
-        except (KeyboardInterrupt, BackendError, TooManyFailuresError, OSError):
-            run.commit()
-            raise
-        # Last, so that a photo that was renamed is in the archive under either name at any time.
-        _leave(index, [name for name in plan.gone if listing.is_gone(name)], config, report)
-        run.commit()
-        report.compacted += _tidy(index, config, display)
-    spool.remove()
-    report.seconds = time.monotonic() - start
-    return report
+    """Index the photos of a place into an archive, new or not; see ``IndexingJob.place``."""
+    return IndexingJob(archive, extractor, config, display).place(photos)
 
 
-def plan_indexing(listing: "PhotoList", archive: Path, config: IndexingConfig) -> Plan:
-    """Return what ``index_photos`` would do; nothing is written, and no model is needed.
+def plan_indexing(photos: "PhotoList", archive: Path, config: IndexingConfig) -> Plan:
+    """Return what ``IndexingJob.place`` would do; nothing is written, and no model is needed.
 
     Raises:
         ArchiveError: the archive is damaged, or cannot be made because other files are there.
         ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
     """
     from ctxdeploy.index import Index
-    from ctxdeploy.index.storage.creation import check_free
 
     if not is_archive(archive):
         check_free(archive)
-        return make_plan(None, listing)
+        return make_plan(None, photos)
     with Index.open(archive) as index:
-        _check_settings(index, archive, config)
-        return _plan(index, archive, listing, config)
+        check_settings(index, archive, config)
+        return make_checked_plan(index, archive, photos, config)
 
 
-def _plan(index: "Index", archive: Path, listing: "PhotoList", config: IndexingConfig) -> Plan:
+def make_checked_plan(index: "Index", archive: Path, photos: "PhotoList", config: IndexingConfig) -> Plan:
+    """Return a plan; ``ConfigError`` if the archive is of another place, or a sync would leave nothing."""
     if not config.moved:
-        check_origin(archive, listing)
-    plan = make_plan(index, listing, retry_failed=config.retry_failed)
+        check_origin(archive, photos)
+    plan = make_plan(index, photos, retry_failed=config.retry_failed)
     if config.sync:
-        check_sync(plan, archive, listing)
+        check_sync(plan, archive, photos)
     return plan
 
 
-def _failed_last(plan: Plan) -> dict[str, "PhotoSource"]:
-    """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
-    before = set(plan.failed)
-    todo = {**plan.new, **plan.changed}
-    return {name: todo[name] for failed in (False, True) for name in todo if (name in before) is failed}
-
-
-def _extract(
-    photos: list["PhotoSource"], extractor: "Extractor", run: IndexCommitter, stages: StageTimes, display: Display
-) -> None:
-    """Extract photos and add them; assignment, shards and commits run in a thread beside the network."""
-    from ctxdeploy.runtime import PhotoFailure
-
-    before = replace(stages)
-
-    def take(result: "PhotoDescriptors | PhotoFailure") -> None:
-        if isinstance(result, PhotoFailure):
-            run.fail(result)
-        else:
-            run.add(spooled(result))
-
-    with (
-        closing(extractor.extract(photos)) as results,
-        display.progress("indexing", len(photos)) as bar,
-        BackgroundWriter(take, _AHEAD) as writer,
-    ):
-        for result in results:
-            start = time.perf_counter()
-            writer.put(result)
-            stages.blocked += time.perf_counter() - start
-            stages.take(extractor.flow, before)
-            bar.limited_by(stages.limit)
-            bar.advance(failed=int(isinstance(result, PhotoFailure)))
-
-
-def _spool_key(bundle: Bundle) -> dict[str, str]:
-    return {"model": bundle.model_id, "preprocessing": bundle.preprocessing.hash}
-
-
-def _open(
-    archive: Path,
-    listing: "PhotoList",
-    bundle: Bundle,
-    config: IndexingConfig,
-    spool: DescriptorCache,
-    trainer: CodebookTrainer,
-    report: IndexingReport,
-    display: Display,
-) -> "Index":
-    """Open the archive for writing, or make it with a codebook, which may have to be trained."""
-    from ctxdeploy.index import DescriptorSource, Index, IndexConfig
-    from ctxdeploy.index.storage.creation import check_free
-
-    if not is_archive(archive):
-        check_free(archive)
-        with spool.locked():
-            codebook = _given_codebook(config, bundle, display)
-            if codebook is None:
-                training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)
-                codebook = trainer.train(listing.photos, training)
-                report.codebook = codebook.metadata()
-            name = bundle.source.get("file", "")
-            source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
-            settings = IndexConfig(geometry=config.geometry)
-            return Index.create(archive, codebook, config=settings, source=source)
-    index = Index.open(archive, writable=True)
-    try:
-        _check_settings(index, archive, config)
-        check_model(index, bundle)
-    except BaseException:
-        index.close()
-        raise
-    return index
-
-
-def _given_codebook(config: IndexingConfig, bundle: Bundle, display: Display) -> "Codebook | None":
-    """Return the codebook that is named, or the bundle's, or None: one is to be trained."""
+def given_codebook(config: IndexingConfig, bundle: Bundle) -> "Codebook | None":
+    """Return the codebook that a configuration names, or the bundle's; None if one is to be trained."""
     if config.codebook is not None:
         return check_codebook(config.codebook, bundle.extraction.dim)
-    codebook = bundle.codebook() if config.words is None else None
-    if codebook is not None:
-        display.say(f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos")
-    return codebook
+    return bundle.codebook() if config.words is None else None
 
 
-def _check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
+def create_index(archive: Path, codebook: "Codebook", bundle: Bundle, config: IndexingConfig) -> "Index":
+    """Make an archive for the descriptors of a model, open for writing."""
+    from ctxdeploy.index import DescriptorSource, Index, IndexConfig
+
+    name = bundle.source.get("file", "")
+    source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
+    return Index.create(archive, codebook, config=IndexConfig(geometry=config.geometry), source=source)
+
+
+def check_free(archive: Path) -> None:
+    """Raise ``ArchiveError`` if an archive cannot be made in a folder because other files are there."""
+    from ctxdeploy.index.storage.creation import check_free
+
+    check_free(archive)
+
+
+def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
     """Raise ``ConfigError`` for what only a new archive takes, unless it was made so: the same command goes on."""
     from ctxdeploy.index import Codebook
 
@@ -274,24 +302,8 @@ def _check_settings(index: "Index", archive: Path, config: IndexingConfig) -> No
         raise ConfigError(f"{archive} was made without --geometry: leave it out, or choose another -o")
 
 
-def _leave(index: "Index", gone: list[str], config: IndexingConfig, report: IndexingReport) -> None:
-    """Remove the photos whose files are gone, if that is wanted, or count them."""
-    if config.sync:
-        report.removed = index.remove(gone)
-    else:
-        report.missing = len(gone)
-
-
-def _tidy(index: "Index", config: IndexingConfig, display: Display) -> int:
-    """Compact if it is worth it, and remove what is no longer needed; return how many shards were merged."""
-    merged = 0
-    try:
-        with display.steps("compacting") as step:
-            merged = index.compact_if_worth_it(step)
-    except StorageError as error:  # the photos are committed; a disk without room for a second copy is no failed run
-        display.say(f"not compacted: {error}")
-    if merged:
-        display.say(f"merged {merged} shards into larger ones")
-    if merged or config.collect_garbage:
-        index.collect_garbage()
-    return merged
+def _failed_last(plan: Plan) -> "dict[str, PhotoSource]":
+    """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
+    before = set(plan.failed)
+    todo = {**plan.new, **plan.changed}
+    return {name: todo[name] for failed in (False, True) for name in todo if (name in before) is failed}

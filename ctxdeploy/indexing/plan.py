@@ -1,16 +1,20 @@
-"""What indexing a place means for an archive: which photos are new, changed, unchanged, gone, given up."""
+"""What indexing a place means for an archive: photos that are new, changed or gone; an estimate of time and size."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxdeploy.archive import is_archive
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.indexing.descriptor_cache import file_state
+from ctxdeploy.core.types import FileState, PhotoDescriptors
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
-    from ctxdeploy.runtime import PhotoSource
+    from ctxdeploy.indexing.config import IndexingConfig
+    from ctxdeploy.runtime import Extractor, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
 
 # Names that a dry run shows of each kind.
@@ -65,15 +69,15 @@ def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool
         listing: the photos found; nothing in what could not be listed is taken for gone.
         retry_failed: try photos again that could not be decoded, though their files are the same.
     """
-    known = {} if index is None else index.known()
+    known = {} if index is None else {name: _state(*found) for name, found in index.known().items()}
     failures = {} if index is None else {failure["name"]: failure for failure in index.failures()}
     new: dict[str, PhotoSource] = {}
     changed: dict[str, PhotoSource] = {}
     unchanged: set[str] = set()
     given_up: list[str] = []
     for photo in listing.photos:
-        state = file_state(photo)
-        if known.get(photo.name) == state:
+        state = photo.state()
+        if photo.name in known and known[photo.name] == state:
             unchanged.add(photo.name)
         elif not retry_failed and _is_given_up(failures.get(photo.name), state):
             given_up.append(photo.name)
@@ -92,11 +96,11 @@ def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool
     )
 
 
-def _is_given_up(failure: dict[str, Any] | None, state: tuple[int, int]) -> bool:
+def _is_given_up(failure: dict[str, Any] | None, state: FileState | None) -> bool:
     """Return whether a photo failed for good; without a known state of the file it is tried again."""
-    if failure is None or failure["stage"] != _LASTING or state == (-1, -1):
+    if failure is None or failure["stage"] != _LASTING or state is None:
         return False
-    return (failure.get("size"), failure.get("mtime_ns")) == state
+    return (failure.get("size"), failure.get("mtime_ns")) == (state.size, state.mtime_ns)
 
 
 def check_sync(plan: Plan, archive: object, listing: "PhotoList") -> None:
@@ -106,3 +110,99 @@ def check_sync(plan: Plan, archive: object, listing: "PhotoList") -> None:
             f"--sync would remove {len(plan.gone)} photos of {archive} and keep none, for none of its photos is in "
             f"{listing.place}: if that is the right place, run once without --sync"
         )
+
+
+def _state(size: int, mtime_ns: int) -> FileState | None:
+    return None if size < 0 else FileState(size=size, mtime_ns=mtime_ns)
+
+
+# Photos that are tried, spread over all; one more goes first, for engines compile at their first photo of a size.
+TRIED = 5
+# A posting: a code of one bit a dimension, 2 bytes for the photo's number, 8 for position and scale.
+_NUMBER_BYTES, _GEOMETRY_BYTES = 2, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is expected.
+
+    Attributes:
+        photos: to be indexed.
+        tried: photos that the figures are from.
+        seconds_a_photo: of reading, decoding and network; on an idle machine, assignment and writing come on top.
+        descriptors: a photo.
+        seconds: of all photos.
+        bytes: of the shards, at most: descriptors of one photo that share a word share a posting.
+    """
+
+    photos: int
+    tried: int
+    seconds_a_photo: float
+    descriptors: float
+    seconds: float
+    bytes: int
+
+    @property
+    def seconds_text(self) -> str:
+        """The time as a person says it."""
+        for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+            if self.seconds >= 1.5 * length:
+                return f"{self.seconds / length:.1f} {unit}"
+        return f"{self.seconds:.0f} seconds" if self.seconds >= 1.5 else "a second"
+
+    @property
+    def bytes_text(self) -> str:
+        """The size as a person says it."""
+        for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+            if self.bytes >= size:
+                return f"{self.bytes / size:.1f} {unit}"
+        return f"{self.bytes / 1000:.0f} kB"
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the figures as JSON prints them."""
+        return asdict(self)
+
+
+def estimate(
+    photos: Sequence["PhotoSource"], archive: Path, extractor: "Extractor", config: "IndexingConfig"
+) -> Estimate | None:
+    """Extract a few photos and extrapolate; None if none of them can be read.
+
+    Args:
+        photos: to be indexed.
+        archive: new or not; says whether geometry is kept.
+        extractor: the model.
+        config: for a new archive.
+    """
+    if not photos:
+        return Estimate(photos=0, tried=0, seconds_a_photo=0.0, descriptors=0.0, seconds=0.0, bytes=0)
+    sample = [photos[i * len(photos) // TRIED] for i in range(TRIED)] if len(photos) > TRIED else list(photos)
+    for photos_of_run in (sample[:1], sample):
+        with closing(extractor.extract(photos_of_run)) as results:
+            counts = [len(result.descriptors) for result in results if isinstance(result, PhotoDescriptors)]
+    if not counts:
+        return None
+    # Of what ran, not of the time between results, which come together from a batch. The stages run beside each other.
+    flow, given = extractor.flow, extractor.config
+    seconds = max(flow.network, flow.decode / given.workers, flow.read / given.read_threads) / len(sample)
+    descriptors = sum(counts) / len(counts)
+    posting = (
+        extractor.bundle.extraction.dim / 8 + _NUMBER_BYTES + (_GEOMETRY_BYTES if _geometry(archive, config) else 0)
+    )
+    return Estimate(
+        photos=len(photos),
+        tried=len(counts),
+        seconds_a_photo=seconds,
+        descriptors=descriptors,
+        seconds=seconds * len(photos),
+        bytes=int(posting * descriptors * len(photos)),
+    )
+
+
+def _geometry(archive: Path, config: "IndexingConfig") -> bool:
+    from ctxdeploy.index import Index
+
+    if not is_archive(archive):
+        return config.geometry
+    with Index.open(archive) as index:
+        return index.config.geometry

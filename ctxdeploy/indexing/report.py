@@ -1,6 +1,6 @@
-"""Which stage limits a run, and what would help."""
+"""What a run did: counts, where its time went, which stage limited it, and what would help."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.cpu import available_processors
@@ -62,3 +62,46 @@ class StageTimes:
     def metadata(self) -> dict[str, Any]:
         """Return seconds and the limiting stage as JSON prints them."""
         return {**{stage: round(seconds, 3) for stage, seconds in vars(self).items()}, "limit": self.limit}
+
+
+@dataclass(kw_only=True)
+class IndexingReport:
+    """What a run did, counted in photos.
+
+    Attributes:
+        found: in the place.
+        indexed: added by this run.
+        replaced: changed photos whose new descriptors took the place of the old ones.
+        unchanged: in the archive already.
+        given_up: could not be decoded by an earlier run, and their files are the same: not tried again.
+        changed: in the archive, but their files had changed; those that could not be read keep their old descriptors.
+        removed: taken from the archive, because their files are gone.
+        missing: in the archive, but their files are gone; left as they are.
+        failed: could not be read; the archive lists them with their reasons.
+        descriptors: of the photos added and replaced.
+        compacted: shards that were merged into larger ones.
+        codebook: how it was trained, if this run trained it.
+        seconds: of the whole run.
+        stages: where they went.
+        failures: of this run: name, reason, stage, seconds.
+    """
+
+    found: int = 0
+    indexed: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    given_up: int = 0
+    changed: int = 0
+    removed: int = 0
+    missing: int = 0
+    failed: int = 0
+    descriptors: int = 0
+    compacted: int = 0
+    codebook: dict[str, Any] | None = None
+    seconds: float = 0.0
+    stages: StageTimes = field(default_factory=StageTimes)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the report as JSON prints it."""
+        return {**asdict(self), "stages": self.stages.metadata()}

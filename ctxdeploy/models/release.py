@@ -176,8 +176,8 @@ def _codebook(
 ) -> "Codebook":
     """Train a codebook of centroids that float16 holds."""
     from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
+    from ctxdeploy.indexing.config import NO_LIMIT
     from ctxdeploy.indexing.descriptor_cache import DescriptorCache
-    from ctxdeploy.indexing.failure_limit import NO_LIMIT
     from ctxdeploy.runtime import BackendConfig, Extractor
 
     # The reference runtime, whatever else is installed: its descriptors are the ones that were compared with PyTorch.
@@ -185,7 +185,7 @@ def _codebook(
     spool = DescriptorCache(staging / "descriptors", {"model": bundle.model_id})
     with spool.locked():
         trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)
-        training = TrainingConfig(words=config.words, most_photos=config.training_photos, seed=config.seed)
+        training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
         codebook = trainer.train(photos, training).rounded()
         if trainer.failed:
             failure = trainer.failed[0]

@@ -85,7 +85,7 @@ class Section:
         results: best first.
     """
 
-    photo: Path
+    photo: Path | bytes | None
     box: "Box | None"
     title: str
     facts: Sequence[str]
@@ -142,9 +142,9 @@ def write_sections(
 def _answered(answer: "Answer", photos: Path | None) -> Section:
     timing = f"extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms"
     return Section(
-        photo=answer.photo,
+        photo=answer.photo.data if answer.photo.path is None else answer.photo.path,
         box=answer.box,
-        title=str(answer.photo),
+        title=answer.photo.name,
         facts=(f"{len(answer.descriptors)} descriptors; {timing}",),
         results=[
             Result(name=hit.name, score=hit.score, picture=None if photos is None else photos / hit.name)
@@ -162,7 +162,7 @@ def _section(section: Section) -> str:
 
 
 def _query_picture(section: Section) -> str:
-    photo = _decoded(section.photo, QUERY_PIXELS)
+    photo = None if section.photo is None else _decoded(section.photo, QUERY_PIXELS)
     if photo is None:
         return '<p class="none">photo not readable</p>'
     frame = ""
@@ -192,11 +192,11 @@ def _item(rank: int, result: Result, best: float) -> str:
     )
 
 
-def _decoded(path: Path, pixels: int) -> "Pixels | None":
+def _decoded(photo: Path | bytes, pixels: int) -> "Pixels | None":
     from ctxdeploy.runtime import decode_photo
 
     try:
-        return decode_photo(path, Preprocessing(image_size=pixels, draft=True))
+        return decode_photo(photo, Preprocessing(image_size=pixels, draft=True))
     except PhotoError:  # moved or changed since it was indexed: its name is shown
         return None
 

@@ -16,8 +16,9 @@ from ctxdeploy.archive import default_archive
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Index
-from ctxdeploy.indexing.estimate import estimate
-from ctxdeploy.indexing.job import IndexingConfig, index_photos
+from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.job import index_photos
+from ctxdeploy.indexing.plan import estimate
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoFailure
 from ctxdeploy.runtime.backends.base import GraphOutputs
 from ctxdeploy.runtime.decoder import Decoded
@@ -154,7 +155,7 @@ def test_a_share_of_failures_is_one_of_all_photos_tried(
     call, bundle: Bundle, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of eight, in both passes of a first run, and when the first pass begins anew after an interruption."""
-    monkeypatch.setattr("ctxdeploy.indexing.failure_limit.LEAST_TRIED", 2)
+    monkeypatch.setattr("ctxdeploy.indexing.config.MIN_TRIED", 2)
     archive = tmp_path / "a.ctxindex"
     with monkeypatch.context() as patch:
         patch.setattr(Index, "create", _interrupt)
@@ -172,7 +173,7 @@ def test_photos_that_failed_before_do_not_keep_others_from_being_tried(
     call, bundle: Bundle, dirty: Path, shared_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a share of failures, those at the head of the list would stop every run."""
-    monkeypatch.setattr("ctxdeploy.indexing.failure_limit.LEAST_TRIED", 2)
+    monkeypatch.setattr("ctxdeploy.indexing.config.MIN_TRIED", 2)
     original = Extractor.extract
 
     def failing(self, photos):

@@ -10,8 +10,8 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.index import Hit, Index
-from ctxdeploy.query import Answer, QueryConfig, ask_many
-from ctxdeploy.runtime import Extractor
+from ctxdeploy.query import Answer, QueryConfig, ask_many, photo_source
+from ctxdeploy.runtime import Extractor, PhotoSource
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_answers_of_several_are_those_of_each(call, photos: Path, shared_archive
 class _Extractor:
     """Takes no time; ``bad`` cannot be read."""
 
-    def extract_one(self, photo: Path, box: object) -> LocalDescriptors:
+    def extract_one(self, photo: PhotoSource, box: object) -> LocalDescriptors:
         if photo.name == "bad":
             raise PhotoError("bad")
         return LocalDescriptors(
@@ -86,7 +86,7 @@ class _Index:
 
 
 def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
-    return list(ask_many(index, _Extractor(), photos, QueryConfig()))
+    return list(ask_many(index, _Extractor(), map(photo_source, photos), QueryConfig()))
 
 
 def test_queries_wait_for_each_other_where_searching_is_what_takes_time() -> None:
@@ -98,7 +98,7 @@ def test_queries_wait_for_each_other_where_searching_is_what_takes_time() -> Non
     assert sum(index.groups) == 99
     assert len(index.groups) <= 4
     assert isinstance(answers[7], PhotoError)
-    assert [answer.photo for answer in answers if isinstance(answer, Answer)] == photos[:7] + photos[8:]
+    assert [answer.photo.path for answer in answers if isinstance(answer, Answer)] == photos[:7] + photos[8:]
 
 
 def test_nobody_waits_where_searching_takes_no_time(monkeypatch) -> None:

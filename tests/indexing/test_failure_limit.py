@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from ctxdeploy.core.errors import ConfigError, TooManyFailuresError
-from ctxdeploy.indexing.failure_limit import LEAST_TRIED, FailureLimit
+from ctxdeploy.indexing.config import MIN_TRIED, FailureLimit
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_number_of_failures() -> None:
 
 def test_a_share_counts_from_a_hundred_photos_on() -> None:
     limit = FailureLimit(share=0.1)
-    limit.check(Counter({"cut": LEAST_TRIED - 1}), tried=LEAST_TRIED - 1)
+    limit.check(Counter({"cut": MIN_TRIED - 1}), tried=MIN_TRIED - 1)
     limit.check(Counter({"cut": 10}), tried=100)
     with pytest.raises(TooManyFailuresError, match="11 of 100 photos failed, more than --max-failures 10%"):
         limit.check(Counter({"cut": 11}), tried=100)

@@ -1,0 +1,114 @@
+"""How photos are indexed, and how many of them may fail."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ctxdeploy.core.errors import ConfigError, TooManyFailuresError
+from ctxdeploy.core.settings import setting
+from ctxdeploy.core.text import printable
+
+# Photos that must have been tried before a share of them means something.
+MIN_TRIED = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureLimit:
+    """A limit of failures; without any, a run goes on whatever fails.
+
+    Attributes:
+        count: failures that are allowed.
+        share: part of the photos tried so far, 0 to 1, that may fail; it counts from a hundred photos on.
+    """
+
+    count: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``N`` or ``P%``; ``ConfigError`` for anything else."""
+        try:
+            limit = cls(share=float(text[:-1]) / 100) if text.endswith("%") else cls(count=int(text))
+        except ValueError:
+            limit = None
+        if limit is None or (limit.count or 0) < 0 or not 0 <= (limit.share or 0) <= 1:
+            raise ConfigError(f"--max-failures {text!r} is neither a number of photos nor a share such as 5%")
+        return limit
+
+    def check(self, failures: Counter[str], tried: int) -> None:
+        """Raise ``TooManyFailuresError`` if more failed than is allowed.
+
+        Args:
+            failures: of this run, by reason.
+            tried: photos of this run, failures among them.
+        """
+        failed = failures.total()
+        over_count = self.count is not None and failed > self.count
+        over_share = self.share is not None and tried >= MIN_TRIED and failed > self.share * tried
+        if over_count or over_share:
+            limit = f"{self.count}" if over_count else f"{100 * (self.share or 0):g}%"
+            reason, times = failures.most_common(1)[0]
+            raise TooManyFailuresError(
+                f"stopped: {failed} of {tried} photos failed, more than --max-failures {limit}; most often ({times} "
+                f"times): {printable(reason)}; what was done is kept, run again with another limit to continue"
+            )
+
+
+NO_LIMIT = FailureLimit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexingConfig:
+    """How photos are indexed.
+
+    Attributes:
+        codebook: file of a codebook to use. Only for a new archive.
+        words: size of a codebook that is trained from the photos. If neither is given, that of the bundle is used, and
+            where it carries none, one is trained whose size is chosen from the number of descriptors.
+        training_photos: photos at most whose descriptors train the codebook, drawn with ``seed``.
+        seed: of the sample and of k-means.
+        commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, and to
+            five minutes at most.
+        geometry: keep the position and scale of each descriptor. Only for a new archive.
+        sync: remove the archive's photos that are gone.
+        moved: the photos are at another place now than the archive remembers.
+        retry_failed: try photos again that could not be decoded before.
+        failure_limit: how many photos may fail.
+        collect_garbage: remove files of interrupted runs and former states at the end, even if nothing was compacted.
+    """
+
+    codebook: Path | None = setting(
+        None, "--codebook", "Codebook to use.", metavar="FILE", default_text="the model's, or trained"
+    )
+    words: int | None = setting(None, "--words", "Train a codebook of this size from the photos.", metavar="N")
+    training_photos: int = setting(5000, "--training-photos", "Photos that train the codebook.")
+    seed: int = 0
+    geometry: bool = setting(False, "--geometry", "Keep the position and scale of each descriptor (8 bytes).")
+    sync: bool = setting(False, "--sync", "Remove photos from the archive that are gone from PLACE.")
+    moved: bool = setting(False, "--moved", "The archive's photos are at PLACE now.")
+    retry_failed: bool = setting(False, "--retry-failed", "Try photos again that could not be decoded before.")
+    failure_limit: FailureLimit = setting(
+        NO_LIMIT,
+        "--max-failures",
+        "Stop when more photos fail; a share counts from 100 photos on.",
+        metavar="N|P%",
+        parse=FailureLimit.parse,
+        default_text="no limit",
+    )
+    commit_seconds: float = setting(
+        10.0, "--commit-seconds", "Least time between two commits; it grows to a tenth of the run, 300 at most."
+    )
+    collect_garbage: bool = setting(False, "--gc", "At the end, remove files of interrupted runs and former states.")
+
+    def __post_init__(self) -> None:
+        from ctxdeploy.index.config import MAX_WORDS
+
+        if self.codebook is not None and self.words is not None:
+            raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")
+        if self.words is not None and not 1 <= self.words <= MAX_WORDS:
+            raise ConfigError(f"--words {self.words} is outside 1..{MAX_WORDS}")
+        if self.training_photos < 1:
+            raise ConfigError(f"--training-photos {self.training_photos} must be positive")
+        if not 0 <= self.commit_seconds <= 86400:
+            raise ConfigError(f"--commit-seconds {self.commit_seconds:g} is outside 0..86400")

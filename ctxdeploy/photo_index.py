@@ -1,0 +1,468 @@
+"""The door of the product: a folder of photos to an archive, photos to answers, in one object."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ctxdeploy.archive import (
+    check_model,
+    extraction_of,
+    folder_bytes,
+    has_model,
+    is_archive,
+    open_model,
+    open_state,
+    photo_folder,
+    photo_place,
+    store_model,
+)
+from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.types import Box
+from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
+from ctxdeploy.indexing.report import IndexingReport
+from ctxdeploy.query import Answer, Photo, QueryConfig, ask, ask_many, photo_source
+
+if TYPE_CHECKING:
+    from ctxdeploy.core.errors import PhotoError
+    from ctxdeploy.index import Hit, Index
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoSource
+    from ctxdeploy.runtime.sources import PhotoList
+
+_SILENT = Display(quiet=True)
+
+
+class PhotoIndex:
+    """A photo archive with the model that describes its photos: add photos, search by photo.
+
+        from ctxdeploy import PhotoIndex
+
+        photos = PhotoIndex.create("holiday.ctxindex")
+        photos.add("photos/")
+        for hit in photos.search("query.jpg", top=10):
+            print(hit.name, hit.score)
+
+    Make one with ``PhotoIndex.create`` or ``PhotoIndex.open``, and close it, or use it in a ``with`` block.
+
+    Any number of threads may search at the same time: the network takes one photo after the other, the searches run
+    beside each other. One thread at a time adds or removes; searches go on meanwhile, and see each change as a whole
+    once it is committed. Other processes may read an archive while one writes it.
+    """
+
+    def __init__(self, path: Path, model: "_Model", *, writable: bool, at: str | None = None) -> None:
+        """Use ``PhotoIndex.create`` or ``PhotoIndex.open`` instead."""
+        self._path, self._model, self._at = path, model, at
+        self._is_writable = writable
+        self._writing = threading.Lock()
+        self._state = threading.Lock()
+        self._readers: dict[int, tuple[Index, int]] = {}
+        self._reader: Index | None = None
+        self._writer: Index | None = None
+        self._is_closed = False
+        self._config = IndexingConfig()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | PathLike[str],
+        *,
+        model: str | PathLike[str] | None = None,
+        config: IndexingConfig | None = None,
+        backend: "BackendConfig | None" = None,
+        extraction: "ExtractorConfig | None" = None,
+        extractor: "Extractor | None" = None,
+    ) -> Self:
+        """Make a new archive.
+
+        Its codebook is that of ``config``, else that of the model. Where neither gives one (``config.words``, or a
+        bundle without a codebook) it is trained from the first photos that are added, and the folder is made then.
+
+        Args:
+            path: the folder, which must not exist yet or be empty.
+            model: a bundle's folder, or a name that ``ctxdeploy models`` lists; the built-in model if None.
+            config: codebook, geometry and how photos are added; ``add`` may be given another one.
+            backend: runtime, precision and threads of the network.
+            extraction: workers, batches and limits of decoding.
+            extractor: a loaded model to share with other archives; then leave out model, backend and extraction.
+
+        Raises:
+            ArchiveError: there is an archive already, or the folder holds other files.
+            BundleError, BackendError, MissingExtraError: the model is not a bundle, or cannot run here.
+            StorageError: the folder cannot be written.
+        """
+        folder = Path(path)
+        if is_archive(folder):
+            raise ArchiveError(f"{folder} exists: open it with PhotoIndex.open(…, writable=True)")
+        check_free(folder)
+        found = _Model(folder, _named(model), backend, extraction, extractor)
+        made = cls(folder, found, writable=True)
+        made._config = config or IndexingConfig()
+        found.extractor()  # an archive whose model cannot run here is not made
+        codebook = given_codebook(made._config, found.bundle)
+        if codebook is not None:
+            made._writer = create_index(folder, codebook, found.bundle, made._config)
+            store_model(folder, found.bundle)
+            made._reader = open_state(folder, None)
+        return made
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        writable: bool = False,
+        at: str | None = None,
+        model: str | PathLike[str] | None = None,
+        backend: "BackendConfig | None" = None,
+        extraction: "ExtractorConfig | None" = None,
+        extractor: "Extractor | None" = None,
+    ) -> Self:
+        """Open an archive: for reading, which never waits for a writer, or for writing as well.
+
+        The network is loaded when it is first needed.
+
+        Args:
+            path: the folder.
+            writable: take photos in and out; one process at a time.
+            at: the archive as it was: the name of a snapshot, or the number of a manifest that is still there.
+            model: the bundle that made the archive, where it does not carry it; its own if None.
+            backend, extraction, extractor: as in ``create``.
+
+        Raises:
+            ArchiveError: it is not an archive, it is damaged, or ``writable`` and another process writes it.
+            ConfigError: there is no such snapshot, or ``at`` and ``writable`` are given together.
+        """
+        folder = Path(path)
+        if writable and at is not None:
+            raise ConfigError(f"{folder}: a former state (at={at!r}) cannot be written: leave out at or writable")
+        opened = cls(folder, _Model(folder, model, backend, extraction, extractor), writable=writable, at=at)
+        if writable:
+            from ctxdeploy.index import Index
+
+            opened._writer = Index.open(folder, writable=True)
+        try:
+            opened._reader = open_state(folder, at)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @property
+    def path(self) -> Path:
+        """The archive's folder."""
+        return self._path
+
+    def add(
+        self,
+        photos: "str | PathLike[str] | PhotoList | Iterable[tuple[str, Photo]]",
+        *,
+        recursive: bool = True,
+        config: IndexingConfig | None = None,
+        display: Display = _SILENT,
+    ) -> IndexingReport:
+        """Take photos in, and commit them.
+
+        Args:
+            photos: a place (folder, list, tar file, pattern or URL, see ``docs/places.md``), of which new and changed
+                photos are taken in; or pairs of a name and a photo (file, bytes, PIL image or array), which replace
+                those of the same names.
+            recursive: look into the folders below; for a place that is a folder.
+            config: how; that of ``create`` if None.
+            display: where progress and remarks go; nowhere if not given.
+
+        Returns:
+            Counts, times, and the photos that could not be read with their reasons: they are no error here.
+
+        Raises:
+            ArchiveError: the archive was opened for reading, is closed, or is damaged.
+            MismatchError: it was made with another model or preprocessing.
+            ConfigError: there is no such place, or settings that the archive cannot take.
+            NoPhotosError: the place holds no photos, or none could be read to train a codebook.
+            TooManyFailuresError, BackendError, StorageError, KeyboardInterrupt: after committing what was done.
+        """
+        from ctxdeploy.runtime.sources import PhotoList, list_photos
+
+        with self._changing():
+            given = config or self._config
+            job = IndexingJob(self._path, self._model.extractor(), given, display, self._writer)
+            try:
+                if isinstance(photos, PhotoList):
+                    return job.place(photos)
+                if isinstance(photos, str | PathLike):
+                    return job.place(list_photos(fspath(photos), recursive=recursive))
+                return job.stream(photo_source(photo, name=name) for name, photo in photos)
+            finally:
+                self._after_change()
+
+    def search(
+        self,
+        photo: Photo,
+        *,
+        top: int = 10,
+        box: Box | Sequence[float] | None = None,
+        config: QueryConfig | None = None,
+    ) -> "list[Hit]":
+        """Return the photos that show the same as a photo, best first: hits with ``name`` and ``score``.
+
+        Args:
+            photo: a file, the bytes of one, a PIL image, an H×W×3 or H×W uint8 array in RGB or grey, or the name of an
+                indexed photo, whose file is then read from the archive's place.
+            top: hits at most.
+            box: the part of the photo to search for, (x0, y0, x1, y1) in its pixels; the whole photo if None.
+            config: all settings of a query; then leave out top and box.
+
+        Raises:
+            PhotoError: the photo cannot be read, or the box does not lie in it.
+            ArchiveError: the archive is closed, or has no photos yet and no codebook.
+            MismatchError: it was made with another model or preprocessing.
+            ConfigError: a setting is outside its range.
+        """
+        given = config or QueryConfig(top=top, box=_box(box))
+        with self._reading() as index:
+            return ask(index, self._model.checked(index), self._source(photo, index), given).hits
+
+    def search_many(
+        self, photos: Iterable[Photo], config: QueryConfig | None = None
+    ) -> "Iterator[Answer | PhotoError]":
+        """Yield an answer for each photo, in order, or why it cannot be read; all of one state of the archive.
+
+        Queries that wait are searched together, which reads every posting once: 1.5 times as fast for 64 of them.
+
+        Args:
+            photos: as ``search`` takes them.
+            config: settings of all the queries.
+
+        Raises:
+            As ``search``, but for ``PhotoError``.
+        """
+        given = config or QueryConfig()
+        with self._reading() as index:
+            # Refused before the model is loaded.
+            index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
+            loading = threading.Thread(target=index.prepare, name="ctxdeploy-prepare")
+            loading.start()
+            try:
+                extractor = self._model.checked(index)
+            finally:
+                loading.join()
+            yield from ask_many(index, extractor, (self._source(photo, index) for photo in photos), given)
+
+    def remove(self, names: Iterable[str]) -> int:
+        """Take photos out of the archive and commit that; return how many there were.
+
+        Names that are not in the archive are ignored. Their descriptors are gone from disk after ``ctxdeploy compact
+        --purge``.
+
+        Raises:
+            ArchiveError: the archive was opened for reading, or is closed.
+        """
+        with self._changing():
+            if self._writer is None:
+                return 0
+            removed = self._writer.remove(list(names))
+            self._writer.commit()
+            self._after_change()
+            return removed
+
+    def refresh(self) -> bool:
+        """Move on to the newest committed state, of this or another process; return whether there was one.
+
+        Searches that run go on with the state that they began with. An archive that was opened ``at`` a former state
+        stays there.
+        """
+        self._check_open()
+        if self._at is not None or not is_archive(self._path):
+            return False
+        newest = open_state(self._path, None)
+        with self._state:
+            former = self._reader
+            if former is not None and newest.info()["manifest"] == former.info()["manifest"]:
+                newest.close()
+                return False
+            self._reader = newest
+            idle = former is not None and id(former) not in self._readers
+        if former is not None and idle:
+            former.close()
+        return True
+
+    def info(self) -> dict[str, Any]:
+        """Return what the archive holds: counts, bytes, codebook, settings, model and place; all fits into JSON."""
+        with self._reading() as index:
+            facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(self._path)}
+            facts |= {"photos": photo_place(self._path), "extraction": extraction_of(self._path)}
+            if has_model(self._path):
+                model = open_model(self._path, check_hashes=False).metadata()
+                facts["model"] = {key: model[key] for key in ("network", "source", "preprocessing", "extraction")}
+            return facts
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the photos that could not be read: name, reason, stage, seconds, and the state of the file."""
+        with self._reading() as index:
+            return index.failures()
+
+    def extraction(self) -> dict[str, Any]:
+        """Return what runs the network: runtime, precision, device, threads; the network is loaded for it."""
+        return self._model.extractor().description()
+
+    @property
+    def bundle(self) -> bundles.Bundle:
+        """The model."""
+        return self._model.bundle
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the names are paths in; None if there is none, or it is not known."""
+        return photo_folder(self._path)
+
+    def names(self) -> list[str]:
+        """Return the names of all photos."""
+        with self._reading() as index:
+            return list(index.names())
+
+    def __len__(self) -> int:
+        with self._state:
+            return 0 if self._reader is None else len(self._reader)
+
+    def __contains__(self, name: object) -> bool:
+        with self._reading() as index:
+            return name in index
+
+    def __repr__(self) -> str:
+        if self._is_closed:
+            return f"<PhotoIndex {fspath(self._path)!r}, closed>"
+        model = self._model.label()
+        kind = "writable" if self._is_writable else "read only" if self._at is None else f"as of {self._at}"
+        return f"<PhotoIndex {fspath(self._path)!r}: {len(self):,} photos, model {model}, {kind}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the archive for other writers. Searches that run are finished. May be called twice."""
+        with self._state:
+            self._is_closed = True
+            reader, self._reader = self._reader, None
+            idle = reader is not None and id(reader) not in self._readers
+        if reader is not None and idle:
+            reader.close()
+        with self._writing:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+
+    @contextmanager
+    def _reading(self) -> "Iterator[Index]":
+        """Hold the state in force: who refreshes or closes meanwhile leaves it open."""
+        with self._state:
+            self._check_open()
+            if self._reader is None:
+                raise ArchiveError(f"{self._path} has no photos yet: add some first")
+            index = self._reader
+            self._readers[id(index)] = index, self._readers.get(id(index), (index, 0))[1] + 1
+        try:
+            yield index
+        finally:
+            with self._state:
+                count = self._readers.pop(id(index))[1] - 1
+                if count:
+                    self._readers[id(index)] = index, count
+                unused = not count and index is not self._reader
+            if unused:
+                index.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._writing:
+            self._check_open()
+            if not self._is_writable:
+                raise ArchiveError(f"{self._path} was opened for reading: open it with writable=True")
+            yield
+
+    def _after_change(self) -> None:
+        if self._writer is None and is_archive(self._path):
+            from ctxdeploy.index import Index
+
+            self._writer = Index.open(self._path, writable=True)
+        self.refresh()
+
+    def _source(self, photo: Photo, index: "Index") -> "PhotoSource":
+        folder = photo_folder(self._path) if isinstance(photo, str) and not Path(photo).exists() else None
+        if folder is not None and photo in index:
+            return photo_source(folder / str(photo), name=str(photo))
+        return photo_source(photo)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ArchiveError(f"{self._path} is closed: open it again")
+
+
+class _Model:
+    """The bundle and its network, loaded when first needed, and used by one thread at a time."""
+
+    def __init__(
+        self,
+        archive: Path,
+        given: str | PathLike[str] | None,
+        backend: "BackendConfig | None",
+        extraction: "ExtractorConfig | None",
+        extractor: "Extractor | None",
+    ) -> None:
+        if extractor is not None and (given is not None or backend is not None or extraction is not None):
+            raise ConfigError("give either an extractor, or model, backend and extraction")
+        self._archive, self._given = archive, given
+        self._backend, self._extraction, self._extractor = backend, extraction, extractor
+        self._bundle = None if extractor is None else extractor.bundle
+        self._lock = threading.RLock()
+
+    @property
+    def bundle(self) -> bundles.Bundle:
+        with self._lock:
+            if self._bundle is None:
+                self._bundle = open_model(self._archive, self._given)
+            return self._bundle
+
+    def label(self) -> str:
+        """Return what is known of the model without opening it."""
+        if self._bundle is not None:
+            return str(self._bundle.source.get("file", self._bundle.path.name))
+        return "its own" if self._given is None else fspath(self._given)
+
+    def extractor(self) -> "Extractor":
+        with self._lock:
+            if self._extractor is None:
+                from ctxdeploy.runtime import Extractor
+
+                self._extractor = Extractor(self.bundle, backend=self._backend, config=self._extraction)
+            return self._extractor
+
+    def checked(self, index: "Index") -> "Extractor":
+        """Return the network, if it made the descriptors of an index."""
+        check_model(index, self.bundle)
+        return self.extractor()
+
+
+def _named(model: str | PathLike[str] | None) -> Path:
+    from ctxdeploy.models.finding import built_in, find_bundle
+    from ctxdeploy.models.table import DEFAULT
+
+    return built_in(DEFAULT) if model is None else find_bundle(model)
+
+
+def _box(box: Box | Sequence[float] | None) -> Box | None:
+    if box is None or isinstance(box, Box):
+        return box
+    if len(box) != 4:
+        raise ConfigError(f"box {tuple(box)} is not four numbers: give it as x0, y0, x1, y1")
+    x0, y0, x1, y1 = map(float, box)
+    return Box(x0=x0, y0=y0, x1=x1, y1=y1)

@@ -1,0 +1,298 @@
+"""The door: create, open, add, search, remove, refresh, from one thread and from many; what it refuses."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ctxdeploy
+from ctxdeploy import IndexingConfig, PhotoIndex, QueryConfig
+from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError, MismatchError, NoPhotosError, PhotoError
+from ctxdeploy.core.samples import sample_photo
+from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.index import Index
+from ctxdeploy.runtime import ExtractorConfig
+
+SCENES = ("coffee", "rocket", "chelsea", "astronaut")
+THREADS = 4
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two views of each of four scenes, and one file that cannot be read."""
+    folder = tmp_path_factory.mktemp("door") / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(5)
+    for scene in SCENES:
+        for view in range(2):
+            shown = make_view(sample_photo(scene), random, ViewConfig(longest=320))
+            shown.save(folder / f"{scene}_{view}.png")
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an archive of the folder, made through the door with the built-in model."""
+    path = tmp_path_factory.mktemp("archive") / "photos.ctxindex"
+    with PhotoIndex.create(path) as made:
+        report = made.add(photos)
+    assert (report.indexed, report.failed) == (8, 1)
+    return path
+
+
+def hits_of(index: PhotoIndex, photo: object) -> list[tuple[str, float]]:
+    return [(hit.name, hit.score) for hit in index.search(photo, top=4)]  # type: ignore[arg-type]
+
+
+def test_all_kinds_of_queries_find_the_same(archive: Path, photos: Path) -> None:
+    with PhotoIndex.open(archive) as index:
+        for scene in SCENES:
+            path = photos / f"{scene}_0.png"
+            wanted = hits_of(index, path)
+            assert wanted[0][0] == path.name and wanted[1][0] == f"{scene}_1.png"
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+                given = [str(path), path.read_bytes(), image, pixels, path.name]
+                assert [hits_of(index, photo) for photo in given] == [wanted] * len(given)
+            (many,) = index.search_many([path], QueryConfig(top=4))
+            assert not isinstance(many, PhotoError)
+            assert [(hit.name, hit.score) for hit in many.hits] == wanted
+
+
+def test_grey_arrays_are_grey_photos(archive: Path, photos: Path, tmp_path: Path) -> None:
+    grey = np.asarray(Image.open(photos / "rocket_0.png").convert("L"))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    with PhotoIndex.open(archive) as index:
+        wanted = hits_of(index, tmp_path / "grey.png")
+        assert wanted and hits_of(index, grey) == hits_of(index, grey[:, :, None]) == wanted
+
+
+def test_an_image_keeps_its_orientation_and_colours(archive: Path, photos: Path, tmp_path: Path) -> None:
+    with Image.open(photos / "coffee_0.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.convert("RGB").rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+        image.convert("CMYK").save(tmp_path / "cmyk.tif")
+    with PhotoIndex.open(archive) as index, Image.open(tmp_path / "turned.png") as turned:
+        assert (
+            hits_of(index, turned) == hits_of(index, tmp_path / "turned.png") == hits_of(index, photos / "coffee_0.png")
+        )
+        with Image.open(tmp_path / "cmyk.tif") as cmyk:
+            assert hits_of(index, cmyk) == hits_of(index, tmp_path / "cmyk.tif")
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        3,
+        None,
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((2, 2, 2, 3), np.uint8),
+    ],
+)
+def test_what_is_not_a_photo_is_refused(archive: Path, photo: object) -> None:
+    with PhotoIndex.open(archive) as index, pytest.raises(ConfigError, match="give"):
+        index.search(photo)  # type: ignore[arg-type]
+
+
+def test_a_query_that_cannot_be_read(archive: Path, photos: Path) -> None:
+    with PhotoIndex.open(archive) as index:
+        for bad in (photos / "torn.jpg", "nowhere.jpg", b"", b"GIF89a"):
+            with pytest.raises(PhotoError):
+                index.search(bad)
+        first, second, third = index.search_many([photos / "coffee_0.png", b"no photo", photos / "rocket_0.png"])
+        assert isinstance(second, PhotoError)
+        assert not isinstance(first, PhotoError) and first.hits[0].name == "coffee_0.png"
+        assert not isinstance(third, PhotoError) and third.hits[0].name == "rocket_0.png"
+
+
+def test_boxes(archive: Path, photos: Path) -> None:
+    with PhotoIndex.open(archive) as index:
+        whole, part = index.search(photos / "coffee_0.png"), index.search(photos / "coffee_0.png", box=(0, 0, 150, 150))
+        assert part[0].name == "coffee_0.png" and part[0].score < whole[0].score
+        with pytest.raises(ConfigError, match="four numbers"):
+            index.search(photos / "coffee_0.png", box=(1, 2, 3))
+        with pytest.raises(PhotoError, match="does not lie in the photo"):
+            index.search(photos / "coffee_0.png", box=(0, 0, 5000, 10))
+        with pytest.raises(ConfigError, match="top"):
+            index.search(photos / "coffee_0.png", top=0)
+
+
+def test_threads_find_what_one_finds(archive: Path, photos: Path) -> None:
+    queries = [photos / f"{scene}_{view}.png" for scene in SCENES for view in range(2)] * 3
+    with PhotoIndex.open(archive) as index, ThreadPoolExecutor(THREADS) as pool:
+        wanted = [hits_of(index, query) for query in queries]
+        assert list(pool.map(lambda query: hits_of(index, query), queries)) == wanted
+        assert list(pool.map(lambda query: hits_of(index, query.read_bytes()), queries)) == wanted
+
+
+def test_searches_go_on_while_photos_come_and_go(photos: Path, tmp_path: Path) -> None:
+    def pairs() -> list[tuple[str, Path]]:
+        return [(f"{turn}/{scene}", photos / f"{scene}_1.png") for turn in range(3) for scene in SCENES]
+
+    with PhotoIndex.create(tmp_path / "a") as index:
+        index.add([("coffee", photos / "coffee_0.png")])
+        stop, seen, failures = threading.Event(), set[int](), list[BaseException]()
+
+        def search() -> None:
+            try:
+                while not stop.is_set():
+                    found = [hit.name for hit in index.search(photos / "coffee_0.png", top=50)]
+                    assert found[0] == "coffee"
+                    seen.add(len(index))
+            except BaseException as error:
+                failures.append(error)
+
+        searchers = [threading.Thread(target=search) for _ in range(THREADS)]
+        for searcher in searchers:
+            searcher.start()
+        index.add(pairs())
+        assert index.remove([name for name, _ in pairs()[:5]]) == 5
+        stop.set()
+        for searcher in searchers:
+            searcher.join()
+        assert failures == []
+        assert seen <= {1, 13, 8} and len(index) == 8
+
+
+def test_pairs_replace_those_of_their_names(photos: Path, tmp_path: Path) -> None:
+    with PhotoIndex.create(tmp_path / "a") as index:
+        first = index.add([("x", photos / "coffee_0.png"), ("y", (photos / "rocket_0.png").read_bytes())])
+        assert (first.found, first.indexed, first.replaced) == (2, 2, 0)
+        second = index.add(iter([("x", photos / "chelsea_0.png"), ("bad", b"no photo")]))
+        assert (second.found, second.indexed, second.replaced, second.failed) == (2, 0, 1, 1)
+        assert index.search(photos / "chelsea_1.png", top=1)[0].name == "x"
+        assert [failure["name"] for failure in index.failures()] == ["bad"]
+        assert "x" in index and "bad" not in index and sorted(index.names()) == ["x", "y"]
+
+
+def test_a_codebook_is_trained_from_what_comes_first(photos: Path, tmp_path: Path) -> None:
+    index = PhotoIndex.create(tmp_path / "a", config=IndexingConfig(words=32))
+    assert not (tmp_path / "a").exists() and len(index) == 0
+    with pytest.raises(ArchiveError, match="has no photos yet"):
+        index.search(photos / "coffee_0.png")
+    index.add((path.name, path) for path in sorted(photos.glob("*.png")))
+    assert index.info()["codebook"]["words"] == 32
+    assert index.search(photos / "coffee_0.png", top=1)[0].name == "coffee_0.png"
+    index.close()
+
+
+def test_readers_move_on_when_they_are_told(photos: Path, tmp_path: Path) -> None:
+    with PhotoIndex.create(tmp_path / "a") as writer:
+        writer.add([("coffee", photos / "coffee_0.png")])
+        with PhotoIndex.open(tmp_path / "a") as reader:
+            writer.add([("rocket", photos / "rocket_0.png")])
+            assert len(reader) == 1 and reader.search(photos / "rocket_0.png")[0].name != "rocket"
+            assert reader.refresh() and not reader.refresh()
+            assert len(reader) == 2 and reader.search(photos / "rocket_0.png", top=1)[0].name == "rocket"
+            with pytest.raises(ArchiveError, match="opened for reading"):
+                reader.add([("x", photos / "coffee_0.png")])
+            with pytest.raises(ArchiveError, match="opened for reading"):
+                reader.remove(["coffee"])
+        with pytest.raises(ArchiveError, match="is being written"):
+            PhotoIndex.open(tmp_path / "a", writable=True)
+    with PhotoIndex.open(tmp_path / "a", writable=True) as writer:
+        assert writer.remove(["coffee", "nobody"]) == 1 and "coffee" not in writer
+
+
+def test_a_former_state(photos: Path, tmp_path: Path) -> None:
+    with PhotoIndex.create(tmp_path / "a") as index:
+        index.add([("coffee", photos / "coffee_0.png")])
+        with Index.open(tmp_path / "a") as state:
+            state.snapshot("before")
+        index.add([("rocket", photos / "rocket_0.png")])
+    with PhotoIndex.open(tmp_path / "a", at="before") as before:
+        assert before.names() == ["coffee"] and "as of before" in repr(before) and not before.refresh()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        PhotoIndex.open(tmp_path / "a", at="before", writable=True)
+
+
+def test_what_is_refused(archive: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="exists: open it"):
+        PhotoIndex.create(archive)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").touch()
+    with pytest.raises(ArchiveError, match=r"letter\.txt"):
+        PhotoIndex.create(tmp_path / "other")
+    with pytest.raises(ArchiveError):
+        PhotoIndex.open(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        PhotoIndex.create(tmp_path / "a", model=photos)
+    assert not (tmp_path / "a").exists()
+    with PhotoIndex.open(archive) as index, pytest.raises(ConfigError, match="either an extractor"):
+        PhotoIndex.open(archive, extractor=index._model.extractor(), extraction=ExtractorConfig())
+    (tmp_path / "empty").mkdir()
+    with PhotoIndex.create(tmp_path / "b") as index:
+        with pytest.raises(NoPhotosError):
+            index.add(tmp_path / "empty")
+        with pytest.raises(ConfigError):
+            index.add(tmp_path / "nowhere")
+
+
+def test_another_model_is_refused(archive: Path, photos: Path, tmp_path: Path) -> None:
+    import shutil
+    from dataclasses import replace
+
+    from ctxdeploy.core import bundle
+    from ctxdeploy.models.finding import built_in
+
+    shutil.copytree(built_in("ctx-small"), tmp_path / "m")
+    opened = bundle.open(tmp_path / "m")
+    replace(opened, extraction=replace(opened.extraction, scales=(1.0,))).write_manifest()
+    with (
+        PhotoIndex.open(archive, model=tmp_path / "m") as index,
+        pytest.raises(MismatchError, match="was made with model"),
+    ):
+        index.search(photos / "coffee_0.png")
+
+
+def test_closed_is_closed(photos: Path, tmp_path: Path) -> None:
+    index = PhotoIndex.create(tmp_path / "a")
+    index.add([("coffee", photos / "coffee_0.png")])
+    assert repr(index).startswith("<PhotoIndex") and "1 photos" in repr(index) and "\n" not in repr(index)
+    index.close()
+    index.close()
+    assert "closed" in repr(index)
+    for use in (lambda: index.search(photos / "coffee_0.png"), lambda: index.add([]), index.refresh, index.info):
+        with pytest.raises(ArchiveError, match="is closed"):
+            use()
+    PhotoIndex.open(tmp_path / "a", writable=True).close()
+
+
+def test_closing_lets_searches_finish(archive: Path, photos: Path) -> None:
+    index = PhotoIndex.open(archive)
+    answers = index.search_many([photos / "coffee_0.png", photos / "rocket_0.png"])
+    first = next(answers)
+    index.close()
+    second = next(answers)
+    assert not isinstance(first, PhotoError) and not isinstance(second, PhotoError)
+    assert (first.hits[0].name, second.hits[0].name) == ("coffee_0.png", "rocket_0.png")
+
+
+def test_help_shows_what_is_public(tmp_path: Path) -> None:
+    shown = {name for name in dir(ctxdeploy) if not name.startswith("__")}
+    assert shown == set(ctxdeploy.__all__)
+    for name in ctxdeploy.__all__:
+        assert getattr(ctxdeploy, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = ctxdeploy.nothing_of_the_kind
+    text = subprocess.run(
+        [sys.executable, "-c", "import ctxdeploy; help(ctxdeploy)"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, env={**os.environ, "PAGER": "cat"},
+    ).stdout  # fmt: skip
+    assert "PhotoIndex" in text and "import_module" not in text and "TYPE_CHECKING" not in text
+
+
+def test_python_m_ctxdeploy_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "ctxdeploy", "--version"], capture_output=True, text=True, check=True)
+    assert ctxdeploy.__version__ in done.stdout
