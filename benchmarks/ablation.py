@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ctxdeploy.core.files import write_json
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
 from ctxdeploy.export.networks import Refinement, Smoothing
@@ -109,9 +110,7 @@ def _record(arguments: argparse.Namespace, photos: PhotoSet) -> dict[str, Any]:
 
 def _write(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(path, record)
 
 
 def _arguments() -> argparse.Namespace:

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.bench.inputs import BYTES_PER_POSTING as BYTES_PER_POSTING
+from ctxdeploy.bench.inputs import DIM, WORDS, popularity
+from ctxdeploy.bench.inputs import SKEW as SKEW
+from ctxdeploy.bench.machine import peak_memory
 from ctxdeploy.bench.machine import provenance as provenance
-from ctxdeploy.bench.rates import bandwidth as bandwidth
-from ctxdeploy.bench.resources import peak_memory
-from ctxdeploy.bench.synthetic import BYTES_PER_POSTING as BYTES_PER_POSTING
-from ctxdeploy.bench.synthetic import DIM, WORDS, popularity
-from ctxdeploy.bench.synthetic import SKEW as SKEW
-from ctxdeploy.bench.synthetic import build_reference as build_reference
-from ctxdeploy.bench.timing import summary as summary
-from ctxdeploy.bench.timing import timed as timed
+from ctxdeploy.bench.peers import build_reference as build_reference
+from ctxdeploy.bench.roofline import bandwidth as bandwidth
+from ctxdeploy.bench.statistics import timed as timed
 from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.storage.state import Snapshot

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxdeploy.bench.rates import convolution_rate
+from ctxdeploy.bench.roofline import convolution_rate
 from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.progress import Display

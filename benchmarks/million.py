@@ -41,7 +41,7 @@ from common import (
 )
 from numpy.typing import NDArray
 
-from ctxdeploy.bench.synthetic import draw_photos, reference_of
+from ctxdeploy.bench import draw_photos, reference_of
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.index.maintenance.snapshots import list_snapshots
 from ctxdeploy.index.search import Searcher

@@ -31,9 +31,8 @@ from figures import (
     quality,
 )
 
-from ctxdeploy.bench.comparing import compare_files
 from ctxdeploy.bench.record import FORMAT, Record
-from ctxdeploy.bench.results import results_of
+from ctxdeploy.bench.results import compare_files, results_of
 from ctxdeploy.bench.summary import comparison_text, markdown
 
 ROOT = Path(__file__).parents[1]

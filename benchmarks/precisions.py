@@ -32,9 +32,10 @@ from common import own_memory_mb, provenance, publish
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxdeploy.bench.rates import RATED, convolution_rate
+from ctxdeploy.bench.roofline import RATED, convolution_rate
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction
+from ctxdeploy.core.files import move
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
@@ -120,7 +121,7 @@ def _take_in_rejected(bundle: Bundle, rejected: tuple[Artefact, ...]) -> None:
     for artefact in rejected:
         kept = bundle.path / f"{artefact.file}.rejected"
         if kept.exists():
-            kept.rename(bundle.path / artefact.file)
+            move(kept, bundle.path / artefact.file)
     replace(bundle, artefacts=(*bundle.artefacts, *rejected)).write_manifest()
 
 

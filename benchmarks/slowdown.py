@@ -12,13 +12,18 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ctxdeploy.bench.comparing import compare_files
-from ctxdeploy.bench.photos import photo_files
-from ctxdeploy.bench.questions import Engine, Extras, extraction_question
-from ctxdeploy.bench.record import Record
-from ctxdeploy.bench.results import results_of
-from ctxdeploy.bench.running import RunConfig, measure
-from ctxdeploy.bench.summary import comparison_text
+from ctxdeploy.bench import (
+    BundleEngine,
+    CompanionConfig,
+    ExtractMeasurement,
+    Record,
+    WindowConfig,
+    compare_files,
+    comparison_text,
+    extraction_question,
+    measure,
+    photo_files,
+)
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.progress import Display
 
@@ -61,18 +66,20 @@ def main() -> None:
 
 def _measure(part: str, python: Path, options: argparse.Namespace, work: Path) -> None:
     threads = options.threads
-    engine = Engine(bundle=bundles.open(options.bundle), backend="auto", precision=options.precision, threads=threads)
+    engine = BundleEngine(
+        bundle=bundles.open(options.bundle), backend="auto", precision=options.precision, threads=threads
+    )
     photos = photo_files(options.photos, options.count, work)
-    extras = Extras(peer=False, against=[f"python={python}"] if part == "turns" else [])
-    question = extraction_question(engine.resolved(), photos, [], [], extras, Display(quiet=False))
+    extras = CompanionConfig(peer=False, against=[f"python={python}"] if part == "turns" else [])
+    question = extraction_question(
+        engine.resolved(), photos, ExtractMeasurement(batch_sizes=(), thread_counts=()), extras, Display(quiet=False)
+    )
     if part == "slower":
         main, *others = question.cases
         slow = replace(main, python=str(python), identity={**main.identity, "python": python.name})
         question = replace(question, cases=[slow, *others])
-    config = RunConfig(windows=options.windows)
-    record = measure(question, options.out / f"bench-{part}.json", config, Display(quiet=False))
-    record.content["results"] = results_of(record)
-    record.write()
+    config = WindowConfig(windows=options.windows)
+    measure(question, options.out / f"bench-{part}.json", config, Display(quiet=False))
 
 
 def _slow_python(folder: Path, factor: float) -> Path:

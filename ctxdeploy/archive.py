@@ -19,8 +19,8 @@ from ctxdeploy.core.errors import (
     BundleError,
     ConfigError,
     CtxdeployError,
-    StorageError,
 )
+from ctxdeploy.core.files import new_folder, remove_folder, remove_leftovers, storing, write_file
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -103,33 +103,21 @@ def has_model(archive: Path) -> bool:
 
 def store_model(archive: Path, bundle: Bundle) -> None:
     """Copy a bundle into an archive that has none yet, or a damaged one; durable, whole or not at all."""
-    from ctxdeploy.core.files import sync_folder
-
     target = archive / _MODEL
     try:
         ctxdeploy.core.bundle.open(target)
         return
     except BundleError:
         pass
-    partial = archive / f"{_MODEL}.partial"
-    try:
-        for leftover in (partial, target):
-            shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(archive)
+    remove_folder(target)
+    with new_folder(target) as partial:
         # The files that it lists: not those that failed the parity check and lie beside them.
         for name in sorted({ctxdeploy.core.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, partial / name)
         if bundle.words is not None:  # the archive has a codebook of its own
             replace(bundle, path=partial, words=None).write_manifest()
-        for path in partial.rglob("*"):
-            sync_folder(path)
-        sync_folder(partial)
-        partial.replace(target)
-        sync_folder(archive)
-    except OSError as error:
-        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def open_model(archive: Path, given: str | os.PathLike[str] | None = None, *, check_hashes: bool = True) -> Bundle:
@@ -232,8 +220,6 @@ def check_origin(archive: Path, listing: "PhotoList") -> None:
 
 def forget_damaged_origin(archive: Path) -> str | None:
     """Remove ``origin.json`` if it is damaged, and return what was wrong with it; the next indexing writes it anew."""
-    from ctxdeploy.core.files import storing
-
     try:
         photo_place(archive)
     except ArchiveError as error:
@@ -248,7 +234,6 @@ def store_origin(archive: Path, listing: "PhotoList", extraction: Mapping[str, A
 
     A place replaces the former, which must be gone unless ``moved`` is set.
     """
-    from ctxdeploy.core.files import write_file
     from ctxdeploy.index.storage.manifest import checksum
 
     if not moved:

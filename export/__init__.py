@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxdeploy.export.bundle_builder import REJECTED
-    from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_tensors
     from ctxdeploy.export.export import ExportConfig, Exported, export_bundle
     from ctxdeploy.export.triton import TritonConfig, write_model_repository
     from ctxdeploy.export.untrained import untrained_network
@@ -33,6 +33,7 @@ __all__ = [
     "export_bundle",
     "load_checkpoint",
     "save_checkpoint",
+    "save_tensors",
     "untrained_network",
     "write_model_repository",
 ]
@@ -46,6 +47,7 @@ _HOMES = {
     "export_bundle": "export",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
+    "save_tensors": "checkpoint",
     "untrained_network": "untrained",
     "write_model_repository": "triton",
 }

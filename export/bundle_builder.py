@@ -1,6 +1,5 @@
 """The files of a bundle, made one after the other from the fp32 graph and measured as they are made."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, ParityError
-from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.files import file_sha256, move, write_json
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.int8.calibration import Int8Config
@@ -113,9 +112,8 @@ class BundleBuilder:
             file = self.bundle.path / artefact.file
             marked = file.with_name(file.name + REJECTED)
             if artefact.file not in used and file.exists():
-                file.rename(marked)
-            text = json.dumps(asdict(artefact), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            marked.with_name(f"{file.name}.{artefact.target}{REJECTED}.json").write_text(text, encoding="utf-8")
+                move(file, marked)
+            write_json(marked.with_name(f"{file.name}.{artefact.target}{REJECTED}.json"), asdict(artefact))
 
     def _artefact(self, job: Job, proto: Any) -> Artefact:
         """Write a graph under the name of its precision, and measure it."""

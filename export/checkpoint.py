@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import Extraction
-from ctxdeploy.core.errors import CheckpointError, ConfigError
+from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError
+from ctxdeploy.core.files import replacing
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.families import FAMILIES, build, family, family_of
 
@@ -183,9 +184,10 @@ def save_checkpoint(
         path: the file.
         image_size: longest side of photos, in pixels.
         half: write matrices as float16; vectors, such as batch normalisation's, stay float32.
-    """
-    import torch
 
+    Raises:
+        StorageError: the file cannot be written.
+    """
     config = network.config
     params = {
         **family(config.family).net_params(config),
@@ -200,7 +202,24 @@ def save_checkpoint(
     state = {_file_name(name): tensor for name, tensor in network.state_dict().items()}
     if half:
         state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
-    torch.save({"_version": family(config.family).version, "net_params": params, "state_dict": state}, path)
+    save_tensors({"_version": family(config.family).version, "net_params": params, "state_dict": state}, Path(path))
+
+
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file with ``torch.save``, in place of the one that is there; equal content gives equal bytes.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    import torch
+
+    with replacing(path) as temporary:
+        try:
+            # To an opened file: given a path, PyTorch writes its name into the file.
+            with temporary.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:  # how PyTorch closes a file on a full disk
+            raise StorageError(f"{path} cannot be written: {error.__context__ or error}") from error
 
 
 def _content(path: Path, content: dict[Any, Any]) -> tuple[str, Any, Any]:

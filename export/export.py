@@ -1,18 +1,18 @@
 """From a checkpoint to a bundle of verified artefacts."""
 
 import importlib.metadata
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.core.errors import BundleError, ConfigError, ParityError, StorageError
+from ctxdeploy.core.errors import BundleError, ConfigError, ParityError
 from ctxdeploy.core.extras import require, require_onnxruntime
-from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.files import file_sha256, move, new_folder
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.settings import parse_numbers, setting
+from ctxdeploy.core.targets import BACKENDS, PRECISIONS
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
@@ -33,25 +33,49 @@ class ExportConfig:
     """What to export; None takes what the checkpoint says.
 
     Attributes:
+        targets: runtimes, names in ``ctxdeploy.core.targets.BACKENDS``.
+        precisions: of each of them that has it.
         scales: factors of the image pyramid.
         top_k: descriptors of a photo.
         image_size: longest side of a photo in pixels.
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
-        targets: runtimes, names in ``ctxdeploy.core.targets.BACKENDS``.
-        precisions: of each of them that has it.
         int8: how int8 is made.
     """
 
-    scales: tuple[float, ...] | None = None
-    top_k: int | None = None
-    image_size: int | None = None
-    draft: bool = False
-    inline: bool = False
+    targets: tuple[str, ...] = setting(
+        ("onnxruntime",),
+        "--target",
+        "Runtime to make artefacts for; several may be given.",
+        choices=tuple(BACKENDS),
+        default_text="onnxruntime",
+    )
+    precisions: tuple[Precision, ...] = setting(
+        (Precision.FP32,),
+        "--precision",
+        "Of every target that has it; several may be given.",
+        choices=PRECISIONS,
+        parse=Precision.parse,
+        default_text="fp32",
+    )
+    scales: tuple[float, ...] | None = setting(
+        None,
+        "--scales",
+        "Image pyramid.",
+        metavar="S,S,…",
+        parse=parse_numbers,
+        default_text="the checkpoint's",
+    )
+    top_k: int | None = setting(
+        None, "--top-k", "Descriptors of a photo.", metavar="K", default_text="the checkpoint's"
+    )
+    image_size: int | None = setting(
+        None, "--image-size", "Longest side of a photo.", metavar="PIXELS", default_text="the checkpoint's"
+    )
+    draft: bool = setting(False, "--draft", "Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
+    inline: bool = setting(False, "--inline", "Standard operators only: our own operators' bodies in their place.")
     max_batch: int = 64
-    targets: tuple[str, ...] = ("onnxruntime",)
-    precisions: tuple[Precision, ...] = (Precision.FP32,)
     int8: Int8Config = field(default_factory=Int8Config)
 
     def __post_init__(self) -> None:
@@ -147,8 +171,7 @@ def export_bundle(
     preflight(jobs, bundle.extraction, loaded.config, bundle.shapes)
     network = loaded.network(bundle.extraction)
     photos = _photos(network, bundle.preprocessing, photos)
-    staging = _staging(output)
-    try:
+    with new_folder(output) as staging:
         display.say("tracing the network")
         proto = build_graph(network, inline=config.inline)
         check_graph(proto, jobs)
@@ -172,11 +195,6 @@ def export_bundle(
             if not workshop.bundle.artefacts:
                 raise _refused(workshop, output)
         workshop.finish(jobs)
-        staging.replace(output)
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Exported(bundle=replace(workshop.bundle, path=output), rejected=tuple(workshop.rejected))
 
 
@@ -188,7 +206,7 @@ def _refused(workshop: BundleBuilder, output: Path) -> ParityError:
     while kept.exists():
         kept = output.with_name(f"{output.name}{REJECTED}-{number}")
         number += 1
-    workshop.bundle.path.replace(kept)
+    move(workshop.bundle.path, kept)
     verdict = workshop.rejected[0].parity["verdict"].removeprefix("failed: ")
     return ParityError(
         f"the exported graph differs from PyTorch: {verdict}; no bundle was written, "
@@ -204,15 +222,6 @@ def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: P
                 f"photo {name} is {photo.shape[1]}×{photo.shape[0]}, larger than {preprocessing.image_size}"
             )
     return replace(photos, parity=with_odd_shapes(photos.parity, network.config.stride, min(network.extraction.scales)))
-
-
-def _staging(output: Path) -> Path:
-    staging = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
-    return staging
 
 
 def _quantising(

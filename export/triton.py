@@ -17,6 +17,7 @@ from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.errors import BundleError, ConfigError, StorageError
 from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import make_folder, move, remove_folder, working_folder
 
 CONFIG = "config.pbtxt"
 KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU"}
@@ -126,20 +127,19 @@ def write_model_repository(bundle: Bundle, folder: Path, config: TritonConfig | 
     for name in models:
         if (folder / name).exists():
             raise BundleError(f"{folder / name} exists: choose another --triton folder, or remove it first")
-    staging = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     placed: list[Path] = []
-    try:
+    with working_folder(folder) as staging:
         for name, (artefact, text) in models.items():
             _write_model(bundle.path / artefact.file, _backend(artefact)[1], text, staging / name)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in models:
-            placed.append((staging / name).rename(folder / name))
-    except OSError as error:
-        for path in placed:
-            shutil.rmtree(path, ignore_errors=True)
-        raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        make_folder(folder)
+        try:
+            for name in models:
+                move(staging / name, folder / name)
+                placed.append(folder / name)
+        except StorageError:
+            for path in placed:
+                remove_folder(path)
+            raise
     return placed
 
 
@@ -252,7 +252,4 @@ def _write_model(source: Path, file: str, text: str, folder: Path) -> None:
         os.link(real, version / file)
     except OSError:
         shutil.copyfile(real, version / file)
-    with (folder / CONFIG).open("w", encoding="utf-8") as target:
-        target.write(text)
-        target.flush()
-        os.fsync(target.fileno())
+    (folder / CONFIG).write_text(text, encoding="utf-8")

@@ -1,9 +1,11 @@
 """What tests of several folders share. Under pytest's importlib mode no test module can import another."""
 
+import errno
 import importlib.util
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -42,6 +44,22 @@ def load_reference() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context manager in which files cannot be synced, as on a disk that is full."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextmanager
+    def filled() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            yield
+
+    return filled
 
 
 @pytest.fixture(scope="session")

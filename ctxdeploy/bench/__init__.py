@@ -1,1 +1,125 @@
-"""How fast is it here, and what limits it: measurements that can be compared, and their comparison."""
+"""How fast is it here, and what limits it: measurements that can be compared, and their comparison.
+
+A question (``extraction_question``, ``search_question``, ``end_to_end_question``) is a set of cases. ``measure`` lets
+them take turns in windows, each in a process of its own, and keeps every time in a ``Record``; ``results_of`` and
+``compare_files`` say what follows. The scripts in ``benchmarks/`` and ``ctxdeploy bench`` stand on this.
+
+The names below are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.bench.cases import BundleEngine, Case
+    from ctxdeploy.bench.config import (
+        CompanionConfig,
+        EndToEndMeasurement,
+        ExtractMeasurement,
+        SearchMeasurement,
+        WindowConfig,
+    )
+    from ctxdeploy.bench.inputs import (
+        Prepared,
+        build_archive,
+        draw_photos,
+        draw_queries,
+        photo_files,
+        popularity,
+        prepare,
+    )
+    from ctxdeploy.bench.machine import peak_memory, provenance
+    from ctxdeploy.bench.peers import build_reference, choose_openblas, reference_of
+    from ctxdeploy.bench.questions import (
+        convolution_case,
+        end_to_end_question,
+        extraction_question,
+        index_case,
+        photo_case,
+        pytorch_case,
+        search_question,
+        synthetic_archive,
+    )
+    from ctxdeploy.bench.record import Record
+    from ctxdeploy.bench.results import compare_files, results_of, times_of
+    from ctxdeploy.bench.roofline import RATED, bandwidth, convolution_rate
+    from ctxdeploy.bench.run import Question, measure
+    from ctxdeploy.bench.statistics import in_turns, milliseconds, percentiles, timed
+    from ctxdeploy.bench.summary import comparison_text, draw, markdown
+
+_HOMES = {
+    "cases": ("BundleEngine", "Case"),
+    "config": (
+        "CompanionConfig", "EndToEndMeasurement", "ExtractMeasurement", "SearchMeasurement", "WindowConfig",
+    ),
+    "inputs": ("Prepared", "build_archive", "draw_photos", "draw_queries", "photo_files", "popularity", "prepare"),
+    "machine": ("peak_memory", "provenance"),
+    "peers": ("build_reference", "choose_openblas", "reference_of"),
+    "questions": (
+        "convolution_case", "end_to_end_question", "extraction_question", "index_case", "photo_case", "pytorch_case",
+        "search_question", "synthetic_archive",
+    ),
+    "record": ("Record",),
+    "results": ("compare_files", "results_of", "times_of"),
+    "roofline": ("RATED", "bandwidth", "convolution_rate"),
+    "run": ("Question", "measure"),
+    "statistics": ("in_turns", "milliseconds", "percentiles", "timed"),
+    "summary": ("comparison_text", "draw", "markdown"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "RATED",
+    "BundleEngine",
+    "Case",
+    "CompanionConfig",
+    "EndToEndMeasurement",
+    "ExtractMeasurement",
+    "Prepared",
+    "Question",
+    "Record",
+    "SearchMeasurement",
+    "WindowConfig",
+    "bandwidth",
+    "build_archive",
+    "build_reference",
+    "choose_openblas",
+    "compare_files",
+    "comparison_text",
+    "convolution_case",
+    "convolution_rate",
+    "draw",
+    "draw_photos",
+    "draw_queries",
+    "end_to_end_question",
+    "extraction_question",
+    "in_turns",
+    "index_case",
+    "markdown",
+    "measure",
+    "milliseconds",
+    "peak_memory",
+    "percentiles",
+    "photo_case",
+    "photo_files",
+    "popularity",
+    "prepare",
+    "provenance",
+    "pytorch_case",
+    "reference_of",
+    "results_of",
+    "search_question",
+    "synthetic_archive",
+    "timed",
+    "times_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

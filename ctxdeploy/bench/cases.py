@@ -1,17 +1,17 @@
-"""Cases, and the processes that measure them."""
+"""A case: something that takes its turn in every window; the engine in it, and how ``--against`` changes it."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from ctxdeploy.core import errors
-from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError
+from ctxdeploy.archive import find_model
+from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import ConfigError
 
 MAIN, AGAINST, PEER, SWEEP, METER = "main", "against", "peer", "sweep", "meter"
+_NUMBERS, _PATHS = ("threads",), ("model", "archive", "python")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,11 @@ class Case:
             ``meter``.
         subject: name in ``worker.SUBJECTS``.
         settings: of the subject; they may hold paths of this machine.
-        identity: what of them decides the figures, in hashes instead of paths.
+        identity: the settings that decide the figures, in hashes instead of paths.
         units: photos or queries of one item.
         turn: items of a turn; the next case follows.
         again: items that run untimed before each turn, where the turns of others take the caches from short ones.
-        restarts: make its process anew with every block; not for peers that take long to start.
+        restarts: whether its process is started anew with every block; False for peers that take long to start.
         python: interpreter that runs it; this one if None.
     """
 
@@ -48,68 +48,85 @@ class Case:
         return {"role": self.role, "subject": self.subject, "units": self.units, **self.identity}
 
 
-class CaseProcess:
-    """A process that measures one case; it is ended by ``close``."""
+@dataclass(frozen=True, kw_only=True)
+class BundleEngine:
+    """A bundle in a runtime.
 
-    def __init__(self, case: Case) -> None:
-        self._case = case
-        command = [case.python or sys.executable, "-m", "ctxdeploy.bench.worker"]
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-            )
-        except OSError as error:
-            raise ConfigError(f"python={case.python} cannot be started: {error.strerror or error}") from error
-        self.about: dict[str, Any] = {}
+    Attributes:
+        bundle: opened.
+        backend, precision, threads: as ``BackendConfig``; ``auto`` is the bundle's choice.
+        python: interpreter of the process; this one if None.
+    """
 
-    def open(self) -> None:
-        """Load and warm up; ``about`` says what runs.
+    bundle: Bundle
+    backend: str
+    precision: str
+    threads: int | None
+    python: str | None = None
 
-        Raises:
-            CtxdeployError: what the subject raised.
-            BackendError: the process died.
-        """
-        self.about = self._ask({"do": "open", "subject": self._case.subject, "settings": dict(self._case.settings)})
+    def resolved(self) -> "BundleEngine":
+        """Return the same with the engine's own name."""
+        from ctxdeploy.core.targets import AUTO, choose_for
+        from ctxdeploy.runtime import BackendConfig
 
-    @property
-    def items(self) -> int:
-        """Items of a window."""
-        return int(self.about["items"])
+        BackendConfig(name=self.backend, precision=self.precision, threads=self.threads)
+        name = choose_for(self.bundle, self.precision) if self.backend == AUTO else self.backend
+        return replace(self, backend=name)
 
-    def run(self, items: Sequence[int]) -> dict[str, Any]:
-        """Measure items: seconds and stages of each, and the memory that the process has."""
-        return self._ask({"do": "run", "items": list(items)})
+    def changed(self, changes: dict[str, Any]) -> "BundleEngine":
+        """Return another engine, as ``--against`` says."""
+        given = {key: value for key, value in changes.items() if key != "model"}
+        if "precision" in given and "backend" not in given:
+            given["backend"] = "auto"
+        if "model" in changes:
+            given["bundle"] = bundles.open(find_model(changes["model"]))
+        return replace(self, **given).resolved()
 
-    def close(self) -> None:
-        """End the process; it holds nothing that would be lost."""
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        self._process.wait()
+    def settings(self) -> dict[str, Any]:
+        """Return what a subject needs of it."""
+        where = str(self.bundle.path.resolve())
+        return {"bundle": where, "backend": self.backend, "precision": self.precision, "threads": self.threads}
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        process = self._process
-        answer = ""
-        if process.stdin is not None and process.stdout is not None:
-            with suppress(OSError):
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-        if not answer:
-            code = process.wait()
-            hint = "killed, perhaps for want of memory" if code < 0 else f"exit code {code}"
-            raise BackendError(f"the process of {self._case.label!r} ended ({hint}); what it said is above")
-        found: dict[str, Any] = json.loads(answer)
-        if "error" in found:
-            raise _error(found, self._case)
-        return found
+    def identity(self) -> dict[str, Any]:
+        """Return what decides its speed, without paths."""
+        graphs = {artefact.sha256 for artefact in self.bundle.artefacts if artefact.precision == self.precision}
+        own: dict[str, Any] = {"python": Path(self.python).name} if self.python else {}
+        return {
+            **own,
+            "backend": self.backend,
+            "precision": self.precision,
+            "threads": self.threads,
+            "model_id": self.bundle.model_id,
+            "preprocessing_hash": self.bundle.preprocessing.hash,
+            "artefacts": sorted(graphs) or sorted({artefact.sha256 for artefact in self.bundle.artefacts[:1]}),
+        }
 
 
-def _error(answer: Mapping[str, Any], case: Case) -> Exception:
-    kind = getattr(errors, answer["error"], None)
-    message = answer["message"] if case.role == MAIN else f"{case.label}: {answer['message']}"
-    if isinstance(kind, type) and issubclass(kind, CtxdeployError) and kind is not errors.MissingExtraError:
-        return kind(message)
-    return MemoryError(message) if answer["error"] == "MemoryError" else CtxdeployError(message)
+def parse_against(text: str, allowed: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that differ, from a text such as ``backend=openvino,precision=bf16``.
+
+    Raises:
+        ConfigError: the text is not a list of ``key=value`` with the allowed keys, or a key is given twice.
+    """
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals or not value or key not in allowed:
+            raise ConfigError(f"--against {text!r}: {part!r} is not one of {', '.join(f'{a}=…' for a in allowed)}")
+        if key in found:
+            raise ConfigError(f"--against {text!r}: {key} is given twice")
+        found[key] = _number(key, value, text) if key in _NUMBERS else value
+    return found
+
+
+def _number(key: str, value: str, text: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise ConfigError(f"--against {text!r}: {key} is not a whole number of at least 1")
+    return int(value)
+
+
+def label_of_against(changes: Mapping[str, Any]) -> str:
+    """Return the label of the case: the settings that differ, and of a path its last part."""
+    shown = {key: Path(value).name if key in _PATHS else value for key, value in changes.items()}
+    return "against " + ", ".join(f"{key} {value}" for key, value in shown.items())

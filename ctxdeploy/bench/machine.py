@@ -1,9 +1,10 @@
-"""The machine and the software that a measurement belongs to."""
+"""The machine and the software that a measurement belongs to, and what memory and energy it took."""
 
 import hashlib
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,13 +28,14 @@ VARIABLES = (
 _PARTS = ("export", "index", "runtime")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_POWERCAP = Path("/sys/class/powercap")
 
 
 def machine() -> dict[str, Any]:
-    """Return what the hardware is and how it is set: results of two machines are not compared.
+    """Return what the hardware is and how it is set up; results of two machines are not compared.
 
-    processor, its flags' hash and the vector ones by name, processors that this process may use, memory, governor, huge
-    pages, system. What cannot be told is None.
+    The processor, its vector flags by name and a hash of all flags, the processors that this process may use, memory,
+    frequency governor, huge pages, system. A fact that the system does not tell is None.
     """
     facts = _cpuinfo()
     flags = sorted(set(facts.get("flags", facts.get("Features", "")).split()))
@@ -129,6 +131,91 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def peak_memory() -> int | None:
+    """Return the peak of this process's resident memory in bytes, mapped files included; None where it is not known.
+
+    ``getrusage`` of a child begins at its parent's peak; Linux's ``VmHWM`` does not.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        peaks = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        if peaks:
+            return 1024 * int(peaks[0])
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def own_memory() -> int | None:
+    """Return the resident bytes of this process that are not mapped files; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("RssAnon")]
+    return 1024 * int(found[0]) if found else None
+
+
+class GpuMemory:
+    """The memory that a GPU engine takes: what was free before it was loaded, less what is free now.
+
+    Args:
+        backend: name of the engine; nothing is tried for those of the CPU.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self._free = None if not backend.startswith("tensorrt") else _free_on_gpu()
+
+    def used(self) -> int | None:
+        """Return bytes; None for an engine of the CPU, where nothing was tried."""
+        return None if self._free is None else max(self._free - _free_on_gpu(), 0)
+
+
+def _free_on_gpu() -> int:
+    from ctxdeploy.runtime.backends import Cuda
+
+    return int(Cuda("gpu").call("cudaMemGetInfo"))
+
+
+class Energy:
+    """The processors' own counters of energy (RAPL), where the system lets this process read them.
+
+    Args:
+        folder: of the power capping framework.
+    """
+
+    def __init__(self, folder: Path = _POWERCAP) -> None:
+        self._zones: list[tuple[Path, int]] = []
+        for zone in sorted(folder.glob("intel-rapl:*")):
+            if zone.name.count(":") != 1:  # parts of a package are counted in it
+                continue
+            try:
+                int((zone / "energy_uj").read_text())
+                self._zones.append((zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())))
+            except (OSError, ValueError):
+                continue
+
+    def __bool__(self) -> bool:
+        return bool(self._zones)
+
+    def read(self) -> list[int]:
+        """Return the counters, in microjoules."""
+        return [int(path.read_text()) for path, _ in self._zones]
+
+    def joules(self, before: list[int], after: list[int]) -> float | None:
+        """Return the energy of all packages between two readings, less than a turn of the counter apart."""
+        if not self._zones:
+            return None
+        pairs = zip(before, after, self._zones, strict=True)
+        return sum((end - start) % (wraps + 1) for start, end, (_, wraps) in pairs) / 1e6
+
+
+def memory_facts(gpu: GpuMemory | None) -> dict[str, Any]:
+    """Return this process's memory in bytes as a result holds it."""
+    return {"peak": peak_memory(), "own": own_memory(), "gpu": None if gpu is None else gpu.used()}
 
 
 def _cpuinfo() -> dict[str, str]:

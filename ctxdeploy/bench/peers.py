@@ -2,25 +2,28 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ctxdeploy.bench.inputs import WORDS
 from ctxdeploy.bench.machine import machine
 from ctxdeploy.bench.stages import Sample
-from ctxdeploy.bench.timing import timed
+from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.errors import ConfigError, MismatchError
 from ctxdeploy.core.extras import require
+from ctxdeploy.index import Index
 
 # Of scores of the same query that both sides compute, in float32 here and float64 there.
 _TOLERANCE = 1e-4
 
 
-class PyTorch:
+class PyTorchSubject:
     """The network of a bundle in PyTorch, fp32: read, decode and scale a photo, then the network.
 
     The bundle holds its configuration, not its weights: without the checkpoint they are random, which takes the same
@@ -97,10 +100,10 @@ def choose_openblas() -> str | None:
     return os.environ.get("OPENBLAS_CORETYPE")
 
 
-class Asmk:
+class AsmkSubject:
     """Queries through ``asmk``: assignment by faiss, its aggregation, its inverted file with our postings.
 
-    Settings: as those of ``Searches``. Its scores are compared with ours before anything is timed.
+    Settings: as those of ``SearchSubject``. Its scores are compared with ours before anything is timed.
     """
 
     gpu = None
@@ -112,8 +115,7 @@ class Asmk:
         from asmk.codebook import Codebook as Words
         from asmk.kernel import ASMKKernel
 
-        from ctxdeploy.bench.synthetic import draw_queries, reference_of
-        from ctxdeploy.index import Index
+        from ctxdeploy.bench.inputs import draw_queries
 
         faiss.omp_set_num_threads(settings["threads"])
         self._top = int(settings["top"])
@@ -170,3 +172,48 @@ class Asmk:
             seconds = time.perf_counter() - start
             samples.append(Sample(seconds=seconds, stages={"assign": assigned, "aggregate": spent, "search": searched}))
         return samples
+
+
+def build_reference(
+    words: NDArray[np.int32], numbers: NDArray[np.int64], codes: NDArray[np.uint64], photos: int, count: int = WORDS
+) -> tuple[Any, Callable[..., Any]]:
+    """Return the inverted file of the package ``asmk`` of postings sorted by word, and its similarity function.
+
+    Its own ``add`` would take an hour.
+    """
+    from asmk.inverted_file import IVF
+    from asmk.kernel import ASMKKernel
+
+    offsets = np.searchsorted(words, np.arange(count + 1))
+    packed = np.ascontiguousarray(codes).view(np.uint32)
+    spans = [slice(offsets[word], offsets[word + 1]) for word in range(count)]
+    filled = [span.stop > span.start for span in spans]
+    inverted = IVF(
+        norm_factor=np.bincount(numbers, minlength=photos).astype(np.float64),
+        n_images=photos,
+        ivf_vecs=[packed[span] if full else None for span, full in zip(spans, filled, strict=True)],
+        ivf_image_ids=[numbers[span] if full else None for span, full in zip(spans, filled, strict=True)],
+        counts=np.diff(offsets).astype(np.int32),
+        idf=np.ones(count, np.float32),
+        imid_offset=0,
+        use_idf=False,
+    )
+    kernel = ASMKKernel(None, binary=True)
+
+    def similarity(query: Any, vectors: Any, numbers: Any) -> Any:
+        return kernel.similarity(query, vectors, numbers, alpha=3.0, similarity_threshold=0.0)
+
+    return inverted, similarity
+
+
+def reference_of(index: Index) -> tuple[Any, Callable[..., Any]]:
+    """Return the inverted file of ``asmk`` that holds an archive's postings; photos are numbered as in the archive."""
+    snapshot = index._snapshot
+    count = len(index.codebook)
+    words = np.concatenate([np.repeat(np.arange(count), np.diff(shard.word_offsets)) for shard in snapshot.shards])
+    numbers: NDArray[np.int64] = np.concatenate(
+        [shard.images + base for shard, base in zip(snapshot.shards, snapshot.bases[:-1], strict=True)]
+    ).astype(np.int64)
+    order = np.lexsort((numbers, words))
+    codes = np.concatenate([shard.codes.T for shard in snapshot.shards])[order]
+    return build_reference(words[order].astype(np.int32), numbers[order], codes, len(snapshot), count)

@@ -1,101 +1,35 @@
-"""The three questions as cases: photos through a network, queries through an archive, and both from end to end."""
+"""The questions as cases: photos through a network, from end to end, and queries through an archive."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.archive import find_model
-from ctxdeploy.bench.against import label_of_against, parse_against
-from ctxdeploy.bench.cases import AGAINST, MAIN, METER, PEER, SWEEP, Case
-from ctxdeploy.bench.photos import photos_hash
-from ctxdeploy.bench.preparing import Prepared
-from ctxdeploy.bench.running import Question
-from ctxdeploy.core import bundle as bundles
+from ctxdeploy.bench.cases import AGAINST, MAIN, METER, PEER, SWEEP, BundleEngine, Case, label_of_against, parse_against
+from ctxdeploy.bench.config import CompanionConfig, EndToEndMeasurement, ExtractMeasurement, SearchMeasurement
+from ctxdeploy.bench.inputs import Prepared, build_archive, photos_hash
+from ctxdeploy.bench.run import Question
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import CtxdeployError
+from ctxdeploy.core.errors import ConfigError, CtxdeployError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.index.threads import checked_threads
 
-PYTORCH = "PyTorch fp32, one photo at a time"
+PYTORCH, ASMK = "PyTorch fp32, one photo at a time", "asmk"
+# asmk's inverted file takes 24 bytes a posting and a Python object a word; sorting our postings takes as much again.
+MAX_PEER_POSTINGS = 45_000_000
 _ENGINE_KEYS = ("backend", "precision", "threads", "model", "python")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A bundle in a runtime.
-
-    Attributes:
-        bundle: opened.
-        backend, precision, threads: as ``BackendConfig``; ``auto`` is the bundle's choice.
-        python: interpreter of the process; this one if None.
-    """
-
-    bundle: Bundle
-    backend: str
-    precision: str
-    threads: int | None
-    python: str | None = None
-
-    def resolved(self) -> "Engine":
-        """Return the same with the engine's own name."""
-        from ctxdeploy.core.targets import AUTO, choose_for
-        from ctxdeploy.runtime.backends import BackendConfig
-
-        BackendConfig(name=self.backend, precision=self.precision, threads=self.threads)
-        name = choose_for(self.bundle, self.precision) if self.backend == AUTO else self.backend
-        return replace(self, backend=name)
-
-    def changed(self, changes: dict[str, Any]) -> "Engine":
-        """Return another engine, as ``--against`` says."""
-        given = {key: value for key, value in changes.items() if key != "model"}
-        if "precision" in given and "backend" not in given:
-            given["backend"] = "auto"
-        if "model" in changes:
-            given["bundle"] = bundles.open(find_model(changes["model"]))
-        return replace(self, **given).resolved()
-
-    def settings(self) -> dict[str, Any]:
-        """Return what a subject needs of it."""
-        where = str(self.bundle.path.resolve())
-        return {"bundle": where, "backend": self.backend, "precision": self.precision, "threads": self.threads}
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides its speed, without paths."""
-        graphs = {artefact.sha256 for artefact in self.bundle.artefacts if artefact.precision == self.precision}
-        own: dict[str, Any] = {"python": Path(self.python).name} if self.python else {}
-        return {
-            **own,
-            "backend": self.backend,
-            "precision": self.precision,
-            "threads": self.threads,
-            "model_id": self.bundle.model_id,
-            "preprocessing_hash": self.bundle.preprocessing.hash,
-            "artefacts": sorted(graphs) or sorted({artefact.sha256 for artefact in self.bundle.artefacts[:1]}),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extras:
-    """What is measured beside the main case.
-
-    Attributes:
-        against: texts of ``--against``.
-        peer: PyTorch, or ``asmk``, where they are installed.
-        checkpoint: of the bundle, for PyTorch; random weights without.
-    """
-
-    against: Sequence[str] = ()
-    peer: bool = True
-    checkpoint: Path | None = None
+_SEARCH_KEYS = ("threads", "archive", "python")
+# Queries of a turn, and of those that run untimed before it.
+_TURN, _AGAIN = 10, 3
 
 
 def extraction_question(
-    engine: Engine,
+    engine: BundleEngine,
     photos: Sequence[Path],
-    batches: Sequence[int],
-    threads: Sequence[int],
-    extras: Extras,
+    measurement: ExtractMeasurement,
+    companions: CompanionConfig,
     display: Display,
 ) -> Question:
     """Return the question how long photos take through a network.
@@ -103,33 +37,29 @@ def extraction_question(
     Args:
         engine: the main case.
         photos: files.
-        batches: sizes above 1 that the network is measured with besides.
-        threads: numbers that the main case is measured with besides.
-        extras: others.
+        measurement: batches and threads besides, checkpoint.
+        companions: other cases.
         display: says what is left out.
     """
-    files = [str(path.resolve()) for path in photos]
-    main = _photo_case(f"{engine.backend} {engine.precision}", MAIN, engine, files)
-    cases = [main, *_against(engine, extras, lambda label, other: _photo_case(label, AGAINST, other, files))]
-    for size in sorted({size for size in batches if size > 1}):
-        batch = _photo_case(f"batch of {size}", SWEEP, engine, files)
+    main = photo_case(f"{engine.backend} {engine.precision}", MAIN, engine, photos)
+    cases = [main, *_against(engine, companions, lambda label, other: photo_case(label, AGAINST, other, photos))]
+    for size in sorted({size for size in measurement.batch_sizes if size > 1}):
+        batch = photo_case(f"batch of {size}", SWEEP, engine, photos)
         settings, identity = {**batch.settings, "batch": size}, {**batch.identity, "batch": size}
         cases.append(replace(batch, settings=settings, identity=identity, units=size))
-    for count in sorted(set(threads) - {engine.threads}):
-        label = f"{count} thread{'s' if count > 1 else ''}"
-        cases.append(_photo_case(label, SWEEP, replace(engine, threads=count), files))
-    cases += _pytorch(engine, files, extras, display)
+    for count in sorted(set(measurement.thread_counts) - {engine.threads}):
+        cases.append(photo_case(_counted(count), SWEEP, replace(engine, threads=count), photos))
+    cases += _pytorch(engine, photos, measurement.checkpoint, companions, display)
     cases += _convolution_meter(engine, display)
-    known = {"operations": _operations(engine.bundle, photos, display)}
-    return Question(kind="extract", settings={"photos": photos_hash(photos)}, cases=cases, known=known)
+    return _photo_question("extract", engine, photos, cases, display)
 
 
 def end_to_end_question(
-    engine: Engine,
+    engine: BundleEngine,
     photos: Sequence[Path],
     made: Prepared,
-    search_threads: int,
-    extras: Extras,
+    measurement: EndToEndMeasurement,
+    companions: CompanionConfig,
     display: Display,
 ) -> Question:
     """Return the question how long it takes from photos to an archive, and from a query photo to hits.
@@ -138,97 +68,206 @@ def end_to_end_question(
         engine: that indexes and queries.
         photos: files.
         made: folder, codebook and archive of them.
-        search_threads: of a query's assignment and search.
-        extras: others.
+        measurement: checkpoint.
+        companions: other cases.
         display: says what is left out.
     """
-    from ctxdeploy.index import Codebook
-
-    files = [str(path.resolve()) for path in photos]
-    places = {name: str(getattr(made, name).resolve()) for name in ("folder", "codebook", "work")}
-    known_codebook = {"codebook": Codebook.load(made.codebook).id}
-
-    def whole(label: str, role: str, other: Engine) -> Case:
-        case = _photo_case(label, role, other, files)
-        settings = {**other.settings(), **places}
-        return replace(case, subject="indexing", settings=settings, identity={**case.identity, **known_codebook})
-
-    main = whole("index", MAIN, engine)
-    photo = _photo_case("photo by photo", SWEEP, engine, files)
-    adding = {**photo.settings, "codebook": places["codebook"], "work": places["work"]}
+    photo = photo_case("photo by photo", SWEEP, engine, photos)
+    codebook, search_threads = made.identity(), checked_threads(engine.threads)
+    adding = {**photo.settings, "codebook": str(made.codebook.resolve()), "work": str(made.work.resolve())}
     asking = {**photo.settings, "archive": str(made.archive.resolve()), "search_threads": search_threads, "top": 10}
+    asked = {**photo.identity, **codebook, "search_threads": search_threads}
     cases = [
-        main,
-        *_against(engine, extras, lambda label, other: whole(label, AGAINST, other)),
-        replace(
-            photo, subject="adding", settings=adding, turn=len(files), identity={**photo.identity, **known_codebook}
-        ),
-        replace(
-            photo,
-            label="query",
-            subject="answering",
-            settings=asking,
-            identity={**photo.identity, **known_codebook, "search_threads": search_threads},
-        ),
-        *_pytorch(engine, files, extras, display),
+        index_case("index", MAIN, engine, made),
+        *_against(engine, companions, lambda label, other: index_case(label, AGAINST, other, made)),
+        replace(photo, subject="adding", settings=adding, turn=len(photos), identity={**photo.identity, **codebook}),
+        replace(photo, label="query", subject="answering", settings=asking, identity=asked),
+        *_pytorch(engine, photos, measurement.checkpoint, companions, display),
         *_convolution_meter(engine, display),
     ]
-    known = {"operations": _operations(engine.bundle, photos, display)}
-    return Question(kind="end-to-end", settings={"photos": photos_hash(photos)}, cases=cases, known=known)
+    return _photo_question("end-to-end", engine, photos, cases, display)
 
 
-def _photo_case(label: str, role: str, engine: Engine, files: list[str]) -> Case:
-    return Case(
-        label=label,
-        role=role,
-        subject="photos",
-        settings={**engine.settings(), "photos": files},
-        identity=engine.identity(),
-        python=engine.python,
-    )
+def photo_case(label: str, role: str, engine: BundleEngine, photos: Sequence[Path]) -> Case:
+    """Return the case of photos one at a time through an engine."""
+    settings = {**engine.settings(), "photos": _files(photos)}
+    identity, python = engine.identity(), engine.python
+    return Case(label=label, role=role, subject="photos", settings=settings, identity=identity, python=python)
 
 
-def _against(engine: Engine, extras: Extras, make: Any) -> list[Case]:
-    changes = [parse_against(text, _ENGINE_KEYS) for text in extras.against]
+def index_case(label: str, role: str, engine: BundleEngine, made: Prepared) -> Case:
+    """Return the case of ``ctxdeploy index`` as a whole."""
+    places = {name: str(getattr(made, name).resolve()) for name in ("folder", "codebook", "work")}
+    settings, identity = {**engine.settings(), **places}, {**engine.identity(), **made.identity()}
+    return Case(label=label, role=role, subject="indexing", settings=settings, identity=identity, python=engine.python)
+
+
+def pytorch_case(bundle: Bundle, photos: Sequence[Path], threads: int | None, checkpoint: Path | None) -> Case:
+    """Return the peer of networks: PyTorch in fp32, one photo at a time; random weights without a checkpoint."""
+    path = None if checkpoint is None else str(checkpoint.resolve())
+    place = {"bundle": str(bundle.path.resolve()), "photos": _files(photos), "threads": threads, "checkpoint": path}
+    identity = {"backend": "PyTorch", "precision": "fp32", "threads": threads, "model_id": bundle.model_id}
+    return Case(label=PYTORCH, role=PEER, subject="pytorch", settings=place, identity=identity, restarts=False)
+
+
+def convolution_case(backend: str, precision: str, threads: int | None) -> Case:
+    """Return the meter of networks."""
+    settings = {"backend": backend, "precision": precision, "threads": threads}
+    return Case(label="meter: convolutions", role=METER, subject="convolutions", settings=settings, identity=settings)
+
+
+def synthetic_archive(measurement: SearchMeasurement, work: Path, display: Display) -> tuple[Path, list[str]]:
+    """Make the archive that is searched where none is given; return it, and its snapshots with fewer photos."""
+    archive = Path(tempfile.mkdtemp(dir=work, prefix="synthetic-")) / "archive"
+    made = measurement.synthetic()
+    sizes = measurement.synthetic_sizes()
+    return archive, build_archive(archive, sizes, made["descriptors"], made["words"], made["seed"], display)[:-1]
+
+
+def search_question(
+    archive: Path,
+    measurement: SearchMeasurement,
+    companions: CompanionConfig,
+    snapshots: Sequence[str] | None,
+    display: Display,
+) -> Question:
+    """Return the question how long queries take, from descriptors to hits.
+
+    Args:
+        archive: its folder.
+        measurement: queries, batches, threads.
+        companions: other cases; the peer is ``asmk``, where the archive is not too large for it.
+        snapshots: names of a synthetic archive's snapshots, measured besides; None for any other archive.
+        display: says what is left out.
+
+    Raises:
+        ConfigError, ArchiveError: the archive cannot be searched.
+    """
+    identity, threads = archive_identity(archive), checked_threads(measurement.threads)
+    if not identity["postings"]:
+        raise ConfigError(f"{archive} has no postings to search: index photos first")
+
+    def case(label: str, role: str, changes: dict[str, Any], where: Path = archive) -> Case:
+        drawn = {name: getattr(measurement, name) for name in ("queries", "descriptors", "seed")}
+        asked = {"at": None, "threads": threads, **drawn, "top": 10, "batch": 1, **changes}
+        turn = max(1, _TURN // asked["batch"])
+        return Case(
+            label=label,
+            role=role,
+            subject="asmk" if role == PEER else "searches",
+            settings={**asked, "archive": str(where.resolve())},
+            identity={**(identity if where == archive else archive_identity(where)), **asked},
+            units=asked["batch"],
+            turn=turn,
+            again=min(turn, _AGAIN),
+            restarts=role != PEER,
+        )
+
+    cases = [case(f"search, {_counted(threads)}", MAIN, {})]
+    for text in companions.against:
+        changes = parse_against(text, _SEARCH_KEYS)
+        given = {key: value for key, value in changes.items() if key == "threads"}
+        other = case(label_of_against(changes), AGAINST, given, Path(changes.get("archive", archive)))
+        cases.append(_with_python(other, changes))
+    cases += [case(name.replace("-", " "), SWEEP, {"at": name}) for name in snapshots or ()]
+    cases += [case(f"batch of {size}", SWEEP, {"batch": size}) for size in sorted(set(measurement.batches)) if size > 1]
+    cases += [case(_counted(n), SWEEP, {"threads": n}) for n in sorted(set(measurement.thread_counts) - {threads})]
+    if companions.peer and _can_compare(identity, display):
+        cases.append(case(ASMK, PEER, {}))
+    reads = {"threads": threads}
+    cases.append(Case(label="meter: reads", role=METER, subject="reads", settings=reads, identity=reads))
+    made = None if snapshots is None else measurement.synthetic()
+    return Question(kind="search", settings={"made": made}, cases=cases, known={})
+
+
+def archive_identity(path: Path) -> dict[str, Any]:
+    """Return what an archive holds, in counts and hashes."""
+    from ctxdeploy.index import Index
+
+    with Index.open(path) as index:
+        info, manifest = index.info(), index._snapshot.manifest
+        return {
+            "photos": info["images"],
+            "postings": info["postings"],
+            "shards": [entry.sha256[:16] for entry in manifest.shards],
+            "removed": info["removed"],
+            "codebook": index.codebook.id,
+            "words": len(index.codebook),
+            "dim": index.codebook.dim,
+            "config": info["config"],
+        }
+
+
+def _can_compare(identity: dict[str, Any], display: Display) -> bool:
+    """Return whether ``asmk`` can hold the archive; if not, say why."""
+    config = identity["config"]
+    reasons = {
+        "is not installed": any(find_spec(name) is None for name in ("asmk", "faiss")),
+        "cannot hold an archive of floats, with idf or of another selectivity here": not config["binary"]
+        or config["idf"]
+        or (config["alpha"], config["threshold"]) != (3.0, 0.0),
+        f"would take too much memory for {identity['postings']:,} postings": identity["postings"] > MAX_PEER_POSTINGS,
+        "cannot leave out removed photos (ctxdeploy compact)": identity["removed"] > 0,
+        "packs 32 bits at a time": identity["dim"] % 32 != 0,
+    }
+    found = next((reason for reason, holds in reasons.items() if holds), None)
+    if found is not None:
+        display.say(f"asmk is not measured: it {found}")
+    return found is None
+
+
+def _with_python(case: Case, changes: dict[str, Any]) -> Case:
+    if "python" not in changes:
+        return case
+    return replace(case, python=changes["python"], identity={**case.identity, "python": Path(changes["python"]).name})
+
+
+def _counted(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _files(photos: Sequence[Path]) -> list[str]:
+    return [str(path.resolve()) for path in photos]
+
+
+def _against(
+    engine: BundleEngine, companions: CompanionConfig, make: Callable[[str, BundleEngine], Case]
+) -> list[Case]:
+    changes = [parse_against(text, _ENGINE_KEYS) for text in companions.against]
     return [make(label_of_against(change), engine.changed(change)) for change in changes]
 
 
-def _pytorch(engine: Engine, files: list[str], extras: Extras, display: Display) -> list[Case]:
+def _pytorch(
+    engine: BundleEngine, photos: Sequence[Path], checkpoint: Path | None, companions: CompanionConfig, display: Display
+) -> list[Case]:
     """Return the peer of networks, where it can run."""
-    if not extras.peer:
+    if not companions.peer:
         return []
     if find_spec("torch") is None:
-        display.say("PyTorch is not installed: nothing to compare with")
+        display.say("PyTorch is not measured: it is not installed")
         return []
-    checkpoint = None if extras.checkpoint is None else str(extras.checkpoint.resolve())
-    settings = {
-        "bundle": str(engine.bundle.path.resolve()),
-        "photos": files,
-        "threads": engine.threads,
-        "checkpoint": checkpoint,
-    }
-    identity = {
-        "backend": "PyTorch",
-        "precision": "fp32",
-        "threads": engine.threads,
-        "model_id": engine.bundle.model_id,
-    }
-    return [Case(label=PYTORCH, role=PEER, subject="pytorch", settings=settings, identity=identity, restarts=False)]
+    return [pytorch_case(engine.bundle, photos, engine.threads, checkpoint)]
 
 
-def _convolution_meter(engine: Engine, display: Display) -> list[Case]:
-    from ctxdeploy.bench.rates import RATED
+def _convolution_meter(engine: BundleEngine, display: Display) -> list[Case]:
+    from ctxdeploy.bench.roofline import RATED
 
     if (engine.backend, engine.precision) not in RATED:
-        display.say(f"no reference convolution in {engine.backend} {engine.precision}: no limit is measured")
+        display.say(f"no limit is measured: there is no reference convolution in {engine.backend} {engine.precision}")
         return []
-    settings = {"backend": engine.backend, "precision": engine.precision, "threads": engine.threads}
-    return [Case(label="meter: convolutions", role=METER, subject="convolutions", settings=settings, identity=settings)]
+    return [convolution_case(engine.backend, engine.precision, engine.threads)]
+
+
+def _photo_question(
+    kind: str, engine: BundleEngine, photos: Sequence[Path], cases: Sequence[Case], display: Display
+) -> Question:
+    known = {"operations": _operations(engine.bundle, photos, display)}
+    return Question(kind=kind, settings={"photos": photos_hash(photos)}, cases=cases, known=known)
 
 
 def _operations(bundle: Bundle, photos: Sequence[Path], display: Display) -> list[float] | None:
     """Return the operations of each photo; None where they cannot be counted."""
-    from ctxdeploy.bench.operations import count_operations
+    from ctxdeploy.bench.roofline import count_operations
     from ctxdeploy.runtime import decode_photo
 
     shapes = []

@@ -5,14 +5,12 @@ same command goes on. A file of another configuration is refused: windows of two
 """
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from ctxdeploy.core.errors import ConfigError, StorageError
-from ctxdeploy.core.files import settings_sha256
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.files import make_folder, settings_sha256, write_text
 
 FORMAT, FORMAT_VERSION = "ctxdeploy-bench", 1
 _PARTS: Mapping[str, type] = {"kind": str, "key": str, "configuration": dict, "sessions": list, "windows": list}
@@ -111,22 +109,9 @@ class Record:
                 f"{self.path} was changed by another process meanwhile: wait until that ends and run the same command "
                 "again, or give another -o"
             )
-        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        text = _lines(self.content)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with staged.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(self.path)
-            self._seen = _state(self.path)
-        except OSError as error:
-            with suppress(OSError):
-                staged.unlink()
-            raise StorageError(
-                f"{self.path} cannot be written: {error.strerror or error}; choose another -o"
-            ) from error
+        make_folder(self.path.parent, advice="choose another -o")
+        write_text(self.path, _lines(self.content), advice="choose another -o")
+        self._seen = _state(self.path)
 
 
 def differences(before: Any, after: Any, name: str = "") -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.bench.resources import GpuMemory
-from ctxdeploy.bench.timing import timed
+from ctxdeploy.bench.machine import GpuMemory
+from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Aggregated, Index
 from ctxdeploy.index.search import Searcher

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ctxdeploy.bench.resources import GpuMemory
+from ctxdeploy.bench.inputs import draw_queries
+from ctxdeploy.bench.machine import GpuMemory
 from ctxdeploy.bench.stages import PhotoStages, Sample, SearchStages
-from ctxdeploy.bench.timing import timed
+from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.errors import ConfigError
 
 
@@ -64,7 +65,7 @@ class PhotoSettings:
         return PhotoStages(opened, config, [Path(photo) for photo in self.photos])
 
 
-class Photos:
+class PhotoSubject:
     """Photos one at a time through all stages, or batches through the network."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -91,7 +92,7 @@ class Photos:
         return [self._stages.extract(number)[0] for number in items]
 
 
-class Searches:
+class SearchSubject:
     """Queries of synthetic descriptors against an archive.
 
     Settings: archive, at (a snapshot or None), threads, queries, descriptors, seed, top, batch.
@@ -100,7 +101,6 @@ class Searches:
     gpu = None
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        from ctxdeploy.bench.synthetic import draw_queries
         from ctxdeploy.index import Index
 
         self._batch, self._top = int(settings["batch"]), int(settings["top"])
@@ -135,7 +135,7 @@ class Searches:
         return Sample(seconds=seconds, stages={})
 
 
-class Indexing:
+class IndexingSubject:
     """``ctxdeploy index`` as a whole on a folder, with a codebook that is there; one item, seconds a photo.
 
     Settings: those of ``PhotoSettings``, folder, codebook, work.
@@ -181,7 +181,7 @@ class Indexing:
         return Sample(seconds=report.seconds / report.indexed, stages=stages)
 
 
-class Adding:
+class AddingSubject:
     """Photos one at a time into an archive, every stage by itself: read to network, assign, aggregate, write.
 
     Settings: those of ``PhotoSettings``, codebook, work. What is written is committed after each turn.
@@ -224,7 +224,7 @@ class Adding:
         return [_extended(sample, {**rest, "write": rest["write"] + share}) for sample, rest in samples]
 
 
-class Answering:
+class QuerySubject:
     """Query photos to hits: read, decode, scale, network, assign, aggregate, scan, top-k.
 
     Settings: those of ``PhotoSettings``, archive, search_threads, top.
@@ -255,50 +255,6 @@ class Answering:
             found, _ = self._search.search(vectors)
             samples.append(_extended(sample, found.stages))
         return samples
-
-
-class Convolutions:
-    """Four large convolutions in a runtime: the meter of networks. Settings: backend, precision, threads."""
-
-    gpu = None
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        from ctxdeploy.bench.rates import CONVOLUTION_FLOP, convolution_runner
-
-        self._run = convolution_runner(settings["backend"], settings["precision"], settings["threads"])
-        self.items, self.facts = 3, {"operations": CONVOLUTION_FLOP}
-
-    def warm(self) -> None:
-        """Compute once."""
-        self._run()
-
-    def run(self, items: Sequence[int]) -> list[Sample]:
-        """As ``Subject.run``."""
-        return _repeated(self._run, items)
-
-
-class Reads:
-    """Sequential reads of 1 GiB: the meter of searches. Settings: threads."""
-
-    gpu = None
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        from ctxdeploy.bench.rates import READ_BYTES, read_runner
-
-        self._run = read_runner(settings["threads"])
-        self.items, self.facts = 3, {"bytes": READ_BYTES}
-
-    def warm(self) -> None:
-        """Read once."""
-        self._run()
-
-    def run(self, items: Sequence[int]) -> list[Sample]:
-        """As ``Subject.run``."""
-        return _repeated(self._run, items)
-
-
-def _repeated(work: Callable[[], object], items: Sequence[int]) -> list[Sample]:
-    return [Sample(seconds=timed(work)[0], stages={}) for _ in items]
 
 
 def _extended(sample: Sample, stages: dict[str, float]) -> Sample:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.export.diff import DiffConfig
 from ctxdeploy.models.finding import find_bundle
 from ctxdeploy.models.table import is_name
 
@@ -28,14 +29,11 @@ _hint = click.Choice(["fp32", "bf16", "fp16"])
 @click.argument("b", metavar="B")
 @click.option("--photo", type=PATH, metavar="FILE", help="To compare on [default: one of scikit-image].")
 @click.option("--image-size", type=click.IntRange(min=16), default=DEFAULT_SIZE, show_default=True, metavar="PIXELS")
-@click.option(
-    "--tolerance", type=float, metavar="ERROR", help="Relative error of a diverged layer [default: by precision]."
-)
+@options_of(DiffConfig)
 @click.option("--backend-a", type=_engine, help="Runtime of A [default: the artefact's].")
 @click.option("--backend-b", type=_engine, help="Runtime of B [default: the artefact's].")
 @click.option("--precision-a", type=_hint, help="That OpenVINO computes A in [default: the artefact's].")
 @click.option("--precision-b", type=_hint, help="That OpenVINO computes B in [default: the artefact's].")
-@click.option("--threads", type=int, help="Of the runtimes [default: their choice].")
 @click.option("--html", type=PATH, metavar="FILE", help="Write a page with a plot as well.")
 @json_option
 @quiet_option
@@ -44,12 +42,10 @@ def command(
     b: str,
     photo: Path | None,
     image_size: int,
-    tolerance: float | None,
     backend_a: str | None,
     backend_b: str | None,
     precision_a: str | None,
     precision_b: str | None,
-    threads: int | None,
     html: Path | None,
     as_json: bool,
     quiet: bool,
@@ -63,9 +59,9 @@ def command(
     looks closer; the layer that adds most to the error is named in any case.
     """
     from ctxdeploy.core.extras import require
-    from ctxdeploy.export.diff import DiffConfig, compare_graphs, side
+    from ctxdeploy.export.diff import compare_graphs, side
 
-    config = DiffConfig(tolerance=tolerance, threads=threads)
+    config = configured(DiffConfig)
     if html is not None:
         require("matplotlib", "export")
     left, right = side(_named(a), backend_a, precision_a), side(_named(b), backend_b, precision_b)

@@ -7,48 +7,25 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import BUNDLE_SUFFIX
-from ctxdeploy.cli.options import NUMBERS, PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import BACKENDS
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
+from ctxdeploy.export import ExportConfig
 from ctxdeploy.models.finding import find_checkpoint
 
 if TYPE_CHECKING:
-    from ctxdeploy.export import ExportConfig
     from ctxdeploy.export.parity import Image, ParityPhotos
 
 
 @click.command("export")
 @click.argument("checkpoint", type=PATH)
 @click.option("-o", "--output", type=PATH, help=f"Bundle to make [default: CHECKPOINT's name with {BUNDLE_SUFFIX}].")
-@click.option(
-    "--target",
-    "targets",
-    type=click.Choice(list(BACKENDS)),
-    multiple=True,
-    default=["onnxruntime"],
-    show_default=True,
-    help="Runtime to make artefacts for; several may be given.",
-)
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice([precision.label for precision in Precision]),
-    multiple=True,
-    default=["fp32"],
-    show_default=True,
-    help="Of every target that has it; several may be given.",
-)
+@options_of(ExportConfig)
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Photos that int8 is fitted to [default: scikit-image's].")
-@click.option("--scales", type=NUMBERS, metavar="S,S,…", help="Image pyramid [default: the checkpoint's].")
-@click.option("--top-k", type=int, metavar="K", help="Descriptors of a photo [default: the checkpoint's].")
-@click.option("--image-size", type=int, metavar="PIXELS", help="Longest side of a photo [default: the checkpoint's].")
-@click.option("--draft", is_flag=True, help="Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
-@click.option("--inline", is_flag=True, help="Standard operators only: our own operators' bodies in their place.")
 @click.option("--codebook", type=PATH, metavar="FILE", help="Codebook that the bundle carries, for `index` to use.")
 @click.option("--photos", type=PATH, metavar="DIR", help="Compare on these photos [default: some of scikit-image].")
 @click.option("--report", type=PATH, metavar="FILE", help="Write a page with figures and plots of every artefact.")
@@ -58,14 +35,7 @@ if TYPE_CHECKING:
 def command(
     checkpoint: Path,
     output: Path | None,
-    targets: tuple[str, ...],
-    precisions: tuple[str, ...],
     calibrate: Path | None,
-    scales: tuple[float, ...] | None,
-    top_k: int | None,
-    image_size: int | None,
-    draft: bool,
-    inline: bool,
     codebook: Path | None,
     photos: Path | None,
     report: Path | None,
@@ -82,24 +52,16 @@ def command(
     """
     require("torch", "export")
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval
-    from ctxdeploy.export import ExportConfig, export_bundle
+    from ctxdeploy.export import export_bundle
 
     for flag, package, extra in ((report, "matplotlib", "export"), (triton, "tritonclient", "triton")):
         if flag is not None:
             require(package, extra)
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"{report.parent} is not a folder: make it first, or choose another --report")
-    if calibrate is not None and Precision.INT8.label not in precisions:
+    config = configured(ExportConfig)
+    if calibrate is not None and Precision.INT8 not in config.precisions:
         raise ConfigError("--calibrate is for int8: add --precision int8")
-    config = ExportConfig(
-        scales=scales,
-        top_k=top_k,
-        image_size=image_size,
-        draft=draft,
-        inline=inline,
-        targets=targets,
-        precisions=tuple(Precision.parse(label) for label in precisions),
-    )
     output = output or Path(Path(checkpoint.name).stem + BUNDLE_SUFFIX)
     checkpoint = find_checkpoint(checkpoint)
     if codebook is not None:
@@ -144,7 +106,7 @@ def _check_codebook(codebook: Path, checkpoint: Path) -> None:
 
 
 def _photos(
-    checkpoint: Path, config: "ExportConfig", photos: Path | None, calibrate: Path | None
+    checkpoint: Path, config: ExportConfig, photos: Path | None, calibrate: Path | None
 ) -> tuple["ParityPhotos | None", "dict[str, Image] | None"]:
     """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
     if photos is None and calibrate is None:

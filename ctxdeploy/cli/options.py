@@ -59,6 +59,18 @@ class ParsedType(click.ParamType[Any]):
             raise ConfigError(f"{flag} {value!r} {error}") from error
 
 
+class ParsedChoice(click.Choice[str]):
+    """One of a few words, and what the parser of a setting makes of it."""
+
+    def __init__(self, choices: tuple[str, ...], parse: Callable[[str], Any]) -> None:
+        super().__init__(choices)
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value."""
+        return self._parse(super().convert(value, param, ctx)) if isinstance(value, str) else value
+
+
 NUMBERS = ParsedType(parse_numbers)
 
 
@@ -94,6 +106,8 @@ def _option(field: SettingField) -> Callable[[_Command], _Command]:
     if shown:
         text += f" [default: {shown}]"
     declared: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": _type(field, kind)}
+    # A tuple of choices is an option that may be given more than once.
+    declared["multiple"] = get_origin(kind) is tuple and bool(setting.choices)
     return click.option(
         *setting.flag.split(),
         f"{field.owner.__name__}_{field.name}".lower(),
@@ -115,10 +129,11 @@ def _plain(annotation: Any) -> Any:
 
 
 def _type(field: SettingField, kind: Any) -> click.ParamType[Any]:
+    if field.setting.choices:
+        parse = field.setting.parse
+        return click.Choice(field.setting.choices) if parse is None else ParsedChoice(field.setting.choices, parse)
     if field.setting.parse is not None:
         return ParsedType(field.setting.parse)
-    if field.setting.choices:
-        return click.Choice(field.setting.choices)
     if kind is Path:
         return PATH
     known: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}

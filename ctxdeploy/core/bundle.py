@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundled_codebook import CodebookFile, copy_codebook, load_codebook
-from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, StorageError
-from ctxdeploy.core.files import file_sha256, settings_sha256
+from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError
+from ctxdeploy.core.files import file_sha256, settings_sha256, write_json
 from ctxdeploy.core.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -216,17 +216,7 @@ class Bundle:
         Raises:
             StorageError: it cannot be written; the one that was there stays.
         """
-        text = json.dumps(self.metadata(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        staged = self.path / f".{MANIFEST}.{os.getpid()}"
-        try:
-            with staged.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(self.path / MANIFEST)
-        except OSError as error:
-            staged.unlink(missing_ok=True)
-            raise StorageError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
+        write_json(self.path / MANIFEST, self.metadata())
 
 
 def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:  # noqa: A001 (bundle.open, as gzip.open)

@@ -1,13 +1,11 @@
 """The codebook of a bundle: its entry in ``bundle.json``, and its file."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, StorageError
-from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError
+from ctxdeploy.core.files import copy_file, file_sha256
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
@@ -57,13 +55,7 @@ def check_codebook(file: Path, dim: int) -> "Codebook":
 def copy_codebook(file: Path, target: Path, dim: int) -> CodebookFile:
     """Copy the file of a codebook into a bundle and return its entry; see ``Bundle.with_codebook``."""
     codebook = check_codebook(file, dim)
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(file, staged)
-        staged.replace(target)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+    copy_file(file, target)
     return CodebookFile(
         file=target.name,
         sha256=file_sha256(target),

@@ -1,20 +1,34 @@
-"""Files: written durably (whole under their name or not at all), locked, hashed."""
+"""Durable files: the only module that moves files into place. Also locks and hashes.
+
+What is written appears under its name whole, or not at all: it is made under a temporary name in the same folder,
+synced, renamed, and the folder is synced. A crash leaves the old content or the new one, and at most a file or folder
+whose name begins with ``TEMPORARY``.
+"""
 
 import errno
 import fcntl
 import hashlib
 import json
 import os
-import threading
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ArchiveError, StorageError
+from ctxdeploy.core.errors import ArchiveError, CtxdeployError, StorageError
+
+TEMPORARY = ".tmp-"
+# write(2) takes at most 2 GiB - 4 KiB at once.
+_MAX_WRITE = 1 << 30
+# Some file systems have no fsync of folders (FUSE, NFS, SMB); their names are as durable as they can be.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+
+Piece = bytes | NDArray[np.generic]
 
 
 def file_sha256(path: Path) -> str:
@@ -29,41 +43,193 @@ def settings_sha256(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-TEMPORARY = ".tmp-"
-# write(2) takes at most 2 GiB - 4 KiB at once.
-_PIECE = 1 << 30
-
-Piece = bytes | NDArray[np.generic]
-
-
 @contextmanager
-def storing(path: Path, but: type[OSError] | None = None) -> Iterator[None]:
-    """Turn any ``OSError`` of writing, except ``but``, into ``StorageError`` with the path and the cause."""
+def storing(path: Path, *, advice: str = "", but: type[OSError] | None = None) -> Iterator[None]:
+    """Turn any ``OSError`` of the block, except ``but``, into ``StorageError`` with the path and the cause.
+
+    Args:
+        path: named in the message.
+        advice: what the user can do, such as ``choose another -o``.
+        but: raised as it is.
+    """
     try:
         yield
     except OSError as error:
         if but is not None and isinstance(error, but):
             raise
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+        what_to_do = f"; {advice}" if advice else ""
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}{what_to_do}") from error
+
+
+def sync_file(path: Path) -> None:
+    """Write a file's bytes to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Write a folder's names to the disk, so that they survive a power cut, if the file system can do that."""
     with storing(path):
-        handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            sync_file(path)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER_SYNC:
+                raise
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, *, advice: str = "") -> None:
     """Create a folder and its parents, if missing, durably: the parent of each new one is synced."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with storing(path):
+    with storing(path, advice=advice):
         path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
+
+
+@contextmanager
+def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Iterator[Path]:
+    """Yield a temporary path for the block to write a file to; then sync that file and rename it to ``path``.
+
+    If the block raises, the temporary file is removed, and ``path`` is as it was. A device or a pipe is not replaced:
+    the block writes to it.
+
+    Args:
+        path: of the file.
+        exclusive: do not replace a file that exists.
+        advice: for the message, see ``storing``.
+
+    Raises:
+        StorageError: permission, disk full, read-only file system, or another ``OSError`` of the block.
+        FileExistsError: ``exclusive``, and ``path`` exists; it is left as it is.
+    """
+    with storing(path, advice=advice, but=FileExistsError if exclusive else None):
+        if _is_device(path):
+            yield path
+            return
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            sync_file(temporary)
+            if exclusive:
+                os.link(temporary, path)  # unlike a rename, this never replaces
+                temporary.unlink()
+            else:
+                os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, pieces: Iterable[Piece], *, exclusive: bool = False, advice: str = "") -> int:
+    """Write a file from its pieces, one after the other; return its bytes. Arguments and errors as ``replacing``."""
+    total = 0
+    with replacing(path, exclusive=exclusive, advice=advice) as temporary:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            for piece in pieces:
+                total += _write_all(handle, piece_bytes(piece))
+        finally:
+            os.close(handle)
+    return total
+
+
+def write_text(path: Path, text: str, *, advice: str = "") -> None:
+    """Write a text for people, in UTF-8. Where ``path`` is a symbolic link, the file that it names is replaced."""
+    with storing(path, advice=advice):
+        target = path if _is_device(path) else path.resolve()
+    write_file(target, [text.encode("utf-8")], advice=advice)
+
+
+def write_json(path: Path, content: Any, *, advice: str = "") -> None:
+    """Write JSON with an indentation of two, in UTF-8; ``ValueError`` for a number that JSON does not have."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_file(path, [text.encode("utf-8")], advice=advice)
+
+
+def copy_file(source: Path, target: Path, *, advice: str = "") -> None:
+    """Copy a file's bytes, in place of the file that is there."""
+    with replacing(target, advice=advice) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def working_folder(path: Path, *, advice: str = "") -> Iterator[Path]:
+    """Yield a new, empty folder beside ``path``, on the same file system; it is removed after the block.
+
+    Missing parents of ``path`` are made.
+
+    Raises:
+        StorageError: the folder cannot be made, or another ``OSError`` of the block.
+    """
+    with storing(path, advice=advice):
+        folder = _temporary(path)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(path: Path, *, advice: str = "") -> Iterator[Path]:
+    """Yield an empty folder for the block to fill; then sync all that is in it and rename it to ``path``.
+
+    If the block raises, nothing of it is left.
+
+    Raises:
+        StorageError: as ``replacing``; or there is a file, or a folder that is not empty, at ``path``.
+    """
+    with working_folder(path, advice=advice) as folder:
+        yield folder
+        move(folder, path, advice=advice)
+
+
+def move(source: Path, target: Path, *, advice: str = "") -> None:
+    """Sync a file, or a folder with all that is in it, and rename it to ``target`` on the same file system.
+
+    A file replaces a file that is there, a folder only an empty folder.
+    """
+    with storing(target, advice=advice):
+        for folder, _, files in os.walk(source):
+            for name in files:
+                sync_file(Path(folder, name))
+            sync_folder(Path(folder))
+        if source.is_file():
+            sync_file(source)
+        os.replace(source, target)  # noqa: PTH105 (tests count the calls of os)
+    for parent in {source.parent, target.parent}:
+        sync_folder(parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there; also after an interruption it is whole under its name, or gone.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    removed = _temporary(path)
+    try:
+        os.replace(path, removed)  # noqa: PTH105 (tests count the calls of os)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed: {error.strerror or error}") from error
+    sync_folder(path.parent)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what interrupted writers left in a folder, whose lock the caller holds."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def piece_bytes(piece: Piece) -> memoryview:
@@ -73,55 +239,39 @@ def piece_bytes(piece: Piece) -> memoryview:
     return np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
 
 
-def write_file(path: Path, pieces: Iterable[Piece], *, exclusive: bool = False) -> int:
-    """Write ``pieces`` to a temporary file, sync it, rename it to ``path``, sync the folder; return the bytes.
-
-    Raises:
-        StorageError: permission, disk full, read-only file system; nothing is left then.
-        FileExistsError: ``exclusive``, and ``path`` exists; it is left as it is.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
-    total = 0
-    with storing(path, FileExistsError if exclusive else None):
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            try:
-                for piece in pieces:
-                    total += _write_all(handle, piece_bytes(piece))
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            if exclusive:
-                os.link(temporary, path)  # unlike a rename, this never replaces
-                temporary.unlink()
-            else:
-                os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    sync_folder(path.parent)
-    return total
-
-
 def _write_all(handle: int, view: memoryview) -> int:
     done = 0
     while done < len(view):
-        done += os.write(handle, view[done : done + _PIECE])
+        done += os.write(handle, view[done : done + _MAX_WRITE])
     return done
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether there is a device or a pipe, which cannot be replaced by a file."""
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _temporary(path: Path) -> Path:
+    # The end of the name only: with the prefix, a name of 255 bytes would be too long.
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name[-40:]}")
 
 
 LOCK = "LOCK"
 
 
 class WriterLock:
-    """An exclusive ``flock`` on the file ``LOCK`` of an archive, which also holds the writer's process id.
+    """An exclusive ``flock`` on the file ``LOCK`` of a folder, which also holds the writer's process id.
+
+    Args:
+        folder: that is to have one writer.
+        busy: the error to raise where there is another writer.
 
     Raises:
-        ArchiveError: another process (or another ``Index`` of this one) writes the archive.
-        StorageError: the folder cannot be written.
+        CtxdeployError: ``busy``: another process, or another object of this one, writes the folder.
+        StorageError: the folder cannot be written, or its file system has no locks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, busy: type[CtxdeployError] = ArchiveError) -> None:
         path = folder / LOCK
         self._path, self._process = folder, os.getpid()
         with storing(path):
@@ -130,21 +280,21 @@ class WriterLock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            self.release()
-            raise ArchiveError(
-                f"{folder} is being written by process {owner}: wait until it ends, or stop it"
+            self._close()
+            raise busy(f"{folder} is being written by process {owner}: wait until it ends, or stop it") from error
+        except OSError as error:
+            self._close()
+            raise StorageError(
+                f"{path} cannot be locked: {error.strerror or error}; choose a folder on a local disk"
             ) from error
-        except OSError as error:  # a file system without locks
-            self.release()
-            raise StorageError(f"{path} cannot be locked: {error.strerror or error}") from error
         try:
             with storing(path):
-                self._say_who()
+                self._write_owner()
         except BaseException:
             self.release()
             raise
 
-    def _say_who(self) -> None:
+    def _write_owner(self) -> None:
         if self._handle is None:
             return
         try:
@@ -165,5 +315,9 @@ class WriterLock:
         if self._handle is not None:
             if os.getpid() == self._process:  # a forked child shares the lock, and would keep it for its own life
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self._close()
+
+    def _close(self) -> None:
+        if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -25,7 +25,7 @@ class Setting:
         flag: ``--top``; ``--idf/--no-idf`` for a switch that can be turned off; ``-q --quiet`` with a short form.
         help: one sentence; ``--help`` adds the default.
         metavar: stands for the value in ``--help``.
-        choices: the values that are possible, where they are few.
+        choices: the values that are possible, where they are few; the option of a tuple of them may be repeated.
         parse: makes the value from text. It raises ``ValueError`` with what is to be said after the flag and the text
             ("is not …"), or ``ConfigError`` with the whole message. Without it the type of the field decides (int,
             float, str, Path, bool).

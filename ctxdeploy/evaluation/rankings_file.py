@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import replacing
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.ranking import Ranked
 
@@ -24,42 +25,24 @@ class RankingsFile:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: TextIO | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> "RankingsFile":
         if self._path is not None:
-            try:
-                self._file = self._partial.open("w", encoding="ascii")
-            except OSError as error:
-                raise self._error(error) from error
+            with ExitStack() as stack:
+                partial = stack.enter_context(replacing(self._path, advice="choose another --rankings"))
+                self._file = stack.enter_context(partial.open("w", encoding="ascii"))
+                self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self._file is None or self._path is None:
-            return
-        try:
-            self._file.close()
-            if kind is None:
-                self._partial.replace(self._path)
-        except OSError as failure:
-            raise self._error(failure) from failure
-        finally:
-            with suppress(OSError):
-                self._partial.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def write(self, query: Query, ranked: Sequence[Ranked], method: str) -> None:
         """Append a ranking."""
         if self._file is None:
             return
         photos = [[photo.name, photo.score, *(["distractor"] if photo.distractor else [])] for photo in ranked]
-        try:
-            self._file.write(json.dumps({"method": method, "query": query.key, "ranked": photos}) + "\n")
-        except OSError as error:
-            raise self._error(error) from error
-
-    @property
-    def _partial(self) -> Path:
-        path = self._path or Path()
-        return path.with_name(f".{path.name}.partial")
-
-    def _error(self, error: OSError) -> StorageError:
-        return StorageError(f"{self._path} cannot be written: {error.strerror or error}; choose another --rankings")
+        self._file.write(json.dumps({"method": method, "query": query.key, "ranked": photos}) + "\n")

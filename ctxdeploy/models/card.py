@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctxdeploy.core.files import write_text
+
 if TYPE_CHECKING:
     from ctxdeploy.models.release import ReleaseConfig, Released
 
@@ -31,7 +33,7 @@ def write_card(path: Path, name: str, text: str, released: "Released", config: "
         lines.append(f"| {artefact.target} {artefact.precision} | {artefact.bytes / 1e6:.2f} | {figures} |")
     lines += [f"\nLeft out: {reason}" for reason in released.left_out]
     lines += ["", f"Network: `{json.dumps(dict(network))}`"]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _facts(released: "Released", config: "ReleaseConfig") -> dict[str, str]:

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ctxdeploy.core.files import write_json
+
 ORIGIN = "origin.json"
 
 
@@ -38,7 +40,7 @@ class Origin:
 
 def write_origin(folder: Path, origin: Origin) -> None:
     """Write ``origin.json`` into a folder that is being made."""
-    (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / ORIGIN, asdict(origin))
 
 
 def read_origin(folder: Path) -> Origin | None:

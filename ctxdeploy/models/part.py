@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import move, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,7 @@ class Part:
             if offset == 0:
                 # First the data goes: facts of one version must never stand beside the data of another.
                 self._data.unlink(missing_ok=True)
-            staged = self._facts.with_name(f"{self._facts.name}.new")
-            staged.write_text(json.dumps(asdict(answer)) + "\n", encoding="utf-8")
-            staged.replace(self._facts)
+            write_json(self._facts, asdict(answer))
             with self._data.open("r+b" if offset else "wb") as file:
                 file.truncate(offset)
                 file.seek(offset)
@@ -90,13 +88,8 @@ class Part:
 
     def finish(self) -> None:
         """Give the part its name: it is whole."""
-        try:
-            with self._data.open("rb") as file:
-                os.fsync(file.fileno())
-            self._data.replace(self.target)
-            self._facts.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._storage(error) from error
+        move(self._data, self.target)
+        self._facts.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove what has arrived."""

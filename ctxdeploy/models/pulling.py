@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ctxdeploy.core import bundle
 from ctxdeploy.core.bundle import MANIFEST, Bundle
-from ctxdeploy.core.errors import ArchiveError, CheckpointError, ConfigError, DownloadError, StorageError
+from ctxdeploy.core.errors import CheckpointError, ConfigError, DownloadError, StorageError
 from ctxdeploy.core.extras import require
-from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.files import WriterLock, file_sha256, make_folder, move, remove_folder, remove_leftovers
 from ctxdeploy.core.progress import Display
 from ctxdeploy.models.download import DownloadConfig, check_url, fetch
 from ctxdeploy.models.origin import Origin, read_origin, write_origin
@@ -22,7 +22,7 @@ from ctxdeploy.models.table import BUILT_IN, PUBLISHED, Published, is_name
 from ctxdeploy.runtime.sources import without_secrets
 
 MIRROR = "CTXDEPLOY_MIRROR"
-_PULL, _REMOVED = ".pull-", ".removed-"
+_PULL = ".pull-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def pull(model: Published, url: str, folder: Path, *, display: Display, config: 
             work.mkdir(exist_ok=True)
             origin = _fetched(model, url, work, config or DownloadConfig(), display)
             made = _exported(model, work, origin, display)
-            made.replace(target)
+            move(made, target)
             shutil.rmtree(work, ignore_errors=True)
         except OSError as error:
             raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -119,37 +119,21 @@ def remove(name: str, folder: Path) -> Path:
     if not there:
         raise ConfigError(f"there is no model {name!r} in {folder}:  ctxdeploy models  lists those that there are")
     with _locked(folder):
-        try:
-            for path in (model, work):
-                if path.exists():
-                    # Under its name it is whole or gone, also when this is interrupted.
-                    path.rename(folder / f"{_REMOVED}{os.getpid()}-{path.name.lstrip('.')}")
-            _sweep(folder)
-        except OSError as error:
-            raise StorageError(f"{model} cannot be removed: {error.strerror or error}") from error
+        for path in (model, work):
+            remove_folder(path)
     return model
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing the folder of models."""
-    from ctxdeploy.core.files import WriterLock, make_folder
-
     make_folder(folder)
+    lock = WriterLock(folder, busy=StorageError)
     try:
-        lock = WriterLock(folder)
-    except ArchiveError as error:
-        raise StorageError(str(error)) from error
-    try:
-        _sweep(folder)
+        remove_leftovers(folder)
         yield
     finally:
         lock.release()
-
-
-def _sweep(folder: Path) -> None:
-    for left in folder.glob(f"{_REMOVED}*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _fetched(model: Published, url: str, work: Path, config: DownloadConfig, display: Display) -> Origin:

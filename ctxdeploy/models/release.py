@@ -5,8 +5,6 @@ training can go on, and ``card.md``. Matrices are rounded to float16 before anyt
 checkpoint and codebook hold the same numbers in the fewest bytes.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import BundleError, ConfigError, SomePhotosFailedError, StorageError
+from ctxdeploy.core.errors import BundleError, ConfigError, SomePhotosFailedError
 from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import move, working_folder
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
 from ctxdeploy.models.card import CARD, write_card
@@ -97,23 +96,17 @@ def release(
     if output.exists():
         raise BundleError(f"{output} exists: choose another -o, or remove it first")
     sources = _photos(photos)
-    staging = output.with_name(f".{name}.release-{os.getpid()}")
-    try:
-        staging.mkdir(parents=True)
+    with working_folder(output) as staging:
         rounded = staging / f"{name}.pth"
         rounding = _round(checkpoint, rounded, config, display)
         bundle, left_out = _export(rounded, staging / "bundle", display)
         codebook = _codebook(bundle, sources, staging, config, display)
         codebook.save(staging / "words", compact=True)
         bundle = bundle.with_codebook(staging / "words")
-        rounded.replace(bundle.path / rounded.name)
+        move(rounded, bundle.path / rounded.name)
         released = Released(bundle=bundle, rounding=rounding, photos=len(sources), left_out=left_out)
         write_card(bundle.path / CARD, name, text, released, config)
-        bundle.path.replace(output)
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        move(bundle.path, output)
     return replace(released, bundle=replace(bundle, path=output))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.bundle import Artefact, Bundle
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import write_text
 from ctxdeploy.report.bundle_plots import label, legend, rank_plot, scale_plot, swatch
 from ctxdeploy.report.figures import page, text
 
@@ -53,13 +53,7 @@ def write_report(path: Path, bundle: Bundle, rejected: Sequence[Artefact] = ()) 
         )
     )
     content = page(f"Export report: {_name(bundle)}", body)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another --report") from error
+    write_text(path, content, advice="choose another --report")
 
 
 def _name(bundle: Bundle) -> str:

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import write_text
 from ctxdeploy.core.text import printable
 from ctxdeploy.export.diff import SIZES, Diff, LayerError
 from ctxdeploy.report.figures import INK, SERIES, figure, page, svg, text
@@ -79,10 +79,7 @@ def write_diff_page(path: Path, diff: Diff) -> None:
     found = "".join(f'<p class="{"bad" if diff.diverged else "good"}">{text(line)}</p>' for line in findings(diff)[-1:])
     found += "".join(f"<p>{text(line)}</p>" for line in findings(diff)[:-1])
     body = f"{lines}\n{found}\n<h2>Error along the graph</h2>\n<figure>{_plot(diff)}</figure>\n{_html_table(diff)}"
-    try:
-        path.write_text(page("Where two artefacts diverge", body), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another --html") from error
+    write_text(path, page("Where two artefacts diverge", body), advice="choose another --html")
 
 
 def _cell(diff: Diff, layer: LayerError | None) -> str:

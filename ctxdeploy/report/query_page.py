@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.core.errors import PhotoError, StorageError
+from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.files import write_text
 from ctxdeploy.core.text import as_html
 from ctxdeploy.core.types import Preprocessing
 
@@ -133,10 +134,7 @@ def write_sections(
         f"<title>{as_html(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{as_html(title)}</h1>\n{under}{''.join(map(_section, sections))}</html>\n"
     )
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}; choose another --html") from error
+    write_text(path, text, advice="choose another --html")
 
 
 def _answered(answer: "Answer", photos: Path | None) -> Section:

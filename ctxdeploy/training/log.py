@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import storing, write_text
 
 
 class CsvLog:
@@ -29,12 +29,7 @@ class CsvLog:
         writer = csv.DictWriter(buffer, self._columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-        part = self._path.with_name(f"{self._path.name}.part")
-        try:
-            part.write_text(buffer.getvalue(), encoding="utf-8")
-            part.replace(self._path)
-        except OSError as error:
-            raise StorageError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        write_text(self._path, buffer.getvalue())
 
     def append(self, *values: float | str) -> None:
         """Add a line.
@@ -43,11 +38,8 @@ class CsvLog:
             StorageError: the file cannot be written.
         """
         line = ",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in values)
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise StorageError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        with storing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def has_other_columns(self) -> bool:
         """Tell whether there is a file with columns other than these."""

@@ -8,7 +8,7 @@ import torch
 
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError, StorageError
-from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training.config import TrainConfig
 from ctxdeploy.training.log import CsvLog
@@ -16,7 +16,7 @@ from ctxdeploy.training.objectives import objective_of
 from ctxdeploy.training.photos import PhotoStore
 from ctxdeploy.training.sets import PhotoSet
 from ctxdeploy.training.start import network_from, new_network
-from ctxdeploy.training.state import locked, save_model
+from ctxdeploy.training.state import locked
 from ctxdeploy.training.trainer import MODEL, Trainer
 from ctxdeploy.training.validation import Validation, ValidationConfig
 
@@ -182,7 +182,7 @@ class _Scores:
         score = scores["map"]
         if score > self._best:
             self._best = score
-            save_model(network.cpu(), self._folder / BEST, image_size=self._image_size)
+            save_checkpoint(network.cpu(), self._folder / BEST, image_size=self._image_size)
         self._log.append(step, self._validation.key, *scores.values())
         self._last = (step, score)
         found = ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())

@@ -1,53 +1,24 @@
 """The state of a run on disk: everything that its next step depends on, replaced as a whole."""
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError
-from ctxdeploy.export import save_checkpoint
-
-if TYPE_CHECKING:
-    from ctxdeploy.export.networks import DenseNetwork
+from ctxdeploy.core.files import WriterLock
+from ctxdeploy.export import save_tensors
 
 FORMAT = "ctxdeploy-training/1"
-_LOCK = "LOCK"
 
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
-    """Write a state beside the old one, then replace that: a crash leaves either.
+    """Write a state in place of the old one: a crash leaves either.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    import torch
-
-    _replace(path, lambda part: torch.save({"format": FORMAT, **content}, part))
-
-
-def save_model(network: "DenseNetwork", path: Path, *, image_size: int) -> None:
-    """Write a checkpoint in place of the one that is there: whole, or not at all.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    _replace(path, lambda part: save_checkpoint(network, part, image_size=image_size))
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    # PyTorch writes the name without its suffix into the file: equal weights give equal bytes.
-    part = path.with_suffix(".part")
-    try:
-        write(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
-        part.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error}") from error
+    save_tensors({"format": FORMAT, **content}, path)
 
 
 def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -96,16 +67,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: another process trains there, or the folder cannot be written.
     """
-    path = folder / _LOCK
+    lock = WriterLock(folder, busy=StorageError)
     try:
-        file = path.open("a")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                f"another process trains in {folder}: wait until it ends, or choose another folder"
-            ) from error
         yield
+    finally:
+        lock.release()

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.core.errors import TrainingError
+from ctxdeploy.export import save_checkpoint
 from ctxdeploy.export.networks import DenseNetwork, build
 from ctxdeploy.training.config import TrainConfig
 from ctxdeploy.training.features import Maps, trainable
 from ctxdeploy.training.log import CsvLog
 from ctxdeploy.training.objectives import Objective
-from ctxdeploy.training.state import load_state, save_model, save_state
+from ctxdeploy.training.state import load_state, save_state
 
 if TYPE_CHECKING:
     from ctxdeploy.core.progress import Display
@@ -129,7 +130,7 @@ class Trainer:
                         saved = time.monotonic()
                 if validate and validate_every and self.step % validate_every == 0:
                     validate(self.averaged(), self.step)
-        save_model(self.averaged().cpu(), self._folder / MODEL, image_size=self._image_size)
+        save_checkpoint(self.averaged().cpu(), self._folder / MODEL, image_size=self._image_size)
 
     def _take_step(self, batches: "_Batches") -> dict[str, float]:
         accumulate = self._config.accumulate

@@ -14,6 +14,7 @@ import numpy as np
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.settings import setting
 from ctxdeploy.export.diff.layers import SIZES, UNWEIGHTED, Graph, Tensor, match
 from ctxdeploy.export.diff.sides import Distance, Image, Runner, Side, distance
 from ctxdeploy.export.parity.matching import Matching
@@ -34,13 +35,15 @@ class DiffConfig:
 
     Attributes:
         tolerance: relative L2 error above which a layer has diverged; that of the lower precision if None.
-        budget: bytes of values that are held of one side.
         threads: of the engines; their own choice if None.
+        budget: bytes of values that are held of one side.
     """
 
-    tolerance: float | None = None
+    tolerance: float | None = setting(
+        None, "--tolerance", "Relative error of a diverged layer.", metavar="ERROR", default_text="by precision"
+    )
+    threads: int | None = setting(None, "--threads", "Of the runtimes.", default_text="their choice")
     budget: int = 256 << 20
-    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not 0 < self.tolerance < math.inf:

@@ -8,6 +8,7 @@ from typing import Any
 from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.engines import PACKAGES, TENSORRT_RTX, Hardware
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.settings import setting
 
 Shape = tuple[int, int, int, int]
 
@@ -25,29 +26,67 @@ class Profile:
         return {"low": list(self.low), "typical": list(self.typical), "high": list(self.high)}
 
 
+def _parse_shape(text: str) -> tuple[int, int, int]:
+    try:
+        batch, height, width = (int(part) for part in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        raise ValueError("is not photos, rows and columns such as 1x768x1024") from None
+    return batch, height, width
+
+
+def _parse_mebibytes(text: str) -> int:
+    try:
+        return int(text) << 20
+    except ValueError:
+        raise ValueError("is not a whole number of MiB") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Settings of a build.
 
     Attributes:
+        typical: B, H, W that it is tuned for; one photo of the image size, 4:3, if None.
+        max_batch: photos at once at most, also where the bundle allows more: memory is reserved for them.
         workspace: bytes that a layer may use for scratch; all of the GPU's memory if None.
         optimisation_level: 0 builds fastest, 5 searches longest.
         tf32: let fp32 products round their factors to 10 bits.
         version_compatible: an engine that later versions of TensorRT load.
         hardware: GPUs that may run it.
         timing_cache: file that keeps the timings of layers between builds; made if it is not there.
-        typical: B, H, W that it is tuned for; one photo of the image size, 4:3, if None.
-        max_batch: photos at once at most, also where the bundle allows more: memory is reserved for them.
     """
 
-    workspace: int | None = None
-    optimisation_level: int = 3
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware: Hardware = Hardware.NONE
-    timing_cache: Path | None = None
-    typical: tuple[int, int, int] | None = None
-    max_batch: int = 8
+    typical: tuple[int, int, int] | None = setting(
+        None,
+        "--typical",
+        "Input that it is tuned for.",
+        metavar="BxHxW",
+        parse=_parse_shape,
+        default_text="one photo, 4:3",
+    )
+    max_batch: int = setting(8, "--max-batch", "Most photos at once; memory is kept for them.")
+    workspace: int | None = setting(
+        None,
+        "--workspace",
+        "Scratch memory of a layer.",
+        metavar="MIB",
+        parse=_parse_mebibytes,
+        default_text="all of the GPU's",
+    )
+    optimisation_level: int = setting(3, "--optimisation-level", "0 builds fastest, 5 searches longest.")
+    tf32: bool = setting(False, "--tf32/--no-tf32", "Round the factors of fp32 products.", default_text="no-tf32")
+    version_compatible: bool = setting(False, "--version-compatible", "Later versions of TensorRT load it too.")
+    hardware: Hardware = setting(
+        Hardware.NONE,
+        "--hardware-compatibility",
+        "Other GPUs that run it too.",
+        choices=tuple(hardware.value for hardware in Hardware),
+        parse=Hardware,
+        default_text="none",
+    )
+    timing_cache: Path | None = setting(
+        None, "--timing-cache", "Keep the timings of layers here for the next build.", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         if self.workspace is not None and self.workspace < 1 << 20:

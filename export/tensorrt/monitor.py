@@ -1,12 +1,12 @@
 """Progress of a build, and Ctrl-C while it runs."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.files import write_file
 from ctxdeploy.core.progress import Display
 
 if TYPE_CHECKING:
@@ -125,11 +125,4 @@ def _offered(config: "trt.IBuilderConfig", data: bytes) -> Any:
 
 def save_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     """Write a build's cache to a file, which is the old one or the new one at any time."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_bytes(config.get_timing_cache().serialize())
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"timing cache {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(path, [bytes(config.get_timing_cache().serialize())], advice="choose another --timing-cache")

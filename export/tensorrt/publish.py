@@ -1,8 +1,6 @@
 """Engines into a bundle, which is whole at any time: the file first, then the manifest, then away with the old file."""
 
 import hashlib
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.engines import PACKAGES, PRODUCTS
 from ctxdeploy.core.errors import BackendError, BundleError, StorageError
 from ctxdeploy.core.extras import require
-from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.files import file_sha256, write_file
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
@@ -110,15 +108,5 @@ def _write_plan(folder: Path, plan: Plan, precision: Precision) -> str:
     if (folder / name).exists() and file_sha256(folder / name) != digest:
         # Builds with one key differ in their bytes; the file that the manifest names must stay until it names another.
         name = f"engine-{precision.label}-{plan.key.short}-{digest[:12]}.plan"
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(plan.data)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(0o644)
-            partial.replace(folder / name)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    write_file(folder / name, [plan.data])
     return name

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from ctxdeploy.bench import peers
-from ctxdeploy.bench.against import label_of_against, parse_against
-from ctxdeploy.bench.machine import machine, software
-from ctxdeploy.bench.operations import _of_event
-from ctxdeploy.bench.resources import Energy, peak_memory
+from ctxdeploy.bench.cases import label_of_against, parse_against
+from ctxdeploy.bench.inputs import SKEW, build_archive, draw_queries
+from ctxdeploy.bench.machine import Energy, machine, peak_memory, software
 from ctxdeploy.bench.results import drift_of
-from ctxdeploy.bench.synthetic import SKEW, build_archive, draw_queries
-from ctxdeploy.bench.timing import percentiles
+from ctxdeploy.bench.roofline import _of_event
+from ctxdeploy.bench.statistics import percentiles
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
@@ -44,7 +43,7 @@ def test_operations_of_nodes(kind: str, inputs: list[list[int]], output: list[in
 def test_operations_of_a_graph_whose_sizes_are_computed_in_it(tmp_path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper, save
 
-    from ctxdeploy.bench.operations import count_operations
+    from ctxdeploy.bench.roofline import count_operations
 
     node, value = helper.make_node, helper.make_tensor_value_info
     nodes = [
@@ -152,7 +151,7 @@ def test_another_configuration_is_parsed_or_refused() -> None:
 
 
 def test_the_tiny_bundle_has_no_convolutions(load_reference: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    from ctxdeploy.bench.operations import count_operations
+    from ctxdeploy.bench.roofline import count_operations
 
     load_reference("trt/tiny_bundle").write(tmp_path / "tiny.ctxbundle")
     assert count_operations(bundles.open(tmp_path / "tiny.ctxbundle"), [(8, 8)]) == {(8, 8): 0.0}
@@ -187,4 +186,4 @@ def test_the_loops_are_chosen_before_anything_is_loaded_that_loads_faiss(monkeyp
 
     monkeypatch.setattr(peers, "require", load)
     with pytest.raises(LookupError, match="with SkylakeX"):
-        peers.Asmk({})
+        peers.AsmkSubject({})

@@ -71,7 +71,7 @@ def test_again(call: Callable[..., Any], bundle: Bundle, photos: Path, tmp_path:
     assert facts["preprocessing"]["box"] == [40, 30, 200, 180]
     assert facts["chosen"]["asked"] == [100, 90]
     assert (folder / "whole.png").is_file()
-    (folder / ".inspection-partial-1").mkdir()  # of a run that was killed
+    (folder / ".tmp-01234567-index.html").mkdir()  # of a run that was killed
     second = call("inspect", photos / "coffee_0.jpg", *options, "--scale", "0.707")
     assert second.code == 0
     assert second.err == f"wrote {folder / 'index.html'}\n"
@@ -168,7 +168,7 @@ def test_full_disk_leaves_no_half_page(
     for output in (folder, tmp_path / "new"):
         result = call("inspect", photos / "rocket_0.jpg", "--model", bundle.path, "-o", output)
         assert result.code == 18
-        assert f"{output} cannot be written: No space left on device" in result.err
+        assert f"{output / 'index.html'} cannot be written: No space left on device" in result.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert not (tmp_path / "new").exists()
 

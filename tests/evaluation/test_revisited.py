@@ -5,6 +5,8 @@ import json
 import pickle
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -214,8 +216,9 @@ def test_interrupted_it_goes_on_to_the_same_rankings(
     assert (tmp_path / "r.jsonl").read_bytes() == evaluated.rankings.read_bytes()
 
 
-def test_a_full_disk_leaves_no_part_of_the_rankings(tmp_path: Path) -> None:
-    (tmp_path / ".r.jsonl.partial").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="--rankings"), RankingsFile(tmp_path / "r.jsonl") as file:
+def test_a_full_disk_leaves_no_part_of_the_rankings(
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with full_disk(), pytest.raises(StorageError, match="--rankings"), RankingsFile(tmp_path / "r.jsonl") as file:
         file.write(Query(name="a.jpg"), [Ranked("b.jpg", 1.0)], "asmk")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Triton repositories: the schema, the graph's real inputs and outputs, and the documented client over gRPC."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -242,15 +243,15 @@ def test_folder_with_other_models(served: Bundle, tmp_path: Path) -> None:
 def test_nothing_is_left_after_an_error(served: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second rename fails, as on a full disk: the first model is taken away again, the folder's own stay."""
     (tmp_path / "models" / "other").mkdir(parents=True)
-    rename, calls = Path.rename, []
+    replace, calls = os.replace, []
 
-    def failing(self: Path, target: Path) -> Path:
+    def failing(source: Path, target: Path) -> None:
         calls.append(target)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        return rename(self, target)
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(StorageError, match="No space left"):
         write_model_repository(served, tmp_path / "models")
     assert [path.name for path in tmp_path.rglob("*")] == ["models", "other"]

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.files import TEMPORARY, move, working_folder
 from ctxdeploy.core.text import printable
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.inspection import Inspection
 
 PAGE, FACTS = "index.html", "inspection.json"
-_STAGING = ".inspection-partial-"
 # Every name that is ever written; nothing else is ever replaced or removed.
 _OURS = re.compile(
-    r"index\.html|inspection\.json|\.inspection-partial-\d+"
+    r"index\.html|inspection\.json|\.tmp-[0-9a-f]{8}-index\.html"
     r"|(input|whole|attention|selected|bandwidth|confidence|edges|similarity|superfeature)(-[\d.]+)?\.png"
 )
 # Pixels of the longest side of the whole photo, where a part of it is inspected.
@@ -37,7 +37,7 @@ def check_output(folder: Path) -> None:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (Path.iterdir raises late)
     except OSError as error:
         raise StorageError(f"{printable(str(folder))} cannot be listed: {error.strerror or error}") from error
-    names = [name for name in names if not name.startswith(_STAGING)]  # what a killed run left
+    names = [name for name in names if not name.startswith(TEMPORARY)]  # what a killed run left
     others = [name for name in names if not _OURS.fullmatch(name)]
     if names and (others or not _is_facts(folder / FACTS)):
         named = printable((others or names)[0])
@@ -90,24 +90,20 @@ def _whole(found: "Inspection", photo: Path) -> Any:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder of their own in it, then move them to their places, the page last."""
+    """Write files into a folder of their own beside their places, then move them there, the page last."""
     made = not folder.exists()
-    staging = folder / f"{_STAGING}{os.getpid()}"
     try:
-        staging.mkdir(parents=True)
-        for name, content in files.items():
-            (staging / name).write_bytes(content)
-        # From here on files are only renamed and removed. The facts come first: they say whose the folder is.
-        (folder / PAGE).unlink(missing_ok=True)
-        for name in sorted(files, key=lambda name: (name == PAGE, name != FACTS)):
-            (staging / name).replace(folder / name)
-        for path in folder.iterdir():
-            if path != staging and path.name not in files and _OURS.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise StorageError(f"{printable(str(folder))} cannot be written: {error.strerror or error}") from error
+        with working_folder(folder / PAGE) as staging:
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+            # From here on files are only renamed and removed. The facts come first: they say whose the folder is.
+            (folder / PAGE).unlink(missing_ok=True)
+            for name in sorted(files, key=lambda name: (name == PAGE, name != FACTS)):
+                move(staging / name, folder / name)
+            for path in folder.iterdir():
+                if path != staging and path.name not in files and _OURS.fullmatch(path.name):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         if made and not (folder / PAGE).exists():
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,29 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.bench.cases import Case, CaseProcess
-from ctxdeploy.bench.machine import commit, load, machine, software
+from ctxdeploy.bench.cases import AGAINST, PEER, Case
+from ctxdeploy.bench.config import WindowConfig
+from ctxdeploy.bench.machine import Energy, commit, load, machine, software
 from ctxdeploy.bench.record import Record
-from ctxdeploy.bench.resources import Energy
+from ctxdeploy.bench.results import results_of
+from ctxdeploy.bench.worker import CaseProcess
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """How much is measured.
-
-    Attributes:
-        windows: in all, those of earlier runs of the same command included.
-        block: windows after which the processes are made anew.
-    """
-
-    windows: int = 18
-    block: int = 3
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.windows <= 10_000 or not 1 <= self.block <= 1000:
-            raise ConfigError(f"--windows {self.windows} must be in 1..10000 and --block {self.block} in 1..1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +40,44 @@ class Question:
         return {"settings": self.settings, "cases": cases, "machine": machine(), "software": software()}
 
 
-def measure(question: Question, path: Path, config: RunConfig, display: Display, *, restart: bool = False) -> Record:
-    """Measure until the file has enough windows; return its record.
+def measure(question: Question, path: Path, config: WindowConfig, display: Display, *, restart: bool = False) -> Record:
+    """Measure until the file has enough windows, and write what follows from them; return the record.
 
     Raises:
         ConfigError: the file is of another configuration.
         StorageError: it cannot be written.
+        MissingExtraError: the extra ``bench`` is not installed, and cases are to be compared.
         CtxdeployError: a case cannot run here; what was measured stays.
     """
     labels = [case.label for case in question.cases]
     if len(set(labels)) != len(labels):
         raise ConfigError(f"two cases are the same ({', '.join(sorted(labels))}): leave one of them out")
+    if any(case.role in (AGAINST, PEER) for case in question.cases):
+        require("scipy.stats", "bench")  # the comparison needs it: said before hours of measuring
     record = Record.begin(path, question.kind, question.configuration(), restart=restart)
     for name, value in record.content["configuration"]["software"]["environment"].items():
         display.say(f"{name}={value} is set: the figures hold for that")
-    missing = config.windows - len(record.windows)
-    if missing <= 0:
+    if len(record.windows) >= config.windows:
         display.say(f"{path} has {len(record.windows)} windows already: give more --windows to go on")
-        return record
+    else:
+        _add_windows(record, question, config, display)
+    record.content["results"] = results_of(record)
+    record.write()
+    return record
+
+
+def _add_windows(record: Record, question: Question, config: WindowConfig, display: Display) -> None:
     if record.windows:
-        display.say(f"{path} has {len(record.windows)} of {config.windows} windows: going on")
+        display.say(f"{record.path} has {len(record.windows)} of {config.windows} windows: going on")
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record.begin_session({"started": started, "commit": commit(), "load_average": load()})
     record.content["known"] = question.known
     done, energy = len(record.windows), Energy()
     block = record.windows[-1]["block"] + 1 if record.windows else 0
-    with _processes(question.cases) as processes, display.progress("measuring", missing, "windows") as bar:
+    with (
+        _processes() as processes,
+        display.progress("measuring", config.windows - done, "windows") as bar,
+    ):
         for number in range(done, config.windows):
             if (number - done) % config.block == 0:
                 _renew(question.cases, processes)
@@ -89,11 +87,10 @@ def measure(question: Question, path: Path, config: RunConfig, display: Display,
             facts = {"number": number, "block": block, "session": len(record.content["sessions"]) - 1}
             record.append({**facts, "load_average": load(), "cases": window})
             bar.advance()
-    return record
 
 
 @contextmanager
-def _processes(cases: Sequence[Case]) -> Iterator[dict[str, CaseProcess]]:
+def _processes() -> Iterator[dict[str, CaseProcess]]:
     """Yield an empty table of processes by label; those that are in it at the end are ended."""
     processes: dict[str, CaseProcess] = {}
     try:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.bench.comparing import compare_files
 from ctxdeploy.bench.record import Record
-from ctxdeploy.bench.results import limits_of
+from ctxdeploy.bench.results import compare_files, limits_of
 from ctxdeploy.core.errors import ConfigError
 
 METER = "meter: convolutions"

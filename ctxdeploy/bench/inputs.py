@@ -1,26 +1,123 @@
-"""Synthetic postings and queries, and the archives and inverted files that hold them.
+"""What is measured on: photos, an archive made of them, and synthetic archives with their queries.
 
-A photo of 1000 descriptors has about 400 words out of 65,536, popularity is skewed by 2.4 (words · Σ count² / (Σ
-count)²), a posting has 128 random bits. A query of 1000 descriptors has 1933 words after assignment to 5 of them.
+Synthetic: a photo of 1000 descriptors has about 400 words out of 65,536, popularity is skewed by 2.4
+(words · Σ count² / (Σ count)²), a posting has 128 random bits. A query of 1000 descriptors has 1933 words after
+assignment to 5 of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Aggregated, Codebook, Index
 
+if TYPE_CHECKING:
+    from ctxdeploy.bench.cases import BundleEngine
+
+_QUALITY = 92
 WORDS, DIM, SKEW = 65536, 128, 2.4
-# Distinct words of a photo for each of its descriptors: 390 of 1000 (`benchmarks/add.py`), 400 and 405 in the archives.
+# Distinct words of a photo for each of its descriptors: 390 of 1000 (`benchmarks/index.py add`), 405 in the archives.
 WORDS_PER_DESCRIPTOR = 0.405
 BYTES_PER_POSTING = 18
 _CHUNK = 4096
+
+
+def photo_files(place: Path | None, count: int, work: Path) -> list[Path]:
+    """Return at most ``count`` photos, spread over a folder; without one the sample photos, written to ``work``.
+
+    Raises:
+        MissingExtraError: there is no folder, and scikit-image, which holds the samples, is not installed.
+        ConfigError, NoPhotosError: the folder is none, or holds no photos.
+        StorageError: ``work`` cannot be written.
+    """
+    if count < 1:
+        raise ConfigError(f"{count} photos: give --count of at least 1")
+    if place is None:
+        return _samples(count, work / "samples")
+    from ctxdeploy.runtime import find_photos
+
+    found = [photo.path for photo in find_photos(place) if photo.path is not None]
+    return [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
+
+
+def photos_hash(photos: Sequence[Path]) -> str:
+    """Return the hex sha256 of the photos' bytes, in their order."""
+    return hashlib.sha256(" ".join(file_sha256(photo) for photo in photos).encode()).hexdigest()
+
+
+def _samples(count: int, folder: Path) -> list[Path]:
+    from PIL import Image
+
+    from ctxdeploy.core.samples import NAMES, sample_photo
+
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in NAMES[:count]:
+            paths.append(folder / f"{name}.jpg")
+            Image.fromarray(sample_photo(name)).save(paths[-1], quality=_QUALITY)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another --work") from error
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Where it is.
+
+    Attributes:
+        folder: of links to the photos.
+        codebook: trained on them.
+        archive: of them.
+        work: where more archives may be made.
+    """
+
+    folder: Path
+    codebook: Path
+    archive: Path
+    work: Path
+
+    def identity(self) -> dict[str, str]:
+        """Return what of it decides the figures."""
+        return {"codebook": Codebook.load(self.codebook).id}
+
+
+def prepare(
+    engine: "BundleEngine", photos: Sequence[Path], words: int | None, work: Path, display: Display
+) -> Prepared:
+    """Index the photos once; the same photos, model and engine give the same codebook.
+
+    Raises:
+        NoPhotosError, ConfigError: as ``index_photos``.
+        StorageError: ``work`` cannot be written.
+    """
+    from ctxdeploy.indexing.config import IndexingConfig
+    from ctxdeploy.indexing.job import index_photos
+    from ctxdeploy.runtime import BackendConfig, Extractor
+    from ctxdeploy.runtime.sources import list_photos
+
+    folder, archive, codebook = work / "photos", work / "photos.ctxindex", work / "codebook.safetensors"
+    try:
+        folder.mkdir()
+        for number, photo in enumerate(photos):
+            (folder / f"{number:05d}{photo.suffix}").symlink_to(photo.resolve())
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another --work") from error
+    config = BackendConfig(name=engine.backend, precision=engine.precision, threads=engine.threads)
+    extractor = Extractor(engine.bundle, backend=config)
+    index_photos(list_photos(str(folder)), archive, extractor, IndexingConfig(words=words), display)
+    with Index.open(archive) as index:
+        index.codebook.save(codebook)
+    return Prepared(folder=folder, codebook=codebook, archive=archive, work=work)
 
 
 @cache
@@ -106,48 +203,3 @@ def draw_queries(index: Index, count: int, descriptors: int, seed: int) -> list[
         drawn = centroids[words] + noise * rng.standard_normal((len(words), centroids.shape[1]), np.float32)
         queries.append(drawn.astype(np.float32))
     return queries
-
-
-def build_reference(
-    words: NDArray[np.int32], numbers: NDArray[np.int64], codes: NDArray[np.uint64], photos: int, count: int = WORDS
-) -> tuple[Any, Callable[..., Any]]:
-    """Return the inverted file of the package ``asmk`` of postings sorted by word, and its similarity function.
-
-    Its own ``add`` would take an hour.
-    """
-    from asmk.inverted_file import IVF
-    from asmk.kernel import ASMKKernel
-
-    offsets = np.searchsorted(words, np.arange(count + 1))
-    packed = np.ascontiguousarray(codes).view(np.uint32)
-    spans = [slice(offsets[word], offsets[word + 1]) for word in range(count)]
-    filled = [span.stop > span.start for span in spans]
-    inverted = IVF(
-        norm_factor=np.bincount(numbers, minlength=photos).astype(np.float64),
-        n_images=photos,
-        ivf_vecs=[packed[span] if full else None for span, full in zip(spans, filled, strict=True)],
-        ivf_image_ids=[numbers[span] if full else None for span, full in zip(spans, filled, strict=True)],
-        counts=np.diff(offsets).astype(np.int32),
-        idf=np.ones(count, np.float32),
-        imid_offset=0,
-        use_idf=False,
-    )
-    kernel = ASMKKernel(None, binary=True)
-
-    def similarity(query: Any, vectors: Any, numbers: Any) -> Any:
-        return kernel.similarity(query, vectors, numbers, alpha=3.0, similarity_threshold=0.0)
-
-    return inverted, similarity
-
-
-def reference_of(index: Index) -> tuple[Any, Callable[..., Any]]:
-    """Return the inverted file of ``asmk`` that holds an archive's postings; photos are numbered as in the archive."""
-    snapshot = index._snapshot
-    count = len(index.codebook)
-    words = np.concatenate([np.repeat(np.arange(count), np.diff(shard.word_offsets)) for shard in snapshot.shards])
-    numbers: NDArray[np.int64] = np.concatenate(
-        [shard.images + base for shard, base in zip(snapshot.shards, snapshot.bases[:-1], strict=True)]
-    ).astype(np.int64)
-    order = np.lexsort((numbers, words))
-    codes = np.concatenate([shard.codes.T for shard in snapshot.shards])[order]
-    return build_reference(words[order].astype(np.int32), numbers[order], codes, len(snapshot), count)
