@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.config import ExtractorConfig
     from ctxdeploy.runtime.decode.decode import Pixels, decode_photo
     from ctxdeploy.runtime.extractor import Extractor
+    from ctxdeploy.runtime.network import ExtractionStatistics
     from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
     from ctxdeploy.runtime.sources.folder import find_photos
 
 __all__ = [
     "BackendConfig",
     "Box",
+    "ExtractionStatistics",
     "Extractor",
     "ExtractorConfig",
     "FileState",
@@ -41,6 +43,7 @@ __all__ = [
 _HOMES = {
     "BackendConfig": "ctxdeploy.runtime.backends.base",
     "Box": "ctxdeploy.core.types",
+    "ExtractionStatistics": "ctxdeploy.runtime.network",
     "Extractor": "ctxdeploy.runtime.extractor",
     "ExtractorConfig": "ctxdeploy.runtime.config",
     "FileState": "ctxdeploy.core.types",

@@ -13,35 +13,24 @@ from ctxdeploy.core.errors import ConfigError
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchingConfig:
-    """When a batch is ready.
+class ShapeBatcher(Generic[Item]):
+    """Groups items by shape. The order of batches is free; every item comes out exactly once.
 
-    Attributes:
+    Args:
         batch_size: items of a full batch.
-        max_pending: items that may wait in all shapes together.
+        max_pending: items that may wait in all shapes together, at least a batch.
         max_age: an incomplete batch leaves when this many items came after its oldest.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
 
-    batch_size: int = 1
-    max_pending: int = 64
-    max_age: int = 256
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch size {self.batch_size} is below 1: give another --batch-size")
-        if self.max_pending < self.batch_size or self.max_age < 1:
+    def __init__(self, *, batch_size: int, max_pending: int, max_age: int) -> None:
+        if not 1 <= batch_size <= max_pending or max_age < 1:
             raise ConfigError(
-                f"max_pending {self.max_pending} must be at least the batch size {self.batch_size}, "
-                f"and max_age {self.max_age} at least 1"
+                f"batch size {batch_size} must be from 1 to max_pending {max_pending}, and max_age {max_age} at least 1"
             )
-
-
-class ShapeBatcher(Generic[Item]):
-    """Groups items by shape. The order of batches is free; every item comes out exactly once."""
-
-    def __init__(self, config: BatchingConfig) -> None:
-        self._config = config
+        self._batch_size, self._max_pending, self._max_age = batch_size, max_pending, max_age
         self._seen = 0
         self._pending = 0
         # Insertion order is order of age: the oldest item of the first bucket is the oldest of all.
@@ -58,13 +47,13 @@ class ShapeBatcher(Generic[Item]):
         bucket.items.append(item)
         self._pending += 1
         ready = []
-        if len(bucket.items) == self._config.batch_size:
+        if len(bucket.items) == self._batch_size:
             ready.append(self._take(shape))
         if self._buckets:
             oldest = next(iter(self._buckets))
-            if self._seen - self._buckets[oldest].since >= self._config.max_age:
+            if self._seen - self._buckets[oldest].since >= self._max_age:
                 ready.append(self._take(oldest))
-        if self._pending > self._config.max_pending:
+        if self._pending > self._max_pending:
             ready.append(self._take(max(self._buckets, key=lambda key: len(self._buckets[key].items))))
         return ready
 

@@ -1,17 +1,12 @@
 """Settings of an extraction."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import parse_bytes, setting
-from ctxdeploy.runtime.batching import BatchingConfig
 from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, DecodeLimits
-from ctxdeploy.runtime.decoder import DecodeSettings
-from ctxdeploy.runtime.memory import MemoryShares
-from ctxdeploy.runtime.pipeline import PipelineSettings
 
 
 def default_workers() -> int:
@@ -83,34 +78,31 @@ class ExtractorConfig:
             raise ConfigError(
                 f"a memory limit of {self.memory_limit} bytes is not positive: give another --memory-limit"
             )
-        self.batching()
+        if self.batch_size < 1:
+            raise ConfigError(f"batch size {self.batch_size} is below 1: give another --batch-size")
+        if self.max_pending < 1 or self.max_age < 1:
+            raise ConfigError(f"max_pending {self.max_pending} and max_age {self.max_age} must be at least 1")
 
-    def batching(self) -> BatchingConfig:
-        """Return the part that groups photos by size."""
-        max_pending = max(self.max_pending, self.batch_size)
-        return BatchingConfig(batch_size=self.batch_size, max_pending=max_pending, max_age=self.max_age)
+    def in_force(self, image_size: int, waiting: int | None) -> "ExtractorConfig":
+        """Return the settings that an extraction runs with.
 
-    def pipeline(self, bundle: Bundle, shares: MemoryShares | None) -> PipelineSettings:
-        """Return the settings of the stream; a limit of memory bounds how many photos may wait."""
-        batching, lookahead = self.batching(), max(self.lookahead, self.workers, self.batch_size)
-        if shares is not None:
-            # Of the photos that wait, half are ahead of the network and half wait for others of their size.
-            most = max(shares.waiting // (6 * bundle.preprocessing.image_size**2), 1)
-            lookahead = min(lookahead, max(most, self.workers))
-            batching = BatchingConfig(
-                batch_size=min(self.batch_size, most), max_pending=min(batching.max_pending, most), max_age=self.max_age
-            )
-        return PipelineSettings(
-            decoding=DecodeSettings(
-                preprocessing=bundle.preprocessing,
-                limits=self.limits,
-                timeout=self.photo_timeout,
-                memory=shares.worker if shares is not None and self.isolated else None,
-            ),
-            shapes=bundle.shapes,
-            batching=batching,
-            workers=self.workers,
-            isolated=self.isolated,
-            read_threads=self.read_threads,
-            lookahead=lookahead,
+        All workers have photos, and a batch can wait until it is full. Within a limit of memory, half of the photos
+        that wait are ahead of the network and half wait for others of their size.
+
+        Args:
+            image_size: longest side of a decoded photo in pixels.
+            waiting: bytes for decoded photos that wait; no limit if None.
+        """
+        lookahead, max_pending = (
+            max(self.lookahead, self.workers, self.batch_size),
+            max(self.max_pending, self.batch_size),
+        )
+        if waiting is None:
+            return replace(self, lookahead=lookahead, max_pending=max_pending)
+        max_photos = max(waiting // (6 * image_size**2), 1)
+        return replace(
+            self,
+            batch_size=min(self.batch_size, max_photos),
+            max_pending=min(max_pending, max_photos),
+            lookahead=min(lookahead, max(max_photos, self.workers)),
         )

@@ -1,4 +1,4 @@
-"""The door of the runtime: an opened bundle that turns photos into local descriptors."""
+"""An opened bundle that turns photos into local descriptors."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import replace
@@ -11,12 +11,12 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.runtime.backends.base import BackendConfig, open_backend
 from ctxdeploy.runtime.config import ExtractorConfig
-from ctxdeploy.runtime.decoder import decode_source
-from ctxdeploy.runtime.memory import Growth, share_memory
-from ctxdeploy.runtime.network import Flow, Network
-from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.pipeline import checked, stream
+from ctxdeploy.runtime.memory import MemoryGrowth, share_memory
+from ctxdeploy.runtime.network import ExtractionStatistics, Network
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
+from ctxdeploy.runtime.pipeline import stream
 from ctxdeploy.runtime.pools import read_now
+from ctxdeploy.runtime.worker import DecodeSettings, decode_item
 
 
 class Extractor:
@@ -51,14 +51,20 @@ class Extractor:
         self._backend = open_backend(bundle, backend or BackendConfig())
         limit = self.config.memory_limit
         shares = None if limit is None else share_memory(limit, self.config.workers if self.config.isolated else 0)
-        self._settings = self.config.pipeline(bundle, shares)
-        self._network = Network(self._backend, Growth(shares.network) if shares else None)
-        self._flow = Flow()
+        self._in_force = self.config.in_force(bundle.preprocessing.image_size, shares.waiting if shares else None)
+        self._decoding = DecodeSettings(
+            preprocessing=bundle.preprocessing,
+            limits=self.config.limits,
+            timeout=self.config.photo_timeout,
+            memory=shares.worker if shares is not None and self.config.isolated else None,
+        )
+        self._network = Network(self._backend, bundle.shapes, MemoryGrowth(shares.network) if shares else None)
+        self._statistics = ExtractionStatistics()
 
     @property
-    def flow(self) -> Flow:
-        """Figures of the latest ``extract``; they grow while it runs."""
-        return self._flow
+    def statistics(self) -> ExtractionStatistics:
+        """Seconds and counts of the latest ``extract``; they grow while it runs."""
+        return self._statistics
 
     def extract(self, photos: Iterable[PhotoSource]) -> Generator[PhotoDescriptors | PhotoFailure, None, None]:
         """Yield one result per photo, while later photos are being decoded.
@@ -71,8 +77,8 @@ class Extractor:
         Raises:
             BackendError: the network failed, or no worker can be started.
         """
-        self._flow = Flow()
-        return stream(photos, self._network, self._settings, self._flow)
+        self._statistics = ExtractionStatistics()
+        return stream(photos, self._network, self._in_force, self._decoding, self._statistics)
 
     def extract_one(self, photo: PhotoSource | Path | str | bytes, box: Box | None = None) -> LocalDescriptors:
         """Return the descriptors of one photo, which is decoded in this thread and without a time limit.
@@ -85,19 +91,19 @@ class Extractor:
             PhotoError: the photo cannot be read, or the box does not lie in it.
             BackendError: the network failed.
         """
-        source = _source(photo, box)
+        item = WorkItem(source=_source(photo, box))
+        name = printable(item.source.name)
         try:
-            data = read_now(source)
+            item.content = read_now(item.source)
         except PhotoError as error:
-            raise PhotoError(f"{printable(source.name)}: {error}") from error
-        decoded = decode_source(source, data, None, replace(self._settings.decoding, memory=None))
-        if not isinstance(decoded, PhotoFailure):
-            decoded = checked(decoded, self.bundle.shapes)
-        if isinstance(decoded, PhotoFailure):
-            raise PhotoError(f"{printable(decoded.name)}: {decoded.reason}")
-        (result,) = self._network.run([decoded], Flow())
+            raise PhotoError(f"{name}: {error}") from error
+        decode_item(item, replace(self._decoding, memory=None))
+        self._network.check(item)
+        if isinstance(item.result, PhotoFailure):
+            raise PhotoError(f"{name}: {item.result.reason}")
+        (result,) = self._network.run([item], ExtractionStatistics())
         if isinstance(result, PhotoFailure):
-            raise BackendError(f"{printable(result.name)}: {result.reason}")
+            raise BackendError(f"{name}: {result.reason}")
         return result.descriptors
 
     def description(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A limit of memory, and what becomes of it.
+"""A limit of memory, divided among the parts of an extraction.
 
 What is left when the model is loaded is divided: half of it is for the network, three eighths for the decoding
 processes, an eighth for photos that wait.
@@ -14,7 +14,7 @@ from pathlib import Path
 from ctxdeploy.core.errors import ConfigError
 
 # A worker has allocated 58 MB before it decodes anything (it holds 38, libraries included).
-LEAST_WORKER = 96 << 20
+MIN_WORKER = 96 << 20
 _NETWORK, _WORKERS, _WAITING = 4, 3, 1  # eighths
 
 
@@ -37,38 +37,38 @@ def share_memory(limit: int, workers: int) -> MemoryShares:
     """Divide a limit in bytes, the model being loaded; ``ConfigError`` if too little is left for the workers."""
     loaded = resident()
     share = max(limit - loaded, 0) // 8
-    least = loaded + 8 * (LEAST_WORKER * workers // _WORKERS + 1)
-    if limit < least:
+    needed = loaded + 8 * (MIN_WORKER * workers // _WORKERS + 1)
+    if limit < needed:
         raise ConfigError(
-            f"--memory-limit {_mb(limit)} is too little: the loaded model takes {_mb(loaded)}, and with {workers} "
-            f"decoding processes {_mb(least)} is the least: raise it, or give fewer --workers"
+            f"--memory-limit {_mb(limit)} is too little: the loaded model takes {_mb(loaded)}, and {_mb(needed)} are "
+            f"needed with {workers} decoding processes: raise it, or give fewer --workers"
         )
     return MemoryShares(network=_NETWORK * share, worker=_WORKERS * share // max(workers, 1), waiting=_WAITING * share)
 
 
-class Growth:
+class MemoryGrowth:
     """Foretells from the growth of this process how many photos the network can take at once.
 
-    The engines keep the memory of their largest run. Its growth divided by its pixels, fixed costs included, is what a
+    The runtimes keep the memory of their largest run. Its growth divided by its pixels, fixed costs included, is what a
     pixel is taken to cost, so that the first batches are rather too small; each is at most twice the largest before.
 
     Args:
-        most: bytes by which this process may grow.
+        max_bytes: by which this process may grow.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._base = resident()
         self._pixels = self._growth = 0
 
-    def fitting(self, pixels: int) -> int:
+    def max_photos(self, pixels: int) -> int:
         """Return how many photos of so many pixels may be run at once, at least 1."""
         if not self._pixels:
             return 1
-        affordable = self._most * self._pixels // max(self._growth, 1)
+        affordable = self._max_bytes * self._pixels // max(self._growth, 1)
         return max(min(affordable, 2 * self._pixels) // pixels, 1)
 
-    def ran(self, pixels: int) -> None:
+    def note(self, pixels: int) -> None:
         """Note that a batch of so many pixels has run."""
         if pixels >= self._pixels:
             self._pixels, self._growth = pixels, resident() - self._base
@@ -86,7 +86,7 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def return_free() -> None:
+def return_free_memory() -> None:
     """Free what only cycles hold (an exception that came through a future), and give it back to the system, which the
     GNU C library does not do by itself."""
     import ctypes

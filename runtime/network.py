@@ -3,66 +3,66 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ctxdeploy.core.errors import OutOfMemoryError
+from ctxdeploy.core.bundle import ShapeRange
+from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
 from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors, StageSeconds
 from ctxdeploy.runtime.backends.base import Backend, GraphOutputs
-from ctxdeploy.runtime.decoder import Decoded
-from ctxdeploy.runtime.memory import Growth, return_free
-from ctxdeploy.runtime.photo import PhotoFailure
+from ctxdeploy.runtime.memory import MemoryGrowth, return_free_memory
+from ctxdeploy.runtime.photo import PhotoFailure, WorkItem
 
 
 @dataclass(kw_only=True)
-class Flow:
+class ExtractionStatistics:
     """Seconds and counts of one ``Extractor.extract``, growing while it runs.
-
-    Reading and decoding run beside each other and beside the network: their seconds are summed over all workers.
-    Waiting and network are seconds of the thread that takes the results: they add up to at most the time that passed.
 
     Attributes:
         photos: results so far, failures among them.
         failed: failures.
-        read: reading photos that are no files (tar, servers).
-        decode: decoding and scaling; for files reading too.
-        waiting: the network had nothing to do, for no photo was ready.
-        network: the network ran.
+        seconds: of all photos together. Reading and decoding run beside each other and beside the network, in several
+            workers: their seconds may add up to more than the time that passed.
+        waiting: seconds in which the network had nothing to do, because no photo was ready. Together with those of the
+            network they are at most the time that passed.
         replaced_workers: processes that died or hung.
         halved_batches: batches that did not fit into memory.
     """
 
     photos: int = 0
     failed: int = 0
-    read: float = 0.0
-    decode: float = 0.0
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     waiting: float = 0.0
-    network: float = 0.0
     replaced_workers: int = 0
     halved_batches: int = 0
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the figures as JSON prints them."""
-        return asdict(self)
-
 
 class Network:
-    """An engine, and what is known of its need of memory.
+    """A bundle in its runtime, and what is known of its need of memory.
 
     Args:
-        backend: the engine.
-        growth: foretells batches within a limit of memory; None without a limit.
+        backend: runs the graph.
+        shapes: that the graph takes.
+        growth: foretells which batches fit into a limit of memory; None without a limit.
     """
 
-    def __init__(self, backend: Backend, growth: Growth | None = None) -> None:
-        self._backend, self._growth = backend, growth
+    def __init__(self, backend: Backend, shapes: ShapeRange, growth: MemoryGrowth | None = None) -> None:
+        self._backend, self._shapes, self._growth = backend, shapes, growth
         self._failed: list[tuple[int, int]] = []
         # Queries of other threads come between two batches: engines take one at a time, and so do the figures here.
         self._turn = threading.Lock()
 
-    def run(self, batch: list[Decoded], flow: Flow) -> Iterator[PhotoDescriptors | PhotoFailure]:
+    def check(self, item: WorkItem) -> None:
+        """Let a decoded photo fail whose size the graph does not take."""
+        if isinstance(item.result, PhotoFailure):
+            return
+        try:
+            self._shapes.check((1, *item.pixels.pixels.shape))
+        except ConfigError as error:
+            item.fail(str(error), "decode")
+
+    def run(self, batch: list[WorkItem], statistics: ExtractionStatistics) -> Iterator[PhotoDescriptors | PhotoFailure]:
         """Run the network on photos of one shape; yield one result for each, in their order.
 
         A batch that does not fit into memory is halved, and so are later ones of that size or a larger one. A single
@@ -73,83 +73,64 @@ class Network:
         """
         rest = batch
         while rest:
-            part = rest[: self._fitting(rest[0].photo.pixels.size, len(rest))]
+            part = rest[: self._max_batch(rest[0].pixels.pixels.size, len(rest))]
             start = time.perf_counter()
             with self._turn:
                 outputs = self._outputs(part)
             seconds = time.perf_counter() - start
-            flow.network += seconds
+            statistics.seconds += StageSeconds(network=seconds)
             if isinstance(outputs, GraphOutputs):
-                for row, decoded in enumerate(part):
-                    yield _result(decoded, outputs, row, seconds / len(part))
+                for row, item in enumerate(part):
+                    item.seconds += StageSeconds(network=seconds / len(part))
+                    yield _result(item, outputs, row)
             elif len(part) == 1:
-                yield _too_large(part[0], outputs)
+                height, width = part[0].pixels.pixels.shape[:2]
+                reason = f"the network has not enough memory for its {width}×{height} pixels ({outputs})"
+                yield part[0].fail(reason, "network")
             else:
-                flow.halved_batches += 1
+                statistics.halved_batches += 1
                 continue
             rest = rest[len(part) :]
 
-    def _outputs(self, part: list[Decoded]) -> GraphOutputs | str:
-        """Return what the engine returns, or why there is not enough memory."""
-        pixels = part[0].photo.pixels.size
+    def _outputs(self, part: list[WorkItem]) -> GraphOutputs | str:
+        """Return what the graph returns, or why there is not enough memory."""
+        pixels = part[0].pixels.pixels.size
         try:
-            outputs = self._backend.run(np.stack([decoded.photo.pixels for decoded in part]))
+            outputs = self._backend.run(np.stack([item.pixels.pixels for item in part]))
         except (OutOfMemoryError, MemoryError) as error:
             message = str(error)
         else:
             if self._growth is not None:
-                self._growth.ran(pixels * len(part))
+                self._growth.note(pixels * len(part))
             return outputs
         # Only now nothing refers to the failed run any more: ONNX Runtime with 100 MB to spare failed with each smaller
         # batch as well, for what the larger one had got was not given back.
-        return_free()
+        return_free_memory()
         if len(part) > 1:
             self._failed.append((pixels, len(part)))
         return message
 
-    def _fitting(self, pixels: int, most: int) -> int:
-        """Return how many of ``most`` photos of so many pixels to run at once."""
-        halves = [count // 2 for failed, count in self._failed if failed <= pixels]
+    def _max_batch(self, pixels: int, count: int) -> int:
+        """Return how many of ``count`` photos of so many pixels to run at once."""
+        limits = [failed_count // 2 for failed, failed_count in self._failed if failed <= pixels]
         if self._growth is not None:
-            halves.append(self._growth.fitting(pixels))
-        return min(halves, default=most)
+            limits.append(self._growth.max_photos(pixels))
+        return min(limits, default=count)
 
 
-def _too_large(decoded: Decoded, message: str) -> PhotoFailure:
-    height, width = decoded.photo.pixels.shape[:2]
-    reason = f"the network has not enough memory for its {width}×{height} pixels ({message})"
-    return PhotoFailure(
-        name=decoded.source.name,
-        reason=reason,
-        stage="network",
-        file=decoded.file,
-        seconds=decoded.read + decoded.seconds,
-    )
-
-
-def _result(decoded: Decoded, outputs: GraphOutputs, row: int, seconds: float) -> PhotoDescriptors | PhotoFailure:
-    name = decoded.source.name
+def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors | PhotoFailure:
     attention = outputs.attention[row]
     keep = attention != 0  # not > 0, which would take NaN for padding
     vectors = outputs.descriptors[row][keep]
     if not (np.isfinite(attention).all() and np.isfinite(vectors).all()):
-        return PhotoFailure(
-            name=name,
-            reason="the network returned NaN or infinity",
-            stage="network",
-            file=decoded.file,
-            seconds=decoded.read + decoded.seconds + seconds,
-        )
+        return item.fail("the network returned NaN or infinity", "network")
+    pixels = item.pixels
     descriptors = LocalDescriptors(
         vectors=vectors,
         attention=attention[keep],
-        positions=decoded.photo.to_original(outputs.positions[row][keep]),
+        positions=pixels.to_original(outputs.positions[row][keep]),
         scales=outputs.scales[row][keep],
     )
     return PhotoDescriptors(
-        name=name,
-        descriptors=descriptors,
-        size=decoded.photo.original_size,
-        seconds=StageSeconds(read=decoded.read, decode=decoded.seconds, network=seconds),
-        file=decoded.file,
+        name=item.source.name, descriptors=descriptors, size=pixels.original_size, seconds=item.seconds, file=item.file
     )

@@ -1,15 +1,21 @@
-"""A photo on its way into an extraction, and what is known of one that failed."""
+"""A photo on its way: where it is, what has become of it so far, and why it failed.
 
-from dataclasses import dataclass
+``PhotoSource`` → ``Pixels`` → ``GraphOutputs`` → ``PhotoDescriptors``: these four carry a photo through this room.
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.types import Box, FileState
+from ctxdeploy.core.types import Box, FileState, StageSeconds
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.decode.decode import Pixels
 
 
 class PhotoReader(Protocol):
-    """Where the bytes of a photo are that is no file of its own: in a tar file, on a server."""
+    """Reads a photo that is not a file of its own: a member of a tar file, a photo of a server."""
 
     def read(self) -> bytes:
         """Return the bytes; ``PhotoError`` with the bare reason if that fails. Called from any thread."""
@@ -20,13 +26,13 @@ class PhotoReader(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoSource:
-    """A photo to extract.
+    """A photo to extract. Exactly one of ``path``, ``data`` and ``reader`` is given.
 
     Attributes:
         name: its stable identity; in a folder the path relative to it, with ``/``.
-        path: the file,
-        data: or the file's bytes,
-        reader: or what reads them; exactly one of the three is given.
+        path: its file.
+        data: the bytes of its file.
+        reader: reads its bytes.
         box: the part to extract; the whole photo if None.
     """
 
@@ -60,8 +66,8 @@ class PhotoFailure:
     Attributes:
         name: as in its ``PhotoSource``.
         reason: one line, without the name.
-        stage: ``list`` (a folder, its name ends with ``/``), ``read``, ``memory`` (too little to decode it), ``decode``
-            or ``network``.
+        stage: ``list`` (a folder that cannot be listed; its name ends with ``/``), ``read``, ``memory`` (not enough to
+            decode it), ``decode`` or ``network``.
         file: state of the file before it was read; None if there is none.
         seconds: spent on it.
     """
@@ -71,3 +77,38 @@ class PhotoFailure:
     stage: str
     file: FileState | None
     seconds: float = 0.0
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class WorkItem:
+    """A photo while threads of this room work on it; it never leaves the room.
+
+    Attributes:
+        source: the photo.
+        content: the bytes that its reader returned, until they are decoded.
+        file: state of its file before it was read.
+        seconds: spent on it so far.
+        result: its pixels, or why there are none; any other exception ends the run. None while it is on its way.
+    """
+
+    source: PhotoSource
+    content: bytes | None = None
+    file: FileState | None = None
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    result: "Pixels | PhotoFailure | BaseException | None" = None
+
+    @property
+    def pixels(self) -> "Pixels":
+        """The pixels of a photo that has been decoded."""
+        if self.result is None or isinstance(self.result, PhotoFailure | BaseException):
+            raise RuntimeError(f"photo {self.source.name!r} has not been decoded")
+        return self.result
+
+    def fail(self, reason: str, stage: str) -> PhotoFailure:
+        """Set, and return, the failure of this photo with all seconds spent on it so far."""
+        if stage == "read":  # a file, whose reading is part of decoding
+            self.seconds = StageSeconds(read=self.seconds.total)
+        self.result = PhotoFailure(
+            name=self.source.name, reason=reason, stage=stage, file=self.file, seconds=self.seconds.total
+        )
+        return self.result

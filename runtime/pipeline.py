@@ -1,211 +1,183 @@
 """Photos to descriptors as a stream: reading and decoding run ahead of the network by a bounded number of photos.
 
-    photos ─┬─ read (threads) ─┬─ decode (lanes, each with a process) ─ in order ─ batches ─ network
+    photos ─┬─ read (threads) ─┬─ decode (threads, each with a process) ─ in order ─ batches ─ network
             └── files ─────────┘
 
-The network runs in the caller's thread (the engines release the GIL), so that an exception, a closed generator or
+The network runs in the caller's thread (the runtimes release the GIL), so that an exception, a closed generator or
 Ctrl-C ends it where it stands.
 """
 
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
-from ctxdeploy.core.bundle import ShapeRange
-from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import PhotoDescriptors
-from ctxdeploy.runtime.batching import BatchingConfig, ShapeBatcher
-from ctxdeploy.runtime.decoder import Decoded, Decoder, DecodeSettings, ThreadDecoder
-from ctxdeploy.runtime.network import Flow, Network
-from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.pools import DecodePool, ReadPool, Ticket
-from ctxdeploy.runtime.reorder_buffer import ReorderBuffer
-from ctxdeploy.runtime.worker_process import ProcessDecoder
+from ctxdeploy.runtime.batching import ShapeBatcher
+from ctxdeploy.runtime.config import ExtractorConfig
+from ctxdeploy.runtime.network import ExtractionStatistics, Network
+from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
+from ctxdeploy.runtime.pools import DecodePool, ReadPool, ReorderBuffer
+from ctxdeploy.runtime.worker import DecodeSettings
+from ctxdeploy.runtime.worker_process import Decoder, ProcessDecoder, ThreadDecoder
 
 # Seconds that a photo may keep decoded ones behind it from the network.
 OVERTAKEN_AFTER = 3.0
-# Seconds without any photo after which another lane is started beside those that may hang.
+# Seconds without any photo after which another thread decodes beside those that may hang.
 STARVED_AFTER = 5.0
 _TICK = 0.1
 # More has passed only when this process was stopped (Ctrl-Z), or its caller was busy: that is not the photos' time.
-_LONGEST_TICK = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineSettings:
-    """How photos flow.
-
-    Attributes:
-        decoding: how they are decoded.
-        shapes: that the network takes.
-        batching: how they are grouped.
-        workers: that decode at the same time.
-        isolated: in processes of their own.
-        read_threads: that read photos which are no files.
-        lookahead: photos on their way to the network at most; as many again as are read, if there are such.
-    """
-
-    decoding: DecodeSettings
-    shapes: ShapeRange
-    batching: BatchingConfig
-    workers: int
-    isolated: bool
-    read_threads: int
-    lookahead: int
+_MAX_TICK = 1.0
 
 
 def stream(
-    photos: Iterable[PhotoSource], network: Network, settings: PipelineSettings, flow: Flow
+    photos: Iterable[PhotoSource],
+    network: Network,
+    config: ExtractorConfig,
+    decoding: DecodeSettings,
+    statistics: ExtractionStatistics,
 ) -> Generator[PhotoDescriptors | PhotoFailure, None, None]:
     """Yield one result per photo. Closing the generator ends all threads and processes.
+
+    Args:
+        photos: taken as there is room for them.
+        network: computes the descriptors.
+        config: the settings in force, see ``ExtractorConfig.in_force``.
+        decoding: how photos are decoded.
+        statistics: counted up.
 
     Raises:
         BackendError: the network failed, or no photo can be decoded at all.
     """
-    ahead = _Ahead(photos, settings, flow)
+    prefetch = _Prefetch(photos, config, decoding, statistics)
     try:
-        for result in _results(ahead, network, ShapeBatcher(settings.batching), flow):
-            flow.photos += 1
-            flow.failed += isinstance(result, PhotoFailure)
+        for result in _results(prefetch, network, config, statistics):
+            statistics.photos += 1
+            statistics.failed += isinstance(result, PhotoFailure)
             yield result
     finally:
-        ahead.close()
+        prefetch.close()
 
 
 def _results(
-    decoded: Iterable[Decoded | PhotoFailure], network: Network, batcher: ShapeBatcher[Decoded], flow: Flow
+    items: Iterable[WorkItem], network: Network, config: ExtractorConfig, statistics: ExtractionStatistics
 ) -> Iterator[PhotoDescriptors | PhotoFailure]:
-    for item in decoded:
-        if isinstance(item, PhotoFailure):
-            yield item
+    batcher: ShapeBatcher[WorkItem] = ShapeBatcher(
+        batch_size=config.batch_size, max_pending=config.max_pending, max_age=config.max_age
+    )
+    for item in items:
+        network.check(item)
+        if isinstance(item.result, PhotoFailure):
+            yield item.result
             continue
-        for batch in batcher.add(item.photo.pixels.shape, item):
-            yield from network.run(batch, flow)
+        for batch in batcher.add(item.pixels.pixels.shape, item):
+            yield from network.run(batch, statistics)
     for batch in batcher.flush():
-        yield from network.run(batch, flow)
+        yield from network.run(batch, statistics)
 
 
-class _Ahead:
-    """Photos in, decoded photos out; a bounded number is in between."""
+class _Prefetch:
+    """Photos in, decoded or failed photos out; a bounded number is in between."""
 
-    def __init__(self, photos: Iterable[PhotoSource], settings: PipelineSettings, flow: Flow) -> None:
+    def __init__(
+        self,
+        photos: Iterable[PhotoSource],
+        config: ExtractorConfig,
+        decoding: DecodeSettings,
+        statistics: ExtractionStatistics,
+    ) -> None:
         self._photos: Iterator[PhotoSource] | None = iter(photos)
-        self._settings, self._flow = settings, flow
-        self._room = settings.lookahead
-        self._line = ReorderBuffer(OVERTAKEN_AFTER)
-        self._done: SimpleQueue[Ticket] = SimpleQueue()
-        self._lanes = DecodePool(self._decoder, settings.workers, self._done.put)
+        self._config, self._decoding, self._statistics = config, decoding, statistics
+        self._room = config.lookahead
+        self._buffer = ReorderBuffer(OVERTAKEN_AFTER)
+        self._done: SimpleQueue[WorkItem] = SimpleQueue()
+        self._decoders = DecodePool(self._make_decoder, config.workers, self._done.put)
         self._readers: ReadPool | None = None
         self._seen = time.monotonic()
         self._starved = 0.0
 
-    def __iter__(self) -> Iterator[Decoded | PhotoFailure]:
+    def __iter__(self) -> Iterator[WorkItem]:
         while True:
             start = time.perf_counter()
-            ticket = self._next()
-            self._flow.waiting += time.perf_counter() - start
-            if ticket is None:
+            item = self._next()
+            self._statistics.waiting += time.perf_counter() - start
+            if item is None:
                 return
-            self._flow.replaced_workers = self._lanes.replaced
-            yield self._outcome(ticket)
+            if isinstance(item.result, BaseException):
+                raise item.result
+            self._statistics.replaced_workers = self._decoders.replaced
+            self._statistics.seconds += item.seconds
+            yield item
 
     def close(self) -> None:
         """End threads and processes."""
         if self._readers is not None:
             self._readers.close()
-        self._lanes.close()
+        self._decoders.close()
 
-    def _next(self) -> Ticket | None:
-        """Return the ticket of the photo that is next; None after the last."""
+    def _next(self) -> WorkItem | None:
+        """Return the photo that is next; None after the last."""
         while True:
             self._take_in()
-            ticket = self._line.leave()
-            if ticket is not None or not len(self._line):
-                return ticket
+            item = self._buffer.leave()
+            if item is not None or not len(self._buffer):
+                return item
             self._wait()
 
     def _take_in(self) -> None:
         """Send photos on their way: one, and more until there is no room or one is ready to leave."""
         self._collect()
-        while self._photos is not None and len(self._line) < self._room:
+        while self._photos is not None and len(self._buffer) < self._room:
             source = next(self._photos, None)
             if source is None:
                 self._photos = None
                 return
             self._submit(source)
             self._collect()
-            if self._line.ready():
+            if self._buffer.ready():
                 return
 
     def _submit(self, source: PhotoSource) -> None:
-        ticket = Ticket(source=source, data=source.data)
-        self._line.add(ticket)
+        # The state of a file is taken by what reads it.
+        item = WorkItem(source=source, file=None if source.path is not None else source.state())
+        self._buffer.add(item)
         if source.reader is None:
-            self._lanes.submit(ticket)
+            self._decoders.submit(item)
             return
         if self._readers is None:
-            settings = self._settings
-            self._readers = ReadPool(settings.read_threads, settings.decoding.timeout, self._read)
-            self._room += settings.read_threads
-        self._readers.submit(ticket)
+            threads = self._config.read_threads
+            self._readers = ReadPool(threads, self._decoding.timeout, self._pass_on)
+            self._room += threads
+        self._readers.submit(item)
 
-    def _read(self, ticket: Ticket) -> None:
+    def _pass_on(self, item: WorkItem) -> None:
         """Send a photo on that has been read, or could not be; called from any thread."""
-        (self._lanes.submit if ticket.result is None else self._done.put)(ticket)
+        (self._decoders.submit if item.result is None else self._done.put)(item)
 
     def _collect(self, seconds: float = 0) -> None:
         """Note which photos are done, waiting at most so long for the first; and how time passes."""
         with suppress(Empty):
-            self._line.mark_done(self._done.get(timeout=seconds) if seconds else self._done.get_nowait())
+            self._buffer.mark_done(self._done.get(timeout=seconds) if seconds else self._done.get_nowait())
             while True:
-                self._line.mark_done(self._done.get_nowait())
+                self._buffer.mark_done(self._done.get_nowait())
         now = time.monotonic()
         if self._readers is not None:
-            self._readers.advance(min(now - self._seen, _LONGEST_TICK))
+            self._readers.advance(min(now - self._seen, _MAX_TICK))
         self._seen = now
 
     def _wait(self) -> None:
-        """Wait for a photo; let the first of the line be overtaken if it keeps others waiting."""
+        """Wait for a photo; let the first one be overtaken if it keeps others waiting."""
         start = time.monotonic()
         self._collect(_TICK)
-        waited = min(time.monotonic() - start, _LONGEST_TICK)
-        if self._line.ready():
+        waited = min(time.monotonic() - start, _MAX_TICK)
+        if self._buffer.ready():
             self._starved = 0.0
             return
         self._starved += waited
-        if self._line.wait(waited) or self._starved >= STARVED_AFTER:
+        if self._buffer.wait(waited) or self._starved >= STARVED_AFTER:
             self._starved = 0.0
-            if self._settings.decoding.memory is None:  # else the workers have divided it among them
-                self._lanes.reinforce()
+            if self._decoding.memory is None:  # else the workers have divided it among them
+                self._decoders.reinforce()
 
-    def _decoder(self) -> Decoder:
-        settings = self._settings
-        return ProcessDecoder(settings.decoding) if settings.isolated else ThreadDecoder(settings.decoding)
-
-    def _outcome(self, ticket: Ticket) -> Decoded | PhotoFailure:
-        result = ticket.result
-        if isinstance(result, BaseException):
-            raise result
-        if result is None:
-            raise RuntimeError(f"photo {ticket.source.name!r} left the line without a result")
-        self._flow.read += ticket.read
-        if isinstance(result, PhotoFailure) and result.stage == "read":
-            return result
-        self._flow.decode += result.seconds
-        if isinstance(result, PhotoFailure):
-            return replace(result, seconds=result.seconds + ticket.read)
-        return checked(replace(result, read=ticket.read), self._settings.shapes)
-
-
-def checked(decoded: Decoded, shapes: ShapeRange) -> Decoded | PhotoFailure:
-    """Return a photo that the network takes as it is; any other becomes a ``PhotoFailure``."""
-    try:
-        shapes.check((1, *decoded.photo.pixels.shape))
-    except ConfigError as error:
-        seconds = decoded.read + decoded.seconds
-        return PhotoFailure(
-            name=decoded.source.name, reason=str(error), stage="decode", file=decoded.file, seconds=seconds
-        )
-    return decoded
+    def _make_decoder(self) -> Decoder:
+        return (ProcessDecoder if self._config.isolated else ThreadDecoder)(self._decoding)

@@ -1,67 +1,51 @@
-"""Threads that read and threads that decode photos, ahead of the network."""
+"""Threads that read and threads that decode photos ahead of the network, and the order in which photos leave them."""
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
 
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.runtime.decoder import Decoded, Decoder
-from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+from ctxdeploy.core.types import StageSeconds
+from ctxdeploy.runtime.photo import PhotoSource, WorkItem
+from ctxdeploy.runtime.worker_process import Decoder
 
-THREAD_PREFIX = "ctxdeploy-decode"
-_END_SECONDS = 5.0
-
-
-@dataclass(kw_only=True, eq=False, slots=True)
-class Ticket:
-    """A photo on its way.
-
-    Attributes:
-        source: the photo.
-        data: its bytes, if it is no file and has been read.
-        read: seconds that reading them took.
-        result: what became of it; an exception ends the run. None while it is on its way.
-    """
-
-    source: PhotoSource
-    data: bytes | None = None
-    read: float = 0.0
-    result: Decoded | PhotoFailure | BaseException | None = None
+DECODER_PREFIX = "ctxdeploy-decode"
+READER_PREFIX = "ctxdeploy-read"
+_JOIN_SECONDS = 5.0
 
 
 class DecodePool:
-    """Daemon threads: one that hangs in a photo keeps no process from ending.
+    """Threads that decode; ``concurrent.futures`` has none that a process may leave behind when one hangs in a photo.
 
     Args:
         make: returns a decoder.
-        most: lanes; they start when there are photos for them.
-        deliver: is given each ticket with its result, from the lane's thread.
+        max_threads: they start when there are photos for them.
+        deliver: is given each photo with its result, from the thread that decoded it.
     """
 
-    def __init__(self, make: Callable[[], Decoder], most: int, deliver: Callable[[Ticket], None]) -> None:
-        self._make, self._most, self._deliver = make, most, deliver
-        self._tasks: SimpleQueue[Ticket | None] = SimpleQueue()
+    def __init__(self, make: Callable[[], Decoder], max_threads: int, deliver: Callable[[WorkItem], None]) -> None:
+        self._make, self._max_threads, self._deliver = make, max_threads, deliver
+        self._tasks: SimpleQueue[WorkItem | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._submitted = 0
         self._closed = False
         self._threads: list[threading.Thread] = []
         self._decoders: list[Decoder] = []
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, item: WorkItem) -> None:
         """Decode a photo when its turn comes. May be called from any thread."""
         with self._lock:
             self._submitted += 1
-            wanted = not self._closed and len(self._threads) < min(self._most, self._submitted)
-            if wanted:
+            if not self._closed and len(self._threads) < min(self._max_threads, self._submitted):
                 self._start()
-        self._tasks.put(ticket)
+        self._tasks.put(item)
 
     def reinforce(self) -> None:
-        """Start one lane more, for one that is held up; at most as many again as there were to be."""
+        """Start one more thread, for one that is held up; at most as many again as there were to be."""
         with self._lock:
-            if not self._closed and len(self._threads) < 2 * self._most:
+            if not self._closed and len(self._threads) < 2 * self._max_threads:
                 self._start()
 
     @property
@@ -70,7 +54,7 @@ class DecodePool:
         return sum(decoder.replaced for decoder in self._decoders)
 
     def close(self) -> None:
-        """End all lanes; what they decode is dropped."""
+        """End all threads; what they decode is dropped."""
         with self._lock:
             self._closed = True
         for _ in self._threads:
@@ -78,13 +62,13 @@ class DecodePool:
         for decoder in self._decoders:
             decoder.close()
         for thread in self._threads:
-            # The garbage collector may close an abandoned stream from any thread, so also from a lane.
+            # The garbage collector may close an abandoned stream from any thread, so also from one of these.
             if thread is not threading.current_thread():
-                thread.join(_END_SECONDS)
+                thread.join(_JOIN_SECONDS)
 
     def _start(self) -> None:
         decoder = self._make()
-        name = f"{THREAD_PREFIX}-{len(self._threads)}"
+        name = f"{DECODER_PREFIX}-{len(self._threads)}"
         thread = threading.Thread(target=self._run, args=(decoder,), name=name, daemon=True)
         self._decoders.append(decoder)
         self._threads.append(thread)
@@ -92,57 +76,55 @@ class DecodePool:
 
     def _run(self, decoder: Decoder) -> None:
         try:
-            while not self._closed and (ticket := self._tasks.get()) is not None and not self._closed:
+            while not self._closed and (item := self._tasks.get()) is not None and not self._closed:
                 try:
-                    ticket.result = decoder.decode(ticket.source, ticket.data)
+                    decoder.decode(item)
                 except BaseException as error:
-                    ticket.result = error
-                ticket.data = None
-                self._deliver(ticket)
+                    item.result = error
+                item.content = None
+                self._deliver(item)
         finally:
             decoder.release()
 
 
-READER_PREFIX = "ctxdeploy-read"
-
-
 class ReadPool:
-    """Daemon threads. One that takes too long is given up and another started: a thread cannot be ended.
+    """Threads that read photos which are not files. One that takes too long is given up and another started: a thread
+    cannot be ended.
 
     Args:
-        most: threads that read at the same time.
+        max_threads: that read at the same time.
         timeout: seconds for a photo.
-        deliver: is given each ticket with its data or its failure, from any thread.
+        deliver: is given each photo with its bytes or its failure, from any thread.
     """
 
-    def __init__(self, most: int, timeout: float, deliver: Callable[[Ticket], None]) -> None:
-        self._most, self._timeout, self._deliver = most, timeout, deliver
-        self._tasks: SimpleQueue[Ticket | None] = SimpleQueue()
+    def __init__(self, max_threads: int, timeout: float, deliver: Callable[[WorkItem], None]) -> None:
+        self._max_threads, self._timeout, self._deliver = max_threads, timeout, deliver
+        self._tasks: SimpleQueue[WorkItem | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._since: dict[Ticket, float] = {}
+        self._since: dict[WorkItem, float] = {}
         self._clock = 0.0
         self._threads = 0
         self._closed = False
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, item: WorkItem) -> None:
         """Read a photo when its turn comes."""
-        if self._threads < self._most:
+        if self._threads < self._max_threads:
             self._start()
-        self._tasks.put(ticket)
+        self._tasks.put(item)
 
     def advance(self, seconds: float) -> None:
         """Let time pass; give up the photos that took too much of it."""
         with self._lock:
             self._clock += seconds
-            late = [ticket for ticket, since in self._since.items() if self._clock - since >= self._timeout]
-            for ticket in late:
-                del self._since[ticket]
-        for ticket in late:
+            late = [item for item, since in self._since.items() if self._clock - since >= self._timeout]
+            for item in late:
+                del self._since[item]
+        for item in late:
             self._threads -= 1
             self._start()
-            ticket.read = self._timeout
-            ticket.result = _failure(ticket, f"no data within {self._timeout:g} s")
-            self._deliver(ticket)
+            item.seconds = StageSeconds(read=self._timeout)
+            item.fail(f"no data within {self._timeout:g} s", "read")
+            self._deliver(item)
 
     def close(self) -> None:
         """End the threads, each when the photo that it reads has come or failed; none is waited for."""
@@ -155,50 +137,93 @@ class ReadPool:
         threading.Thread(target=self._run, name=READER_PREFIX, daemon=True).start()
 
     def _run(self) -> None:
-        while not self._closed and (ticket := self._tasks.get()) is not None and not self._closed:
+        while not self._closed and (item := self._tasks.get()) is not None and not self._closed:
             with self._lock:
-                self._since[ticket] = self._clock
+                self._since[item] = self._clock
             start = time.perf_counter()
-            data = _read(ticket.source)
-            with self._lock:
-                if self._since.pop(ticket, None) is None:
-                    return  # given up; another thread is in this one's place
-            ticket.read = time.perf_counter() - start
+            content, error = None, None
             try:
-                if isinstance(data, bytes):
-                    ticket.data = data
-                else:
-                    ticket.result = data if isinstance(data, BaseException) else _failure(ticket, data)
-            except BaseException as error:
-                ticket.result = error
-            self._deliver(ticket)
+                content = read_now(item.source)
+            except BaseException as caught:
+                error = caught
+            with self._lock:
+                if self._since.pop(item, None) is None:
+                    return  # given up; another thread is in this one's place
+            item.seconds = StageSeconds(read=time.perf_counter() - start)
+            item.content = content
+            if isinstance(error, PhotoError):
+                item.fail(str(error), "read")
+            else:
+                item.result = error
+            self._deliver(item)
 
 
 def read_now(source: PhotoSource) -> bytes | None:
-    """Return the bytes of a photo that is no file, None for a file; ``PhotoError`` with the bare reason."""
+    """Return the bytes of a photo that is not a file, None for a file; ``PhotoError`` with the bare reason."""
     if source.reader is None:
         return source.data
-    data = _read(source)
-    if isinstance(data, BaseException):
-        raise data
-    if isinstance(data, str):
-        raise PhotoError(data)
+    try:
+        data = source.reader.read()
+    except PhotoError:
+        raise
+    except Exception as error:  # file systems of others raise anything
+        raise PhotoError(f"it cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
+    if not isinstance(data, bytes):
+        raise PhotoError(f"it cannot be read (its reader returned {type(data).__name__})")
     return data
 
 
-def _read(source: PhotoSource) -> bytes | str | BaseException:
-    """Return the bytes, or the reason why there are none."""
-    try:
-        data = source.reader.read() if source.reader is not None else source.data
-    except PhotoError as error:
-        return str(error)
-    except Exception as error:  # file systems of others raise anything
-        return f"it cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
-    except BaseException as error:
-        return error
-    return data if isinstance(data, bytes) else f"it cannot be read (its reader returned {type(data).__name__})"
+class ReorderBuffer:
+    """Photos in their own order, but none waits long for another: one that keeps others waiting is overtaken, and then
+    leaves when it can.
 
+    Args:
+        max_wait: seconds that one may keep others waiting.
+    """
 
-def _failure(ticket: Ticket, reason: str) -> PhotoFailure:
-    source = ticket.source
-    return PhotoFailure(name=source.name, reason=reason, stage="read", file=source.state(), seconds=ticket.read)
+    def __init__(self, max_wait: float) -> None:
+        self._max_wait = max_wait
+        self._waited = 0.0
+        self._queue: deque[WorkItem] = deque()
+        self._overtaken: list[WorkItem] = []
+        self._done: set[WorkItem] = set()
+
+    def __len__(self) -> int:
+        """Return the number of photos that have not left."""
+        return len(self._queue) + len(self._overtaken)
+
+    def add(self, item: WorkItem) -> None:
+        """Take a photo in behind all others."""
+        self._queue.append(item)
+
+    def mark_done(self, item: WorkItem) -> None:
+        """Note that a photo may leave."""
+        self._done.add(item)
+
+    def ready(self) -> bool:
+        """Say whether ``leave`` would return one."""
+        return bool(self._queue and self._queue[0] in self._done) or any(item in self._done for item in self._overtaken)
+
+    def leave(self) -> WorkItem | None:
+        """Return the next photo that may leave, None if there is none yet."""
+        for item in self._overtaken:
+            if item in self._done:
+                self._overtaken.remove(item)
+                self._done.remove(item)
+                return item
+        if self._queue and self._queue[0] in self._done:
+            self._waited = 0.0
+            self._done.remove(self._queue[0])
+            return self._queue.popleft()
+        return None
+
+    def wait(self, seconds: float) -> bool:
+        """Count seconds in which none could leave; return whether the first one has now been overtaken."""
+        if not self._done:
+            return False
+        self._waited += seconds
+        if self._waited < self._max_wait:
+            return False
+        self._waited = 0.0
+        self._overtaken.append(self._queue.popleft())
+        return True

@@ -1,6 +1,10 @@
-"""Decoding in a process of its own, which can be killed, and may die.
+"""Decoders: in the thread that asks, or in a process of its own, which can be killed and may die.
 
-A plain child of ``subprocess``: nothing of the caller's ``__main__`` is imported, nothing is forked beside threads.
+``concurrent.futures`` and ``multiprocessing.Pool`` are not used, because a process that dies breaks the one and hangs
+the other, and neither can end a single photo that takes too long. A worker is a plain child of ``subprocess``: nothing
+of the caller's ``__main__`` is imported, a process of many gigabytes is not forked beside its threads, a worker that
+hangs or dies is replaced and costs one photo at most, and Linux kills it together with its parent. Only bytes and JSON
+go over the connection, nothing is pickled.
 """
 
 import os
@@ -10,19 +14,21 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 
 from ctxdeploy.core.errors import BackendError
-from ctxdeploy.core.types import FileState
+from ctxdeploy.core.types import FileState, StageSeconds
 from ctxdeploy.runtime.decode.decode import Pixels
-from ctxdeploy.runtime.decoder import Decoded, DecodeSettings, Undecoded
-from ctxdeploy.runtime.framing import Channel, Deadline, DeadlineError
-from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+from ctxdeploy.runtime.photo import WorkItem
+from ctxdeploy.runtime.worker import DecodeSettings, decode_item, receive, receive_into, send
 
 ATTEMPTS = 2
 START_SECONDS = 60.0
@@ -30,7 +36,46 @@ _REAP_SECONDS = 2.0
 _STAGES = ("read", "memory", "decode")
 _STDERR_BYTES = 4096
 # numpy starts a thread per core in its BLAS, which decoding never calls.
-_SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Decoder(Protocol):
+    """What a thread of the ``DecodePool`` decodes with.
+
+    Attributes:
+        replaced: processes that died or hung.
+    """
+
+    replaced: int
+
+    def decode(self, item: WorkItem) -> None:
+        """Set the pixels or the failure of a photo; ``BackendError`` if no photo can be decoded."""
+
+    def close(self) -> None:
+        """End what is under way. May be called from any thread."""
+
+    def release(self) -> None:
+        """Give back what is held. Called at last, from the thread that decodes."""
+
+
+class ThreadDecoder:
+    """Decodes in the thread that asks: a photo that hangs holds that thread for ever."""
+
+    replaced = 0
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def decode(self, item: WorkItem) -> None:
+        """As ``Decoder.decode``."""
+        item.file = item.source.state()
+        decode_item(item, self._settings)
+
+    def close(self) -> None:
+        """Nothing can end what is under way."""
+
+    def release(self) -> None:
+        """Nothing is held."""
 
 
 class ProcessDecoder:
@@ -43,35 +88,17 @@ class ProcessDecoder:
         self._child: _Child | None = None
         self.replaced = 0
 
-    def decode(self, source: PhotoSource, data: bytes | None) -> Decoded | PhotoFailure:
+    def decode(self, item: WorkItem) -> None:
         """As ``Decoder.decode``; a photo whose worker dies has a second try. Starting workers does not count."""
-        file = None if source.path is not None else source.state()
-        seconds, failed = 0.0, Undecoded(reason="")
-        for _ in range(ATTEMPTS):
-            child = None
-            answer: Pixels | Undecoded | None = None  # it died, or answered nonsense
-            start = time.perf_counter()
-            try:
-                child = self._running()
-                start = time.perf_counter()
-                answer = child.ask(source, data, self._settings)
-            except DeadlineError:
-                stage = self._bury().stage
-                answer = Undecoded(reason=f"no result within {self._settings.timeout:g} s", stage=stage)
-            except (EOFError, OSError):
-                failed = self._bury(gone=True)
-                failed = Undecoded(reason=f"{failed.reason} twice", stage=failed.stage)
-            except ValueError as error:
-                stage = self._bury().stage
-                failed = Undecoded(reason=f"the decoder answered nonsense twice ({error})", stage=stage)
-            seconds += time.perf_counter() - start
-            file = (child.file if child else None) or file
+        for attempt in range(1, ATTEMPTS + 1):
+            answer, is_final = self._try(item)
             if isinstance(answer, Pixels):
-                return Decoded(source=source, photo=answer, seconds=seconds, file=file)
-            if answer is not None:
-                failed = answer
-                break
-        return PhotoFailure(name=source.name, reason=failed.reason, stage=failed.stage, file=file, seconds=seconds)
+                item.result = answer
+                return
+            if is_final or attempt == ATTEMPTS:
+                reason, stage = answer
+                item.fail(reason if is_final else f"{reason} twice", stage)
+                return
 
     def close(self) -> None:
         """End the process; what it decodes fails."""
@@ -88,6 +115,29 @@ class ProcessDecoder:
         if child is not None:
             child.bury()
 
+    def _try(self, item: WorkItem) -> "tuple[Pixels | tuple[str, str], bool]":
+        """Return the pixels, or reason and stage of the failure; and whether that is final."""
+        seconds = self._settings.timeout
+        start = time.perf_counter()
+        child, limit = None, None
+        try:
+            child = self._running()
+            start = time.perf_counter()
+            with _TimeLimit(seconds, child.kill) as limit:
+                answer = child.ask(item, self._settings)
+            if limit.is_over:
+                self._replace()
+            return answer, True
+        except (EOFError, OSError, ValueError, RecursionError) as error:
+            is_late = limit is not None and limit.is_over
+            is_nonsense = isinstance(error, ValueError | RecursionError)
+            cause, stage = self._replace(is_gone=not is_late and not is_nonsense)
+            if is_late:
+                return (f"no result within {seconds:g} s", stage), True
+            return ("the decoder answered nonsense" if is_nonsense else cause, stage), False
+        finally:
+            item.seconds += StageSeconds(decode=time.perf_counter() - start)
+
     def _running(self) -> "_Child":
         child = self._child
         if child is None:
@@ -98,108 +148,144 @@ class ProcessDecoder:
             child.prepare(self._settings)
         return child
 
-    def _bury(self, *, gone: bool = False) -> Undecoded:
-        """End the process, unless it is ending by itself, and return what it died of, in which stage."""
+    def _replace(self, *, is_gone: bool = False) -> tuple[str, str]:
+        """End the process, unless it is ending by itself; return what it died of, and in which stage of the photo."""
         child, self._child = self._child, None
         if child is None:
-            return Undecoded(reason="the decoder was ended", stage="read")
+            return "the decoder was ended", "read"
         self.replaced += 1
         stage = child.stage
-        ended = gone and child.has_ended()
-        if not ended:
+        has_ended = is_gone and child.has_ended()
+        if not has_ended:
             child.kill()
-        reason, lacked_memory = child.bury()
-        return Undecoded(reason=reason, stage="memory" if ended and lacked_memory else stage)
+        cause, lacked_memory = child.bury()
+        return cause, "memory" if has_ended and lacked_memory else stage
+
+
+class _TimeLimit:
+    """Calls ``end`` from a thread of its own when what is done within takes too long.
+
+    Waiting goes in slices of which no more than two count at once: time in which all processes were stopped (Ctrl-Z, a
+    laptop that sleeps) does not pass. The thread costs 0.1 ms.
+
+    Attributes:
+        is_over: ``end`` was called.
+    """
+
+    SLICE = 1.0
+
+    def __init__(self, seconds: float, end: Callable[[], None]) -> None:
+        self._left, self._end = seconds, end
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ctxdeploy-time-limit", daemon=True)
+        self.is_over = False
+
+    def __enter__(self) -> "_TimeLimit":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def spend(self, seconds: float) -> None:
+        """Count seconds that have passed, as far as they count."""
+        self._left -= min(seconds, 2 * self.SLICE)
+
+    def _watch(self) -> None:
+        while self._left > 0:
+            start = time.monotonic()
+            if self._done.wait(min(self._left, self.SLICE)):
+                return
+            self.spend(time.monotonic() - start)
+        self.is_over = True
+        self._end()
 
 
 class _Child:
     """A running worker.
 
     Attributes:
-        file: state of the file that was asked for last.
         stage: of the photo that was asked for last: ``read`` or ``decode``.
     """
 
     def __init__(self) -> None:
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:  # too many open files: the photo is not to blame
-            raise BackendError(_no_start(str(error))) from error
-        try:
-            self._errors, errors = os.pipe()
-        except OSError as error:
-            ours.close()
-            theirs.close()
-            raise BackendError(_no_start(str(error))) from error
-        self._channel = Channel(ours)
-        # Nobody waits for what libraries print: when the pipe is full, it is lost and the worker goes on.
-        os.set_blocking(errors, False)
-        os.set_blocking(self._errors, False)
-        self.file: FileState | None = None
         self.stage = "read"
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ctxdeploy.runtime.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, **_SINGLE, "PYTHONPATH": _module_path()},
-            )
-        except (OSError, ValueError) as error:
-            os.close(self._errors)
-            ours.close()
-            raise BackendError(_no_start(str(error))) from error
-        finally:
-            os.close(errors)
-            theirs.close()
+        self._held = ExitStack()
+        with ExitStack() as passed:
+            try:
+                self._connection, theirs = Pipe()
+                self._held.enter_context(self._connection)
+                passed.enter_context(theirs)
+                # A second descriptor, by which any thread can end what another one sends or receives.
+                self._socket = socket.socket(fileno=os.dup(self._connection.fileno()))
+                self._held.enter_context(self._socket)
+                self._errors, errors = os.pipe()
+                self._held.callback(os.close, self._errors)
+                passed.callback(os.close, errors)
+                # Nobody waits for what libraries print: when the pipe is full, it is lost and the worker goes on.
+                os.set_blocking(errors, False)
+                os.set_blocking(self._errors, False)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "ctxdeploy.runtime.worker", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, **_ONE_THREAD, "PYTHONPATH": _module_path()},
+                )
+            except (OSError, ValueError) as error:  # too many open files, say: the photo is not to blame
+                self._held.close()
+                raise BackendError(_cannot_start(str(error))) from error
 
     def prepare(self, settings: DecodeSettings) -> None:
         """Send the settings and wait until the worker has taken them; ``BackendError`` if it cannot start."""
-        patience = Deadline(START_SECONDS)
         message = {
             "parent": os.getpid(),
             "preprocessing": settings.preprocessing.metadata(),
             "limits": asdict(settings.limits),
             "memory": settings.memory,
         }
+        limit = _TimeLimit(START_SECONDS, self.kill)
         try:
-            self._channel.send(message, patience=patience)
-            self._channel.receive(patience)
+            with limit:
+                send(self._connection, message)
+                receive(self._connection)
         except (EOFError, OSError, ValueError) as error:
+            if limit.is_over:
+                raise BackendError(_cannot_start(f"it is not ready after {START_SECONDS:g} s")) from error
             if self._wait() > 0:
-                raise BackendError(_no_start(self._last_words())) from error
+                raise BackendError(_cannot_start(self._last_words())) from error
             raise  # killed from outside, like any other worker
-        except DeadlineError as error:
-            raise BackendError(_no_start(f"it is not ready after {START_SECONDS:g} s")) from error
 
-    def ask(self, source: PhotoSource, data: bytes | None, settings: DecodeSettings) -> Pixels | Undecoded:
-        """Return a photo, or the reason why there is none.
+    def ask(self, item: WorkItem, settings: DecodeSettings) -> Pixels | tuple[str, str]:
+        """Return the pixels of a photo, or reason and stage of its failure; set the state of its file.
 
         Raises:
-            DeadlineError: no answer in time.
-            EOFError, OSError, ValueError: the process died, or answers nonsense.
+            EOFError, OSError: the process died.
+            ValueError: it answers nonsense.
         """
-        self.file, self.stage = None, "read" if source.path is not None else "decode"
-        patience = Deadline(settings.timeout)
-        box = source.box
+        source, connection = item.source, self._connection
+        self.stage = "read" if source.path is not None else "decode"
         try:
-            payload = data or b"" if source.path is None else os.fsencode(source.path.absolute())
+            payload = os.fsencode(source.path.absolute()) if source.path is not None else item.content or source.data
         except (OSError, ValueError) as error:  # the current folder is gone, or no file can have this name
-            return Undecoded(reason=f"it cannot be read ({error})", stage="read")
-        header = {"is_path": source.path is not None, "box": asdict(box) if box else None}
-        self._channel.send(header, payload, patience)
-        self.file = _file(self._channel.receive(patience))
-        answer = self._channel.receive(patience)
+            return f"it cannot be read ({error})", "read"
+        is_path, box = source.path is not None, asdict(source.box) if source.box else None
+        send(connection, {"is_path": is_path, "box": box}, payload or b"")
+        item.file = _file(receive(connection)) or item.file
+        answer = receive(connection)
         if answer.get("is_read") is True:
             self.stage = "decode"
-            answer = self._channel.receive(patience)
+            answer = receive(connection)
         self._drain()
         if isinstance(answer.get("reason"), str) and answer["bytes"] == 0:
             stage = answer.get("stage")
-            return Undecoded(reason=answer["reason"], stage=stage if stage in _STAGES else "decode")
+            return answer["reason"], stage if stage in _STAGES else "decode"
         pixels = np.empty(_shape(answer, settings.preprocessing.image_size), np.uint8)
-        self._channel.receive_into(pixels.reshape(-1).data, patience)
+        receive_into(connection, pixels.reshape(-1).data)
         width, height = _integers(answer, "original_size", 2)
         left, upper, right, lower = _integers(answer, "region", 4)
         return Pixels(pixels=pixels, original_size=(width, height), region=(left, upper, right, lower))
@@ -211,16 +297,16 @@ class _Child:
         return self._process.returncode is not None
 
     def kill(self) -> None:
-        """End the process, and what waits for its answer."""
+        """End the process, and what waits for its answer. May be called from any thread."""
         self._process.kill()
-        self._channel.interrupt()
+        with suppress(OSError):  # the other end is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def bury(self) -> tuple[str, bool]:
         """Wait for the end of the process; return what it died of, and whether it may have lacked memory."""
         status = self._wait()
         said = self._last_words()
-        self._channel.close()
-        os.close(self._errors)
+        self._held.close()
         if status >= 0:
             return f"the decoder ended with exit code {status} ({said})", said.startswith("MemoryError")
         name = signal.Signals(-status).name if -status in set(signal.Signals) else "unknown"
@@ -242,10 +328,10 @@ class _Child:
 
     def _last_words(self) -> str:
         lines = self._drain().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else "it printed nothing"
 
 
-def _no_start(reason: str) -> str:
+def _cannot_start(reason: str) -> str:
     return (
         f"no decoding process can be started with {sys.executable or 'no interpreter'} ({reason}): mend that, or "
         "decode in threads (isolated=False)"
@@ -264,9 +350,10 @@ def _file(answer: dict[str, Any]) -> FileState | None:
     return FileState(size=size, mtime_ns=mtime_ns)
 
 
-def _shape(answer: dict[str, Any], most: int) -> tuple[int, int, int]:
+def _shape(answer: dict[str, Any], max_side: int) -> tuple[int, int, int]:
     height, width, channels = _integers(answer, "shape", 3)
-    if not (1 <= height <= most and 1 <= width <= most and channels == 3) or answer["bytes"] != height * width * 3:
+    is_image = 1 <= height <= max_side and 1 <= width <= max_side and channels == 3
+    if not is_image or answer["bytes"] != height * width * 3:
         raise ValueError(f"pixels of {height}×{width}×{channels}")
     return height, width, channels
 

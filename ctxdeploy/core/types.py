@@ -164,12 +164,28 @@ class FileState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageSeconds:
-    """Seconds spent on one photo: reading it (0 where reading is part of decoding), decoding and scaling, network (its
-    share of the batch)."""
+    """Seconds of the stages that photos go through, of one photo or added up over many.
+
+    Attributes:
+        read: reading photos that are not files (members of a tar file, photos of a server). A file is read while it is
+            decoded; only where reading it failed its seconds are here.
+        decode: decoding and scaling.
+        network: the network; of one photo its share of the batch.
+    """
 
     read: float = 0.0
     decode: float = 0.0
     network: float = 0.0
+
+    def __add__(self, other: "StageSeconds") -> "StageSeconds":
+        return StageSeconds(
+            read=self.read + other.read, decode=self.decode + other.decode, network=self.network + other.network
+        )
+
+    @property
+    def total(self) -> float:
+        """Sum of all stages."""
+        return self.read + self.decode + self.network
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -175,7 +175,7 @@ class CodebookTrainer:
                     self._failure_limit.check(reasons, tried)
                 else:
                     self._cache.put(result)
-                self.times.take(self._extractor.flow, _NOTHING)
+                self.times.take(self._extractor.statistics, _NOTHING)
                 bar.limited_by(self.times.limit)
                 bar.advance(failed=int(is_failure))
 

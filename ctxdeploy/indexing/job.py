@@ -205,7 +205,7 @@ class IndexingJob:
                 start = time.perf_counter()
                 writer.put(result)
                 stages.blocked += time.perf_counter() - start
-                stages.take(self._extractor.flow, before)
+                stages.take(self._extractor.statistics, before)
                 bar.limited_by(stages.limit)
                 bar.advance(failed=int(isinstance(result, PhotoFailure)))
 

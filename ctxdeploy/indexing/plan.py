@@ -183,8 +183,8 @@ def estimate(
     if not counts:
         return None
     # Of what ran, not of the time between results, which come together from a batch. The stages run beside each other.
-    flow, given = extractor.flow, extractor.config
-    seconds = max(flow.network, flow.decode / given.workers, flow.read / given.read_threads) / len(sample)
+    spent, given = extractor.statistics.seconds, extractor.config
+    seconds = max(spent.network, spent.decode / given.workers, spent.read / given.read_threads) / len(sample)
     descriptors = sum(counts) / len(counts)
     posting = (
         extractor.bundle.extraction.dim / 8 + _NUMBER_BYTES + (_GEOMETRY_BYTES if _geometry(archive, config) else 0)

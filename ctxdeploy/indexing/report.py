@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ctxdeploy.core.cpu import available_processors
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime.network import Flow
+    from ctxdeploy.runtime import ExtractionStatistics
 
 
 @dataclass(kw_only=True)
@@ -31,10 +31,11 @@ class StageTimes:
     blocked: float = 0.0
     clustering: float = 0.0
 
-    def take(self, flow: "Flow", before: "StageTimes") -> None:
+    def take(self, statistics: "ExtractionStatistics", before: "StageTimes") -> None:
         """Set the stages of extraction: those of an extraction that goes on, and of what was extracted before it."""
-        self.read, self.decode = before.read + flow.read, before.decode + flow.decode
-        self.waiting, self.network = before.waiting + flow.waiting, before.network + flow.network
+        seconds = statistics.seconds
+        self.read, self.decode = before.read + seconds.read, before.decode + seconds.decode
+        self.waiting, self.network = before.waiting + statistics.waiting, before.network + seconds.network
 
     @property
     def limit(self) -> str:

@@ -20,9 +20,9 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import index_photos
 from ctxdeploy.indexing.plan import estimate
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoFailure
-from ctxdeploy.runtime.backends.base import GraphOutputs
-from ctxdeploy.runtime.decoder import Decoded
+from ctxdeploy.runtime.backends import GraphOutputs
 from ctxdeploy.runtime.network import Network
+from ctxdeploy.runtime.photo import WorkItem
 from ctxdeploy.runtime.sources import list_photos
 
 
@@ -249,7 +249,7 @@ def test_an_estimate_of_batches_is_that_of_all_their_photos(
 ) -> None:
     original = Network._outputs
 
-    def slow(self: Network, part: list[Decoded]) -> GraphOutputs | str:
+    def slow(self: Network, part: list[WorkItem]) -> GraphOutputs | str:
         time.sleep(0.05 * len(part))
         return original(self, part)
 

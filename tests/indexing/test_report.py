@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from ctxdeploy.core.types import StageSeconds
 from ctxdeploy.indexing.report import StageTimes
-from ctxdeploy.runtime.network import Flow
+from ctxdeploy.runtime import ExtractionStatistics
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,8 @@ def test_the_longest_wait_names_the_stage(times: dict[str, float], limit: str, s
 
 def test_seconds_of_the_extraction_are_taken_over() -> None:
     stages = StageTimes(assign=3.0)
-    stages.take(Flow(read=1.0, decode=2.0, waiting=4.0, network=5.0), StageTimes(network=0.5))
+    seconds = StageSeconds(read=1.0, decode=2.0, network=5.0)
+    stages.take(ExtractionStatistics(seconds=seconds, waiting=4.0), StageTimes(network=0.5))
     assert stages == StageTimes(read=1.0, decode=2.0, waiting=4.0, network=5.5, assign=3.0)
 
 

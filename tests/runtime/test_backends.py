@@ -237,11 +237,11 @@ def test_a_graph_that_returns_other_shapes_is_refused(make_bundle: MakeBundle, n
 def test_ctrl_c_ends_a_run_that_is_under_way(make_bundle: MakeBundle, name: str) -> None:
     backend = open_backend(make_bundle(blurs=40), BackendConfig(name=name))
     timer = threading.Timer(0.3, _thread.interrupt_main)
-    start = time.monotonic()
+    start = time.process_time()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        backend.run(images(1, 1024, 1024))  # would take more than 15 s
-    assert time.monotonic() - start < 5
+        backend.run(images(1, 1024, 1024))  # its 725 billion operations take more than 15 s of a processor
+    assert time.process_time() - start < 8
     small = images(1, 5, 6)
     assert backend.run(small).attention[0, 0] == 1, "the backend is still of use"
 

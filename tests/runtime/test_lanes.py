@@ -25,8 +25,8 @@ from ctxdeploy.runtime import (
     PhotoSource,
     pipeline,
 )
-from ctxdeploy.runtime.pools import Ticket
-from ctxdeploy.runtime.reorder_buffer import ReorderBuffer
+from ctxdeploy.runtime.photo import WorkItem
+from ctxdeploy.runtime.pools import READER_PREFIX, ReorderBuffer
 
 MakeBundle = Callable[..., Bundle]
 MODES = pytest.mark.parametrize("isolated", [True, False])
@@ -68,7 +68,7 @@ def names(threads: list[threading.Thread]) -> list[str]:
     return [thread.name for thread in threads if thread.name.startswith("ctxdeploy-")]
 
 
-def gone(seconds: float = 3) -> bool:
+def gone(seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while (names(threading.enumerate()) or mine()) and time.monotonic() < end:
         time.sleep(0.01)
@@ -78,12 +78,14 @@ def gone(seconds: float = 3) -> bool:
 class Reader:
     """Reads what it was given, when it is allowed to."""
 
-    def __init__(self, data: bytes | Exception, seconds: float = 0, gate: threading.Event | None = None) -> None:
+    def __init__(
+        self, data: bytes | Exception, seconds: float = 0, gate: threading.Event | threading.Barrier | None = None
+    ) -> None:
         self._data, self._seconds, self._gate = data, seconds, gate
 
     def read(self) -> bytes:
         if self._gate is not None:
-            self._gate.wait(30)
+            self._gate.wait(60)
         time.sleep(self._seconds)
         if isinstance(self._data, Exception):
             raise self._data
@@ -104,9 +106,9 @@ def test_results_come_in_the_order_of_the_photos(make_bundle: MakeBundle, isolat
     photos[3] = PhotoSource(name="3", data=b"none")
     photos[7] = PhotoSource(name="7", reader=Reader(jpeg(), seconds=0.3))
     assert [result.name for result in extractor.extract(photos)] == [str(number) for number in range(20)]
-    flow = extractor.flow
-    assert (flow.photos, flow.failed, flow.replaced_workers, flow.halved_batches) == (20, 1, 0, 0)
-    assert flow.read >= 0.3 and flow.decode > 0 < flow.network
+    found = extractor.statistics
+    assert (found.photos, found.failed, found.replaced_workers, found.halved_batches) == (20, 1, 0, 0)
+    assert found.seconds.read >= 0.3 and found.seconds.decode > 0 < found.seconds.network
     assert gone()
 
 
@@ -127,7 +129,7 @@ def test_processes_and_threads_give_the_same_bits(make_bundle: MakeBundle) -> No
 def test_no_more_workers_than_photos_and_none_for_none(make_bundle: MakeBundle) -> None:
     extractor = Extractor(make_bundle(), config=ExtractorConfig(workers=4))
     assert list(extractor.extract([])) == []
-    assert extractor.flow.photos == 0 and not mine()
+    assert extractor.statistics.photos == 0 and not mine()
     extractor.extract_one(jpeg())
     assert not mine()
     most = 0
@@ -165,37 +167,31 @@ def test_who_keeps_the_others_waiting_is_overtaken(
     photos = memory(20)
     photos[1] = PhotoSource(name="late", reader=Reader(jpeg(), gate=gate))
     extractor = Extractor(make_bundle(), config=ExtractorConfig(isolated=isolated))
-    start, found = time.monotonic(), []
+    found = []
     for result in extractor.extract(photos):
         found.append(result.name)
         if len(found) == 19:
             assert "late" not in found
-            assert time.monotonic() - start < 20
             gate.set()
     assert found == ["0", *map(str, range(2, 20)), "late"]
-    assert 0.9 < extractor.flow.waiting < 20
+    assert extractor.statistics.waiting > 0.9
     assert gone()
 
 
 def test_a_worker_that_hangs_holds_up_nobody(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = ExtractorConfig(workers=1, photo_timeout=4)
-    extractor = Extractor(make_bundle(), config=config)
+    extractor = Extractor(make_bundle(), config=ExtractorConfig(workers=1, photo_timeout=3600))
     stream = extractor.extract(memory(30))
     results = [next(stream)]
     (child,) = mine()
     os.kill(child, signal.SIGSTOP)
     monkeypatch.setattr(pipeline, "STARVED_AFTER", 0.2)
-    start = time.monotonic()
-    times = []
-    for result in stream:
-        results.append(result)
-        times.append(time.monotonic() - start)
-    failed = [result for result in results if isinstance(result, PhotoFailure)]
+    while len(results) < 29:  # the others go on
+        results.append(next(stream))
+    os.kill(child, signal.SIGKILL)
+    results += stream
     assert sorted(int(result.name) for result in results) == list(range(30))
-    assert [(failure.stage, failure.reason) for failure in failed] == [("decode", "no result within 4 s")]
-    assert failed[0].seconds >= 4
-    assert sum(seconds < failed[0].seconds for seconds in times) >= 28, "the others went on"
-    assert extractor.flow.replaced_workers == 1
+    assert all(isinstance(result, PhotoDescriptors) for result in results), "it had a second try"
+    assert extractor.statistics.replaced_workers == 1
     assert gone()
 
 
@@ -211,21 +207,20 @@ def test_a_worker_that_dies_costs_nothing(make_bundle: MakeBundle) -> None:
                 os.kill(worker, signal.SIGKILL)
     assert [result.name for result in results] == [str(number) for number in range(40)]
     assert all(isinstance(result, PhotoDescriptors) for result in results)
-    assert 2 <= extractor.flow.replaced_workers <= killed
+    assert 2 <= extractor.statistics.replaced_workers <= killed
 
 
 def test_slow_servers_are_asked_at_the_same_time(make_bundle: MakeBundle) -> None:
-    photos = [PhotoSource(name=str(n), reader=Reader(jpeg(seed=n), seconds=0.25)) for n in range(16)]
+    together = threading.Barrier(8, timeout=60)  # none returns until eight are asked
+    photos = [PhotoSource(name=str(n), reader=Reader(jpeg(seed=n), 0.05, together)) for n in range(16)]
     extractor = Extractor(make_bundle(), config=ExtractorConfig(workers=1, read_threads=8))
-    start = time.monotonic()
     results = list(extractor.extract(photos))
-    assert time.monotonic() - start < 0.6 * 16 * 0.25
     assert [result.name for result in results] == [photo.name for photo in photos]
     for result in results:
         assert isinstance(result, PhotoDescriptors)
-        assert result.seconds.read >= 0.25
+        assert result.seconds.read >= 0.05
         assert result.file == FileState(size=7, mtime_ns=9)
-    assert extractor.flow.read >= 4
+    assert extractor.statistics.seconds.read >= 16 * 0.05
     assert gone()
 
 
@@ -255,9 +250,7 @@ def test_a_reader_that_hangs_is_given_up(make_bundle: MakeBundle) -> None:
     photos = memory(6)
     photos[:4] = [PhotoSource(name=f"hangs {n}", reader=Reader(jpeg(), gate=gate)) for n in range(4)]
     config = ExtractorConfig(read_threads=2, photo_timeout=0.5)
-    start = time.monotonic()
     results = list(Extractor(make_bundle(), config=config).extract(photos))
-    assert time.monotonic() - start < 8
     failures = {result.name: result for result in results if isinstance(result, PhotoFailure)}
     assert sorted(failures) == [f"hangs {n}" for n in range(4)]
     assert {(f.stage, f.reason) for f in failures.values()} == {("read", "no data within 0.5 s")}
@@ -267,7 +260,7 @@ def test_a_reader_that_hangs_is_given_up(make_bundle: MakeBundle) -> None:
 
 
 @pytest.mark.parametrize("where", ["worker", "reader"])
-def test_closing_while_something_hangs_returns_at_once(make_bundle: MakeBundle, where: str) -> None:
+def test_closing_does_not_wait_for_what_hangs(make_bundle: MakeBundle, where: str) -> None:
     gate = threading.Event()
     photos = memory(20)
     if where == "reader":
@@ -277,10 +270,9 @@ def test_closing_while_something_hangs_returns_at_once(make_bundle: MakeBundle, 
     if where == "worker":
         for child in mine():
             os.kill(child, signal.SIGSTOP)
-    start = time.monotonic()
     stream.close()
-    assert time.monotonic() - start < 1
     assert not mine()
+    assert (READER_PREFIX in names(threading.enumerate())) == (where == "reader"), "it was not waited for"
     gate.set()
     assert gone()
 
@@ -304,7 +296,7 @@ def test_an_exception_of_the_consumer_leaves_nothing(make_bundle: MakeBundle) ->
 SCRIPT = """
 import itertools, sys, time
 from pathlib import Path
-from ctxdeploy import bundle
+from ctxdeploy.core import bundle
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoSource
 extractor = Extractor(bundle.open(sys.argv[1]), config=ExtractorConfig(workers=2))
 data = Path(sys.argv[2]).read_bytes()
@@ -326,7 +318,7 @@ def script(bundle: Bundle, folder: Path, what: str) -> subprocess.Popen[str]:
 
 def test_a_process_ends_though_its_stream_is_not_closed(make_bundle: MakeBundle, tmp_path: Path) -> None:
     with script(make_bundle(), tmp_path, "end") as child:
-        _, errors = child.communicate(timeout=20)
+        _, errors = child.communicate(timeout=60)
     assert (child.returncode, errors) == (0, "")
 
 
@@ -340,23 +332,20 @@ def test_whatever_ends_a_process_ends_its_workers(make_bundle: MakeBundle, tmp_p
             os.killpg(child.pid, number)  # as Ctrl-C does
         else:
             os.kill(child.pid, number)
-        _, errors = child.communicate(timeout=10)
+        _, errors = child.communicate(timeout=60)
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
     assert errors.count("Traceback") <= 1
-    end = time.monotonic() + 3
+    end = time.monotonic() + 30
     while any(map(alive, workers)) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(map(alive, workers))
 
 
-def tickets(count: int) -> list[Ticket]:
-    return [Ticket(source=PhotoSource(name=str(number), data=b"")) for number in range(count)]
-
-
-def test_the_line() -> None:
-    line, (a, b, c, d) = ReorderBuffer(1.0), tickets(4)
-    for ticket in (a, b, c, d):
-        line.add(ticket)
+def test_the_order() -> None:
+    line = ReorderBuffer(1.0)
+    a, b, c, d = (WorkItem(source=PhotoSource(name=name, data=b"")) for name in "abcd")
+    for item in (a, b, c, d):
+        line.add(item)
     assert not line.wait(5) and line.leave() is None, "nobody is kept waiting"
     line.mark_done(b)
     assert line.leave() is None and not line.ready()

