@@ -21,6 +21,8 @@ def test_retrieval_agrees_with_itself_and_not_with_noise() -> None:
     noise = {name: random.standard_normal((60, 16)).astype(np.float32) for name in photos}
     other = retrieval.agreement(noise)
     assert other.map is not None and other.map < 0.6 and other.overlap < 0.9
+    with pytest.raises(ConfigError):
+        retrieval.agreement({**photos, "0_0": np.full((60, 16), np.nan, np.float32)})
     with pytest.raises(ConfigError, match="too few for a retrieval run"):
         AsmkRetrieval({"one": base[0]}, training)
 

@@ -180,8 +180,8 @@ def _rows_by_place(positions: NDArray[Any], scales: NDArray[Any]) -> dict[tuple[
 
 def test_without_whitening_descriptors_are_the_smoothed_features(config_of: Callable[..., NetworkConfig]) -> None:
     config = config_of("how", dim=None)
-    assert config.descriptor_dim == 512
-    network = build(config, Extraction(scales=(1.0,), top_k=3, dim=512))
+    assert config.descriptor_dim == 256
+    network = build(config, Extraction(scales=(1.0,), top_k=3, dim=256))
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(network.features(x, 64, 64)[0], network.smoothing(network.backbone(x)))
