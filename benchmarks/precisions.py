@@ -42,7 +42,7 @@ from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint, save_checkpoint, untrained_network
 from ctxdeploy.export.int8 import Int8Config
 from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.parity import ParityPhotos, folder_calibration, folder_trial, torch_runner
+from ctxdeploy.export.parity import ParityPhotos, folder_calibration, folder_parity_photos, torch_runner
 from ctxdeploy.runtime import BackendConfig, decode_photo, find_photos
 from ctxdeploy.runtime.backends import open_backend
 
@@ -101,7 +101,7 @@ def _export(name: str, arguments: argparse.Namespace) -> None:
         if p.path
     ]
     save_checkpoint(untrained_network(config, Extraction(dim=config.descriptor_dim), photos), checkpoint)
-    trial = folder_trial(arguments.photos, Preprocessing())
+    trial = folder_parity_photos(arguments.photos, Preprocessing())
     few = dict(list(trial.parity.items())[:: len(trial.parity) // 2][:2])
     retrieval = dict(list(trial.retrieval.items())[:24])
     exported = export_bundle(

@@ -41,7 +41,7 @@ class BundleBuilder:
     Attributes:
         bundle: with the artefacts that passed so far.
         proto: the fp32 graph, an ``onnx.ModelProto``.
-        trial: that everything is measured in.
+        parity_run: what everything is measured against.
         quantising: how int8 is made; None where it is not.
         display: told of each step.
         rejected: the artefacts that did not pass.
@@ -49,7 +49,7 @@ class BundleBuilder:
 
     bundle: Bundle
     proto: Any
-    trial: ParityRun
+    parity_run: ParityRun
     quantising: Quantising | None
     display: Display
     rejected: list[Artefact] = field(default_factory=list)
@@ -92,7 +92,7 @@ class BundleBuilder:
             return
         engine = self.bundle.artefacts[-1]
         try:
-            parity = measure(self.bundle, engine, self.trial).metadata()
+            parity = measure(self.bundle, engine, self.parity_run).metadata()
         except (BackendError, MissingExtraError) as error:
             self.display.say(f"the {job.target} {job.precision.label} engine is not measured: {error}")
             return
@@ -132,7 +132,7 @@ class BundleBuilder:
         key = (artefact.sha256, artefact.precision, artefact.target if artefact.target not in PACKAGES else "tensorrt")
         if key not in self._parities:
             self.display.say(f"comparing {job.target} {job.precision.label}")
-            parity = measure(self.bundle, artefact, self.trial)
+            parity = measure(self.bundle, artefact, self.parity_run)
             # Seconds of another engine say nothing about this one.
             own = runs_in(artefact) == artefact.target
             self._parities[key] = (parity if own else replace(parity, seconds=None)).metadata()

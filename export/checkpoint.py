@@ -23,13 +23,13 @@ def read(path: Path) -> dict[Any, Any]:
     """Return the dictionary that a checkpoint file holds; nothing in the file is executed.
 
     Raises:
-        CheckpointError: it cannot be read, holds more than data, or is no dictionary.
+        CheckpointError: it cannot be read, holds more than data, or is not a dictionary.
     """
     import numpy as np
     import torch
 
     # HOW's own files carry training scores: a defaultdict of lists, with numpy floats in it. PyTorch fills dictionaries
-    # of three kinds alone, and a defaultdict is none of them: it gets a plain one.
+    # of three kinds alone, and a defaultdict is not one of them: it becomes a plain one.
     plain: list[Any] = [(_plain_dict, "collections.defaultdict"), list, dict]
     plain += [np.dtype, np.float64, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     scalar = np.float64(0).__reduce__()[0]
@@ -39,7 +39,7 @@ def read(path: Path) -> dict[Any, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
-    except Exception as error:  # torch raises a dozen classes for a file that is no checkpoint
+    except Exception as error:  # torch raises a dozen classes for a file that is not a checkpoint
         reason = _reason(error)
         code = re.search(r"GLOBAL (\S+)", reason)
         if code:
@@ -49,7 +49,8 @@ def read(path: Path) -> dict[Any, Any]:
         raise CheckpointError(f"{path} is not a PyTorch checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} holds a {type(content).__name__} instead of a dictionary: it is no checkpoint of HOW, ctx or FIRe"
+            f"{path} holds a {type(content).__name__} instead of a dictionary: "
+            "it is not a checkpoint of HOW, ctx or FIRe"
         )
     return content
 
@@ -112,7 +113,7 @@ class Checkpoint:
         strange = [str(name) for name, value in self.state.items() if not (isinstance(name, str) and _is_real(value))]
         if strange:
             raise CheckpointError(
-                f"{self.path}: state_dict holds what is no tensor of real numbers: {_listed(strange)}"
+                f"{self.path}: state_dict holds entries that are not tensors of real numbers: {_listed(strange)}"
             )
 
     def _check(self, expected: Mapping[str, "Tensor"], given: Mapping[str, "Tensor"]) -> None:
@@ -233,7 +234,7 @@ def _content(path: Path, content: dict[Any, Any]) -> tuple[str, Any, Any]:
         return "how-2020", _params_of_2020(path, content["meta"]), _state_of_2020(state)
     keys = _listed([str(key) for key in content])
     raise CheckpointError(
-        f"{path} is no checkpoint of HOW, ctx or FIRe: it has neither '_version' nor 'meta', but {keys}"
+        f"{path} is not a checkpoint of HOW, ctx or FIRe: it has neither '_version' nor 'meta', but {keys}"
     )
 
 
@@ -286,6 +287,6 @@ def _file_name(name: str) -> str:
     return f"features.{numbers[layer]}.{tail}" if first == "backbone" and layer in numbers else name
 
 
-def _listed(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _listed(names: list[str], max_names: int = 8) -> str:
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more

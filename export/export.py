@@ -20,7 +20,7 @@ from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
-from ctxdeploy.export.parity.photos import sample_calibration, sample_trial, with_odd_shapes
+from ctxdeploy.export.parity.photos import sample_calibration, sample_parity_photos, with_odd_shapes
 from ctxdeploy.export.parity.verify import torch_runner
 from ctxdeploy.export.preflight import check_graph, plan, preflight
 
@@ -175,10 +175,10 @@ def export_bundle(
         display.say("tracing the network")
         proto = build_graph(network, inline=config.inline)
         check_graph(proto, jobs)
-        workshop = BundleBuilder(
+        builder = BundleBuilder(
             bundle=replace(bundle, path=staging),
             proto=proto,
-            trial=ParityRun(
+            parity_run=ParityRun(
                 photos,
                 torch_runner(network),
                 retrieval=retrieval,
@@ -191,23 +191,23 @@ def export_bundle(
         for remark in remarks:
             display.say(f"left out: {remark}")
         for job in jobs:
-            workshop.make(job)
-            if not workshop.bundle.artefacts:
-                raise _refused(workshop, output)
-        workshop.finish(jobs)
-    return Exported(bundle=replace(workshop.bundle, path=output), rejected=tuple(workshop.rejected))
+            builder.make(job)
+            if not builder.bundle.artefacts:
+                raise _refused(builder, output)
+        builder.finish(jobs)
+    return Exported(bundle=replace(builder.bundle, path=output), rejected=tuple(builder.rejected))
 
 
-def _refused(workshop: BundleBuilder, output: Path) -> ParityError:
+def _refused(builder: BundleBuilder, output: Path) -> ParityError:
     """Keep what was made under a name that no one takes for a bundle, and return the error."""
-    workshop.keep_rejected()
+    builder.keep_rejected()
     kept = output.with_name(output.name + REJECTED)
     number = 2
     while kept.exists():
         kept = output.with_name(f"{output.name}{REJECTED}-{number}")
         number += 1
-    move(workshop.bundle.path, kept)
-    verdict = workshop.rejected[0].parity["verdict"].removeprefix("failed: ")
+    move(builder.bundle.path, kept)
+    verdict = builder.rejected[0].parity["verdict"].removeprefix("failed: ")
     return ParityError(
         f"the exported graph differs from PyTorch: {verdict}; no bundle was written, "
         f"the graph and its report are in {kept}"
@@ -215,7 +215,7 @@ def _refused(workshop: BundleBuilder, output: Path) -> ParityError:
 
 
 def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: ParityPhotos | None) -> ParityPhotos:
-    photos = photos or sample_trial(preprocessing)
+    photos = photos or sample_parity_photos(preprocessing)
     for name, photo in (*photos.parity.items(), *photos.retrieval.items()):
         if max(photo.shape[:2]) > preprocessing.image_size:
             raise ConfigError(

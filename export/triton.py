@@ -23,7 +23,7 @@ CONFIG = "config.pbtxt"
 KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 # Format and target of the artefacts that Triton has a backend for: backend, file name, and what the model's name says.
 _BACKENDS = {("onnx", "onnxruntime"): ("onnxruntime", "model.onnx"), ("engine", "tensorrt"): ("tensorrt", "model.plan")}
-_MOST_PREFERRED = 8
+_MAX_PREFERRED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class TritonConfig:
         if self.kind not in KINDS:
             raise ConfigError(f"Triton has no instances of kind {self.kind!r}: give {' or '.join(KINDS)}")
         if self.name is not None and (not self.name or _clean(self.name) != self.name):
-            raise ConfigError(f"{self.name!r} is no name of a model: use letters, digits, '-', '_' and '.'")
+            raise ConfigError(f"{self.name!r} is not a name for a model: use letters, digits, '-', '_' and '.'")
         numbers = {
             "instances": (self.instances, 1),
             "queue_delay": (self.queue_delay, 0),
@@ -64,9 +64,9 @@ class TritonConfig:
             **{f"preferred[{i}]": (size, 1) for i, size in enumerate(self.preferred or ())},
             **{f"warm_up[{i}]": (min(shape), 1) for i, shape in enumerate(self.warm_up or ())},
         }
-        for field, (value, least) in numbers.items():
-            if not least <= value < 2**31:
-                raise ConfigError(f"{field} of the Triton repository is {value}: give {least} or more")
+        for field, (value, smallest) in numbers.items():
+            if not smallest <= value < 2**31:
+                raise ConfigError(f"{field} of the Triton repository is {value}: give {smallest} or more")
 
     def largest_batch(self, bundle: Bundle, artefact: Artefact) -> int:
         """Return ``max_batch_size``; ``ConfigError`` if the file does not take it, or the bundle no single photo."""
@@ -83,7 +83,7 @@ class TritonConfig:
         """Return the preferred batches, ascending; ``ConfigError`` if one is larger than the largest."""
         largest = self.largest_batch(bundle, artefact)
         if self.preferred is None:
-            top = min(largest, _MOST_PREFERRED)
+            top = min(largest, _MAX_PREFERRED)
             return tuple(sorted({max(1, top // 2), top}))
         if self.preferred and max(self.preferred) > largest:
             raise ConfigError(f"a preferred batch of {max(self.preferred)} is more than the largest batch, {largest}")

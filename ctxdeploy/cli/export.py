@@ -113,10 +113,10 @@ def _photos(
         return None, None
     from ctxdeploy.export import load_checkpoint
     from ctxdeploy.export.int8 import Int8Config
-    from ctxdeploy.export.parity import folder_calibration, folder_trial
+    from ctxdeploy.export.parity import folder_calibration, folder_parity_photos
 
     preprocessing = config.preprocessing(load_checkpoint(checkpoint))
-    chosen = None if photos is None else folder_trial(photos, preprocessing)
+    chosen = None if photos is None else folder_parity_photos(photos, preprocessing)
     if calibrate is None:
         return chosen, None
     return chosen, folder_calibration(calibrate, preprocessing, Int8Config().max_photos)

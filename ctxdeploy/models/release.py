@@ -129,13 +129,20 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     """Write the checkpoint with its matrices as float16; return how far the network moved by that."""
     from ctxdeploy.core.types import Preprocessing
     from ctxdeploy.export import load_checkpoint, save_checkpoint
-    from ctxdeploy.export.parity import TOLERANCES, Matching, ParityPhotos, ParityRun, sample_trial, torch_runner
+    from ctxdeploy.export.parity import (
+        TOLERANCES,
+        Matching,
+        ParityPhotos,
+        ParityRun,
+        sample_parity_photos,
+        torch_runner,
+    )
 
     loaded = load_checkpoint(checkpoint)
     extraction = replace(loaded.extraction, scales=config.scales, top_k=config.top_k)
     network = loaded.network(extraction)
     display.say("rounding the weights to float16")
-    photos = sample_trial(Preprocessing(image_size=config.image_size)).parity
+    photos = sample_parity_photos(Preprocessing(image_size=config.image_size)).parity
     trial = ParityRun(
         ParityPhotos(parity=photos, retrieval={}),
         torch_runner(network),

@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 # 0.005 and 0.023, bf16 0.05 and 0.21; int8 0.27 on ResNet-18.
 TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.3, "int8": 0.7}
 # Share of the selected positions that may be others, per unit of tolerance, and at most.
-_EXCHANGED, _MOST_EXCHANGED = 10.0, 0.5
+_EXCHANGED, _MAX_EXCHANGED = 10.0, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class Diff:
         """Whether descriptors differ by more than the tolerance, or more positions than that explains."""
         if self.outputs is None:
             return False
-        exchanged = min(_EXCHANGED * self.tolerance, _MOST_EXCHANGED)
+        exchanged = min(_EXCHANGED * self.tolerance, _MAX_EXCHANGED)
         return not (self.outputs_error <= self.tolerance and 1 - self.outputs.overlap <= exchanged)
 
     @property
@@ -193,7 +193,7 @@ def compare_graphs(
 
     Raises:
         MissingExtraError: onnx or an engine is not installed.
-        ConfigError: a file is no graph of an image, or the two have no layer in common.
+        ConfigError: a file is not a graph that takes an image, or the two have no layer in common.
         BackendError: an engine cannot run its graph.
     """
     config = config or DiffConfig()

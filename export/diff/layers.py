@@ -56,7 +56,7 @@ class Graph:
         selects: whether it has the four outputs of a bundle's graph.
 
     Raises:
-        ConfigError: the file is no ONNX graph, or takes no image.
+        ConfigError: the file is not an ONNX graph, or takes no image.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class Graph:
                 proto = require("onnx.inliner", "cpu").inline_local_functions(proto)
             inferred = onnx.shape_inference.infer_shapes(proto).graph
         except Exception as error:  # protobuf's and onnx's classes share no base but Exception
-            raise ConfigError(f"{path} is no ONNX graph: {error}") from error
+            raise ConfigError(f"{path} is not an ONNX graph: {error}") from error
         self._proto, self._onnx = proto, onnx
         if INPUT_NAME not in {value.name for value in proto.graph.input}:
             raise ConfigError(f"{path} has no input {INPUT_NAME!r}: give a graph made by  ctxdeploy export")

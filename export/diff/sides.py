@@ -51,7 +51,7 @@ class Side:
         if self.engine not in ENGINES:
             raise ConfigError(f"backend {self.engine!r} is unknown: give {' or '.join(ENGINES)}")
         if self.hint not in _HINTS:
-            raise ConfigError(f"{self.hint!r} is no precision to compute in: give {', '.join(_HINTS)}")
+            raise ConfigError(f"{self.hint!r} is not a precision to compute in: give {', '.join(_HINTS)}")
         if self.engine == "onnxruntime" and self.hint != "fp32":
             raise ConfigError(
                 f"onnxruntime computes in the precision that is written in the file, not in {self.hint}: "
@@ -74,7 +74,7 @@ def side(text: str, engine: str | None = None, hint: str | None = None) -> Side:
         hint: precision that OpenVINO computes in; the artefact's if None.
 
     Raises:
-        ConfigError: there is no such file, or it is no ONNX graph.
+        ConfigError: there is no such file, or it is not an ONNX graph.
         BundleError: the bundle is damaged, or has no graph of this precision.
     """
     path, precision = Path(text), Precision.FP32.label

@@ -52,7 +52,7 @@ def low_type(precision: Precision) -> LowType:
     """Return the low type of a mixed precision; ``ConfigError`` for other precisions."""
     if precision not in _LOW_TYPES:
         labels = " or ".join(member.label for member in _LOW_TYPES)
-        raise ConfigError(f"{precision.label} is no mixed precision: give --precision {labels}")
+        raise ConfigError(f"{precision.label} is not a mixed precision: give --precision {labels}")
     return _LOW_TYPES[precision]
 
 

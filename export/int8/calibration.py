@@ -34,7 +34,7 @@ class Int8Config:
         max_photos: photos to calibrate with; more than these are left out, evenly.
         max_kept: largest share of the trunk's convolutions that the search may keep in fp32.
         keep: convolutions that stay fp32 from the beginning, by name.
-        source: where the photos come from, as a report shall say it.
+        source: where the photos come from, as reports say it.
     """
 
     method: Method = Method.MSE
@@ -127,12 +127,12 @@ def open_session(proto: Any) -> Any:
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _chosen(photos: Mapping[str, Image], most: int) -> dict[str, Image]:
+def _chosen(photos: Mapping[str, Image], max_photos: int) -> dict[str, Image]:
     if not photos:
         raise ConfigError("no photo to calibrate with: give a folder of photos with --calibrate")
     names = list(photos)
-    if len(names) > most:
-        names = [names[i * len(names) // most] for i in range(most)]
+    if len(names) > max_photos:
+        names = [names[i * len(names) // max_photos] for i in range(max_photos)]
     return {name: photos[name] for name in names}
 
 

@@ -54,7 +54,7 @@ def search(
     report(f"calibrating on {min(len(photos), config.max_photos)} photos")
     ranges = calibrate(proto, photos, config)
     layers = find_trunk(proto).layers
-    most = max(len(config.keep), int(config.max_kept * len(layers)))
+    max_kept = max(len(config.keep), int(config.max_kept * len(layers)))
     attempts: list[dict[str, Any]] = []
 
     def attempt(kept: list[str]) -> Any:
@@ -68,11 +68,11 @@ def search(
     noise: dict[str, float] = {}
     graph = attempt(order)
     count = len(order)
-    if graph is None and count < most:
+    if graph is None and count < max_kept:
         report("measuring the sensitivity of every convolution")
         noise = sensitivities(proto, ranges, {name: photos[name] for name in ranges.photos[:_PHOTOS]})
         order += [name for name in sorted(noise, key=lambda name: -noise[name]) if name not in config.keep]
-        count, graph = _fewest(attempt, order, count, most)
+        count, graph = _fewest(attempt, order, count, max_kept)
     if graph is None:
         raise ParityError(
             f"int8 misses its tolerance even with {attempts[-1]['kept']} of {len(layers)} convolutions in fp32 "
@@ -113,15 +113,15 @@ def _outputs(proto: Any, photos: Mapping[str, Image]) -> list[NDArray[np.float32
     return [session.run(None, {INPUT_NAME: photo[None]})[0] for photo in photos.values()]
 
 
-def _fewest(attempt: Callable[[list[str]], Any], order: list[str], refused: int, most: int) -> tuple[int, Any]:
-    """Return the least number of names from the front of ``order`` that is accepted, and its graph, None for none.
+def _fewest(attempt: Callable[[list[str]], Any], order: list[str], refused: int, max_kept: int) -> tuple[int, Any]:
+    """Return the smallest number of names from the front of ``order`` that is accepted, and its graph; None if none is.
 
     It is taken for granted that one more fp32 convolution never makes a graph worse.
     """
     graph, count = None, refused
     step = 1
-    while graph is None and count < most:
-        refused, count = count, min(count + step, most)
+    while graph is None and count < max_kept:
+        refused, count = count, min(count + step, max_kept)
         graph = attempt(order[:count])
         step *= 2
     accepted = count

@@ -116,10 +116,10 @@ class Lit:
             ("templates (N)", self.templates, 4096),
             ("dimensions", self.dim, 4096),
         )
-        for what, value, most in limits:
+        for what, value, largest in limits:
             _check_whole(f"lit: the number of {what}", value)
-            if not 1 <= value <= most:
-                raise ConfigError(f"lit with {value} {what}: use 1 to {most}")
+            if not 1 <= value <= largest:
+                raise ConfigError(f"lit with {value} {what}: use 1 to {largest}")
         if self.dim % 2:
             raise ConfigError(f"lit with {self.dim} dimensions: use an even number, half of it is its inner width")
 

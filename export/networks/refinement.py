@@ -32,7 +32,7 @@ def edge_weights(similarity: Tensor, edges: Edges, parameter: Tensor, neighbours
         edges: the kind.
         parameter: one number: the threshold τ, or the temperature t of ``softmax``; ``topk`` does not use it.
         neighbours: edges of a node with ``topk``. Nodes as similar as the last of them are kept too, so that the result
-            does not depend on an order among equals. Negative similarities are no edges.
+            does not depend on an order among equals. Negative similarities do not become edges.
 
     Returns:
         B×R×N, not negative.

@@ -31,7 +31,7 @@ class Matching(Enum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """The n rows of a photo that are no padding.
+    """The n rows of a photo that are not padding.
 
     Attributes:
         vectors: n×D.
@@ -74,7 +74,7 @@ def match(left: Rows, right: Rows, matching: Matching) -> tuple[NDArray[np.int64
     if matching is Matching.DESCRIPTOR:
         return _by_descriptor(left, right)
     a, b = ((side.scales << 40) + (side.positions[:, 1] << 20) + side.positions[:, 0] for side in (left, right))
-    # A broken artefact may give a position twice: the second one is no match.
+    # A broken artefact may give a position twice: the second one has no match.
     _, rows, columns = np.intersect1d(a, b, return_indices=True)
     return rows, columns
 

@@ -46,7 +46,7 @@ class Tolerance:
     map_drop: float
 
 
-# The few worst descriptors of a low precision are no matter for retrieval (bf16, untrained: least cosine .997 on
+# The few worst descriptors of a low precision do not matter for retrieval (bf16, untrained: least cosine .997 on
 # ResNet-18, .93 on R50-, .82 with FIRe, whose means were .999, .985 and .996), so their limits only catch what is
 # broken; the percentile, the mean and the answers decide.
 TOLERANCES = {

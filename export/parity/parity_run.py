@@ -1,4 +1,4 @@
-"""A trial: the photos on which artefacts are compared, and what the reference made of them, computed once."""
+"""A parity run: the photos on which artefacts are compared, and what the reference made of them, computed once."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -130,7 +130,7 @@ class ParityRun:
         return found
 
     def _agreement(self, ranking: Ranking, label: str, candidate: Run) -> Agreement:
-        """Return the agreement of the answers: none at all where descriptors are no numbers that can be indexed."""
+        """Return the agreement of the answers; photos count as empty where descriptors cannot be indexed."""
         descriptors = self._descriptors(label, candidate)
         try:
             return ranking.agreement(descriptors)

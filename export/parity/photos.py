@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 
 # Photos of a user's folder that are compared descriptor by descriptor.
-MOST_PHOTOS = 12
+MAX_COMPARED = 12
 # Photos of a retrieval run, their longest side, and how many of one scene: 0.14 of the work of a photo of 1024 pixels.
-MOST_RETRIEVED, RETRIEVAL_SIZE, MOST_OF_SCENE = 48, 384, 4
+MAX_RETRIEVED, RETRIEVAL_SIZE, MAX_OF_SCENE = 48, 384, 4
 _COMPARED = ("coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
 _RETRIEVED = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle", "hubble_deep_field", "coins", "page")
 _CALIBRATING = ("astronaut", "chelsea", "retina", "brick", "grass", "gravel", "camera", "coins", "moon", "page")
@@ -47,8 +47,8 @@ def sample_calibration(image_size: int) -> dict[str, Image]:
     return {name: _scaled(sample_photo(name), image_size) for name in _CALIBRATING}
 
 
-def folder_calibration(folder: Path, preprocessing: Preprocessing, most: int) -> dict[str, Image]:
-    """Return up to ``most`` photos of a folder, spread over it, as they enter the network.
+def folder_calibration(folder: Path, preprocessing: Preprocessing, max_photos: int) -> dict[str, Image]:
+    """Return up to ``max_photos`` photos of a folder, spread over it, as they enter the network.
 
     Raises:
         ConfigError: the folder cannot be listed.
@@ -57,10 +57,10 @@ def folder_calibration(folder: Path, preprocessing: Preprocessing, most: int) ->
     """
     from ctxdeploy.runtime import find_photos
 
-    return decoded(_spread(find_photos(folder), most), preprocessing)
+    return decoded(_spread(find_photos(folder), max_photos), preprocessing)
 
 
-def sample_trial(preprocessing: Preprocessing) -> ParityPhotos:
+def sample_parity_photos(preprocessing: Preprocessing) -> ParityPhotos:
     """Return photos of scikit-image; the retrieval run has four changed views of each of eight.
 
     Raises:
@@ -78,7 +78,7 @@ def sample_trial(preprocessing: Preprocessing) -> ParityPhotos:
     return ParityPhotos(parity=default_photos(preprocessing.image_size), retrieval=views)
 
 
-def folder_trial(folder: Path, preprocessing: Preprocessing) -> ParityPhotos:
+def folder_parity_photos(folder: Path, preprocessing: Preprocessing) -> ParityPhotos:
     """Return photos of a folder, spread over it, with the ground truth that lies there (``gnd.json``) if any does.
 
     Raises:
@@ -92,9 +92,9 @@ def folder_trial(folder: Path, preprocessing: Preprocessing) -> ParityPhotos:
     truth = load_ground_truth(folder)
     small = min(RETRIEVAL_SIZE, preprocessing.image_size)
     # Ground truth of other photos may lie above this folder.
-    chosen = ([] if truth is None else _of_scenes(found, truth)) or _spread(found, MOST_RETRIEVED)
+    chosen = ([] if truth is None else _of_scenes(found, truth)) or _spread(found, MAX_RETRIEVED)
     return ParityPhotos(
-        parity=decoded(_spread(found, MOST_PHOTOS), preprocessing),
+        parity=decoded(_spread(found, MAX_COMPARED), preprocessing),
         # By the names of the files, as ground truth has them, unless two folders hold the same name.
         retrieval=_by_file(decoded(chosen, Preprocessing(image_size=small, draft=preprocessing.draft))),
         ground_truth=truth,
@@ -108,14 +108,14 @@ def decoded(photos: Sequence["PhotoSource"], preprocessing: Preprocessing) -> di
     pixels = {}
     for photo in photos:
         if photo.path is None:
-            raise ConfigError(f"{photo.name} is no file")
+            raise ConfigError(f"{photo.name} is not a file: give a folder of photos with --photos")
         pixels[photo.name] = decode_photo(photo.path, preprocessing).pixels
     return pixels
 
 
-def _spread(photos: Sequence["PhotoSource"], most: int) -> list["PhotoSource"]:
-    """Return up to ``most`` photos, evenly spread over the list."""
-    positions = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int))
+def _spread(photos: Sequence["PhotoSource"], max_photos: int) -> list["PhotoSource"]:
+    """Return up to ``max_photos`` photos, evenly spread over the list."""
+    positions = np.unique(np.linspace(0, len(photos) - 1, min(max_photos, len(photos))).round().astype(int))
     return [photos[position] for position in positions]
 
 
@@ -124,8 +124,8 @@ def _of_scenes(photos: Sequence["PhotoSource"], truth: GroundTruth) -> list["Pho
     by_file = {Path(photo.name).name: photo for photo in photos}
     chosen: list[PhotoSource] = []
     for files in truth.scenes.values():
-        here = [by_file[name] for name in files if name in by_file][:MOST_OF_SCENE]
-        if len(here) > 1 and len(chosen) + len(here) <= MOST_RETRIEVED:
+        here = [by_file[name] for name in files if name in by_file][:MAX_OF_SCENE]
+        if len(here) > 1 and len(chosen) + len(here) <= MAX_RETRIEVED:
             chosen += here
     return chosen
 

@@ -1,4 +1,7 @@
-"""An artefact in the engine that runs it, against a trial; without PyTorch, as ``ctxdeploy verify`` uses it too."""
+"""An artefact, or a whole bundle, in the engines of this machine against a reference.
+
+PyTorch is needed only where a checkpoint is the reference.
+"""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import TOLERANCES, Image, Outputs, Parity, Run
 from ctxdeploy.export.parity.parity_run import ParityRun, Retrieval
-from ctxdeploy.export.parity.photos import folder_trial, with_odd_shapes
+from ctxdeploy.export.parity.photos import folder_parity_photos, with_odd_shapes
 from ctxdeploy.export.preflight import REFERENCE
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 EMULATED = "emulation"
 
 
-def measure(bundle: Bundle, artefact: Artefact, trial: ParityRun) -> Parity:
-    """Compare one artefact of a bundle with the trial's reference, in the very backend that users run.
+def measure(bundle: Bundle, artefact: Artefact, parity_run: ParityRun) -> Parity:
+    """Compare one artefact of a bundle with the run's reference, in the very backend that users run.
 
     Raises:
         BackendError: it cannot run on this machine.
@@ -39,7 +42,7 @@ def measure(bundle: Bundle, artefact: Artefact, trial: ParityRun) -> Parity:
     """
     backend = open_artefact(bundle, artefact)
     emulating = "" if artefact.precision == backend.precision else f", emulating {artefact.precision}"
-    return trial.compare(
+    return parity_run.compare(
         backend_run(backend),
         TOLERANCES[Precision.parse(artefact.precision)],
         measured_with=f"{backend.name} {backend.version} {backend.precision}{emulating}, {backend.device}",
@@ -166,15 +169,15 @@ def verify_bundle(
         asked = " ".join(f"--{name} {value}" for name, value in (("target", target), ("precision", precision)) if value)
         found = ", ".join(f"{a.target} {a.precision}" for a in bundle.artefacts)
         raise BundleError(f"{bundle.path} has no artefact for {asked}, only {found}")
-    trial_photos = folder_trial(photos, bundle.preprocessing)
+    chosen_photos = folder_parity_photos(photos, bundle.preprocessing)
     network = NetworkConfig.parse(bundle.network)
-    odd = with_odd_shapes(trial_photos.parity, network.stride, min(bundle.extraction.scales))
-    trial_photos = replace(trial_photos, parity=odd)
+    odd = with_odd_shapes(chosen_photos.parity, network.stride, min(bundle.extraction.scales))
+    chosen_photos = replace(chosen_photos, parity=odd)
     run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
-    trial = ParityRun(
-        trial_photos, run, retrieval=retrieval, matching=Matching.of(network), label=label, display=display
+    parity_run = ParityRun(
+        chosen_photos, run, retrieval=retrieval, matching=Matching.of(network), label=label, display=display
     )
-    results = [_verified(bundle, artefact, trial) for artefact in chosen]
+    results = [_verified(bundle, artefact, parity_run) for artefact in chosen]
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
 
 
@@ -197,9 +200,9 @@ def record_parity(bundle: Bundle, results: Sequence[Verified]) -> None:
     replace(bundle, artefacts=artefacts).write_manifest()
 
 
-def _verified(bundle: Bundle, artefact: Artefact, trial: ParityRun) -> Verified:
+def _verified(bundle: Bundle, artefact: Artefact, parity_run: ParityRun) -> Verified:
     try:
-        return Verified(artefact=artefact, parity=measure(bundle, artefact, trial).metadata())
+        return Verified(artefact=artefact, parity=measure(bundle, artefact, parity_run).metadata())
     except (BackendError, MissingExtraError) as error:
         return Verified(artefact=artefact, absent=f"cannot run here: {error}")
 

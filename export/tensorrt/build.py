@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 # Arithmetic that older GPUs lack: there TensorRT would refuse with a message about one of its tactics.
-_LEAST_CAPABILITY = {Precision.BF16: (8, 0)}
+_MIN_CAPABILITY = {Precision.BF16: (8, 0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +120,10 @@ def _gpu(target: str, precision: Precision) -> Gpu | None:
     if target != TENSORRT:
         return None
     gpu = read_gpu()
-    least = _LEAST_CAPABILITY.get(precision, (0, 0))
-    if gpu.capability < least:
+    needed = _MIN_CAPABILITY.get(precision, (0, 0))
+    if gpu.capability < needed:
         raise BackendError(
-            f"{gpu.label} has no {precision.label} arithmetic (compute capability {least[0]}.{least[1]} or later): "
+            f"{gpu.label} has no {precision.label} arithmetic (compute capability {needed[0]}.{needed[1]} or later): "
             "use --precision fp16"
         )
     return gpu
@@ -185,7 +185,7 @@ def _key(version: str, target: str, gpu: Gpu | None, config: EngineConfig, profi
     )
 
 
-_MOST = 5  # complaints that the message holds
+_MAX_COMPLAINTS = 5  # in the message
 
 
 def parse_graph(trt: Any, network: "trt.INetworkDefinition", log: Any, proto: Any, target: str) -> "trt.OnnxParser":
@@ -202,8 +202,8 @@ def parse_graph(trt: Any, network: "trt.INetworkDefinition", log: Any, proto: An
         return parser
     found = [_complaint(parser.get_error(i)) for i in range(parser.num_errors)]
     found = list(dict.fromkeys(found)) or ["no reason given"]
-    more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
-    raise BackendError(f"{PRODUCTS[target]} cannot take the graph: {'; '.join(found[:_MOST])}{more}")
+    more = f"; and {len(found) - _MAX_COMPLAINTS} more" if len(found) > _MAX_COMPLAINTS else ""
+    raise BackendError(f"{PRODUCTS[target]} cannot take the graph: {'; '.join(found[:_MAX_COMPLAINTS])}{more}")
 
 
 def _complaint(error: "trt.ParserError") -> str:

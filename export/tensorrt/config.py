@@ -47,7 +47,7 @@ class EngineConfig:
 
     Attributes:
         typical: B, H, W that it is tuned for; one photo of the image size, 4:3, if None.
-        max_batch: photos at once at most, also where the bundle allows more: memory is reserved for them.
+        max_batch: largest batch, also where the bundle allows more: memory is reserved for it.
         workspace: bytes that a layer may use for scratch; all of the GPU's memory if None.
         optimisation_level: 0 builds fastest, 5 searches longest.
         tf32: let fp32 products round their factors to 10 bits.
@@ -64,7 +64,7 @@ class EngineConfig:
         parse=_parse_shape,
         default_text="one photo, 4:3",
     )
-    max_batch: int = setting(8, "--max-batch", "Most photos at once; memory is kept for them.")
+    max_batch: int = setting(8, "--max-batch", "Largest batch of photos; memory is reserved for it.")
     workspace: int | None = setting(
         None,
         "--workspace",
@@ -97,7 +97,7 @@ class EngineConfig:
             raise ConfigError(f"--max-batch {self.max_batch} is below 1")
 
     def check(self, target: str) -> None:
-        """Raise ``ConfigError`` for a target that there is not, or that lacks what is asked for."""
+        """Raise ``ConfigError`` for a target that does not exist, or that lacks what is asked for."""
         if target not in PACKAGES:
             raise ConfigError(f"no engine is built for target {target!r}: give --target {' or '.join(PACKAGES)}")
         if target != TENSORRT_RTX:

@@ -92,11 +92,11 @@ def model_problems(proto: Any) -> list[str]:
     for tensor in proto.graph.initializer:
         kind = name_of(tensor.data_type)
         if kind not in TYPES:
-            found.append(f"constant {tensor.name} has type {kind}, which it has not: export the graph anew")
+            found.append(f"constant {tensor.name} has type {kind}, which it does not have: export the graph anew")
     for value in proto.graph.input:
         kind = name_of(value.type.tensor_type.elem_type)
         if kind not in TYPES:
-            found.append(f"input {value.name} has type {kind}, which it has not: export the graph anew")
+            found.append(f"input {value.name} has type {kind}, which it does not have: export the graph anew")
         elif kind == "UINT8":
             others = [n for n in proto.graph.node if value.name in n.input and n.op_type not in ("Cast", "Shape")]
             found += [

@@ -84,7 +84,9 @@ def node_problems(proto: Any, target: str) -> list[str]:
                 found.append(f"{label(node.proto)} is of domain {node.proto.domain} and has no function: use --inline")
             continue
         if operator not in IMPORTED or operator in REFUSED.get(target, ()):
-            found.append(f"{label(node.proto)} is no operator of {PRODUCTS.get(target, target)}: {_instead(operator)}")
+            found.append(
+                f"{label(node.proto)} is not an operator of {PRODUCTS.get(target, target)}: {_instead(operator)}"
+            )
             continue
         for rule in (*_RULES.get(operator, ()), _constant_input):
             reason = rule(node)
@@ -180,7 +182,7 @@ def _cast(node: _Node) -> str | None:
     kind = node.attributes.get("to")
     name = None if kind is None else TensorProto.DataType.Name(kind)
     if name is not None and name not in TYPES:
-        return f"casts to {name}, which it has not: export the graph anew"
+        return f"casts to {name}, which it does not have: export the graph anew"
     return None
 
 

@@ -81,10 +81,10 @@ def drop(name: str) -> Callable[[Content], None]:
         (put("features.1.bias", torch.ones(3)), r"of another shape: features.1.bias \(3,\) instead of \(64,\)$"),
         (put("features.1.bias", torch.full((64,), torch.nan)), "not finite: features.1.bias$"),
         (put("features.1.bias", torch.full((64,), -torch.inf)), "not finite: features.1.bias$"),
-        (put("features.1.bias", [0.0] * 64), "no tensor of real numbers: features.1.bias$"),
-        (put("features.1.bias", torch.ones(64, dtype=torch.complex64)), "no tensor of real numbers: features.1.bias$"),
-        (put("features.1.bias", torch.eye(8).to_sparse()), "no tensor of real numbers: features.1.bias$"),
-        (put(7, torch.ones(1)), "no tensor of real numbers: 7$"),
+        (put("features.1.bias", [0.0] * 64), "not tensors of real numbers: features.1.bias$"),
+        (put("features.1.bias", torch.ones(64, dtype=torch.complex64)), "not tensors of real numbers: features.1.bias$"),
+        (put("features.1.bias", torch.eye(8).to_sparse()), "not tensors of real numbers: features.1.bias$"),
+        (put(7, torch.ones(1)), "not tensors of real numbers: 7$"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(edited: Any, change: Callable[[Content], Any], message: str) -> None:

@@ -281,7 +281,7 @@ def test_bf16_is_rounded_as_pytorch_rounds(patterns: list[int]) -> None:
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_other_precisions_are_refused(precision: Precision, small_graph: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{precision.label} is no mixed precision: give --precision fp16 or bf16"):
+    with pytest.raises(ConfigError, match=f"{precision.label} is not a mixed precision: give --precision fp16 or bf16"):
         to_mixed(small_graph, precision)
 
 

@@ -22,7 +22,7 @@ from ctxdeploy.export.parity import (
     ParityPhotos,
     ParityRun,
     compare_photo,
-    sample_trial,
+    sample_parity_photos,
     with_odd_shapes,
 )
 from ctxdeploy.export.parity.photos import default_photos
@@ -268,7 +268,7 @@ def test_the_answers_count_too(ranking: Agreement, verdict: str) -> None:
 
 
 def test_the_sample_trial_has_views_to_retrieve() -> None:
-    photos = sample_trial(Preprocessing(image_size=200))
+    photos = sample_parity_photos(Preprocessing(image_size=200))
     assert len(photos.retrieval) == 32 and len(photos.parity) == 4
     assert max(max(photo.shape) for photo in photos.retrieval.values()) <= 200
 

@@ -142,7 +142,7 @@ def arrays() -> dict[str, Any]:
          "--top-k 3840 or less"),
         (lambda: node("TopK", "x", "axes", outputs=("y", "i"), sorted=0), "the_node (TopK) is not sorted"),
         (lambda: node("TopK", "x", "axes", outputs=("y", "i"), axis=-5), "not one of the last four"),
-        (lambda: node("Unique", outputs=("y",)), "the_node (Unique) is no operator of TensorRT: use --target "
+        (lambda: node("Unique", outputs=("y",)), "the_node (Unique) is not an operator of TensorRT: use --target "
          "onnxruntime or openvino"),
         (lambda: node("Resize", "x", "", "scale", antialias=1), "antialias"),
         (lambda: node("Resize", "x", "", "x"), "takes its scales from an input"),
@@ -192,7 +192,7 @@ def test_rtx_has_less() -> None:
         ([("Relu", {})], "Relu", "function ctx::Relu has the name of a standard operator"),
         ([("Soften", {"opset": 17})], "Soften", "is written in opset 17, the model in 20"),
         ([("Soften", {}), ("Soften", {"domain": "other"})], "Soften", "2 functions have the name Soften"),
-        ([("Soften", {"operator": "Det"})], "Soften", "inside (Det) is no operator of TensorRT"),
+        ([("Soften", {"operator": "Det"})], "Soften", "inside (Det) is not an operator of TensorRT"),
     ],
 )
 def test_functions_that_would_be_misread_are_refused(
@@ -215,7 +215,7 @@ def test_branches_are_looked_into() -> None:
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     branch = helper.make_graph([helper.make_node("Det", ["x"], ["out"], "deep")], "branch", [], [out])
     (line,) = graph_problems(model([node("If", then_branch=branch, else_branch=branch)]))
-    assert "deep (Det) is no operator" in line
+    assert "deep (Det) is not an operator" in line
 
 
 def test_opset_types_and_uint8_are_checked(small_graph: Any) -> None:

@@ -190,7 +190,7 @@ def test_every_range(served: Bundle, shapes: ShapeRange, preferred: Any, kind: s
         ({"preferred": (2, 0)}, "preferred"),
         ({"warm_up": ((0, 5),)}, "warm_up"),
         ({"name": "../outside"}, "outside"),
-        ({"name": ""}, "is no name"),
+        ({"name": ""}, "is not a name"),
         ({"queue_delay": 2**31}, "queue_delay"),
     ],
 )
