@@ -5,21 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxdeploy.export.graph.graph import build_graph, save_graph
-    from ctxdeploy.export.graph.mixed import emulated, to_mixed
 
-__all__ = [
-    "build_graph",
-    "emulated",
-    "save_graph",
-    "to_mixed",
-]
+__all__ = ["build_graph", "save_graph"]
 
-_HOMES = {
-    "build_graph": "graph",
-    "emulated": "mixed",
-    "save_graph": "graph",
-    "to_mixed": "mixed",
-}
+_HOMES = {"build_graph": "graph", "save_graph": "graph"}
 
 
 def __getattr__(name: str) -> Any:

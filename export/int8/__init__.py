@@ -11,27 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.int8.calibration import Int8Config, Method, Ranges, calibrate
-    from ctxdeploy.export.int8.qdq import quantise
-    from ctxdeploy.export.int8.search import search
+    from ctxdeploy.export.int8.calibration import Int8Config, Method
 
-__all__ = [
-    "Int8Config",
-    "Method",
-    "Ranges",
-    "calibrate",
-    "quantise",
-    "search",
-]
+__all__ = ["Int8Config", "Method"]
 
-_HOMES = {
-    "Int8Config": "calibration",
-    "Method": "calibration",
-    "Ranges": "calibration",
-    "calibrate": "calibration",
-    "quantise": "qdq",
-    "search": "search",
-}
+_HOMES = {"Int8Config": "calibration", "Method": "calibration"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.config import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing
     from ctxdeploy.export.networks.dense import DenseNetwork
-    from ctxdeploy.export.networks.families import FAMILIES, build, family, family_of
+    from ctxdeploy.export.networks.families import build
     from ctxdeploy.export.networks.network import RetrievalNetwork, l2_attention
     from ctxdeploy.export.networks.refinement import GraphConvolution
     from ctxdeploy.export.networks.smoothing import GaussianSmoothing
 
 __all__ = [
-    "FAMILIES",
     "Architecture",
     "DenseNetwork",
     "Edges",
@@ -27,8 +26,6 @@ __all__ = [
     "RetrievalNetwork",
     "Smoothing",
     "build",
-    "family",
-    "family_of",
     "l2_attention",
 ]
 
@@ -36,7 +33,6 @@ _HOMES = {
     "Architecture": "config",
     "DenseNetwork": "dense",
     "Edges": "config",
-    "FAMILIES": "families",
     "GaussianSmoothing": "smoothing",
     "GraphConvolution": "refinement",
     "Lit": "config",
@@ -45,8 +41,6 @@ _HOMES = {
     "RetrievalNetwork": "network",
     "Smoothing": "config",
     "build": "families",
-    "family": "families",
-    "family_of": "families",
     "l2_attention": "network",
 }
 

@@ -9,32 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.tensorrt.build import Plan, build_plan
-    from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
-    from ctxdeploy.export.tensorrt.limits import graph_problems, problems
-    from ctxdeploy.export.tensorrt.publish import add_engine, build_engine
+    from ctxdeploy.export.tensorrt.config import EngineConfig
+    from ctxdeploy.export.tensorrt.publish import build_engine
 
-__all__ = [
-    "EngineConfig",
-    "Plan",
-    "Profile",
-    "add_engine",
-    "build_engine",
-    "build_plan",
-    "graph_problems",
-    "problems",
-]
+__all__ = ["EngineConfig", "build_engine"]
 
-_HOMES = {
-    "EngineConfig": "config",
-    "Plan": "build",
-    "Profile": "config",
-    "add_engine": "publish",
-    "build_engine": "publish",
-    "build_plan": "build",
-    "graph_problems": "limits",
-    "problems": "limits",
-}
+_HOMES = {"EngineConfig": "config", "build_engine": "publish"}
 
 
 def __getattr__(name: str) -> Any:

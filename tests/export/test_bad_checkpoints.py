@@ -82,7 +82,10 @@ def drop(name: str) -> Callable[[Content], None]:
         (put("features.1.bias", torch.full((64,), torch.nan)), "not finite: features.1.bias$"),
         (put("features.1.bias", torch.full((64,), -torch.inf)), "not finite: features.1.bias$"),
         (put("features.1.bias", [0.0] * 64), "not tensors of real numbers: features.1.bias$"),
-        (put("features.1.bias", torch.ones(64, dtype=torch.complex64)), "not tensors of real numbers: features.1.bias$"),
+        (
+            put("features.1.bias", torch.ones(64, dtype=torch.complex64)),
+            "not tensors of real numbers: features.1.bias$",
+        ),
         (put("features.1.bias", torch.eye(8).to_sparse()), "not tensors of real numbers: features.1.bias$"),
         (put(7, torch.ones(1)), "not tensors of real numbers: 7$"),
     ],

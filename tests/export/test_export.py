@@ -20,8 +20,8 @@ from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle
 from ctxdeploy.export import bundle_builder as artefacts
 from ctxdeploy.export.graph import graph
-from ctxdeploy.export.parity import TOLERANCES, ParityPhotos, ParityRun, measure, torch_runner
-from ctxdeploy.export.parity.verify import largest_batch
+from ctxdeploy.export.parity import TOLERANCES, ParityPhotos, ParityRun, torch_runner
+from ctxdeploy.export.parity.verify import largest_batch, measure
 from ctxdeploy.export.preflight import REFERENCE, plan
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 

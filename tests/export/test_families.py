@@ -10,7 +10,8 @@ import torch
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.export import load_checkpoint, save_checkpoint
-from ctxdeploy.export.networks import FAMILIES, Architecture, Lit, NetworkConfig, Refinement, Smoothing, build, family
+from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing, build
+from ctxdeploy.export.networks.families import FAMILIES, family
 
 SMALL_LIT = Lit(steps=2, templates=6, dim=32)
 PARTS = {

@@ -15,7 +15,7 @@ from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.graph import save_graph
-from ctxdeploy.export.parity import compare_photo
+from ctxdeploy.export.parity.parity import compare_photo
 from ctxdeploy.export.tensorrt import EngineConfig, build_engine
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
@@ -30,8 +30,9 @@ COSINES = {
 
 
 def converted(proto: Any, precision: Precision, photos: Mapping[str, Image]) -> Any:
-    from ctxdeploy.export.graph import to_mixed
-    from ctxdeploy.export.int8 import calibrate, quantise
+    from ctxdeploy.export.graph.mixed import to_mixed
+    from ctxdeploy.export.int8.calibration import calibrate
+    from ctxdeploy.export.int8.qdq import quantise
 
     if precision is Precision.FP32:
         return proto

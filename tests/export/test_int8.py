@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.export.graph import build_graph
-from ctxdeploy.export.int8 import Int8Config, Method, Ranges, calibrate, quantise, search
+from ctxdeploy.export.int8 import Int8Config, Method
+from ctxdeploy.export.int8.calibration import Ranges, calibrate
 from ctxdeploy.export.int8.layers import find_trunk
-from ctxdeploy.export.parity import compare_photo, torch_runner
+from ctxdeploy.export.int8.qdq import quantise
+from ctxdeploy.export.int8.search import search
+from ctxdeploy.export.parity import torch_runner
+from ctxdeploy.export.parity.parity import compare_photo
 
 Image = NDArray[np.uint8]
 Session = Callable[[Any], Callable[[Image], Any]]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.graph import emulated, to_mixed
+from ctxdeploy.export.graph.mixed import emulated, to_mixed
 from ctxdeploy.export.graph.mixed_plan import low_tensor, low_type
 from ctxdeploy.export.networks import Edges
 from ctxdeploy.export.networks.operators import DOMAIN
 from ctxdeploy.export.networks.refinement import ROW_BLOCKS, graph_convolution
-from ctxdeploy.export.parity import PhotoParity, compare_photo
+from ctxdeploy.export.parity.parity import PhotoParity, compare_photo
 
 Image = NDArray[np.uint8]
 LOW = (Precision.FP16, Precision.BF16)

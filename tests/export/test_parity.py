@@ -17,15 +17,13 @@ from ctxdeploy.export.parity import (
     TOLERANCES,
     Agreement,
     Matching,
-    Outputs,
     Parity,
     ParityPhotos,
     ParityRun,
-    compare_photo,
     sample_parity_photos,
-    with_odd_shapes,
 )
-from ctxdeploy.export.parity.photos import default_photos
+from ctxdeploy.export.parity.parity import Outputs, compare_photo
+from ctxdeploy.export.parity.photos import default_photos, with_odd_shapes
 
 Vectors = NDArray[np.float32]
 IMAGE = np.zeros((100, 200, 3), np.uint8)

@@ -12,7 +12,8 @@ import pytest
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.core.errors import MissingExtraError, StorageError
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.export.parity import TOLERANCES, Agreement, Parity, compare_photo
+from ctxdeploy.export.parity import TOLERANCES, Agreement, Parity
+from ctxdeploy.export.parity.parity import compare_photo
 from ctxdeploy.report.bundle_page import write_report
 
 SCALES = (1.414, 1.0, 0.5)

@@ -20,7 +20,9 @@ from ctxdeploy.core.errors import BackendError, MissingExtraError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.networks import NetworkConfig, Refinement
-from ctxdeploy.export.tensorrt import EngineConfig, Plan, build_plan, graph_problems
+from ctxdeploy.export.tensorrt import EngineConfig
+from ctxdeploy.export.tensorrt.build import Plan, build_plan
+from ctxdeploy.export.tensorrt.limits import graph_problems
 from ctxdeploy.export.tensorrt.monitor import make_monitor
 
 SHAPES = ShapeRange(batch=(1, 2), height=(1, 512), width=(1, 512))
@@ -117,8 +119,9 @@ def one_scale(config_of: Callable[..., NetworkConfig], network_of: Callable[...,
 def test_every_precision_parses_and_builds(
     rtx: ModuleType, one_scale: Any, samples: dict[str, Any], precision: Precision
 ) -> None:
-    from ctxdeploy.export.graph import to_mixed
-    from ctxdeploy.export.int8 import calibrate, quantise
+    from ctxdeploy.export.graph.mixed import to_mixed
+    from ctxdeploy.export.int8.calibration import calibrate
+    from ctxdeploy.export.int8.qdq import quantise
 
     if precision is Precision.INT8:
         graph = quantise(one_scale, calibrate(one_scale, {"coffee": samples["coffee"]}))

@@ -12,7 +12,8 @@ from ctxdeploy.core.bundle import Extraction, ShapeRange
 from ctxdeploy.core.engines import Hardware
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks import Architecture, Edges, NetworkConfig, Refinement
-from ctxdeploy.export.tensorrt import EngineConfig, graph_problems, problems
+from ctxdeploy.export.tensorrt import EngineConfig
+from ctxdeploy.export.tensorrt.limits import graph_problems, problems
 
 HOW = NetworkConfig(family="how", architecture=Architecture.RESNET18)
 
