@@ -116,8 +116,8 @@ def store_model(archive: Path, bundle: Bundle) -> None:
         for name in sorted({ctxdeploy.core.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, partial / name)
-        if bundle.words is not None:  # the archive has a codebook of its own
-            replace(bundle, path=partial, words=None).write_manifest()
+        if bundle.codebook is not None:  # the archive has a codebook of its own
+            replace(bundle, path=partial, codebook=None).write_manifest()
 
 
 def open_model(archive: Path, given: str | os.PathLike[str] | None = None, *, check_hashes: bool = True) -> Bundle:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core import bundle
 from ctxdeploy.index import Codebook, Index
+from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.runtime import BackendConfig, Extractor
 
 STORED = Path(__file__).parent / "fixtures" / "stored"
@@ -165,7 +166,7 @@ def test_bundle_on_the_command_line(network: Path, name: str) -> None:
     manifest = json.loads((network / name / "bundle.json").read_text(encoding="utf-8"))
     opened = bundle.open(network / name)
     assert json.loads(json.dumps(opened.metadata())) == manifest
-    codebook = opened.codebook()
+    codebook = codebook_of(opened)
     found = None if codebook is None else {"id": codebook.id, "words": len(codebook)}
     assert found == (expected_of("network")["codebook"] if name == "worded.ctxbundle" else None)
 

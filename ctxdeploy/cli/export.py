@@ -15,6 +15,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export import ExportConfig
+from ctxdeploy.indexing.codebook import add_codebook, read_codebook
 from ctxdeploy.models.finding import find_checkpoint
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def command(
         display=Display(quiet=quiet),
     )
     if codebook is not None:
-        exported = replace(exported, bundle=exported.bundle.with_codebook(codebook))
+        exported = replace(exported, bundle=add_codebook(exported.bundle, codebook))
     if as_json:
         rejected = [vars(artefact) for artefact in exported.rejected]
         print_json({"bundle": str(output), **exported.bundle.metadata(), "rejected": rejected})
@@ -99,10 +100,9 @@ def command(
 
 
 def _check_codebook(codebook: Path, checkpoint: Path) -> None:
-    from ctxdeploy.core.bundled_codebook import check_codebook
     from ctxdeploy.export import load_checkpoint
 
-    check_codebook(codebook, load_checkpoint(checkpoint).config.descriptor_dim)
+    read_codebook(codebook, load_checkpoint(checkpoint).config.descriptor_dim)
 
 
 def _photos(

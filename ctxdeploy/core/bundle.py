@@ -8,17 +8,13 @@ without one stays at version 2.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ctxdeploy.core.bundled_codebook import CodebookFile, copy_codebook, load_codebook
 from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError
 from ctxdeploy.core.files import file_sha256, settings_sha256, write_json
 from ctxdeploy.core.types import Preprocessing
-
-if TYPE_CHECKING:
-    from ctxdeploy.index import Codebook
 
 FORMAT_NAME = "ctxdeploy-bundle"
 FORMAT_VERSION = 3
@@ -110,6 +106,25 @@ class Artefact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodebookFile:
+    """The codebook that a bundle carries.
+
+    Attributes:
+        file: path inside the bundle, of a file that ``ctxdeploy.index.Codebook`` reads.
+        sha256: of the file's bytes.
+        bytes: size of the file.
+        words: W.
+        id: hex sha256 of the centroids.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    words: int
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """An opened bundle.
 
@@ -122,7 +137,7 @@ class Bundle:
         shapes: admissible input shapes.
         artefacts: the files; the fp32 graph, which every other is made from, comes first.
         tools: versions that made the bundle.
-        words: the codebook that belongs to the network; None if the bundle carries none.
+        codebook: that belongs to the network; None if the bundle carries none.
     """
 
     path: Path
@@ -133,7 +148,7 @@ class Bundle:
     shapes: ShapeRange
     artefacts: tuple[Artefact, ...]
     tools: Mapping[str, str] = field(default_factory=dict)
-    words: CodebookFile | None = None
+    codebook: CodebookFile | None = None
 
     @property
     def model_id(self) -> str:
@@ -165,38 +180,20 @@ class Bundle:
             f"export one with  --target {target} --precision {precision}"
         )
 
-    def file(self, artefact: Artefact) -> Path:
-        """Return the path of an artefact."""
-        return self.path / artefact.file
+    @property
+    def entries(self) -> tuple[Artefact | CodebookFile, ...]:
+        """The files of the bundle: its artefacts, and the codebook if it carries one."""
+        return self.artefacts if self.codebook is None else (*self.artefacts, self.codebook)
 
-    def codebook(self) -> "Codebook | None":
-        """Return the codebook that the bundle carries, or None.
-
-        Raises:
-            BundleError: it is damaged, or of another dimension than the descriptors.
-        """
-        if self.words is None:
-            return None
-        return load_codebook(self.path / self.words.file, self.words, self.extraction.dim)
-
-    def with_codebook(self, file: str | os.PathLike[str]) -> "Bundle":
-        """Copy the file of a codebook into the bundle, in place of the one it has; return the bundle with it.
-
-        Raises:
-            ConfigError: its dimension is not that of the descriptors.
-            ArchiveError: it is no codebook, or damaged.
-            StorageError: the bundle cannot be written.
-        """
-        words = copy_codebook(Path(file), self.path / CODEBOOK, self.extraction.dim)
-        bundle = replace(self, words=words)
-        bundle.write_manifest()
-        return bundle
+    def file(self, entry: Artefact | CodebookFile) -> Path:
+        """Return the path of an artefact, or of the codebook."""
+        return self.path / entry.file
 
     def metadata(self) -> dict[str, Any]:
         """Return the content of ``bundle.json``."""
         return {
             "format": FORMAT_NAME,
-            "format_version": _WITHOUT_CODEBOOK if self.words is None else FORMAT_VERSION,
+            "format_version": _WITHOUT_CODEBOOK if self.codebook is None else FORMAT_VERSION,
             "model_id": self.model_id,
             "network": dict(self.network),
             "source": dict(self.source),
@@ -206,7 +203,7 @@ class Bundle:
             "input": {"name": INPUT_NAME, "dtype": "uint8", "layout": "BHWC, RGB", "ranges": asdict(self.shapes)},
             "outputs": _outputs(self.extraction),
             "artefacts": [asdict(artefact) for artefact in self.artefacts],
-            **({} if self.words is None else {"codebook": asdict(self.words)}),
+            **({} if self.codebook is None else {"codebook": asdict(self.codebook)}),
             "tools": dict(self.tools),
         }
 
@@ -227,7 +224,7 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
         check_hashes: read every artefact and compare its sha256 (0.1 s for 45 MB).
 
     Raises:
-        BundleError: it is no bundle, of a newer format, or a file is missing, damaged or outside the folder.
+        BundleError: the folder is not a bundle, its format is newer, or a file is missing, damaged or outside of it.
     """
     folder = Path(path)
     manifest = _read_manifest(folder)
@@ -240,8 +237,8 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
     for key, value in expected.items():
         if manifest.get(key) != value:
             raise BundleError(f"{folder / MANIFEST}: {key} does not fit the settings beside it: export the bundle anew")
-    for file in (*bundle.artefacts, *(() if bundle.words is None else (bundle.words,))):
-        _check_file(bundle, file, check_hashes)
+    for entry in bundle.entries:
+        _check_file(bundle, entry, check_hashes)
     return bundle
 
 
@@ -275,31 +272,30 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         shapes=ShapeRange(**{name: (int(low), int(high)) for name, (low, high) in ranges.items()}),
         artefacts=tuple(Artefact(**artefact) for artefact in manifest["artefacts"]),
         tools=manifest["tools"],
-        words=None if manifest.get("codebook") is None else CodebookFile(**manifest["codebook"]),
+        codebook=None if manifest.get("codebook") is None else CodebookFile(**manifest["codebook"]),
     )
     if not bundle.artefacts:
         raise BundleError("it lists no artefact")
     for key in ("network", "source", "tools"):
         if not isinstance(manifest[key], dict):
             raise BundleError(f"{key} is a {type(manifest[key]).__name__}")
-    for artefact in bundle.artefacts:
-        if not isinstance(artefact.file, str) or not artefact.file.isprintable():
-            raise BundleError(f"artefact file {artefact.file!r} is no name")
-    if bundle.words is not None and not (isinstance(bundle.words.file, str) and bundle.words.file.isprintable()):
-        raise BundleError(f"codebook file {bundle.words.file!r} is no name")
+    for entry in bundle.entries:
+        if not isinstance(entry.file, str) or not entry.file.isprintable():
+            kind = "codebook" if isinstance(entry, CodebookFile) else "artefact"
+            raise BundleError(f"{kind} file {entry.file!r} is not a file name")
     return bundle
 
 
-def _check_file(bundle: Bundle, artefact: Artefact | CodebookFile, check_hash: bool) -> None:
-    name = PurePosixPath(artefact.file)
+def _check_file(bundle: Bundle, entry: Artefact | CodebookFile, check_hash: bool) -> None:
+    name = PurePosixPath(entry.file)
     if name.is_absolute() or ".." in name.parts:
-        raise BundleError(f"{bundle.path / MANIFEST} names a file outside the bundle: {artefact.file}")
+        raise BundleError(f"{bundle.path / MANIFEST} names a file outside the bundle: {entry.file}")
     path = bundle.path / name
     if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         raise BundleError(f"{path} is missing: export the bundle anew")
-    if path.stat().st_size != artefact.bytes:
-        raise BundleError(f"{path} has {path.stat().st_size} bytes instead of {artefact.bytes}: export the bundle anew")
-    if check_hash and file_sha256(path) != artefact.sha256:
+    if path.stat().st_size != entry.bytes:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}: export the bundle anew")
+    if check_hash and file_sha256(path) != entry.sha256:
         raise BundleError(f"{path} is damaged (its sha256 is not the recorded one): export the bundle anew")
 
 

@@ -13,7 +13,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet
-from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, marks_of, share_in
+from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, marks_of, share_in
 from ctxdeploy.indexing.config import NO_LIMIT
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 
@@ -141,7 +141,7 @@ class CodebookFinder:
         from ctxdeploy.index.storage.manifest import CODEBOOK
 
         given, bundle = self._config, extractor.bundle
-        carried = bundle.words
+        carried = bundle.codebook
         if given.photos is not None:
             path = self._train(given.photos, extractor, display)
             return path, self.judge(Codebook.load(path), f"trained on {given.photos}")
@@ -154,7 +154,7 @@ class CodebookFinder:
         if self._distractors is not None:
             path = self._distractors / CODEBOOK
             return path, self.judge(Codebook.load(path), f"of the distractors {self._distractors}")
-        own_words = bundle.codebook()
+        own_words = codebook_of(bundle)
         if carried is not None and own_words is not None and given.words is None:
             return bundle.path / carried.file, self.judge(own_words, _MODELS)
         if not given.of_same_set:

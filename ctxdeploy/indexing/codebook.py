@@ -1,4 +1,4 @@
-"""A codebook from a sample of the photos that are to be indexed, and a fingerprint of that sample."""
+"""Codebooks: of a file, of a bundle, or trained on a sample of the photos that are to be indexed."""
 
 import hashlib
 import os
@@ -7,14 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import NoPhotosError
+from ctxdeploy.core.bundle import CODEBOOK, Bundle, CodebookFile
+from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, NoPhotosError
+from ctxdeploy.core.files import copy_file, file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.config import FailureLimit
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
@@ -29,6 +31,71 @@ if TYPE_CHECKING:
 # photos is the benchmark's, it is missed with a chance of (1 - share)^64: one in 27 for a twentieth.
 KEPT = 64
 _HEAD = 1 << 16
+
+
+def read_codebook(file: Path, dim: int) -> "Codebook":
+    """Read every byte of a codebook's file and return it.
+
+    Args:
+        file: what ``Codebook.save`` wrote.
+        dim: of the descriptors that it is for.
+
+    Raises:
+        ConfigError: it has another dimension.
+        ArchiveError: the file is not a codebook, or damaged.
+    """
+    from ctxdeploy.index import Codebook
+
+    codebook = Codebook.load(file)
+    codebook.check(str(file))
+    if codebook.dim != dim:
+        raise ConfigError(
+            f"codebook {file} has dimension {codebook.dim}, the model {dim}: give the codebook of this model, or none"
+        )
+    return codebook
+
+
+def codebook_of(bundle: Bundle) -> "Codebook | None":
+    """Return the codebook that a bundle carries, or None.
+
+    Raises:
+        BundleError: it is damaged, or not the one that the bundle describes.
+    """
+    from ctxdeploy.index import Codebook
+
+    entry = bundle.codebook
+    if entry is None:
+        return None
+    try:
+        codebook = Codebook.load(bundle.file(entry))
+    except CtxdeployError as error:
+        raise BundleError(f"{error}: export the bundle anew") from error
+    if (codebook.id, len(codebook), codebook.dim) != (entry.id, entry.words, bundle.extraction.dim):
+        raise BundleError(f"{bundle.file(entry)} is not the codebook that its bundle describes: export the bundle anew")
+    return codebook
+
+
+def add_codebook(bundle: Bundle, file: Path) -> Bundle:
+    """Copy the file of a codebook into a bundle, in place of the one it has; return the bundle with it.
+
+    Raises:
+        ConfigError: its dimension is not that of the descriptors.
+        ArchiveError: the file is not a codebook, or damaged.
+        StorageError: the bundle cannot be written.
+    """
+    codebook = read_codebook(file, bundle.extraction.dim)
+    target = bundle.path / CODEBOOK
+    copy_file(file, target)
+    entry = CodebookFile(
+        file=CODEBOOK,
+        sha256=file_sha256(target),
+        bytes=target.stat().st_size,
+        words=len(codebook),
+        id=codebook.id,
+    )
+    carrying = replace(bundle, codebook=entry)
+    carrying.write_manifest()
+    return carrying
 
 
 def fingerprint(photos: Iterable["PhotoSource"]) -> dict[str, Any]:

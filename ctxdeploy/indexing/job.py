@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.bundled_codebook import check_codebook
 from ctxdeploy.core.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig
+from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, read_codebook
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
@@ -268,8 +267,8 @@ def make_checked_plan(index: "Index", archive: Path, photos: "PhotoList", config
 def given_codebook(config: IndexingConfig, bundle: Bundle) -> "Codebook | None":
     """Return the codebook that a configuration names, or the bundle's; None if one is to be trained."""
     if config.codebook is not None:
-        return check_codebook(config.codebook, bundle.extraction.dim)
-    return bundle.codebook() if config.words is None else None
+        return read_codebook(config.codebook, bundle.extraction.dim)
+    return codebook_of(bundle) if config.words is None else None
 
 
 def create_index(archive: Path, codebook: "Codebook", bundle: Bundle, config: IndexingConfig) -> "Index":

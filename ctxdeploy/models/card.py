@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.files import write_text
+from ctxdeploy.indexing.codebook import codebook_of
 
 if TYPE_CHECKING:
     from ctxdeploy.models.release import ReleaseConfig, Released
@@ -39,7 +40,7 @@ def write_card(path: Path, name: str, text: str, released: "Released", config: "
 def _facts(released: "Released", config: "ReleaseConfig") -> dict[str, str]:
     bundle, rounding = released.bundle, released.rounding
     extraction = bundle.extraction
-    codebook = bundle.codebook()
+    codebook = codebook_of(bundle)
     training = {} if codebook is None else codebook.training
     scales = ", ".join(f"{scale:g}" for scale in extraction.scales)
     return {

@@ -91,7 +91,7 @@ def _entry(path: Path, *, kind: str, what: str | None, licence: str, url: str | 
         what=what or f"{network.get('family', 'damaged')} {network.get('architecture', '')}".strip(),
         licence=licence,
         dim=None if opened is None else opened.extraction.dim,
-        words=None if opened is None or opened.words is None else opened.words.words,
+        words=None if opened is None or opened.codebook is None else opened.codebook.words,
         bytes=folder_bytes(path),
         path=path,
         url=url,

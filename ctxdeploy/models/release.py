@@ -18,6 +18,7 @@ from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import move, working_folder
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
+from ctxdeploy.indexing.codebook import add_codebook
 from ctxdeploy.models.card import CARD, write_card
 from ctxdeploy.models.table import is_name
 
@@ -102,7 +103,7 @@ def release(
         bundle, left_out = _export(rounded, staging / "bundle", display)
         codebook = _codebook(bundle, sources, staging, config, display)
         codebook.save(staging / "words", compact=True)
-        bundle = bundle.with_codebook(staging / "words")
+        bundle = add_codebook(bundle, staging / "words")
         move(rounded, bundle.path / rounded.name)
         released = Released(bundle=bundle, rounding=rounding, photos=len(sources), left_out=left_out)
         write_card(bundle.path / CARD, name, text, released, config)

@@ -10,6 +10,7 @@ import pytest
 
 import ctxdeploy.core.bundle
 from ctxdeploy.index import Codebook, Index
+from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.models.finding import built_in
 
 
@@ -115,11 +116,11 @@ def test_the_built_in_model_is_never_written(call, work: Path, few: Path) -> Non
 
 def test_the_built_in_model_exports_like_any_checkpoint_with_a_codebook_of_one_s_own(call, work: Path) -> None:
     own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
-    own.codebook().save(work / "words")
+    codebook_of(own).save(work / "words")
     result = call("export", "ctx-small", "--codebook", "words", "--scales", "1", "--image-size", 96, "-q")
     assert result.code == 0, result.err
     made = ctxdeploy.core.bundle.open(work / "ctx-small.ctxbundle")
-    assert made.source["weights_sha256"] == own.source["weights_sha256"] and made.codebook().id == own.words.id
+    assert made.source["weights_sha256"] == own.source["weights_sha256"] and made.codebook.id == own.codebook.id
     Codebook.from_centroids(np.eye(4, 16)).save(work / "other")
     result = call("export", "ctx-small", "--codebook", "other", "-o", "b.ctxbundle", "-q")
     assert result.code == 2 and "has dimension 16, the model 128" in result.err and not Path("b.ctxbundle").exists()

@@ -19,6 +19,7 @@ from ctxdeploy.core.bundle import FORMAT_VERSION, MANIFEST, Artefact, Bundle, Ex
 from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.index import Codebook
+from ctxdeploy.indexing.codebook import add_codebook, codebook_of
 
 DATA = bytes(range(256)) * 8
 
@@ -158,9 +159,9 @@ def test_a_file_outside_the_folder(bundle: Bundle, edit: Any, name: str) -> None
         (lambda m: m.pop("artefacts"), "missing 'artefacts'"),
         (lambda m: m["source"].pop("weights_sha256"), "missing 'weights_sha256'"),
         (lambda m: m["artefacts"][0].pop("sha256"), "sha256"),
-        (lambda m: m["artefacts"][0].update(file=5), "artefact file 5 is no name"),
+        (lambda m: m["artefacts"][0].update(file=5), "artefact file 5 is not a file name"),
         (lambda m: m["artefacts"][0].update(file="x" * 5000), "is missing"),
-        (lambda m: m["artefacts"][0].update(file="a\0b"), "is no name"),
+        (lambda m: m["artefacts"][0].update(file="a\0b"), "is not a file name"),
         (lambda m: m["input"]["ranges"].update(batch=[1, float("inf")]), "infinity"),
         (lambda m: m["input"]["ranges"].update(batch=[8, 1]), "the range 8..1 of batch is empty"),
         (lambda m: m["input"]["ranges"].update(depth=[1, 2]), "depth"),
@@ -315,18 +316,18 @@ def _codebook(path: Path, dim: int = 32, words: int = 20, *, compact: bool = Fal
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_a_bundle_carries_a_codebook(bundle: Bundle, tmp_path: Path, compact: bool) -> None:
-    assert bundle.codebook() is None
+    assert bundle.codebook is None and codebook_of(bundle) is None
     given = _codebook(tmp_path / "c", compact=compact)
-    carrying = bundle.with_codebook(tmp_path / "c")
+    carrying = add_codebook(bundle, tmp_path / "c")
     opened = ctxdeploy.core.bundle.open(bundle.path)
-    assert opened == carrying and opened.words is not None and opened.words.words == 20
+    assert opened == carrying and opened.codebook is not None and opened.codebook.words == 20
     assert opened.metadata()["format_version"] == FORMAT_VERSION == 3
-    found = opened.codebook()
+    found = codebook_of(opened)
     assert found is not None and found.id == given.id and np.array_equal(found.centroids, given.centroids)
     # What identifies the descriptors stays: archives made without the codebook go on.
     assert (opened.model_id, opened.preprocessing.hash) == (bundle.model_id, bundle.preprocessing.hash)
     other = _codebook(tmp_path / "d", words=30)
-    found = opened.with_codebook(tmp_path / "d").codebook()
+    found = codebook_of(add_codebook(opened, tmp_path / "d"))
     assert found is not None and found.id == other.id
     assert sorted(file.name for file in bundle.path.iterdir()) == [MANIFEST, "codebook.safetensors", "model.onnx"]
 
@@ -335,20 +336,20 @@ def test_a_codebook_that_does_not_fit_is_not_taken(bundle: Bundle, tmp_path: Pat
     before = (bundle.path / MANIFEST).read_bytes()
     _codebook(tmp_path / "c", dim=16)
     with pytest.raises(ConfigError, match="has dimension 16, the model 32: give the codebook of this model, or none"):
-        bundle.with_codebook(tmp_path / "c")
+        add_codebook(bundle, tmp_path / "c")
     _codebook(tmp_path / "d")
     data = bytearray((tmp_path / "d").read_bytes())
     data[-1] ^= 1
     (tmp_path / "d").write_bytes(data)
     with pytest.raises(ArchiveError, match="is damaged"):
-        bundle.with_codebook(tmp_path / "d")
+        add_codebook(bundle, tmp_path / "d")
     assert (bundle.path / MANIFEST).read_bytes() == before
     assert sorted(file.name for file in bundle.path.iterdir()) == [MANIFEST, "model.onnx"]
 
 
 def test_a_damaged_codebook_is_found_when_the_bundle_is_opened(bundle: Bundle, tmp_path: Path, edit: Any) -> None:
     _codebook(tmp_path / "c")
-    bundle.with_codebook(tmp_path / "c")
+    add_codebook(bundle, tmp_path / "c")
     path = bundle.path / "codebook.safetensors"
     sound = path.read_bytes()
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
@@ -359,13 +360,13 @@ def test_a_damaged_codebook_is_found_when_the_bundle_is_opened(bundle: Bundle, t
         ({"id": "0" * 64}, "is not the codebook that its bundle describes"),
         ({"words": 21}, "is not the codebook that its bundle describes"),
         ({"file": "../c"}, "names a file outside the bundle"),
-        ({"file": 7}, "codebook file 7 is no name"),
+        ({"file": 7}, "codebook file 7 is not a file name"),
         ({"colour": 1}, "colour"),
     ):
         manifest = json.loads((bundle.path / MANIFEST).read_text())
         edit(lambda m, change=change: m["codebook"].update(change))
         with pytest.raises(BundleError, match=message):
-            ctxdeploy.core.bundle.open(bundle.path).codebook()
+            codebook_of(ctxdeploy.core.bundle.open(bundle.path))
         (bundle.path / MANIFEST).write_text(json.dumps(manifest))
     path.unlink()
     with pytest.raises(BundleError, match=r"codebook.safetensors is missing"):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.indexing.codebook import add_codebook
 
 
 def test_the_models_own_codebook(call, few: Path, bundle: Bundle, codebook: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle.path, tmp_path / "own.ctxbundle")
-    words = ctxdeploy.core.bundle.open(tmp_path / "own.ctxbundle").with_codebook(codebook).codebook()
+    words = add_codebook(ctxdeploy.core.bundle.open(tmp_path / "own.ctxbundle"), codebook).codebook
     options = ("eval", few, "-o", tmp_path / "a.ctxindex", "--model", tmp_path / "own.ctxbundle", "--json", "-q")
     result = call(*options)
     assert result.code == 0, result.err
@@ -20,6 +21,6 @@ def test_the_models_own_codebook(call, few: Path, bundle: Bundle, codebook: Path
     # Photos that trained it are known again when they are evaluated.
     archive = tmp_path / "trained.ctxindex"
     assert call("index", few, "-o", archive, "--model", bundle.path, "--words", 16, "-q").code == 0
-    ctxdeploy.core.bundle.open(tmp_path / "own.ctxbundle").with_codebook(archive / "codebook.safetensors")
+    add_codebook(ctxdeploy.core.bundle.open(tmp_path / "own.ctxbundle"), archive / "codebook.safetensors")
     result = call(*options[:2], "-o", tmp_path / "b.ctxindex", *options[4:])
     assert result.code == 2 and "the codebook (the model's own) was trained on the evaluated photos" in result.err

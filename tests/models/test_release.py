@@ -11,6 +11,7 @@ from PIL import Image
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.samples import sample_photo
+from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.models.card import card_text
 
 SMALL = ("--words", "24", "--scales", "1", "--image-size", "64", "--top-k", "40", "--quiet")
@@ -54,7 +55,7 @@ def test_a_released_model_is_whole_and_used_by_its_name(
     folder = home / "mine"
     assert sorted(path.name for path in home.iterdir()) == ["mine"]
     bundle = ctxdeploy.core.bundle.open(folder)
-    listed = {bundle.words.file, *(artefact.file for artefact in bundle.artefacts)}  # type: ignore[union-attr]
+    listed = {bundle.codebook.file, *(artefact.file for artefact in bundle.artefacts)}  # type: ignore[union-attr]
     assert {path.name for path in folder.iterdir()} == {*listed, "bundle.json", "card.md", "mine.pth"}
     assert (bundle.extraction.scales, bundle.extraction.top_k, bundle.preprocessing.image_size) == ((1.0,), 40, 64)
 
@@ -65,7 +66,7 @@ def test_a_released_model_is_whole_and_used_by_its_name(
     assert bundle.source["weights_sha256"] == loaded.weights_sha256()
     assert (loaded.extraction.scales, loaded.extraction.top_k, loaded.image_size) == ((1.0,), 40, 64)
 
-    codebook = bundle.codebook()
+    codebook = codebook_of(bundle)
     assert codebook is not None and len(codebook) == 24 and codebook.training["photos"]
     assert np.array_equal(codebook.centroids, codebook.centroids.astype(np.float16))
 
