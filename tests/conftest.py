@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -60,6 +61,13 @@ def full_disk() -> Callable[[], AbstractContextManager[None]]:
             yield
 
     return filled
+
+
+@pytest.fixture(scope="session")
+def read_page(load_reference: Callable[[str], ModuleType]) -> Callable[[Path], Any]:
+    """Return a function that parses a page and checks what holds for all of them: ``tests/reference/html_page.py``."""
+    read: Callable[[Path], Any] = load_reference("html_page").read
+    return read
 
 
 @pytest.fixture(scope="session")

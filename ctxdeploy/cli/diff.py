@@ -68,15 +68,15 @@ def command(
     size = min(image_size, left.image_size or image_size, right.image_size or image_size)
     found = compare_graphs(left, right, _image(photo, size), config, Display(quiet=quiet).say)
     if html is not None:
-        from ctxdeploy.report.diff_page import write_diff_page
+        from ctxdeploy.report import write_diff
 
-        write_diff_page(html, found)
+        write_diff(html, found)
     if as_json:
         print_json(found.metadata())
     else:
-        from ctxdeploy.report.diff_page import table
+        from ctxdeploy.report import diff_lines
 
-        click.echo("\n".join(table(found)))
+        click.echo("\n".join(diff_lines(found)))
     if found.diverged:
         raise ParityError(found.verdict())
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.archive import SUFFIX, find_model, has_model, is_archive, open_model
+from ctxdeploy.archive import SUFFIX, find_model, has_model, is_archive, open_model, photo_folder
 from ctxdeploy.cli.options import (
     PATH,
     configured,
@@ -101,9 +101,9 @@ def command(
     else:
         _print(result)
     if page is not None:
-        from ctxdeploy.report.failures_page import write_failures
+        from ctxdeploy.report import write_failures
 
-        write_failures(page, result, distractors, worst)
+        write_failures(page, result, None if distractors is None else photo_folder(distractors), worst)
         shown.say(f"wrote {page}")
     if result.unreadable:
         names = ", ".join(map(printable, result.unreadable[:3]))

@@ -89,9 +89,9 @@ def command(
             what = f"{artefact.target} {artefact.precision} {kind}, {artefact.bytes / 1e6:.1f} MB"
             click.echo(f"  {what}: {parity_line(artefact.parity)}")
     if report is not None:
-        from ctxdeploy.report.bundle_page import write_report
+        from ctxdeploy.report import write_bundle_report
 
-        write_report(report, exported.bundle, exported.rejected)
+        write_bundle_report(report, exported.bundle, exported.rejected)
     if triton is not None:
         from ctxdeploy.export import write_model_repository
 

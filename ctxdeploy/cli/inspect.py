@@ -47,14 +47,14 @@ def command(
     The fp32 graph of the bundle is run in ONNX Runtime. Positions are pixels of the original photo after EXIF rotation.
     DIR must be empty, or hold an earlier inspection, which is replaced.
     """
-    from ctxdeploy.report.inspection import check_output, write_inspection
+    from ctxdeploy.report import check_inspection, write_inspection
     from ctxdeploy.runtime import Box
     from ctxdeploy.runtime.inspection import InspectionConfig, inspect_photo
 
     box = Box.parse(box_text) if box_text is not None else None
     config = InspectionConfig(at=None if at_text is None else _position(at_text), scale=scale, threads=threads)
     folder = output or Path(photo.name + SUFFIX)
-    check_output(folder)
+    check_inspection(folder)
     bundle = ctxdeploy.core.bundle.open(find_model(model))
     display = Display(quiet=quiet)
     found = inspect_photo(bundle, photo, config, box=box)

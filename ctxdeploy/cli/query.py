@@ -67,9 +67,9 @@ def command(
             answers.append(answer)
         folder = index.folder
     if page is not None:
-        from ctxdeploy.report.query_page import write_page
+        from ctxdeploy.report import write_answers
 
-        write_page(page, answers, folder, title=archive.name)
+        write_answers(page, answers, folder, title=archive.name)
         Display(quiet=quiet).say(f"wrote {page}")
     if failures:
         several = PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")

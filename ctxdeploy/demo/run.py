@@ -12,7 +12,7 @@ from ctxdeploy.demo.photos import VIEWS, scene_of, write_photos
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import Answer, QueryConfig
-from ctxdeploy.report.query_page import write_page
+from ctxdeploy.report import write_answers
 
 MARKER = ".ctxdeploy-demo"
 
@@ -95,7 +95,7 @@ def _judge(folder: Path, archive: Path, photos: Path, answers: list[Answer]) -> 
         f"{DEFAULT}; {first} of {len(answers)} queries have a view of the same photo first. The views were made by "
         "changing viewpoint, light and sharpness and covering a part: far easier than photos that people took."
     )
-    write_page(page, answers, photos, title="ctxdeploy demo", lead=lead)
+    write_answers(page, answers, photos, title="ctxdeploy demo", lead=lead)
     return DemoResult(
         queries=len(answers),
         first_right=first,

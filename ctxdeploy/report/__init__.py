@@ -1,0 +1,48 @@
+"""What a person looks at: HTML pages that need no other file, drawn by the templates of ``templates/``.
+
+    from ctxdeploy.report import write_answers
+
+    write_answers(Path("answers.html"), answers, photos=Path("photos"), title="holiday")
+
+The names below are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.report.answers import write_answers
+    from ctxdeploy.report.bundle import write_bundle_report
+    from ctxdeploy.report.diff import diff_lines, write_diff
+    from ctxdeploy.report.failures import write_failures
+    from ctxdeploy.report.inspection.folder import check_inspection, write_inspection
+
+__all__ = [
+    "check_inspection",
+    "diff_lines",
+    "write_answers",
+    "write_bundle_report",
+    "write_diff",
+    "write_failures",
+    "write_inspection",
+]
+
+_HOMES = {
+    "check_inspection": "inspection.folder",
+    "diff_lines": "diff",
+    "write_answers": "answers",
+    "write_bundle_report": "bundle",
+    "write_diff": "diff",
+    "write_failures": "failures",
+    "write_inspection": "inspection.folder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

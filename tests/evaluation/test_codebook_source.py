@@ -23,15 +23,15 @@ def test_without_a_codebook_it_is_said_where_to_get_one(call, options, tmp_path:
     assert not (tmp_path / "a.ctxindex").exists()
 
 
-def test_one_of_the_evaluated_photos_is_refused_or_marked_everywhere(call, options, tmp_path: Path) -> None:
+def test_one_of_the_evaluated_photos_is_refused_or_marked_everywhere(call, options, read_page, tmp_path: Path) -> None:
     page = tmp_path / "worst.html"
     result = call(*options, "--codebook-of-same-set", "--words", 64, "--html", page, "--json", "-q")
     assert result.code == 0, result.err
     facts = result.json["codebook"]
     assert (facts["trained_on"], facts["share_of_evaluated_photos"]) == ("the evaluated photos", 1.0)
     assert "THE CODEBOOK WAS TRAINED ON THE EVALUATED PHOTOS" in result.json["warnings"][0]
-    text = page.read_text(encoding="utf-8")
-    assert '<p class="alarm">THE CODEBOOK WAS TRAINED ON THE EVALUATED PHOTOS' in text
+    (warning,) = read_page(page).texts("p", "callout")
+    assert warning.startswith("THE CODEBOOK WAS TRAINED ON THE EVALUATED PHOTOS")
     # The archive remembers: without the flag it is refused, with it the table says so.
     result = call(*options, "-q")
     assert result.code == 2 and "about 100 % of its training photos" in result.err

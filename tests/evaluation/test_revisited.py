@@ -3,7 +3,6 @@
 import itertools
 import json
 import pickle
-import re
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -120,26 +119,27 @@ def test_table_names_what_was_measured(call, evaluated) -> None:
     assert lines[4].endswith("69 (1 without answers)")
 
 
-def test_page_shows_the_worst_queries_with_right_wrong_and_junk(call, evaluated, content) -> None:
+def test_page_shows_the_worst_queries_with_right_wrong_and_junk(call, evaluated, read_page, content) -> None:
     worst = call(*evaluated.options, "-q", "--json", "--worst", 6).json["worst"]
-    text = evaluated.page.read_text(encoding="utf-8")
-    titles = re.findall(r"<h2>([^<]+)</h2>", text)
-    assert titles == [entry["query"] for entry in worst]
+    page = read_page(evaluated.page)
+    assert page.texts("h2") == [entry["query"] for entry in worst]
     assert [entry["AP"] for entry in worst] == sorted(entry["AP"] for entry in worst)
-    sections = text.split("<section>")[1:]
-    for title, section in zip(titles, sections, strict=True):
+    assert page.one("header").texts("p")[1].startswith("The 6 worst of 70 queries. ")
+    for title, section in zip(page.texts("h2"), page.all("section"), strict=True):
         truth = content["gnd"][content["qimlist"].index(title.removesuffix(".jpg"))]
         right, junk = ([content["imlist"][n] + ".jpg" for key in keys for n in truth[key]] for keys in SETUPS["medium"])
-        for marked, name in re.findall(r'<li class="(\w+)">.*?<span class="rank">\d+</span>([^<]+)</div>', section):
-            assert marked == ("right" if name in right else "junk" if name in junk else "wrong"), (title, name)
-        assert 'class="box"' in section and "medium: AP" in section
+        for result in section.all("li", "result"):
+            name = result.one("span", "name").text
+            verdict = "right" if name in right else "junk" if name in junk else "wrong"
+            assert verdict in result.classes and result.one("span", "verdict").text == verdict, (title, name)
+        assert section.one("div", "framed").one("span")
+        assert section.one("div", "asked").texts("p")[0].startswith("medium: AP")
         # Twelve as they were returned, and the first two right ones behind them.
-        places = [int(place) for place in re.findall(r'<span class="rank">(\d+)</span>', section)]
+        places = [int(place) for place in section.texts("span", "rank")]
         ranking = _rankings(evaluated.rankings, "asmk")[title]
         missed = [place for place, name in enumerate(ranking, 1) if place > 12 and name in right][:2]
         assert places == [*range(1, 13), *missed]
-    assert {"right", "wrong"} <= set(re.findall(r'<li class="(\w+)">', text))
-    assert not re.search(r"https?://|<script|<link|url\(", text)
+    assert {"right", "wrong"} <= set(page.texts("span", "verdict"))
 
 
 class _Evil:

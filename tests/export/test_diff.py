@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, MissingExtraError, StorageError
+from ctxdeploy.core.errors import BackendError, BundleError, ConfigError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export.diff import SIZES, Diff, DiffConfig, Side, compare_graphs, side
 from ctxdeploy.export.diff.layers import SELECTION, Graph
 from ctxdeploy.export.diff.sides import Runner, distance
-from ctxdeploy.report.diff_page import table, write_diff_page
+from ctxdeploy.report import diff_lines
 
 FACTORS = (1.5, 1.0, 0.5)
 K = 12
@@ -263,7 +262,7 @@ def test_another_scale_is_no_match_by_name(reference: Path, save: Save, image: A
     assert (found.first.tensor.op, found.first.tensor.scale) == ("Resize", 1)
     assert found.first.shapes == ((1, 3, 22, 30), (1, 3, 15, 21))
     assert "1×3×22×30 against 1×3×15×21" in found.verdict()
-    assert "shape*" in "\n".join(table(found))
+    assert "shape*" in "\n".join(diff_lines(found))
 
 
 def test_not_finite(reference: Path, save: Save, image: Any) -> None:
@@ -276,7 +275,7 @@ def test_not_finite(reference: Path, save: Save, image: Any) -> None:
     assert found.first.distance.nonfinite[1] > 0
     assert "values are not finite" in found.verdict()
     json.dumps(found.metadata(), allow_nan=False)
-    assert "infinite*" in "\n".join(table(found))
+    assert "infinite*" in "\n".join(diff_lines(found))
 
 
 def test_layers_agree_but_not_the_outputs(reference: Path, save: Save, image: Any) -> None:
@@ -320,7 +319,7 @@ def test_layers_that_only_one_has(reference: Path, save: Save, image: Any) -> No
                 value.name = "whitening.weight"
     found = compare(reference, save(model), image)
     assert found.only_a == ("dim_reduction",)
-    assert "only in A: dim_reduction" in table(found)
+    assert "only in A: dim_reduction" in diff_lines(found)
 
 
 def test_budget(reference: Path, save: Save, image: Any) -> None:
@@ -481,38 +480,3 @@ def test_sides(reference: Path, tmp_path: Path) -> None:
         side(str(folder), "onnxruntime", "bf16")
     with pytest.raises(ConfigError, match="tensorrt"):
         Side(path=reference, engine="tensorrt")
-
-
-class _Page(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_page(reference: Path, save: Save, image: Any, tmp_path: Path) -> None:
-    found = compare(reference, save(graph(perturbed("backbone.layer1.0.conv2")), "<b>$x_1$.onnx"), image)
-    write_diff_page(tmp_path / "page.html", found)
-    first = (tmp_path / "page.html").read_bytes()
-    write_diff_page(tmp_path / "page.html", found)
-    assert (tmp_path / "page.html").read_bytes() == first
-    page = _Page()
-    page.feed(first.decode("utf-8"))
-    assert page.tags.count("svg") == 1
-    assert not {"script", "link", "img", "b"} & set(page.tags)
-    assert found.verdict() in page.text
-    assert "<b>$x_1$.onnx" in page.text
-    with pytest.raises(StorageError, match="--html"):
-        write_diff_page(tmp_path / "no" / "page.html", found)
-
-
-def test_page_without_matplotlib(reference: Path, image: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"ctxdeploy\[export\]"):
-        write_diff_page(tmp_path / "page.html", compare(reference, reference, image))

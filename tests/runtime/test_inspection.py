@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export import untrained_network
 from ctxdeploy.export.graph import build_graph
 from ctxdeploy.export.networks import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing, l2_attention
-from ctxdeploy.report.inspection import write_inspection
+from ctxdeploy.report import write_inspection
 from ctxdeploy.runtime import Box, Extractor, decode_photo
 from ctxdeploy.runtime.inspection import Inspection, InspectionConfig, inspect_photo
 from ctxdeploy.runtime.inspection.edges import edges_of
 from ctxdeploy.runtime.inspection.graph import Block, Graph
 
+ReadPage = Callable[[Path], Any]
 SIZE, TOP_K = 176, 90
 GAUSSIAN, WIDE = (Smoothing(kind="gaussian", kernel_size=size) for size in (3, 5))
 # Family, smoothing, refinement, LIT, scales. One scale alone has no Concat in its graph.
@@ -335,21 +335,22 @@ def test_edge_weights_are_those_of_plain_loops(kind: str) -> None:
         assert found.own == pytest.approx(edges[here] / total, abs=1e-12)
 
 
-def test_pages_of_every_network(dense: Case, tmp_path: Path) -> None:
-    check_page(dense.found["functions"], dense, tmp_path / "page")
+def test_pages_of_every_network(dense: Case, tmp_path: Path, read_page: ReadPage) -> None:
+    check_page(dense.found["functions"], dense, tmp_path / "page", read_page)
 
 
-def test_page_of_super_features(case_of: Callable[[str], Case], tmp_path: Path) -> None:
+def test_page_of_super_features(case_of: Callable[[str], Case], tmp_path: Path, read_page: ReadPage) -> None:
     case = case_of("fire")
-    check_page(case.found["functions"], case, tmp_path / "page")
+    check_page(case.found["functions"], case, tmp_path / "page", read_page)
 
 
-def check_page(found: Inspection, case: Case, folder: Path) -> None:
+def check_page(found: Inspection, case: Case, folder: Path, read_page: ReadPage) -> None:
     """Write a page: all its pictures are there, in their sizes, and none is of one colour."""
     facts = write_inspection(folder, found, case.bundles["functions"], case.photo, 10)
-    page = (folder / "index.html").read_text(encoding="utf-8")
+    page = read_page(folder / "index.html")
     names = {picture["file"] for picture in facts["pictures"]}
-    assert set(re.findall(r'(?:src|href)="([^"]+)"', page)) == names
+    assert {image.attributes["src"] for image in page.all("img")} == names
+    assert {link.attributes["href"] for link in page.all("a")} == names
     assert {path.name for path in folder.iterdir()} == names | {"index.html", "inspection.json"}
     for picture in facts["pictures"]:
         with Pillow.open(folder / picture["file"]) as image:
@@ -362,8 +363,16 @@ def check_page(found: Inspection, case: Case, folder: Path) -> None:
     assert ("bandwidth" in sections) == ("confidence" in sections) == (config.smoothing.kind == "gaussian")
     assert ("edges" in sections) == (config.refinement is not None)
     assert ("superfeatures" in sections) == (config.lit is not None)
-    for line in facts["missing"]:
-        assert line.split(":")[0] in page
+    titles = {
+        "bandwidth": "Bandwidth of the smoothing",
+        "edges": "Edges of the graph",
+        "superfeatures": "Super-features",
+    }
+    assert {titles[name] for name in sections & titles.keys()} == set(page.texts("h2")) & set(titles.values())
+    assert page.texts("p", "bad") == [f"Not shown – {line}." for line in facts["missing"]]
+    kernel = facts["chosen"] and facts["chosen"]["kernel"]
+    shares = [[f"{100 * share:.1f} %" for share in row] for row in kernel or []]
+    assert page.tables() == [page.tables()[0], shares] if kernel else [page.tables()[0]]
 
 
 def test_parameter_of_a_block_is_that_of_its_node(case_of: Callable[[str], Case]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.report.inspection.picture import Drawn
+from ctxdeploy.report.inspection.pictures import Picture
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import Pixels
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 FORMAT_NAME, FORMAT_VERSION = "ctxdeploy-inspection", 1
 
 
-def facts_of(found: "Inspection", pictures: Sequence[Drawn], bundle: Bundle, photo: Path, edges: int) -> dict[str, Any]:
+def facts_of(
+    found: "Inspection", pictures: Sequence[Picture], bundle: Bundle, photo: Path, edges: int
+) -> dict[str, Any]:
     """Return everything but the pictures themselves; every value fits into JSON."""
     return {
         "format": FORMAT_NAME,

@@ -13,6 +13,10 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.files import TEMPORARY, move, working_folder
 from ctxdeploy.core.text import printable
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.report.inspection.facts import FORMAT_NAME, facts_of
+from ctxdeploy.report.inspection.page import page_of
+from ctxdeploy.report.inspection.pictures import draw
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.inspection import Inspection
@@ -27,43 +31,38 @@ _OURS = re.compile(
 _WHOLE_PIXELS = 1024
 
 
-def check_output(folder: Path) -> None:
-    """Raise ``ConfigError`` unless a folder can be written: it is not there, empty, or of an earlier inspection."""
+def check_inspection(folder: Path) -> None:
+    """Raise ``ConfigError`` unless a folder can take an inspection: it is missing, empty, or holds an earlier one."""
     if not os.path.lexists(folder):
         return
+    shown = printable(str(folder))
     if not folder.is_dir():
-        raise ConfigError(f"{printable(str(folder))} is a file, not a folder: choose another -o")
+        raise ConfigError(f"{shown} is a file, not a folder: choose another -o")
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 (Path.iterdir raises late)
     except OSError as error:
-        raise StorageError(f"{printable(str(folder))} cannot be listed: {error.strerror or error}") from error
+        raise StorageError(f"{shown} cannot be listed: {error.strerror or error}; choose another -o") from error
     names = [name for name in names if not name.startswith(TEMPORARY)]  # what a killed run left
     others = [name for name in names if not _OURS.fullmatch(name)]
-    if names and (others or not _is_facts(folder / FACTS)):
+    if names and (others or not _is_inspection(folder / FACTS)):
         named = printable((others or names)[0])
-        raise ConfigError(
-            f"{printable(str(folder))} holds {named}, which  ctxdeploy inspect  did not write: choose another -o"
-        )
+        raise ConfigError(f"{shown} holds {named}, which  ctxdeploy inspect  did not write: choose another -o")
 
 
 def write_inspection(folder: Path, found: "Inspection", bundle: Bundle, photo: Path, edges: int) -> dict[str, Any]:
     """Draw an inspection, write its page, and return its facts.
 
     Args:
-        folder: as ``check_output`` takes it; the files of an earlier inspection in it are replaced.
+        folder: as ``check_inspection`` takes it; the files of an earlier inspection in it are replaced.
         found: what was found.
         bundle: that it was found with.
         photo: the file.
-        edges: that are drawn of a block, at most.
+        edges: drawn of each block, at most.
 
     Raises:
         ConfigError: the folder holds something else.
         StorageError: it cannot be written; an earlier inspection in it stays.
     """
-    from ctxdeploy.report.inspection.facts import facts_of
-    from ctxdeploy.report.inspection.page import page_of
-    from ctxdeploy.report.inspection.pictures import draw
-
     pictures = draw(found, edges, _whole(found, photo))
     facts = facts_of(found, pictures, bundle, photo, edges)
     files: dict[str, bytes] = {}
@@ -74,14 +73,13 @@ def write_inspection(folder: Path, found: "Inspection", bundle: Bundle, photo: P
         files[picture.file] = buffer.getvalue()
     files[FACTS] = (json.dumps(facts, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
     files[PAGE] = page_of(facts, pictures).encode("utf-8")
-    check_output(folder)
+    check_inspection(folder)
     _write(folder, files)
     return facts
 
 
 def _whole(found: "Inspection", photo: Path) -> Any:
     """Return the whole photo, H×W×3 uint8, where a part of it was inspected."""
-    from ctxdeploy.core.types import Preprocessing
     from ctxdeploy.runtime import decode_photo
 
     if found.preparation.box is None:
@@ -93,7 +91,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a folder of their own beside their places, then move them there, the page last."""
     made = not folder.exists()
     try:
-        with working_folder(folder / PAGE) as staging:
+        with working_folder(folder / PAGE, advice="choose another -o") as staging:
             for name, content in files.items():
                 (staging / name).write_bytes(content)
             # From here on files are only renamed and removed. The facts come first: they say whose the folder is.
@@ -108,9 +106,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_facts(path: Path) -> bool:
-    from ctxdeploy.report.inspection.facts import FORMAT_NAME
-
+def _is_inspection(path: Path) -> bool:
     try:
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,41 +1,46 @@
-"""A page of the queries that found least: what they returned, each photo marked right, wrong or junk."""
+"""The page of the queries that an evaluation answered worst, each photo marked right, wrong or junk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from ctxdeploy.archive import photo_folder
 from ctxdeploy.core.scoring import QueryScore
 from ctxdeploy.evaluation.dataset import DataSet
 from ctxdeploy.evaluation.evaluate import Evaluation
 from ctxdeploy.evaluation.judging import Outcome, worst
 from ctxdeploy.evaluation.ranking import Ranked
-from ctxdeploy.report.query_page import Result, Section, write_sections
+from ctxdeploy.report.answers import AnswersPage, Result, Section
+from ctxdeploy.report.pages import write_page
 
 # Ranks of right photos that are named.
-_NAMED_RANKS = 8
+_MAX_RANKS = 8
 
 
-def write_failures(path: Path, evaluation: Evaluation, distractors: Path | None, most: int) -> None:
-    """Write the page of the ``most`` worst queries.
+def write_failures(path: Path, evaluation: Evaluation, distractors: Path | None, max_queries: int) -> None:
+    """Write the page of the worst queries.
 
     Args:
         path: the file.
         evaluation: what came out.
-        distractors: their archive, which says where their photos are.
-        most: queries.
+        distractors: folder of their photos; None if it is not known.
+        max_queries: that are shown.
 
     Raises:
         StorageError: the file cannot be written.
     """
     dataset = evaluation.dataset
-    folder = None if distractors is None else photo_folder(distractors)
-    shown = worst(evaluation.outcomes, most)
-    leads = [f"the {len(shown)} worst of {len(dataset.queries)} queries; {dataset.rule}"]
-    for task, found in evaluation.figures.items():
-        leads.append(f"{task}: mAP {100 * found.mean_average_precision:.2f} over {found.queries} queries")
-    sections = (_section(outcome, dataset, folder) for outcome in shown)
-    title = f"{dataset.name}: the worst queries"
-    write_sections(path, sections, title=title, leads=leads, alarm="; ".join(evaluation.warnings))
+    shown = worst(evaluation.outcomes, max_queries)
+    figures = [
+        f"{task}: mAP {100 * found.mean_average_precision:.2f} over {found.queries:,} queries"
+        for task, found in evaluation.figures.items()
+    ]
+    page = AnswersPage(
+        kind="Worst queries",
+        title=dataset.name,
+        leads=(f"The {len(shown)} worst of {len(dataset.queries):,} queries. Rule: {dataset.rule}.", *figures),
+        sections=[_section(outcome, dataset, distractors) for outcome in shown],
+        warnings=evaluation.warnings,
+    )
+    write_page(path, "answers.html", page, option="--html")
 
 
 def _section(outcome: Outcome, dataset: DataSet, distractors: Path | None) -> Section:
@@ -48,21 +53,21 @@ def _section(outcome: Outcome, dataset: DataSet, distractors: Path | None) -> Se
             Result(
                 name=photo.name,
                 score=photo.score,
-                picture=_picture(photo, dataset.folder, distractors),
-                verdict=verdict(photo, outcome, dataset),
                 rank=rank,
+                picture=_picture(photo, dataset.folder, distractors),
+                verdict=_verdict(photo, outcome, dataset),
             )
             for rank, photo in (*enumerate(outcome.best, 1), *outcome.missed)
         ],
     )
 
 
-def verdict(photo: Ranked, outcome: Outcome, dataset: DataSet) -> str:
+def _verdict(photo: Ranked, outcome: Outcome, dataset: DataSet) -> str:
     """Return ``right``, ``wrong`` or ``junk``, by the first task that scores the query."""
-    task = next(task for task in dataset.tasks if task.name == outcome.judged_by)
-    relevance = task.relevance[outcome.query.key]
     if photo.distractor:
         return "wrong"
+    task = next(task for task in dataset.tasks if task.name == outcome.judged_by)
+    relevance = task.relevance[outcome.query.key]
     if photo.name in relevance.positives:
         return "right"
     return "junk" if photo.name in relevance.junk else "wrong"
@@ -80,12 +85,13 @@ def _facts(outcome: Outcome, dataset: DataSet) -> Iterator[str]:
 
 def _ranks(score: QueryScore, positives: int) -> str:
     """Return where the right photos are, from 1, junk taken out."""
-    ranks: Sequence[int] = score.ranks[:_NAMED_RANKS]
-    more = ", …" if len(score.ranks) > len(ranks) else ""
+    named = ", ".join(str(rank + 1) for rank in score.ranks[:_MAX_RANKS])
+    if not named:
+        return f"none of {positives:,} right photos was found"
+    more = ", …" if len(score.ranks) > _MAX_RANKS else ""
     missing = positives - len(score.ranks)
-    never = f", {missing} not found" if missing else ""
-    where = ", ".join(str(rank + 1) for rank in ranks)
-    return f"{positives} right, at {where}{more}{never}" if ranks else f"{positives} right, none found"
+    never = f"; {missing:,} not found" if missing else ""
+    return f"{positives:,} right at {'rank' if len(score.ranks) == 1 else 'ranks'} {named}{more}{never}"
 
 
 def _picture(photo: Ranked, folder: Path, distractors: Path | None) -> Path | None:
