@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 INSTALL := $(BIN)/pip install -q --config-settings editable_mode=strict -e
 SOURCES := $(sort $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*))
 
-.PHONY: help demo test test-all test-rest lint style types imports tests-fast metrics bench clean FORCE
+.PHONY: help demo test test-all test-rest lint style types imports tests-fast docs pages dist metrics bench clean FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -35,6 +35,10 @@ $(VENV)/demo-installed: pyproject.toml $(VENV)/sources
 # TensorRT-RTX builds engines on any x86-64 Linux. Its tests skip where it cannot be installed, which is not a failure.
 $(VENV)/rtx: $(VENV)/installed
 	case "$$(uname -sm)" in 'Linux x86_64') $(BIN)/pip install -q 'tensorrt-rtx>=1.7' 'cuda-bindings>=12.8' || true;; esac
+	@touch $@
+
+$(VENV)/docs-installed: $(VENV)/installed
+	$(INSTALL) '.[cpu,export,test,docs]'
 	@touch $@
 
 demo: $(VENV)/demo-installed  ## index sample photos, query them, write demo/demo.html
@@ -67,6 +71,19 @@ test-rest: $(VENV)/rtx
 
 test-all: test  ## everything
 	@$(MAKE) --no-print-directory test-rest
+
+pages: $(VENV)/installed  ## write the generated pages of docs/ anew
+	$(BIN)/python tools/pages.py
+
+docs: $(VENV)/docs-installed  ## build the site in site/; any warning is an error
+	$(BIN)/python tools/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(BIN)/python  ## build wheel and sdist in dist/ and run the main job from the wheel; nothing is published
+	$(BIN)/pip install -q build
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/check_dist.py dist
 
 metrics:  ## numbers of the code: files, lines, circles, imports, carriers
 	@$(PYTHON) tools/metrics.py
