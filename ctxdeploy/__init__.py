@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 if not Path(__file__).with_name("index").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Answer",

@@ -73,8 +73,8 @@ def exit_codes() -> str:
             "# Exit codes",
             "",
             MADE,
-            "Every error is one line on stderr. It names the value that is wrong and says what to do. From Python the same",
-            "errors are exceptions of `ctxdeploy.core.errors`.",
+            "Every error is one line on stderr. It names the value that is wrong and says what to do. From Python the",
+            "same errors are exceptions of `ctxdeploy.core.errors`.",
             "",
             "| code | error | meaning |",
             "|---|---|---|",
@@ -104,7 +104,7 @@ def option_rows(command: click.Command, name: str) -> Iterator[str]:
     context = click.Context(command, info_name=name, max_content_width=10_000)
     for parameter in command.params:
         record = parameter.get_help_record(context)
-        if record is not None:
+        if record is not None and (record[1] or isinstance(parameter, click.Option)):
             flag, text = record
             yield f"| `{flag.replace('|', '¦')}` | {cell(text)} |".replace("¦", r"\|")
 
@@ -143,7 +143,7 @@ def export_formats() -> str:
         "# Export formats and arguments",
         "",
         MADE,
-        "`ctxdeploy export` makes a bundle: a folder with one file for each precision, and engines for GPUs beside them.",
+        "`ctxdeploy export` makes a bundle: a folder with one file for each precision, and engines for GPUs.",
         "An artefact is kept only if it computes what PyTorch computes ([how it is compared](../formats.md)).",
         "",
         "## Runtimes and precisions",
