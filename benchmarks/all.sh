@@ -4,7 +4,7 @@
 #
 #     DATA=path/to/minibench TRAINING=path/to/trainphotos LANDMARKS=path/to/landmarks PYTHON=python3 benchmarks/all.sh [NUMBER…]
 #
-# What was interrupted goes on with the same command where it is a result of `ctxdeploy bench`; the scripts begin anew.
+# After an interruption the same command goes on where `ctxdeploy bench` measures; the scripts begin anew.
 set -euo pipefail
 PYTHON=$(command -v "${PYTHON:-python3}")
 PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON") # as it is: behind its link is no virtual environment
@@ -14,6 +14,7 @@ LANDMARKS=$(realpath "${LANDMARKS:?folder of folders of photos, one landmark eac
 cd "$(dirname "$0")/.."
 WORK=benchmarks/work
 BUNDLE=$WORK/precisions/how-R18.ctxbundle CHECKPOINT=$WORK/precisions/how-R18.pth
+SMALL=../ctxdeploy/models/ctx-small
 RESULTS=benchmarks/results
 mkdir -p "$WORK"
 unset OPENBLAS_CORETYPE # the scripts choose the fastest for the peer
@@ -22,30 +23,30 @@ bench() { "$PYTHON" -m ctxdeploy.cli.main bench "$@" >/dev/null; }
 part() { (cd benchmarks && "$PYTHON" "$@" >/dev/null); }
 
 steps=(
-    "part precisions.py --photos '$DATA' --calibrate '$TRAINING' --export-only" # half an hour: ten networks, once
-    "part precisions.py --photos '$DATA' --calibrate '$TRAINING' --rounds 5"    # a quarter of an hour
+    "part networks.py export --photos '$DATA' --calibrate '$TRAINING'" # half an hour: ten networks, once
+    "part networks.py precisions --photos '$DATA'"                     # a quarter of an hour: precisions.json
     "bench extract '$DATA/images' --model $BUNDLE --checkpoint $CHECKPOINT --count 3 --batch-sizes 1,2 --windows 10 --block 2 -o $RESULTS/bench-extract.json --plots $RESULTS"
     "bench extract '$DATA/images' --model $BUNDLE --count 4 --batch-sizes 1 --thread-counts '' --no-peer --against backend=openvino,precision=bf16 --against backend=openvino,precision=int8 -o $RESULTS/bench-engines.json"
     "bench search --queries 30 --windows 10 --block 2 -o $RESULTS/bench-search.json --plots $RESULTS"
     "bench end-to-end '$DATA/images' --model $BUNDLE --count 6 --words 128 --windows 6 --block 2 -o $RESULTS/bench-end-to-end.json"
-    "$PYTHON benchmarks/slowdown.py --bundle $BUNDLE --photos '$DATA/images' --parts same-a"
-    "$PYTHON benchmarks/slowdown.py --bundle $BUNDLE --photos '$DATA/images' --parts same-b"
-    "$PYTHON benchmarks/slowdown.py --bundle $BUNDLE --photos '$DATA/images' --parts slower"
-    "$PYTHON benchmarks/slowdown.py --bundle $BUNDLE --photos '$DATA/images' --parts turns"
-    "part search.py"
-    "part add.py"
+    "part slowdown.py --bundle ../$BUNDLE --photos '$DATA/images' --parts same-a"
+    "part slowdown.py --bundle ../$BUNDLE --photos '$DATA/images' --parts same-b"
+    "part slowdown.py --bundle ../$BUNDLE --photos '$DATA/images' --parts slower"
+    "part slowdown.py --bundle ../$BUNDLE --photos '$DATA/images' --parts turns"
+    "part index.py search"
+    "part index.py add"
+    "part index.py batch"
+    "part index.py query"
     "part assign.py"
-    "part batch.py"
-    "part query.py"
-    "part extract.py --photos '$DATA/images' --count 6"
-    "part whole.py --photos '$DATA/images' --bundle ../$BUNDLE --checkpoint ../$CHECKPOINT"  # ten minutes
-    "part million.py"                                                                        # a quarter of an hour, 8 GB
-    "part whole.py --photos '$DATA/images' --bundle ../ctxdeploy/models/ctx-small --checkpoint ../ctxdeploy/models/ctx-small/ctx-small.pth --out results/whole-small.json"
+    "part million.py" # a quarter of an hour, 8 GB
+    "part networks.py extract --photos '$DATA/images'"
+    "part indexing.py whole --photos '$DATA/images' --bundle ../$BUNDLE --checkpoint ../$CHECKPOINT" # half an hour
+    "part indexing.py whole --photos '$DATA/images' --bundle $SMALL --checkpoint $SMALL/ctx-small.pth --output results/whole-small.json"
+    "part indexing.py kills --photos '$DATA/images'"
+    "part indexing.py shapes --photos '$DATA/images'" # ten minutes
     "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model ctx-small -o $WORK/minibench-small.ctxindex --worst 5 --json >$RESULTS/eval-minibench.json"
-    "part ablation.py --init ../ctxdeploy/models/ctx-small/ctx-small.pth --landmarks '$LANDMARKS' --data '$DATA'" # an hour and a half
-    "part minibench.py --data '$DATA' --training '$TRAINING'"                                # ten minutes
-    "part kills.py --photos '$DATA/images'"
-    "part shapes.py --photos '$DATA/images'"                                                 # ten minutes
+    "part ablation.py --init $SMALL/ctx-small.pth --landmarks '$LANDMARKS' --data '$DATA'" # an hour and a half
+    "part minibench.py --data '$DATA' --training '$TRAINING'"                              # ten minutes
     "$PYTHON benchmarks/performance.py"
 )
 

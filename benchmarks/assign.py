@@ -15,14 +15,9 @@ processor of a quiet machine.
 """
 
 import argparse
-import json
-import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +25,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ctxdeploy.bench.peers import choose_openblas
+from ctxdeploy.bench import choose_openblas, in_turns, milliseconds, publish, timed
 from ctxdeploy.index import Codebook
 from ctxdeploy.index.codebook.assignment import CellAssigner, FlatAssigner
 from ctxdeploy.index.kernels.assign import CHUNK, ROWS
@@ -68,19 +63,8 @@ def peak(width: int) -> float:
     tile, words = np.ones(ROWS * width, np.float32), np.ones(CHUNK * width, np.float32)
     target, times = np.zeros(ROWS * CHUNK, np.float32), 5000
     _multiply_often(tile, words, width, target, 1)
-    fastest = min(_timed(lambda: _multiply_often(tile, words, width, target, times)) for _ in range(20))
+    fastest = min(timed(lambda: _multiply_often(tile, words, width, target, times))[0] for _ in range(20))
     return 2.0 * ROWS * CHUNK * width * times / fastest
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _summary(seconds: list[float]) -> dict[str, float]:
-    low, median, high = np.percentile(np.array(seconds) * 1000, (5, 50, 95))
-    return {"median_ms": round(median, 3), "p05_ms": round(low, 3), "p95_ms": round(high, 3), "runs": len(seconds)}
 
 
 def peers(centroids: NDArray[np.float32], codebook: Codebook) -> dict[str, Search]:
@@ -129,27 +113,16 @@ def recall(search: Search, vectors: NDArray[np.float32], truth: NDArray[np.int32
     }
 
 
-def compare(searches: dict[str, Search], queries: list[NDArray[np.float32]]) -> dict[str, Any]:
-    """Time every search on every batch, alternating; the first two batches warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in searches}
-    for number, batch in enumerate(queries):
-        for name, search in list(searches.items())[:: 1 if number % 2 else -1]:
-            taken = _timed(lambda search=search, batch=batch: search(batch))
-            if number >= 2:
-                seconds[name].append(taken)
-    return {name: _summary(taken) for name, taken in seconds.items()}
-
-
 def opening(codebook: Codebook, folder: Path) -> dict[str, Any]:
     """Return what it costs to open the saved codebook, from the page cache."""
     path = folder / "codebook.safetensors"
     codebook.save(path)
-    taken = [_timed(lambda: Codebook.load(path)) for _ in range(22)][2:]
+    taken = [timed(lambda: Codebook.load(path))[0] for _ in range(22)][2:]
     loaded = Codebook.load(path)
     return {
         "bytes": path.stat().st_size,
-        "load": _summary(taken),
-        "check_ms": round(_timed(lambda: loaded.check("")) * 1e3, 1),
+        "load": milliseconds(taken),
+        "check_ms": round(timed(lambda: loaded.check(""))[0] * 1e3, 1),
     }
 
 
@@ -173,9 +146,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     held_out = min(200_000, len(data) // 10)
     training, test = data[:-held_out], data[-held_out:]
     if options.codebook is None:
-        start = time.perf_counter()
-        codebook = Codebook.train(training, options.words, seed=options.seed, iterations=options.iterations)
-        trained = round(time.perf_counter() - start, 1)
+        settings = {"seed": options.seed, "iterations": options.iterations}
+        seconds, codebook = timed(lambda: Codebook.train(training, options.words, **settings))
+        trained = round(seconds, 1)
     else:
         codebook, trained = Codebook.load(options.codebook), None
     queries = [test[rng.choice(len(test), PER_CALL, replace=False)] for _ in range(options.calls + 2)]
@@ -183,7 +156,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     exact = FlatAssigner(codebook.centroids)
     truth, squared = exact.search(sample, COUNT)
     searches = {**ours(codebook, options.probes), **peers(np.array(codebook.centroids), codebook)}
-    rows: dict[str, dict[str, Any]] = compare(searches, queries)
+    times = in_turns(searches, queries, warm_up=2)
+    rows: dict[str, dict[str, Any]] = {name: milliseconds(seconds) for name, seconds in times.items()}
     for name, search in searches.items():
         rows[name] |= recall(search, sample, truth)
     best, flop = peak(-(-codebook.dim // 16) * 16), work_per_call(codebook, queries)
@@ -210,44 +184,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             2e3 * PER_CALL * len(codebook) * codebook.dim / best / rows["ctxdeploy exact"]["median_ms"], 3
         ),
         "open": opened,
-        **provenance(),
     }
-
-
-def provenance() -> dict[str, Any]:
-    """Return the versions and the processor, so that results are never mixed up."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = ("ctxdeploy", "numpy", "numba", "llvmlite", "faiss-cpu")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "processors": len(names),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-    }
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw recall over time; nothing happens without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed")
-        return
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for name, row in result["searches"].items():
-        colour = "#b0b0b0" if name.startswith("faiss") else "#2a78b0"
-        spread = [[row["median_ms"] - row["p05_ms"]], [row["p95_ms"] - row["median_ms"]]]
-        axes.errorbar(row["median_ms"], row["recall_at_5"], xerr=spread, fmt="o", color=colour)
-        place = {"textcoords": "offset points", "xytext": (4, -10), "fontsize": 6}
-        axes.annotate(name, (row["median_ms"], row["recall_at_5"]), **place)
-    axes.axvline(result["limit_ms"], color="black", linestyle=":")
-    axes.set_xscale("log")
-    axes.set_ylabel("recall@5")
-    axes.set_xlabel("ms for 1000 descriptors, one thread (dotted: the products of `ctxdeploy` at peak)", fontsize=7)
-    figure.savefig(path)
 
 
 def main() -> None:
@@ -268,10 +205,13 @@ def main() -> None:
     if options.calls < 1 or options.words < 1 or options.dim < 1 or any(number < 1 for number in options.probes):
         parser.error("--calls, --words, --dim and --probes must be at least 1")
     result = measure(options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, options.output.with_suffix(".svg"))
-    print(json.dumps(result, indent=2))
+    ours, flat = result["searches"]["ctxdeploy"], result["searches"]["faiss flat"]
+    lines = [
+        f"{result['question']} of {result['words']:,}: {ours['median_ms']:.1f} ms, recall@5 {ours['recall_at_5']:.3f}",
+        f"the limit is {result['limit_ms']:.1f} ms, the products at peak: {result['fraction_of_peak']:.2f} of it",
+        f"faiss, flat: {flat['median_ms']:.0f} ms",
+    ]
+    publish(result, options.output, lines)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
         WindowConfig,
     )
     from ctxdeploy.bench.inputs import (
+        BYTES_PER_POSTING,
+        DIM,
+        WORDS,
         Prepared,
         build_archive,
+        draw_aggregated,
         draw_photos,
         draw_queries,
         photo_files,
-        popularity,
         prepare,
     )
-    from ctxdeploy.bench.machine import peak_memory, provenance
-    from ctxdeploy.bench.peers import build_reference, choose_openblas, reference_of
+    from ctxdeploy.bench.machine import peak_memory
+    from ctxdeploy.bench.peers import choose_openblas, reference_of, score_difference
     from ctxdeploy.bench.questions import (
         convolution_case,
         end_to_end_question,
@@ -42,34 +45,42 @@ if TYPE_CHECKING:
     )
     from ctxdeploy.bench.record import Record
     from ctxdeploy.bench.results import compare_files, results_of, times_of
-    from ctxdeploy.bench.roofline import RATED, bandwidth, convolution_rate
+    from ctxdeploy.bench.roofline import RATED, bandwidth, convolution_rate, count_operations
     from ctxdeploy.bench.run import Question, measure
+    from ctxdeploy.bench.stages import SearchStages
     from ctxdeploy.bench.statistics import in_turns, milliseconds, percentiles, timed
-    from ctxdeploy.bench.summary import comparison_text, draw, markdown
+    from ctxdeploy.bench.summary import comparison_text, draw, markdown, publish
 
 _HOMES = {
     "cases": ("BundleEngine", "Case"),
     "config": (
         "CompanionConfig", "EndToEndMeasurement", "ExtractMeasurement", "SearchMeasurement", "WindowConfig",
     ),
-    "inputs": ("Prepared", "build_archive", "draw_photos", "draw_queries", "photo_files", "popularity", "prepare"),
-    "machine": ("peak_memory", "provenance"),
-    "peers": ("build_reference", "choose_openblas", "reference_of"),
+    "inputs": (
+        "BYTES_PER_POSTING", "DIM", "WORDS", "Prepared", "build_archive", "draw_aggregated", "draw_photos",
+        "draw_queries", "photo_files", "prepare",
+    ),
+    "machine": ("peak_memory",),
+    "peers": ("choose_openblas", "reference_of", "score_difference"),
     "questions": (
         "convolution_case", "end_to_end_question", "extraction_question", "index_case", "photo_case", "pytorch_case",
         "search_question", "synthetic_archive",
     ),
     "record": ("Record",),
     "results": ("compare_files", "results_of", "times_of"),
-    "roofline": ("RATED", "bandwidth", "convolution_rate"),
+    "roofline": ("RATED", "bandwidth", "convolution_rate", "count_operations"),
     "run": ("Question", "measure"),
+    "stages": ("SearchStages",),
     "statistics": ("in_turns", "milliseconds", "percentiles", "timed"),
-    "summary": ("comparison_text", "draw", "markdown"),
+    "summary": ("comparison_text", "draw", "markdown", "publish"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BYTES_PER_POSTING",
+    "DIM",
     "RATED",
+    "WORDS",
     "BundleEngine",
     "Case",
     "CompanionConfig",
@@ -79,16 +90,18 @@ __all__ = [
     "Question",
     "Record",
     "SearchMeasurement",
+    "SearchStages",
     "WindowConfig",
     "bandwidth",
     "build_archive",
-    "build_reference",
     "choose_openblas",
     "compare_files",
     "comparison_text",
     "convolution_case",
     "convolution_rate",
+    "count_operations",
     "draw",
+    "draw_aggregated",
     "draw_photos",
     "draw_queries",
     "end_to_end_question",
@@ -102,12 +115,12 @@ __all__ = [
     "percentiles",
     "photo_case",
     "photo_files",
-    "popularity",
     "prepare",
-    "provenance",
+    "publish",
     "pytorch_case",
     "reference_of",
     "results_of",
+    "score_difference",
     "search_question",
     "synthetic_archive",
     "timed",

@@ -203,3 +203,12 @@ def draw_queries(index: Index, count: int, descriptors: int, seed: int) -> list[
         drawn = centroids[words] + noise * rng.standard_normal((len(words), centroids.shape[1]), np.float32)
         queries.append(drawn.astype(np.float32))
     return queries
+
+
+def draw_aggregated(count: int, words: int, rng: np.random.Generator) -> list[Aggregated]:
+    """Return queries of so many of 65,536 words each, drawn as often as photos have them, with random codes."""
+    shares, queries = popularity() / WORDS, []
+    for _ in range(count):
+        chosen = np.sort(rng.choice(WORDS, words, replace=False, p=shares)).astype(np.int32)
+        queries.append(Aggregated(words=chosen, codes=rng.integers(0, 1 << 64, (words, 2), dtype=np.uint64)))
+    return queries

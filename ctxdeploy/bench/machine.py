@@ -17,6 +17,10 @@ PACKAGES = (
     "ctxdeploy", "numpy", "numba", "llvmlite", "pillow", "simplejpeg", "onnxruntime", "onnxruntime-gpu", "openvino",
     "onnx", "tensorrt", "tensorrt-rtx", "torch", "asmk", "faiss-cpu",
 )  # fmt: skip
+# Named beside the figures of the scripts of `benchmarks/`.
+SCRIPT_PACKAGES = (
+    "ctxdeploy", "numpy", "numba", "llvmlite", "asmk", "faiss-cpu", "onnxruntime", "openvino", "torch",
+)  # fmt: skip
 # What decides how libraries compute: OPENBLAS_CORETYPE of an older core halves faiss, the others set threads and loops.
 VARIABLES = (
     "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "KMP_AFFINITY", "KMP_BLOCKTIME",
@@ -72,7 +76,7 @@ def provenance() -> dict[str, Any]:
         "load_average": load(),
         "vector_popcount": "avx512_vpopcntdq" in facts["vector_flags"],
         "python": platform.python_version(),
-        "versions": versions(("ctxdeploy", "numpy", "numba", "llvmlite", "asmk")),
+        "versions": versions(SCRIPT_PACKAGES),
     }
 
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from ctxdeploy.bench.inputs import WORDS
 from ctxdeploy.bench.machine import machine
-from ctxdeploy.bench.stages import Sample
+from ctxdeploy.bench.stages import Sample, SearchStages
 from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.errors import ConfigError, MismatchError
 from ctxdeploy.core.extras import require
-from ctxdeploy.index import Index
+from ctxdeploy.index import Aggregated, Index
+from ctxdeploy.index.search import Searcher
 
 # Of scores of the same query that both sides compute, in float32 here and float64 there.
 _TOLERANCE = 1e-4
@@ -129,30 +130,14 @@ class AsmkSubject:
             words = Words(None, size=len(centroids))
             words.centroids = centroids
             self._kernel = ASMKKernel(words, binary=True)
-            worst = self._check(index)
+            query = SearchStages(index, 1, self._top).query(self._queries[0])
+            worst = score_difference(index, (self._inverted, self._similarity), query, self._top)
         self.items = len(self._queries)
         self.facts = {
             "threads": settings["threads"],
             "largest_relative_score_difference": worst,
             "openblas_core": core,
         }
-
-    def _check(self, index: Any) -> float:
-        """Return the largest relative difference of the scores of one query's best photos."""
-        from ctxdeploy.bench.stages import SearchStages
-
-        query = SearchStages(index, 1, self._top).query(self._queries[0])
-        from ctxdeploy.index.search import Searcher
-
-        hits = Searcher(index._snapshot).search([query], self._top, scoring=index.config.scoring())[0]
-        packed = np.ascontiguousarray(query.codes).view(np.uint32)
-        _, scores = self._inverted.search(packed, query.words, similarity_func=self._similarity, topk=self._top)
-        ours = np.array([hit.score for hit in hits])
-        theirs = np.asarray(scores)[: len(ours)]
-        worst = float((np.abs(ours - theirs) / np.maximum(theirs, 1e-30)).max(initial=0.0))
-        if worst > _TOLERANCE:
-            raise ConfigError(f"asmk scores differ from ours by {worst:.1e}: bench without --peer")
-        return worst
 
     def warm(self) -> None:
         """Ask every query once."""
@@ -172,6 +157,23 @@ class AsmkSubject:
             seconds = time.perf_counter() - start
             samples.append(Sample(seconds=seconds, stages={"assign": assigned, "aggregate": spent, "search": searched}))
         return samples
+
+
+def score_difference(index: Index, reference: tuple[Any, Callable[..., Any]], query: Aggregated, top: int) -> float:
+    """Return the largest relative difference between our scores of the best photos and those of ``asmk``.
+
+    Raises:
+        ConfigError: the difference is larger than rounding explains.
+    """
+    hits = Searcher(index._snapshot).search([query], top, scoring=index.config.scoring())[0]
+    packed = np.ascontiguousarray(query.codes).view(np.uint32)
+    _, scores = reference[0].search(packed, query.words, similarity_func=reference[1], topk=top)
+    ours, theirs = np.zeros(len(scores)), np.asarray(scores)
+    ours[: len(hits)] = [hit.score for hit in hits]
+    worst = float((np.abs(ours - theirs) / np.maximum(theirs, 1e-30)).max(initial=0.0))
+    if worst > _TOLERANCE:
+        raise ConfigError(f"the scores of asmk differ from ours by {worst:.1e}: measure with --no-peer")
+    return worst
 
 
 def build_reference(

@@ -46,31 +46,40 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def in_turns(
     works: Mapping[str, Callable[[Any], Any]],
-    rounds: Sequence[Any],
+    items: Sequence[Any],
     *,
+    turn: int = 1,
+    again: int = 0,
     warm_up: int = 1,
-    compare: Callable[[Mapping[str, Any]], None] | None = None,
+    check: Callable[[Mapping[str, list[Any]]], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Time several ways to do the same work in this process, in turns, forwards and backwards.
+    """Time several ways to do the same work in this process; they take turns, forwards and backwards.
+
+    ``run.measure`` does the same between processes, for engines that would get in each other's way.
 
     Args:
-        works: calls by name; each gets an entry of ``rounds``.
-        rounds: what each round hands to all of them.
-        warm_up: rounds at the begin that do not count.
-        compare: is given the results of each round by name, to raise where they differ.
+        works: calls by name; each is given every item.
+        items: what is worked on.
+        turn: items of a turn; the next way follows.
+        again: items before a turn's that run untimed, where the turns of others take the caches from short ones.
+        warm_up: turns at the begin that do not count.
+        check: is given the results of each turn by name, to raise where they differ.
 
     Returns:
-        Seconds of each counted round, by name.
+        Seconds of each item that counts, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number, given in enumerate(rounds):
-        results = {}
+    for number, start in enumerate(range(0, len(items), turn)):
+        results: dict[str, list[Any]] = {}
         for name in list(works)[:: -1 if number % 2 else 1]:
-            spent, results[name] = timed(partial(works[name], given))
+            for item in items[max(start - again, 0) : start]:
+                works[name](item)
+            pairs = [timed(partial(works[name], item)) for item in items[start : start + turn]]
+            results[name] = [result for _, result in pairs]
             if number >= warm_up:
-                seconds[name].append(spent)
-        if compare is not None:
-            compare(results)
+                seconds[name] += [spent for spent, _ in pairs]
+        if check is not None:
+            check(results)
     return seconds
 
 

@@ -3,15 +3,17 @@
 The plots: latency, throughput against the size of a batch, time and memory against the size of the archive.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ctxdeploy.bench.cases import MAIN, METER, PEER
+from ctxdeploy.bench.machine import provenance
 from ctxdeploy.bench.record import Record
 from ctxdeploy.bench.results import Compared, times_of
 from ctxdeploy.core.extras import require
-from ctxdeploy.core.files import make_folder, replacing
+from ctxdeploy.core.files import make_folder, replacing, write_json
 
 _COLOURS = ("#2a78b0", "#b0402a", "#3c8c4a", "#7a5aa8", "#888888", "#c08a20")
 Draw = Callable[[Any, Record], None]
@@ -63,6 +65,28 @@ def comparison_text(found: Compared) -> str:
     drifts = [_percent(drift) for drift in found.drifts]
     lines.append(f"drift from the first to the last third of the windows: A {drifts[0]}, B {drifts[1]}")
     return "\n".join([*lines, *(f"differs: {line}" for line in found.differences)])
+
+
+def publish(
+    result: Mapping[str, Any], output: Path, lines: Sequence[str], plot: Callable[[Any], None] | None = None
+) -> None:
+    """Write what a script of ``benchmarks/`` measured: JSON with the machine and the versions, and perhaps a plot.
+
+    Args:
+        result: figures by name.
+        output: the file; the plot lies beside it.
+        lines: what was measured, its limit and the fraction reached, for people.
+        plot: draws into axes of matplotlib; skipped where that is not installed.
+    """
+    make_folder(output.parent)
+    write_json(output, {**result, **provenance()})
+    print("\n".join([*lines, f"wrote {output}"]))  # noqa: T201 (the scripts print their results)
+    if plot is not None and find_spec("matplotlib") is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        plot(figure.subplots())
+        figure.savefig(output.with_suffix(".svg"), metadata={"Date": None})
 
 
 def limit_text(label: str, limit: dict[str, Any]) -> str:
