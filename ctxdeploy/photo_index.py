@@ -100,7 +100,8 @@ class PhotoIndex:
         if is_archive(folder):
             raise ArchiveError(f"{folder} exists: open it with PhotoIndex.open(…, writable=True)")
         check_free(folder)
-        found = _Model(folder, _named(model), backend, extraction, extractor)
+        named = None if extractor is not None and model is None else _named(model)
+        found = _Model(folder, named, backend, extraction, extractor)
         made = cls(folder, found, writable=True)
         made._config = config or IndexingConfig()
         found.extractor()  # an archive whose model cannot run here is not made

@@ -97,13 +97,12 @@ def prepare(
     """Index the photos once; the same photos, model and engine give the same codebook.
 
     Raises:
-        NoPhotosError, ConfigError: as ``index_photos``.
+        NoPhotosError, ConfigError: as ``PhotoIndex.add``.
         StorageError: ``work`` cannot be written.
     """
     from ctxdeploy.indexing.config import IndexingConfig
-    from ctxdeploy.indexing.job import index_photos
-    from ctxdeploy.runtime import BackendConfig, Extractor
-    from ctxdeploy.runtime.sources import list_photos
+    from ctxdeploy.photo_index import PhotoIndex
+    from ctxdeploy.runtime import BackendConfig
 
     folder, archive, codebook = work / "photos", work / "photos.ctxindex", work / "codebook.safetensors"
     try:
@@ -112,9 +111,10 @@ def prepare(
             (folder / f"{number:05d}{photo.suffix}").symlink_to(photo.resolve())
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another --work") from error
-    config = BackendConfig(name=engine.backend, precision=engine.precision, threads=engine.threads)
-    extractor = Extractor(engine.bundle, backend=config)
-    index_photos(list_photos(str(folder)), archive, extractor, IndexingConfig(words=words), display)
+    backend = BackendConfig(name=engine.backend, precision=engine.precision, threads=engine.threads)
+    config = IndexingConfig(words=words)
+    with PhotoIndex.create(archive, model=engine.bundle.path, config=config, backend=backend) as made:
+        made.add(folder, display=display)
     with Index.open(archive) as index:
         index.codebook.save(codebook)
     return Prepared(folder=folder, codebook=codebook, archive=archive, work=work)

@@ -136,7 +136,9 @@ class SearchSubject:
 
 
 class IndexingSubject:
-    """``ctxdeploy index`` as a whole on a folder, with a codebook that is there; one item, seconds a photo.
+    """Indexing as a whole, as ``PhotoIndex.add`` does it: a folder, with a codebook that is there.
+
+    It has one item; its seconds are those of a photo.
 
     Settings: those of ``PhotoSettings``, folder, codebook, work.
     """
@@ -163,16 +165,14 @@ class IndexingSubject:
         return [self._once() for _ in items]
 
     def _once(self) -> Sample:
-        from ctxdeploy.core.progress import Display
         from ctxdeploy.indexing.config import IndexingConfig
-        from ctxdeploy.indexing.job import index_photos
-        from ctxdeploy.runtime.sources import list_photos
+        from ctxdeploy.photo_index import PhotoIndex
 
         folder = Path(tempfile.mkdtemp(dir=self._work, prefix="archive-"))
         try:
             config = IndexingConfig(codebook=self._codebook)
-            listing = list_photos(self._folder)
-            report = index_photos(listing, folder / "a.ctxindex", self._extractor, config, Display(quiet=True))
+            with PhotoIndex.create(folder / "a.ctxindex", config=config, extractor=self._extractor) as made:
+                report = made.add(self._folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if report.failed or not report.indexed:
@@ -225,7 +225,7 @@ class AddingSubject:
 
 
 class QuerySubject:
-    """Query photos to hits: read, decode, scale, network, assign, aggregate, scan, top-k.
+    """Query photos to hits, every stage by itself: read, decode, scale, network, assign, aggregate, scan, top-k.
 
     Settings: those of ``PhotoSettings``, archive, search_threads, top.
     """
