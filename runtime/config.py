@@ -1,12 +1,43 @@
-"""Settings of an extraction."""
+"""Settings: which photos are refused, how they flow, how servers are asked.
+
+The command line makes its options from these classes, so that nothing but ``ctxdeploy.core`` is imported here.
+"""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import parse_bytes, setting
-from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, DecodeLimits
+
+MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself starts to refuse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeLimits:
+    """Which photos are refused, and whether damaged ones are taken.
+
+    Attributes:
+        max_pixels: a photo with more, as its header says, is refused before it is decoded.
+        accept_truncated: take a photo whose end is missing; what is missing is grey.
+    """
+
+    max_pixels: int = setting(MAX_PIXELS, "--max-pixels", "A photo with more has failed.", metavar="N")
+    accept_truncated: bool = setting(
+        False, "--accept-truncated", "Take photos whose end is missing; what is missing is grey."
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= 1 << 32:
+            raise ConfigError(f"--max-pixels {self.max_pixels} is outside 1..{1 << 32}")
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the limits as JSON prints them."""
+        return asdict(self)
+
+
+DEFAULT_LIMITS = DecodeLimits()
 
 
 def default_workers() -> int:
@@ -25,13 +56,13 @@ class ExtractorConfig:
     Attributes:
         batch_size: photos of one size that the network takes at once. On a CPU 1: batches gain 2 % at most and cost
             3.6 times the memory at 8.
-        workers: that decode, and read files, at the same time.
+        workers: so many photos are decoded, and files read, at the same time.
         isolated: decode in worker processes: a photo that crashes the decoder or takes too long is a failure, and the
-            others go on. Without, in threads of this process, and there is no time limit. A process takes 0.2 s to
-            start and 38 MB; a photo then costs 0.5 ms more (1.05 of the time of a JPEG of 6 megapixels, 1.3 of one of
-            2 ms), and the whole run no more than with threads, since the network takes longer than either.
+            others go on. Otherwise photos are decoded in threads of this process, without a time limit. A process takes
+            0.2 s to start and 38 MB; a photo then costs 0.5 ms more (1.05 of the time of a JPEG of 6 megapixels, 1.3 of
+            one of 2 ms), and the whole run no more than with threads, since the network takes longer than either.
         photo_timeout: seconds that a photo may take to decode, and to be read.
-        read_threads: threads that read photos which are no files.
+        read_threads: threads that read photos which are not files (members of tar files, photos of servers).
         lookahead: photos that may be decoded ahead of the network (3 MB each at 1024 pixels).
         max_pending: decoded photos that may wait for others of their size.
         max_age: a photo that waits leaves when this many others came after it.
@@ -71,7 +102,7 @@ class ExtractorConfig:
                 f"{self.photo_timeout:g} s for a photo are not within a day: give another --photo-timeout"
             )
         if self.isolated and os.name != "posix":
-            raise ConfigError("decoding in processes of their own needs Linux or macOS: give isolated=False")
+            raise ConfigError("worker processes need Linux or macOS: give isolated=False")
         if self.lookahead < 1:
             raise ConfigError(f"lookahead {self.lookahead} is below 1")
         if self.memory_limit is not None and self.memory_limit < 1:
@@ -106,3 +137,27 @@ class ExtractorConfig:
             max_pending=min(max_pending, max_photos),
             lookahead=min(lookahead, max(max_photos, self.workers)),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteConfig:
+    """How servers are asked.
+
+    Attributes:
+        attempts: at most so many requests for one photo, or for one page of a listing.
+        backoff: seconds before the second attempt; doubled before each further one. Each pause is shortened at random
+            by up to half, so that threads that failed together do not come back together.
+        connect_timeout: seconds to connect.
+        timeout: seconds for one request, from connecting to the last byte.
+    """
+
+    attempts: int = 5
+    backoff: float = 0.5
+    connect_timeout: float = 10.0
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigError(f"{self.attempts} attempts are too few: give at least 1")
+        if not (self.backoff >= 0 and self.connect_timeout > 0 and self.timeout > 0):
+            raise ConfigError(f"{self}: its seconds must be positive")

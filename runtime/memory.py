@@ -75,7 +75,7 @@ class MemoryGrowth:
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process holds; where the system does not say, the most it ever held."""
+    """Return the bytes of memory that this process holds, or the most it ever held where the system tells only that."""
     statistics = Path("/proc/self/statm")
     if statistics.exists():
         return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -17,9 +17,9 @@ from ctxdeploy.runtime.batching import ShapeBatcher
 from ctxdeploy.runtime.config import ExtractorConfig
 from ctxdeploy.runtime.network import ExtractionStatistics, Network
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
-from ctxdeploy.runtime.pools import DecodePool, ReadPool, ReorderBuffer
+from ctxdeploy.runtime.pools import DecodePool, Decoder, ReadPool, ReorderBuffer, ThreadDecoder
 from ctxdeploy.runtime.worker import DecodeSettings
-from ctxdeploy.runtime.worker_process import Decoder, ProcessDecoder, ThreadDecoder
+from ctxdeploy.runtime.worker_process import ProcessDecoder
 
 # Seconds that a photo may keep decoded ones behind it from the network.
 OVERTAKEN_AFTER = 3.0

@@ -5,15 +5,55 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Protocol
 
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import StageSeconds
 from ctxdeploy.runtime.photo import PhotoSource, WorkItem
-from ctxdeploy.runtime.worker_process import Decoder
+from ctxdeploy.runtime.worker import DecodeSettings, decode_item
 
 DECODER_PREFIX = "ctxdeploy-decode"
 READER_PREFIX = "ctxdeploy-read"
 _JOIN_SECONDS = 5.0
+
+
+class Decoder(Protocol):
+    """What a thread of the ``DecodePool`` decodes with.
+
+    Attributes:
+        replaced: processes that died or hung.
+    """
+
+    replaced: int
+
+    def decode(self, item: WorkItem) -> None:
+        """Set the pixels or the failure of a photo; ``BackendError`` if no photo can be decoded."""
+
+    def close(self) -> None:
+        """End what is under way. May be called from any thread."""
+
+    def release(self) -> None:
+        """Give back what is held. Called at last, from the thread that decodes."""
+
+
+class ThreadDecoder:
+    """Decodes in the thread that asks: a photo that hangs holds that thread for ever."""
+
+    replaced = 0
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def decode(self, item: WorkItem) -> None:
+        """As ``Decoder.decode``."""
+        item.file = item.source.state()
+        decode_item(item, self._settings)
+
+    def close(self) -> None:
+        """Nothing can end what is under way."""
+
+    def release(self) -> None:
+        """Nothing is held."""
 
 
 class DecodePool:

@@ -23,8 +23,9 @@ from typing import Any
 
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Box, Preprocessing, StageSeconds
+from ctxdeploy.runtime.config import DEFAULT_LIMITS, DecodeLimits
 from ctxdeploy.runtime.decode.decode import decode_bytes, read_file
-from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, DecodeLimits, readable_formats
+from ctxdeploy.runtime.decode.image import readable_formats
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
 
 _MAX_HEADER = 1 << 16

@@ -1,4 +1,4 @@
-"""Decoders: in the thread that asks, or in a process of its own, which can be killed and may die.
+"""Decoding in a process of its own, which can be killed and may die.
 
 ``concurrent.futures`` and ``multiprocessing.Pool`` are not used, because a process that dies breaks the one and hangs
 the other, and neither can end a single photo that takes too long. A worker is a plain child of ``subprocess``: nothing
@@ -20,7 +20,7 @@ from dataclasses import asdict
 from multiprocessing import Pipe
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.types import FileState, StageSeconds
 from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.photo import WorkItem
-from ctxdeploy.runtime.worker import DecodeSettings, decode_item, receive, receive_into, send
+from ctxdeploy.runtime.worker import DecodeSettings, receive, receive_into, send
 
 ATTEMPTS = 2
 START_SECONDS = 60.0
@@ -37,45 +37,6 @@ _STAGES = ("read", "memory", "decode")
 _STDERR_BYTES = 4096
 # numpy starts a thread per core in its BLAS, which decoding never calls.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-class Decoder(Protocol):
-    """What a thread of the ``DecodePool`` decodes with.
-
-    Attributes:
-        replaced: processes that died or hung.
-    """
-
-    replaced: int
-
-    def decode(self, item: WorkItem) -> None:
-        """Set the pixels or the failure of a photo; ``BackendError`` if no photo can be decoded."""
-
-    def close(self) -> None:
-        """End what is under way. May be called from any thread."""
-
-    def release(self) -> None:
-        """Give back what is held. Called at last, from the thread that decodes."""
-
-
-class ThreadDecoder:
-    """Decodes in the thread that asks: a photo that hangs holds that thread for ever."""
-
-    replaced = 0
-
-    def __init__(self, settings: DecodeSettings) -> None:
-        self._settings = settings
-
-    def decode(self, item: WorkItem) -> None:
-        """As ``Decoder.decode``."""
-        item.file = item.source.state()
-        decode_item(item, self._settings)
-
-    def close(self) -> None:
-        """Nothing can end what is under way."""
-
-    def release(self) -> None:
-        """Nothing is held."""
 
 
 class ProcessDecoder:
@@ -89,7 +50,13 @@ class ProcessDecoder:
         self.replaced = 0
 
     def decode(self, item: WorkItem) -> None:
-        """As ``Decoder.decode``; a photo whose worker dies has a second try. Starting workers does not count."""
+        """Set the pixels or the failure of a photo; one whose worker dies has a second try.
+
+        The seconds that starting a worker takes are not the photo's.
+
+        Raises:
+            BackendError: no worker can be started.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             answer, is_final = self._try(item)
             if isinstance(answer, Pixels):

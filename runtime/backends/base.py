@@ -1,4 +1,4 @@
-"""What every engine offers."""
+"""What every runtime offers: a bundle loaded into it, batches in, outputs of the graph out."""
 
 import os
 import platform
@@ -16,11 +16,11 @@ from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, Out
 from ctxdeploy.core.settings import setting
 from ctxdeploy.core.targets import AUTO, BACKENDS, PRECISIONS, choose, choose_for
 
-# A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: engines run apart, and are asked
-# this often whether they are done. They wake the waiting thread when they are, so that no result is late.
+# A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: runtimes run in another thread,
+# and are asked this often whether they are done. They wake the waiting thread when they are, so that no result is late.
 POLL_SECONDS = 0.1
 
-# The engines have no class for it: what they, oneDNN, CUDA and its libraries say.
+# The runtimes have no class for it: these are words of theirs, of oneDNN, CUDA and its libraries.
 _OUT_OF_MEMORY = re.compile(
     r"bad.?alloc|out.?of.?memory|failed to allocate|cannot allocate|MemoryAllocation|ALLOC_FAILED|than requested bytes",
     re.IGNORECASE,
@@ -29,12 +29,12 @@ _OUT_OF_MEMORY = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class BackendConfig:
-    """Which engine runs the network, and how; ``ConfigError`` for a combination that no engine has.
+    """Which runtime runs the network, and how; ``ConfigError`` for a combination that no runtime has.
 
     Attributes:
-        name: ``onnxruntime``, ``openvino``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
+        name: a row of ``ctxdeploy.core.targets``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
-        threads: of the network; the engine's own choice if None, or a CPU quota's.
+        threads: of the network; if None the runtime's own choice, or that of a CPU quota.
     """
 
     name: str = setting(AUTO, "--backend", "Runtime; auto is the fastest on a CPU.", choices=(AUTO, *BACKENDS))
@@ -50,7 +50,7 @@ class BackendConfig:
 
     @property
     def engine(self) -> str:
-        """Name of the backend that is meant, never ``auto``."""
+        """Name of the runtime that is meant, never ``auto``."""
         return choose(self.name, self.precision)
 
 
@@ -72,14 +72,14 @@ class GraphOutputs:
 
 
 class Backend(ABC):
-    """A bundle loaded into an engine.
+    """A bundle loaded into a runtime.
 
     Attributes:
-        name: of the engine, as in ``BackendConfig``.
-        device: that really runs, such as ``CPU: AMD EPYC``.
-        precision: that really runs, as the engine reports it.
-        threads: as the engine was told; None when it chose.
-        version: of the engine.
+        name: of the runtime, as in ``BackendConfig``.
+        device: that the network really runs on, such as ``CPU: AMD EPYC``.
+        precision: that it really runs in, as the runtime reports it.
+        threads: as the runtime was told; None if it chose.
+        version: of the runtime.
     """
 
     name: str
@@ -101,16 +101,16 @@ class Backend(ABC):
         Raises:
             ConfigError: the shape or type is not what the bundle takes.
             OutOfMemoryError: there is not enough memory for this batch.
-            BackendError: the engine failed otherwise.
+            BackendError: the runtime failed otherwise.
         """
         if images.dtype != np.uint8:
-            raise ConfigError(f"the input is {images.dtype}, but uint8 is needed")
+            raise ConfigError(f"the input is {images.dtype}, but it must be uint8")
         self._shapes.check(images.shape)
         try:
             arrays = self._run(np.ascontiguousarray(images))
         except CtxdeployError:
             raise
-        except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
+        except Exception as error:  # the runtimes raise classes of their own, RuntimeError and ValueError
             if is_out_of_memory(error):
                 raise OutOfMemoryError(
                     f"{self.name} has not enough memory for an input of {images.shape}: {first_line(error)}"
@@ -143,18 +143,18 @@ def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an engine failed because memory ran out, of the machine or of its GPU."""
+    """Say whether a runtime failed because the memory of the machine or of its GPU ran out."""
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def load_error(engine: str, model: Path, error: Exception) -> BackendError:
-    """Return what to raise when an engine cannot load a model."""
+    """Return what to raise when a runtime cannot load a model."""
     kind = OutOfMemoryError if is_out_of_memory(error) else BackendError
     return kind(f"{engine} cannot load {model}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an engine's message that says something."""
+    """Return the first line of a runtime's message that says something."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return (said or lines or [""])[0] or type(error).__name__

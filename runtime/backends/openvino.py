@@ -61,10 +61,10 @@ class OpenVinoBackend(Backend):
 
 
 def _artefact(bundle: Bundle, precision: str) -> Artefact:
-    """Return the artefact of a precision; for bf16 the fp32 graph where there is none, which the hint suffices for.
+    """Return the artefact of a precision; for bf16 the fp32 graph where there is no bf16 one: the hint suffices.
 
-    The graph of bf16 keeps more of it in fp32: least cosine over 4 photos .9977 to .9981 instead of .9971 to .9973 (how
-    and ctx, ResNet-18), in the same time.
+    The graph of bf16 keeps more of it in fp32: smallest cosine over 4 photos .9977 to .9981 instead of .9971 to .9973
+    (how and ctx, ResNet-18), in the same time.
     """
     there = {a.precision for a in bundle.artefacts if a.format == "onnx"}
     return bundle.artefact(OpenVinoBackend.name, "fp32" if (precision == "bf16" and "bf16" not in there) else precision)

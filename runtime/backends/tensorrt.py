@@ -1,6 +1,5 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU: engines that ``ctxdeploy build`` made for it."""
 
-import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -22,16 +21,12 @@ from ctxdeploy.core.engines import (
     read_gpu,
 )
 from ctxdeploy.core.errors import BackendError, ConfigError
-from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig
 from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-# Libraries of code run in this process: the user names them, never the bundle.
-PLUGINS_VARIABLE = "CTXDEPLOY_TENSORRT_PLUGINS"
 
 
 class TensorRtBackend(Backend):
@@ -47,9 +42,13 @@ class TensorRtBackend(Backend):
         here = Machine(target=target, version=self.version, gpu=gpu)
         check_key(artefact.details, here, precision=artefact.precision, bundle=printable(str(bundle.path)))
         key = EngineKey.parse(artefact.details["key"])
+        if artefact.details["key"].get("plugins"):
+            raise BackendError(
+                f"the engine needs plug-in libraries ({', '.join(artefact.details['key']['plugins'])}), which are not "
+                "loaded any more: build it anew"
+            )
         self._cuda = Cuda(PACKAGES[target][1])
         self._log = make_log(package)
-        _load_plugins(package, key)
         self._runtime = _runtime(package, self._log, key)
         self._engine = _engine(self._runtime, self._log, bundle.file(artefact))
         _check_interface(package, self._engine)
@@ -145,26 +144,9 @@ def _check_interface(trt: Any, engine: "trt.ICudaEngine") -> None:
 
 def _outside(engine: "trt.ICudaEngine", shape: tuple[int, ...]) -> str:
     low, _, high = (tuple(sizes) for sizes in engine.get_tensor_profile_shape(INPUT_NAME, 0))
-    ranges = " × ".join(f"{least}..{most}" for least, most in zip(low[:3], high[:3], strict=True))
+    ranges = " × ".join(f"{lowest}..{highest}" for lowest, highest in zip(low[:3], high[:3], strict=True))
     given = "×".join(str(size) for size in shape[:3])
     return (
         f"the input's {given} (photos × rows × columns) is outside the engine's {ranges}: give a smaller "
         "--batch-size, or build the engine anew with a larger --max-batch"
     )
-
-
-def _load_plugins(trt: Any, key: EngineKey) -> None:
-    """Load the libraries that an engine needs, as the user names them; ``BackendError`` for one that is not there."""
-    named = [Path(path) for path in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if path]
-    hashes = {file_sha256(path): path for path in named if path.is_file()}
-    for name, sha256 in key.plugins.items():
-        if sha256 not in hashes:
-            raise BackendError(
-                f"the engine needs the plugin library {name} (sha256 {sha256[:12]}…): name it in {PLUGINS_VARIABLE}"
-            )
-        try:
-            handle = trt.get_plugin_registry().load_library(str(hashes[sha256].resolve()))
-        except (RuntimeError, TypeError) as error:
-            raise BackendError(f"plugin library {hashes[sha256]} cannot be loaded: {error}") from error
-        if handle is None:
-            raise BackendError(f"plugin library {hashes[sha256]} cannot be loaded: was it made for this machine?")

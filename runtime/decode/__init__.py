@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ctxdeploy.runtime.config import MAX_PIXELS, DecodeLimits
     from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, decode_photo, read_file
-    from ctxdeploy.runtime.decode.image import MAX_PIXELS, DecodeLimits
 
 __all__ = [
     "MAX_PIXELS",
@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DecodeLimits": "ctxdeploy.runtime.decode.image",
-    "MAX_PIXELS": "ctxdeploy.runtime.decode.image",
+    "DecodeLimits": "ctxdeploy.runtime.config",
+    "MAX_PIXELS": "ctxdeploy.runtime.config",
     "Pixels": "ctxdeploy.runtime.decode.decode",
     "decode_bytes": "ctxdeploy.runtime.decode.decode",
     "decode_photo": "ctxdeploy.runtime.decode.decode",

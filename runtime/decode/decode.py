@@ -21,19 +21,21 @@ from numpy.typing import ArrayLike, NDArray
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, Preprocessing
+from ctxdeploy.runtime.config import DEFAULT_LIMITS, DecodeLimits
 from ctxdeploy.runtime.decode.image import (
-    DEFAULT_LIMITS,
     JPEG_FORMATS,
-    DecodeLimits,
+    UPRIGHT,
     Load,
+    Orientation,
     as_image,
     load_what_is_there,
     load_whole,
     one_line,
     open_image,
+    read_orientation,
+    to_rgb,
 )
-from ctxdeploy.runtime.decode.jpeg import END, START
-from ctxdeploy.runtime.decode.pixels import UPRIGHT, Orientation, read_orientation, to_rgb
+from ctxdeploy.runtime.decode.integrity import END, START
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -120,7 +122,7 @@ def decode_bytes(
     try:
         return _attempt(data, preprocessing, box, limits, load_whole)
     except PhotoError as error:
-        # Too little memory is no damage: the photo is tried again, not taken with what was decoded by then.
+        # Too little memory is not damage: the photo is tried again, not taken with what was decoded by then.
         if not limits.accept_truncated or isinstance(error.__cause__, MemoryError):
             raise
         closed = data + END if data.startswith(START) else data

@@ -13,10 +13,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime.inspection.edges import BlockEdges, Edge
     from ctxdeploy.runtime.inspection.inspecting import InspectionConfig, inspect_photo
-    from ctxdeploy.runtime.inspection.maps import Chosen, Inspection, LevelMaps, SuperFeatures
-    from ctxdeploy.runtime.inspection.preparation import Preparation
+    from ctxdeploy.runtime.inspection.maps import (
+        BlockEdges,
+        Chosen,
+        Edge,
+        Inspection,
+        LevelMaps,
+        Preparation,
+        SuperFeatures,
+    )
 
 __all__ = [
     "BlockEdges",
@@ -31,13 +37,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BlockEdges": "ctxdeploy.runtime.inspection.edges",
+    "BlockEdges": "ctxdeploy.runtime.inspection.maps",
     "Chosen": "ctxdeploy.runtime.inspection.maps",
-    "Edge": "ctxdeploy.runtime.inspection.edges",
+    "Edge": "ctxdeploy.runtime.inspection.maps",
     "Inspection": "ctxdeploy.runtime.inspection.maps",
     "InspectionConfig": "ctxdeploy.runtime.inspection.inspecting",
     "LevelMaps": "ctxdeploy.runtime.inspection.maps",
-    "Preparation": "ctxdeploy.runtime.inspection.preparation",
+    "Preparation": "ctxdeploy.runtime.inspection.maps",
     "SuperFeatures": "ctxdeploy.runtime.inspection.maps",
     "inspect_photo": "ctxdeploy.runtime.inspection.inspecting",
 }

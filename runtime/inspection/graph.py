@@ -65,7 +65,7 @@ class Graph:
 
     Raises:
         MissingExtraError: onnx is not installed.
-        BundleError: the file is no ONNX graph.
+        BundleError: the file is not an ONNX graph.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class Graph:
         try:
             self._proto = onnx.load(str(path))
         except Exception as error:  # protobuf's classes share no base but Exception
-            raise BundleError(f"{path} is no ONNX graph ({error}): export the bundle anew") from error
+            raise BundleError(f"{path} is not an ONNX graph ({error}): export the bundle anew") from error
         self._onnx = onnx
         self._producers: dict[str, Any] = {}
         self._consumers: dict[str, list[Any]] = defaultdict(list)
@@ -231,7 +231,7 @@ class Graph:
         return None
 
     def _through(self, name: str, operators: Sequence[str]) -> str:
-        """Follow a value backwards through operators with one input that is no constant (a layout's is its first)."""
+        """Follow a value backwards through operators with one input that is not a constant (a layout's first)."""
         while (node := self._producers.get(name)) is not None and node.op_type in operators:
             inputs = [node.input[0]] if node.op_type in _LAYOUT else [n for n in node.input if not self._is_constant(n)]
             if len(inputs) != 1:

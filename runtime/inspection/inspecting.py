@@ -5,17 +5,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import Box
+from ctxdeploy.core.types import Box, Preprocessing
+from ctxdeploy.runtime.config import DecodeLimits
 from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, read_file
+from ctxdeploy.runtime.decode.image import EXIF_ORIENTATION, open_image
 from ctxdeploy.runtime.inspection.graph import Graph, Level
-from ctxdeploy.runtime.inspection.maps import Inspection, LevelMaps
-from ctxdeploy.runtime.inspection.preparation import preparation_of
+from ctxdeploy.runtime.inspection.maps import Inspection, LevelMaps, Preparation
 from ctxdeploy.runtime.inspection.reading import (
     contains,
     names_of,
@@ -24,6 +26,33 @@ from ctxdeploy.runtime.inspection.reading import (
     read_level,
     values_of,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What the eight EXIF orientations ask for.
+TURNS = {
+    1: "none",
+    2: "mirrored left to right",
+    3: "turned by 180°",
+    4: "mirrored top to bottom",
+    5: "mirrored along the main diagonal",
+    6: "turned by 90° clockwise",
+    7: "mirrored along the other diagonal",
+    8: "turned by 90° counter-clockwise",
+}
+_MODES = {
+    "1": "black and white",
+    "L": "grey, 8 bits",
+    "LA": "grey with transparency",
+    "P": "palette",
+    "PA": "palette with transparency",
+    "RGB": "RGB, 8 bits",
+    "RGBA": "RGB with transparency",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "LAB": "CIELAB",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +71,7 @@ class InspectionConfig:
 
     def __post_init__(self) -> None:
         if self.at is not None and not all(math.isfinite(value) for value in self.at):
-            raise ConfigError(f"--at {self.at[0]:g},{self.at[1]:g} is no position: give finite numbers x,y")
+            raise ConfigError(f"--at {self.at[0]:g},{self.at[1]:g} is not a position: give finite numbers x,y")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")
 
@@ -92,7 +121,7 @@ def inspect_photo(
     )
     return Inspection(
         photo=decoded,
-        preparation=preparation_of(data, decoded, bundle.preprocessing),
+        preparation=_preparation_of(data, decoded, bundle.preprocessing),
         descriptors=descriptors,
         positions=positions,
         levels=maps,
@@ -141,3 +170,67 @@ def _missing(bundle: Bundle, levels: Sequence[Level], maps: Sequence[LevelMaps])
     if not all(level.blocks for level in levels):
         lines.append(f"edges: {found if bundle.network.get('refinement') else 'the network has no graph refinement'}")
     return tuple(lines)
+
+
+def _preparation_of(data: bytes, photo: Pixels, preprocessing: Preprocessing) -> Preparation:
+    """Return what was done to the bytes of a photo that has been decoded; only their header is read again."""
+    height, width = photo.pixels.shape[:2]
+    left, upper, right, lower = photo.region
+    whole = photo.region == (0, 0, *photo.original_size)
+    with open_image(data, DecodeLimits()) as image:
+        orientation = _orientation(image)
+        return Preparation(
+            format=image.format or "unknown",
+            bytes=len(data),
+            stored_size=image.size,
+            colour=_MODES.get(image.mode, image.mode),
+            conversion=_conversion(image),
+            orientation=orientation,
+            turn=TURNS[orientation],
+            original_size=photo.original_size,
+            box=None if whole else photo.region,
+            input_size=(width, height),
+            factor=max(width, height) / max(right - left, lower - upper),
+            scaling=_scaling(image, photo, preprocessing),
+            left_out=_left_out(image),
+        )
+
+
+def _orientation(image: "Image.Image") -> int:
+    try:
+        number = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block raises anything from SyntaxError to struct.error; it is not used then
+        return 1
+    return number if number in TURNS else 1
+
+
+def _conversion(image: "Image.Image") -> str:
+    """Say what ``ctxdeploy.runtime.decode.image`` does with an image of this mode."""
+    if image.mode.startswith("F"):
+        return "scaled from float samples to 8 bits"
+    if image.mode.startswith("I"):
+        return "divided by 257, from 16 bits to 8"
+    if image.has_transparency_data:
+        return "composited on white"
+    if image.mode == "RGB":
+        return "none"
+    return "grey in all three channels" if image.mode in ("1", "L") else "converted to RGB"
+
+
+def _scaling(image: "Image.Image", photo: Pixels, preprocessing: Preprocessing) -> str:
+    height, width = photo.pixels.shape[:2]
+    left, upper, right, lower = photo.region
+    if (width, height) == (right - left, lower - upper):
+        return "none, it is no larger than the model takes"
+    draft = preprocessing.draft and image.format in ("JPEG", "MPO")
+    return "LANCZOS, after the JPEG decoder's own reduction" if draft else "LANCZOS"
+
+
+def _left_out(image: "Image.Image") -> tuple[str, ...]:
+    found = []
+    if image.info.get("icc_profile"):
+        found.append("the colour profile (the pixels are taken as sRGB)")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        found.append(f"{frames - 1:,} more frames or pages")
+    return tuple(found)

@@ -12,9 +12,8 @@ from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.runtime.backends.base import first_line
 from ctxdeploy.runtime.backends.onnxruntime import PROVIDERS, run_session, session_options
 from ctxdeploy.runtime.decode.decode import Pixels
-from ctxdeploy.runtime.inspection.edges import edges_of
 from ctxdeploy.runtime.inspection.graph import Graph, Level
-from ctxdeploy.runtime.inspection.maps import Chosen, LevelMaps, SuperFeatures
+from ctxdeploy.runtime.inspection.maps import Chosen, LevelMaps, SuperFeatures, edges_of
 
 Values = Mapping[str, NDArray[np.float32]]
 

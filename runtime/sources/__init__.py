@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ctxdeploy.runtime.config import RemoteConfig
     from ctxdeploy.runtime.sources.base import PhotoList
     from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
     from ctxdeploy.runtime.sources.places import list_photos
-    from ctxdeploy.runtime.sources.store import RemoteConfig
     from ctxdeploy.runtime.sources.urls import host_of, is_url, is_web, without_secrets
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 _HOMES = {
     "FilePhoto": "ctxdeploy.runtime.sources.folder",
     "PhotoList": "ctxdeploy.runtime.sources.base",
-    "RemoteConfig": "ctxdeploy.runtime.sources.store",
+    "RemoteConfig": "ctxdeploy.runtime.config",
     "find_photos": "ctxdeploy.runtime.sources.folder",
     "host_of": "ctxdeploy.runtime.sources.urls",
     "is_url": "ctxdeploy.runtime.sources.urls",

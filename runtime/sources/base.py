@@ -10,7 +10,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 
-# What is larger is no photo: reading it would only fill the memory.
+# A larger file is not a photo: reading it would only fill the memory.
 MAX_BYTES = 2 << 30
 
 
@@ -22,10 +22,10 @@ class PhotoList:
         place: an absolute path, or a URL without credentials. An archive remembers it, and takes in the photos of
             another place only when this one is gone.
         photos: in the order of their names, which are unique.
-        unreadable: parts that could not be listed, of the stage ``list``: the names of all that is in them begin with
-            the failure's.
-        folder: that the names are paths of files in; None where a photo is gone when it is not listed any more.
-        recursive: False if folders below were not looked into, so that nothing is known about what is in them.
+        unreadable: the parts that could not be listed, as failures of the stage ``list``. The names of all photos in
+            such a part begin with the name of its failure.
+        folder: the names are paths of files in it; None where a photo that is not listed any more is gone.
+        recursive: False if the folders below were not looked into, so that nothing is known about their photos.
     """
 
     place: str
@@ -59,8 +59,8 @@ class PhotoList:
 
     def _lists(self, name: str) -> bool:
         # No set of the names: it would take more memory than what it speeds up is worth, the few names not found.
-        place = bisect_left(self.photos, name, key=lambda photo: photo.name)
-        return place < len(self.photos) and self.photos[place].name == name
+        position = bisect_left(self.photos, name, key=lambda photo: photo.name)
+        return position < len(self.photos) and self.photos[position].name == name
 
 
 def clean_name(path: str) -> str:

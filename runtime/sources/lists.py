@@ -15,11 +15,11 @@ from urllib.parse import quote, urljoin
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box
+from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.photo import PhotoSource
 from ctxdeploy.runtime.sources.base import PhotoList, absolute, clean_name
 from ctxdeploy.runtime.sources.folder import FilePhoto
-from ctxdeploy.runtime.sources.remote import Stores
-from ctxdeploy.runtime.sources.store import RemoteConfig
+from ctxdeploy.runtime.sources.server import Servers
 from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
 
 
@@ -51,7 +51,7 @@ class Entry:
                 os.fsencode(text)
             except ValueError as error:
                 raise ConfigError(
-                    f"{self.where}: the {what} {printable(text)!r} is no text that a file can have"
+                    f"{self.where}: the {what} {printable(text)!r} cannot be the name of a file"
                 ) from error
 
     def photo_name(self) -> str:
@@ -74,11 +74,11 @@ class Entries:
     Args:
         place: of the list, as the listing says it.
         base: the folder that paths are relative to; a URL that ends with ``/`` for a list on a server.
-        stores: open servers.
+        servers: open servers.
     """
 
-    def __init__(self, place: str, base: Path | str, stores: Stores) -> None:
-        self._place, self._base, self._stores = place, base, stores
+    def __init__(self, place: str, base: Path | str, servers: Servers) -> None:
+        self._place, self._base, self._servers = place, base, servers
         self._folder = base if isinstance(base, str) else str(base)
         self._found: dict[str, PhotoSource] = {}
 
@@ -115,7 +115,7 @@ class Entries:
                 else self._base + clean_name(path)
             )
         if is_url(path):
-            return PhotoSource(name=name, reader=self._stores.photo(path, entry.where), box=entry.box)
+            return PhotoSource(name=name, reader=self._servers.photo(path, entry.where), box=entry.box)
         return FilePhoto(name=name, folder=self._folder, file=clean_name(path), box=entry.box)
 
 
@@ -181,18 +181,18 @@ def list_file(place: str, config: RemoteConfig) -> PhotoList:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
-    entries = Entries(absolute(path), path.parent, Stores(config))
+    entries = Entries(absolute(path), path.parent, Servers(config))
     return _collect(data, path.name, path.suffix, entries)
 
 
 def list_remote_file(place: str, config: RemoteConfig) -> PhotoList:
     """As ``list_file``, for a list on a server; its paths are relative to its own folder there."""
-    stores = Stores(config)
+    servers = Servers(config)
     shown = without_secrets(place)
     address = re.split(r"[?#]", place)[0] if is_web(place) else place
     folder, _, name = address.rpartition("/")
-    entries = Entries(shown, folder + "/", stores)
-    return _collect(stores.fetch(place), name, f".{name.rpartition('.')[2]}", entries)
+    entries = Entries(shown, folder + "/", servers)
+    return _collect(servers.fetch(place), name, f".{name.rpartition('.')[2]}", entries)
 
 
 def _collect(data: bytes, name: str, suffix: str, entries: Entries) -> PhotoList:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
+from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.sources.base import PhotoList
 from ctxdeploy.runtime.sources.folder import list_folder
 from ctxdeploy.runtime.sources.lists import READERS, list_file, list_remote_file
-from ctxdeploy.runtime.sources.patterns import has_pattern
 from ctxdeploy.runtime.sources.remote import list_remote
-from ctxdeploy.runtime.sources.store import RemoteConfig
-from ctxdeploy.runtime.sources.tar import COMPRESSED, list_tars, refuse_compressed
+from ctxdeploy.runtime.sources.tar import COMPRESSED, has_pattern, list_tars, refuse_compressed
 from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
 
 LISTS = tuple(READERS)
@@ -24,7 +23,7 @@ def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | No
         place: a folder; a list (``.txt``, ``.lst``, ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``); a ``.tar``, or a
             pattern that names some; or the URL of a folder or a list.
         recursive: look into the folders below.
-        remote: time limits and retries of servers.
+        remote: how servers are asked.
 
     Raises:
         ConfigError: there is no such place, or it cannot be listed.
@@ -79,7 +78,7 @@ def _refuse_remote_tar(place: str) -> PhotoList:
 def _refuse(place: str) -> PhotoList:
     path = Path(place)
     if has_pattern(place) and not path.exists():
-        raise ConfigError(f"{printable(place)}: of patterns only those that end with .tar are taken, in quotes")
+        raise ConfigError(f"{printable(place)}: only patterns that end with .tar are taken; put them in quotes")
     shown = printable(without_secrets(place) if "://" in place else place)  # a chain of fsspec: a::http://user:…
     raise ConfigError(
         f"{shown} is not a folder{'' if path.exists() else ', there is no such place'}: give a folder with "

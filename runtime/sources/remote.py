@@ -11,10 +11,11 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import printable
+from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.decode.image import readable_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import PhotoList, is_hidden
-from ctxdeploy.runtime.sources.store import PACKAGES, RemoteConfig, RemotePhoto, Store
+from ctxdeploy.runtime.sources.server import RemotePhoto, Server, Servers, cannot_list
 from ctxdeploy.runtime.sources.urls import host_of, is_web, protocol_of, without_secrets
 
 
@@ -65,44 +66,11 @@ _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "ContentHash", "generation")
 _TAG_BIT = 1 << 62
 # Objects in one answer; S3 gives no more.
 PAGE = 1000
-# Folders without photos, each in the other, that have folders of the same names: 00/00/00/a.jpg is no circle.
+# Folders without photos, each in the other, that have folders of the same names: 00/00/00/a.jpg is not a circle.
 MAX_REPEATED = 4
 
 # A folder's files, and the names of its folders, both relative to where the listing began; those of folders end with /.
 Look = Callable[[str], tuple[dict[str, RemotePhoto], list[str]]]
-
-
-class Stores:
-    """The servers that are read from, each opened once."""
-
-    def __init__(self, config: RemoteConfig) -> None:
-        self._config = config
-        self._stores: dict[str, Store] = {}
-
-    def open(self, url: str) -> Store:
-        """Return what reads a URL; errors as ``Store``."""
-        key = protocol_of(url)
-        if key not in PACKAGES:  # then the file system is of one server
-            key = "/".join(url.split("/", 3)[:3])
-        if key not in self._stores:
-            self._stores[key] = Store(url, self._config)
-        return self._stores[key]
-
-    def photo(self, url: str, where: str) -> RemotePhoto:
-        """Return what reads the photo at a URL; ``where`` it was named goes before the errors of ``open``."""
-        try:
-            store = self.open(url)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        return RemotePhoto(store=store, folder="", key=store.path(url))
-
-    def fetch(self, url: str) -> bytes:
-        """Return the bytes of a list; ``ConfigError`` if that fails."""
-        store = self.open(url)
-        try:
-            return store.read(store.path(url))
-        except PhotoError as error:
-            raise _cannot_list(url, error) from error
 
 
 class _Found:
@@ -130,17 +98,17 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> PhotoLi
         MissingExtraError: what reads the protocol is not installed.
     """
     shown = without_secrets(place)
-    store = Stores(config).open(place)
+    server = Servers(config).open(place)
     unreadable: list[PhotoFailure] = []
     found = _Found()
     try:
         if protocol_of(place) in ("s3", "s3a"):
-            _list_s3(store, store.path(place), recursive, found)
+            _list_s3(server, server.path(place), recursive, found)
         else:
-            look = _web_folder(store, place) if is_web(place) else _folder(store, place)
+            look = _web_folder(server, place) if is_web(place) else _folder(server, place)
             _walk(look, recursive, found, unreadable)
     except PhotoError as error:
-        raise _cannot_list(place, error) from error
+        raise cannot_list(place, error) from error
     if not found.anything and not unreadable:
         raise ConfigError(f"{printable(shown)}: there is nothing, or no such place")
     if not found.photos:
@@ -176,21 +144,17 @@ def _place(shown: str) -> str:
     return shown if short.endswith(":") else short
 
 
-def _cannot_list(place: str, error: PhotoError) -> ConfigError:
-    return ConfigError(f"{printable(without_secrets(place))} cannot be listed: {error}")
-
-
-def _list_s3(store: Store, path: str, recursive: bool, found: _Found) -> None:
+def _list_s3(server: Server, path: str, recursive: bool, found: _Found) -> None:
     """Find what lies below a prefix, page by page: of folders S3 knows nothing."""
     bucket, _, prefix = path.partition("/")
     prefix = f"{prefix}/" if prefix else ""
     request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE, **({} if recursive else {"Delimiter": "/"})}
     folder = f"{bucket}/{prefix}"
     while True:
-        page = store.call("call_s3", "list_objects_v2", request)
+        page = server.call("call_s3", "list_objects_v2", request)
         for info in page.get("Contents", ()):
             name = info["Key"].removeprefix(prefix)
-            reader = RemotePhoto(store=store, folder=folder, key=name, size=info["Size"], mtime_ns=change_of(info))
+            reader = RemotePhoto(server=server, folder=folder, key=name, size=info["Size"], mtime_ns=change_of(info))
             found.add(name, reader)
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated") or not token:
@@ -222,13 +186,13 @@ def _walk(look: Look, recursive: bool, found: _Found, unreadable: list[PhotoFail
             folders.extend(new)
 
 
-def _folder(store: Store, place: str) -> Look:
-    root = store.path(place).rstrip("/") + "/"
+def _folder(server: Server, place: str) -> Look:
+    root = server.path(place).rstrip("/") + "/"
 
     def look(prefix: str) -> tuple[dict[str, RemotePhoto], list[str]]:
         files: dict[str, RemotePhoto] = {}
         below: list[str] = []
-        for info in store.call("ls", root + prefix, True):
+        for info in server.call("ls", root + prefix, True):
             name = info["name"].rstrip("/").removeprefix(root)
             if not name.startswith(prefix) or name == info["name"]:  # the folder itself
                 continue
@@ -236,17 +200,17 @@ def _folder(store: Store, place: str) -> Look:
                 below.append(f"{name}/")
             else:
                 size, change = info.get("size"), change_of(info)
-                files[name] = RemotePhoto(store=store, folder=root, key=name, size=size, mtime_ns=change)
+                files[name] = RemotePhoto(server=server, folder=root, key=name, size=size, mtime_ns=change)
         return files, below
 
     return look
 
 
-def _web_folder(store: Store, place: str) -> Look:
+def _web_folder(server: Server, place: str) -> Look:
     try:
         parts = urlsplit(place)
     except ValueError as error:
-        raise ConfigError(f"{printable(without_secrets(place))} is no address ({error})") from error
+        raise ConfigError(f"{printable(without_secrets(place))} is not an address ({error})") from error
     root = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/", parts.query, ""))
     addresses = {"": root}
     extensions = readable_extensions()
@@ -254,7 +218,7 @@ def _web_folder(store: Store, place: str) -> Look:
 
     def look(prefix: str) -> tuple[dict[str, RemotePhoto], list[str]]:
         address = addresses[prefix]
-        links = links_below(store.read(store.path(address)), address, root)
+        links = links_below(server.read(server.path(address)), address, root)
         below = [name for name in links if name.endswith("/")]
         pages[prefix] = frozenset(name.removeprefix(prefix) for name in links)
         repeated = sum(pages.get(above) == pages[prefix] for above in _above(prefix)) if below else 0
@@ -264,7 +228,9 @@ def _web_folder(store: Store, place: str) -> Look:
             raise PhotoError(f"it links to the same as {repeated} folders above it: a link that leads back up")
         for name in below:
             addresses.setdefault(name, links.pop(name))
-        return {name: RemotePhoto(store=store, folder="", key=store.path(link)) for name, link in links.items()}, below
+        return {
+            name: RemotePhoto(server=server, folder="", key=server.path(link)) for name, link in links.items()
+        }, below
 
     return look
 

@@ -1,7 +1,8 @@
-"""Photos in tar files, WebDataset's shards among them."""
+"""Photos in tar files, WebDataset's shards among them, and patterns that name many: ``train-{000..127}.tar``."""
 
 import math
 import os
+import re
 import stat
 import tarfile
 import threading
@@ -10,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob, has_magic
 from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
@@ -18,7 +20,12 @@ from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.decode.image import readable_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import MAX_BYTES, PhotoList, absolute, clean_name, is_hidden
-from ctxdeploy.runtime.sources.patterns import expand, has_pattern, pattern_folder
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+MAX_NAMES = 1_000_000
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)", re.ASCII)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,11 +82,6 @@ def _open(path: str, check: Callable[[int], None]) -> int:
 def _close(opened: "OrderedDict[str, _Opened]") -> None:
     while opened:
         os.close(opened.popitem()[1].descriptor)
-
-
-BLOCK = tarfile.BLOCKSIZE
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
-_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
 class Shard:
@@ -221,8 +223,8 @@ def _list_members(shard: Shard, name: str, extensions: tuple[str, ...], photos: 
 def _check_end(tar: tarfile.TarFile) -> str | None:
     """Return what is wrong where ``tarfile`` stopped: it takes a damaged header for the end."""
     tar.fileobj.seek(tar.offset)
-    block = tar.fileobj.read(BLOCK)
-    if len(block) < BLOCK:
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
         return "the tar file is truncated"
     return f"the tar file is damaged at byte {tar.offset:,}" if any(block) else None
 
@@ -244,3 +246,51 @@ def _unreadable(error: OSError) -> str:
 def _nanoseconds(seconds: float) -> int:
     """Return a member's time as an int64 takes it; pax headers have fractions."""
     return min(max(round(seconds * 1_000_000_000), 0), (1 << 63) - 1) if math.isfinite(seconds) else 0
+
+
+def has_pattern(text: str) -> bool:
+    """Return whether a text names more than one file."""
+    return has_magic(text) or any("," in part or _RANGE.fullmatch(part) for part in _BRACES.findall(text))
+
+
+def pattern_folder(pattern: str) -> Path:
+    """Return the folder above the first sign of a pattern."""
+    return Path(os.path.dirname(re.split(r"[*?\[{]", pattern, maxsplit=1)[0]))  # noqa: PTH120 (Path drops a last slash)
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a pattern names, each once; those of braces alone need not exist.
+
+    ``{000..127}`` counts, up or down, with the zeros of its first number; ``{a,b}`` is either; ``*``, ``?``, ``[…]``
+    and ``**`` match what is there.
+
+    Raises:
+        ConfigError: it names more than a million files.
+    """
+    names: dict[str, None] = {}
+    for text in _expand_braces(pattern):
+        found = sorted(glob(text, recursive=True)) if has_magic(text) else [text]  # noqa: PTH207 (absolute ones too)
+        names |= dict.fromkeys(found)
+    return list(names)
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    texts = [""]
+    for number, part in enumerate(_BRACES.split(pattern)):
+        choices = [part] if number % 2 == 0 else _choices(part)
+        if len(texts) * len(choices) > MAX_NAMES:
+            raise ConfigError(f"{printable(pattern)} names more than {MAX_NAMES:,} files")
+        texts = [text + choice for text in texts for choice in choices]
+    return texts
+
+
+def _choices(inside: str) -> list[str]:
+    counted = _RANGE.fullmatch(inside)
+    if not counted:
+        return inside.split(",") if "," in inside else [f"{{{inside}}}"]
+    first, last = int(counted[1]), int(counted[2])
+    step = 1 if first <= last else -1
+    width = len(counted[1])
+    if abs(last - first) >= MAX_NAMES:
+        raise ConfigError(f"{{{inside}}} names more than {MAX_NAMES:,} files")
+    return [f"{number:0{width}d}" for number in range(first, last + step, step)]

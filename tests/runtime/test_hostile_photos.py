@@ -16,7 +16,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import Box, Extractor, PhotoDescriptors, PhotoFailure, decode_photo, find_photos
-from ctxdeploy.runtime.decode.image import DecodeLimits
+from ctxdeploy.runtime.decode import DecodeLimits
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about metadata that is damaged on purpose
 SETTINGS = Preprocessing(image_size=64)
@@ -180,11 +180,6 @@ def cut(data: bytes, part: float) -> bytes:
     return data[: int(len(data) * part)]
 
 
-def zeroed(data: bytes, part: float = 0.6) -> bytes:
-    at = int(len(data) * part)
-    return data[:at] + bytes(400) + data[at + 400 :]
-
-
 def webp_canvas(width: int, height: int) -> bytes:
     body = (
         b"VP8X"
@@ -248,7 +243,6 @@ def taken() -> Iterator[tuple[str, bytes, Shows]]:
         yield f"JPEG turned {number}", turned(number), Shows((24, 32) if number > 4 else (32, 24), corners)
     yield "PNG", encoded(quadrants(), "PNG"), QUADRANTS
     yield "PNG with a trailer", encoded(quadrants(), "PNG") + b"trailer", QUADRANTS
-    yield "PNG without its end", encoded(quadrants(), "PNG")[:-12], QUADRANTS
     yield "PNG with alpha in its palette", encoded(palette, "PNG", transparency=bytes([0] * 4)), white
     yield "PNG with a palette", encoded(palette, "PNG"), QUADRANTS
     yield "PNG that is transparent", encoded(clear, "PNG"), white
@@ -351,7 +345,6 @@ def refused() -> Iterator[tuple[str, bytes, str]]:
     yield "JPEG whose tail is zeros up to its end", overwritten(noisy(), (0.5, 1), bytes)[:-2] + b"\xff\xd9", damaged
     yield "JPEG cut and closed", cut(noisy(), 0.8) + b"\xff\xd9", damaged
     yield "JPEG with zeros inside", overwritten(noisy(), (0.4, 0.6), bytes), damaged
-    yield "JPEG with a few zeros inside", zeroed(encoded(noise(1200, 900), "JPEG")), damaged
     yield "JPEG with ones inside", overwritten(noisy(), (0.4, 0.6), lambda n: b"\xff" * n), damaged
     yield "JPEG with text inside", overwritten(noisy(), (0.4, 0.6), lambda n: (b"lorem ipsum " * n)[:n]), damaged
     yield (
@@ -367,16 +360,11 @@ def refused() -> Iterator[tuple[str, bytes, str]]:
     yield "JPEG of 5,000 scans", many_scans(5000), "it has more than 500 scans, the limit against decompression bombs"
     yield "JPEG of another size", sof(noisy(), 2000, 2000), damaged
     yield "JPEG of 12 bits", patched(noisy(), b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), damaged
-    yield "PNG cut", cut(encoded(noise(), "PNG"), 0.6), "it is truncated (its IDAT chunk is cut off)"
-    yield (
-        "PNG with a wrong byte",
-        flipped(encoded(noise(), "PNG"), 5000),
-        "it is damaged (its IDAT chunk fails the checksum)",
-    )
+    yield "PNG cut", cut(encoded(noise(), "PNG"), 0.6), damaged
+    yield "PNG without its end", encoded(noise(), "PNG")[:-12], damaged
+    yield "PNG with a wrong byte", flipped(encoded(noise(), "PNG"), 5000), damaged
     yield "PNG with a wrong header", flipped(encoded(noise(), "PNG"), 19), damaged
     yield "PNG without pixels", b"\x89PNG\r\n\x1a\n" + encoded(noise(), "PNG")[8:33] + chunk(b"IEND", b""), damaged
-    yield "PNG of too few rows", png((8, 8), 8, 0, b"\0" * 9 * 3), "it is truncated (rows of its pixels are missing)"
-    yield "PNG without a palette", png((8, 8), 8, 3, b"\0" * 9 * 8), "it is damaged (its palette is missing)"
     yield "PNG of no width", png((0, 8), 8, 0, b"\0" * 8), damaged
     yield "PNG with a bomb of a text", with_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000))), damaged
     yield (
@@ -388,10 +376,6 @@ def refused() -> Iterator[tuple[str, bytes, str]]:
     yield "GIF cut", cut(encoded(noise(), "GIF"), 0.6), damaged
     yield "WebP cut", cut(encoded(noise(), "WEBP"), 0.6), damaged
     yield "lossless WebP cut", cut(encoded(noise(), "WEBP", lossless=True), 0.6), damaged
-    yield "WebP with zeros inside", zeroed(encoded(noise(), "WEBP")), "it is damaged (128 or more bytes of its coded…"
-    yield "AVIF with zeros inside", zeroed(encoded(noise(), "AVIF")), "it is damaged (128 or more bytes of its coded…"
-    animation = encoded(noise(), "WEBP", save_all=True, append_images=[noise(seed=1)])
-    yield "animated WebP with zeros inside", zeroed(animation, 0.2), "it is damaged (128 or more bytes of its coded…"
     yield "AVIF cut", cut(encoded(noise(), "AVIF"), 0.6), damaged
     yield "JPEG 2000 cut", cut(encoded(noise(), "JPEG2000"), 0.6), damaged
     yield "TIFF cut", cut(encoded(noise(), "TIFF"), 0.6), damaged

@@ -25,8 +25,8 @@ from ctxdeploy.export.networks import Architecture, Edges, Lit, NetworkConfig, R
 from ctxdeploy.report import write_inspection
 from ctxdeploy.runtime import Box, Extractor, decode_photo
 from ctxdeploy.runtime.inspection import Inspection, InspectionConfig, inspect_photo
-from ctxdeploy.runtime.inspection.edges import edges_of
 from ctxdeploy.runtime.inspection.graph import Block, Graph
+from ctxdeploy.runtime.inspection.maps import edges_of
 
 ReadPage = Callable[[Path], Any]
 SIZE, TOP_K = 176, 90

@@ -25,7 +25,7 @@ import numpy as np
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import decode_photo
-from ctxdeploy.runtime.decode.image import DecodeLimits
+from ctxdeploy.runtime.decode import DecodeLimits
 limit = float(sys.argv[2])
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for limits in (DecodeLimits(), DecodeLimits(accept_truncated=True)):

@@ -20,7 +20,6 @@ from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
-from ctxdeploy.runtime.backends.tensorrt import PLUGINS_VARIABLE
 
 KEY = EngineKey(target="tensorrt", version="11.4.0.1", gpu="NVIDIA H200", capabilities=("9.0",))
 CONFIG = BackendConfig(name="tensorrt")
@@ -38,7 +37,7 @@ def fake(load_reference: Any, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def with_engine(make_bundle: Callable[..., Bundle], fake: ModuleType) -> Callable[..., Bundle]:
     """Return a function that makes a bundle with an "engine"."""
 
-    def make(plan: bytes | None = None, key: EngineKey = KEY) -> Bundle:
+    def make(plan: bytes | None = None, key: EngineKey = KEY, plugins: dict[str, str] | None = None) -> Bundle:
         bundle = make_bundle()
         data = fake.plan((1, 1, 1, 3), (4, 64, 64, 3), TOP_K, DIM) if plan is None else plan
         (bundle.path / "engine.plan").write_bytes(data)
@@ -49,7 +48,7 @@ def with_engine(make_bundle: Callable[..., Bundle], fake: ModuleType) -> Callabl
             format="engine",
             precision="fp32",
             target=key.target,
-            details={"key": key.metadata()},
+            details={"key": {**key.metadata(), **({"plugins": plugins} if plugins else {})}},
         )
         replace(bundle, artefacts=(*bundle.artefacts, engine)).write_manifest()
         return ctxdeploy.core.bundle.open(bundle.path)
@@ -240,30 +239,10 @@ def test_code_in_a_plan_is_allowed_only_where_the_key_says_so(
     assert backend._runtime.engine_host_code_allowed is compatible
 
 
-def test_plugin_libraries_are_the_users_to_name(
-    with_engine: Callable[..., Bundle], fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = tmp_path / "libctx.so"
-    library.write_text("GaussianSmoothing 1 ctx\n", encoding="utf-8")
-    sha256 = hashlib.sha256(library.read_bytes()).hexdigest()
-    bundle = with_engine(key=replace(KEY, plugins={"libctx.so": sha256}))
-    with pytest.raises(BackendError, match=rf"needs the plugin library libctx\.so .*: name it in {PLUGINS_VARIABLE}"):
-        open_backend(bundle, CONFIG)
-    other = tmp_path / "other.so"
-    other.write_text("GraphConvolution 1 ctx\n", encoding="utf-8")
-    monkeypatch.setenv(PLUGINS_VARIABLE, str(other))
-    with pytest.raises(BackendError, match="needs the plugin library"):
-        open_backend(bundle, CONFIG)
-    monkeypatch.setenv(PLUGINS_VARIABLE, f"{other}:{library}")
-    open_backend(bundle, CONFIG)
-    assert [creator.name for creator in fake.REGISTRY.all_creators] == ["ROIAlign_TRT", "GaussianSmoothing"]
-
-    def fail(self: Any, plugin_path: str) -> None:
-        raise RuntimeError("invalid ELF header")
-
-    monkeypatch.setattr(fake.IPluginRegistry, "load_library", fail)
-    with pytest.raises(BackendError, match=r"libctx\.so cannot be loaded: invalid ELF header"):
-        open_backend(bundle, CONFIG)
+def test_an_engine_that_needs_plug_ins_is_refused(with_engine: Callable[..., Bundle]) -> None:
+    """Engines of the first versions could list libraries of kernels."""
+    with pytest.raises(BackendError, match=r"needs plug-in libraries \(libctx\.so\), which are not loaded any more"):
+        open_backend(with_engine(plugins={"libctx.so": "0" * 64}), CONFIG)
 
 
 def test_the_stand_ins_answers_depend_on_every_pixel(fake: ModuleType) -> None:

@@ -246,7 +246,7 @@ def test_pauses_double(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     server.files = {"/": page("a.jpg")}
     server.faults = {"/a.jpg": [503] * 5}
     photo = reader(list_photos(server.url, remote=RemoteConfig()), "a.jpg")
-    monkeypatch.setattr("ctxdeploy.runtime.sources.store.time.sleep", pauses.append)
+    monkeypatch.setattr("ctxdeploy.runtime.sources.server.time.sleep", pauses.append)
     with pytest.raises(PhotoError):
         photo.read()
     assert len(pauses) == 4
@@ -512,7 +512,7 @@ def test_any_file_system_of_fsspec() -> None:
     ("place", "message"),
     [
         ("nonsense://me:secret@host/x", "nonsense:// cannot be read"),
-        ("http://me:secret@[::1/x", r"http://\[::1/x is no address \(Invalid IPv6 URL\)"),
+        ("http://me:secret@[::1/x", r"http://\[::1/x is not an address \(Invalid IPv6 URL\)"),
         ("simplecache::http://me:secret@host/x", "simplecache::http://host/x is not a folder"),
     ],
 )

@@ -10,8 +10,9 @@ from PIL import Image
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.runtime import decode_photo
-from ctxdeploy.runtime.decode import jpeg
-from ctxdeploy.runtime.decode.image import DEFAULT_LIMITS, load_whole, open_image
+from ctxdeploy.runtime.config import DEFAULT_LIMITS
+from ctxdeploy.runtime.decode import integrity
+from ctxdeploy.runtime.decode.image import load_whole, open_image
 
 SIZES = [(1, 1), (7, 5), (17, 33), (250, 167), (9, 300), (320, 240)]
 
@@ -58,7 +59,7 @@ def test_a_photo_too_large_for_a_second_copy_is_checked_all_the_same(monkeypatch
     calls = []
     load = Image.Image.load
     monkeypatch.setattr(Image.Image, "load", lambda image: calls.append(image) or load(image))
-    monkeypatch.setattr(jpeg, "MAX_COPIED", 320 * 240 - 1)
+    monkeypatch.setattr(integrity, "MAX_COPIED", 320 * 240 - 1)
     np.testing.assert_array_equal(decode_photo(data, Preprocessing()).pixels, expected)
     assert calls
     for grey in (data, encoded(scene(320, 240).convert("L"))):

@@ -1,4 +1,4 @@
-"""A server that photos are read from, with time limits and retries."""
+"""Servers that photos are read from, with time limits and retries."""
 
 import asyncio
 import random
@@ -10,31 +10,33 @@ from urllib.parse import quote
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.extras import require
+from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState
+from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.sources.base import MAX_BYTES
 from ctxdeploy.runtime.sources.urls import is_web, protocol_of, without_secrets
 
 # Too many requests, and what servers answer while they restart or are overloaded.
-_PASSING = (408, 425, 429)
-# Not OSErrors, and yet of the network; by name, because importing what may not be installed is no way to find out.
+_TRANSIENT = (408, 425, 429)
+# Errors of the network that are not OSErrors; by name, because their packages may not be installed.
 _NETWORK = ("aiohttp.client_exceptions.ClientError", "botocore.exceptions.HTTPClientError")
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trouble:
+class Diagnosis:
     """Why a request failed.
 
     Attributes:
         reason: one line; nothing of the error's own text, in which addresses with signatures may stand.
-        passing: it may go better the next time.
+        is_transient: the next attempt may succeed.
     """
 
     reason: str
-    passing: bool
+    is_transient: bool
 
 
-def diagnose(error: BaseException, seconds: float) -> Trouble:
+def diagnose(error: BaseException, seconds: float) -> Diagnosis:
     """Return what an error of fsspec, of one of its file systems, or of what these build on, means.
 
     Args:
@@ -45,20 +47,20 @@ def diagnose(error: BaseException, seconds: float) -> Trouble:
     status, code = next((answer for link in chain if (answer := _answer(link))[0]), (0, ""))
     if status:
         reason = f"the server answered {status}" + (f" ({code})" if code and code != str(status) else "")
-        return Trouble(reason=reason, passing=status in _PASSING or status >= 500)
+        return Diagnosis(reason=reason, is_transient=status in _TRANSIENT or status >= 500)
     if any(isinstance(link, FileNotFoundError) for link in chain):
-        return Trouble(reason="it is not there", passing=False)
+        return Diagnosis(reason="it is not there", is_transient=False)
     if any(isinstance(link, PermissionError) for link in chain):
-        return Trouble(reason="access is denied", passing=False)
+        return Diagnosis(reason="access is denied", is_transient=False)
     if any("Credential" in type(link).__name__ for link in chain):
-        return Trouble(reason="there are no credentials, or they have expired", passing=False)
+        return Diagnosis(reason="there are no credentials, or they have expired", is_transient=False)
     if any(isinstance(link, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(link).__name__ for link in chain):
-        return Trouble(reason=f"there was no complete answer within {seconds:g} s", passing=True)
+        return Diagnosis(reason=f"there was no complete answer within {seconds:g} s", is_transient=True)
     strerror = next((link.strerror for link in chain if isinstance(link, OSError) and link.strerror), None)
     kind = strerror if isinstance(strerror, str) and "//" not in strerror else type(chain[-1]).__name__
-    passing = _is_network(chain)
-    what = "the connection failed" if passing else "it cannot be read"
-    return Trouble(reason=f"{what} ({' '.join(kind.split())})", passing=passing)
+    is_transient = _is_network(chain)
+    what = "the connection failed" if is_transient else "it cannot be read"
+    return Diagnosis(reason=f"{what} ({' '.join(kind.split())})", is_transient=is_transient)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -108,31 +110,7 @@ PACKAGES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteConfig:
-    """How patient to be with servers.
-
-    Attributes:
-        attempts: requests at most for one photo, or one page of a listing.
-        backoff: seconds before the second attempt; doubled before each further one. Each pause is shortened at random
-            by up to half, so that threads that failed together do not come back together.
-        connect_timeout: seconds to connect.
-        timeout: seconds for one request, from connecting to the last byte.
-    """
-
-    attempts: int = 5
-    backoff: float = 0.5
-    connect_timeout: float = 10.0
-    timeout: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"{self}: there must be one attempt")
-        if not (self.backoff >= 0 and self.connect_timeout > 0 and self.timeout > 0):
-            raise ConfigError(f"{self}: the time limits must be positive")
-
-
-class Store:
+class Server:
     """What reads the files of one server, or of one protocol, called from any thread.
 
     Args:
@@ -163,7 +141,7 @@ class Store:
         return data
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Return what a method of the file system returns, tried again after passing troubles.
+        """Return what a method of the file system returns, tried again after failures that may pass.
 
         Raises:
             PhotoError: it failed; the message is the bare reason.
@@ -173,11 +151,13 @@ class Store:
             try:
                 return self._call(method, arguments)
             except Exception as error:  # each file system has errors of its own, and they know no common base
-                trouble = diagnose(error, config.timeout)
-                if not trouble.passing:
-                    raise PhotoError(trouble.reason) from error
+                diagnosis = diagnose(error, config.timeout)
+                if not diagnosis.is_transient:
+                    raise PhotoError(diagnosis.reason) from error
                 if attempt == config.attempts:
-                    raise PhotoError(f"{trouble.reason}, {attempt} times" if attempt > 1 else trouble.reason) from error
+                    raise PhotoError(
+                        f"{diagnosis.reason}, {attempt} times" if attempt > 1 else diagnosis.reason
+                    ) from error
             time.sleep(config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
         raise PhotoError("no attempt was made")
 
@@ -194,14 +174,14 @@ class RemotePhoto:
     """Reads a photo of a server.
 
     Attributes:
-        store: its server.
+        server: its server.
         folder: the path begins with it.
         key: the rest of the path.
         size: bytes, as listed; None if the listing does not tell.
         mtime_ns: time of change, or a number made from the entity tag; None if the listing tells neither.
     """
 
-    store: Store
+    server: Server
     folder: str
     key: str
     size: int | None = None
@@ -211,13 +191,50 @@ class RemotePhoto:
         """Return the bytes; ``PhotoError`` with the bare reason if that fails."""
         if self.size is not None and self.size > MAX_BYTES:
             raise PhotoError(f"it has {self.size:,} bytes, more than the {MAX_BYTES:,} that a photo may have")
-        return self.store.read(self.folder + self.key)
+        return self.server.read(self.folder + self.key)
 
     def state(self) -> FileState | None:
         """Return size and time of change as they were listed."""
         if self.size is None or self.mtime_ns is None:
             return None
         return FileState(size=self.size, mtime_ns=self.mtime_ns)
+
+
+class Servers:
+    """The servers that are read from, each opened once."""
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._config = config
+        self._servers: dict[str, Server] = {}
+
+    def open(self, url: str) -> Server:
+        """Return what reads a URL; errors as ``Server``."""
+        key = protocol_of(url)
+        if key not in PACKAGES:  # then the file system is of one server
+            key = "/".join(url.split("/", 3)[:3])
+        if key not in self._servers:
+            self._servers[key] = Server(url, self._config)
+        return self._servers[key]
+
+    def photo(self, url: str, where: str) -> RemotePhoto:
+        """Return what reads the photo at a URL; ``where`` it was named goes before the errors of ``open``."""
+        try:
+            server = self.open(url)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        return RemotePhoto(server=server, folder="", key=server.path(url))
+
+    def fetch(self, url: str) -> bytes:
+        """Return the bytes of a list; ``ConfigError`` if that fails."""
+        server = self.open(url)
+        try:
+            return server.read(server.path(url))
+        except PhotoError as error:
+            raise cannot_list(url, error) from error
+
+
+def cannot_list(place: str, error: PhotoError) -> ConfigError:
+    return ConfigError(f"{printable(without_secrets(place))} cannot be listed: {error}")
 
 
 async def _limited(method: Callable[..., Awaitable[Any]], arguments: tuple[object, ...], seconds: float) -> Any:

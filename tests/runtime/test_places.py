@@ -54,7 +54,7 @@ def test_a_folder_is_one_whatever_its_name(tmp_path: Path) -> None:
         ("nowhere.csv", r"nowhere.csv cannot be read \(No such file or directory\)"),
         ("nowhere.tar", r"nowhere.tar: the tar file cannot be read \(No such file or directory\)"),
         ("x-*.tar", r"no file matches .*x-\*.tar"),
-        ("*.jpg", r"\*.jpg: of patterns only those that end with .tar"),
+        ("*.jpg", r"\*.jpg: only patterns that end with .tar"),
         ("x.tar.gz", "x.tar.gz is compressed, .* decompress it to a plain .tar"),
         ("X.TGZ", "X.TGZ is compressed"),
         ("x" * 5000, r"x+ cannot be read \(File name too long\)"),

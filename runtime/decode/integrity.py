@@ -1,11 +1,14 @@
-"""JPEG photos: the pixels are Pillow's, and damage is noticed.
+"""Damage that Pillow does not report when it loads a photo.
 
-Where a disk or a transfer failed, part of a file is often zeros, or bytes of another file, of the right length. Then
-libjpeg reports a warning, fills up with grey or shifts what follows, and Pillow does not pass the warning on. So
+JPEG: where a disk or a transfer failed, part of a file is often zeros, or bytes of another file, of the right length.
+Then libjpeg reports a warning, fills up with grey or shifts what follows, and Pillow does not pass the warning on. So
 simplejpeg decodes, which does: the same libjpeg-turbo, the same pixels. What libjpeg leaves out is looked at here:
 whether the coded picture ends, and whether all of its scans are there.
+
+PNG: Pillow compares the checksums of pixels only in ``verify``, which is called here. Other formats have no checksums.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -111,6 +114,13 @@ def _frame_and_scans(data: bytes) -> Iterator[bytes]:
         at = found.start()
 
 
+def verify_png(data: bytes) -> None:
+    """Raise an exception of any kind unless a PNG file has its end, and all of its checksums are right."""
+    from PIL import PngImagePlugin
+
+    PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
+
+
 def load_jpeg(image: "ImageFile.ImageFile", data: bytes) -> NDArray[np.uint8] | None:
     """Check the coded picture of an opened (and perhaps drafted) JPEG file, and decode it if it is RGB or grey.
 
@@ -128,10 +138,10 @@ def load_jpeg(image: "ImageFile.ImageFile", data: bytes) -> NDArray[np.uint8] | 
     direct = colours != "CMYK" and width * height <= MAX_COPIED
     if not direct and colours == "RGB":
         colours = "GRAY"
-    least = (height, width) if direct else (1, 1)  # an eighth is enough to read every coded byte
+    min_size = (height, width) if direct else (1, 1)  # an eighth is enough to read every coded byte
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            _without_junk(data), colours, min_height=least[0], min_width=least[1], strict=True
+            _without_junk(data), colours, min_height=min_size[0], min_width=min_size[1], strict=True
         )
     except ValueError as error:
         _check_warning(str(error), data)

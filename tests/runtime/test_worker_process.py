@@ -24,8 +24,9 @@ from ctxdeploy.runtime import Box, PhotoFailure, PhotoSource, Pixels
 from ctxdeploy.runtime import worker_process as processes
 from ctxdeploy.runtime.decode import DecodeLimits
 from ctxdeploy.runtime.photo import WorkItem
+from ctxdeploy.runtime.pools import Decoder, ThreadDecoder
 from ctxdeploy.runtime.worker import DecodeSettings, receive, receive_into, send
-from ctxdeploy.runtime.worker_process import Decoder, ProcessDecoder, ThreadDecoder
+from ctxdeploy.runtime.worker_process import ProcessDecoder
 
 MakeBundle = Callable[..., Bundle]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the children of a process in /proc")
