@@ -21,6 +21,7 @@ from ctxdeploy.core.errors import (
     CtxdeployError,
 )
 from ctxdeploy.core.files import new_folder, remove_folder, remove_leftovers, storing, write_file
+from ctxdeploy.models.finding import find_bundle, only_here
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.sources import PhotoList
 
 SUFFIX = ".ctxindex"
-BUNDLE_SUFFIX = ".ctxbundle"
 CURRENT = "CURRENT"
 _MODEL = "model"
 _ORIGIN = "origin.json"
@@ -66,34 +66,13 @@ def find_archive(given: str | None) -> Path:
     named = given or os.environ.get("CTXDEPLOY_INDEX")
     if named:
         return Path(named)
-    found = _only(SUFFIX, "--index")
+    found = only_here(SUFFIX, "--index")
     if found is None:
         raise ConfigError(
             f"there is no *{SUFFIX} in this folder: name one with --index or CTXDEPLOY_INDEX, or make one with  "
             "ctxdeploy index DIR"
         )
     return found
-
-
-def find_model(given: str | None) -> Path:
-    """Return the bundle to index with: that of the given name or path, or of ``CTXDEPLOY_MODEL``, or the only one in
-    the working folder, or the built-in one."""
-    from ctxdeploy.models.finding import built_in, find_bundle
-    from ctxdeploy.models.table import DEFAULT
-
-    named = given or os.environ.get("CTXDEPLOY_MODEL")
-    if named:
-        return find_bundle(named)
-    return _only(BUNDLE_SUFFIX, "--model") or built_in(DEFAULT)
-
-
-def _only(suffix: str, flag: str) -> Path | None:
-    """Return the only folder of this kind in the working folder; None if there is none."""
-    found = sorted(Path().glob(f"*{suffix}"))
-    if len(found) <= 1:
-        return found[0] if found else None
-    names = ", ".join(str(path) for path in found[:5])
-    raise ConfigError(f"there are {len(found)} *{suffix} in this folder ({names}): name one with {flag}")
 
 
 def has_model(archive: Path) -> bool:
@@ -128,8 +107,6 @@ def open_model(archive: Path, given: str | os.PathLike[str] | None = None, *, ch
         BundleError: the bundle is damaged.
     """
     if given:
-        from ctxdeploy.models.finding import find_bundle
-
         return ctxdeploy.core.bundle.open(find_bundle(given), check_hashes=check_hashes)
     if not has_model(archive):
         raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
@@ -193,18 +170,6 @@ def archive_problems(path: Path) -> list[str]:
         except CtxdeployError as error:
             problems.append(str(error))
     return problems
-
-
-def folder_bytes(path: Path) -> int:
-    """Return the bytes of all files in a folder, of links what they lead to; those that vanish count nothing."""
-    total = 0
-    for place, _, files in os.walk(path):
-        for file in files:
-            try:
-                total += (Path(place) / file).stat().st_size
-            except OSError:
-                continue
-    return total
 
 
 def check_origin(archive: Path, listing: "PhotoList") -> None:

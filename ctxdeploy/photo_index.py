@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 from ctxdeploy.archive import (
     check_model,
     extraction_of,
-    folder_bytes,
     has_model,
     is_archive,
     open_model,
@@ -22,6 +21,7 @@ from ctxdeploy.archive import (
 )
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.archive import folder_bytes
 from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 

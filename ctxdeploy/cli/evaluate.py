@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.archive import SUFFIX, find_model, has_model, is_archive, open_model, photo_folder
+from ctxdeploy.archive import SUFFIX, has_model, is_archive, open_model, photo_folder
 from ctxdeploy.cli.options import (
     PATH,
     configured,
@@ -20,6 +20,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation.codebooks import CodebookConfig
 from ctxdeploy.evaluation.table import KINDS, open_set
+from ctxdeploy.models.finding import find_model
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.archive import BUNDLE_SUFFIX
 from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
@@ -16,7 +15,7 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export import ExportConfig
 from ctxdeploy.indexing.codebook import add_codebook, read_codebook
-from ctxdeploy.models.finding import find_checkpoint
+from ctxdeploy.models.finding import BUNDLE_SUFFIX, find_checkpoint
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity import Image, ParityPhotos

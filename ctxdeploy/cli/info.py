@@ -1,27 +1,17 @@
 """``ctxdeploy info``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ctxdeploy.archive import (
-    extraction_of,
-    folder_bytes,
-    has_model,
-    is_archive,
-    is_bundle,
-    open_model,
-    open_state,
-    photo_place,
-)
+from ctxdeploy.archive import is_archive, is_bundle
 from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
+from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
 from ctxdeploy.models.finding import find_bundle
-
-if TYPE_CHECKING:
-    from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.photo_index import PhotoIndex
 
 
 @click.command("info")
@@ -32,7 +22,7 @@ if TYPE_CHECKING:
 def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
     """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read."""
     if failures:
-        with open_state(path, at) as index:
+        with PhotoIndex.open(path, at=at) as index:
             for failure in index.failures():
                 print_json(failure)
         return
@@ -47,25 +37,13 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     """Return the content of a bundle or an archive, perhaps as it was at another state, as JSON takes it."""
     path = path if is_archive(path) else find_bundle(path)
     if is_archive(path):
-        with open_state(path, at) as index:
-            facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(path)}
-            facts |= {"photos": photo_place(path), "extraction": extraction_of(path)}
-            if has_model(path):
-                facts["model"] = _model(open_model(path, check_hashes=False))
-            return {**facts, "failed_photos": index.failures()}
+        with PhotoIndex.open(path, at=at) as index:
+            return {**index.info(), "failed_photos": index.failures()}
     if is_bundle(path):
         if at is not None:
             raise ConfigError(f"--at {at}: {path} is a bundle, which has one state: leave out --at")
-        from ctxdeploy.core import bundle
-
-        opened = bundle.open(path, check_hashes=False)
-        return {"kind": "bundle", "path": str(path), **opened.metadata()}
+        return {"kind": "bundle", "path": str(path), **bundle.open(path, check_hashes=False).metadata()}
     raise not_either(path)
-
-
-def _model(opened: "Bundle") -> dict[str, Any]:
-    facts = opened.metadata()
-    return {key: facts[key] for key in ("network", "source", "preprocessing", "extraction")}
 
 
 def not_either(path: Path) -> ConfigError:

@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 import ctxdeploy.core.bundle
-from ctxdeploy.archive import find_model
 from ctxdeploy.cli.options import PATH, json_option, model_option, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.models.finding import find_model
 
 SUFFIX = ".inspection"
 

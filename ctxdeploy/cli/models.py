@@ -79,7 +79,7 @@ def release_command(
     same arguments give the same codebook. In the folder of models (see  ctxdeploy models pull --help) it can be used by
     its name.
     """
-    from ctxdeploy.archive import folder_bytes
+    from ctxdeploy.core.files import folder_bytes
     from ctxdeploy.models.finding import find_checkpoint
     from ctxdeploy.models.release import release
 

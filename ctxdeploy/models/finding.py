@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ctxdeploy.core.bundle import MANIFEST
 from ctxdeploy.core.errors import BundleError, ConfigError
-from ctxdeploy.models.table import BUILT_IN, PUBLISHED, is_name
+from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED, is_name
+
+BUNDLE_SUFFIX = ".ctxbundle"
 
 _PULL = "fetch it with  ctxdeploy models pull"
 
@@ -115,3 +117,25 @@ def display_name(given: Path) -> str:
         if given == built_in(name):
             return f"{name} (built in)"
     return given.name if given.parent == models_folder() else str(given)
+
+
+def find_model(given: str | None) -> Path:
+    """Return the bundle that a command uses: that of the given name or path, or of ``CTXDEPLOY_MODEL``, or the only
+    one in the working folder, or the built-in one.
+
+    Raises:
+        ConfigError: there are several in the working folder, or the name is of a model that was not fetched.
+    """
+    named = given or os.environ.get("CTXDEPLOY_MODEL")
+    if named:
+        return find_bundle(named)
+    return only_here(BUNDLE_SUFFIX, "--model") or built_in(DEFAULT)
+
+
+def only_here(suffix: str, flag: str) -> Path | None:
+    """Return the only folder of this kind in the working folder; None if there is none, ``ConfigError`` if several."""
+    found = sorted(Path().glob(f"*{suffix}"))
+    if len(found) <= 1:
+        return found[0] if found else None
+    names = ", ".join(str(path) for path in found[:5])
+    raise ConfigError(f"there are {len(found)} *{suffix} in this folder ({names}): name one with {flag}")

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.archive import folder_bytes
 from ctxdeploy.core import bundle
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BundleError
+from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.models.finding import built_in, models_folder, own_names
 from ctxdeploy.models.origin import read_origin
 from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED
