@@ -1,8 +1,5 @@
 """Text for people."""
 
-import os
-from html import escape
-
 
 def printable(text: str) -> str:
     r"""Return a text on one line that any terminal takes.
@@ -19,8 +16,3 @@ def printable(text: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun: ``1 photo``, ``2,000 photos``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def as_html(text: str) -> str:
-    """Escape a text; bytes of a file name that are no UTF-8 become replacement characters."""
-    return escape(os.fsencode(text).decode("utf-8", "replace"))
