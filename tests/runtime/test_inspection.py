@@ -372,7 +372,7 @@ def check_page(found: Inspection, case: Case, folder: Path, read_page: ReadPage)
     assert page.texts("p", "bad") == [f"Not shown – {line}." for line in facts["missing"]]
     kernel = facts["chosen"] and facts["chosen"]["kernel"]
     shares = [[f"{100 * share:.1f} %" for share in row] for row in kernel or []]
-    assert page.tables() == [page.tables()[0], shares] if kernel else [page.tables()[0]]
+    assert page.tables()[:-1] == ([shares] if kernel else [])
 
 
 def test_parameter_of_a_block_is_that_of_its_node(case_of: Callable[[str], Case]) -> None:
