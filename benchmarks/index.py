@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def search(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], l
         counts = np.diff(shard.word_offsets)
         scanned = float(np.median([counts[query.words].sum() for query in queries]))
         size = snapshot.manifest.shards[0].bytes
-    limits, ours = _limits(scanned), {1: times["ours"]["median_ms"], 2: times["ours_2_threads"]["median_ms"]}
+    limits, ours = _limits(scanned, _speeds()), {1: times["ours"]["median_ms"], 2: times["ours_2_threads"]["median_ms"]}
     result = {
         "question": "one shard: our search with one thread and two beside the reference package's",
         "photos": options.photos,
@@ -107,6 +108,7 @@ def batch(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
     """Time each size of batch: one by one divided among the threads, each in one thread, and as one batch."""
     rng = np.random.default_rng(options.seed)
     runs: list[dict[str, Any]] = []
+    speeds = _speeds()
     with _archive(options, folder) as index:
         searcher, counts = Searcher(index._snapshot), np.diff(index._snapshot.shards[0].word_offsets)
         queries = draw_aggregated(2 * SIZES[-1], options.query_words, rng)
@@ -114,7 +116,7 @@ def batch(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
         for size in SIZES:
             words = np.concatenate([query.words for query in queries[:size]])
             asked, read = int(counts[words].sum()), int(counts[np.unique(words)].sum())
-            limits = _limits(read)
+            limits = _limits(read, speeds)
             for threads in (1, 2):
                 entry = _batches(searcher, queries, size, threads, options.runs)
                 fraction = round(limits[threads]["limit_ms"] / entry["batch"]["median_ms"], 3)
@@ -127,6 +129,7 @@ def batch(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
         "query_words": options.query_words,
         "seed": options.seed,
         "runs": runs,
+        "bandwidth_gb_per_s": {str(threads): round(speed / 1e9, 2) for threads, speed in speeds.items()},
     }
     return result, [
         f"batch of {run['queries']}, {run['threads']} thread(s): {run['ratio']:.2f} times as fast as one by one, "
@@ -176,8 +179,8 @@ def query(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
     for threads in (1, 2):
         with Index.open(folder / "archive", threads=threads) as index:
             works: dict[str, Callable[[Any], Any]] = {
-                "one_by_one": lambda all_, index=index: [index.search(vectors, TOP) for vectors in all_],
-                "batch": lambda all_, index=index: index.search_batch(all_, TOP),
+                "one_by_one": partial(_search_each, index),
+                "batch": partial(index.search_batch, top=TOP),
             }
             spent = in_turns(works, [queries] * (options.runs + 1), check=_same)
         ratio = float(np.median(np.array(spent["one_by_one"]) / np.array(spent["batch"])))
@@ -251,14 +254,22 @@ def add(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list
     ]
 
 
+def _search_each(index: Index, queries: Sequence[Any]) -> Any:
+    return [index.search(vectors, TOP) for vectors in queries]
+
+
 def _archive(options: argparse.Namespace, folder: Path) -> Index:
     build_archive(folder / "archive", [options.photos], 1000, WORDS, options.seed, Display(quiet=False))
     return Index.open(folder / "archive")
 
 
-def _limits(postings: float) -> dict[int, dict[str, float]]:
+def _speeds() -> dict[int, float]:
+    """Return the bytes a second of a sequential read with one thread and with two."""
+    return {threads: bandwidth(5, threads) for threads in (1, 2)}
+
+
+def _limits(postings: float, speeds: dict[int, float]) -> dict[int, dict[str, float]]:
     """Return what it takes to read so many postings with one thread and with two."""
-    speeds = {threads: bandwidth(5, threads) for threads in (1, 2)}
     return {
         threads: {
             "gb_per_s": round(speed / 1e9, 2),

@@ -120,7 +120,7 @@ def kills(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     undisturbed = {"seconds": time.monotonic() - start, **json.loads(out)}
     disturbed = _disturbed(partial(start_index, folder, archives[1], *flags), random.Random(options.seed))
     queries = sorted(folder.glob("*/view_*.jpg"))[:: max(1, count // 100)][:100]
-    equal = _compared(*archives, bundle, queries)
+    equal = _compared(archives[0], archives[1], bundle, queries)
     kept = {key: undisturbed[key] for key in ("seconds", "found", "indexed", "failed", "stages")}
     result = {"photos": count, "unreadable": 60, "undisturbed": kept, "killed": disturbed, "equal": equal}
     lines = [f"{name}: {'as undisturbed' if same else 'DIFFERENT'}" for name, same in equal.items()]

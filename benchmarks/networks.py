@@ -56,6 +56,7 @@ from ctxdeploy.bench import (
 )
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle, Extraction
+from ctxdeploy.core.files import move
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.core.types import Precision, Preprocessing
@@ -63,7 +64,7 @@ from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle, save_checkpoint, untrained_network
 from ctxdeploy.export.int8 import Int8Config
 from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.export.parity import ParityPhotos, folder_calibration, folder_trial
+from ctxdeploy.export.parity import ParityPhotos, folder_calibration, folder_parity_photos
 from ctxdeploy.runtime import decode_photo, find_photos
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -96,9 +97,9 @@ def export(options: argparse.Namespace) -> None:
         chosen = [photo.path for photo in find_photos(options.photos)[::40][:6] if photo.path]
         pixels = [decode_photo(place, Preprocessing(image_size=640)).pixels for place in chosen]
         save_checkpoint(untrained_network(config, Extraction(dim=config.descriptor_dim), pixels), checkpoint)
-        trial = folder_trial(options.photos, Preprocessing())
-        few = dict(list(trial.parity.items())[:: len(trial.parity) // 2][:2])
-        retrieval = dict(list(trial.retrieval.items())[:24])
+        parity_photos = folder_parity_photos(options.photos, Preprocessing())
+        few = dict(list(parity_photos.parity.items())[:: len(parity_photos.parity) // 2][:2])
+        retrieval = dict(list(parity_photos.retrieval.items())[:24])
         int8 = Int8Config(max_kept=0.5 if trunk == "R18" else 0.0)
         precisions = (Precision.FP32, Precision.BF16, Precision.INT8)
         exported = export_bundle(
@@ -106,7 +107,7 @@ def export(options: argparse.Namespace) -> None:
             path,
             ExportConfig(targets=("onnxruntime", "openvino"), precisions=precisions, int8=int8),
             retrieval=AsmkRetrieval,
-            photos=ParityPhotos(parity=few, retrieval=retrieval, ground_truth=trial.ground_truth),
+            photos=ParityPhotos(parity=few, retrieval=retrieval, ground_truth=parity_photos.ground_truth),
             calibration=folder_calibration(options.calibrate, Preprocessing(), 8),
             display=DISPLAY,
         )
@@ -118,7 +119,7 @@ def _take_in_rejected(bundle: Bundle, rejected: Sequence[Artefact]) -> None:
     for artefact in rejected:
         kept = bundle.path / f"{artefact.file}.rejected"
         if kept.exists():
-            kept.rename(bundle.path / artefact.file)
+            move(kept, bundle.path / artefact.file)
     replace(bundle, artefacts=(*bundle.artefacts, *rejected)).write_manifest()
 
 
