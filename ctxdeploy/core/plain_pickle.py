@@ -1,211 +1,232 @@
 """Pickled data sets, read as data: the only module that imports ``pickle``.
 
 The ground truth of Revisited Oxford and Paris and the lists of SfM-120k are published as pickles and as nothing else. A
-pickle is a program: loaded as it stands it can run any command. Here it can build plain containers, text, numbers and
-numpy arrays; the names that those consist of stand for functions of our own, and every other name is refused.
+pickle is a program: loaded as it stands, it can run any command. Here it can build plain containers, text, numbers and
+numpy arrays. The few names that arrays consist of stand for functions of ours that check their arguments, since numpy's
+own trust them; every other name is refused.
 """
 
+import math
 import pickle
+import pickletools
+import re
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
-from ctxdeploy.core.pickle_scan import MOST_IN_KEY, scan
-from ctxdeploy.core.plain_arrays import Array, ArrayClass, Budget, Dtype, Name, RefusedError, as_bytes, over_bytes
 from ctxdeploy.core.text import printable
 
 # The longest of the published lists, SfM-120k's, names 98 thousand photos.
-MOST_BYTES = 256 << 20
-MOST_DEPTH = 50
-_ATOMS = (str, bytes, int, float, complex, bool, type(None))
-_OPEN = object()
+MAX_BYTES = 256 << 20
+_DTYPES = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]{1,9}|O[48]?")
+# Their values are not in the file. What EXT1 stands for is cached in Python: ``find_class`` may not be asked.
+_OUTSIDE = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
+_HASHED = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"}
+
+
+class _RefusedError(Exception):
+    """A file asks for what plain data does not need; the text says what."""
 
 
 def load_plain(path: Path, error: type[CtxdeployError] = ConfigError) -> Any:
-    """Return what a pickle holds: dict, list, tuple, set, frozenset, str, bytes, numbers, bool, None, numpy arrays and
-    scalars of numbers, bool and text, arrays of objects that are plain themselves.
+    """Return what a pickle of plain data holds: containers, text, bytes, numbers, numpy arrays and scalars.
 
     Any protocol will do, Python 2's files too: their strings come as text, undecodable bytes as in names of files.
-    Arrays are read-only. A container may be used twice, but not hold itself. What follows the pickle is left out.
+    Containers may be shared, and may hold themselves: check what you take.
 
     Args:
         path: the file.
         error: what to raise.
 
     Raises:
-        CtxdeployError: ``error``: the file cannot be read, is larger than 256 MiB, is no pickle or truncated, or holds
-            anything else, which the message names. Nothing in it was run.
+        CtxdeployError: ``error``: the file cannot be read, is larger than 256 MiB, is damaged, or asks for anything but
+            plain data, which the message names. Nothing in it was run.
     """
     shown = printable(str(path))
-    data = _read(path, shown, error)
     try:
-        scan(data)
-        return _Plain().of(_Unpickler(data).content())
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as reason:
+        raise error(f"{shown} cannot be read: {reason.strerror or reason}") from reason
+    if len(data) > MAX_BYTES:
+        raise error(f"{shown} is larger than {MAX_BYTES >> 20} MiB: it is not a data set's list of photos")
+    try:
+        _check_opcodes(data)
+        return _Unpickler(data).load()
     except MemoryError:
         raise
-    except RefusedError as reason:
+    except _RefusedError as reason:
         raise error(
             f"{shown} {printable(str(reason))}: it is refused, and nothing in it was run; take the file that the data "
             "set's authors publish"
         ) from reason
     except Exception as reason:  # pickle raises a dozen classes for a damaged file
-        raise error(f"{shown} is no pickle of plain data, or damaged: {printable(str(reason))[:200]}") from reason
+        raise error(f"{shown} is not a pickle of plain data, or is damaged: {printable(str(reason))[:200]}") from reason
 
 
-def _read(path: Path, shown: str, error: type[CtxdeployError]) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as reason:
-        raise error(f"{shown} cannot be read ({getattr(reason, 'strerror', None) or reason})") from reason
-    if len(data) > MOST_BYTES:
-        raise error(f"{shown} has more than {MOST_BYTES >> 20} MiB: it is no data set's list of photos")
-    return data
+def _check_opcodes(data: bytes) -> None:
+    """Refuse what takes memory or time out of proportion to the file; also, all lengths in it must be right.
+
+    Measured with Python 3.11: nine bytes that use place 100,000,000 of the memo take 1.6 GB; a key of a dictionary of
+    26 tuples, each of which holds the one before twice, takes 0.7 s to hash, and twice as long for every further tuple.
+    """
+    file, name = BytesIO(data), ""
+    # In place of the values: how many values each tuple holds, with those in its tuples. Marks are None.
+    stack: list[int | None] = []
+    memo: dict[int, int] = {}
+    while name != "STOP":
+        position = file.tell()
+        opcode = pickletools.code2op[file.read(1).decode("latin-1")]
+        name, kinds = opcode.name, opcode.stack_before
+        # A string of Python 2 holds any bytes; the reader of pickletools takes ASCII alone.
+        argument = file.readline() if name == "STRING" else opcode.arg and opcode.arg.reader(file)
+        if name in _OUTSIDE:
+            raise _RefusedError(f"takes a value from elsewhere, at byte {position}")
+        if name == "MEMOIZE" or name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            place = len(memo) if name == "MEMOIZE" else argument
+            if not 0 <= place <= len(data):
+                raise _RefusedError(f"uses place {place} of the memo, in {len(data)} bytes")
+            memo[place] = stack[-1] or 0
+            continue
+        first = len(stack) - len(kinds)
+        if pickletools.markobject in kinds:
+            first = len(stack) - 1 - stack[::-1].index(None) - kinds.index(pickletools.markobject)
+        weights = [weight or 0 for weight in stack[first:]]
+        del stack[first:]
+        weight = 0
+        if name in _HASHED:
+            weight = 1 + sum(weights) + len(weights)
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            weight = memo[argument]
+        elif name == "DUP":
+            weight = weights[0]
+        if weight > len(data) + 2:
+            raise _RefusedError(f"holds a tuple of more values than the file has bytes, at byte {position}")
+        stack += [None] if name == "MARK" else [weight] * len(opcode.stack_after)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits the names that plain containers and numpy arrays consist of.
-
-    Args:
-        data: a pickle that ``scan`` has passed.
-    """
+    """Admits the names that numpy arrays consist of, before numpy 2 and since, and those of sets and empty bytes."""
 
     def __init__(self, data: bytes) -> None:
         # A string of Python 2 is text or the bytes of an array: this way either can be had back.
         super().__init__(BytesIO(data), encoding="utf-8", errors="surrogateescape")
-        self._budget = Budget(len(data))
-        both = ("builtins", "__builtin__")
-        self._admitted: dict[tuple[str, str], Any] = {
-            ("numpy", "dtype"): Name(Dtype),
-            ("numpy", "ndarray"): ArrayClass(),
-            ("_codecs", "encode"): Name(self._encode),
-            **{(module, "set"): Name(self._set) for module in both},
-            **{(module, "frozenset"): Name(self._frozenset) for module in both},
-            **{(module, "bytes"): Name(self._bytes) for module in both},
-            **{(module, "complex"): Name(self._complex) for module in both},
+        self._left = len(data)
+        names: dict[str, Callable[..., Any]] = {
+            "numpy.dtype": _Dtype,
+            "numpy.ndarray": _refuse,
+            "_codecs.encode": self._encode,
         }
-        for core in ("numpy.core", "numpy._core"):  # before numpy 2, and since
-            self._admitted[f"{core}.multiarray", "_reconstruct"] = Name(self._reconstruct)
-            self._admitted[f"{core}.multiarray", "scalar"] = Name(self._scalar)
-            self._admitted[f"{core}.numeric", "_frombuffer"] = Name(self._frombuffer)
-
-    def content(self) -> Any:
-        """Return what the pickle holds, its arrays not yet in place."""
-        try:
-            return self.load()
-        finally:
-            self._admitted.clear()  # they hold this object, and with it the file's bytes
+        for module in ("builtins", "__builtin__"):
+            names |= {f"{module}.set": set, f"{module}.frozenset": frozenset, f"{module}.bytes": lambda: b""}
+        for core in ("numpy.core", "numpy._core"):
+            names[f"{core}.multiarray._reconstruct"] = self._array
+            names[f"{core}.multiarray.scalar"] = lambda dtype, data: _values(_bytes(data), dtype, (), "C")[()]
+            names[f"{core}.numeric._frombuffer"] = lambda data, dtype, shape, order, axes=None: (
+                _values(data, dtype, shape, order) if axes is None else _values(data, dtype, shape, "C").transpose(axes)
+            )
+        self._admitted = {name: _Name(function) for name, function in names.items()}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for an admitted name.
-
-        Raises:
-            RefusedError: it is another name.
-        """
-        found = self._admitted.get((module, name))
+        """Return what stands for an admitted name, and refuse any other."""
+        found = self._admitted.get(f"{module}.{name}")
         if found is None:
-            raise RefusedError(f"asks for {f'{module}.{name}'[:120]}, which is no plain data")
+            raise _RefusedError(f"asks for {f'{module}.{name}'[:120]}, which is not plain data")
         return found
 
-    def _reconstruct(self, kind: Any, shape: Any, code: Any) -> Array:
-        if type(kind) is not ArrayClass or shape != (0,) or code not in (b"b", "b"):
-            raise RefusedError("holds an array that is not numpy's own")
-        return Array(self._budget)
+    def _array(self, kind: Any, shape: Any, code: Any) -> "_Array":
+        array = np.ndarray.__new__(_Array, 0)
+        array.spend = self._spend
+        return array
 
-    def _frombuffer(self, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Array:
-        made = Array(self._budget)
-        made.fill(data, dtype, shape, order, axes)
-        return made
-
-    def _scalar(self, dtype: Any, data: Any) -> Any:
-        return over_bytes(as_bytes(data, self._budget), dtype, (), "C")[()]
-
-    def _set(self, members: Any) -> set[Any]:
-        return set(self._members(members))
-
-    def _frozenset(self, members: Any) -> frozenset[Any]:
-        return frozenset(self._members(members))
-
-    def _members(self, members: Any) -> list[Any] | tuple[Any, ...]:
-        if type(members) not in (list, tuple):
-            raise RefusedError("holds a set that is not made from a list")
-        self._budget.spend(len(members))
-        for member in members:
-            _weigh(member, MOST_IN_KEY)
-        checked: list[Any] | tuple[Any, ...] = members
-        return checked
-
-    def _bytes(self, *arguments: Any) -> bytes:
-        if arguments:  # pickle writes this name for empty bytes alone
-            raise RefusedError("makes bytes of other data")
-        return b""
-
-    def _complex(self, real: Any, imaginary: Any) -> complex:
-        if type(real) is not float or type(imaginary) is not float:
-            raise RefusedError("holds a complex number that is none")
-        return complex(real, imaginary)
-
-    def _encode(self, text: Any, codec: Any) -> bytes:
+    def _encode(self, text: str, codec: str) -> bytes:
         # Python 3 writes bytes so in protocols 0 to 2.
-        if type(text) is not str or type(codec) is not str or codec not in ("latin1", "latin-1"):
-            raise RefusedError(f"encodes its data with {repr(codec)[:60] if type(codec) is str else 'no text'}")
-        self._budget.spend(len(text))
+        self._spend(len(text))
+        if codec not in ("latin1", "latin-1"):
+            raise _RefusedError("encodes text in a way that plain data does not")
         return text.encode("latin-1")
 
-
-def _weigh(value: Any, left: int) -> int:
-    """Return how much of ``left`` remains, less the values that hashing this one touches."""
-    left -= 1 + (value.bit_length() // 64 if type(value) is int else 0)
-    if left < 0:
-        raise RefusedError(f"holds a member of a set of more than {MOST_IN_KEY} values")
-    for part in value if type(value) in (tuple, frozenset) else ():
-        left = _weigh(part, left)
-    return left
+    def _spend(self, count: int) -> None:
+        """Count bytes and values that are made from others: a file that uses one often must not become larger."""
+        self._left -= count
+        if self._left < 0:
+            raise _RefusedError("unpacks to more than its size")
 
 
-class _Plain:
-    """Completes and checks what was unpickled; what is shared stays shared."""
+class _Name:
+    """Stands for an admitted name: it can be called, and has nothing that a file could change."""
 
-    def __init__(self) -> None:
-        # By identity, with the original, so that no other object takes it over.
-        self._done: dict[int, tuple[Any, Any]] = {}
+    __slots__ = ("_function",)
 
-    def of(self, value: Any, depth: int = 0) -> Any:
-        """Return the value with its arrays in place.
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
 
-        Raises:
-            RefusedError: there is more in it than plain data, or it is nested too deeply.
-        """
-        if type(value) in _ATOMS or isinstance(value, np.generic):
-            return value
-        if depth > MOST_DEPTH:
-            raise RefusedError(f"nests its data more than {MOST_DEPTH} deep")
-        _, result = self._done.get(id(value), (None, None))
-        if result is _OPEN:
-            raise RefusedError("holds a container that holds itself")
-        if result is None:
-            self._done[id(value)] = (value, _OPEN)
-            result = self._completed(value, depth + 1)
-            self._done[id(value)] = (value, result)
-        return result
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
 
-    def _completed(self, value: Any, depth: int) -> Any:
-        if type(value) is list:
-            value[:] = [self.of(part, depth) for part in value]
-        elif type(value) is dict:
-            for key, part in list(value.items()):
-                self.of(key, depth)
-                value[key] = self.of(part, depth)
-        elif type(value) is tuple:
-            return tuple(self.of(part, depth) for part in value)
-        elif type(value) in (set, frozenset):
-            for part in value:
-                self.of(part, depth)
-        elif type(value) is Array:
-            return value.finished(lambda part: self.of(part, depth))
+    def __setstate__(self, state: Any) -> None:
+        _refuse()
+
+
+class _Dtype:
+    """A dtype, complete once its state is set; without fields, since numpy believes what is said of them."""
+
+    def __init__(self, name: str, align: Any, copy: Any) -> None:
+        if type(name) is not str or _DTYPES.fullmatch(name) is None:
+            raise _RefusedError(f"holds an array of the dtype {str(name)[:20] if type(name) is str else type(name)}")
+        self.name, self.value = name, np.dtype("O" if name[0] == "O" else name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if any(part is not None for part in (*state[2:5], *state[8:])):
+            raise _RefusedError("holds an array of a dtype with fields")
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array, complete once its state is set; ``spend`` is the budget of the file."""
+
+    spend: Callable[[int], None]
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        if type(data) is list:
+            self.spend(len(data))
+            if type(dtype) is not _Dtype or not dtype.value.hasobject or _size(shape) != len(data):
+                raise _RefusedError(f"holds {len(data)} objects for an array of another kind or size")
         else:
-            raise RefusedError(f"holds a {type(value).__name__.lower()} as a value")
-        return value
+            data = _bytes(data)
+            _values(data, dtype, shape, "C")
+        super().__setstate__((1, shape, dtype.value, bool(fortran), data))
+        del self.spend  # it holds the file, and a state is set once
+
+
+def _values(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
+    """Return an array over bytes, of which there must be as many as the shape takes."""
+    if type(data) not in (bytes, bytearray) or type(dtype) is not _Dtype or dtype.value.hasobject:
+        raise _RefusedError("holds an array whose values are neither numbers nor text")
+    kind = dtype.value
+    if _size(shape) * kind.itemsize != len(data) or _size(shape) > len(data) + 1:
+        raise _RefusedError(f"holds {len(data)} bytes for an array of {kind} of another size")
+    if kind.kind == "U" and data and np.frombuffer(data, kind.byteorder + "u4").max() > 0x10FFFF:
+        raise _RefusedError("holds text that is not text")
+    return np.ndarray(shape, kind, buffer=data, order="F" if order == "F" else "C")
+
+
+def _size(shape: Any) -> int:
+    if type(shape) is not tuple or not all(type(side) is int and side >= 0 for side in shape):
+        raise _RefusedError("holds an array without a shape")
+    return math.prod(shape)
+
+
+def _bytes(data: Any) -> Any:
+    """Return the bytes of an array or a scalar, which are a text in a file of Python 2."""
+    return data.encode("utf-8", "surrogateescape") if type(data) is str else data
+
+
+def _refuse(*arguments: Any) -> Any:
+    raise _RefusedError("uses numpy in a way that plain data does not")

@@ -91,7 +91,7 @@ def _names(truth: Mapping[str, Any], lists: Sequence[str], photos: Sequence[str]
 
 
 def _file(entry: Any) -> str:
-    name = str(entry)
+    name = str(entry) if isinstance(entry, str) else ""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise ValueError(f"{name!r} is no name of a photo")
     return f"{name}.jpg"

@@ -134,7 +134,7 @@ def test_the_pickle_is_read_as_data(tmp_path: Path) -> None:
     data: dict[str, Any] = content()
     data["train"]["bbxs"] = [Payload()]
     folder = write(tmp_path, data)
-    with pytest.raises(ConfigError, match=r"asks for posix\.mkdir, which is no plain data"):
+    with pytest.raises(ConfigError, match=r"asks for posix\.mkdir, which is not plain data"):
         read_set("sfm120k", folder)
     assert not canary.exists()
 

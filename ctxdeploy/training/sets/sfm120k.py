@@ -8,6 +8,7 @@ Each half of the pickle has ``cids``, the names of n photos; ``cluster``, n numb
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,11 @@ def _pairs(half: dict[str, Any], shown: str, photos: int) -> NDArray[np.int64]:
 
 def _numbers(values: Any, what: str, count: int) -> NDArray[np.int64]:
     """Return ``count`` whole numbers; MATLAB's come as floats."""
-    try:
-        array = np.asarray(values if len(values) else np.empty(0, np.int64))
-    except (ValueError, OverflowError):  # lists of several lengths
-        array = np.empty(count, object)
+    array = np.empty(count, object)
+    # Numbers alone: a list of lists that hold each other twice would become an array without end.
+    if isinstance(values, np.ndarray) or all(isinstance(value, int | float | np.number) for value in values):
+        with suppress(OverflowError):
+            array = np.asarray(values if len(values) else np.empty(0, np.int64))
     whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and bool((array == np.rint(array)).all()))
     if array.shape != (count,) or not whole or (count and abs(array).max() > _MOST_NUMBER):
         raise ConfigError(f"{what} is no list of {count} whole numbers")
