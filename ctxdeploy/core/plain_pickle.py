@@ -26,6 +26,7 @@ MAX_BYTES = 256 << 20
 _DTYPES = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]{1,9}|O[48]?")
 # Their values are not in the file. What EXT1 stands for is cached in Python: ``find_class`` may not be asked.
 _OUTSIDE = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _HASHED = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"}
 
 
@@ -81,10 +82,10 @@ def _check_opcodes(data: bytes) -> None:
     memo: dict[int, int] = {}
     while name != "STOP":
         position = file.tell()
-        opcode = pickletools.code2op[file.read(1).decode("latin-1")]
+        opcode = _OPCODES[file.read(1)]
         name, kinds = opcode.name, opcode.stack_before
         # A string of Python 2 holds any bytes; the reader of pickletools takes ASCII alone.
-        argument = file.readline() if name == "STRING" else opcode.arg and opcode.arg.reader(file)
+        argument: Any = file.readline() if name == "STRING" else opcode.arg and opcode.arg.reader(file)
         if name in _OUTSIDE:
             raise _RefusedError(f"takes a value from elsewhere, at byte {position}")
         if name == "MEMOIZE" or name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -201,7 +202,8 @@ class _Array(np.ndarray[Any, Any]):
         else:
             data = _bytes(data)
             _values(data, dtype, shape, "C")
-        super().__setstate__((1, shape, dtype.value, bool(fortran), data))
+        complete: Any = (1, shape, dtype.value, bool(fortran), data)
+        super().__setstate__(complete)
         del self.spend  # it holds the file, and a state is set once
 
 
