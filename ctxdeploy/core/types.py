@@ -65,7 +65,7 @@ class Precision(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Settings of the one function that decodes and scales photos (``ctxdeploy.runtime.decode.decode``).
+    """Settings of the one function that decodes and scales photos (``ctxdeploy.runtime.decode``).
 
     Attributes:
         image_size: longest side in pixels after scaling; photos are never enlarged.

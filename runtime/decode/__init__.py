@@ -1,8 +1,10 @@
 """From the bytes of a photo to its pixels.
 
-from ctxdeploy.runtime.decode import decode_photo
+    from ctxdeploy.runtime.decode import decode_photo
 
-pixels = decode_photo(Path("photo.jpg"), bundle.preprocessing).pixels
+    pixels = decode_photo(Path("photo.jpg"), bundle.preprocessing).pixels
+
+It is the one way for indexing and for queries; ``docs/photos.md`` says what is taken and what is refused.
 """
 
 from importlib import import_module

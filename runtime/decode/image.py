@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Only these are tried, whatever a file is called: Pillow would start Ghostscript for PostScript.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "HEIF")
+# Of files that are listed as photos. Those of HEIF are among them even where no plug-in reads it: such a photo fails,
+# and says what to install.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".heic", ".heif", ".hif"),
@@ -35,7 +37,7 @@ def readable_formats() -> tuple[str, ...]:
     from PIL import Image
 
     # Pillow loads its plug-ins when the first file needs them; a second thread that meets the loading half done is told
-    # that there is nothing to load, and takes a valid photo for no image.
+    # that there is nothing to load, and does not recognise a valid photo.
     with _LOADING:
         Image.init()
         _register_heif()
@@ -51,14 +53,6 @@ def _register_heif() -> None:
         except ImportError:
             continue
         return
-
-
-def readable_extensions() -> tuple[str, ...]:
-    """Return the extensions of files that are listed as photos.
-
-    Those of HEIF are among them even where no plug-in reads it: such a photo fails and says what to install.
-    """
-    return EXTENSIONS
 
 
 _SIGNATURE = 16  # bytes by which Pillow's readers know their format

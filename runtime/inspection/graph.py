@@ -60,7 +60,7 @@ class Level:
     shares: str | None = None
 
 
-class Graph:
+class BundleGraph:
     """An ONNX file as it stands in a bundle.
 
     Raises:

@@ -16,7 +16,7 @@ from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.runtime.config import DecodeLimits
 from ctxdeploy.runtime.decode.decode import Pixels, decode_bytes, read_file
 from ctxdeploy.runtime.decode.image import EXIF_ORIENTATION, open_image
-from ctxdeploy.runtime.inspection.graph import Graph, Level
+from ctxdeploy.runtime.inspection.graph import BundleGraph, Level
 from ctxdeploy.runtime.inspection.maps import Inspection, LevelMaps, Preparation
 from ctxdeploy.runtime.inspection.reading import (
     contains,
@@ -110,7 +110,7 @@ def inspect_photo(
     if config.at is not None and not contains(decoded, config.at):
         raise PhotoError(_outside(Path(photo), decoded, config.at))
     start = time.perf_counter()
-    graph = Graph(bundle.file(bundle.artefact("onnxruntime", "fp32")))
+    graph = BundleGraph(bundle.file(bundle.artefact("onnxruntime", "fp32")))
     levels = graph.levels(len(scales))
     values = values_of(graph, names_of(levels, number), decoded.pixels, config.threads)
     seconds = time.perf_counter() - start

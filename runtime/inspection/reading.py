@@ -12,13 +12,13 @@ from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.runtime.backends.base import first_line
 from ctxdeploy.runtime.backends.onnxruntime import PROVIDERS, run_session, session_options
 from ctxdeploy.runtime.decode.decode import Pixels
-from ctxdeploy.runtime.inspection.graph import Graph, Level
+from ctxdeploy.runtime.inspection.graph import BundleGraph, Level
 from ctxdeploy.runtime.inspection.maps import Chosen, LevelMaps, SuperFeatures, edges_of
 
 Values = Mapping[str, NDArray[np.float32]]
 
 
-def values_of(graph: Graph, names: Iterable[str], pixels: NDArray[np.uint8], threads: int | None) -> Values:
+def values_of(graph: BundleGraph, names: Iterable[str], pixels: NDArray[np.uint8], threads: int | None) -> Values:
     """Return the outputs of a graph, and these values, for one image.
 
     Args:

@@ -1,9 +1,11 @@
 """Places that photos come from: folders, lists, tar files and servers.
 
-from ctxdeploy.runtime.sources import list_photos
+    from ctxdeploy.runtime.sources import list_photos
 
-for photo in list_photos("photos").photos:
-    ...
+    for photo in list_photos("photos").photos:
+        ...
+
+Each kind of place is one module; ``docs/places.md`` says what an argument means.
 """
 
 from importlib import import_module

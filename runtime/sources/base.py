@@ -35,12 +35,12 @@ class PhotoList:
     recursive: bool = True
 
     def __post_init__(self) -> None:
-        for former, latter in pairwise(self.photos):
-            if former.name == latter.name:
-                name = printable(former.name)
+        for first, second in pairwise(self.photos):
+            if first.name == second.name:
+                name = printable(first.name)
                 raise ConfigError(f"{printable(self.place)} names {name!r} twice: names must be unique")
-            if former.name > latter.name:
-                names = f"{printable(former.name)!r} comes before {printable(latter.name)!r}"
+            if first.name > second.name:
+                names = f"{printable(first.name)!r} comes before {printable(second.name)!r}"
                 raise ConfigError(f"{printable(self.place)}: {names}: sort the photos by their names")
 
     def is_gone(self, name: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import Box, FileState
-from ctxdeploy.runtime.decode.image import readable_extensions
+from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import PhotoList
 
@@ -82,10 +82,9 @@ def find_photos(
     root = Path(folder)
     if not root.is_dir():
         raise ConfigError(f"{printable(str(root))} is not a folder: give one with photos")
-    extensions = readable_extensions()
-    names = sorted(name for name in _walk(root, recursive, unreadable) if name.lower().endswith(extensions))
+    names = sorted(name for name in _walk(root, recursive, unreadable) if name.lower().endswith(EXTENSIONS))
     if not names:
-        raise NoPhotosError(f"{printable(str(root))} holds no photos (looked for {' '.join(extensions)})")
+        raise NoPhotosError(f"{printable(str(root))} holds no photos (looked for {' '.join(EXTENSIONS)})")
     return [FilePhoto(name=name, folder=str(root), file=name) for name in names]
 
 

@@ -24,7 +24,7 @@ from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class _ListEntry:
     """One entry of a list.
 
     Attributes:
@@ -63,16 +63,16 @@ class Entry:
 
 
 def box_text(box: Box) -> str:
-    """Return a box with all digits of its edges: other than in messages, boxes that differ differ here."""
+    """Return a box with all digits of its edges, so that boxes that differ have different names."""
     edges = (box.x0, box.y0, box.x1, box.y1)
     return ",".join(str(int(edge)) if edge.is_integer() else repr(edge) for edge in map(float, edges))
 
 
-class Entries:
+class _ListBuilder:
     """Collects the photos of a list.
 
     Args:
-        place: of the list, as the listing says it.
+        place: of the list, as its ``PhotoList`` has it.
         base: the folder that paths are relative to; a URL that ends with ``/`` for a list on a server.
         servers: open servers.
     """
@@ -82,8 +82,8 @@ class Entries:
         self._folder = base if isinstance(base, str) else str(base)
         self._found: dict[str, PhotoSource] = {}
 
-    def add(self, entry: Entry) -> None:
-        """Take an entry; one that says the same as a former one is left out.
+    def add(self, entry: _ListEntry) -> None:
+        """Take an entry; one that says the same as an earlier one is left out.
 
         Raises:
             ConfigError: another photo has this name.
@@ -93,22 +93,20 @@ class Entries:
         if not name:
             raise ConfigError(f"{entry.where}: the path {printable(entry.path)!r} names a folder")
         photo = self._photo(name, entry)
-        former = self._found.setdefault(name, photo)
-        if former is not photo and former != photo:
-            raise ConfigError(
-                f"{entry.where}: the name {printable(name)!r} is taken by a former line for another photo"
-            )
+        earlier = self._found.setdefault(name, photo)
+        if earlier is not photo and earlier != photo:
+            raise ConfigError(f"{entry.where}: an earlier line gives the name {printable(name)!r} to another photo")
 
-    def listing(self) -> PhotoList:
+    def photo_list(self) -> PhotoList:
         """Return what was collected; ``NoPhotosError`` if nothing was."""
         if not self._found:
             raise NoPhotosError(f"{printable(self._place)} names no photos")
         return PhotoList(place=self._place, photos=[self._found[name] for name in sorted(self._found)])
 
-    def _photo(self, name: str, entry: Entry) -> PhotoSource:
+    def _photo(self, name: str, entry: _ListEntry) -> PhotoSource:
         path = entry.path
         if isinstance(self._base, str) and not is_url(path):
-            # A path, not an address: signs that mean something in addresses are of its name.
+            # A path, not an address: characters that mean something in addresses belong to its name.
             path = (
                 urljoin(self._base, quote(path, errors="surrogateescape"))
                 if is_web(self._base)
@@ -122,7 +120,7 @@ class Entries:
 EDGES = ("x0", "y0", "x1", "y1")
 
 
-def list_lines(text: str, where: str) -> Iterator[Entry]:
+def list_lines(text: str, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of plain lines: each is a path or a URL as it stands, spaces and all.
 
     Blank lines, and those that are ``#`` or begin with ``# ``, are left out.
@@ -130,20 +128,20 @@ def list_lines(text: str, where: str) -> Iterator[Entry]:
     for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
         line = line.removesuffix("\n").removesuffix("\r")
         if line.strip() and line != "#" and not line.startswith("# "):
-            yield Entry(where=f"{where}, line {number}", path=line)
+            yield _ListEntry(where=f"{where}, line {number}", path=line)
 
 
-def list_csv(text: str, where: str) -> Iterator[Entry]:
+def list_csv(text: str, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of comma-separated values; other columns than those of ``_entry`` are left out."""
     return _table(text, where, ",")
 
 
-def list_tsv(text: str, where: str) -> Iterator[Entry]:
+def list_tsv(text: str, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of values separated by tabs, as ``list_csv``."""
     return _table(text, where, "\t")
 
 
-def list_jsonl(text: str, where: str) -> Iterator[Entry]:
+def list_jsonl(text: str, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of JSON objects, one in each line; other keys than those of ``_entry`` are left out."""
     for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
         if not line.strip():
@@ -158,7 +156,7 @@ def list_jsonl(text: str, where: str) -> Iterator[Entry]:
         yield _entry(row, at)
 
 
-READERS: dict[str, Callable[[str, str], Iterator[Entry]]] = {
+READERS: dict[str, Callable[[str, str], Iterator[_ListEntry]]] = {
     ".txt": list_lines,
     ".lst": list_lines,
     ".csv": list_csv,
@@ -181,8 +179,8 @@ def list_file(place: str, config: RemoteConfig) -> PhotoList:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
-    entries = Entries(absolute(path), path.parent, Servers(config))
-    return _collect(data, path.name, path.suffix, entries)
+    builder = _ListBuilder(absolute(path), path.parent, Servers(config))
+    return _collect(data, path.name, path.suffix, builder)
 
 
 def list_remote_file(place: str, config: RemoteConfig) -> PhotoList:
@@ -191,21 +189,21 @@ def list_remote_file(place: str, config: RemoteConfig) -> PhotoList:
     shown = without_secrets(place)
     address = re.split(r"[?#]", place)[0] if is_web(place) else place
     folder, _, name = address.rpartition("/")
-    entries = Entries(shown, folder + "/", servers)
-    return _collect(servers.fetch(place), name, f".{name.rpartition('.')[2]}", entries)
+    builder = _ListBuilder(shown, folder + "/", servers)
+    return _collect(servers.fetch(place), name, f".{name.rpartition('.')[2]}", builder)
 
 
-def _collect(data: bytes, name: str, suffix: str, entries: Entries) -> PhotoList:
+def _collect(data: bytes, name: str, suffix: str, builder: _ListBuilder) -> PhotoList:
     where = printable(name)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError(f"{where} is UTF-16: save it as UTF-8")
     text = data.decode("utf-8-sig", "surrogateescape")
     for entry in READERS[suffix.lower()](text, where):
-        entries.add(entry)
-    return entries.listing()
+        builder.add(entry)
+    return builder.photo_list()
 
 
-def _table(text: str, where: str, delimiter: str) -> Iterator[Entry]:
+def _table(text: str, where: str, delimiter: str) -> Iterator[_ListEntry]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     try:
@@ -233,14 +231,14 @@ def _check_header(header: list[str], at: str) -> list[str]:
     return header
 
 
-def _entry(row: dict[str, Any], at: str) -> Entry:
+def _entry(row: dict[str, Any], at: str) -> _ListEntry:
     """Return the entry of a row: ``path``; ``name`` and the box, ``box`` or ``x0`` to ``y1``, if they are not empty."""
     path, name = row.get("path"), row.get("name")
     if not isinstance(path, str):
         raise ConfigError(f"{at}: there is no path" if path is None else f"{at}: the path {path!r} is not a text")
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"{at}: the name {name!r} is not a text")
-    return Entry(where=at, path=path, name=name or None, box=_box(row, at))
+    return _ListEntry(where=at, path=path, name=name or None, box=_box(row, at))
 
 
 def _box(row: dict[str, Any], at: str) -> Box | None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.config import RemoteConfig
-from ctxdeploy.runtime.decode.image import readable_extensions
+from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import PhotoList, is_hidden
 from ctxdeploy.runtime.sources.server import RemotePhoto, Server, Servers, cannot_list
@@ -77,13 +77,12 @@ class _Found:
     """The photos of a listing, and whether there was anything else."""
 
     def __init__(self) -> None:
-        self.extensions = readable_extensions()
         self.photos: dict[str, RemotePhoto] = {}
         self.anything = False
 
     def add(self, name: str, reader: RemotePhoto) -> None:
         self.anything = True
-        if name.lower().endswith(self.extensions) and not is_hidden(name):
+        if name.lower().endswith(EXTENSIONS) and not is_hidden(name):
             self.photos.setdefault(name, reader)
 
 
@@ -112,7 +111,7 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> PhotoLi
     if not found.anything and not unreadable:
         raise ConfigError(f"{printable(shown)}: there is nothing, or no such place")
     if not found.photos:
-        raise NoPhotosError(f"{printable(shown)} holds no photos (looked for {' '.join(found.extensions)})")
+        raise NoPhotosError(f"{printable(shown)} holds no photos (looked for {' '.join(EXTENSIONS)})")
     photos = [PhotoSource(name=name, reader=found.photos[name]) for name in sorted(found.photos)]
     return PhotoList(place=_place(shown), photos=photos, unreadable=tuple(unreadable), recursive=recursive)
 
@@ -213,7 +212,6 @@ def _web_folder(server: Server, place: str) -> Look:
         raise ConfigError(f"{printable(without_secrets(place))} is not an address ({error})") from error
     root = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/", parts.query, ""))
     addresses = {"": root}
-    extensions = readable_extensions()
     pages: dict[str, frozenset[str]] = {}  # what each folder links to, relative to itself
 
     def look(prefix: str) -> tuple[dict[str, RemotePhoto], list[str]]:
@@ -222,7 +220,7 @@ def _web_folder(server: Server, place: str) -> Look:
         below = [name for name in links if name.endswith("/")]
         pages[prefix] = frozenset(name.removeprefix(prefix) for name in links)
         repeated = sum(pages.get(above) == pages[prefix] for above in _above(prefix)) if below else 0
-        if repeated and any(name.lower().endswith(extensions) for name in links):
+        if repeated and any(name.lower().endswith(EXTENSIONS) for name in links):
             return {}, []  # a link that leads back up on the server: without end, each photo once more at every turn
         if repeated > MAX_REPEATED:
             raise PhotoError(f"it links to the same as {repeated} folders above it: a link that leads back up")

@@ -17,7 +17,7 @@ from pathlib import Path
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import FileState
-from ctxdeploy.runtime.decode.image import readable_extensions
+from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import MAX_BYTES, PhotoList, absolute, clean_name, is_hidden
 
@@ -84,7 +84,7 @@ def _close(opened: "OrderedDict[str, _Opened]") -> None:
         os.close(opened.popitem()[1].descriptor)
 
 
-class Shard:
+class TarFile:
     """A tar file whose members are read at their places, from any thread.
 
     Args:
@@ -129,7 +129,7 @@ class Shard:
 class TarMember:
     """Reads a photo in a tar file: ``size`` bytes from ``offset`` on; ``mtime_ns`` is the member's own."""
 
-    shard: Shard
+    file: TarFile
     offset: int
     size: int
     mtime_ns: int
@@ -138,7 +138,7 @@ class TarMember:
         """Return the bytes; ``PhotoError`` with the bare reason if that fails."""
         if self.size > MAX_BYTES:
             raise PhotoError(f"it has {self.size:,} bytes, more than the {MAX_BYTES:,} that a photo may have")
-        return self.shard.read(self.offset, self.size)
+        return self.file.read(self.offset, self.size)
 
     def state(self) -> FileState:
         """Return size and time of change that the tar file gives."""
@@ -162,19 +162,18 @@ def list_tars(place: str) -> PhotoList:
     if not paths:
         raise ConfigError(f"no file matches {printable(place)}")
     files = OpenFiles()
-    extensions = readable_extensions()
     photos: list[PhotoSource] = []
     unreadable: list[PhotoFailure] = []
     for path in paths:
         name = clean_name(os.path.relpath(path, folder))
         try:
-            reason = _list_members(Shard(path, files), name, extensions, photos)
+            reason = _list_members(TarFile(path, files), name, photos)
         except OSError as error:
             reason = _unreadable(error)
         if reason is not None:
             unreadable.append(PhotoFailure(name=f"{name}/", reason=reason, stage="list", file=None))
     if not photos:
-        raise _nothing(place, paths, extensions, unreadable)
+        raise _nothing(place, paths, unreadable)
     photos.sort(key=lambda photo: photo.name)
     return PhotoList(place=absolute(Path(place)), photos=photos, unreadable=tuple(unreadable))
 
@@ -187,19 +186,19 @@ def refuse_compressed(place: str) -> PhotoList:
     )
 
 
-def _nothing(place: str, paths: list[str], extensions: tuple[str, ...], unreadable: list[PhotoFailure]) -> Exception:
+def _nothing(place: str, paths: list[str], unreadable: list[PhotoFailure]) -> Exception:
     where = printable(place)
     if len(unreadable) == len(paths):
         which = "" if len(paths) == 1 else f" (the first of {counted(len(paths), 'file')})"
         return ConfigError(f"{where}{which}: {unreadable[0].reason}")
-    return NoPhotosError(f"{where} holds no photos (looked for {' '.join(extensions)})")
+    return NoPhotosError(f"{where} holds no photos (looked for {' '.join(EXTENSIONS)})")
 
 
-def _list_members(shard: Shard, name: str, extensions: tuple[str, ...], photos: list[PhotoSource]) -> str | None:
+def _list_members(file: TarFile, name: str, photos: list[PhotoSource]) -> str | None:
     """Append the photos of a tar file; return what is wrong with it, None if nothing is."""
     found: dict[str, TarMember] = {}
     try:
-        with tarfile.open(shard.path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
+        with tarfile.open(file.path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if member.size < 0:  # it leads back, and round in a circle
@@ -207,15 +206,15 @@ def _list_members(shard: Shard, name: str, extensions: tuple[str, ...], photos: 
                 member_name = clean_name(member.name).lstrip("/")
                 if not member.isreg() or member.issparse() or is_hidden(member_name):
                     continue
-                if member_name.lower().endswith(extensions):
+                if member_name.lower().endswith(EXTENSIONS):
                     found[member_name] = TarMember(
-                        shard=shard, offset=member.offset_data, size=member.size, mtime_ns=_nanoseconds(member.mtime)
+                        file=file, offset=member.offset_data, size=member.size, mtime_ns=_nanoseconds(member.mtime)
                     )
             reason = _check_end(tar)
     except OSError as error:
         reason = _unreadable(error)
     except Exception as error:  # damaged headers raise anything: TarError, ValueError, RecursionError, MemoryError, ...
-        reason = _why(shard.path, error)
+        reason = _why(file.path, error)
     photos += [PhotoSource(name=f"{name}/{member}", reader=reader) for member, reader in found.items()]
     return reason
 

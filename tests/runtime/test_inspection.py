@@ -25,7 +25,7 @@ from ctxdeploy.export.networks import Architecture, Edges, Lit, NetworkConfig, R
 from ctxdeploy.report import write_inspection
 from ctxdeploy.runtime import Box, Extractor, decode_photo
 from ctxdeploy.runtime.inspection import Inspection, InspectionConfig, inspect_photo
-from ctxdeploy.runtime.inspection.graph import Block, Graph
+from ctxdeploy.runtime.inspection.graph import Block, BundleGraph
 from ctxdeploy.runtime.inspection.maps import edges_of
 
 ReadPage = Callable[[Path], Any]
@@ -379,7 +379,7 @@ def test_parameter_of_a_block_is_that_of_its_node(case_of: Callable[[str], Case]
     """Thresholds that differ are told apart, whatever the exporter made one constant of."""
     case = case_of("both")
     path = case.bundles["functions"].file(case.bundles["functions"].artefacts[0])
-    graph = Graph(path)
+    graph = BundleGraph(path)
     assert [block.parameter for block in graph.levels(1)[0].blocks] == [0.5, 0.5]
     proto = onnx.load(path)
     second = [node for node in proto.graph.node if node.op_type == "GraphConvolution"][1]
@@ -388,7 +388,7 @@ def test_parameter_of_a_block_is_that_of_its_node(case_of: Callable[[str], Case]
     for model in (proto, onnx.inliner.inline_local_functions(proto)):
         changed = path.with_name("changed.onnx")
         onnx.save(model, changed)
-        assert [block.parameter for block in Graph(changed).levels(1)[0].blocks] == [0.5, 0.75]
+        assert [block.parameter for block in BundleGraph(changed).levels(1)[0].blocks] == [0.5, 0.75]
         changed.unlink()
 
 

@@ -115,7 +115,7 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.csv", "path,x0,y0,x1,y1\nx,nan,2,3,4\n", "line 2: box .* finite"),
         ("a.csv", 'path,box,x0\nx,"1,2,3,4",5\n', "line 2: the box is given twice"),
         ("a.csv", "path,box\nx,1 2 3 4\n", "line 2: the box '1 2 3 4' is not four numbers"),
-        ("a.csv", "path,name\na,x\nb,x\n", "line 3: the name 'x' is taken by a former line for another photo"),
+        ("a.csv", "path,name\na,x\nb,x\n", "line 3: an earlier line gives the name 'x' to another photo"),
         ("a.csv", "path,name\na,x/\n", "line 2: the name 'x/' ends with /"),
         ("a.csv", "\x1b[31m,x\n", r"one of them path: not \\x1b\[31m,x"),
         ("a.csv", "https://me:secret@h/x.jpg?sig=secret,1\n", "one of them path: not https://h/x.jpg,1$"),
