@@ -1,4 +1,14 @@
-"""How a graph becomes int8."""
+"""How a graph becomes int8, and the range of every tensor of the trunk, from photos.
+
+Each scale runs on its own, and the graph itself returns every 389th value of a tensor beside its extremes, so that no
+activation outlives its use. All scales of a place have one range.
+
+ONNX Runtime's calibrators (1.32), which give each scale a range of its own, were tried on how without training, three
+scales, six photos of 384 pixels, first convolution fp32. Descriptor cosine mean, ResNet-18 and half its width: .9807
+and .9755 with MSE, .9761 and .9708 with LARGEST; their MinMax .9781 and .9732, Entropy .9770 and .9710, Percentile
+.9828 and .9769. Percentile and Entropy take photos of one shape alone (others end in "inhomogeneous shape"), and hold
+every value of every photo until the last one: about 2.6 GB for a photo of 1024×768 at seven scales.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
