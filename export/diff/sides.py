@@ -16,13 +16,12 @@ from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, Ctxdep
 from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.diff.layers import Graph
-from ctxdeploy.runtime.backends import first_line
+from ctxdeploy.runtime.backends import first_line, session_options
 
 Image = NDArray[np.uint8]
 ENGINES = ("onnxruntime", "openvino")
 # OpenVINO's inference precision hints. int8 is written in the graph, around it is fp32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_ERRORS_ONLY = 3
 _SMALL = 256  # images with a side below this are run as they are, to know the sizes of the values
 _BLOCK = 1 << 20  # values that are compared at a time: float64 copies of a whole value took 0.8 GB at 1024 pixels
 
@@ -156,11 +155,7 @@ class Runner:
 
     def _onnxruntime(self, serialised: bytes, count: int, images: Image) -> list[NDArray[Any]]:
         ort = require_onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        told = engine_threads(self._threads)
-        if told is not None:
-            options.intra_op_num_threads = told
+        options = session_options(ort, self._threads)
         session = ort.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])
         # Copies: the results lie in the session's arena, and would keep all of it (0.7 GB at 1024 pixels).
         return [np.array(value) for value in session.run(None, {INPUT_NAME: images})]

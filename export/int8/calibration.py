@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME
-from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require_onnxruntime
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
@@ -68,7 +67,6 @@ _STEP = 389
 _BINS = 8192
 # Shares of the largest value that are tried as the clipping limit.
 _SHARES = np.linspace(0.1, 1, 91)
-_ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +125,10 @@ def calibrate(proto: Any, photos: Mapping[str, Image], config: Int8Config | None
 
 def open_session(proto: Any) -> Any:
     """Return a session of ONNX Runtime on the CPU; ``MissingExtraError`` where it is not installed."""
+    from ctxdeploy.runtime.backends import session_options
+
     ort = require_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.enable_mem_pattern = False
-    threads = engine_threads(None)
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(ort, None)
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
