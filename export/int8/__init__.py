@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.int8.calibration import Int8Config, Method
+    from ctxdeploy.export.int8.calibration import Int8Config
 
-__all__ = ["Int8Config", "Method"]
+__all__ = ["Int8Config"]
 
-_HOMES = {"Int8Config": "calibration", "Method": "calibration"}
+_HOMES = {"Int8Config": "calibration"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,14 +5,13 @@ activation outlives its use. All scales of a place have one range.
 
 ONNX Runtime's calibrators (1.32), which give each scale a range of its own, were tried on how without training, three
 scales, six photos of 384 pixels, first convolution fp32. Descriptor cosine mean, ResNet-18 and half its width: .9807
-and .9755 with MSE, .9761 and .9708 with LARGEST; their MinMax .9781 and .9732, Entropy .9770 and .9710, Percentile
+and .9755 here, .9761 and .9708 here without clipping; their MinMax .9781 and .9732, Entropy .9770 and .9710, Percentile
 .9828 and .9769. Percentile and Entropy take photos of one shape alone (others end in "inhomogeneous shape"), and hold
 every value of every photo until the last one: about 2.6 GB for a photo of 1024×768 at seven scales.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -24,29 +23,17 @@ from ctxdeploy.core.extras import require_onnxruntime
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
 
 
-class Method(Enum):
-    """How the largest value that a tensor's int8 can hold is chosen; what is beyond it is clipped."""
-
-    # Least mean squared error over the photos. ResNet-18 how, untrained, first convolution fp32: descriptor cosine mean
-    # .973 against .944 without clipping. Percentiles are no better: the 99.99th .970 where this has .977.
-    MSE = "mse"
-    # The largest one seen: nothing is clipped.
-    LARGEST = "largest"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Int8Config:
     """Settings of the quantisation and of the search.
 
     Attributes:
-        method: of choosing ranges.
         max_photos: photos to calibrate with; more than these are left out, evenly.
         max_kept: largest share of the trunk's convolutions that the search may keep in fp32.
         keep: convolutions that stay fp32 from the beginning, by name.
         source: where the photos come from, as reports say it.
     """
 
-    method: Method = Method.MSE
     max_photos: int = 16
     max_kept: float = 0.5
     keep: frozenset[str] = frozenset()
@@ -77,18 +64,16 @@ class Ranges:
         limits: largest magnitude that is not clipped, by place.
         largest: largest magnitude seen, by place.
         photos: names of the photos.
-        method: that chose the limits.
     """
 
     limits: Mapping[str, float]
     largest: Mapping[str, float]
     photos: tuple[str, ...]
-    method: Method
 
     def metadata(self) -> dict[str, Any]:
         """Return the ranges as they stand in ``bundle.json``."""
         return {
-            "method": self.method.value,
+            "method": "mse",
             "photos": len(self.photos),
             "limits": {place: float(f"{limit:.6g}") for place, limit in self.limits.items()},
             "largest": {place: float(f"{value:.6g}") for place, value in self.largest.items()},
@@ -101,7 +86,7 @@ def calibrate(proto: Any, photos: Mapping[str, Image], config: Int8Config | None
     Args:
         proto: the fp32 graph.
         photos: H×W×3 uint8 by name, at the size at which they enter the network.
-        config: method and number of photos.
+        config: number of photos.
 
     Raises:
         ConfigError: there is no photo, or the graph has no trunk.
@@ -119,8 +104,8 @@ def calibrate(proto: Any, photos: Mapping[str, Image], config: Int8Config | None
                 samples[place].append(values)
                 # numpy's maximum hands NaN on.
                 largest[place] = float(np.max([largest[place], float(high), -float(low)]))
-    limits = {place: _limit(np.concatenate(samples[place]), largest[place], config.method) for place in places}
-    return Ranges(limits=limits, largest=largest, photos=tuple(chosen), method=config.method)
+    limits = {place: _limit(np.concatenate(samples[place]), largest[place]) for place in places}
+    return Ranges(limits=limits, largest=largest, photos=tuple(chosen))
 
 
 def open_session(proto: Any) -> Any:
@@ -172,14 +157,15 @@ def _observed(proto: Any, tensors: list[str]) -> Any:
     return subgraph(model, names)
 
 
-def _limit(values: NDArray[np.float32], largest: float, method: Method) -> float:
-    """Return the clipping limit of a tensor; 1 for one that is zero on every photo."""
+def _limit(values: NDArray[np.float32], largest: float) -> float:
+    """Return the clipping limit with the least squared error; 1 for a tensor that is zero on every photo.
+
+    ResNet-18 how, untrained, first convolution fp32: descriptor cosine mean .973 against .944 without clipping.
+    """
     if not np.isfinite(largest):
         raise ConfigError(f"a tensor of the network reaches {largest} on a photo: it cannot be quantised")
     if not largest > 0:
         return 1.0
-    if method is Method.LARGEST:
-        return largest
     counts, edges = np.histogram(np.abs(values), bins=_BINS, range=(0, largest))
     centres = (edges[:-1] + edges[1:]) / 2
     errors = [float(counts @ (_rounded(centres, largest * share) - centres) ** 2) for share in _SHARES]

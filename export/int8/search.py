@@ -39,7 +39,7 @@ def search(
         proto: the fp32 graph, which is not changed.
         photos: H×W×3 uint8 by name, at the size at which they enter the network.
         check: judges a quantised graph.
-        config: method, photos, and how many convolutions may be kept.
+        config: how many photos, and how many convolutions may be kept.
         report: called with the name of each step.
 
     Returns:

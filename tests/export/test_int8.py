@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.export.graph import build_graph
-from ctxdeploy.export.int8 import Int8Config, Method
+from ctxdeploy.export.int8 import Int8Config
 from ctxdeploy.export.int8.calibration import Ranges, calibrate
 from ctxdeploy.export.int8.layers import find_trunk
 from ctxdeploy.export.int8.qdq import quantise
@@ -106,14 +106,14 @@ def test_places_and_layers_have_the_networks_names(small_graph: Any) -> None:
 
 
 def test_ranges_hold_what_was_seen(small_graph: Any, samples: Mapping[str, Image]) -> None:
-    ranges = calibrate(small_graph, samples, Int8Config(method=Method.LARGEST, max_photos=3))
+    ranges = calibrate(small_graph, samples, Int8Config(max_photos=3))
     assert len(ranges.photos) == 3
     mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
     pixels = np.concatenate([(samples[name] / 255 - mean).reshape(-1, 3) / std for name in ranges.photos])
     # Bilinear scaling makes no value beyond those of the photo.
     assert ranges.largest["image"] <= np.abs(pixels).max() + 1e-5
     assert ranges.largest["image"] >= 0.9 * np.abs(pixels).max()
-    assert ranges.limits == ranges.largest
+    assert all(ranges.limits[place] <= largest for place, largest in ranges.largest.items())
 
 
 def test_clipping_limit_has_the_least_squared_error(rng: np.random.Generator) -> None:
@@ -121,7 +121,7 @@ def test_clipping_limit_has_the_least_squared_error(rng: np.random.Generator) ->
 
     values = rng.standard_normal(200_000).astype(np.float32)
     values[0] = 40.0
-    limit = _limit(values, 40.0, Method.MSE)
+    limit = _limit(values, 40.0)
 
     def error(limit: float) -> float:
         step = limit / 127
@@ -129,12 +129,11 @@ def test_clipping_limit_has_the_least_squared_error(rng: np.random.Generator) ->
 
     assert error(limit) <= 1.01 * min(error(40 * share) for share in np.linspace(0.05, 1, 200))
     assert limit < 20
-    assert _limit(values, 40.0, Method.LARGEST) == 40.0
-    assert _limit(np.zeros(9, np.float32), 0.0, Method.MSE) == 1.0
+    assert _limit(np.zeros(9, np.float32), 0.0) == 1.0
     with pytest.raises(ConfigError, match="reaches inf on a photo"):
-        _limit(values, float("inf"), Method.MSE)
+        _limit(values, float("inf"))
     with pytest.raises(ConfigError, match="reaches nan on a photo"):
-        _limit(values, float("nan"), Method.MSE)
+        _limit(values, float("nan"))
 
 
 @pytest.fixture
@@ -252,7 +251,7 @@ def test_messages(small_graph: Any, ranges: Ranges, samples: Mapping[str, Image]
         Int8Config(max_photos=0)
     with pytest.raises(ConfigError, match=r"max_kept is 1\.5: give a share"):
         Int8Config(max_kept=1.5)
-    foreign = Ranges(limits={"image": 1.0}, largest={"image": 1.0}, photos=("a",), method=Method.MSE)
+    foreign = Ranges(limits={"image": 1.0}, largest={"image": 1.0}, photos=("a",))
     with pytest.raises(ConfigError, match=r"the ranges lack backbone.*: calibrate this very network"):
         quantise(small_graph, foreign)
 
