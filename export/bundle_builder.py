@@ -153,7 +153,7 @@ class BundleBuilder:
 
         quantising = self.quantising
         if quantising is None:
-            raise ConfigError("int8 needs photos to be fitted to: give --calibrate DIR")
+            raise ConfigError("int8 needs photos to calibrate with: give --calibrate DIR")
         last: list[Any] = []
 
         def check(proto: Any) -> str:

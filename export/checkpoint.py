@@ -161,7 +161,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     form, params, state = _content(path, read(path))
     if not isinstance(params, dict) or not isinstance(state, dict):
-        raise CheckpointError(f"{path} lacks a dictionary 'net_params' or 'state_dict'")
+        raise CheckpointError(f"{path} has no dictionary 'net_params' or 'state_dict'")
     try:
         known = family_of(params)
         config = known.configuration(params)

@@ -115,7 +115,7 @@ class Exported:
         if self.rejected:
             found = "; ".join(f"{a.target} {a.precision} {a.parity['verdict']}" for a in self.rejected)
             raise ParityError(
-                f"{self.bundle.path} is there, but without {len(self.rejected)} of its artefacts: {found}"
+                f"{self.bundle.path} was written, but without {len(self.rejected)} of its artefacts: {found}"
             )
         return self.bundle
 
@@ -219,7 +219,8 @@ def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: P
     for name, photo in (*photos.parity.items(), *photos.retrieval.items()):
         if max(photo.shape[:2]) > preprocessing.image_size:
             raise ConfigError(
-                f"photo {name} is {photo.shape[1]}×{photo.shape[0]}, larger than {preprocessing.image_size}"
+                f"photo {name} is {photo.shape[1]}×{photo.shape[0]}, larger than the {preprocessing.image_size} of the "
+                "image size: scale it down"
             )
     return replace(photos, parity=with_odd_shapes(photos.parity, network.config.stride, min(network.extraction.scales)))
 

@@ -72,7 +72,9 @@ class TritonConfig:
         """Return ``max_batch_size``; ``ConfigError`` if the file does not take it, or the bundle no single photo."""
         low, high = bundle.shapes.batch
         if low > 1:
-            raise ConfigError(f"the bundle takes batches from {low} on, but Triton sends single photos: export it anew")
+            raise ConfigError(
+                f"the bundle takes batches of {low} or more, but Triton sends single photos: export it again"
+            )
         if artefact.format == "engine":
             high = _batch_of_engine(artefact)
         if self.max_batch is not None and self.max_batch > high:
@@ -201,7 +203,7 @@ def _batch_of_engine(artefact: Artefact) -> int:
     try:
         return int(key.options["shapes"]["high"][0])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise BundleError(f"engine {artefact.file} does not say its shapes: build it anew") from error
+        raise BundleError(f"engine {artefact.file} has no shapes in its key: build it again") from error
 
 
 def _backend(artefact: Artefact) -> tuple[str, str]:

@@ -49,7 +49,7 @@ class DiffConfig:
         if self.tolerance is not None and not 0 < self.tolerance < math.inf:
             raise ConfigError(f"tolerance {self.tolerance} is not a positive number: give another --tolerance")
         if self.budget < 1:
-            raise ConfigError(f"a budget of {self.budget} bytes holds no value")
+            raise ConfigError(f"the budget is {self.budget} bytes: give 1 or more")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")
 

@@ -54,7 +54,7 @@ class Side:
         if self.engine == "onnxruntime" and self.hint != "fp32":
             raise ConfigError(
                 f"onnxruntime computes in the precision that is written in the file, not in {self.hint}: "
-                f"name the file (BUNDLE:{self.hint}), or take the backend openvino"
+                f"name the file (BUNDLE:{self.hint}), or give the backend openvino"
             )
 
     @property

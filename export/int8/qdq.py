@@ -71,7 +71,7 @@ def _quantised(trunk: Trunk, ranges: Ranges, keep: Iterable[str]) -> set[str]:
         raise ConfigError(f"the trunk has no convolution {', '.join(unknown)}, only {', '.join(trunk.layers)}")
     missing = sorted(set(trunk.observed()) - set(ranges.limits))
     if missing:
-        raise ConfigError(f"the ranges lack {', '.join(missing)}: calibrate this very network")
+        raise ConfigError(f"the ranges lack {', '.join(missing)}: calibrate this network")
     return set(trunk.layers) - set(keep)
 
 

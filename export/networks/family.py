@@ -58,7 +58,7 @@ class Family(ABC):
         """
         unknown = sorted(set(params) - _COMMON - self.options)
         if unknown:
-            raise ConfigError(f"net_params has options unknown here: {', '.join(unknown)}")
+            raise ConfigError(f"net_params has unknown options: {', '.join(unknown)}")
         reduction = params["dim_reduction"]
         mean, std = params["runtime"]["mean_std"]
         return NetworkConfig(

@@ -31,7 +31,7 @@ class Fire(Family):
         options = params["lit"]
         unknown = sorted(set(options) - {"T", "N", "dim"})
         if unknown:
-            raise ConfigError(f"'lit' has options unknown here: {', '.join(unknown)}")
+            raise ConfigError(f"'lit' has unknown options: {', '.join(unknown)}")
         lit = Lit(steps=options["T"], templates=options["N"], dim=options["dim"])
         return {"smoothing": Smoothing(kind="none"), "lit": lit}
 

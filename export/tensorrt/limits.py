@@ -39,7 +39,7 @@ def problems(
         found.append(str(error))
     if extraction.top_k > LARGEST_K:
         found.append(
-            f"{product} selects at most {LARGEST_K} of many, and K is {extraction.top_k}: give --top-k {LARGEST_K} "
+            f"{product} selects at most {LARGEST_K} positions, and K is {extraction.top_k}: give --top-k {LARGEST_K} "
             "or less"
         )
     if shapes is not None:
@@ -87,20 +87,20 @@ def model_problems(proto: Any) -> list[str]:
     found = []
     opset = standard_opset(proto)
     if opset not in OPSETS:
-        found.append(f"opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}: export the graph anew")
+        found.append(f"opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}: export the graph again")
     name_of = _type_names()
     for tensor in proto.graph.initializer:
         kind = name_of(tensor.data_type)
         if kind not in TYPES:
-            found.append(f"constant {tensor.name} has type {kind}, which it does not have: export the graph anew")
+            found.append(f"constant {tensor.name} has type {kind}, which it does not support: export the graph again")
     for value in proto.graph.input:
         kind = name_of(value.type.tensor_type.elem_type)
         if kind not in TYPES:
-            found.append(f"input {value.name} has type {kind}, which it does not have: export the graph anew")
+            found.append(f"input {value.name} has type {kind}, which it does not support: export the graph again")
         elif kind == "UINT8":
             others = [n for n in proto.graph.node if value.name in n.input and n.op_type not in ("Cast", "Shape")]
             found += [
-                f"input {value.name} is uint8 and goes into {label(node)}, but only Cast takes it: export anew with "
+                f"input {value.name} is uint8 and goes into {label(node)}, but only Cast takes it: export again with "
                 "this version, which casts first"
                 for node in others
             ]

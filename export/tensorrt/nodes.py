@@ -137,29 +137,29 @@ def _topk(node: _Node) -> str | None:
     if k is not None and int(k.reshape(-1)[0]) > LARGEST_K:
         return f"selects {int(k.reshape(-1)[0])}, and the most is {LARGEST_K}: give --top-k {LARGEST_K} or less"
     if node.attributes.get("sorted", 1) != 1:
-        return "is not sorted (sorted = 0): export the graph anew"
+        return "is not sorted (sorted = 0): export the graph again"
     if node.attributes.get("axis", -1) < -4:
-        return "selects along an axis that is not one of the last four: export the graph anew"
+        return "selects along an axis that is not one of the last four: export the graph again"
     return None
 
 
 def _resize(node: _Node) -> str | None:
     if node.attributes.get("antialias", 0):
-        return "resizes with antialias: export the graph anew without it"
+        return "resizes with antialias: export the graph again without it"
     if node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        return "keeps the aspect ratio: export the graph anew with sizes of its own"
+        return "keeps the aspect ratio: export the graph again with sizes of its own"
     if node.attributes.get("coordinate_transformation_mode", b"half_pixel") == b"tf_crop_and_resize":
-        return "crops (tf_crop_and_resize): export the graph anew"
+        return "crops (tf_crop_and_resize): export the graph again"
     if node.input(2) in node.fed and node.input(2):
-        return "takes its scales from an input: export the graph anew with sizes"
+        return "takes its scales from an input: export the graph again with sizes"
     return None
 
 
 def _pool(node: _Node) -> str | None:
     if any(value != 1 for value in node.attributes.get("dilations") or ()):
-        return "has dilations: export the graph anew without them"
+        return "has dilations: export the graph again without them"
     if len([name for name in node.proto.output if name]) > 1:
-        return "gives indices: export the graph anew without them"
+        return "gives indices: export the graph again without them"
     return None
 
 
@@ -168,11 +168,11 @@ def _quantised(node: _Node) -> str | None:
     if not node.input(2):
         return None
     if point is None:
-        return "has a zero point that is computed: quantise anew with --precision int8"
+        return "has a zero point that is computed: quantise again with --precision int8"
     if str(point.dtype) == "uint8":
-        return "is unsigned (uint8): quantise anew with --precision int8, which is symmetric"
+        return "is unsigned (uint8): quantise again with --precision int8, which is symmetric"
     if (point.astype("float32") != 0).any():
-        return "has a zero point other than 0: quantise anew with --precision int8, which is symmetric"
+        return "has a zero point other than 0: quantise again with --precision int8, which is symmetric"
     return None
 
 
@@ -182,7 +182,7 @@ def _cast(node: _Node) -> str | None:
     kind = node.attributes.get("to")
     name = None if kind is None else TensorProto.DataType.Name(kind)
     if name is not None and name not in TYPES:
-        return f"casts to {name}, which it does not have: export the graph anew"
+        return f"casts to {name}, which it does not support: export the graph again"
     return None
 
 
@@ -198,7 +198,7 @@ def _constant_input(node: _Node) -> str | None:
     index, what = CONSTANT_INPUT[node.proto.op_type]
     name = node.input(index)
     if name and name in node.fed:
-        return f"takes its {what} from input {name}, and they must be constant: export the graph anew"
+        return f"takes its {what} from input {name}, and they must be constant: export the graph again"
     return None
 
 

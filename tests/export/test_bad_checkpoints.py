@@ -115,7 +115,7 @@ def without(name: str) -> Callable[[Content], None]:
     ("change", "message"),
     [
         (option("lit", {"T": 6, "N": 256, "dim": 1024}), "'lit' and 'smoothing': a FIRe network has no smoothing"),
-        (option("whiten_twice", True), "options unknown here: whiten_twice"),
+        (option("whiten_twice", True), "unknown options: whiten_twice"),
         (option("architecture", "vgg16"), "architecture 'vgg16' is not one of resnet18, resnet50, resnet101"),
         (option("skip_layer", 2), "skip_layer 2: use 0 or 1"),
         (option("skip_layer", "one"), "skip_layer .one. is not a whole number"),
@@ -134,8 +134,8 @@ def without(name: str) -> Callable[[Content], None]:
         (option("runtime", {"mean_std": [[0.5] * 3, [1.0] * 3], "scales": [9.0]}), "scale 9.0 is not a number from"),
         (option("runtime", [1, 2]), "edited.pth: "),
         (option("runtime", {"mean_std": [[0.5] * 3, [float("nan")] * 3]}), "must be three"),
-        (lambda content: content.pop("net_params"), "lacks a dictionary 'net_params' or 'state_dict'"),
-        (lambda content: content.update(state_dict=[1]), "lacks a dictionary 'net_params' or 'state_dict'"),
+        (lambda content: content.pop("net_params"), "has no dictionary 'net_params' or 'state_dict'"),
+        (lambda content: content.update(state_dict=[1]), "has no dictionary 'net_params' or 'state_dict'"),
         (lambda content: content.pop("_version"), "has neither '_version' nor 'meta', but net_params, state_dict"),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_rejected_artefact_leaves_the_others(
         checkpoint, tmp_path / "out", config, retrieval=None, photos=only(samples["coffee"][:100, :140])
     )
     assert [artefact.precision for artefact in exported.rejected] == ["fp16"]
-    with pytest.raises(ParityError, match=r"out is there, but without 1 of its artefacts: onnxruntime fp16 failed"):
+    with pytest.raises(ParityError, match=r"out was written, but without 1 of its artefacts: onnxruntime fp16 failed"):
         exported.check()
     bundle = ctxdeploy.core.bundle.open(tmp_path / "out")
     assert [artefact.precision for artefact in bundle.artefacts] == ["fp32"]
@@ -263,7 +263,7 @@ def test_an_output_below_a_file(checkpoint: Path, photos: ParityPhotos, tmp_path
 
 
 def test_a_photo_larger_than_the_image_size(checkpoint: Path, samples: Mapping[str, Image], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="photo coffee is 240×160, larger than 128"):
+    with pytest.raises(ConfigError, match="photo coffee is 240×160, larger than the 128"):
         export_bundle(
             checkpoint,
             tmp_path / "out",

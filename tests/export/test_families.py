@@ -111,7 +111,7 @@ def test_metadata_of_networks_without_lit_stays_what_it_was() -> None:
         ({"T": 2, "N": 6, "dim": 8192}, "lit with 8192 dimensions: use 1 to 4096"),
         ({"T": 2, "N": 6, "dim": 31}, "lit with 31 dimensions: use an even number"),
         ({"T": 2.0, "N": 6, "dim": 32}, r"lit: the number of steps \(T\) 2.0 is not a whole number"),
-        ({"T": 2, "N": 6, "dim": 32, "heads": 4}, "'lit' has options unknown here: heads"),
+        ({"T": 2, "N": 6, "dim": 32, "heads": 4}, "'lit' has unknown options: heads"),
         ({"T": 2, "N": 6}, "net_params lacks 'dim'"),
         ({"T": 2, "N": 6, "dim": 64}, r"lit.templates_init \(1, 6, 32\) instead of \(1, 6, 64\)"),
         ({"T": 2, "N": 7, "dim": 32}, r"lit.templates_init \(1, 6, 32\) instead of \(1, 7, 32\)"),

@@ -30,7 +30,7 @@ def test_k_above_the_limit_names_the_option() -> None:
     assert problems(Extraction(top_k=3840), HOW) == []
     for target, product in (("tensorrt", "TensorRT"), ("tensorrt-rtx", "TensorRT-RTX")):
         assert problems(Extraction(top_k=3841), HOW, target=target) == [
-            f"{product} selects at most 3840 of many, and K is 3841: give --top-k 3840 or less"
+            f"{product} selects at most 3840 positions, and K is 3841: give --top-k 3840 or less"
         ]
 
 
@@ -151,7 +151,7 @@ def arrays() -> dict[str, Any]:
         (lambda: node("Resize", "x", "", "scale", coordinate_transformation_mode="tf_crop_and_resize"), "crops"),
         (lambda: node("MaxPool", outputs=("y", "i"), kernel_shape=[3]), "gives indices"),
         (lambda: node("AveragePool", kernel_shape=[3], dilations=[2]), "has dilations"),
-        (lambda: node("QuantizeLinear", "x", "scale", "unsigned"), "is unsigned (uint8): quantise anew with"),
+        (lambda: node("QuantizeLinear", "x", "scale", "unsigned"), "is unsigned (uint8): quantise again with"),
         (lambda: node("QuantizeLinear", "x", "scale", "shifted"), "has a zero point other than 0"),
         (lambda: node("QuantizeLinear", "x", "scale", "x"), "has a zero point that is computed"),
         (lambda: node("Cast", to=8), "casts to STRING"),
@@ -233,7 +233,7 @@ def test_opset_types_and_uint8_are_checked(small_graph: Any) -> None:
     cast.op_type = "Transpose"
     del cast.attribute[:]
     (line,) = graph_problems(late)
-    assert "input image is uint8 and goes into" in line and "export anew" in line
+    assert "input image is uint8 and goes into" in line and "export again" in line
 
 
 def test_problems_of_k_are_found_in_an_exported_graph_too(small_graph: Any) -> None:
