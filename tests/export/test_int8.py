@@ -150,8 +150,8 @@ def test_onnxruntime_and_openvino_agree(
     photos = {name: samples[name] for name in ("coffee", "rocket", "astronaut")}
     # OpenVINO adds to a sum before it rounds, ONNX Runtime after; both are as near to fp32.
     assert cosine(photos, ort, openvino) > 0.98
-    assert cosine(photos, reference, ort) > 0.97
-    assert cosine(photos, reference, openvino) > 0.97
+    assert cosine(photos, reference, ort) > 0.96
+    assert cosine(photos, reference, openvino) > 0.96
 
 
 def openvino_session(proto: Any, folder: Path) -> Callable[[Image], Any]:
