@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 import ctxdeploy.core.bundle
-from ctxdeploy.cli.options import PATH, json_option, model_option, print_json, quiet_option
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.cli.options import PATH, configured, json_option, model_option, options_of, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models.finding import find_model
+from ctxdeploy.runtime.inspection import InspectionConfig
 
 SUFFIX = ".inspection"
 
@@ -19,59 +19,33 @@ SUFFIX = ".inspection"
 @click.argument("photo", type=PATH)
 @model_option
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="[default: PHOTO's name with .inspection, here]")
-@click.option("--box", "box_text", metavar="x0,y0,x1,y1", help="Inspect this part of the photo (pixels).")
-@click.option(
-    "--at", "at_text", metavar="x,y", help="Look closely at this position (pixels) [default: the scale's strongest]."
-)
-@click.option("--scale", type=float, help="Look closely at this scale [default: the one nearest to 1].")
+@options_of(InspectionConfig)
 @click.option(
     "--edges", type=click.IntRange(1, 1000), default=30, show_default=True, help="Edges that are drawn of each block."
 )
-@click.option("--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota].")
 @json_option
 @quiet_option
-def command(
-    photo: Path,
-    model: str | None,
-    output: Path | None,
-    box_text: str | None,
-    at_text: str | None,
-    scale: float | None,
-    edges: int,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def command(photo: Path, model: str | None, output: Path | None, edges: int, as_json: bool, quiet: bool) -> None:
     """Show what a network sees in PHOTO: a page with its attention, smoothing, graph and selected positions.
 
     The fp32 graph of the bundle is run in ONNX Runtime. Positions are pixels of the original photo after EXIF rotation.
     DIR must be empty, or hold an earlier inspection, which is replaced.
     """
     from ctxdeploy.report import check_inspection, write_inspection
-    from ctxdeploy.runtime import Box
-    from ctxdeploy.runtime.inspection import InspectionConfig, inspect_photo
+    from ctxdeploy.runtime.inspection import inspect_photo
 
-    box = Box.parse(box_text) if box_text is not None else None
-    config = InspectionConfig(at=None if at_text is None else _position(at_text), scale=scale, threads=threads)
+    config = configured(InspectionConfig)
     folder = output or Path(photo.name + SUFFIX)
     check_inspection(folder)
     bundle = ctxdeploy.core.bundle.open(find_model(model))
     display = Display(quiet=quiet)
-    found = inspect_photo(bundle, photo, config, box=box)
+    found = inspect_photo(bundle, photo, config)
     facts = write_inspection(folder, found, bundle, photo, edges)
     if as_json:
         print_json({**facts, "output": str(folder)})
     else:
         _print(photo, facts)
     display.say(f"wrote {folder / 'index.html'}")
-
-
-def _position(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--at {text!r} is not two numbers: give it as x,y") from error
-    return x, y
 
 
 def _print(photo: Path, facts: dict[str, Any]) -> None:

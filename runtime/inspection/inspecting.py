@@ -11,6 +11,7 @@ import numpy as np
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.settings import setting
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.runtime.config import DecodeLimits
@@ -55,19 +56,41 @@ _MODES = {
 }
 
 
+def _position(text: str) -> tuple[float, float]:
+    """Return the position that ``"x,y"`` says; ``ValueError`` for anything else."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("is not two numbers: give it as x,y") from None
+    return x, y
+
+
 @dataclass(frozen=True, kw_only=True)
 class InspectionConfig:
-    """What is looked at closely.
+    """What is inspected, and what of it is looked at closely.
 
     Attributes:
+        box: the part of the photo to inspect; the whole photo if None.
         at: x and y in pixels of the original photo, after EXIF rotation; the strongest position of the scale if None.
         scale: one of the bundle's; that nearest to 1 if None.
         threads: of the network; ONNX Runtime's own choice if None.
     """
 
-    at: tuple[float, float] | None = None
-    scale: float | None = None
-    threads: int | None = None
+    box: Box | None = setting(
+        None, "--box", "Inspect this part of the photo (pixels).", metavar="x0,y0,x1,y1", parse=Box.parse
+    )
+    at: tuple[float, float] | None = setting(
+        None,
+        "--at",
+        "Look closely at this position (pixels).",
+        metavar="x,y",
+        parse=_position,
+        default_text="the scale's strongest",
+    )
+    scale: float | None = setting(None, "--scale", "Look closely at this scale.", default_text="the one nearest to 1")
+    threads: int | None = setting(
+        None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
+    )
 
     def __post_init__(self) -> None:
         if self.at is not None and not all(math.isfinite(value) for value in self.at):
@@ -85,16 +108,13 @@ class InspectionConfig:
         return scales.index(self.scale)
 
 
-def inspect_photo(
-    bundle: Bundle, photo: Path | str, config: InspectionConfig | None = None, *, box: Box | None = None
-) -> Inspection:
+def inspect_photo(bundle: Bundle, photo: Path | str, config: InspectionConfig | None = None) -> Inspection:
     """Run a photo through the fp32 graph of a bundle and keep the values that explain its descriptors.
 
     Args:
         bundle: as ``ctxdeploy.core.bundle.open`` returns it.
         photo: the file.
-        config: what is looked at closely.
-        box: the part to inspect; the whole photo if None.
+        config: what is inspected.
 
     Raises:
         ConfigError: the bundle has no such scale.
@@ -106,7 +126,7 @@ def inspect_photo(
     config = config or InspectionConfig()
     scales = bundle.extraction.scales
     number = config.level(scales)
-    data, decoded = _decode(bundle, Path(photo), box)
+    data, decoded = _decode(bundle, Path(photo), config.box)
     if config.at is not None and not contains(decoded, config.at):
         raise PhotoError(_outside(Path(photo), decoded, config.at))
     start = time.perf_counter()

@@ -285,9 +285,9 @@ def test_position_is_one_of_the_original_photo(
     (upright if turn is None else upright.transpose(turn)).save(tmp_path / "turned.png", exif=exif)
     bundle = case.bundles["functions"]
     for at in ((41.0, 31.0), (200.5, 111.0), (269.0, 188.0)):
-        config = InspectionConfig(at=at)
-        turned = inspect_photo(bundle, tmp_path / "turned.png", config, box=box)
-        plain = inspect_photo(bundle, case.photo, config, box=box)
+        config = InspectionConfig(box=box, at=at)
+        turned = inspect_photo(bundle, tmp_path / "turned.png", config)
+        plain = inspect_photo(bundle, case.photo, config)
         np.testing.assert_array_equal(turned.photo.pixels, plain.photo.pixels)
         assert turned.preparation.orientation == orientation
         assert turned.chosen is not None and plain.chosen is not None
@@ -424,8 +424,8 @@ def test_mistakes(
 
 def test_position_outside_of_the_box(case_of: Callable[[str], Case], photo: Path) -> None:
     with pytest.raises(PhotoError, match=r"100,150 does not lie in the box 0,0,90,90"):
-        config = InspectionConfig(at=(100, 150))
-        inspect_photo(case_of("how").bundles["functions"], photo, config, box=Box(x0=0, y0=0, x1=90, y1=90))
+        config = InspectionConfig(box=Box(x0=0, y0=0, x1=90, y1=90), at=(100, 150))
+        inspect_photo(case_of("how").bundles["functions"], photo, config)
 
 
 @pytest.mark.parametrize(
