@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ctxdeploy.bench.record import Record
-from ctxdeploy.bench.results import compare_files, limits_of
+from ctxdeploy.bench.results import compare_files, drift_of, limits_of
 from ctxdeploy.core.errors import ConfigError
 
 METER = "meter: convolutions"
@@ -80,3 +81,8 @@ def test_where_only_a_mean_was_timed_the_limit_is_the_mean_of_the_operations(tmp
     found.content |= {"known": {"operations": [1e9, 2e9, 9e9]}, "about": {METER: {"facts": {"operations": 4e9}}}}
     limit = limits_of(found)["1 thread"]
     assert (limit["operations"], limit["operations_per_second"], limit["seconds"]) == pytest.approx((4e9, 4e9, 1.0))
+
+
+def test_drift_is_that_of_the_last_third_over_the_first() -> None:
+    assert drift_of(np.array([[1.0], [1.0], [1.0], [1.0], [1.2], [1.2]])) == pytest.approx(0.2)
+    assert drift_of(np.ones((2, 1))) is None

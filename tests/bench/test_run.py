@@ -1,9 +1,7 @@
 """A run as the command makes it: processes that take turns, an interruption, a slowdown that is found."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,6 @@ from PIL import Image
 
 from ctxdeploy.bench.cases import BundleEngine
 from ctxdeploy.bench.config import CompanionConfig, ExtractMeasurement, WindowConfig
-from ctxdeploy.bench.inputs import photos_hash
 from ctxdeploy.bench.questions import extraction_question
 from ctxdeploy.bench.record import Record
 from ctxdeploy.bench.results import compare_files
@@ -135,7 +132,6 @@ def test_an_injected_slowdown_is_found_and_the_same_is_the_same(record: Record) 
 
 
 def test_two_files_are_compared_unless_they_measured_other_things(record: Record, tmp_path: Path) -> None:
-    import shutil
 
     copy = Path(shutil.copy(record.path, tmp_path / "copy.json"))
     assert compare_files(record, Record.read(copy)).comparison.verdict == "no difference"
@@ -205,38 +201,3 @@ def test_a_worker_that_dies_or_cannot_load_is_said(engine: BundleEngine, photos:
         measure(nowhere, tmp_path / "c.json", WindowConfig(windows=1), QUIET)
     with pytest.raises(ConfigError, match="two cases are the same"):
         measure(replace(asked, cases=[main, main]), tmp_path / "d.json", WindowConfig(windows=1), QUIET)
-
-
-def test_other_photos_are_another_configuration(photos: list[Path]) -> None:
-    assert photos_hash(photos) == photos_hash(photos) != photos_hash(photos[:2])
-
-
-def test_a_worker_whose_command_was_killed_ends_in_silence() -> None:
-    command = [sys.executable, "-m", "ctxdeploy.bench.worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    worker = subprocess.Popen(command, text=True, **pipes)
-    assert worker.stdin is not None and worker.stdout is not None and worker.stderr is not None
-    worker.stdout.close()
-    settings = {"bundle": "/nowhere", "photos": []}
-    worker.stdin.write(json.dumps({"do": "open", "subject": "photos", "settings": settings}) + "\n")
-    worker.stdin.flush()
-    assert worker.wait(60) == 0
-    assert worker.stderr.read() == ""
-
-
-def test_the_hash_of_the_code_is_that_of_an_installed_copy(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    unwanted = shutil.ignore_patterns("__pycache__", "*.onnx", "*.pth", "*.safetensors")
-    shutil.copytree(root / "ctxdeploy", tmp_path / "ctxdeploy", ignore=unwanted)
-    for part in ("export", "index", "runtime"):
-        shutil.copytree(root / part, tmp_path / "ctxdeploy" / part, ignore=unwanted)
-    command = [sys.executable, "-c", "from ctxdeploy.bench.machine import code_hash; print(code_hash())"]
-
-    def found(folder: Path) -> str:
-        given = {**os.environ, "PYTHONPATH": str(folder)}
-        return subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-
-    same = found(tmp_path)
-    assert same == found(root)
-    (tmp_path / "ctxdeploy" / "index" / "config.py").write_text("")
-    assert found(tmp_path) != same

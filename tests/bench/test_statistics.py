@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctxdeploy.bench.statistics import Comparison, Measured, compare_interleaved, compare_runs
+from ctxdeploy.bench.statistics import Comparison, Measured, compare_interleaved, compare_runs, in_turns, percentiles
 from ctxdeploy.core.errors import ConfigError
 
 RUNS = 100
@@ -131,3 +131,20 @@ def test_what_cannot_be_compared_is_refused(a: Array, b: Array, said: str) -> No
 def test_windows_without_blocks_are_refused() -> None:
     with pytest.raises(ConfigError, match="blocks for"):
         Measured(seconds=np.ones((3, 1)), blocks=np.arange(2))
+
+
+def test_percentiles() -> None:
+    found = percentiles([float(i) for i in range(101)])
+    assert [found[name] for name in ("p05", "p25", "p50", "p75", "p95", "p99")] == [5, 25, 50, 75, 95, 99]
+    assert percentiles([]) == {}
+
+
+def test_ways_take_turns_forwards_and_backwards() -> None:
+    calls, seen = [], []
+    works = {name: lambda item, name=name: calls.append((name, item)) or item for name in "ab"}
+    found = in_turns(works, range(6), turn=2, again=1, check=seen.append)
+    first = [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    second = [("b", 1), ("b", 2), ("b", 3), ("a", 1), ("a", 2), ("a", 3)]
+    assert calls[:10] == first + second  # one item runs untimed before each turn but the first
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 4, "b": 4}  # the first turn warms up
+    assert [results["a"] for results in seen] == [[0, 1], [2, 3], [4, 5]]
