@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Return mean and spread (least to largest) over the seeds in percent, as Markdown."""
+    """Return mean and spread (minimum to maximum) over the seeds in percent, as Markdown."""
     figures = list(next(iter(next(iter(scores.values())).values())))
     lines = ["| | " + " | ".join(figures) + " |", "|---" * (len(figures) + 1) + "|"]
     for label, runs in scores.items():

@@ -88,20 +88,18 @@ def precisions(r: Results) -> str:
     return "\n".join(
         [
             f"Seconds a photo of {height}×{width} at {scales} scales on {cores(result)}, untrained networks, each in a "
-            "process of its own and in turn (in brackets: times PyTorch fp32, and least and mean cosine to it):",
+            "process of its own and in turn (in brackets: times PyTorch fp32, and minimum and mean cosine to it):",
             "",
             f"| | {' | '.join(heads)} | peak memory |",
             f"|---|{'---|' * (len(SHOWN) + 1)}",
             *rows,
             "",
-            f"*Slanted: rejected.* In int8 {kept} convolutions of how R18 stay fp32; on R50- nothing "
-            "was searched for, all "
-            "are int8. On how R18 bf16 reaches "
-            f"{r18['openvino bf16']['fraction_of_convolution_rate']:.2f} of the rate of large "
-            "convolutions in OpenVINO in "
-            f"the same run, int8 {r18['openvino int8']['fraction_of_convolution_rate']:.2f}. Rejected of all "
-            f"{len(networks)} networks, untrained as they are: {len(rejected)} of "
-            f"{sum(label in of for of in networks.values() for label in LABELS)} artefacts.",
+            f"*In italics: rejected.* In int8 {kept} convolutions of how R18 stay fp32; on R50- all are int8, because "
+            "no others were tried. On how R18 bf16 reaches "
+            f"{r18['openvino bf16']['fraction_of_convolution_rate']:.2f} of the rate of large convolutions in OpenVINO "
+            f"in the same run, and int8 {r18['openvino int8']['fraction_of_convolution_rate']:.2f}. Of the "
+            f"{sum(label in of for of in networks.values() for label in LABELS)} artefacts of all {len(networks)} "
+            f"networks, untrained as they are, {len(rejected)} are rejected.",
         ]
     )
 
@@ -197,7 +195,7 @@ def ablation(r: Results) -> str:
             "network (`start`, that is `none` without them), learning rate "
             f"{config['optimiser']['learning_rate']:g}, the trunk's {config['optimiser']['backbone_factor']:g} of it; "
             f"mAP in percent at {validation['image_size']} pixels, "
-            f"{validation['top_k']} descriptors, {validation['words']:,} words: mean (least to largest) over seeds.",
+            f"{validation['top_k']} descriptors, {validation['words']:,} words: mean (minimum to maximum) over seeds.",
             "",
             f"| | seeds | {' | '.join(names)} |",
             f"|---|---|{'---|' * len(names)}",

@@ -35,8 +35,8 @@ def photo_files(place: Path | None, count: int, work: Path) -> list[Path]:
     """Return at most ``count`` photos, spread over a folder; without one the sample photos, written to ``work``.
 
     Raises:
-        MissingExtraError: there is no folder, and scikit-image, which holds the samples, is not installed.
-        ConfigError, NoPhotosError: the folder is none, or holds no photos.
+        MissingExtraError: no folder is given, and scikit-image, which holds the samples, is not installed.
+        ConfigError, NoPhotosError: it is not a folder, or holds no photos.
         StorageError: ``work`` cannot be written.
     """
     if count < 1:

@@ -57,7 +57,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Open a file of ``bench``; ``ConfigError`` if it is none or damaged."""
+        """Open a file of ``bench``; ``ConfigError`` if it is not one, or damaged."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -65,7 +65,7 @@ class Record:
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as a result of bench: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ConfigError(f"{path} is no result of  ctxdeploy bench")
+            raise ConfigError(f"{path} is not a result of  ctxdeploy bench")
         if content.get("format_version") != FORMAT_VERSION:
             raise ConfigError(
                 f"{path} has format {content.get('format_version')}, this ctxdeploy reads {FORMAT_VERSION}"

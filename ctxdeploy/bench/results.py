@@ -39,7 +39,7 @@ def results_of(record: Record) -> dict[str, Any]:
 
 
 def label_of(record: Record, role: str) -> str | None:
-    """Return the label of the first case of a role; None if there is none."""
+    """Return the label of the first case of a role; None without one."""
     cases = record.content["configuration"]["cases"]
     return next((label for label, case in cases.items() if case["role"] == role), None)
 

@@ -74,7 +74,7 @@ RATED = tuple(
 def convolution_rate(target: str, precision: str, threads: int | None = None, runs: int = 15) -> float:
     """Return the best rate of large convolutions in operations a second: what is attainable here.
 
-    A product of matrices is no limit: numpy's and PyTorch's BLAS reach half of this on Zen 5.
+    Products of matrices would give a lower limit: the BLAS of numpy and PyTorch reaches half of this on Zen 5.
     """
     run = convolution_runner(target, precision, threads)
     return CONVOLUTION_FLOP / min(timed(run)[0] for _ in range(runs))

@@ -29,7 +29,7 @@ class Sample:
 
     Attributes:
         seconds: of the whole, by a clock of its own.
-        stages: seconds by name; what lies between them is no stage.
+        stages: seconds by name; they need not add up to the whole.
     """
 
     seconds: float
@@ -60,7 +60,7 @@ class PhotoStages:
         """Time a photo; returns its descriptors n×D too.
 
         Decoding and scaling are one call. It is made once more without the scaling, which does not count for the
-        whole; with a bundle of ``--draft`` the decoder scales, and there is no stage of its own for it.
+        whole. With a bundle of ``--draft`` the decoder scales, so that scaling is not a stage.
         """
         start = time.perf_counter()
         read, data = timed(lambda: read_file(self._paths[number]))

@@ -107,7 +107,7 @@ class Measured:
     Attributes:
         seconds: W×I of W windows and I photos or queries, positive.
         blocks: W numbers; windows of one number were measured by the same processes.
-        meter: W seconds of the run's fixed piece of work; None if there is none.
+        meter: W seconds of the run's fixed piece of work; None without one.
     """
 
     seconds: Times

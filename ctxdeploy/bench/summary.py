@@ -150,7 +150,7 @@ def _gpu(cases: dict[str, Any]) -> str:
 def _energy(cases: dict[str, Any], unit: str) -> str:
     found = {label: case["joules"] for label, case in cases.items() if case["joules"] is not None}
     if not found:
-        return "Energy: the machine does not tell."
+        return "Energy: this machine does not report it."
     return f"Energy a {unit}: {', '.join(f'{label} {value:.3g} J' for label, value in found.items())}."
 
 

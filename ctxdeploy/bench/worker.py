@@ -126,7 +126,7 @@ def main() -> None:
         try:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
-        except BrokenPipeError:  # the command was killed: nobody waits, and nothing is to be said
+        except BrokenPipeError:  # the command was killed: nothing waits for the answer
             os._exit(0)
 
 

@@ -157,7 +157,9 @@ def end_to_end(
 @click.argument("second", metavar="[B.json]", type=PATH, required=False)
 @click.option("--case", metavar="LABEL", help="Of A [default: what was measured].")
 @click.option("--with", "other", metavar="LABEL", help="Of B [default: as A; without B its --against].")
-@click.option("--least", type=float, metavar="SHARE", help="Smaller differences are none [default: 0.01; files 0.02].")
+@click.option(
+    "--least", type=float, metavar="SHARE", help="Ignore smaller differences [default: 0.01; two files: 0.02]."
+)
 @json_option
 def compare(
     first: Path, second: Path | None, case: str | None, other: str | None, least: float | None, as_json: bool

@@ -79,7 +79,7 @@ def test_what_is_no_record_is_refused(path: Path, tmp_path: Path) -> None:
     negative["windows"][1]["cases"]["main"]["seconds"] = [1.0, -1.0]
     damaged = {
         "cannot be read": [whole[: len(whole) // 2], "", "[" * 100_000],
-        "no result of": ["{}", "[1]", json.dumps({**content, "format": "other"})],
+        "is not a result of": ["{}", "[1]", json.dumps({**content, "format": "other"})],
         "has format 2": [json.dumps({**content, "format_version": 2})],
         "is damaged": [
             json.dumps({**content, "configuration": changed("settings", "photos", "def")}),
