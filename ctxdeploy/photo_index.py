@@ -62,6 +62,7 @@ class PhotoIndex:
         self._writing = threading.Lock()
         self._state = threading.Lock()
         self._readers: dict[int, tuple[Index, int]] = {}
+        # Of a writer opened when something is asked: a state that is held keeps its files from garbage collection.
         self._reader: Index | None = None
         self._writer: Index | None = None
         self._is_closed = False
@@ -109,7 +110,6 @@ class PhotoIndex:
         if codebook is not None:
             made._writer = create_index(folder, codebook, found.bundle, made._config)
             store_model(folder, found.bundle)
-            made._reader = open_state(folder, None)
         return made
 
     @classmethod
@@ -147,11 +147,8 @@ class PhotoIndex:
             from ctxdeploy.index import Index
 
             opened._writer = Index.open(folder, writable=True)
-        try:
+        else:
             opened._reader = open_state(folder, at)
-        except BaseException:
-            opened.close()
-            raise
         return opened
 
     @property
@@ -199,7 +196,8 @@ class PhotoIndex:
                     return job.place(list_photos(fspath(photos), recursive=recursive))
                 return job.stream(photo_source(photo, name=name) for name, photo in photos)
             finally:
-                self._after_change()
+                self._hold_writer()
+                self.refresh()
 
     def search(
         self,
@@ -268,7 +266,7 @@ class PhotoIndex:
                 return 0
             removed = self._writer.remove(list(names))
             self._writer.commit()
-            self._after_change()
+            self.refresh()
             return removed
 
     def refresh(self) -> bool:
@@ -280,6 +278,9 @@ class PhotoIndex:
         self._check_open()
         if self._at is not None or not is_archive(self._path):
             return False
+        with self._state:
+            if self._reader is None and self._is_writable:
+                return False
         newest = open_state(self._path, None)
         with self._state:
             former = self._reader
@@ -328,7 +329,9 @@ class PhotoIndex:
 
     def __len__(self) -> int:
         with self._state:
-            return 0 if self._reader is None else len(self._reader)
+            self._check_open()
+            reader = self._state_in_force()
+            return 0 if reader is None else len(reader)
 
     def __contains__(self, name: object) -> bool:
         with self._reading() as index:
@@ -367,9 +370,9 @@ class PhotoIndex:
         """Hold the state in force: who refreshes or closes meanwhile leaves it open."""
         with self._state:
             self._check_open()
-            if self._reader is None:
+            index = self._state_in_force()
+            if index is None:
                 raise ArchiveError(f"{self._path} has no photos yet: add some first")
-            index = self._reader
             self._readers[id(index)] = index, self._readers.get(id(index), (index, 0))[1] + 1
         try:
             yield index
@@ -390,12 +393,18 @@ class PhotoIndex:
                 raise ArchiveError(f"{self._path} was opened for reading: open it with writable=True")
             yield
 
-    def _after_change(self) -> None:
+    def _state_in_force(self) -> "Index | None":
+        """Return the opened state, of an archive that exists; called with ``_state`` held."""
+        if self._reader is None and is_archive(self._path):
+            self._reader = open_state(self._path, self._at)
+        return self._reader
+
+    def _hold_writer(self) -> None:
+        """Open for writing what the first photos have made."""
         if self._writer is None and is_archive(self._path):
             from ctxdeploy.index import Index
 
             self._writer = Index.open(self._path, writable=True)
-        self.refresh()
 
     def _source(self, photo: Photo, index: "Index") -> "PhotoSource":
         folder = photo_folder(self._path) if isinstance(photo, str) and not Path(photo).exists() else None

@@ -205,6 +205,18 @@ def test_readers_move_on_when_they_are_told(photos: Path, tmp_path: Path) -> Non
         assert writer.remove(["coffee", "nobody"]) == 1 and "coffee" not in writer
 
 
+def test_a_writer_keeps_no_former_state_from_garbage_collection(photos: Path, tmp_path: Path) -> None:
+    with PhotoIndex.create(tmp_path / "a") as index:
+        for scene in SCENES:
+            index.add([(scene, photos / f"{scene}_0.png")], config=IndexingConfig(collect_garbage=True))
+        assert len(index) == 4
+        index.add([("last", photos / "coffee_1.png")], config=IndexingConfig(collect_garbage=True))
+        assert len(index) == 5
+    with PhotoIndex.open(tmp_path / "a", writable=True) as index:
+        index.add([("more", photos / "coffee_1.png")], config=IndexingConfig(collect_garbage=True))
+    assert len(list((tmp_path / "a").glob("manifest-*"))) == 1
+
+
 def test_a_former_state(photos: Path, tmp_path: Path) -> None:
     with PhotoIndex.create(tmp_path / "a") as index:
         index.add([("coffee", photos / "coffee_0.png")])

@@ -198,7 +198,7 @@ def test_photos_that_failed_before_do_not_keep_others_from_being_tried(
 def test_limits_that_are_none(call, bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
     for flag, value, said in (
         ("--max-failures", "many", "neither a number"),
-        ("--memory-limit", "lots", "no amount of memory"),
+        ("--memory-limit", "lots", "is not an amount of memory"),
         ("--commit-seconds", -1, "outside 0..86400"),
         ("--max-pixels", 0, "--max-pixels 0"),
         ("--photo-timeout", 0, "--photo-timeout"),
