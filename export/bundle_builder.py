@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ctxdeploy.core.bundle import Artefact, Bundle
-from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, ParityError
 from ctxdeploy.core.files import file_sha256, move, write_json
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.parity import Image
@@ -75,7 +75,7 @@ class BundleBuilder:
         self.bundle.write_manifest()
         for job in jobs:
             made = any((a.target, a.precision) == (job.target, job.precision.label) for a in self.bundle.artefacts)
-            if job.target in PACKAGES and made:
+            if job.target in ENGINE_TARGETS and made:
                 self._engine(job)
 
     def _engine(self, job: Job) -> None:
@@ -129,7 +129,9 @@ class BundleBuilder:
             precision=job.precision.label,
             target=job.target,
         )
-        key = (artefact.sha256, artefact.precision, artefact.target if artefact.target not in PACKAGES else "tensorrt")
+        # A graph for TensorRT and one for TensorRT-RTX are measured in the same engine.
+        kind = "engine" if artefact.target in ENGINE_TARGETS else artefact.target
+        key = (artefact.sha256, artefact.precision, kind)
         if key not in self._parities:
             self.display.say(f"comparing {job.target} {job.precision.label}")
             parity = measure(self.bundle, artefact, self.parity_run)

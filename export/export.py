@@ -12,7 +12,7 @@ from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.core.files import file_sha256, move, new_folder
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.settings import parse_numbers, setting
-from ctxdeploy.core.targets import BACKENDS, PRECISIONS
+from ctxdeploy.core.targets import ONNXRUNTIME, OPENVINO, PRECISIONS, TARGETS
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
@@ -33,7 +33,7 @@ class ExportConfig:
     """What to export; None takes what the checkpoint says.
 
     Attributes:
-        targets: runtimes, names in ``ctxdeploy.core.targets.BACKENDS``.
+        targets: runtimes, names in ``ctxdeploy.core.targets.TARGETS``.
         precisions: of each of them that has it.
         scales: factors of the image pyramid.
         top_k: descriptors of a photo.
@@ -45,11 +45,11 @@ class ExportConfig:
     """
 
     targets: tuple[str, ...] = setting(
-        ("onnxruntime",),
+        (ONNXRUNTIME,),
         "--target",
         "Runtime to make artefacts for; several may be given.",
-        choices=tuple(BACKENDS),
-        default_text="onnxruntime",
+        choices=tuple(TARGETS),
+        default_text=ONNXRUNTIME,
     )
     precisions: tuple[Precision, ...] = setting(
         (Precision.FP32,),
@@ -234,7 +234,7 @@ def _quantising(
         photos=sample_calibration(preprocessing.image_size) if calibration is None else calibration,
         config=replace(config.int8, source="photos of scikit-image" if calibration is None else "photos of the user"),
         # OpenVINO's int8 is the least exact: a graph that it refuses need not be run in the others.
-        targets=tuple(sorted(dict.fromkeys(config.targets), key=lambda target: target != "openvino")),
+        targets=tuple(sorted(dict.fromkeys(config.targets), key=lambda target: target != OPENVINO)),
     )
 
 

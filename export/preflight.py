@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxdeploy.core.bundle import Extraction, ShapeRange
-from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.core.extras import require, require_onnxruntime
-from ctxdeploy.core.targets import BACKENDS
+from ctxdeploy.core.targets import ENGINE_TARGETS, ONNXRUNTIME, OPENVINO, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.networks.config import NetworkConfig
 
@@ -21,7 +20,7 @@ class Job:
     precision: Precision
 
 
-REFERENCE = Job(target="onnxruntime", precision=Precision.FP32)
+REFERENCE = Job(target=ONNXRUNTIME, precision=Precision.FP32)
 
 
 def plan(targets: Sequence[str], precisions: Sequence[Precision]) -> tuple[list[Job], list[str]]:
@@ -34,12 +33,12 @@ def plan(targets: Sequence[str], precisions: Sequence[Precision]) -> tuple[list[
     """
     jobs, remarks = [REFERENCE], []
     for target in targets:
-        if target not in BACKENDS:
-            raise ConfigError(f"target {target!r} is unknown: give --target {', '.join(BACKENDS)}")
+        if target not in TARGETS:
+            raise ConfigError(f"target {target!r} is unknown: give --target {', '.join(TARGETS)}")
     for precision in precisions:
-        have = [target for target, entry in BACKENDS.items() if precision.label in entry.precisions]
+        have = [target for target, entry in TARGETS.items() if precision.label in entry.precisions]
         able = [target for target in targets if target in have]
-        unable = [f"{t} has no {precision.label}: {BACKENDS[t].lacks}" for t in targets if t not in have]
+        unable = [f"{t} has no {precision.label}: {TARGETS[t].lacks}" for t in targets if t not in have]
         if not able:
             raise ConfigError(f"{'; '.join(unable)}; give --target {' or '.join(have)}, or another --precision")
         remarks += unable
@@ -75,7 +74,7 @@ def check_graph(proto: Any, jobs: Sequence[Job]) -> None:
     from ctxdeploy.export.tensorrt.limits import graph_problems
 
     targets = {job.target for job in jobs}
-    _refuse([line for target in PACKAGES if target in targets for line in graph_problems(proto, target)])
+    _refuse([line for target in ENGINE_TARGETS if target in targets for line in graph_problems(proto, target)])
 
 
 def _refuse(found: list[str]) -> None:
@@ -91,7 +90,7 @@ def _onnxruntime(jobs: Sequence[Job], extraction: Extraction, network: NetworkCo
 def _openvino(jobs: Sequence[Job], extraction: Extraction, network: NetworkConfig, shapes: ShapeRange) -> list[str]:
     from ctxdeploy.runtime.backends import check_openvino_precision
 
-    capabilities = require("openvino", "cpu").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = require(OPENVINO, TARGETS[OPENVINO].extra).Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     found = []
     for precision in sorted({job.precision.label for job in jobs}):
         try:
@@ -107,4 +106,8 @@ def _tensorrt(jobs: Sequence[Job], extraction: Extraction, network: NetworkConfi
     return problems(extraction, network, target=jobs[0].target, shapes=shapes)
 
 
-_LOOKS: dict[str, Look] = {"onnxruntime": _onnxruntime, "openvino": _openvino, **dict.fromkeys(PACKAGES, _tensorrt)}
+_LOOKS: dict[str, Look] = {
+    ONNXRUNTIME: _onnxruntime,
+    OPENVINO: _openvino,
+    **dict.fromkeys(ENGINE_TARGETS, _tensorrt),
+}

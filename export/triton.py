@@ -18,11 +18,12 @@ from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.errors import BundleError, ConfigError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import make_folder, move, remove_folder, working_folder
+from ctxdeploy.core.targets import ONNXRUNTIME, TARGETS, TENSORRT
 
 CONFIG = "config.pbtxt"
 KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 # Format and target of the artefacts that Triton has a backend for: backend, file name, and what the model's name says.
-_BACKENDS = {("onnx", "onnxruntime"): ("onnxruntime", "model.onnx"), ("engine", "tensorrt"): ("tensorrt", "model.plan")}
+_BACKENDS = {(TARGETS[name].format, name): (name, f"model{TARGETS[name].suffix}") for name in (ONNXRUNTIME, TENSORRT)}
 _MAX_PREFERRED = 8
 
 
@@ -154,7 +155,7 @@ def model_config(bundle: Bundle, artefact: Artefact, config: TritonConfig) -> st
     message = schema.ModelConfig(
         name=_name(bundle, artefact, config),
         backend=backend,
-        platform={"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}[backend],
+        platform={ONNXRUNTIME: "onnxruntime_onnx", TENSORRT: "tensorrt_plan"}[backend],
         max_batch_size=config.largest_batch(bundle, artefact),
         input=[schema.ModelInput(name=INPUT_NAME, data_type=schema.TYPE_UINT8, dims=[-1, -1, 3])],
         output=_outputs(schema, bundle),

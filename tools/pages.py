@@ -18,7 +18,7 @@ import click
 
 from ctxdeploy.cli.main import COMMANDS, INTERRUPTED, TERMINATED, cli
 from ctxdeploy.core import errors
-from ctxdeploy.core.targets import BACKENDS, PRECISIONS
+from ctxdeploy.core.targets import PRECISIONS, TARGETS
 from ctxdeploy.core.types import Precision
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -136,7 +136,7 @@ def export_formats() -> str:
     """Return the page of what an export may be asked for."""
     matrix = [
         (f"`{name}`", *("yes" if label in entry.precisions else "–" for label in PRECISIONS), cell(entry.lacks) or "–")
-        for name, entry in BACKENDS.items()
+        for name, entry in TARGETS.items()
     ]
     files = [(f"`{member.label}`", f"`{member.file}`") for member in Precision]
     lines = [

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
-from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt import EngineConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("build")
 @click.argument("bundle", type=PATH)
-@click.option("--target", type=click.Choice(list(PACKAGES)), required=True, help="Engines of which runtime.")
+@click.option("--target", type=click.Choice(list(ENGINE_TARGETS)), required=True, help="Engines of which runtime.")
 @click.option(
     "--precision",
     "precisions",

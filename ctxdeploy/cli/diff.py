@@ -9,6 +9,7 @@ import click
 from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import GRAPH_TARGETS
 from ctxdeploy.export.diff import DiffConfig
 from ctxdeploy.models.finding import find_bundle
 from ctxdeploy.models.table import is_name
@@ -20,7 +21,7 @@ SAMPLE = "coffee"
 # Of graphs outside of a bundle, and of default for those in one: every layer shows, in a fifth of the time of 1024.
 DEFAULT_SIZE = 512
 
-_engine = click.Choice(["onnxruntime", "openvino"])
+_engine = click.Choice(GRAPH_TARGETS)
 _hint = click.Choice(["fp32", "bf16", "fp16"])
 
 

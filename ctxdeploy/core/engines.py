@@ -10,20 +10,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.errors import BackendError, MissingExtraError
 from ctxdeploy.core.files import settings_sha256
+from ctxdeploy.core.targets import TARGETS, TENSORRT_RTX, label_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-TENSORRT = "tensorrt"
-TENSORRT_RTX = "tensorrt-rtx"
-# Module and extra of each target.
-PACKAGES = MappingProxyType({TENSORRT: ("tensorrt", "gpu"), TENSORRT_RTX: ("tensorrt_rtx", "rtx")})
-PRODUCTS = MappingProxyType({TENSORRT: "TensorRT", TENSORRT_RTX: "TensorRT-RTX"})
 # Compute capabilities that a plan of TensorRT-RTX has kernels for when none is asked for; "+" means that and later.
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0+")
 # The one step between major versions that version-compatible engines survive (NVIDIA's support matrix of 11.4.1).
@@ -132,8 +127,8 @@ def check_key(details: Mapping[str, Any], here: Machine, *, precision: str, bund
     if differences:
         there = f"{key.gpu} ({key.capabilities[0]})" if key.gpu else f"capabilities {', '.join(key.capabilities)}"
         raise BackendError(
-            f"engine was built for {there} with {PRODUCTS.get(key.target, key.target)} {key.version}, here is "
-            f"{here.gpu.label} with {PRODUCTS[here.target]} {here.version} ({', '.join(differences)}): {command}"
+            f"engine was built for {there} with {label_of(key.target)} {key.version}, here is "
+            f"{here.gpu.label} with {label_of(here.target)} {here.version} ({', '.join(differences)}): {command}"
         )
 
 
@@ -172,7 +167,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def import_package(target: str) -> Any:
     """Return the module of a target, which may be missing or broken; nothing of it is constructed."""
-    module, extra = PACKAGES[target]
+    module, extra = TARGETS[target].package, TARGETS[target].extra
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

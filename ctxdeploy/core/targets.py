@@ -1,4 +1,4 @@
-"""The engines, all named in one place."""
+"""The table of runtimes: the one place that says what each is, where it runs, and what it can and cannot do."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,79 +8,126 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Precision
 
 AUTO = "auto"
-_CPU = ("onnxruntime", "openvino")
+ONNXRUNTIME, OPENVINO, TENSORRT, TENSORRT_RTX = "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"
 PRECISIONS = tuple(precision.label for precision in Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackendEntry:
+class Target:
     """A row of the table.
 
     Attributes:
-        module: to import when it is chosen.
-        class_name: the ``Backend`` in it.
+        label: the runtime's name, for people.
+        device: that it runs on, ``CPU`` or ``GPU``.
+        package: module to import.
+        extra: of ctxdeploy that installs the package.
         precisions: that it can run.
         lacks: why it has none of the others.
+        format: of its artefacts: ``onnx``, or ``engine``, which is built from an ONNX graph.
+        suffix: of the artefacts' files.
+        module: that holds the backend, imported when it is chosen.
+        class_name: the ``Backend`` in it.
     """
 
-    module: str
-    class_name: str
+    label: str
+    device: str
+    package: str
+    extra: str
     precisions: tuple[str, ...]
     lacks: str = ""
+    format: str
+    suffix: str
+    module: str
+    class_name: str
 
 
 # In the order in which `auto` chooses. fp32: ONNX Runtime reaches 0.9 of the CPU's peak and needs no inlining.
-BACKENDS = MappingProxyType(
+TARGETS = MappingProxyType(
     {
-        "onnxruntime": BackendEntry(
-            module="ctxdeploy.runtime.backends.onnxruntime",
-            class_name="OnnxRuntimeBackend",
+        ONNXRUNTIME: Target(
+            label="ONNX Runtime",
+            device="CPU",
+            package="onnxruntime",
+            extra="cpu",
             precisions=("fp32", "fp16", "int8"),
             lacks="its CPU kernels have no bf16",
+            format="onnx",
+            suffix=".onnx",
+            module="ctxdeploy.runtime.backends.onnxruntime",
+            class_name="OnnxRuntimeBackend",
         ),
-        "openvino": BackendEntry(
-            module="ctxdeploy.runtime.backends.openvino",
-            class_name="OpenVinoBackend",
+        OPENVINO: Target(
+            label="OpenVINO",
+            device="CPU",
+            package="openvino",
+            extra="cpu",
             precisions=("fp32", "bf16", "int8"),
             lacks="its CPU plugin computes in fp32 or bf16",
+            format="onnx",
+            suffix=".onnx",
+            module="ctxdeploy.runtime.backends.openvino",
+            class_name="OpenVinoBackend",
         ),
         # Engines compute in what they were built for.
-        "tensorrt": BackendEntry(
-            module="ctxdeploy.runtime.backends.tensorrt", class_name="TensorRtBackend", precisions=PRECISIONS
+        TENSORRT: Target(
+            label="TensorRT",
+            device="GPU",
+            package="tensorrt",
+            extra="gpu",
+            precisions=PRECISIONS,
+            format="engine",
+            suffix=".plan",
+            module="ctxdeploy.runtime.backends.tensorrt",
+            class_name="TensorRtBackend",
         ),
-        "tensorrt-rtx": BackendEntry(
-            module="ctxdeploy.runtime.backends.tensorrt", class_name="TensorRtBackend", precisions=PRECISIONS
+        TENSORRT_RTX: Target(
+            label="TensorRT-RTX",
+            device="GPU",
+            package="tensorrt_rtx",
+            extra="rtx",
+            precisions=PRECISIONS,
+            format="engine",
+            suffix=".plan",
+            module="ctxdeploy.runtime.backends.tensorrt",
+            class_name="TensorRtBackend",
         ),
     }
 )
+GRAPH_TARGETS = tuple(name for name, target in TARGETS.items() if target.format == "onnx")
+ENGINE_TARGETS = tuple(name for name, target in TARGETS.items() if target.format == "engine")
+
+
+def label_of(name: str) -> str:
+    """Return what people call a runtime; the name itself, where a bundle names one that is not in the table."""
+    return TARGETS[name].label if name in TARGETS else name
 
 
 def choose_for(bundle: Bundle, precision: str) -> str:
-    """Return what ``auto`` means for a bundle: the first CPU engine that one of its artefacts was verified in.
+    """Return what ``auto`` means for a bundle: the first CPU runtime that one of its artefacts was verified in.
 
-    Without any it is the first one that has the precision: a graph made for another engine may run there too.
+    Without any it is the first one that has the precision: a graph made for another runtime may run there too.
     """
     made = {artefact.target for artefact in bundle.artefacts if artefact.precision == precision}
-    verified = [name for name in _CPU if name in made and precision in BACKENDS[name].precisions]
+    verified = [name for name in GRAPH_TARGETS if name in made and precision in TARGETS[name].precisions]
     return (verified or [choose(AUTO, precision)])[0]
 
 
 def choose(name: str, precision: str) -> str:
-    """Return the backend that a name, or ``auto``, means for a precision; nothing is loaded.
+    """Return the runtime that a name, or ``auto``, means for a precision; nothing is loaded.
 
     Raises:
-        ConfigError: there is no such backend or precision, or the one does not have the other.
+        ConfigError: there is no such runtime or precision, or the one does not have the other.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is unknown: give --precision {' or '.join(PRECISIONS)}")
-    able = [backend for backend, entry in BACKENDS.items() if precision in entry.precisions]
+    able = [known for known, target in TARGETS.items() if precision in target.precisions]
     if name == AUTO:
         return able[0]
-    if name not in BACKENDS:
-        raise ConfigError(f"backend {name!r} is unknown: give --backend {AUTO}, {' or '.join(BACKENDS)}")
+    if name not in TARGETS:
+        raise ConfigError(f"backend {name!r} is unknown: give --backend {AUTO}, {' or '.join(TARGETS)}")
     if name not in able:
         raise ConfigError(
             f"--backend {name} has no --precision {precision}: "
-            f"use --precision {' or '.join(BACKENDS[name].precisions)}, or --backend {' or '.join(able)}"
+            f"use --precision {' or '.join(TARGETS[name].precisions)}, or --backend {' or '.join(able)}"
         )
     return name

@@ -17,6 +17,7 @@ from ctxdeploy.core.errors import BundleError, ConfigError, SomePhotosFailedErro
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import move, working_folder
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import GRAPH_TARGETS, ONNXRUNTIME
 from ctxdeploy.core.types import Precision
 from ctxdeploy.indexing.codebook import add_codebook
 from ctxdeploy.models.card import CARD, write_card
@@ -165,7 +166,7 @@ def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, t
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval
     from ctxdeploy.export import REJECTED, ExportConfig, export_bundle
 
-    config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
+    config = ExportConfig(targets=GRAPH_TARGETS, precisions=(Precision.FP32, Precision.BF16))
     exported = export_bundle(checkpoint, target, config, retrieval=AsmkRetrieval, display=display)
     for file in target.glob(f"*{REJECTED}*"):
         file.unlink()
@@ -182,7 +183,7 @@ def _codebook(
     from ctxdeploy.runtime import BackendConfig, Extractor
 
     # The reference runtime, whatever else is installed: its descriptors are the ones that were compared with PyTorch.
-    extractor = Extractor(bundle, backend=BackendConfig(name="onnxruntime", threads=config.threads))
+    extractor = Extractor(bundle, backend=BackendConfig(name=ONNXRUNTIME, threads=config.threads))
     spool = DescriptorCache(staging / "descriptors", {"model": bundle.model_id})
     with spool.locked():
         trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)

@@ -14,12 +14,12 @@ from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError
 from ctxdeploy.core.extras import require, require_onnxruntime
+from ctxdeploy.core.targets import GRAPH_TARGETS, ONNXRUNTIME, OPENVINO, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.diff.layers import Graph
 from ctxdeploy.runtime.backends import first_line, session_options
 
 Image = NDArray[np.uint8]
-ENGINES = ("onnxruntime", "openvino")
 # OpenVINO's inference precision hints. int8 is written in the graph, around it is fp32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _SMALL = 256  # images with a side below this are run as they are, to know the sizes of the values
@@ -40,18 +40,18 @@ class Side:
     """
 
     path: Path
-    engine: str = "onnxruntime"
+    engine: str = ONNXRUNTIME
     hint: str = "fp32"
     label: str = ""
     scales: tuple[float, ...] = ()
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ConfigError(f"backend {self.engine!r} is unknown: give {' or '.join(ENGINES)}")
+        if self.engine not in GRAPH_TARGETS:
+            raise ConfigError(f"backend {self.engine!r} is unknown: give {' or '.join(GRAPH_TARGETS)}")
         if self.hint not in _HINTS:
             raise ConfigError(f"{self.hint!r} is not a precision to compute in: give {', '.join(_HINTS)}")
-        if self.engine == "onnxruntime" and self.hint != "fp32":
+        if self.engine == ONNXRUNTIME and self.hint != "fp32":
             raise ConfigError(
                 f"onnxruntime computes in the precision that is written in the file, not in {self.hint}: "
                 f"name the file (BUNDLE:{self.hint}), or give the backend openvino"
@@ -81,7 +81,7 @@ def side(text: str, engine: str | None = None, hint: str | None = None) -> Side:
     if colon and not path.exists():
         path, precision = Path(head), Precision.parse(tail).label
     if path.is_file():
-        return Side(path=path, engine=engine or ENGINES[0], hint=hint or "fp32", label=path.name)
+        return Side(path=path, engine=engine or GRAPH_TARGETS[0], hint=hint or "fp32", label=path.name)
     if not path.exists():
         raise ConfigError(f"{path} does not exist: give a bundle, BUNDLE:precision, or an .onnx file")
     opened = bundle.open(path)
@@ -93,9 +93,9 @@ def side(text: str, engine: str | None = None, hint: str | None = None) -> Side:
             f"{path} has no ONNX graph of precision {precision}, only {found}: name one, as BUNDLE:{found}"
         )
     artefact = wanted[0]
-    engine = engine or (artefact.target if artefact.target in ENGINES else ENGINES[0])
+    engine = engine or (artefact.target if artefact.target in GRAPH_TARGETS else GRAPH_TARGETS[0])
     # One file serves fp32 and OpenVINO's bf16: the artefact's precision is then the hint.
-    computed = precision if engine == "openvino" and precision in _HINTS else "fp32"
+    computed = precision if engine == OPENVINO and precision in _HINTS else "fp32"
     return Side(
         path=opened.file(artefact),
         engine=engine,
@@ -112,7 +112,7 @@ class Runner:
     def __init__(self, side: Side, graph: Graph, threads: int | None) -> None:
         self.side, self.graph = side, graph
         self._threads = threads
-        self._run = {"onnxruntime": self._onnxruntime, "openvino": self._openvino}[side.engine]
+        self._run = {ONNXRUNTIME: self._onnxruntime, OPENVINO: self._openvino}[side.engine]
 
     def values(self, names: Sequence[str], image: Image) -> list[NDArray[Any]]:
         """Return the values of these names for an image H×W×3.
@@ -149,7 +149,7 @@ class Runner:
         except CtxdeployError:
             raise
         except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
-            other = next(engine for engine in ENGINES if engine != self.side.engine)
+            other = next(engine for engine in GRAPH_TARGETS if engine != self.side.engine)
             what = first_line(error)
             raise BackendError(f"{self.side.name} cannot run: {what}; perhaps {other} can (--backend-…)") from error
 
@@ -161,7 +161,7 @@ class Runner:
         return [np.array(value) for value in session.run(None, {INPUT_NAME: images})]
 
     def _openvino(self, serialised: bytes, count: int, images: Image) -> list[NDArray[Any]]:
-        openvino = require("openvino", "cpu")
+        openvino = require(OPENVINO, TARGETS[OPENVINO].extra)
         core = openvino.Core()
         capability = self.side.hint.upper()
         if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

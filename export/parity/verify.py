@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.core.bundle import Artefact, Bundle
-from ctxdeploy.core.engines import PACKAGES
 from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph.mixed import emulated
 from ctxdeploy.export.networks.config import NetworkConfig
@@ -77,7 +77,7 @@ def open_artefact(bundle: Bundle, artefact: Artefact) -> Backend:
 
 def runs_in(artefact: Artefact) -> str:
     """Return the engine that measures an artefact: its own, or for a graph whose engine is TensorRT another one."""
-    if artefact.target not in PACKAGES or artefact.format != "onnx":
+    if artefact.target not in ENGINE_TARGETS or artefact.format != "onnx":
         return artefact.target
     return EMULATED if artefact.precision in (Precision.FP16.label, Precision.BF16.label) else REFERENCE.target
 

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.engines import (
-    PRODUCTS,
     RTX_CAPABILITIES,
-    TENSORRT,
     EngineKey,
     Gpu,
     Hardware,
@@ -19,6 +17,7 @@ from ctxdeploy.core.engines import (
 )
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import TENSORRT, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
 from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
@@ -104,12 +103,12 @@ def _built(
     parser = parse_graph(trt, network, log, proto, target)
     settings = _settings(trt, builder, parser, profile, config)
     cache = None if config.timing_cache is None else load_cache(settings, config.timing_cache, display)
-    with display.steps(f"building for {PRODUCTS[target]}, {precision.label}", "%") as show:
+    with display.steps(f"building for {label_of(target)}, {precision.label}", "%") as show:
         monitor = make_monitor(trt, show)
         settings.progress_monitor = monitor
         data = run_cancellable(lambda: builder.build_serialized_network(network, settings), monitor)
     if data is None:
-        raise BackendError(f"{PRODUCTS[target]} cannot build the engine: {_reason(log)}")
+        raise BackendError(f"{label_of(target)} cannot build the engine: {_reason(log)}")
     if cache is not None and config.timing_cache is not None:
         save_cache(settings, config.timing_cache)
     return bytes(data)
@@ -133,7 +132,7 @@ def _builder(trt: Any, log: Any, target: str) -> "trt.Builder":
     try:
         return trt.Builder(log)
     except TypeError as error:  # the native factory gave null
-        raise BackendError(f"{PRODUCTS[target]} cannot start: {_reason(log)}") from error
+        raise BackendError(f"{label_of(target)} cannot start: {_reason(log)}") from error
 
 
 def _settings(
@@ -203,7 +202,7 @@ def parse_graph(trt: Any, network: "trt.INetworkDefinition", log: Any, proto: An
     found = [_complaint(parser.get_error(i)) for i in range(parser.num_errors)]
     found = list(dict.fromkeys(found)) or ["no reason given"]
     more = f"; and {len(found) - _MAX_COMPLAINTS} more" if len(found) > _MAX_COMPLAINTS else ""
-    raise BackendError(f"{PRODUCTS[target]} cannot take the graph: {'; '.join(found[:_MAX_COMPLAINTS])}{more}")
+    raise BackendError(f"{label_of(target)} cannot take the graph: {'; '.join(found[:_MAX_COMPLAINTS])}{more}")
 
 
 def _complaint(error: "trt.ParserError") -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.bundle import ShapeRange
-from ctxdeploy.core.engines import PACKAGES, TENSORRT_RTX, Hardware
+from ctxdeploy.core.engines import Hardware
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import setting
+from ctxdeploy.core.targets import ENGINE_TARGETS, TENSORRT_RTX
 
 Shape = tuple[int, int, int, int]
 
@@ -98,8 +99,8 @@ class EngineConfig:
 
     def check(self, target: str) -> None:
         """Raise ``ConfigError`` for a target that does not exist, or that lacks what is asked for."""
-        if target not in PACKAGES:
-            raise ConfigError(f"no engine is built for target {target!r}: give --target {' or '.join(PACKAGES)}")
+        if target not in ENGINE_TARGETS:
+            raise ConfigError(f"no engine is built for target {target!r}: give --target {' or '.join(ENGINE_TARGETS)}")
         if target != TENSORRT_RTX:
             return
         lacking = {

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import Extraction, ShapeRange
-from ctxdeploy.core.engines import PRODUCTS, TENSORRT
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.targets import TENSORRT, label_of
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.nodes import LARGEST_K, LARGEST_TOPK_ELEMENTS, OPSETS, TYPES, label, node_problems
 
@@ -31,7 +31,7 @@ def problems(
         config: settings of the build.
     """
     config = config or EngineConfig()
-    product = PRODUCTS.get(target, target)
+    product = label_of(target)
     found = []
     try:
         config.check(target)
@@ -79,7 +79,7 @@ def graph_problems(proto: Any, target: str = TENSORRT) -> list[str]:
     else.
     """
     lines = [*model_problems(proto), *function_problems(proto), *node_problems(proto, target)]
-    return [f"{PRODUCTS.get(target, target)}: {line}" for line in dict.fromkeys(lines)]
+    return [f"{label_of(target)}: {line}" for line in dict.fromkeys(lines)]
 
 
 def model_problems(proto: Any) -> list[str]:

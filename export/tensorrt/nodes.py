@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ctxdeploy.core.engines import PRODUCTS, TENSORRT_RTX
+from ctxdeploy.core.targets import TENSORRT_RTX, label_of
 
 # Sizes.
 LARGEST_K = 3840  # tried: 3841 parses, and fails in the build
@@ -84,9 +84,7 @@ def node_problems(proto: Any, target: str) -> list[str]:
                 found.append(f"{label(node.proto)} is of domain {node.proto.domain} and has no function: use --inline")
             continue
         if operator not in IMPORTED or operator in REFUSED.get(target, ()):
-            found.append(
-                f"{label(node.proto)} is not an operator of {PRODUCTS.get(target, target)}: {_instead(operator)}"
-            )
+            found.append(f"{label(node.proto)} is not an operator of {label_of(target)}: {_instead(operator)}")
             continue
         for rule in (*_RULES.get(operator, ()), _constant_input):
             reason = rule(node)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import Artefact, Bundle
-from ctxdeploy.core.engines import PACKAGES, PRODUCTS
 from ctxdeploy.core.errors import BackendError, BundleError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import file_sha256, write_file
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
 from ctxdeploy.export.tensorrt.config import EngineConfig
@@ -39,7 +39,7 @@ def build_engine(
     """
     config.check(target)
     graph = graph_of(bundle, target, precision)
-    onnx = require("onnx", PACKAGES[target][1])
+    onnx = require("onnx", TARGETS[target].extra)
     proto = onnx.load(str(bundle.file(graph)))
     found = graph_problems(proto, target)
     if found:
@@ -62,7 +62,7 @@ def graph_of(bundle: Bundle, target: str, precision: Precision) -> Artefact:
             return artefact
     there = ", ".join(p.label for p in Precision if any(a.file == p.file for a in bundle.artefacts))
     raise BundleError(
-        f"{bundle.path} has no {precision.label} graph to build {PRODUCTS[target]} from, only {there or 'none'}: "
+        f"{bundle.path} has no {precision.label} graph to build {label_of(target)} from, only {there or 'none'}: "
         f"run  ctxdeploy export CHECKPOINT --precision {precision.label}"
     )
 
@@ -104,9 +104,10 @@ def add_engine(path: Path, plan: Plan, graph: Artefact, *, precision: Precision)
 def _write_plan(folder: Path, plan: Plan, precision: Precision) -> str:
     """Write a plan under a name that no other file has, and return the name."""
     digest = hashlib.sha256(plan.data).hexdigest()
-    name = f"engine-{precision.label}-{plan.key.short}.plan"
+    stem, suffix = f"engine-{precision.label}-{plan.key.short}", TARGETS[plan.key.target].suffix
+    name = f"{stem}{suffix}"
     if (folder / name).exists() and file_sha256(folder / name) != digest:
         # Builds with one key differ in their bytes; the file that the manifest names must stay until it names another.
-        name = f"engine-{precision.label}-{plan.key.short}-{digest[:12]}.plan"
+        name = f"{stem}-{digest[:12]}{suffix}"
     write_file(folder / name, [plan.data])
     return name

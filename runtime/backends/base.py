@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.settings import setting
-from ctxdeploy.core.targets import AUTO, BACKENDS, PRECISIONS, choose, choose_for
+from ctxdeploy.core.targets import AUTO, PRECISIONS, TARGETS, choose, choose_for
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: runtimes run in another thread,
 # and are asked this often whether they are done. They wake the waiting thread when they are, so that no result is late.
@@ -37,7 +37,7 @@ class BackendConfig:
         threads: of the network; if None the runtime's own choice, or that of a CPU quota.
     """
 
-    name: str = setting(AUTO, "--backend", "Runtime; auto is the fastest on a CPU.", choices=(AUTO, *BACKENDS))
+    name: str = setting(AUTO, "--backend", "Runtime; auto is the fastest on a CPU.", choices=(AUTO, *TARGETS))
     precision: str = setting("fp32", "--precision", "Of the network.", choices=PRECISIONS)
     threads: int | None = setting(
         None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
@@ -137,7 +137,7 @@ def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
     """
     if config.name == AUTO:
         config = replace(config, name=choose_for(bundle, config.precision))
-    entry = BACKENDS[config.engine]
+    entry = TARGETS[config.engine]
     backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
     return backend
 

@@ -9,18 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.core.engines import (
-    PACKAGES,
-    PRODUCTS,
-    EngineKey,
-    Machine,
-    check_key,
-    import_package,
-    last_words,
-    make_log,
-    read_gpu,
-)
+from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package, last_words, make_log, read_gpu
 from ctxdeploy.core.errors import BackendError, ConfigError
+from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig
 from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
@@ -47,7 +38,7 @@ class TensorRtBackend(Backend):
                 f"the engine needs plug-in libraries ({', '.join(artefact.details['key']['plugins'])}), which are not "
                 "loaded any more: build it anew"
             )
-        self._cuda = Cuda(PACKAGES[target][1])
+        self._cuda = Cuda(TARGETS[target].extra)
         self._log = make_log(package)
         self._runtime = _runtime(package, self._log, key)
         self._engine = _engine(self._runtime, self._log, bundle.file(artefact))
@@ -104,7 +95,7 @@ def _engine_of(bundle: Bundle, target: str, precision: str) -> Artefact:
         if (artefact.format, artefact.target, artefact.precision) == ("engine", target, precision):
             return artefact
     raise BackendError(
-        f"{bundle.path} has no {PRODUCTS[target]} engine of {precision}: "
+        f"{bundle.path} has no {label_of(target)} engine of {precision}: "
         f"run  ctxdeploy build {printable(str(bundle.path))} --target {target} --precision {precision}"
     )
 
@@ -113,7 +104,7 @@ def _runtime(trt: Any, log: Any, key: EngineKey) -> "trt.Runtime":
     try:
         runtime = trt.Runtime(log)
     except TypeError as error:  # the native factory gave null
-        raise BackendError(f"{PRODUCTS[key.target]} cannot start: {last_words(log)}") from error
+        raise BackendError(f"{label_of(key.target)} cannot start: {last_words(log)}") from error
     if key.version_compatible:
         # Such a plan carries the runtime of the version that built it, which is code that runs here.
         runtime.engine_host_code_allowed = True

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.core.engines import PACKAGES, TENSORRT, TENSORRT_RTX, read_gpu
+from ctxdeploy.core.engines import read_gpu
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.files import file_sha256
+from ctxdeploy.core.targets import TARGETS, TENSORRT, TENSORRT_RTX
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.graph import save_graph
 from ctxdeploy.export.parity.parity import compare_photo
@@ -69,7 +70,7 @@ def skip_unless_it_runs(target: str) -> None:
     """Skip where a target's engines cannot run, before any graph is written."""
     if target == "onnxruntime":
         return
-    pytest.importorskip(PACKAGES[target][0], reason=f"{target} is not installed")
+    pytest.importorskip(TARGETS[target].package, reason=f"{target} is not installed")
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     try:
         gpu = read_gpu()

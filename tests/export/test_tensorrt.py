@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from ctxdeploy.core.bundle import Extraction, ShapeRange
-from ctxdeploy.core.engines import RTX_CAPABILITIES, TENSORRT, TENSORRT_RTX, Hardware
+from ctxdeploy.core.engines import RTX_CAPABILITIES, Hardware
 from ctxdeploy.core.errors import BackendError, MissingExtraError, StorageError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import TENSORRT, TENSORRT_RTX
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.networks import NetworkConfig, Refinement
 from ctxdeploy.export.tensorrt import EngineConfig
