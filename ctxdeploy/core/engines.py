@@ -4,15 +4,14 @@ Shared by ``ctxdeploy.export``, which builds engines, and ``ctxdeploy.runtime``,
 passed around as ``trt``: ``tensorrt`` or ``tensorrt_rtx``, whose names are nearly the same.
 """
 
-import ctypes
 import importlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.errors import BackendError, MissingExtraError
+from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import settings_sha256
 from ctxdeploy.core.targets import TARGETS, TENSORRT_RTX, label_of
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0+")
 # The one step between major versions that version-compatible engines survive (NVIDIA's support matrix of 11.4.1).
 _MAJOR_STEPS = ((10, 11),)
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 
 class Hardware(Enum):
@@ -178,38 +176,39 @@ def import_package(target: str) -> Any:
         raise BackendError(f"{module} cannot be imported: {error}") from error
 
 
-def read_gpu() -> Gpu:
-    """Return the first GPU.
+def read_gpu(extra: str) -> Gpu:
+    """Return the first GPU, as the driver describes it.
 
-    Asks the driver itself: objects of TensorRT that are made without a usable driver may end the process.
+    The driver itself is asked: objects of TensorRT that are made without a usable driver may end the process.
+
+    Args:
+        extra: of ctxdeploy that installs ``cuda-bindings``, for the message.
 
     Raises:
+        MissingExtraError: ``cuda-bindings`` is not installed.
         BackendError: there is no driver, or it has no GPU.
     """
-    name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+    driver = require("cuda.bindings.driver", extra)
+    attributes = driver.CUdevice_attribute
     try:
-        cuda = ctypes.CDLL(name)
-    except OSError as error:
-        raise BackendError(f"no NVIDIA driver ({name} cannot be loaded): run this where the GPU is") from error
-    _call(cuda, "cuInit", ctypes.c_uint(0))
-    count, device, value = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    _call(cuda, "cuDeviceGetCount", ctypes.byref(count))
-    if not count.value:
+        _call(driver, "cuInit", 0)
+    except RuntimeError as error:
+        raise BackendError("there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU is") from error
+    if not _call(driver, "cuDeviceGetCount"):
         raise BackendError("the NVIDIA driver shows no GPU: check CUDA_VISIBLE_DEVICES")
-    _call(cuda, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
-    text = ctypes.create_string_buffer(256)
-    _call(cuda, "cuDeviceGetName", text, ctypes.c_int(len(text)), device)
-    numbers = []
-    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
-        _call(cuda, "cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), device)
-        numbers.append(value.value)
-    return Gpu(name=text.value.decode(errors="replace"), capability=(numbers[0], numbers[1]))
+    device = _call(driver, "cuDeviceGet", 0)
+    name: bytes = _call(driver, "cuDeviceGetName", 256, device)
+    major = _call(driver, "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+    minor = _call(driver, "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+    return Gpu(name=name.partition(b"\0")[0].decode(errors="replace"), capability=(int(major), int(minor)))
 
 
-def _call(cuda: ctypes.CDLL, function: str, *arguments: Any) -> None:
-    status = getattr(cuda, function)(*arguments)
-    if status:
-        raise BackendError(f"the NVIDIA driver is not usable ({function} returned error {status}): check  nvidia-smi")
+def _call(driver: Any, function: str, *arguments: Any) -> Any:
+    """Return what a function of the driver returns beside its status."""
+    status, *values = getattr(driver, function)(*arguments)
+    if int(status):
+        raise BackendError(f"the NVIDIA driver is not usable ({function} returned {status.name}): check  nvidia-smi")
+    return values[0] if values else None
 
 
 def make_log(trt: Any) -> Any:

@@ -17,7 +17,7 @@ from ctxdeploy.core.engines import (
 )
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import TENSORRT, label_of
+from ctxdeploy.core.targets import TARGETS, TENSORRT, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
 from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
@@ -118,7 +118,7 @@ def _gpu(target: str, precision: Precision) -> Gpu | None:
     """Return the GPU to build on; TensorRT-RTX needs none."""
     if target != TENSORRT:
         return None
-    gpu = read_gpu()
+    gpu = read_gpu(TARGETS[target].extra)
     needed = _MIN_CAPABILITY.get(precision, (0, 0))
     if gpu.capability < needed:
         raise BackendError(

@@ -28,7 +28,7 @@ class TensorRtBackend(Backend):
         target = self.name = config.engine
         artefact = _engine_of(bundle, target, config.precision)
         package = import_package(target)
-        gpu = read_gpu()
+        gpu = read_gpu(TARGETS[target].extra)
         self.version = str(package.__version__)
         here = Machine(target=target, version=self.version, gpu=gpu)
         check_key(artefact.details, here, precision=artefact.precision, bundle=printable(str(bundle.path)))

@@ -73,7 +73,7 @@ def skip_unless_it_runs(target: str) -> None:
     pytest.importorskip(TARGETS[target].package, reason=f"{target} is not installed")
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     try:
-        gpu = read_gpu()
+        gpu = read_gpu("gpu")
     except BackendError as error:
         pytest.skip(str(error))
     if target == TENSORRT_RTX and gpu.capability not in ((8, 0), (8, 6), (8, 9)) and gpu.capability < (12, 0):
@@ -121,7 +121,7 @@ def test_memory_goes_to_the_gpu_and_back() -> None:
     cuda = Cuda("rtx")
     buffer = Buffer(cuda)
     try:
-        read_gpu()
+        read_gpu("gpu")
     except BackendError:
         buffer.host = np.zeros(16, np.uint8)
         for attempt in (
@@ -155,7 +155,7 @@ def test_without_a_driver_a_real_engine_is_refused_in_one_line(
     """TensorRT-RTX's own runtime, which without a driver must neither end the process nor go unheard."""
     pytest.importorskip("tensorrt_rtx", reason="the extra rtx is not installed")
     try:
-        read_gpu()
+        read_gpu("gpu")
         pytest.skip("there is a driver")
     except BackendError:
         pass

@@ -1,5 +1,5 @@
 # ruff: noqa: A002, N801, N803, N815, PTH123, RUF012
-"""A stand-in for ``tensorrt``, ``cuda.bindings.runtime`` and ``libcuda`` where there is no GPU.
+"""A stand-in for ``tensorrt``, ``cuda.bindings.runtime`` and ``cuda.bindings.driver`` where there is no GPU.
 
 It computes no network: an "engine" is JSON, and running it reads the input from "device" memory and writes numbers that
 follow from it. What it is for is the control flow around the real package: shapes, buffers, keys, failures. Its names
@@ -10,7 +10,7 @@ import ctypes
 import enum
 import json
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 
@@ -334,7 +334,7 @@ def get_plugin_registry():
     return REGISTRY
 
 
-# ---- cuda.bindings.runtime and libcuda
+# ---- cuda.bindings
 DEVICE, HOST, STREAMS = {}, {}, set()
 
 
@@ -396,33 +396,37 @@ def cuda_runtime():
     return module
 
 
-def driver(name="NVIDIA H200", capability=(9, 0), count=1, status=0):
-    """Return an object with the functions of ``libcuda`` that are asked which GPU there is."""
+class CUresult(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_NO_DEVICE = 100
 
-    def put(pointer, value):
-        pointer._obj.value = value
-        return 0
 
-    def attribute(pointer, number, device):
-        return put(pointer, capability[number.value - 75])
+class CUdevice_attribute(enum.IntEnum):
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
 
-    def get_name(buffer, length, device):
-        buffer.value = name.encode()
-        return 0
 
-    return SimpleNamespace(
-        cuInit=lambda flags: status,
-        cuDeviceGetCount=lambda pointer: put(pointer, count),
-        cuDeviceGet=lambda pointer, number: put(pointer, 0),
-        cuDeviceGetName=get_name,
-        cuDeviceGetAttribute=attribute,
-    )
+def cuda_driver(name="NVIDIA H200", capability=(9, 0), count=1, status=0, missing=False):
+    """Return a module with the functions that are asked which GPU there is."""
+
+    def begin(flags):
+        if missing:
+            raise RuntimeError("Failed to dlopen libcuda.so.1")
+        return (CUresult(status),)
+
+    module = ModuleType("cuda.bindings.driver")
+    module.CUresult, module.CUdevice_attribute = CUresult, CUdevice_attribute
+    module.cuInit = begin
+    module.cuDeviceGetCount = lambda: (CUresult.CUDA_SUCCESS, count)
+    module.cuDeviceGet = lambda number: (CUresult.CUDA_SUCCESS, number)
+    module.cuDeviceGetName = lambda length, device: (CUresult.CUDA_SUCCESS, name.encode().ljust(length, b"\0"))
+    module.cuDeviceGetAttribute = lambda number, device: (CUresult.CUDA_SUCCESS, capability[number - 75])
+    return module
 
 
 def install(monkeypatch, this_module, **gpu):
     """Put the stand-ins in place of the real packages and of the driver for one test."""
     monkeypatch.setitem(sys.modules, "tensorrt", this_module)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda_runtime())
-    real = ctypes.CDLL
-    monkeypatch.setattr(ctypes, "CDLL", lambda name, *rest: driver(**gpu) if "cuda" in str(name) else real(name, *rest))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda_driver(**gpu))
     monkeypatch.setattr(this_module, "REGISTRY", IPluginRegistry())
