@@ -40,10 +40,9 @@ from ctxdeploy.bench import (
     timed,
 )
 from ctxdeploy.core.progress import Display
-from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
-from ctxdeploy.index.codebook.aggregate import aggregate
-from ctxdeploy.index.search import Searcher, make_batch
-from ctxdeploy.index.threads import SearchThreads
+from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig, Searcher, SearchThreads
+from ctxdeploy.index.codebook import aggregate
+from ctxdeploy.index.search import make_batch
 
 TOP, SCORING = 10, IndexConfig().scoring()
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -53,7 +52,7 @@ def search(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], l
     """Time each query with one thread, with two, and in `asmk`; and the loops over postings alone."""
     rng = np.random.default_rng(options.seed)
     with _archive(options, folder) as index, closing(SearchThreads(2)) as threads:
-        snapshot = index._snapshot
+        snapshot = index.state
         searcher, shard, (inverted, similarity) = Searcher(snapshot), snapshot.shards[0], reference_of(index)
         queries = draw_aggregated(options.queries + 10, options.query_words, rng)
         worst = max(score_difference(index, (inverted, similarity), query, len(index)) for query in queries[:3])
@@ -110,7 +109,7 @@ def batch(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
     runs: list[dict[str, Any]] = []
     speeds = _speeds()
     with _archive(options, folder) as index:
-        searcher, counts = Searcher(index._snapshot), np.diff(index._snapshot.shards[0].word_offsets)
+        searcher, counts = Searcher(index.state), np.diff(index.state.shards[0].word_offsets)
         queries = draw_aggregated(2 * SIZES[-1], options.query_words, rng)
         searcher.search(queries, TOP, scoring=SCORING)  # compiled, and all postings mapped
         for size in SIZES:

@@ -39,9 +39,7 @@ from ctxdeploy.bench import (
     timed,
 )
 from ctxdeploy.core.progress import Display
-from ctxdeploy.index import Index
-from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.threads import SearchThreads
+from ctxdeploy.index import Index, Searcher, SearchThreads
 
 SIZES = (1000, 10_000, 65_536, 100_000, 300_000, 1_000_000)
 WORDS_A_PHOTO, TOP = 405, 10
@@ -99,13 +97,13 @@ def _ask(options: argparse.Namespace) -> dict[str, Any]:
     opened, index = timed(partial(_ready, options, options.size))
     resident = _memory()
     queries = draw_aggregated(options.queries + 3, options.query_words, np.random.default_rng(options.seed + 7))
-    searcher, threads, scoring = Searcher(index._snapshot), SearchThreads(options.threads), index.config.scoring()
+    searcher, threads, scoring = Searcher(index.state), SearchThreads(options.threads), index.config.scoring()
     ask = partial(searcher.search, top=TOP, scoring=scoring, threads=threads)
     first, _ = timed(lambda: ask(queries[:1]))
     for query in queries:  # a service that has run for a while has all of its postings mapped
         ask([query])
     seconds = [timed(partial(ask, [query]))[0] for query in queries][3:]
-    offsets = [shard.word_offsets for shard in index._snapshot.shards]
+    offsets = [shard.word_offsets for shard in index.state.shards]
     scanned = [sum(int((of[q.words + 1] - of[q.words]).sum(dtype=np.int64)) for of in offsets) for q in queries[3:]]
     postings, median = float(np.median(scanned)), float(np.median(seconds))
     return {
@@ -140,7 +138,7 @@ def _ready(options: argparse.Namespace, size: int) -> Index:
 
 def _sizes_on_disk(index: Index) -> dict[str, Any]:
     """Return bytes a posting of everything but names, and of names."""
-    facts, snapshot = index.info(), index._snapshot
+    facts, snapshot = index.info(), index.state
     names = sum(shard.names.nbytes + shard.name_offsets.nbytes for shard in snapshot.shards)
     listed = sum(entry.names.bytes for entry in snapshot.manifest.shards if entry.names is not None)
     return {

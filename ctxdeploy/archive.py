@@ -20,7 +20,7 @@ from ctxdeploy.core.errors import (
     ConfigError,
     CtxdeployError,
 )
-from ctxdeploy.core.files import new_folder, remove_folder, remove_leftovers, storing, write_file
+from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
 from ctxdeploy.models.finding import find_bundle, only_here
 
 if TYPE_CHECKING:
@@ -138,11 +138,8 @@ def open_state(path: Path, at: str | None) -> "Index":
         ConfigError: no such snapshot.
     """
     from ctxdeploy.index import Index
-    from ctxdeploy.index.maintenance.snapshots import snapshot_names
 
-    if at is None or not (at.isascii() and at.isdigit()) or at in snapshot_names(path):
-        return Index.open(path, at=at)
-    return Index.open(path, at=int(at))
+    return Index.open(path, at=at)
 
 
 def archive_problems(path: Path) -> list[str]:
@@ -151,9 +148,7 @@ def archive_problems(path: Path) -> list[str]:
     Raises:
         NewerFormatError: a newer ctxdeploy wrote it, so that nothing can be said about it.
     """
-    from ctxdeploy.index import Index
-    from ctxdeploy.index.maintenance.verify import verify
-    from ctxdeploy.index.storage.format import NewerFormatError
+    from ctxdeploy.index import Index, NewerFormatError
 
     try:
         Index.open(path).close()
@@ -161,7 +156,7 @@ def archive_problems(path: Path) -> list[str]:
         raise
     except ArchiveError:  # it is among the problems
         pass
-    problems = verify(path)
+    problems = Index.problems(path)
     # An archive made in Python has neither model nor origin.
     ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()
     for check in (open_model, photo_place) if ours else ():
@@ -199,8 +194,6 @@ def store_origin(archive: Path, listing: "PhotoList", extraction: Mapping[str, A
 
     A place replaces the former, which must be gone unless ``moved`` is set.
     """
-    from ctxdeploy.index.storage.manifest import checksum
-
     if not moved:
         check_origin(archive, listing)
     folder = None if listing.folder is None else _hex(str(listing.folder.resolve()))
@@ -229,8 +222,6 @@ def extraction_of(archive: Path) -> dict[str, Any] | None:
 
 
 def _read_origin(archive: Path) -> dict[str, Any] | None:
-    from ctxdeploy.index.storage.manifest import checksum
-
     path = archive / _ORIGIN
     try:
         origin = json.loads(path.read_text(encoding="ascii"))

@@ -7,49 +7,61 @@
         index.add("a.jpg", vectors_of_a)
     hits = Index.open("archive").search(vectors_of_query, top=10)
 
-The names below are imported on first use, so that ``import ctxdeploy.index`` costs nothing beyond Python.
+``Index`` and ``Codebook`` do everything; ``Searcher``, ``SearchThreads`` and ``State`` are there to measure parts of a
+search. The names are imported on first use, so that ``import ctxdeploy.index`` costs nothing beyond Python.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxdeploy.index.codebook.aggregate import Aggregated
+    from ctxdeploy.index.codebook.aggregation import Aggregated
     from ctxdeploy.index.codebook.codebook import Codebook
-    from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
+    from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, Hit, IndexConfig
     from ctxdeploy.index.index import Index
-    from ctxdeploy.index.inputs import Photo
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
-    from ctxdeploy.index.storage.geometry import Geometry
+    from ctxdeploy.index.search import Searcher
+    from ctxdeploy.index.storage.format import NewerFormatError
+    from ctxdeploy.index.storage.positions import FeaturePositions
+    from ctxdeploy.index.storage.state import State
+    from ctxdeploy.index.threads import SearchThreads
 
 __all__ = [
+    "MAX_WORDS",
     "Aggregated",
     "Codebook",
     "DescriptorSource",
-    "Geometry",
+    "FeaturePositions",
     "Hit",
     "Index",
     "IndexConfig",
     "Merged",
-    "Photo",
+    "NewerFormatError",
     "Repaired",
+    "SearchThreads",
+    "Searcher",
     "SnapshotInfo",
+    "State",
 ]
 
 _HOMES = {
-    "Aggregated": "codebook.aggregate",
+    "Aggregated": "codebook.aggregation",
     "Codebook": "codebook.codebook",
     "DescriptorSource": "config",
-    "Geometry": "storage.geometry",
+    "FeaturePositions": "storage.positions",
     "Hit": "config",
     "Index": "index",
     "IndexConfig": "config",
+    "MAX_WORDS": "config",
     "Merged": "maintenance.merge",
-    "Photo": "inputs",
+    "NewerFormatError": "storage.format",
     "Repaired": "maintenance.repair",
+    "SearchThreads": "threads",
+    "Searcher": "search",
     "SnapshotInfo": "maintenance.snapshots",
+    "State": "storage.state",
 }
 
 
@@ -60,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return list(__all__)

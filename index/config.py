@@ -1,6 +1,7 @@
 """Settings of an archive, where its descriptors came from, and what a search returns."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,9 @@ from ctxdeploy.core.errors import ConfigError
 
 MAX_SHARD_IMAGES = 65536
 MAX_WORDS = 65536
+
+# Called with how much is done, and of how much.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,49 +1,64 @@
-"""The archive of photos: create, open, add, replace, remove, commit, compact, merge."""
+"""The archive as people hold it: create and open; ``Reader`` reads its state, ``Writer`` holds the changes."""
 
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import WriterLock
-from ctxdeploy.index.codebook.aggregate import Aggregated, aggregate, check_aggregated
+from ctxdeploy.core.types import FileState, PhotoDescriptors
+from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
-from ctxdeploy.index.config import DescriptorSource, IndexConfig
-from ctxdeploy.index.inputs import Photo, as_photo, as_vectors, check_file
-from ctxdeploy.index.maintenance.compact import is_worth_it
+from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig, Progress
+from ctxdeploy.index.inputs import as_photo, check_file, make_photo
+from ctxdeploy.index.maintenance.compact import compact, is_worth_it
+from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
 from ctxdeploy.index.maintenance.repair import Repaired, repair
-from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot, pin_state
-from ctxdeploy.index.reader import PathLike, Reader
-from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.storage.builder import Pending
-from ctxdeploy.index.storage.creation import create
-from ctxdeploy.index.storage.geometry import Packed, pack
+from ctxdeploy.index.maintenance.snapshots import (
+    SnapshotInfo,
+    create_snapshot,
+    list_snapshots,
+    pin_state,
+    remove_snapshot,
+)
+from ctxdeploy.index.maintenance.verify import verify
+from ctxdeploy.index.reader import Reader
 from ctxdeploy.index.storage.manifest import manifest_numbers, read_pointer
+from ctxdeploy.index.storage.pending import Pending
 from ctxdeploy.index.storage.pins import Pin, pin_current
-from ctxdeploy.index.storage.state import Snapshot, open_snapshot
-from ctxdeploy.index.threads import checked_threads
-from ctxdeploy.index.writer import Progress, Writer
+from ctxdeploy.index.storage.positions import FeaturePositions
+from ctxdeploy.index.storage.state import State, check_free, create_state, open_state
+from ctxdeploy.index.threads import SearchThreads
+from ctxdeploy.index.writer import Writer, make_pending
 
+PathLike = str | os.PathLike[str]
 # Photos whose descriptors are assigned in one call: assignment is fastest from some ten thousand descriptors on.
 _TOGETHER = 32
 
 
-class Index(Reader):
+class Index:
     """An archive, opened by ``Index.create`` or ``Index.open``; a context manager.
 
-    A reader keeps the state that it opened, whatever others commit meanwhile. A writer's changes become visible to
-    others, all at once, with ``commit``, which leaving the ``with`` block without an exception calls. Searching may
-    happen in several threads at once; changing in one.
+    Opened for reading, it keeps the state that it opened, whatever others commit meanwhile. Opened for writing, its
+    changes become visible to others, all at once, with ``commit``, which leaving the ``with`` block without an
+    exception calls. Several threads may search at once; one at a time may change it.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, pin: Pin | None, writer: Writer | None, threads: int) -> None:
+    def __init__(self, folder: Path, state: State, threads: int, *, pin: Pin | None, writer: Writer | None) -> None:
+        self._folder = folder
+        self._threads = SearchThreads(threads)
+        self._reader = Reader(folder, state, self._threads)
+        self._pin = pin
         self._writer = writer
-        super().__init__(path, snapshot, pin, threads)
+        # Guards the writer and what a commit replaces; a search holds it only while it commits.
+        self._mutex = threading.RLock()
+        self._closed = False
 
     @classmethod
     def create(
@@ -71,8 +86,8 @@ class Index(Reader):
         """
         folder = Path(path)
         count = checked_threads(threads)
-        lock, snapshot = create(folder, codebook, config or IndexConfig(), source)
-        return cls(folder, snapshot, None, Writer(folder, lock, snapshot, snapshot.manifest.number), count)
+        lock, state = create_state(folder, codebook, config or IndexConfig(), source)
+        return cls(folder, state, count, pin=None, writer=Writer(folder, lock, state, state.manifest.number))
 
     @classmethod
     def open(
@@ -87,7 +102,7 @@ class Index(Reader):
             threads: of a search; None for the processors this process may use.
 
         Raises:
-            ArchiveError: no archive, damaged, of a newer format, or being written by another process.
+            ArchiveError: not an archive, damaged, of a newer format, or being written by another process.
             ConfigError: no such snapshot, or ``at`` together with ``writable``.
             StorageError: ``writable``, but the folder cannot be written.
         """
@@ -99,36 +114,56 @@ class Index(Reader):
             return cls._open_for_writing(folder, count)
         pin = pin_state(folder, at)
         try:
-            return cls(folder, open_snapshot(folder, pin), pin, None, count)
+            return cls(folder, open_state(folder, pin), count, pin=pin, writer=None)
         except BaseException:
             pin.release()
             raise
 
     @classmethod
     def _open_for_writing(cls, folder: Path, threads: int) -> Self:
-        read_pointer(folder)  # no lock file in a folder that is no archive
+        read_pointer(folder)  # no lock file in a folder that is not an archive
         lock = WriterLock(folder)
         try:
             pin = pin_current(folder)
             try:
-                snapshot = open_snapshot(folder, pin, check=True)
+                state = open_state(folder, pin, check=True)
             finally:
                 pin.release()
-            number = max(manifest_numbers(folder))
-            return cls(folder, snapshot, None, Writer(folder, lock, snapshot, number), threads)
+            writer = Writer(folder, lock, state, max(manifest_numbers(folder)))
+            return cls(folder, state, threads, pin=None, writer=writer)
         except BaseException:
             lock.release()
             raise
 
     @staticmethod
+    def check_free(path: PathLike) -> None:
+        """Raise ``ArchiveError`` or ``StorageError`` unless ``create`` can make an archive at ``path``."""
+        check_free(Path(path))
+
+    @staticmethod
+    def problems(path: PathLike) -> list[str]:
+        """Read every byte of the state in force and of the snapshots; return one line for each problem.
+
+        Unlike ``verify`` it needs no archive that can be opened.
+        """
+        return verify(Path(path))
+
+    @staticmethod
     def repair(path: PathLike) -> Repaired:
-        """Make a damaged archive whole: drop what is damaged, and say which photos went with it; see ``repair``.
+        """Make a damaged archive whole: drop what is damaged, and say which photos went with it.
+
+        A damaged or missing shard is dropped. A damaged list of names is written again from its shard, damaged
+        statistics from the postings. If tombstones are damaged, photos that were removed return, unless a newer photo
+        has their name. If ``CURRENT`` or the manifest it names is damaged, the newest sound manifest takes its place.
 
         Raises:
-            ArchiveError: no archive, being written, no sound manifest left, or the codebook is damaged.
+            ArchiveError: not an archive, being written, no sound manifest left, or the codebook is damaged.
             StorageError: the folder cannot be written.
         """
         return repair(Path(path))
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,10 +175,176 @@ class Index(Reader):
             self.close()
 
     def close(self) -> None:
-        """Release threads and the writer's lock; changes that were not committed are lost. May be called twice."""
-        super().close()
+        """Release threads, the state for garbage collection, and the writer's lock; may be called twice.
+
+        Changes that were not committed are lost.
+        """
+        self._closed = True
+        self._threads.close()
+        if self._pin is not None:
+            self._pin.release()
         if self._writer is not None:
             self._writer.close()
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder
+
+    @property
+    def state(self) -> State:
+        """The state that is read, a writer's as of its last commit: for measurements."""
+        return self._reader.state
+
+    @property
+    def config(self) -> IndexConfig:
+        """How the archive aggregates and compares."""
+        return self.state.manifest.config
+
+    @property
+    def codebook(self) -> Codebook:
+        """The archive's visual words."""
+        return self.state.codebook
+
+    @property
+    def codebook_path(self) -> Path:
+        """The file of the archive's codebook."""
+        return self._folder / self.state.manifest.codebook.file
+
+    @property
+    def source(self) -> DescriptorSource | None:
+        """Where its descriptors came from; None if its maker did not say."""
+        return self.state.manifest.source
+
+    def check_source(self, *, model: str, preprocessing: str) -> None:
+        """Raise ``MismatchError`` if descriptors of this model or preprocessing do not belong to those of the archive.
+
+        An archive without a source takes any.
+        """
+        self._reader.check_source(model, preprocessing)
+
+    def search(
+        self,
+        vectors: Any,
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> list[Hit]:
+        """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
+
+        Args:
+            vectors: n×D descriptors, or anything with an attribute ``vectors``.
+            top: hits at most; only photos with a score above 0 are hits.
+            idf: weigh words by rarity; None for the archive's setting.
+            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
+
+        A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
+        of addition, on shards, on threads, or on other queries of a batch.
+        """
+        return self.search_batch([vectors], top, idf=idf, alpha=alpha, threshold=threshold)[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[Any],
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> list[list[Hit]]:
+        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
+        scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        return self._committed().search(queries, top, scoring)
+
+    def prepare(self) -> None:
+        """Load what a search needs, so that the first query is as fast as the others; touches a few pages of the files.
+
+        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 2 ms a million. May run in a
+        thread of its own, beside the extraction of the first query.
+        """
+        self._check_open()
+        self._reader.prepare()
+
+    def aggregate(self, vectors: Any) -> Aggregated:
+        """Return a photo's words and codes as ``add`` computes them, for ``add_aggregated`` elsewhere.
+
+        Args:
+            vectors: n×D descriptors, or anything with an attribute ``vectors``.
+        """
+        return self._reader.aggregate(vectors)
+
+    def __len__(self) -> int:
+        with self._mutex:
+            return len(self._holder)
+
+    def __contains__(self, name: object) -> bool:
+        with self._mutex:
+            return name in self._holder
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all photos, those that are not committed included, in the order of the shards."""
+        if self._writer is None:
+            return self._reader.names()
+        with self._mutex:
+            return iter(list(self._writer.names()))
+
+    def known(self) -> dict[str, FileState | None]:
+        """Return the state of each photo's file by name, None if it is not known, for change detection."""
+        with self._mutex:
+            return dict(self._holder.known())
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the photos that could not be read, as they were recorded."""
+        with self._mutex:
+            return [dict(record) for record in self._holder.failures.values()]
+
+    def geometry(self, name: str) -> FeaturePositions | None:
+        """Return words, positions and scales of a photo's features; None in an archive that does not keep them.
+
+        A writer's changes are committed first.
+
+        Raises:
+            ConfigError: no photo of that name.
+        """
+        return self._committed().geometry(name)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the opened state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
+        return self._reader.info()
+
+    def verify(self) -> list[str]:
+        """Read every byte of the state in force on disk, and of the snapshots; return one line for each problem."""
+        return verify(self._folder)
+
+    def snapshot(self, name: str) -> SnapshotInfo:
+        """Keep the opened state under a name: ``Index.open(path, at=name)`` finds it whatever happens later.
+
+        Needs no lock: another process may be writing. A writer's changes are committed first.
+
+        Raises:
+            ConfigError: not a valid name (letters, digits, ``.-_``), or one that exists.
+            StorageError: the folder cannot be written.
+        """
+        with self._mutex:
+            self._committed()
+            if self._pin is not None:
+                return create_snapshot(self._folder, name, self._pin)
+            pin = pin_current(self._folder)
+            try:
+                return create_snapshot(self._folder, name, pin)
+            finally:
+                pin.release()
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the archive's snapshots, by name."""
+        return list_snapshots(self._folder)
+
+    def remove_snapshot(self, name: str) -> None:
+        """Forget a snapshot; the next garbage collection removes what only it needed."""
+        self._check_open()
+        remove_snapshot(self._folder, name)
 
     def add(
         self,
@@ -152,30 +353,35 @@ class Index(Reader):
         *,
         positions: Any = None,
         scales: Any = None,
-        size: int = -1,
-        mtime_ns: int = -1,
+        file: FileState | None = None,
         replace: bool = False,
     ) -> None:
         """Add a photo, or replace the one of that name; visible to others after ``commit``.
 
         Args:
-            name, vectors, positions, scales, size, mtime_ns: see ``Photo``.
+            name: any text.
+            vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
+            positions: n×2, x and y, for archives with geometry; by default the attribute of ``vectors``.
+            scales: n, as ``positions``; 1 if there are none.
+            file: state of the photo's file, for ``known``.
             replace: take the place of a photo of the same name, if there is one.
 
         Raises:
             ConfigError: the name is there already, or the descriptors do not fit the codebook; nothing was added.
             StorageError: a full shard could not be written.
         """
-        photo = Photo(name=name, vectors=vectors, positions=positions, scales=scales, size=size, mtime_ns=mtime_ns)
         if not replace:
             self._check_new(name)
-        self._add([photo], replace)
+        self._add(
+            [make_photo(name, vectors, self.codebook.dim, positions=positions, scales=scales, file=file)], replace
+        )
 
-    def add_many(self, photos: Iterable[Photo | tuple[str, Any]], *, replace: bool = False) -> int:
+    def add_many(self, photos: Iterable[PhotoDescriptors | tuple[str, Any]], *, replace: bool = False) -> int:
         """Add photos from a stream, 32 at a time, which assigns faster than one by one; return how many.
 
         Args:
-            photos: ``Photo`` or (name, vectors).
+            photos: what an extractor gives, or pairs of name and vectors, as ``add`` takes them; ``LocalDescriptors``
+                for vectors with positions and scales.
             replace: take the place of photos of the same names.
 
         Raises:
@@ -184,12 +390,12 @@ class Index(Reader):
         """
         stream = iter(photos)
         count = 0
-        while group := [as_photo(item) for item in islice(stream, _TOGETHER)]:
+        while group := [as_photo(item, self.codebook.dim) for item in islice(stream, _TOGETHER)]:
             count += self._add(group, replace)
         return count
 
     def add_aggregated(
-        self, name: str, photo: Aggregated, *, size: int = -1, mtime_ns: int = -1, replace: bool = False
+        self, name: str, photo: Aggregated, *, file: FileState | None = None, replace: bool = False
     ) -> None:
         """Add a photo whose words and codes were computed elsewhere, such as on another machine (``aggregate``).
 
@@ -200,38 +406,16 @@ class Index(Reader):
         check_aggregated(photo, words=len(self.codebook), dim=self.codebook.dim, binary=self.config.binary, name=name)
         if self.config.geometry:
             raise ConfigError(f"{name!r}: the archive keeps geometry: add descriptors with positions")
-        check_file(name, size, mtime_ns)
+        check_file(name, file)
         with self._mutex:
-            pending = Pending(name=name, photo=photo, size=int(size), mtime_ns=int(mtime_ns))
-            self._writing().add(pending, replacing=replace)
+            self._writing().add(Pending(name=name, photo=photo, file=file), replacing=replace)
 
-    def _add(self, photos: Sequence[Photo], replace: bool) -> int:
+    def _add(self, photos: Sequence[PhotoDescriptors], replace: bool) -> int:
         self._writing()
-        for photo in photos:
-            check_file(photo.name, photo.size, photo.mtime_ns)
-        arrays = [as_vectors(photo.vectors, self.codebook.dim, photo.name) for photo in photos]
-        ends = np.cumsum([len(array) for array in arrays])
-        joined = np.concatenate(arrays)
-        assigned = self.codebook.assign(joined, self.config.assignment, threads=self._threads)
-        for photo, array, words in zip(photos, arrays, np.split(assigned, ends[:-1]), strict=True):
-            aggregated = aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
-            pending = Pending(
-                name=photo.name,
-                photo=aggregated,
-                size=int(photo.size),
-                mtime_ns=int(photo.mtime_ns),
-                geometry=self._geometry(photo, words),
-            )
+        for pending in make_pending(photos, self.state, self._threads):
             with self._mutex:
                 self._writing().add(pending, replacing=replace)
         return len(photos)
-
-    def _geometry(self, photo: Photo, words: Any) -> Packed | None:
-        if not self.config.geometry:
-            return None
-        positions = getattr(photo.vectors, "positions", None) if photo.positions is None else photo.positions
-        scales = getattr(photo.vectors, "scales", None) if photo.scales is None else photo.scales
-        return pack(words[:, 0], positions, scales, photo.name)
 
     def _check_new(self, name: str) -> None:
         with self._mutex:
@@ -245,105 +429,6 @@ class Index(Reader):
         """
         with self._mutex:
             return self._writing().remove([names] if isinstance(names, str) else names)
-
-    def merge(self, other: PathLike, *, conflicts: str = "error") -> Merged:
-        """Take the photos of another archive with the same codebook; visible to others after ``commit``.
-
-        Args:
-            other: its folder; it stays as it is.
-            conflicts: for names in both: "error", "keep" this archive's photo, or "replace" it.
-
-        Raises:
-            ConfigError: names in both and ``conflicts`` is "error".
-            MismatchError: another codebook, model, preprocessing or way of aggregating.
-            ArchiveError: the other archive is damaged.
-            StorageError: this one cannot be written.
-        """
-        with self._mutex, Index.open(other) as opened:
-            if opened.path.resolve() == self._path.resolve():
-                raise ConfigError(f"{other} cannot be merged into itself")
-            return merge(self._writing(), self._path, opened._snapshot, conflicts)
-
-    def compact(self, *, purge: bool = False, progress: Progress | None = None) -> int:
-        """Merge small shards, and those with many removed photos, into large ones; return how many were merged.
-
-        Commits. The files of the old shards stay until ``collect_garbage``. Memory: about 1.2 GB for full shards.
-
-        Args:
-            purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
-            progress: called with photos written, and of how many.
-
-        Raises:
-            ArchiveError: one of those shards is damaged: a merge would hide it.
-            StorageError: no room for the new shards.
-        """
-        with self._mutex:
-            merged = self._writing().compact(purge=purge, progress=progress)
-            self._use(self._writing().snapshot)
-            return merged
-
-    def compact_if_worth_it(self, progress: Progress | None = None) -> int:
-        """Compact if eight shards could be merged, or a shard has lost a fifth of its photos; else return 0."""
-        self.commit()
-        if not is_worth_it(self._snapshot.manifest.shards, self.config.shard_images):
-            return 0
-        return self.compact(progress=progress)
-
-    def commit(self) -> None:
-        """Make all changes durable and visible, or none: files first, then the manifest that names them.
-
-        Raises:
-            StorageError: it cannot be written; the state before stays in force (or the new one already is, where only
-                the last sync of the folder failed), and a later commit may succeed.
-        """
-        with self._mutex:
-            snapshot = self._writing().commit()
-            if snapshot is not self._snapshot:
-                self._use(snapshot)
-
-    def snapshot(self, name: str) -> SnapshotInfo:
-        """See ``Reader.snapshot``."""
-        if self._writer is None:
-            return super().snapshot(name)
-        with self._mutex:
-            self.commit()
-            pin = pin_current(self._path)
-            try:
-                return create_snapshot(self._path, name, pin)
-            finally:
-                pin.release()
-
-    def _current(self) -> tuple[Searcher, Snapshot]:
-        if self._writer is not None:
-            with self._mutex:
-                self.commit()
-        return super()._current()
-
-    def __len__(self) -> int:
-        if self._writer is None:
-            return super().__len__()
-        with self._mutex:
-            return len(self._writer)
-
-    def __contains__(self, name: object) -> bool:
-        if self._writer is None:
-            return super().__contains__(name)
-        with self._mutex:
-            return name in self._writer
-
-    def names(self) -> Iterator[str]:
-        """Yield the names of all photos, those of this writer included, in the order of the shards."""
-        if self._writer is None:
-            yield from super().names()
-        else:
-            yield from self.known()
-
-    def known(self) -> dict[str, tuple[int, int]]:
-        """Return size and time of change (ns) of each photo's file by name, -1 if unknown, for change detection."""
-        if self._writer is None:
-            return super().known()
-        with self._mutex:
-            return dict(self._writer.known())
 
     def record_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
         """Remember photos that could not be read: texts ``name``, ``reason``, ``stage``; numbers ``seconds``, and
@@ -359,19 +444,89 @@ class Index(Reader):
         with self._mutex:
             self._writing().forget_failures(names)
 
-    def failures(self) -> list[dict[str, Any]]:
-        """Return the photos that could not be read, as they were recorded."""
-        if self._writer is None:
-            return super().failures()
-        return [dict(record) for record in self._writer.failures.values()]
+    def merge(self, other: PathLike, *, conflicts: str = "error") -> Merged:
+        """Take the photos of another archive with the same codebook; visible to others after ``commit``.
+
+        Args:
+            other: its folder; it stays as it is.
+            conflicts: for names in both: "error", "keep" this archive's photo, or "replace" it.
+
+        Raises:
+            ConfigError: names in both and ``conflicts`` is "error".
+            MismatchError: another codebook, model, preprocessing or way of aggregating.
+            ArchiveError: the other archive is damaged.
+            StorageError: this one cannot be written.
+        """
+        with self._mutex, Index.open(other) as opened:
+            if opened.path.resolve() == self._folder.resolve():
+                raise ConfigError(f"{other} cannot be merged into itself")
+            return merge(self._writing(), opened.state, conflicts)
+
+    def commit(self) -> None:
+        """Make all changes durable and visible, or none: files first, then the manifest that names them.
+
+        Raises:
+            StorageError: it cannot be written; the state before stays in force (or the new one already is, where only
+                the last sync of the folder failed), and a later commit may succeed.
+        """
+        with self._mutex:
+            self._read(self._writing().commit())
+
+    def compact(self, *, purge: bool = False, progress: Progress | None = None) -> int:
+        """Merge small shards, and those with many removed photos, into large ones; return how many were merged.
+
+        Commits. The files of the old shards stay until ``collect_garbage``. Memory: about 1.2 GB for full shards.
+
+        Args:
+            purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
+            progress: called with photos written, and of how many.
+
+        Raises:
+            ArchiveError: one of those shards is damaged: a merge would hide it.
+            StorageError: no room for the new shards.
+        """
+        with self._mutex:
+            merged = compact(self._writing(), purge=purge, progress=progress)
+            self._read(self._writing().state)
+            return merged
+
+    def compact_if_worth_it(self, progress: Progress | None = None) -> int:
+        """Compact if eight shards could be merged, or a shard has lost a fifth of its photos; else return 0."""
+        self.commit()
+        if not is_worth_it(self.state.manifest.shards, self.config.shard_images):
+            return 0
+        return self.compact(progress=progress)
 
     def collect_garbage(self) -> list[str]:
         """Remove files of interrupted and former states that no snapshot and no reader needs; return their paths."""
         with self._mutex:
-            return self._writing().collect_garbage()
+            writer = self._writing()
+            return collect_garbage(self._folder, [writer.state.manifest], writer.files)
+
+    @property
+    def _holder(self) -> Reader | Writer:
+        """What knows which photos there are, those that are not committed included."""
+        return self._reader if self._writer is None else self._writer
+
+    def _committed(self) -> Reader:
+        """Return the reader of the state in force, after a commit of a writer's changes."""
+        self._check_open()
+        with self._mutex:
+            if self._writer is not None:
+                self.commit()
+            return self._reader
+
+    def _read(self, state: State) -> None:
+        # One assignment: where an interrupt comes before it, the next commit does it again.
+        if state is not self._reader.state:
+            self._reader = Reader(self._folder, state, self._threads)
 
     def _writing(self) -> Writer:
         self._check_open()
         if self._writer is None:
-            raise ConfigError(f"{self._path} is open for reading: open it with writable=True")
+            raise ConfigError(f"{self._folder} is open for reading: open it with writable=True")
         return self._writer
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArchiveError(f"{self._folder} is closed: open it again")

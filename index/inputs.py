@@ -1,51 +1,13 @@
-"""What is given to an archive: photos, and the arrays of descriptors that are accepted."""
+"""What people give to an archive: arrays of descriptors, and photos."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index.storage.names import encode_name
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Photo:
-    """A photo to add.
-
-    Attributes:
-        name: any text.
-        vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
-        positions: n×2, x and y, only for archives that keep geometry; by default the attribute of ``vectors``.
-        scales: n, as ``positions``; 1 if there are none.
-        size, mtime_ns: of the photo's file, for ``known``; -1 if unknown.
-    """
-
-    name: str
-    vectors: Any
-    positions: Any = None
-    scales: Any = None
-    size: int = -1
-    mtime_ns: int = -1
-
-
-def as_photo(item: Photo | tuple[str, Any]) -> Photo:
-    """Return a photo, of a pair of name and vectors too."""
-    if isinstance(item, Photo):
-        return item
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise ConfigError(f"{item!r} is neither a Photo nor a pair of name and vectors"[:300])
-    return Photo(name=item[0], vectors=item[1])
-
-
-def check_file(name: str, size: int, mtime_ns: int) -> None:
-    """Raise ``ConfigError`` unless an archive can hold the name, and size and time of change of the file."""
-    encode_name(name)
-    for value in (size, mtime_ns):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -1 <= value < 1 << 63:
-            raise ConfigError(f"size or mtime_ns {value!r} of {name!r} is no whole number, or outside -1..2^63")
-
 
 # Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it every
 # word would be infinitely far.
@@ -66,7 +28,7 @@ def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
     try:
         array = np.asarray(getattr(source, "vectors", source))
     except (ValueError, TypeError, RuntimeError) as error:  # rows of several lengths, a tensor on another device
-        raise ConfigError(f"{what}: the descriptors are no array: {error}") from error
+        raise ConfigError(f"{what}: the descriptors are not an array: {error}") from error
     if array.ndim > 0 and len(array) == 0:
         return np.empty((0, dim or (array.shape[1] if array.ndim == 2 else 0)), np.float32)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
@@ -81,3 +43,62 @@ def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
         row = int(np.flatnonzero(~sound.all(axis=1))[0])
         raise ConfigError(f"{what}: descriptor {row} holds NaN, infinity or a number beyond {LARGEST:g}")
     return vectors
+
+
+def make_photo(
+    name: str, vectors: Any, dim: int, *, positions: Any = None, scales: Any = None, file: FileState | None = None
+) -> PhotoDescriptors:
+    """Return a photo whose descriptors an archive of dimension ``dim`` can take.
+
+    Args:
+        name: any text.
+        vectors: as ``as_vectors`` takes them; n = 0 is indexed and never found.
+        dim: D.
+        positions: n×2, x and y; by default the attribute of ``vectors``, if there is one.
+        scales: n; as ``positions``, or 1.
+        file: state of the photo's file, for ``Index.known``.
+
+    Raises:
+        ConfigError: something of it does not fit.
+    """
+    check_file(name, file)
+    array = as_vectors(vectors, dim, name)
+    places = _numbers(getattr(vectors, "positions", None) if positions is None else positions, name)
+    sizes = _numbers(getattr(vectors, "scales", None) if scales is None else scales, name)
+    if len(array) == 0:
+        return PhotoDescriptors(name=name, descriptors=LocalDescriptors(vectors=array), file=file)
+    shapes = ((len(array), 2) if places is None else places.shape, (len(array),) if sizes is None else sizes.shape)
+    if shapes != ((len(array), 2), (len(array),)):
+        raise ConfigError(
+            f"{name!r}: {len(array)} descriptors, but positions of shape {shapes[0]} and scales of {shapes[1]}"
+        )
+    return PhotoDescriptors(
+        name=name, descriptors=LocalDescriptors(vectors=array, positions=places, scales=sizes), file=file
+    )
+
+
+def as_photo(item: PhotoDescriptors | tuple[str, Any], dim: int) -> PhotoDescriptors:
+    """Return a photo as ``make_photo`` does, from what an extractor gives or a pair of name and vectors."""
+    if isinstance(item, PhotoDescriptors):
+        return make_photo(item.name, item.descriptors, dim, file=item.file)
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ConfigError(f"{item!r} is neither PhotoDescriptors nor a pair of name and vectors"[:300])
+    return make_photo(item[0], item[1], dim)
+
+
+def check_file(name: str, file: FileState | None) -> None:
+    """Raise ``ConfigError`` unless an archive can hold the name, and the state of the file."""
+    encode_name(name)
+    for value in () if file is None else (file.size, file.mtime_ns):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -1 <= value < 1 << 63:
+            raise ConfigError(f"size or mtime_ns {value!r} of {name!r} is not a whole number in -1..2^63")
+
+
+def _numbers(values: Any, name: str) -> Any:
+    if values is None:
+        return None
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(values, np.float32)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{name!r}: positions or scales are not an array: {error}") from error

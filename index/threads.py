@@ -8,24 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 from weakref import WeakSet
 
-from ctxdeploy.core.cpu import available_processors
-from ctxdeploy.core.errors import ConfigError
-
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
-
-
-def checked_threads(threads: int | None) -> int:
-    """Return a number of threads; None stands for the processors this process may use.
-
-    Raises:
-        ConfigError: fewer than one.
-    """
-    if threads is None:
-        return available_processors()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"{threads!r} threads: give a whole number of at least 1")
-    return threads
 
 
 class SearchThreads:

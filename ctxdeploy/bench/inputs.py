@@ -188,7 +188,7 @@ def draw_queries(index: Index, count: int, descriptors: int, seed: int) -> list[
     rng = np.random.default_rng(seed)
     centroids = index.codebook.centroids
     counts = np.zeros(len(centroids), np.float64)
-    for shard in index._snapshot.shards:
+    for shard in index.state.shards:
         counts += np.diff(shard.word_offsets)
     if not counts.sum():
         raise ConfigError(f"{index.path} has no postings to measure a search on: index photos first")

@@ -17,8 +17,7 @@ from ctxdeploy.bench.stages import Sample, SearchStages
 from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.errors import ConfigError, MismatchError
 from ctxdeploy.core.extras import require
-from ctxdeploy.index import Aggregated, Index
-from ctxdeploy.index.search import Searcher
+from ctxdeploy.index import Aggregated, Index, Searcher
 
 # Of scores of the same query that both sides compute, in float32 here and float64 there.
 _TOLERANCE = 1e-4
@@ -165,7 +164,7 @@ def score_difference(index: Index, reference: tuple[Any, Callable[..., Any]], qu
     Raises:
         ConfigError: the difference is larger than rounding explains.
     """
-    hits = Searcher(index._snapshot).search([query], top, scoring=index.config.scoring())[0]
+    hits = Searcher(index.state).search([query], top, scoring=index.config.scoring())[0]
     packed = np.ascontiguousarray(query.codes).view(np.uint32)
     _, scores = reference[0].search(packed, query.words, similarity_func=reference[1], topk=top)
     ours, theirs = np.zeros(len(scores)), np.asarray(scores)
@@ -210,7 +209,7 @@ def build_reference(
 
 def reference_of(index: Index) -> tuple[Any, Callable[..., Any]]:
     """Return the inverted file of ``asmk`` that holds an archive's postings; photos are numbered as in the archive."""
-    snapshot = index._snapshot
+    snapshot = index.state
     count = len(index.codebook)
     words = np.concatenate([np.repeat(np.arange(count), np.diff(shard.word_offsets)) for shard in snapshot.shards])
     numbers: NDArray[np.int64] = np.concatenate(

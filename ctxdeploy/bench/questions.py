@@ -12,9 +12,9 @@ from ctxdeploy.bench.config import CompanionConfig, EndToEndMeasurement, Extract
 from ctxdeploy.bench.inputs import Prepared, build_archive, photos_hash
 from ctxdeploy.bench.run import Question
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.index.threads import checked_threads
 
 PYTORCH, ASMK = "PyTorch fp32, one photo at a time", "asmk"
 # asmk's inverted file takes 24 bytes a posting and a Python object a word; sorting our postings takes as much again.
@@ -185,7 +185,7 @@ def archive_identity(path: Path) -> dict[str, Any]:
     from ctxdeploy.index import Index
 
     with Index.open(path) as index:
-        info, manifest = index.info(), index._snapshot.manifest
+        info, manifest = index.info(), index.state.manifest
         return {
             "photos": info["images"],
             "postings": info["postings"],

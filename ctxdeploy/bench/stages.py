@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bench.machine import GpuMemory
 from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.index import Aggregated, Index
-from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.threads import SearchThreads
+from ctxdeploy.index import Aggregated, Index, Searcher, SearchThreads
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.decode import Pixels, decode_bytes, decode_photo, read_file
@@ -115,7 +113,7 @@ class SearchStages:
     def __init__(self, index: Index, threads: int, top: int) -> None:
         self.index, self._top = index, top
         self._threads = SearchThreads(threads)
-        self._searcher = _TimedSearcher(index._snapshot)
+        self._searcher = _TimedSearcher(index.state)
         self._scoring = index.config.scoring()
 
     def search(self, vectors: NDArray[np.float32]) -> tuple[Sample, list[Any]]:
@@ -147,7 +145,7 @@ class SearchStages:
     def bytes_read(self, vectors: NDArray[np.float32]) -> int:
         """Return the bytes of the postings that a query reads: code and number of the photo."""
         words = self.query(vectors).words
-        shards = self.index._snapshot.shards
+        shards = self.index.state.shards
         postings = sum(
             int((shard.word_offsets[words + 1] - shard.word_offsets[words]).sum(dtype=np.int64)) for shard in shards
         )
@@ -161,13 +159,10 @@ class SearchStages:
 
 def posting_bytes(index: Index) -> int:
     """Return the bytes of a posting: its code, and two for the photo's number."""
-    from ctxdeploy.index.codebook.aggregate import code_columns
-
-    dim = index.codebook.dim
-    return (8 * code_columns(dim) if index.config.binary else 4 * dim) + 2
+    return index.state.posting_bytes
 
 
 def _aggregate(index: Index, vectors: NDArray[np.float32], words: NDArray[np.int32]) -> Aggregated:
-    from ctxdeploy.index.codebook.aggregate import aggregate
+    from ctxdeploy.index.codebook import aggregate
 
     return aggregate(vectors, words, index.codebook.centroids, binary=index.config.binary)

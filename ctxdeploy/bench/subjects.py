@@ -205,7 +205,7 @@ class AddingSubject:
     def run(self, items: Sequence[int]) -> list[Sample]:
         """As ``Subject.run``."""
         from ctxdeploy.index import Index
-        from ctxdeploy.index.codebook.aggregate import aggregate
+        from ctxdeploy.index.codebook import aggregate
 
         folder = Path(tempfile.mkdtemp(dir=self._work, prefix="archive-"))
         samples = []

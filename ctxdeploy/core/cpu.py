@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from ctxdeploy.core.errors import ConfigError
+
 _ROOT = Path("/")
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -18,6 +20,19 @@ _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 def available_processors() -> int:
     """Return the processors of this process's affinity, or a quota of their time, rounded up, where it is less."""
     return min(len(_affinity()), quota_processors() or len(_affinity()))
+
+
+def checked_threads(threads: int | None) -> int:
+    """Return a number of threads; None stands for the processors this process may use.
+
+    Raises:
+        ConfigError: fewer than one.
+    """
+    if threads is None:
+        return available_processors()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"{threads!r} threads: give a whole number of at least 1")
+    return threads
 
 
 def engine_threads(threads: int | None) -> int | None:

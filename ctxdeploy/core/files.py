@@ -43,6 +43,12 @@ def settings_sha256(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def checksum(facts: Mapping[str, Any]) -> str:
+    """Return the hex sha256 of everything in a JSON object but its own ``checksum``, for a file that checks itself."""
+    text = json.dumps({key: value for key, value in facts.items() if key != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @contextmanager
 def storing(path: Path, *, advice: str = "", but: type[OSError] | None = None) -> Iterator[None]:
     """Turn any ``OSError`` of the block, except ``but``, into ``StorageError`` with the path and the cause.

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.files import settings_sha256
 
+# Filled when the object is made, so that nobody has to ask whether an array is there.
+_NOT_GIVEN: Any = None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LocalDescriptors:
@@ -18,19 +21,27 @@ class LocalDescriptors:
 
     Attributes:
         vectors: n×D float32, not normalised.
-        attention: n float32 in (0, 1], divided by the largest of the photo.
+        attention: n float32 in (0, 1], divided by the largest of the photo; 1 if it is not given.
         positions: n×2 float32, x then y, in pixels of the original photo (after EXIF rotation), centre of the cell:
-            the centre of the top left pixel is (0.5, 0.5).
-        scales: n float32, the scale at which the descriptor was found.
+            the centre of the top left pixel is (0.5, 0.5). NaN if they are not given.
+        scales: n float32, the scale at which the descriptor was found; 1 if it is not given.
+
+    Raises:
+        ConfigError: the shapes do not belong together.
     """
 
     vectors: NDArray[np.float32]
-    attention: NDArray[np.float32]
-    positions: NDArray[np.float32]
-    scales: NDArray[np.float32]
+    attention: NDArray[np.float32] = _NOT_GIVEN
+    positions: NDArray[np.float32] = _NOT_GIVEN
+    scales: NDArray[np.float32] = _NOT_GIVEN
 
     def __post_init__(self) -> None:
         n = len(self.vectors)
+        defaults: dict[str, tuple[tuple[int, ...], float]]
+        defaults = {"attention": ((n,), 1.0), "positions": ((n, 2), np.nan), "scales": ((n,), 1.0)}
+        for name, (shape, value) in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(shape, value, np.float32))
         shapes = (self.vectors.ndim, self.attention.shape, self.positions.shape, self.scales.shape)
         if shapes != (2, (n,), (n, 2), (n,)):
             raise ConfigError(f"local descriptors of inconsistent shapes: {self.vectors.shape} and {shapes[1:]}")

@@ -44,7 +44,7 @@ class CodebookConfig:
     most_photos: int = 5000
 
     def __post_init__(self) -> None:
-        from ctxdeploy.index.config import MAX_WORDS
+        from ctxdeploy.index import MAX_WORDS
 
         if self.file is not None and self.photos is not None:
             raise ConfigError("--codebook and --codebook-photos exclude each other: give one codebook")
@@ -137,8 +137,7 @@ class CodebookFinder:
             ArchiveError: a codebook is damaged.
             NoPhotosError: there is no photo to train one.
         """
-        from ctxdeploy.index import Codebook
-        from ctxdeploy.index.storage.manifest import CODEBOOK
+        from ctxdeploy.index import Codebook, Index
 
         given, bundle = self._config, extractor.bundle
         carried = bundle.codebook
@@ -152,7 +151,8 @@ class CodebookFinder:
             is_models = carried is not None and carried.id == own.id
             return None, self.judge(own, _MODELS if is_models else f"of the archive {self._archive}")
         if self._distractors is not None:
-            path = self._distractors / CODEBOOK
+            with Index.open(self._distractors) as index:
+                path = index.codebook_path
             return path, self.judge(Codebook.load(path), f"of the distractors {self._distractors}")
         own_words = codebook_of(bundle)
         if carried is not None and own_words is not None and given.words is None:

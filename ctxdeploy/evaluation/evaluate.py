@@ -12,7 +12,6 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display, Progress
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.core.types import FileState
 from ctxdeploy.evaluation.codebooks import CodebookConfig, CodebookFinder, Provenance
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.judging import Figures, Outcome, figures, judge, worst
@@ -213,7 +212,8 @@ def _check_archive(dataset: DataSet, archive: Path, extractor: HeardExtractor) -
 def _unread(dataset: DataSet, index: "Index") -> tuple[str, ...]:
     """Return the photos that are not in the archive, or not as they are now."""
     known = index.known()
-    return tuple(photo.name for photo in dataset.listing().photos if known.get(photo.name) != _numbers(photo.state()))
+    photos = dataset.listing().photos
+    return tuple(photo.name for photo in photos if photo.name not in known or known[photo.name] != photo.state())
 
 
 def _indexed(
@@ -254,7 +254,3 @@ def _watched(
         out.write(query, ranked, method)
         yield query, ranked
         bar.advance()
-
-
-def _numbers(file: FileState | None) -> tuple[int, int]:
-    return (-1, -1) if file is None else (file.size, file.mtime_ns)

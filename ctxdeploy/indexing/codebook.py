@@ -252,7 +252,7 @@ def _training_vectors(
 ) -> tuple[NDArray[np.float32], int]:
     """Return descriptors of the named photos, and of how many photos: those of scale 1, or all; no more than are used,
     and about ``max_vectors``."""
-    from ctxdeploy.index.codebook.training import MAX_PER_WORD, choose_words
+    from ctxdeploy.index.codebook import MAX_PER_WORD, choose_words
 
     wanted = set(names)
     near = every = 0

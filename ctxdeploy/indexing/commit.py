@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.types import FileState, PhotoDescriptors
+from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.indexing.config import FailureLimit
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index, Photo
+    from ctxdeploy.index import Index
     from ctxdeploy.runtime import PhotoFailure, PhotoSource
 
 Item = TypeVar("Item")
@@ -208,7 +208,7 @@ class IndexCommitter:
         start = time.perf_counter()
         known = sum(photo.name in self._index for photo in self._waiting)
         self._index.add_many(
-            (_row(photo) for photo in self._waiting),
+            self._waiting,
             # An interrupt may have come between adding and forgetting: then they are added once more.
             replace=True,
         )
@@ -219,10 +219,3 @@ class IndexCommitter:
         self._postings += descriptors
         self._waiting = []
         self._report.stages.assign += time.perf_counter() - start
-
-
-def _row(photo: PhotoDescriptors) -> "Photo":
-    from ctxdeploy.index import Photo
-
-    file = photo.file or FileState(size=-1, mtime_ns=-1)
-    return Photo(name=photo.name, vectors=photo.descriptors, size=file.size, mtime_ns=file.mtime_ns)

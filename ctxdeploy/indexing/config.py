@@ -102,7 +102,7 @@ class IndexingConfig:
     collect_garbage: bool = setting(False, "--gc", "At the end, remove files of interrupted runs and former states.")
 
     def __post_init__(self) -> None:
-        from ctxdeploy.index.config import MAX_WORDS
+        from ctxdeploy.index import MAX_WORDS
 
         if self.codebook is not None and self.words is not None:
             raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")

@@ -282,9 +282,9 @@ def create_index(archive: Path, codebook: "Codebook", bundle: Bundle, config: In
 
 def check_free(archive: Path) -> None:
     """Raise ``ArchiveError`` if an archive cannot be made in a folder because other files are there."""
-    from ctxdeploy.index.storage.creation import check_free
+    from ctxdeploy.index import Index
 
-    check_free(archive)
+    Index.check_free(archive)
 
 
 def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:

@@ -69,7 +69,7 @@ def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool
         listing: the photos found; nothing in what could not be listed is taken for gone.
         retry_failed: try photos again that could not be decoded, though their files are the same.
     """
-    known = {} if index is None else {name: _state(*found) for name, found in index.known().items()}
+    known = {} if index is None else index.known()
     failures = {} if index is None else {failure["name"]: failure for failure in index.failures()}
     new: dict[str, PhotoSource] = {}
     changed: dict[str, PhotoSource] = {}
@@ -110,10 +110,6 @@ def check_sync(plan: Plan, archive: object, listing: "PhotoList") -> None:
             f"--sync would remove {len(plan.gone)} photos of {archive} and keep none, for none of its photos is in "
             f"{listing.place}: if that is the right place, run once without --sync"
         )
-
-
-def _state(size: int, mtime_ns: int) -> FileState | None:
-    return None if size < 0 else FileState(size=size, mtime_ns=mtime_ns)
 
 
 # Photos that are tried, spread over all; one more goes first, for engines compile at their first photo of a size.

@@ -1,0 +1,32 @@
+"""The visual words: training, assignment of descriptors to them, and aggregation of a photo's descriptors.
+
+``Codebook`` assigns; ``aggregate`` makes one vector per word of what it assigned. The names are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
+    from ctxdeploy.index.codebook.codebook import Codebook
+    from ctxdeploy.index.codebook.training import MAX_PER_WORD, choose_words
+
+__all__ = ["MAX_PER_WORD", "Aggregated", "Codebook", "aggregate", "choose_words"]
+
+_HOMES = {
+    "Aggregated": "aggregation",
+    "Codebook": "codebook",
+    "MAX_PER_WORD": "training",
+    "aggregate": "aggregation",
+    "choose_words": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -94,14 +94,13 @@ class FlatAssigner:
 
     def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
         from ctxdeploy.index.kernels import assign as assign_kernels
-        from ctxdeploy.index.kernels import rank as assign_rank
 
         members, ends = np.arange(len(rows), dtype=np.int32), np.array([0, len(rows)], np.int64)
         kept = min(len(self._centroids), count + SPARE)
         found, _ = assign_kernels.search_cells(
             rows, self._centroids, self._origin, self._order, self._offsets, members, ends, kept
         )
-        return assign_rank.rank(rows, self._centroids, found, count)  # type: ignore[no-any-return]
+        return assign_kernels.rank(rows, self._centroids, found, count)  # type: ignore[no-any-return]
 
 
 class CellAssigner:
@@ -127,19 +126,17 @@ class CellAssigner:
 
     def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
         from ctxdeploy.index.kernels import assign as assign_kernels
-        from ctxdeploy.index.kernels import rank as assign_rank
 
         chosen = assign_kernels.nearest_cells(rows, self._centres, self._origin, self._probes)
-        members, ends = assign_rank.by_cell(chosen, len(self._centres))
+        members, ends = assign_kernels.by_cell(chosen, len(self._centres))
         kept = min(len(self._centroids), count + SPARE)
         found, _ = assign_kernels.search_cells(
             rows, self._centroids, self._origins, self._order, self._offsets, members, ends, kept
         )
-        return self._completed(rows, *assign_rank.rank(rows, self._centroids, found, count))
+        return self._completed(rows, *assign_kernels.rank(rows, self._centroids, found, count))
 
     def _rank_together(self, rows: NDArray[np.float32], count: int, threads: SearchThreads) -> Found:
         from ctxdeploy.index.kernels import assign as assign_kernels
-        from ctxdeploy.index.kernels import rank as assign_rank
 
         kept = min(len(self._centroids), count + SPARE)
         parts = _parts(np.ones(len(rows)), max(1, min(threads.count, len(rows) // _FEW)))
@@ -153,10 +150,10 @@ class CellAssigner:
             return assign_kernels.search_cells(rows, self._centroids, self._origins[cells], *lists, kept)
 
         def ranked(part: slice) -> Any:
-            best = assign_rank.nearest_of(words, near, part.start, part.stop)
-            return assign_rank.rank(rows[part], self._centroids, best, count)
+            best = assign_kernels.nearest_of(words, near, part.start, part.stop)
+            return assign_kernels.rank(rows[part], self._centroids, best, count)
 
-        members, ends = assign_rank.by_cell(np.concatenate(threads.run(cells_of, parts)), len(self._centres))
+        members, ends = assign_kernels.by_cell(np.concatenate(threads.run(cells_of, parts)), len(self._centres))
         looking = np.diff(ends)
         work = np.diff(self._offsets) * (looking + _PACKING * (looking > 0))
         found = threads.run(words_of, _parts(work, len(parts)))

@@ -12,12 +12,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import Piece, write_file
+from ctxdeploy.index.codebook import training
 from ctxdeploy.index.codebook.assignment import FLAT_WORDS, CellAssigner, Cells, FlatAssigner, parse_cells
+from ctxdeploy.index.config import Progress
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.storage import format as file_format
-from ctxdeploy.index.threads import SearchThreads, checked_threads
+from ctxdeploy.index.threads import SearchThreads
 
 FORMAT_NAME = "ctxdeploy-codebook"
 # Version 2 holds which words lie in which cell. Files without cells are the same in both and stay at version 1. In
@@ -86,9 +89,9 @@ class Codebook:
         *,
         seed: int = 0,
         iterations: int = 20,
-        progress: Any = None,
+        progress: Progress | None = None,
         threads: int | None = None,
-    ) -> "Codebook":
+    ) -> Self:
         """Cluster descriptors into words. The same arguments give the same bytes.
 
         Args:
@@ -103,9 +106,9 @@ class Codebook:
         Raises:
             ConfigError: not finite, fewer descriptors than words, or a setting out of range.
         """
-        from ctxdeploy.index.codebook.training import train
-
-        return train(vectors, words, seed=seed, iterations=iterations, progress=progress, threads=threads)
+        found = training.train(vectors, words, seed=seed, iterations=iterations, progress=progress, threads=threads)
+        centroids, facts, cells = found
+        return cls(centroids, training=facts, cells=cells)
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -119,12 +122,10 @@ class Codebook:
     def cells(self) -> Cells | None:
         """The coarse partition of the words, made here if need be; None up to 4096 words."""
         if self._cells is None or not len(self._cells.order):
-            from ctxdeploy.index.codebook import kmeans
-
             if self._cells is None:
-                self._cells = kmeans.build_cells(self.centroids)
+                self._cells = training.build_cells(self.centroids)
             else:  # a file of version 1 has centres alone
-                self._cells = kmeans.fill_cells(self.centroids, self._cells.centres, self._cells.probes)
+                self._cells = training.fill_cells(self.centroids, self._cells.centres, self._cells.probes)
         return self._cells
 
     def metadata(self) -> dict[str, Any]:
@@ -151,12 +152,12 @@ class Codebook:
         if count < 1:
             raise ConfigError(f"a descriptor needs at least one word, not {count}")
         array = as_vectors(vectors, self.dim, "assignment")
-        searcher, most = self._searcher(exact), min(count, len(self))
+        searcher, wanted = self._searcher(exact), min(count, len(self))
         if isinstance(threads, SearchThreads):
-            return searcher.search(array, most, threads)[0]
+            return searcher.search(array, wanted, threads)[0]
         number = checked_threads(threads)
         with closing(SearchThreads(number if len(array) >= _WORTH_THREADS else 1)) as helpers:
-            return searcher.search(array, most, helpers)[0]
+            return searcher.search(array, wanted, helpers)[0]
 
     def _searcher(self, exact: bool) -> FlatAssigner | CellAssigner:
         if self._assigner is None:
@@ -180,12 +181,10 @@ class Codebook:
         Raises:
             ConfigError: no descriptors, or not fitting.
         """
-        from ctxdeploy.index.codebook.training import measured_recall
-
         array = as_vectors(vectors, self.dim, "measuring recall")
         if len(array) == 0:
             raise ConfigError("measuring recall needs at least one descriptor")
-        facts = measured_recall(self.centroids, self.cells, array, on="descriptors given")
+        facts = training.measured_recall(self.centroids, self.cells, array, on="descriptors given")
         self.training.pop("recall", None)
         self.training.update(facts)
         return facts
@@ -247,8 +246,8 @@ class Codebook:
             version, probes = _CELLS_VERSION, cells.probes
         version = FORMAT_VERSION if compact else version
         facts = {"format": FORMAT_NAME, "format_version": str(version), "id": self.id, "probes": str(probes)}
-        training = json.dumps(self.training, sort_keys=True, allow_nan=False)
-        return file_format.encode(tensors, {**facts, "training": training})
+        text = json.dumps(self.training, sort_keys=True, allow_nan=False)
+        return file_format.encode(tensors, {**facts, "training": text})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Codebook":
@@ -288,13 +287,13 @@ def _parse(
     if not re.fullmatch("[0-9a-f]{64}", identity):
         raise ArchiveError(f"{where} is damaged: id is not a sha256")
     try:
-        training = json.loads(metadata["training"])
-        if not isinstance(training, dict):
+        facts = json.loads(metadata["training"])
+        if not isinstance(facts, dict):
             raise ValueError("training is not an object")
         probes = int(metadata["probes"])
     except (KeyError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{where} is damaged: {error!r}") from error
-    return centroids, identity, training, parse_cells(arrays, centroids, probes, version, where)
+    return centroids, identity, facts, parse_cells(arrays, centroids, probes, version, where)
 
 
 def _halved(centroids: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -3,14 +3,17 @@
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ctxdeploy.index.kernels.scores import LANES, compiled, inlined, pointer_to, popcount, prefetch
+from ctxdeploy.index.kernels.intrinsics import (
+    LANES,
+    compiled,
+    has_wide_popcount,
+    inlined,
+    keep_lanes,
+    popcount,
+    prefetch,
+)
 
 BLOCK = 1024
 # What a query may keep before it goes into its scores: 64 KB beside scores of 128 KB. Half of it is up to 6% slower.
@@ -25,98 +28,6 @@ _ADDED = 8
 _LINE = 16
 _SHIFT = np.uint32(16)
 _DISTANCE = np.uint32(0xFFFF)
-
-
-def has_wide_popcount() -> bool:
-    """Tell whether numba compiles for AVX-512 with vector popcount (Intel from Ice Lake, AMD from Zen 4 on)."""
-    features = str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
-    return "+avx512f" in features and "+avx512vpopcntdq" in features
-
-
-def _vector(kind: Any) -> Any:
-    return ir.VectorType(kind, LANES)
-
-
-def _spread(builder: Any, value: Any, kind: Any) -> Any:
-    """Return LLVM's vector of ``value`` in all lanes."""
-    nothing = ir.Constant(_vector(kind), ir.Undefined)
-    value = value if value.type == kind else builder.trunc(value, kind)
-    one = builder.insert_element(nothing, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(one, nothing, ir.Constant(_vector(ir.IntType(32)), [0] * LANES))
-
-
-def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
-    kind = ir.FunctionType(result, [value.type for value in values])
-    return builder.call(builder.module.declare_intrinsic(name, (), kind), values)
-
-
-def _keep(
-    typing_context: Any,
-    left: Any,
-    right: Any,
-    images: Any,
-    place: Any,
-    owners: Any,
-    query: Any,
-    first: Any,
-    count: Any,
-    low: Any,
-    mask: Any,
-    inside: Any,
-    limit: Any,
-    kept: Any,
-    sizes: Any,
-) -> Any:
-    """Sixteen postings from ``place``: column << 16 | distance of those that are in the bits ``inside`` and nearer than
-    ``limit`` go to ``kept[sizes[owner]]`` and on, for each of the ``count`` entries from ``first``.
-
-    LLVM makes no compression of a loop, and would load the postings anew for each entry. Places are computed here for
-    arrays without gaps; others do not compile.
-    """
-    if any(kind.layout != "C" for kind in (left, right, images, owners, query, kept, sizes)):
-        return None
-    wide, number, narrow = ir.IntType(64), ir.IntType(32), ir.IntType(16)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def pointer(argument: int, place: Any, kind: Any) -> Any:
-            return pointer_to(context, builder, signature.args[argument], args[argument], place, kind)
-
-        def load(argument: int, kind: Any) -> Any:
-            return builder.load(pointer(argument, args[3], _vector(kind)), align=kind.width // 8)
-
-        columns = [load(0, wide), load(1, wide)]
-        photo = builder.sub(builder.zext(load(2, narrow), _vector(number)), _spread(builder, args[8], number))
-        column = builder.and_(photo, _spread(builder, args[9], number))
-        column = builder.shl(column, ir.Constant(_vector(number), [16] * LANES))
-        limits = _spread(builder, args[11], number)
-        within = builder.bitcast(builder.trunc(args[10], narrow), _vector(ir.IntType(1)))
-        nothing = ir.Constant(_vector(number), [0] * LANES)
-        with cgutils.for_range(builder, args[7]) as loop:
-            entry = builder.add(args[6], loop.index)
-            codes = pointer(5, ir.Constant(wide, 0), wide)
-            bits = []
-            for i in range(2):
-                place = builder.gep(codes, [builder.add(builder.shl(entry, wide(1)), wide(i))])
-                code = _spread(builder, builder.load(place), wide)
-                bits.append(_call(builder, "llvm.ctpop.v16i64", _vector(wide), builder.xor(columns[i], code)))
-            distance = builder.trunc(builder.add(*bits), _vector(number))
-            near = builder.and_(builder.icmp_unsigned("<", distance, limits), within)
-            packed = builder.or_(column, distance)
-            name = "llvm.x86.avx512.mask.compress.v16i32"
-            pressed = _call(builder, name, _vector(number), packed, nothing, near)
-            size_at = pointer(13, builder.load(pointer(4, entry, wide)), wide)
-            size = builder.load(size_at)
-            builder.store(pressed, pointer(12, size, _vector(number)), align=4)
-            added = builder.zext(_call(builder, "llvm.ctpop.i16", narrow, builder.bitcast(near, narrow)), wide)
-            builder.store(builder.add(size, added), size_at)
-        return context.get_dummy_value()
-
-    integer = types.int64
-    arguments = (left, right, images, integer, owners, query, integer, integer, *[integer] * 4, kept, sizes)
-    return types.void(*arguments), generate
-
-
-_keep_lanes: Any = intrinsic(_keep)
 
 
 @inlined
@@ -169,7 +80,7 @@ def _append_wide(
         _append_plain(left, right, images, begin, end, owners, query, first, count, low, mask, limit, kept, sizes)
     else:
         inside = (1 << (end - begin)) - 1
-        _keep_lanes(left, right, images, begin, owners, query, first, count, low, mask, inside, limit, kept, sizes)
+        keep_lanes(left, right, images, begin, owners, query, first, count, low, mask, inside, limit, kept, sizes)
 
 
 # Both give the same scores: what the first leaves out would add 0.

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.index.kernels.scores import compiled
+from ctxdeploy.index.kernels.intrinsics import compiled
 
 
 @compiled

@@ -10,62 +10,81 @@ query's code of a word: ``query[e]``, ``weights[e]`` (float32), to be added to r
 entries of word i are ``starts[i]`` .. ``starts[i + 1]``.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-LANES = 16
+from ctxdeploy.index.kernels.intrinsics import LANES, compiled, popcount, prefetch
+
+# Postings of one step of ``score_pairs``.
+PAIR_BLOCK = 1024
+# Postings of a cache line of codes.
+LINE = 8
 # Postings that are compared with all queries of a word while they are in the innermost cache.
 CODE_BLOCK = 256
 FLOAT_BLOCK = 32
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on the first call, and keep the machine code beside the module for the next process."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder to cache in: a read-only installation without a home
-        return njit(nogil=True, error_model="numpy")(function)
+@compiled
+def score_pairs(
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    images: NDArray[np.uint16],
+    codes: NDArray[np.uint64],
+    query: NDArray[np.uint64],
+    weights: NDArray[np.float32],
+    table: NDArray[np.float32],
+    scores: NDArray[np.float32],
+) -> None:
+    """Add weight · table[Hamming] to ``scores`` (65,536) for every posting of the query's words; codes 2×P.
 
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as part of the loop that calls it: a call with six arrays costs as much as 50 postings."""
-    return njit(nogil=True, error_model="numpy", forceinline=True)(function)
-
-
-def pointer_to(context: Any, builder: Any, kind: Any, array: Any, place: Any, target: Any) -> Any:
-    """Return LLVM's pointer to ``array[place]``, as one to ``target``."""
-    view = context.make_array(kind)(context, builder, array)
-    return builder.bitcast(builder.gep(view.data, [place]), target.as_pointer())
-
-
-def _count_bits(typing_context: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), generate
-
-
-def _touch(typing_context: Any, array: Any, place: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(fetch, [pointer, number(0), number(3), number(1)])  # to read, into all caches, data
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
-
-
-popcount: Any = intrinsic(_count_bits)
-# A hint to the processor: it reads nothing into the program and never faults, whatever the place.
-prefetch: Any = intrinsic(_touch)
+    Two loops a block: the first is vectorised with popcount and waits for memory, the second scatters into the L2
+    cache and fetches the lists of the next words meanwhile, as many lines as the first has read. Without that, 0.66 G
+    postings a second; with the next word's list alone, 1.0; with the stream over all words, 1.15 (Zen 5, one thread).
+    Safe for any image number, since ``scores`` has a place for each of 16 bits, and for any code, since ``table`` has
+    129 entries.
+    """
+    left, right = codes[0], codes[1]
+    distances = np.empty(PAIR_BLOCK, np.uint8)
+    weighted = table.copy()
+    last = begins.size - 1
+    following: Any = 0
+    ahead: Any = np.int64(0)
+    for word in range(begins.size):
+        if word == 0 or weights[word] != weights[word - 1]:
+            for i in range(table.size):
+                weighted[i] = table[i] * weights[word]
+        # The stream falls behind by the rests of lines; it begins anew before this word's own postings.
+        if following <= word:
+            following = min(word + 1, last)
+            ahead = begins[following]
+        begin, end = begins[word], ends[word]
+        while begin < end:
+            size = min(PAIR_BLOCK, end - begin)
+            a, b, numbers = left[begin : begin + size], right[begin : begin + size], images[begin : begin + size]
+            for i in range(size):
+                distances[i] = np.uint8(popcount(a[i] ^ query[word, 0]) + popcount(b[i] ^ query[word, 1]))
+            whole = size - size % LINE
+            done: Any = 0
+            while done < whole:
+                # One line more than the list has: it need not begin with a line.
+                length = min(whole - done, max(ends[following] + 2 * LINE - 1 - ahead, LINE) // LINE * LINE)
+                near, places = distances[done : done + length], numbers[done : done + length]
+                for i in range(0, length, LINE):
+                    prefetch(left, ahead + i)
+                    prefetch(right, ahead + i)
+                    prefetch(images, ahead + i)
+                    for j in range(i, i + LINE):
+                        scores[places[j]] += weighted[near[j]]
+                ahead += length
+                done += length
+                if ahead >= ends[following] and following < last:
+                    following += 1
+                    ahead = begins[following]
+            for i in range(whole, size):
+                scores[numbers[i]] += weighted[distances[i]]
+            begin += size
 
 
 @compiled

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.index.kernels.scores import compiled, prefetch
+from ctxdeploy.index.kernels.intrinsics import compiled, prefetch
 
 SELECTED = 256
 _AHEAD = 16

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError
-from ctxdeploy.index.codebook.aggregate import code_columns
+from ctxdeploy.index.codebook.aggregation import code_columns
+from ctxdeploy.index.config import Progress
 from ctxdeploy.index.storage import format as file_format
-from ctxdeploy.index.storage.builder import geometry_tensors
 from ctxdeploy.index.storage.manifest import ShardEntry
 from ctxdeploy.index.storage.names import name_tensors
-from ctxdeploy.index.storage.shard import PLACES, Layout, Shard
+from ctxdeploy.index.storage.positions import position_tensors
+from ctxdeploy.index.storage.shard import PLACES, HeldShard, Layout, Shard, not_empty
+from ctxdeploy.index.writer import Writer
 
 # A merged shard is made in memory: 26M postings of 18 bytes are 0.5 GB.
 MAX_BYTES = 1 << 30
@@ -23,27 +25,58 @@ _REMOVED = 0.2
 SMALL_SHARDS = 8
 
 
-class HasEntry(Protocol):
-    """A shard and its facts."""
+def compact(writer: Writer, *, purge: bool, progress: Progress | None) -> int:
+    """Commit; merge small shards and those with many removed photos into large ones; commit.
 
-    @property
-    def entry(self) -> ShardEntry: ...
+    Args:
+        writer: of the archive.
+        purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
+        progress: called with photos written, 0 at first, and of how many.
+
+    Returns:
+        The shards that were merged.
+
+    Raises:
+        ArchiveError: one of those shards is damaged; what was committed before stays.
+        StorageError: no room.
+    """
+    writer.commit()
+    # Without those that became empty before any commit: no commit has left them out.
+    shards = not_empty(writer.shards)
+    entries = [held.entry for held in shards]
+    groups = choose_groups(entries, writer.state.manifest.config.shard_images, purge=purge)
+    total = sum(entries[i].live for group in groups for i in group)
+    done = 0
+    merged: dict[int, HeldShard] = {}
+    if progress is not None and groups:
+        progress(0, total)  # a clock that starts with the first group done has no rate
+    for group in groups:
+        for i in group:
+            check_whole(writer.folder, entries[i])
+        tensors = merged_tensors(writer.layout, [shards[i].shard for i in group])
+        merged[group[0]] = writer.write_shard(tensors)
+        done += len(tensors["counts"])
+        if progress is not None:
+            progress(done, total)
+    gone = {i for group in groups for i in group[1:]}
+    writer.replace_shards(merged.get(i, held) for i, held in enumerate(shards) if i not in gone)
+    writer.commit()
+    return len(merged) + len(gone)
 
 
-def choose_groups(parts: Sequence[HasEntry], shard_images: int, *, purge: bool) -> list[list[int]]:
+def choose_groups(entries: Sequence[ShardEntry], shard_images: int, *, purge: bool) -> list[list[int]]:
     """Return groups of shards to merge, each into one, of at most ``shard_images`` photos and 1 GB.
 
     Args:
-        parts: the shards.
-        shard_images: photos per shard at most.
+        entries: the shards.
+        shard_images: photos of a shard at most.
         purge: take every shard with a removed photo, instead of those with a fifth of them removed.
 
     Candidates are shards that are less than half full (by photos and by bytes), or have removed photos.
     """
     groups: list[list[int]] = []
     images, size = shard_images, 0
-    for number, part in enumerate(parts):
-        entry = part.entry
+    for number, entry in enumerate(entries):
         if not is_candidate(entry, shard_images, purge=purge):
             continue
         if not groups or images + entry.live > shard_images or size + entry.bytes > MAX_BYTES:
@@ -52,7 +85,7 @@ def choose_groups(parts: Sequence[HasEntry], shard_images: int, *, purge: bool) 
         groups[-1].append(number)
         images += entry.live
         size += entry.bytes
-    return [group for group in groups if len(group) > 1 or parts[group[0]].entry.removed]
+    return [group for group in groups if len(group) > 1 or entries[group[0]].removed]
 
 
 def is_candidate(entry: ShardEntry, shard_images: int, *, purge: bool = False) -> bool:
@@ -120,8 +153,8 @@ def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Array
         **name_tensors(name for shard in shards for name in shard.live_names()),
     }
     if layout.geometry:
-        facts |= geometry_tensors(
-            shard.packed(int(number)) for shard, kept in zip(shards, live, strict=True) for number in kept
+        facts |= position_tensors(
+            shard.packed_positions(int(number)) for shard, kept in zip(shards, live, strict=True) for number in kept
         )
     return facts
 

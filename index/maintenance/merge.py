@@ -8,9 +8,9 @@ import numpy as np
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.index.storage.manifest import NAMES, SHARDS, FileEntry, Manifest, store
 from ctxdeploy.index.storage.names import name_tensors, write_names
-from ctxdeploy.index.storage.shard import open_shard
-from ctxdeploy.index.storage.state import Snapshot
-from ctxdeploy.index.writer import Part, Writer
+from ctxdeploy.index.storage.shard import HeldShard, open_shard, without
+from ctxdeploy.index.storage.state import State
+from ctxdeploy.index.writer import Writer
 
 CONFLICTS = ("error", "keep", "replace")
 
@@ -30,12 +30,11 @@ class Merged:
     kept: int
 
 
-def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merged:
+def merge(writer: Writer, other: State, conflicts: str) -> Merged:
     """Take the photos of another archive; durable and visible with the next commit of the writer.
 
     Args:
         writer: of the archive that grows.
-        folder: that archive.
         other: the other archive.
         conflicts: for names in both: "error", "keep" this archive's photo, or "replace" it.
 
@@ -46,10 +45,10 @@ def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merg
         StorageError: this archive cannot be written.
     """
     if conflicts not in CONFLICTS:
-        raise ConfigError(f"conflicts {conflicts!r} is none of {', '.join(CONFLICTS)}")
-    _check_alike(writer.snapshot.manifest, other.manifest)
+        raise ConfigError(f"conflicts {conflicts!r} is not one of {', '.join(CONFLICTS)}")
+    _check_alike(writer.state.manifest, other.manifest)
     writer.flush()
-    taken: list[Part] = []
+    taken: list[HeldShard] = []
     replaced: list[tuple[int, int]] = []
     kept = 0
     clashes = list(writer.clashes(other.shards))
@@ -67,12 +66,11 @@ def merge(writer: Writer, folder: Path, other: Snapshot, conflicts: str) -> Merg
             replaced += [place for _, place in found]
         if len(shard.removed) == len(shard):
             continue
-        part = Part(replace(entry, removed=0, tombstones=None, names=None), shard)
-        taken.append(_copied(folder, part, writer.snapshot.manifest, shard.path.parent.parent, entry.names))
-    writer.adopt(taken, replaced)
-    live = sum(len(part.shard) - len(part.shard.removed) for part in taken)
+        taken.append(_copied(writer, HeldShard(entry, shard)))
+    writer.replace_shards((*without(writer.shards, replaced), *taken))
+    live = sum(len(held.shard) - len(held.shard.removed) for held in taken)
     if writer.failures:
-        writer.forget_failures(name for part in taken for name in part.shard.live_names())
+        writer.forget_failures(name for held in taken for name in held.shard.live_names())
     writer.record_failures(
         record for name, record in other.failures.items() if name not in writer and name not in writer.failures
     )
@@ -96,17 +94,17 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
             )
 
 
-def _copied(folder: Path, part: Part, manifest: Manifest, source: Path, names: FileEntry | None) -> Part:
-    """Copy a shard's file and the list of its names; the part's removed photos stay so."""
-    entry = part.entry
-    shard_file = _copy(source, entry, folder, SHARDS)
-    if names is None:  # format 1
-        copied = write_names(folder, name_tensors(part.shard.all_names()))
+def _copied(writer: Writer, held: HeldShard) -> HeldShard:
+    """Copy a shard's file and the list of its names into the writer's archive; its removed photos stay so."""
+    source, folder = held.shard.path.parent.parent, writer.folder
+    shard_file = _copy(source, held.entry, folder, SHARDS)
+    if held.entry.names is None:  # format 1
+        names = write_names(folder, name_tensors(held.shard.all_names()))
     else:
-        copied = _copy(source, names, folder, NAMES)
-    entry = replace(entry, **shard_file.metadata(), names=copied)
-    opened = open_shard(folder, entry, manifest)
-    return Part(entry, replace(opened, removed=np.asarray(part.shard.removed)))
+        names = _copy(source, held.entry.names, folder, NAMES)
+    entry = replace(held.entry, **shard_file.metadata(), names=names, removed=0, tombstones=None)
+    opened = open_shard(folder, entry, writer.state.manifest)
+    return HeldShard(entry, replace(opened, removed=np.asarray(held.shard.removed)))
 
 
 def _copy(source: Path, entry: FileEntry, folder: Path, kind: str) -> FileEntry:

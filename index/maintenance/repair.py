@@ -1,7 +1,8 @@
 """Makes a damaged archive whole again: what is damaged goes, and a list says which photos went with it."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,7 @@ import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError
 from ctxdeploy.core.files import WriterLock, write_file
-from ctxdeploy.index.maintenance.settle import missing_names, settle_returned, without_doubled
 from ctxdeploy.index.maintenance.verify import check_codebook, check_file, check_names, check_statistics, shard_problems
-from ctxdeploy.index.storage import statistics
 from ctxdeploy.index.storage.failures import read_failures
 from ctxdeploy.index.storage.format import NotDamagedError, unreadable
 from ctxdeploy.index.storage.manifest import (
@@ -25,10 +24,18 @@ from ctxdeploy.index.storage.manifest import (
     parse,
     publish,
 )
-from ctxdeploy.index.storage.names import name_tensors, read_names, write_names
+from ctxdeploy.index.storage.names import NameIndex, doubled_names, name_tensors, read_names, write_names
 from ctxdeploy.index.storage.pins import read_current
-from ctxdeploy.index.storage.shard import Shard, open_shard
-from ctxdeploy.index.storage.tombstones import read_tombstones, write_tombstones
+from ctxdeploy.index.storage.shard import (
+    HeldShard,
+    Shard,
+    not_empty,
+    open_shard,
+    read_tombstones,
+    with_tombstones,
+    without,
+)
+from ctxdeploy.index.storage.statistics import with_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,7 @@ def repair(folder: Path) -> Repaired:
     is damaged, the newest sound manifest takes its place. Damaged files stay until garbage collection.
 
     Raises:
-        ArchiveError: no archive, being written by another process, no sound manifest, or the codebook is damaged:
+        ArchiveError: not an archive, being written by another process, no sound manifest, or the codebook is damaged:
             without it no descriptor can be compared.
         NotDamagedError: a newer ctxdeploy wrote the archive, or a file cannot be read now (no permission, too many open
             files): what this process cannot read is not damaged.
@@ -108,17 +115,18 @@ def _repair(folder: Path) -> Repaired:
     except CtxdeployError as error:
         raise ArchiveError(f"{error}; put a copy of it in its place: no other file says what its words were") from error
     findings = _Findings(problems=problems, lost=[], doubtful=[], returned={})
-    sound: list[tuple[ShardEntry, Shard]] = []
+    sound: list[HeldShard] = []
     for entry in manifest.shards:
         found = _sound_shard(folder, entry, manifest, findings, len(sound))
         if found is not None:
             sound.append(found)
     failures = _sound_failures(folder, manifest, findings)
-    sound, back, returned = settle_returned(sound, findings.returned)
-    findings.lost += missing_names(findings.doubtful, sound)
-    sound, doubled = without_doubled(sound)
+    kept, back, returned = remove_replaced(sound, findings.returned)
+    findings.lost += missing_names(findings.doubtful, kept)
+    kept, doubled = without_doubled(kept)
     findings.problems += doubled
-    findings.problems += _statistics_problems(folder, manifest, [shard for _, shard in sound], findings)
+    shards = [held.shard for held in kept]
+    findings.problems += _statistics_problems(folder, manifest, shards, findings)
     number = manifest.number
     path = None
     if findings.problems:
@@ -126,9 +134,9 @@ def _repair(folder: Path) -> Repaired:
         if findings.lost:
             path = folder / f"lost-{number:06d}.jsonl"
             write_file(path, ["".join(json.dumps({"name": name}) + "\n" for name in findings.lost).encode()])
-        entries = tuple(_with_tombstones(folder, _with_names(folder, entry, shard), shard) for entry, shard in sound)
-        state = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
-        publish(folder, _with_statistics(folder, state, [shard for _, shard in sound]))
+        entries = tuple(with_tombstones(folder, _with_names(folder, held)) for held in kept)
+        manifest = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
+        publish(folder, with_statistics(folder, manifest, shards)[0])
     return Repaired(
         problems=tuple(findings.problems),
         lost=tuple(findings.lost),
@@ -167,7 +175,7 @@ def _read(path: Path) -> bytes:
 
 def _sound_shard(
     folder: Path, entry: ShardEntry, manifest: Manifest, findings: _Findings, place: int
-) -> tuple[ShardEntry, Shard] | None:
+) -> HeldShard | None:
     """Return a shard if its file is sound, with its names and tombstones made sound; else note what is lost."""
     bare = replace(entry, removed=0, names=None, tombstones=None)
     problems = _problems(lambda: check_file(folder, entry))
@@ -192,7 +200,7 @@ def _sound_shard(
     names = entry.names
     wrong = [] if names is None else _names_problems(folder, names, shard)
     findings.problems += wrong
-    return replace(entry, names=None if wrong else names), replace(shard, removed=removed)
+    return HeldShard(replace(entry, names=None if wrong else names), replace(shard, removed=removed))
 
 
 def _names_problems(folder: Path, names: FileEntry, shard: Shard) -> list[str]:
@@ -251,20 +259,55 @@ def _sound_failures(folder: Path, manifest: Manifest, findings: _Findings) -> Fi
     return None if problems else manifest.failures
 
 
-def _with_names(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
-    if entry.names is not None:
-        return entry
-    return replace(entry, names=write_names(folder, name_tensors(shard.all_names())))
+def _with_names(folder: Path, held: HeldShard) -> HeldShard:
+    if held.entry.names is not None:
+        return held
+    names = write_names(folder, name_tensors(held.shard.all_names()))
+    return HeldShard(replace(held.entry, names=names), held.shard)
 
 
-def _with_tombstones(folder: Path, entry: ShardEntry, shard: Shard) -> ShardEntry:
-    if len(shard.removed) == entry.removed:
-        return entry
-    return replace(entry, removed=len(shard.removed), tombstones=write_tombstones(folder, entry, shard.removed))
+def missing_names(names: Sequence[str], sound: Sequence[HeldShard]) -> list[str]:
+    """Return the names of which no photo is there: of a lost shard some may have been removed, or replaced."""
+    if not names:
+        return []
+    table = NameIndex([held.shard for held in sound])
+    return [name for name in dict.fromkeys(names) if not any(sound[s].shard.live[n] for s, n in table.find(name))]
 
 
-def _with_statistics(folder: Path, manifest: Manifest, shards: list[Shard]) -> Manifest:
-    if not manifest.config.idf:
-        return manifest
-    found = statistics.compute(shards, manifest.words)
-    return replace(manifest, statistics=statistics.write_statistics(folder, manifest.number, found))
+def remove_replaced(sound: Sequence[HeldShard], returned: dict[int, int]) -> tuple[Sequence[HeldShard], int, list[str]]:
+    """Remove again what returned from damaged tombstones, where another shard has a photo of that name.
+
+    Args:
+        sound: the shards.
+        returned: of those whose tombstones are damaged, how many photos had been removed.
+
+    Returns:
+        The shards, how many photos are back, and names among which are theirs.
+    """
+    if not returned:
+        return sound, 0, []
+    table = NameIndex([held.shard for held in sound])
+    result, back, names = list(sound), 0, list[str]()
+    for place, count in returned.items():
+        entry, shard = sound[place]
+        doubled = []
+        for number, name in enumerate(shard.all_names()):
+            others = [(s, n) for s, n in table.find(name) if s != place and sound[s].shard.live[n]]
+            # Of two shards whose tombstones are both damaged, the later one has the newer photo.
+            if any(s not in returned or s > place for s, _ in others):
+                doubled.append(number)
+        result[place] = HeldShard(entry, shard.without(doubled))
+        if len(doubled) < count:
+            back += count - len(doubled)
+            names += result[place].shard.live_names()
+    return not_empty(result), back, names
+
+
+def without_doubled(sound: Sequence[HeldShard]) -> tuple[Sequence[HeldShard], list[str]]:
+    """Of photos of one name keep the last: nothing else could ever remove the others. Return also what was wrong."""
+    places = [place for place, _ in doubled_names([held.shard for held in sound])]
+    if not places:
+        return sound, []
+    counts = Counter(shard for shard, _ in places)
+    problems = [f"{sound[s].shard.path}: {counts[s]} names occur again later" for s in sorted(counts)]
+    return not_empty(without(sound, places)), problems

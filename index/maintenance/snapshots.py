@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.core.files import make_folder, storing, sync_folder, write_file
-from ctxdeploy.index.storage.manifest import checksum, manifest_name, parse_pointer, pointer_text, read_pointer
+from ctxdeploy.core.files import checksum, make_folder, storing, sync_folder, write_file
+from ctxdeploy.index.storage.manifest import manifest_name, parse_pointer, pointer_text, read_pointer
 from ctxdeploy.index.storage.pins import Pin, pin, pin_current
 
 FORMAT_NAME = "ctxdeploy-snapshot"
@@ -130,7 +130,7 @@ def _read(folder: Path, name: str) -> tuple[SnapshotInfo, str]:
 
 
 def pin_state(folder: Path, at: str | int | None) -> Pin:
-    """Open and hold a state: the one in force, a snapshot by name, or a manifest by number.
+    """Open and hold a state: the one in force, a snapshot by name, or a manifest by number (in digits, too).
 
     Raises:
         ArchiveError: it is not there any more, or damaged.
@@ -139,6 +139,8 @@ def pin_state(folder: Path, at: str | int | None) -> Pin:
     if at is None:
         return pin_current(folder)
     read_pointer(folder)  # is this an archive at all?
+    if isinstance(at, str) and at.isascii() and at.isdigit() and at not in snapshot_names(folder):
+        at = int(at)
     if isinstance(at, str):
         return pin(folder, _read(folder, at)[1], str(_path(folder, at)))
     if isinstance(at, bool) or not isinstance(at, int):

@@ -15,9 +15,8 @@ from ctxdeploy.index.storage.failures import read_failures
 from ctxdeploy.index.storage.manifest import FileEntry, Manifest, ShardEntry
 from ctxdeploy.index.storage.names import doubled_names, read_names
 from ctxdeploy.index.storage.pins import pin_current
-from ctxdeploy.index.storage.shard import Layout, Shard, open_shard
+from ctxdeploy.index.storage.shard import Layout, Shard, open_shard, read_tombstones
 from ctxdeploy.index.storage.state import read_codebook
-from ctxdeploy.index.storage.tombstones import read_tombstones
 
 
 def verify(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ def normalised(records: Iterable[Mapping[str, Any]]) -> Failures:
     """Return records by name.
 
     Raises:
-        ConfigError: name or reason (stage may be missing) is no text, or seconds, size or mtime_ns no number.
+        ConfigError: name or reason (stage may be missing) is not a text, or seconds, size or mtime_ns is not a number.
     """
     result: Failures = {}
     for record in records:
@@ -32,7 +32,7 @@ def normalised(records: Iterable[Mapping[str, Any]]) -> Failures:
             if field in record:
                 facts[field] = record[field]
                 if type(facts[field]) not in types or not math.isfinite(facts[field]):
-                    raise ConfigError(f"{field} of a failed photo is no number: {dict(record)!r}"[:300])
+                    raise ConfigError(f"{field} of a failed photo is not a number: {dict(record)!r}"[:300])
         result[facts["name"]] = facts
     return result
 

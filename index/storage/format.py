@@ -224,6 +224,12 @@ def check_tensors(arrays: Arrays, wanted: Mapping[str, Wanted], where: str) -> N
             raise ArchiveError(f"{where} is damaged: {name} is {array.dtype} {array.shape}, but {needed} is needed")
 
 
+def check_offsets(offsets: NDArray[np.uint32], end: int, where: str) -> None:
+    """Raise ``ArchiveError`` unless ``offsets`` begin at 0, never fall, and end at ``end``."""
+    if offsets[0] != 0 or offsets[-1] != end or bool((offsets[1:] < offsets[:-1]).any()):
+        raise ArchiveError(f"{where} is damaged: not rising from 0 to {end}")
+
+
 def check_hash(path: Path, sha256: str) -> None:
     """Raise ``ArchiveError`` unless a file has this hex sha256."""
     try:

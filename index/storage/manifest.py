@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.core.files import Piece, make_folder, piece_bytes, write_file
+from ctxdeploy.core.files import Piece, checksum, make_folder, piece_bytes, write_file
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
 from ctxdeploy.index.storage.format import NewerFormatError, unreadable
 
@@ -161,12 +161,6 @@ def _metadata(entry: FileEntry | None) -> dict[str, Any] | None:
     return None if entry is None else entry.metadata()
 
 
-def checksum(facts: dict[str, Any]) -> str:
-    """Return the sha256 of everything else, for a snapshot's file, and a manifest whose hash in ``CURRENT`` is lost."""
-    text = json.dumps({key: value for key, value in facts.items() if key != "checksum"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def store(folder: Path, file: str, pieces: Sequence[Piece]) -> FileEntry:
     """Write a file of the archive, durably; ``{}`` in its name stands for the sha256 of its content.
 
@@ -215,7 +209,7 @@ def read_pointer(folder: Path) -> str:
     """Return the text of ``CURRENT``.
 
     Raises:
-        ArchiveError: the folder is no archive, or the file cannot be read.
+        ArchiveError: the folder is not an archive, or the file cannot be read.
     """
     path = folder / CURRENT
     try:

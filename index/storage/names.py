@@ -8,17 +8,14 @@ n+1.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.manifest import NAMES, FileEntry, store
-
-if TYPE_CHECKING:
-    from ctxdeploy.index.storage.shard import Shard
 
 FORMAT_NAME = "ctxdeploy-names"
 FORMAT_VERSION = 1
@@ -30,7 +27,7 @@ def encode_name(name: str) -> bytes:
     """Return a name's bytes: UTF-8, with the bytes that ``os.fsdecode`` could not decode as they were.
 
     Raises:
-        ConfigError: no text, or the name would come back as another one.
+        ConfigError: it is not a text, or it would come back as another name.
     """
     if not isinstance(name, str):
         raise ConfigError(f"the name {name!r} is not a text")
@@ -40,7 +37,7 @@ def encode_name(name: str) -> bytes:
     except UnicodeEncodeError:
         same = False
     if not same:
-        raise ConfigError(f"the name {name!r} holds surrogates that are no undecodable bytes: rename the photo")
+        raise ConfigError(f"the name {name!r} holds surrogates that do not stand for bytes: rename the photo")
     return data
 
 
@@ -83,14 +80,8 @@ def read_names(folder: Path, entry: FileEntry, images: int) -> list[str]:
     file_format.check_hash(path, entry.sha256)
     wanted: dict[str, file_format.Wanted] = {"names": ("|u1", None), "name_offsets": ("<u4", (images + 1,))}
     file_format.check_tensors(arrays, wanted, str(path))
-    check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{path}: name_offsets")
+    file_format.check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{path}: name_offsets")
     return split_names(arrays["names"], arrays["name_offsets"])
-
-
-def check_offsets(offsets: NDArray[np.uint32], end: int, where: str) -> None:
-    """Raise ``ArchiveError`` unless ``offsets`` begin at 0, never fall, and end at ``end``."""
-    if offsets[0] != 0 or offsets[-1] != end or bool((offsets[1:] < offsets[:-1]).any()):
-        raise ArchiveError(f"{where} is damaged: not rising from 0 to {end}")
 
 
 class Named(Protocol):
@@ -100,7 +91,10 @@ class Named(Protocol):
     def names(self) -> NDArray[np.uint8]: ...
     @property
     def name_offsets(self) -> NDArray[np.uint32]: ...
+    @property
+    def live(self) -> NDArray[np.bool_]: ...
     def __len__(self) -> int: ...
+    def name(self, number: int) -> str: ...
 
 
 class NameIndex:
@@ -168,7 +162,7 @@ class NameIndex:
                 yield number, names[name]
 
 
-def doubled_names(shards: "Sequence[Shard]") -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def doubled_names(shards: Sequence[Named]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return shard and number of two photos of one name that are both in the archive, neighbours in order; there should
     be none. Memory: 16 bytes a photo, not all names at once."""
     bases = np.cumsum([0, *map(len, shards)], dtype=np.int64)

@@ -19,27 +19,34 @@ and with geometry (format 2), photo after photo, in a photo by rising word:
     geometry_offsets    uint32 n+1  features of photo i are geometry_offsets[i] .. geometry_offsets[i + 1]
 
 Format 1 is format 2 without geometry.
+
+A shard's file never changes. Which of its photos are removed stands in a file of its own, as of one manifest:
+``tombstones/<sha256>.safetensors`` has the tensor ``removed`` (uint16, rising numbers of photos in the shard), and its
+header names the shard.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.index.codebook.aggregate import code_columns
+from ctxdeploy.core.types import FileState
+from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.config import MAX_SHARD_IMAGES
 from ctxdeploy.index.storage import format as file_format
-from ctxdeploy.index.storage.geometry import Geometry, Packed, unpack
-from ctxdeploy.index.storage.manifest import SHARDS, Manifest, ShardEntry, store
-from ctxdeploy.index.storage.names import check_offsets, decode_name, split_names, write_names
-from ctxdeploy.index.storage.tombstones import read_tombstones
+from ctxdeploy.index.storage.manifest import SHARDS, TOMBSTONES, Manifest, ShardEntry, store
+from ctxdeploy.index.storage.names import decode_name, split_names, write_names
+from ctxdeploy.index.storage.positions import FeaturePositions, PackedPositions, unpack_positions
 
 FORMAT_NAME = "ctxdeploy-shard"
 FORMAT_VERSION = 2
+_TOMBSTONES_NAME = "ctxdeploy-tombstones"
+_TOMBSTONES_VERSION = 1
 MAX_POSTINGS = (1 << 32) - 1
 PLACES = 1 << 16
 _NOTHING = np.empty(0, np.uint16)
@@ -161,28 +168,57 @@ class Shard:
         names = self.all_names()
         return [names[i] for i in np.flatnonzero(self.live)] if len(self.removed) else names
 
-    def packed(self, number: int) -> Packed | None:
+    def known(self) -> Iterator[tuple[str, FileState | None]]:
+        """Yield the name of each photo that is in the archive, and the state of its file, None if it is not known."""
+        live = self.live[: len(self)]
+        facts = zip(self.sizes[live].tolist(), self.mtimes[live].tolist(), strict=True)
+        for name, (size, mtime_ns) in zip(self.live_names(), facts, strict=True):
+            yield name, None if size == mtime_ns == -1 else FileState(size=size, mtime_ns=mtime_ns)
+
+    def packed_positions(self, number: int) -> PackedPositions | None:
         """Return the features of a photo as they stand in the file; None in a shard without geometry."""
         if self.geometry_offsets is None:
             return None
         part = slice(int(self.geometry_offsets[number]), int(self.geometry_offsets[number + 1]))
-        return Packed(
+        return PackedPositions(
             words=_there(self.geometry_words)[part],
             positions=_there(self.geometry_positions)[part],
             scales=_there(self.geometry_scales)[part],
             frame=_there(self.geometry_frames)[number],
         )
 
-    def geometry(self, number: int) -> Geometry | None:
+    def positions(self, number: int) -> FeaturePositions | None:
         """Return the features of a photo; None in a shard without geometry."""
-        packed = self.packed(number)
-        return None if packed is None else unpack(packed)
+        packed = self.packed_positions(number)
+        return None if packed is None else unpack_positions(packed)
 
 
 def _there(array: Any) -> Any:
     if array is None:
         raise ArchiveError("geometry is incomplete")
     return array
+
+
+class HeldShard(NamedTuple):
+    """A shard as a writer holds it: ``shard.removed`` may be more than ``entry`` says."""
+
+    entry: ShardEntry
+    shard: Shard
+
+
+def without(held: Sequence[HeldShard], places: Iterable[tuple[int, int]]) -> tuple[HeldShard, ...]:
+    """Return the shards with these photos (shard, number) removed."""
+    numbers: dict[int, list[int]] = {}
+    for shard, number in places:
+        numbers.setdefault(shard, []).append(number)
+    return tuple(
+        HeldShard(one.entry, one.shard.without(numbers[i])) if i in numbers else one for i, one in enumerate(held)
+    )
+
+
+def not_empty(held: Iterable[HeldShard]) -> tuple[HeldShard, ...]:
+    """Return the shards that have photos left."""
+    return tuple(one for one in held if len(one.shard.removed) < len(one.shard))
 
 
 def write_shard(folder: Path, layout: Layout, tensors: file_format.Arrays) -> ShardEntry:
@@ -219,9 +255,38 @@ def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
         raise ArchiveError(f"{where} is damaged: {entry.images} images, but a shard holds 1..{MAX_SHARD_IMAGES}")
     features = arrays["geometry_words"].size if "geometry_words" in arrays else 0
     file_format.check_tensors(arrays, layout.tensors(entry.images, entry.postings, features), where)
-    check_offsets(arrays["word_offsets"], entry.postings, f"{where}: word_offsets")
-    check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{where}: name_offsets")
+    file_format.check_offsets(arrays["word_offsets"], entry.postings, f"{where}: word_offsets")
+    file_format.check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{where}: name_offsets")
     if layout.geometry:
-        check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
-    removed = _NOTHING if entry.tombstones is None else read_tombstones(folder, entry)
-    return Shard(path=path, **arrays, removed=removed)
+        file_format.check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
+    return Shard(path=path, **arrays, removed=read_tombstones(folder, entry))
+
+
+def with_tombstones(folder: Path, held: HeldShard) -> ShardEntry:
+    """Return the entry of a shard, with its removed photos written durably if they are more than it says."""
+    entry, removed = held.entry, held.shard.removed
+    if len(removed) == entry.removed:
+        return entry
+    facts = {"format": _TOMBSTONES_NAME, "format_version": str(_TOMBSTONES_VERSION), "shard": entry.sha256}
+    file = store(folder, f"{TOMBSTONES}/{{}}.safetensors", file_format.encode({"removed": removed}, facts))
+    return replace(entry, removed=len(removed), tombstones=file)
+
+
+def read_tombstones(folder: Path, shard: ShardEntry) -> NDArray[np.uint16]:
+    """Return the rising numbers of a shard's removed photos; empty if there are none.
+
+    Raises:
+        ArchiveError: missing, damaged, of a newer format or of another shard; the text names the file and the field.
+    """
+    if shard.tombstones is None:
+        return _NOTHING
+    path = folder / shard.tombstones.file
+    arrays, metadata = file_format.map_file(path)
+    file_format.check_version(metadata, _TOMBSTONES_NAME, (_TOMBSTONES_VERSION,), str(path))
+    if metadata.get("shard") != shard.sha256:
+        raise ArchiveError(f"{path} is damaged: shard is {metadata.get('shard')!r}, not {shard.sha256!r}"[:500])
+    file_format.check_tensors(arrays, {"removed": ("<u2", (shard.removed,))}, str(path))
+    removed = arrays["removed"]
+    if bool((removed[1:] <= removed[:-1]).any()) or int(removed[-1]) >= shard.images:
+        raise ArchiveError(f"{path} is damaged: removed does not rise below {shard.images}")
+    return removed

@@ -1,4 +1,4 @@
-"""A consistent state of an archive, opened for reading: it stays as it is while others write."""
+"""A state of an archive: opened, it stays as it is while others write; and the first one, of a new archive."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -7,17 +7,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.core.files import LOCK, TEMPORARY, WriterLock, make_folder
+from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.codebook.codebook import Codebook
+from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, IndexConfig
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.failures import Failures, read_failures
-from ctxdeploy.index.storage.manifest import Manifest
+from ctxdeploy.index.storage.manifest import CODEBOOK, CURRENT, FOLDERS, Manifest, publish, store
 from ctxdeploy.index.storage.pins import Pin
 from ctxdeploy.index.storage.shard import Shard, open_shard
 from ctxdeploy.index.storage.statistics import Statistics, compute, read_statistics
 
+_FIRST = "manifest-000000.json"
 
-class Snapshot:
+
+class State:
     """Manifest, codebook and mapped shards, and what a search derives from them once.
 
     Attributes:
@@ -60,14 +65,11 @@ class Snapshot:
         for shard in self.shards:
             yield from shard.live_names()
 
-    def known(self) -> dict[str, tuple[int, int]]:
-        """Return size and time of change (ns) of every photo's file by its name; -1 if unknown."""
-        result: dict[str, tuple[int, int]] = {}
-        for shard in self.shards:
-            live = shard.live[: len(shard)]
-            facts = zip(shard.sizes[live].tolist(), shard.mtimes[live].tolist(), strict=True)
-            result.update(zip(shard.live_names(), facts, strict=True))
-        return result
+    @property
+    def posting_bytes(self) -> int:
+        """Bytes of a posting: its code, and two for the photo's number."""
+        dim = self.manifest.dim
+        return (8 * code_columns(dim) if self.manifest.config.binary else 4 * dim) + 2
 
     @property
     def statistics(self) -> Statistics:
@@ -99,7 +101,7 @@ def _factors(shard: Shard, norms: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(1.0, np.sqrt(norms, where=valid, out=np.ones(len(norms))), out=np.zeros(len(norms)), where=valid)
 
 
-def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
+def open_state(folder: Path, held: Pin, *, check: bool = False) -> State:
     """Open a state that is held: the codebook, every shard's header and offsets, tombstones and failures.
 
     Args:
@@ -125,7 +127,7 @@ def open_snapshot(folder: Path, held: Pin, *, check: bool = False) -> Snapshot:
         raise
     except ArchiveError as error:
         raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error
-    return Snapshot(manifest, codebook, shards, failures, statistics)
+    return State(manifest, codebook, shards, failures, statistics)
 
 
 def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook:
@@ -137,3 +139,56 @@ def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook:
     if check:
         file_format.check_hash(path, manifest.codebook.sha256)
     return codebook
+
+
+def create_state(
+    folder: Path, codebook: Codebook, config: IndexConfig, source: DescriptorSource | None
+) -> tuple[WriterLock, State]:
+    """Make an empty archive and return its lock, held, and its state.
+
+    Raises:
+        ArchiveError: there is an archive already, or a folder with other things in it.
+        ConfigError: geometry with more than 65,536 words.
+        StorageError: it cannot be written.
+    """
+    if config.geometry and len(codebook) > MAX_WORDS:
+        raise ConfigError(f"geometry holds words up to {MAX_WORDS}, but the codebook has {len(codebook)}")
+    check_free(folder)
+    for place in FOLDERS:
+        make_folder(folder / place)
+    lock = WriterLock(folder)
+    try:
+        check_free(folder)
+        manifest = Manifest(
+            number=0,
+            config=config,
+            source=source,
+            codebook=store(folder, CODEBOOK, codebook.encode()),
+            codebook_id=codebook.id,
+            words=len(codebook),
+            dim=codebook.dim,
+        )
+        publish(folder, manifest)
+    except BaseException:
+        lock.release()
+        raise
+    return lock, State(manifest, codebook, ())
+
+
+def check_free(folder: Path) -> None:
+    """Raise ``ArchiveError`` or ``StorageError`` unless an archive can be made at ``folder``."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        if folder.exists():
+            raise ArchiveError(f"{folder} is a file, not an archive: give a new folder") from error
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
+    if CURRENT in names:
+        raise ArchiveError(f"{folder} is an archive already: open it to add photos, or give a new folder")
+    foreign = {name for name in names - {LOCK, *FOLDERS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
+    if foreign:
+        raise ArchiveError(f"{folder} exists and is not an archive (it holds {min(foreign)!r}): give a new folder")

@@ -7,7 +7,7 @@ million photos.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,14 @@ def write_statistics(folder: Path, number: int, statistics: Statistics) -> FileE
     }
     facts = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION)}
     return store(folder, f"statistics-{number:06d}.safetensors", file_format.encode(tensors, facts))
+
+
+def with_statistics(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> tuple[Manifest, Statistics | None]:
+    """Return a manifest with its statistics, written durably, and the statistics; without any if idf is not set."""
+    if not manifest.config.idf:
+        return manifest, None
+    statistics = compute(shards, manifest.words)
+    return replace(manifest, statistics=write_statistics(folder, manifest.number, statistics)), statistics
 
 
 def read_statistics(folder: Path, entry: FileEntry, manifest: Manifest) -> Statistics:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctxdeploy.index.codebook.aggregate import aggregate, code_bits, code_columns
+from ctxdeploy.index.codebook.aggregation import aggregate, code_bits, code_columns
 
 
 def bits_of(codes: Any, dim: int) -> Any:

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from ctxdeploy.index import Codebook
 from ctxdeploy.index.codebook.assignment import CellAssigner, Cells, FlatAssigner
-from ctxdeploy.index.codebook.kmeans import build_cells, cluster, fill_cells, number_by_cell
+from ctxdeploy.index.codebook.training import build_cells, cluster, fill_cells, number_by_cell
 from ctxdeploy.index.kernels import assign as assign_kernels
-from ctxdeploy.index.kernels import rank as assign_rank
 from ctxdeploy.index.threads import SearchThreads
 
 
@@ -108,7 +107,7 @@ def test_words_numbered_by_cell_are_the_same_words() -> None:
 
 def test_rows_by_cell() -> None:
     chosen = np.array([[0, 3], [1, 3], [0, 1]], np.int32)
-    members, offsets = assign_rank.by_cell(chosen, 5)
+    members, offsets = assign_kernels.by_cell(chosen, 5)
     assert members.tolist() == [0, 2, 1, 2, 0, 1] and offsets.tolist() == [0, 2, 4, 4, 6, 6]
 
 

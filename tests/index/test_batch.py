@@ -129,7 +129,7 @@ def test_numbers_that_are_none_in_a_damaged_float_shard(
     path = make_archive(photos, IndexConfig(binary=False))
     monkeypatch.setattr(search, "TOGETHER", 2)
     with Index.open(path) as index:
-        (shard,) = index._snapshot.shards
+        (shard,) = index.state.shards
         codes = np.array(shard.codes)
         codes[shard.images == 3] = value
         object.__setattr__(shard, "codes", codes)
@@ -145,7 +145,7 @@ def test_removed_photos_are_never_hits(make_photos: Any, make_archive: Any, monk
     path = make_archive(photos, IndexConfig(shard_images=5))
     with Index.open(path) as index:
         (before,) = index.search_batch([photos[3]], 20)
-        snapshot = index._snapshot
+        snapshot = index.state
         factors = [part.copy() for part in snapshot.factors(False)]
         factors[0][3] = 0
         monkeypatch.setattr(type(snapshot), "factors", lambda self, idf: tuple(factors))

@@ -11,8 +11,7 @@ from ctxdeploy.core.files import write_file
 from ctxdeploy.index import Codebook
 from ctxdeploy.index.codebook.assignment import CellAssigner, FlatAssigner
 from ctxdeploy.index.codebook.codebook import _identity
-from ctxdeploy.index.codebook.kmeans import build_cells, cluster, fill_cells
-from ctxdeploy.index.codebook.training import MAX_PER_WORD, MAX_WORDS, choose_words
+from ctxdeploy.index.codebook.training import MAX_PER_WORD, MAX_WORDS, build_cells, choose_words, cluster, fill_cells
 from ctxdeploy.index.storage.format import encode, map_file
 
 

@@ -2,13 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ctxdeploy.core.errors import ArchiveError
-from ctxdeploy.index import Index, IndexConfig, writer
+from ctxdeploy.core.types import FileState
+from ctxdeploy.index import Index, IndexConfig
 from ctxdeploy.index.maintenance import compact as compaction
 from ctxdeploy.index.maintenance.compact import choose_groups, is_worth_it
 from ctxdeploy.index.storage.manifest import FileEntry, ShardEntry
@@ -41,13 +41,13 @@ def entry(images: int, removed: int = 0, size: int = 100) -> ShardEntry:
     ],
 )
 def test_which_shards_are_merged(shards: list[tuple[int, int]], purge: bool, groups: list[list[int]]) -> None:
-    parts = [SimpleNamespace(entry=entry(*shard)) for shard in shards]
+    parts = [entry(*shard) for shard in shards]
     assert choose_groups(parts, 100, purge=purge) == groups
 
 
 def test_shards_above_half_a_gigabyte_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "MAX_BYTES", 1000)
-    parts = [SimpleNamespace(entry=entry(10, 0, size)) for size in (499, 500, 400, 200)]
+    parts = [entry(10, 0, size) for size in (499, 500, 400, 200)]
     assert choose_groups(parts, 100, purge=False) == [[0, 2]]
 
 
@@ -63,7 +63,7 @@ def test_answers_stay_and_shards_become_few(tmp_path: Path, make_photos: Any, ma
     calls: list[tuple[int, int]] = []
     with Index.create(tmp_path / "a", make_codebook(), config=IndexConfig(binary=binary, shard_images=16)) as index:
         for number, vectors in enumerate(photos):
-            index.add(f"{number:03d}", vectors, size=number)
+            index.add(f"{number:03d}", vectors, file=FileState(size=number, mtime_ns=-1))
             if number % 3 == 0:
                 index.commit()
         index.remove(["003", "017", "039"])
@@ -133,7 +133,7 @@ def test_a_shard_whose_counts_are_wrong_is_not_rewritten(
         index.remove("000")
         with pytest.raises(ArchiveError, match="its sha256 is not that of the manifest"):
             index.compact(purge=True)
-        monkeypatch.setattr(writer, "check_whole", lambda folder, entry: None)
+        monkeypatch.setattr(compaction, "check_whole", lambda folder, entry: None)
         with pytest.raises(ArchiveError, match="images and counts of a shard contradict"):
             index.compact(purge=True)
         assert len(index) == 4

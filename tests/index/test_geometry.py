@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import piece_bytes
-from ctxdeploy.index import Codebook, Index, IndexConfig, Photo
+from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
+from ctxdeploy.index import Codebook, Index, IndexConfig
 from ctxdeploy.index.storage.format import decode, encode
-from ctxdeploy.index.storage.geometry import pack, unpack
+from ctxdeploy.index.storage.positions import pack_positions, unpack_positions
 
 CONFIG = IndexConfig(geometry=True, shard_images=4)
 
@@ -107,11 +108,13 @@ def test_bytes_per_feature(tmp_path: Path, make_codebook: Any) -> None:
 @settings(max_examples=200, deadline=None)
 def test_precision(rows: list[tuple[int, float, float, float]]) -> None:
     words = np.array([row[0] for row in rows], np.int32)
-    places = np.array([row[1:3] for row in rows], np.float64).reshape(len(rows), 2)
-    scales = np.array([row[3] for row in rows], np.float64)
-    found = unpack(pack(words, places, scales, "x"))
+    places = np.array([row[1:3] for row in rows], np.float32).reshape(len(rows), 2)
+    scales = np.array([row[3] for row in rows], np.float32)
+    descriptors = LocalDescriptors(vectors=np.zeros((len(rows), 1), np.float32), positions=places, scales=scales)
+    found = unpack_positions(pack_positions(words, descriptors, "x"))
     order = np.argsort(words, kind="stable")
     assert np.array_equal(found.words, words[order])
+    places = places.astype(np.float64)
     extent = np.ptp(places, axis=0) if rows else np.zeros(2)
     # Half a step, and what float32 itself cannot hold.
     tolerance = extent / 65535 * 0.51 + np.abs(places).max(axis=0, initial=0.0) * 2.5e-7
@@ -126,7 +129,8 @@ def test_precision(rows: list[tuple[int, float, float, float]]) -> None:
         ({"positions": np.zeros((2, 2))}, "3 descriptors, but positions of shape"),
         ({"positions": np.zeros((3, 3))}, "3 descriptors, but positions of shape"),
         ({"positions": np.zeros((3, 2)), "scales": np.ones(2)}, "scales of"),
-        ({"positions": np.full((3, 2), np.nan)}, "positions must be below"),
+        ({"positions": np.full((3, 2), np.nan)}, "give positions"),
+        ({"positions": np.array([[0, 0], [0, np.nan], [1, 1]])}, "positions must be below"),
         ({"positions": np.full((3, 2), 1e9)}, "positions must be below"),
         ({"positions": np.zeros((3, 2)), "scales": np.zeros(3)}, "scales in"),
         ({"positions": np.zeros((3, 2)), "scales": np.full(3, 1e5)}, "scales in"),
@@ -156,7 +160,9 @@ def test_positions_come_with_the_descriptors(tmp_path: Path, make_codebook: Any,
     with Index.create(tmp_path / "a", codebook, config=CONFIG) as index:
         index.add("object", local)
         index.add("given", local, positions=facts["positions"] / 2)
-        index.add_many([Photo(name="many", vectors=local), ("pair", local)])
+        given = {name: values.astype(np.float32) for name, values in facts.items()}
+        described = LocalDescriptors(vectors=photos[0], **given)
+        index.add_many([PhotoDescriptors(name="many", descriptors=described), ("pair", local)])
         index.add("plain", photos[0], positions=facts["positions"])
         index.add("none", np.empty((0, 16)), positions=np.empty((0, 2)))
         wanted = expected(codebook, photos[0], facts)

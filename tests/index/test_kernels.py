@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxdeploy.index.kernels import batch as batch_kernels
-from ctxdeploy.index.kernels import pairs as pair_kernels
 from ctxdeploy.index.kernels import scores as kernels
 from ctxdeploy.index.kernels import select as select_kernels
+from ctxdeploy.index.kernels.intrinsics import has_wide_popcount
 
-BLOCK = pair_kernels.BLOCK
+BLOCK = kernels.PAIR_BLOCK
 LENGTHS = (0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 0, 5 * BLOCK + 13)
 WORDS = np.arange(len(LENGTHS), dtype=np.int32)
 
@@ -52,7 +52,7 @@ def test_binary_scores(columns: int) -> None:
         assert np.allclose(rows[owner], expected, rtol=1e-6)
         if columns == 2:
             scores = np.zeros(65536, np.float32)
-            pair_kernels.score_pairs(begins, ends, images, codes, mine.copy(), weights[::3].copy(), table, scores)
+            kernels.score_pairs(begins, ends, images, codes, mine.copy(), weights[::3].copy(), table, scores)
             assert np.array_equal(scores, rows[owner])
     if columns == 2:
         plain = {"_append": batch_kernels._append_plain}
@@ -104,7 +104,7 @@ def test_a_batch_that_fills_its_memory_many_times(weights: str) -> None:
     kernels.score_codes(*arrays, expected)
     assert has.sum(axis=0).min() * length > 2 * batch_kernels.KEPT
     assert np.array_equal(rows, expected)
-    if batch_kernels.has_wide_popcount():
+    if has_wide_popcount():
         with pytest.raises(numba.TypingError):
             batch_kernels.score_pairs_of_many(*arrays[:5], np.repeat(owners, 2)[::2], *arrays[6:], kept_of(5), rows)
 
@@ -122,7 +122,7 @@ def test_lists_at_the_end_of_a_small_shard(postings: int) -> None:
     rows, scores = np.zeros((1, 64), np.float32), np.zeros(65536, np.float32)
     arrays = (begins, ends, images, codes, starts, owners, query, weights, table, 0, kept_of(1), rows)
     batch_kernels.score_pairs_of_many(*arrays)
-    pair_kernels.score_pairs(begins, ends, images, codes, query, weights, table, scores)
+    kernels.score_pairs(begins, ends, images, codes, query, weights, table, scores)
     assert np.array_equal(rows[0], scores[:64]) and rows.any()
 
 
@@ -190,22 +190,22 @@ def test_what_is_no_number_and_what_is_removed_is_never_selected() -> None:
     assert select_kernels.select(scores, factors, 1.0, 5)[1].tolist() == [3]
 
 
-@pytest.mark.parametrize("kernel", [pair_kernels.score_pairs, batch_kernels.score_pairs_of_many])
+@pytest.mark.parametrize("kernel", [kernels.score_pairs, batch_kernels.score_pairs_of_many])
 def test_the_hamming_loops_count_eight_codes_at_once(kernel: Any) -> None:
-    if not batch_kernels.has_wide_popcount():
+    if not has_wide_popcount():
         pytest.skip("the processor has no vector popcount")
     fresh = numba.njit(nogil=True, error_model="numpy")(kernel.py_func)
     fresh.compile(kernel.signatures[0] if kernel.signatures else signature(kernel))
     (assembly,) = fresh.inspect_asm().values()
     assert "vpopcntq" in assembly and "prefetch" in assembly
-    assert kernel is pair_kernels.score_pairs or "vpcompressd" in assembly
+    assert kernel is kernels.score_pairs or "vpcompressd" in assembly
 
 
 def signature(kernel: Any) -> Any:
     """Return the types of a call of the loop."""
     bounds, images, codes = np.zeros(1, np.int64), np.zeros(1, np.uint16), np.zeros((2, 1), np.uint64)
     floats, scores = np.zeros(129, np.float32), np.zeros((1, 65536), np.float32)
-    if kernel is pair_kernels.score_pairs:
+    if kernel is kernels.score_pairs:
         arguments: tuple[Any, ...] = (bounds, bounds, images, codes, codes.T.copy(), floats, floats, scores[0])
     else:
         owners = np.zeros(1, np.int64)

@@ -39,7 +39,7 @@ def test_names_in_both(two: Any, conflicts: str, found: int) -> None:
     with Index.open(path, writable=True) as index:
         with pytest.raises(ConfigError, match=r"4 photos are in both archives, such as '000'.*--conflicts"):
             index.merge(other)
-        with pytest.raises(ConfigError, match="'newest' is none of"):
+        with pytest.raises(ConfigError, match="'newest' is not one of"):
             index.merge(other, conflicts="newest")
         merged = index.merge(other, conflicts=conflicts)
         assert (merged.added, merged.replaced, merged.kept) == ((2, 0, 4) if conflicts == "keep" else (2, 4, 0))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.index import Codebook, Index, Photo
+from ctxdeploy.core.types import FileState
+from ctxdeploy.index import Codebook, Index
 
 VECTORS = np.ones((2, 8), np.float32)
 
@@ -21,21 +22,24 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("item", [1, "ab", ("a",), ("a", VECTORS, 3), ["a"]])
 def test_what_is_no_photo(path: Path, item: Any) -> None:
-    with Index.open(path, writable=True) as index, pytest.raises(ConfigError, match="neither a Photo nor a pair"):
+    with (
+        Index.open(path, writable=True) as index,
+        pytest.raises(ConfigError, match="neither PhotoDescriptors nor"),
+    ):
         index.add_many([item])
 
 
 @pytest.mark.parametrize("size", [None, 1.5, True, "7", -2, 1 << 63])
 def test_what_is_no_size(path: Path, size: Any) -> None:
     with Index.open(path, writable=True) as index:
-        with pytest.raises(ConfigError, match="no whole number"):
-            index.add("a", VECTORS, size=size)
-        index.add_many([Photo(name="a", vectors=VECTORS, size=np.int64(7))])
-        assert index.known() == {"a": (7, -1)}
+        with pytest.raises(ConfigError, match="is not a whole number"):
+            index.add("a", VECTORS, file=FileState(size=size, mtime_ns=-1))
+        index.add("a", VECTORS, file=FileState(size=np.int64(7), mtime_ns=-1))  # type: ignore[arg-type]
+        assert index.known() == {"a": FileState(size=7, mtime_ns=-1)}
 
 
 def test_rows_of_several_lengths(path: Path) -> None:
-    with Index.open(path, writable=True) as index, pytest.raises(ConfigError, match="are no array"):
+    with Index.open(path, writable=True) as index, pytest.raises(ConfigError, match="are not an array"):
         index.add("a", [[1.0], [1.0, 2.0]])
 
 

@@ -13,32 +13,33 @@ from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import piece_bytes, write_file
+from ctxdeploy.core.types import FileState
 from ctxdeploy.index import Codebook, Index, IndexConfig
-from ctxdeploy.index.codebook.aggregate import Aggregated
+from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.storage.builder import Pending, shard_tensors
 from ctxdeploy.index.storage.format import decode, encode
 from ctxdeploy.index.storage.manifest import Manifest, ShardEntry
 from ctxdeploy.index.storage.names import decode_name, encode_name
+from ctxdeploy.index.storage.pending import Pending, shard_tensors
 from ctxdeploy.index.storage.pins import pin_current
 from ctxdeploy.index.storage.shard import Layout, open_shard, write_shard
-from ctxdeploy.index.storage.state import Snapshot, open_snapshot
+from ctxdeploy.index.storage.state import State, open_state
 
 SCORING = {idf: IndexConfig().scoring(idf=idf) for idf in (False, True)}
 
 ALL = [HealthCheck.function_scoped_fixture]
 
 
-def opened(path: Path) -> Snapshot:
+def opened(path: Path) -> State:
     """Open the state in force."""
-    return open_snapshot(path, pin_current(path))
+    return open_state(path, pin_current(path))
 
 
 def test_exact_bytes(tmp_path: Path) -> None:
     """Two photos over 3 words of 4 dimensions: "a" has words 0 and 2, "é" has word 2."""
     first = Aggregated(words=np.array([0, 2], np.int32), codes=np.array([[1], [2]], np.uint64))
     second = Aggregated(words=np.array([2], np.int32), codes=np.array([[9]], np.uint64))
-    photos = [Pending(name="a", photo=first, size=100, mtime_ns=5), Pending(name="é", photo=second)]
+    photos = [Pending(name="a", photo=first, file=FileState(size=100, mtime_ns=5)), Pending(name="é", photo=second)]
     layout = Layout(words=3, dim=4, binary=True, codebook_id="c")
     entry = write_shard(tmp_path, layout, shard_tensors(layout, photos))
     data = (tmp_path / entry.file).read_bytes()
@@ -80,7 +81,7 @@ def test_round_trip(photos: list[tuple[set[int], bytes]], binary: bool) -> None:
         codes = rng.integers(0, 99, (len(words), 2 if binary else 70)).astype(np.uint64 if binary else np.float32)
         ordered = np.array(sorted(words), np.int32)
         aggregated = Aggregated(words=ordered, codes=codes)
-        pending.append(Pending(name=decode_name(name), photo=aggregated, size=number))
+        pending.append(Pending(name=decode_name(name), photo=aggregated, file=FileState(size=number, mtime_ns=-1)))
         stored |= {(word, number): code for word, code in zip(ordered.tolist(), codes, strict=True)}
     arrays = shard_tensors(layout, pending)
     offsets, codes = arrays["word_offsets"], arrays["codes"].T if binary else arrays["codes"]
@@ -113,11 +114,11 @@ def archive(make_photos: Any, make_archive: Any) -> tuple[Path, Manifest, bytes]
     return path, manifest, (path / manifest.shards[0].file).read_bytes()
 
 
-def reopened(path: Path, manifest: Manifest, data: bytes) -> Snapshot:
+def reopened(path: Path, manifest: Manifest, data: bytes) -> State:
     """Replace the shard's bytes and open it."""
     entry = manifest.shards[0]
     write_file(path / entry.file, [data])
-    return Snapshot(manifest, Index.open(path).codebook, (open_shard(path, entry, manifest),))
+    return State(manifest, Index.open(path).codebook, (open_shard(path, entry, manifest),))
 
 
 @given(
@@ -140,25 +141,25 @@ def test_mutated_shards_raise_archive_errors_or_are_safe_to_search(
         assert entry.file in str(error)
         return
     query = Aggregated(words=np.arange(16, dtype=np.int32), codes=np.zeros((16, 2), np.uint64))
-    snapshot = Snapshot(manifest, None, (shard,))  # type: ignore[arg-type]
+    state = State(manifest, None, (shard,))  # type: ignore[arg-type]
     for idf in (False, True):
-        for hit in Searcher(snapshot).search([query], 99, scoring=SCORING[idf])[0]:
+        for hit in Searcher(state).search([query], 99, scoring=SCORING[idf])[0]:
             assert hit.score > 0
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_hostile_numbers_and_codes_do_not_leave_the_arrays(make_photos: Any, make_archive: Any, binary: bool) -> None:
     path = make_archive(make_photos(6, 96), IndexConfig(binary=binary))
-    snapshot = opened(path)
-    arrays, metadata = decode((path / snapshot.manifest.shards[0].file).read_bytes(), "x")
+    state = opened(path)
+    arrays, metadata = decode((path / state.manifest.shards[0].file).read_bytes(), "x")
     arrays["images"] = np.full_like(arrays["images"], 65535)
     arrays["codes"] = np.full_like(arrays["codes"], np.nan if not binary else (1 << 64) - 1)
     data = b"".join(piece_bytes(piece) for piece in encode(arrays, metadata))
-    shards = reopened(path, snapshot.manifest, data).shards
+    shards = reopened(path, state.manifest, data).shards
     codes = np.zeros((64, 2), np.uint64) if binary else np.ones((64, 96), np.float32)
     query = Aggregated(words=np.arange(64, dtype=np.int32), codes=codes)
     for idf in (False, True):
-        searcher = Searcher(Snapshot(snapshot.manifest, snapshot.codebook, shards))
+        searcher = Searcher(State(state.manifest, state.codebook, shards))
         assert searcher.search([query], 10, scoring=SCORING[idf]) == [[]]
 
 

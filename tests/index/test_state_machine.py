@@ -26,7 +26,8 @@ from hypothesis.stateful import (
 )
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.index import Hit, Index, IndexConfig, Photo
+from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.index import Hit, Index, IndexConfig
 
 EXAMPLES = int(os.environ.get("CTXDEPLOY_EXAMPLES", "15"))
 # idf, alpha, threshold of a search.
@@ -70,12 +71,17 @@ class Machine(RuleBasedStateMachine):
         self.others = 0
         self.copied: tuple[Path, Model] | None = None
 
-    def photo(self, name: int, photo: int) -> Photo:
+    def photo(self, name: int, photo: int) -> PhotoDescriptors:
         vectors = self.pool[photo]
         facts: dict[str, Any] = {}
         if self.config.geometry:
-            facts = {"positions": self.archives.positions(vectors), "scales": np.full(len(vectors), 0.5)}
-        return Photo(name=self.archives.NAMES[name], vectors=vectors, size=photo, mtime_ns=1000 + photo, **facts)
+            facts["positions"] = self.archives.positions(vectors).astype(np.float32)
+            facts["scales"] = np.full(len(vectors), 0.5, np.float32)
+        return PhotoDescriptors(
+            name=self.archives.NAMES[name],
+            descriptors=LocalDescriptors(vectors=vectors, **facts),
+            file=FileState(size=photo, mtime_ns=1000 + photo),
+        )
 
     def kept(self) -> None:
         self.committed, self.committed_failures = dict(self.model), set(self.failures)
@@ -90,15 +96,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, photo=photos)
     def add(self, name: int, photo: int) -> None:
-        given_photo = self.photo(name, photo)
-        facts = {key: value for key, value in vars(given_photo).items() if value is not None}
-        if given_photo.name in self.model:
+        given = self.photo(name, photo)
+        if given.name in self.model:
             with pytest.raises(ConfigError, match="in the archive already"):
-                self.writer.add(**facts)
+                self.writer.add(given.name, given.descriptors, file=given.file)
             return
-        self.writer.add(**facts)
-        self.model[given_photo.name] = photo
-        self.failures.discard(given_photo.name)
+        self.writer.add(given.name, given.descriptors, file=given.file)
+        self.model[given.name] = photo
+        self.failures.discard(given.name)
 
     @rule(pairs=pairs)
     def put(self, pairs: list[tuple[int, int]]) -> None:
@@ -284,7 +289,7 @@ class Machine(RuleBasedStateMachine):
     def equals_the_model(self) -> None:
         Machine.steps += 1
         assert len(self.writer) == len(self.model)
-        known = {name: (photo, 1000 + photo) for name, photo in self.model.items()}
+        known = {name: FileState(size=photo, mtime_ns=1000 + photo) for name, photo in self.model.items()}
         assert self.writer.known() == known and sorted(self.writer.names()) == sorted(self.model)
         for name in self.archives.NAMES:
             assert (name in self.writer) == (name in self.model)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy.core.files import piece_bytes
+from ctxdeploy.core.types import FileState
 from ctxdeploy.index import Codebook, Hit, Index
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -61,7 +62,8 @@ def test_version_1(copied: Any, maker: Any, name: str, dim: int) -> None:
     expected = json.loads((FIXTURES / f"{name}.json").read_text())
     with Index.open(FIXTURES / name) as index:
         assert index.verify() == [] and list(index.names()) == maker.NAMES
-        assert index.known()["a.jpg"] == (1000, 10**18) and index.known()["f.jpg"] == (1005, -1)
+        assert index.known()["a.jpg"] == FileState(size=1000, mtime_ns=10**18)
+        assert index.known()["f.jpg"] == FileState(size=1005, mtime_ns=-1)
         assert index.failures() == [{"name": "bad.jpg", "reason": "truncated", "stage": "decode"}]
         index.check_source(model="m" * 64, preprocessing="p" * 64)
         check(index, maker.photos(dim), expected)
@@ -140,7 +142,8 @@ def test_version_2(copied: Any, maker: Any, maker_2: Any, name: str, dim: int) -
     now = [maker.NAMES[2], "empty.jpg", "folder/e.jpg", "f.jpg", "a.jpg"]
     with Index.open(FIXTURES / name) as index:
         assert index.verify() == [] and sorted(index.names()) == sorted(now)
-        assert index.known()["a.jpg"] == (1007, 10**18 + 7) and index.known()["f.jpg"] == (1005, -1)
+        assert index.known()["a.jpg"] == FileState(size=1007, mtime_ns=10**18 + 7)
+        assert index.known()["f.jpg"] == FileState(size=1005, mtime_ns=-1)
         assert [record["name"] for record in index.failures()] == ["bad.jpg", "worse.jpg"]
         assert [(info.name, info.manifest) for info in index.snapshots()] == [("first", 1)]
         index.check_source(model="m" * 64, preprocessing="p" * 64)

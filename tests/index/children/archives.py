@@ -49,7 +49,9 @@ def by_score_and_name(hits: list[Hit]) -> list[Hit]:
 def answers(index: Index, queries: list[Any]) -> dict[str, Any]:
     """Return what an archive says of itself and finds, in JSON's types; equal archives give equal answers."""
     found: dict[str, Any] = {
-        "known": {name: list(facts) for name, facts in sorted(index.known().items())},
+        "known": {
+            name: None if file is None else [file.size, file.mtime_ns] for name, file in sorted(index.known().items())
+        },
         "failures": sorted(index.failures(), key=lambda record: record["name"]),
     }
     for idf in (False, True):

@@ -23,7 +23,8 @@ from archives import NAMES, codebook, pool, positions
 from jobs import require
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.index import Codebook, Index, IndexConfig, Photo
+from ctxdeploy.core.types import FileState
+from ctxdeploy.index import Codebook, Index, IndexConfig
 from ctxdeploy.index.storage.pins import pin_current
 
 POOL = pool()
@@ -36,7 +37,7 @@ def make(path: Path, config: IndexConfig, words: Codebook) -> None:
     with Index.create(path, words, config=config) as index:
         for number, name in enumerate(NAMES[:9]):
             vectors = POOL[number][:, : words.dim]
-            index.add_many([Photo(name=name, vectors=vectors, positions=positions(vectors), size=number)])
+            index.add(name, vectors, positions=positions(vectors), file=FileState(size=number, mtime_ns=-1))
         index.record_failures([{"name": "bad", "reason": "cut", "stage": "decode"}])
         index.commit()
         index.remove([NAMES[2], NAMES[7]])
@@ -171,9 +172,7 @@ def run(archive: Archive, chance: random.Random, counts: Counter[str]) -> None:
 
 def held_verify(folder: Path) -> list[str]:
     """Return what verify finds."""
-    from ctxdeploy.index.maintenance.verify import verify
-
-    return verify(folder)
+    return Index.problems(folder)
 
 
 def main(folder: Path, count: int, seed: int) -> None:

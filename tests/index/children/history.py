@@ -11,7 +11,8 @@ from typing import Any
 
 from archives import by_score_and_name, codebook, pool
 
-from ctxdeploy.index import Hit, Index, IndexConfig, Photo
+from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.index import Hit, Index, IndexConfig
 
 NAMES = [f"folder/{number}.jpg" for number in range(14)]
 STEP = "step"
@@ -56,9 +57,10 @@ class History:
     def check(self, index: Index) -> int:
         """Raise unless an opened archive is the state after the step it says; return the step."""
         known = index.known()
-        step = known[STEP][1]
+        files = {name: file for name, file in known.items() if file is not None}
+        step = files[STEP].mtime_ns
         expected = self.state(step)
-        if {name: size for name, (size, _) in known.items()} != expected:
+        if {name: file.size for name, file in files.items()} != expected:
             raise ValueError(f"step {step}: {known} instead of {expected}")
         hits = index.search(self.query, 1000)
         if hits != self.hits(step):
@@ -68,14 +70,19 @@ class History:
     def create(self, path: Path) -> None:
         """Make the archive of step 0."""
         with Index.create(path, self.codebook, config=self.config) as index:
-            index.add(STEP, self.pool[3], size=3, mtime_ns=0)
+            index.add(STEP, self.pool[3], file=FileState(size=3, mtime_ns=0))
 
     def take(self, index: Index, step: int) -> None:
         """Go from the state before a step to that after it."""
         put, removed = self._change(step)
         index.remove(removed)
-        photos = [Photo(name=name, vectors=self.pool[n], size=n, mtime_ns=step) for name, n in put.items()]
-        index.add_many([*photos, Photo(name=STEP, vectors=self.pool[3], size=3, mtime_ns=step)], replace=True)
+        photos = [
+            PhotoDescriptors(
+                name=name, descriptors=LocalDescriptors(vectors=self.pool[n]), file=FileState(size=n, mtime_ns=step)
+            )
+            for name, n in (*put.items(), (STEP, 3))
+        ]
+        index.add_many(photos, replace=True)
         index.commit()
 
     def tidy(self, index: Index, step: int) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from archives import NAMES, answers, codebook, files, pool, positions, referenced
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.index import Index, IndexConfig, Photo
+from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.index import Index, IndexConfig
 
 POOL = pool()
 CODEBOOK = codebook()
@@ -19,10 +20,11 @@ QUERIES = [POOL[1], POOL[5]]
 Job = Callable[[Path], None]
 
 
-def photo(name: str, number: int) -> Photo:
+def photo(name: str, number: int) -> PhotoDescriptors:
     """Return one of the pool's photos under a name."""
     vectors = POOL[number]
-    return Photo(name=name, vectors=vectors, positions=positions(vectors), size=number, mtime_ns=7)
+    descriptors = LocalDescriptors(vectors=vectors, positions=positions(vectors).astype("float32"))
+    return PhotoDescriptors(name=name, descriptors=descriptors, file=FileState(size=number, mtime_ns=7))
 
 
 def make_base(path: Path) -> None:

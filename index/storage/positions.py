@@ -1,0 +1,117 @@
+"""Where the features of a photo are, in 8 bytes each, for spatial verification: what a shard with geometry holds.
+
+A feature is its nearest visual word (uint16), x and y (uint16, in 65,535ths of the box around the photo's features:
+0.06 pixels in 4000) and its scale (float16, to 0.05 %). The features of a photo are sorted by word.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.index.storage.format import Arrays
+
+_STEPS = 65535
+# The normal numbers of float16.
+_SCALES = (6.2e-5, 65504.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeaturePositions:
+    """The features of a photo, by rising word.
+
+    Attributes:
+        words: F int32, the nearest word of each feature.
+        positions: F×2 float32, x and y as they were given (pixels of the photo), to 1/65,535 of their extent.
+        scales: F float32, as they were given, to 0.05 %.
+    """
+
+    words: NDArray[np.int32]
+    positions: NDArray[np.float32]
+    scales: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedPositions:
+    """``FeaturePositions`` as a shard holds them.
+
+    Attributes:
+        words: F uint16.
+        positions: F×2 uint16.
+        scales: F float16.
+        frame: 4 float32: least x and y, extent in x and y.
+    """
+
+    words: NDArray[np.uint16]
+    positions: NDArray[np.uint16]
+    scales: NDArray[np.float16]
+    frame: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.words.nbytes + self.positions.nbytes + self.scales.nbytes + self.frame.nbytes
+
+
+def pack_positions(words: NDArray[np.int32], descriptors: LocalDescriptors, name: str) -> PackedPositions:
+    """Pack the positions and scales of a photo's descriptors.
+
+    Args:
+        words: n, the nearest word of each descriptor.
+        descriptors: n, with positions below 1e9 and scales in 6.2e-5..65504.
+        name: of the photo, for errors.
+
+    Raises:
+        ConfigError: positions are not known, not finite or too large, or scales are out of range.
+    """
+    count = len(words)
+    places, scales = descriptors.positions.astype(np.float64), descriptors.scales
+    if count and np.isnan(places).all():
+        raise ConfigError(f"{name!r}: the archive keeps geometry: give positions (n×2) and scales with the descriptors")
+    if not (np.abs(places) < 1e9).all() or not ((scales >= _SCALES[0]) & (scales <= _SCALES[1])).all():
+        raise ConfigError(f"{name!r}: positions must be below 1e9 and scales in {_SCALES[0]:g}..{_SCALES[1]:g}")
+    least = places.min(axis=0) if count else np.zeros(2)
+    frame = np.concatenate([least, (places.max(axis=0) if count else least) - least]).astype(np.float32)
+    order = np.argsort(words, kind="stable")
+    steps = (places[order] - frame[:2]) * (_STEPS / np.maximum(frame[2:], 1e-30))
+    return PackedPositions(
+        words=words[order].astype(np.uint16),
+        positions=np.clip(np.rint(steps), 0, _STEPS).astype(np.uint16),
+        scales=scales[order].astype(np.float16),
+        frame=frame,
+    )
+
+
+def unpack_positions(packed: PackedPositions) -> FeaturePositions:
+    """Undo ``pack_positions``. Never fails: any bits are some positions, and words are below 65,536."""
+    extent = packed.frame[2:].astype(np.float64) / _STEPS
+    with np.errstate(all="ignore"):
+        positions = (packed.frame[:2] + packed.positions * extent).astype(np.float32)
+    return FeaturePositions(
+        words=packed.words.astype(np.int32), positions=positions, scales=packed.scales.astype(np.float32)
+    )
+
+
+def position_tensors(photos: Iterable[PackedPositions | None]) -> Arrays:
+    """Return the tensors ``geometry_…`` of a shard, from the positions of each of its photos."""
+    nothing = PackedPositions(
+        words=np.empty(0, np.uint16),
+        positions=np.empty((0, 2), np.uint16),
+        scales=np.empty(0, np.float16),
+        frame=np.zeros(4, np.float32),
+    )
+    packed = [nothing if photo is None else photo for photo in photos]
+    parts = [nothing, *packed]
+    return {
+        "geometry_words": np.concatenate([part.words for part in parts]),
+        "geometry_positions": np.concatenate([part.positions for part in parts]),
+        "geometry_scales": np.concatenate([part.scales for part in parts]),
+        "geometry_frames": np.array([part.frame for part in packed], np.float32).reshape(len(packed), 4),
+        "geometry_offsets": np.cumsum([0, *(len(part.words) for part in packed)]).astype(np.uint32),
+    }
