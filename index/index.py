@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from ctxdeploy.core.cpu import checked_threads
-from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import WriterLock
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
-from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig, Progress
+from ctxdeploy.index.config import DescriptorSource, IndexConfig, Progress
 from ctxdeploy.index.inputs import as_photo, check_file, make_photo
 from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
@@ -23,18 +23,16 @@ from ctxdeploy.index.maintenance.repair import Repaired, repair
 from ctxdeploy.index.maintenance.snapshots import (
     SnapshotInfo,
     create_snapshot,
-    list_snapshots,
     pin_state,
     remove_snapshot,
 )
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
+from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.storage.manifest import manifest_numbers, read_pointer
 from ctxdeploy.index.storage.pending import Pending
 from ctxdeploy.index.storage.pins import Pin, pin_current
-from ctxdeploy.index.storage.positions import FeaturePositions
 from ctxdeploy.index.storage.state import State, check_free, create_state, open_state
-from ctxdeploy.index.threads import SearchThreads
 from ctxdeploy.index.writer import Writer, make_pending
 
 PathLike = str | os.PathLike[str]
@@ -42,7 +40,7 @@ PathLike = str | os.PathLike[str]
 _TOGETHER = 32
 
 
-class Index:
+class Index(Reader):
     """An archive, opened by ``Index.create`` or ``Index.open``; a context manager.
 
     Opened for reading, it keeps the state that it opened, whatever others commit meanwhile. Opened for writing, its
@@ -51,14 +49,11 @@ class Index:
     """
 
     def __init__(self, folder: Path, state: State, threads: int, *, pin: Pin | None, writer: Writer | None) -> None:
-        self._folder = folder
-        self._threads = SearchThreads(threads)
-        self._reader = Reader(folder, state, self._threads)
+        super().__init__(folder, state, threads)
         self._pin = pin
         self._writer = writer
         # Guards the writer and what a commit replaces; a search holds it only while it commits.
         self._mutex = threading.RLock()
-        self._closed = False
 
     @classmethod
     def create(
@@ -162,9 +157,6 @@ class Index:
         """
         return repair(Path(path))
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -179,144 +171,44 @@ class Index:
 
         Changes that were not committed are lost.
         """
-        self._closed = True
-        self._threads.close()
+        super().close()
         if self._pin is not None:
             self._pin.release()
         if self._writer is not None:
             self._writer.close()
 
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._folder
-
-    @property
-    def state(self) -> State:
-        """The state that is read, a writer's as of its last commit: for measurements."""
-        return self._reader.state
-
-    @property
-    def config(self) -> IndexConfig:
-        """How the archive aggregates and compares."""
-        return self.state.manifest.config
-
-    @property
-    def codebook(self) -> Codebook:
-        """The archive's visual words."""
-        return self.state.codebook
-
-    @property
-    def codebook_path(self) -> Path:
-        """The file of the archive's codebook."""
-        return self._folder / self.state.manifest.codebook.file
-
-    @property
-    def source(self) -> DescriptorSource | None:
-        """Where its descriptors came from; None if its maker did not say."""
-        return self.state.manifest.source
-
-    def check_source(self, *, model: str, preprocessing: str) -> None:
-        """Raise ``MismatchError`` if descriptors of this model or preprocessing do not belong to those of the archive.
-
-        An archive without a source takes any.
-        """
-        self._reader.check_source(model, preprocessing)
-
-    def search(
-        self,
-        vectors: Any,
-        top: int = 10,
-        *,
-        idf: bool | None = None,
-        alpha: float | None = None,
-        threshold: float | None = None,
-    ) -> list[Hit]:
-        """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
-
-        Args:
-            vectors: n×D descriptors, or anything with an attribute ``vectors``.
-            top: hits at most; only photos with a score above 0 are hits.
-            idf: weigh words by rarity; None for the archive's setting.
-            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
-
-        A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
-        of addition, on shards, on threads, or on other queries of a batch.
-        """
-        return self.search_batch([vectors], top, idf=idf, alpha=alpha, threshold=threshold)[0]
-
-    def search_batch(
-        self,
-        queries: Sequence[Any],
-        top: int = 10,
-        *,
-        idf: bool | None = None,
-        alpha: float | None = None,
-        threshold: float | None = None,
-    ) -> list[list[Hit]]:
-        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
-        scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
-        return self._committed().search(queries, top, scoring)
-
-    def prepare(self) -> None:
-        """Load what a search needs, so that the first query is as fast as the others; touches a few pages of the files.
-
-        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 2 ms a million. May run in a
-        thread of its own, beside the extraction of the first query.
-        """
-        self._check_open()
-        self._reader.prepare()
-
-    def aggregate(self, vectors: Any) -> Aggregated:
-        """Return a photo's words and codes as ``add`` computes them, for ``add_aggregated`` elsewhere.
-
-        Args:
-            vectors: n×D descriptors, or anything with an attribute ``vectors``.
-        """
-        return self._reader.aggregate(vectors)
-
     def __len__(self) -> int:
+        if self._writer is None:
+            return super().__len__()
         with self._mutex:
-            return len(self._holder)
+            return len(self._writer)
 
     def __contains__(self, name: object) -> bool:
+        if self._writer is None:
+            return super().__contains__(name)
         with self._mutex:
-            return name in self._holder
+            return name in self._writer
 
     def names(self) -> Iterator[str]:
         """Yield the names of all photos, those that are not committed included, in the order of the shards."""
         if self._writer is None:
-            return self._reader.names()
+            return super().names()
         with self._mutex:
             return iter(list(self._writer.names()))
 
     def known(self) -> dict[str, FileState | None]:
         """Return the state of each photo's file by name, None if it is not known, for change detection."""
+        if self._writer is None:
+            return super().known()
         with self._mutex:
-            return dict(self._holder.known())
+            return dict(self._writer.known())
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the photos that could not be read, as they were recorded."""
+        if self._writer is None:
+            return super().failures()
         with self._mutex:
-            return [dict(record) for record in self._holder.failures.values()]
-
-    def geometry(self, name: str) -> FeaturePositions | None:
-        """Return words, positions and scales of a photo's features; None in an archive that does not keep them.
-
-        A writer's changes are committed first.
-
-        Raises:
-            ConfigError: no photo of that name.
-        """
-        return self._committed().geometry(name)
-
-    def info(self) -> dict[str, Any]:
-        """Return what the opened state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
-        return self._reader.info()
-
-    def verify(self) -> list[str]:
-        """Read every byte of the state in force on disk, and of the snapshots; return one line for each problem."""
-        return verify(self._folder)
+            return [dict(record) for record in self._writer.failures.values()]
 
     def snapshot(self, name: str) -> SnapshotInfo:
         """Keep the opened state under a name: ``Index.open(path, at=name)`` finds it whatever happens later.
@@ -336,10 +228,6 @@ class Index:
                 return create_snapshot(self._folder, name, pin)
             finally:
                 pin.release()
-
-    def snapshots(self) -> list[SnapshotInfo]:
-        """Return the archive's snapshots, by name."""
-        return list_snapshots(self._folder)
 
     def remove_snapshot(self, name: str) -> None:
         """Forget a snapshot; the next garbage collection removes what only it needed."""
@@ -470,7 +358,7 @@ class Index:
                 the last sync of the folder failed), and a later commit may succeed.
         """
         with self._mutex:
-            self._read(self._writing().commit())
+            self._show(self._writing().commit())
 
     def compact(self, *, purge: bool = False, progress: Progress | None = None) -> int:
         """Merge small shards, and those with many removed photos, into large ones; return how many were merged.
@@ -487,7 +375,7 @@ class Index:
         """
         with self._mutex:
             merged = compact(self._writing(), purge=purge, progress=progress)
-            self._read(self._writing().state)
+            self._show(self._writing().state)
             return merged
 
     def compact_if_worth_it(self, progress: Progress | None = None) -> int:
@@ -503,30 +391,20 @@ class Index:
             writer = self._writing()
             return collect_garbage(self._folder, [writer.state.manifest], writer.files)
 
-    @property
-    def _holder(self) -> Reader | Writer:
-        """What knows which photos there are, those that are not committed included."""
-        return self._reader if self._writer is None else self._writer
-
-    def _committed(self) -> Reader:
-        """Return the reader of the state in force, after a commit of a writer's changes."""
+    def _committed(self) -> Searcher:
         self._check_open()
         with self._mutex:
             if self._writer is not None:
                 self.commit()
-            return self._reader
+            return self._searcher
 
-    def _read(self, state: State) -> None:
+    def _show(self, state: State) -> None:
         # One assignment: where an interrupt comes before it, the next commit does it again.
-        if state is not self._reader.state:
-            self._reader = Reader(self._folder, state, self._threads)
+        if state is not self.state:
+            self._searcher = Searcher(state)
 
     def _writing(self) -> Writer:
         self._check_open()
         if self._writer is None:
             raise ConfigError(f"{self._folder} is open for reading: open it with writable=True")
         return self._writer
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ArchiveError(f"{self._folder} is closed: open it again")

@@ -1,105 +1,93 @@
-"""Reading: what one state of an archive holds, and searches in it."""
+"""Reading an archive: searches in one of its states, and what that state holds."""
 
 import operator
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
-from ctxdeploy.core.errors import ConfigError, MismatchError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
 from ctxdeploy.index.codebook.assignment import Cells
 from ctxdeploy.index.codebook.codebook import Codebook
-from ctxdeploy.index.config import Hit, Scoring
+from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
 from ctxdeploy.index.inputs import as_vectors
-from ctxdeploy.index.maintenance.snapshots import list_snapshots
+from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
+from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.storage.failures import Failures
 from ctxdeploy.index.storage.manifest import FORMAT_VERSION
-from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.positions import FeaturePositions
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.threads import SearchThreads
 
 
 class Reader:
-    """One state of an archive. It never changes; several threads may call it at once.
+    """An opened state of an archive. Several threads may call every method at once.
 
     Args:
         folder: the archive.
         state: opened.
-        threads: of searches.
+        threads: of a search, the calling one included.
     """
 
-    def __init__(self, folder: Path, state: State, threads: SearchThreads) -> None:
-        self.state = state
+    def __init__(self, folder: Path, state: State, threads: int) -> None:
         self._folder = folder
-        self._threads = threads
+        self._threads = SearchThreads(threads)
         self._searcher = Searcher(state)
+        self._closed = False
 
-    def __len__(self) -> int:
-        return len(self.state)
+    def __enter__(self) -> Self:
+        return self
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._find(name) is not None
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def names(self) -> Iterator[str]:
-        """See ``Index.names``."""
-        return self.state.names()
-
-    def known(self) -> Iterator[tuple[str, FileState | None]]:
-        """Yield the name of every photo and the state of its file, None if it is not known."""
-        for shard in self.state.shards:
-            yield from shard.known()
+    def close(self) -> None:
+        """Release the threads; may be called twice."""
+        self._closed = True
+        self._threads.close()
 
     @property
-    def failures(self) -> Failures:
-        """Photos that could not be read, by name."""
-        return self.state.failures
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder
 
-    def search(self, queries: Sequence[Any], top: int, scoring: Scoring) -> list[list[Hit]]:
-        """See ``Index.search_batch``."""
-        wanted = _checked_top(top)
-        arrays = [as_vectors(query, self.state.codebook.dim, "query") for query in queries]
-        top = min(wanted, max(len(self.state), 1))
-        return self._searcher.search(self._aggregate(arrays), top, scoring=scoring, threads=self._threads)
+    @property
+    def state(self) -> State:
+        """The state that is read, a writer's as of its last commit: for measurements."""
+        return self._searcher.state
 
-    def _aggregate(self, queries: list[Any]) -> list[Aggregated]:
-        if not queries:
-            return []
-        config, codebook = self.state.manifest.config, self.state.codebook
-        words = codebook.assign(np.concatenate(queries), config.query_assignment, threads=self._threads)
-        ends = np.cumsum([len(query) for query in queries])
-        return [
-            aggregate(query, part, codebook.centroids, binary=config.binary)
-            for query, part in zip(queries, np.split(words, ends[:-1]), strict=True)
-        ]
+    @property
+    def config(self) -> IndexConfig:
+        """How the archive aggregates and compares."""
+        return self.state.manifest.config
 
-    def aggregate(self, vectors: Any) -> Aggregated:
-        """See ``Index.aggregate``."""
-        config, codebook = self.state.manifest.config, self.state.codebook
-        array = as_vectors(vectors, codebook.dim, "photo")
-        return aggregate(array, codebook.assign(array, config.assignment), codebook.centroids, binary=config.binary)
+    @property
+    def codebook(self) -> Codebook:
+        """The archive's visual words."""
+        return self.state.codebook
 
-    def prepare(self) -> None:
-        """See ``Index.prepare``."""
-        config, codebook = self.state.manifest.config, self.state.codebook
-        self.state.factors(config.idf)
-        few = codebook.centroids[:64]
-        number = np.arange(len(few), dtype=np.int32)
-        ends = np.array([0, len(few) // 2, len(few)], np.int32)
-        cells = None if codebook.cells is None else Cells(centres=few[:2], order=number, offsets=ends, probes=2)
-        words = Codebook(few, cells=cells).assign(few, config.query_assignment, threads=self._threads)
-        query = aggregate(few, words, few, binary=config.binary)
-        part = State(self.state.manifest, codebook, self.state.shards[:1])
-        Searcher(part).search([query], 1, scoring=config.scoring(idf=False))
+    @property
+    def codebook_path(self) -> Path:
+        """The file of the archive's codebook."""
+        return self._folder / self.state.manifest.codebook.file
 
-    def check_source(self, model: str, preprocessing: str) -> None:
-        """See ``Index.check_source``."""
-        source = self.state.manifest.source
+    @property
+    def source(self) -> DescriptorSource | None:
+        """Where its descriptors came from; None if its maker did not say."""
+        return self.state.manifest.source
+
+    def check_source(self, *, model: str, preprocessing: str) -> None:
+        """Raise ``MismatchError`` if descriptors of this model or preprocessing do not belong to those of the archive.
+
+        An archive without a source takes any.
+        """
+        source = self.source
         if source is None:
             return
         of = f" ({source.description})" if source.description else ""
@@ -111,25 +99,117 @@ class Reader:
                     "query with the right --model, or make a new archive with  ctxdeploy index"
                 )
 
+    def search(
+        self,
+        vectors: Any,
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> list[Hit]:
+        """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
+
+        Args:
+            vectors: n×D descriptors, or anything with an attribute ``vectors``.
+            top: hits at most; only photos with a score above 0 are hits.
+            idf: weigh words by rarity; None for the archive's setting.
+            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
+
+        A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
+        of addition, on shards, on threads, or on other queries of a batch.
+        """
+        return self.search_batch([vectors], top, idf=idf, alpha=alpha, threshold=threshold)[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[Any],
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> list[list[Hit]]:
+        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
+        scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        wanted = _checked_top(top)
+        searcher = self._committed()
+        arrays = [as_vectors(query, self.codebook.dim, "query") for query in queries]
+        top = min(wanted, max(len(searcher.state), 1))
+        return searcher.search(self._aggregate(arrays), top, scoring=scoring, threads=self._threads)
+
+    def _aggregate(self, queries: list[Any]) -> list[Aggregated]:
+        if not queries:
+            return []
+        words = self.codebook.assign(np.concatenate(queries), self.config.query_assignment, threads=self._threads)
+        ends = np.cumsum([len(query) for query in queries])
+        return [
+            aggregate(query, part, self.codebook.centroids, binary=self.config.binary)
+            for query, part in zip(queries, np.split(words, ends[:-1]), strict=True)
+        ]
+
+    def prepare(self) -> None:
+        """Load what a search needs, so that the first query is as fast as the others; touches a few pages of the files.
+
+        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 2 ms a million. May run in a
+        thread of its own, beside the extraction of the first query.
+        """
+        self._check_open()
+        state = self.state
+        state.factors(self.config.idf)
+        few = self.codebook.centroids[:64]
+        number = np.arange(len(few), dtype=np.int32)
+        ends = np.array([0, len(few) // 2, len(few)], np.int32)
+        cells = None if self.codebook.cells is None else Cells(centres=few[:2], order=number, offsets=ends, probes=2)
+        words = Codebook(few, cells=cells).assign(few, self.config.query_assignment, threads=self._threads)
+        query = aggregate(few, words, few, binary=self.config.binary)
+        part = State(state.manifest, self.codebook, state.shards[:1])
+        Searcher(part).search([query], 1, scoring=self.config.scoring(idf=False))
+
+    def aggregate(self, vectors: Any) -> Aggregated:
+        """Return a photo's words and codes as ``add`` computes them, for ``add_aggregated`` elsewhere.
+
+        Args:
+            vectors: n×D descriptors, or anything with an attribute ``vectors``.
+        """
+        array = as_vectors(vectors, self.codebook.dim, "photo")
+        words = self.codebook.assign(array, self.config.assignment)
+        return aggregate(array, words, self.codebook.centroids, binary=self.config.binary)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.state.find(name) is not None
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all photos, a writer's included, in the order of the shards."""
+        return self.state.names()
+
+    def known(self) -> dict[str, FileState | None]:
+        """Return the state of each photo's file by name, None if it is not known, for change detection."""
+        return dict(self.state.known())
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the photos that could not be read, as they were recorded."""
+        return [dict(record) for record in self.state.failures.values()]
+
     def geometry(self, name: str) -> FeaturePositions | None:
-        """See ``Index.geometry``."""
-        place = self._find(name)
+        """Return words, positions and scales of a photo's features; None in an archive that does not keep them.
+
+        A writer's changes are committed first.
+
+        Raises:
+            ConfigError: no photo of that name.
+        """
+        state = self._committed().state
+        place = state.find(name)
         if place is None:
             raise ConfigError(f"{name!r} is not in {self._folder}")
-        shard, number = place
-        return self.state.shards[shard].positions(number)
-
-    def _find(self, name: str) -> tuple[int, int] | None:
-        """Return shard and number of a photo that is not removed."""
-        places = (place for place in self._table.find(name) if self.state.shards[place[0]].live[place[1]])
-        return next(places, None)
-
-    @cached_property
-    def _table(self) -> NameIndex:
-        return NameIndex(self.state.shards)
+        return state.shards[place[0]].positions(place[1])
 
     def info(self) -> dict[str, Any]:
-        """See ``Index.info``."""
+        """Return what the opened state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
         manifest = self.state.manifest
         postings = sum(entry.postings for entry in manifest.shards)
         photos = sum(entry.images for entry in manifest.shards)
@@ -143,12 +223,29 @@ class Reader:
             "postings": postings,
             "words_per_image": postings / photos if photos else 0.0,
             "bytes": sum(entry.bytes for entry in manifest.files),
-            "codebook": self.state.codebook.metadata(),
+            "codebook": self.codebook.metadata(),
             "config": manifest.config.metadata(),
-            "source": None if manifest.source is None else manifest.source.metadata(),
+            "source": None if self.source is None else self.source.metadata(),
             "snapshots": [info.name for info in list_snapshots(self._folder)],
-            "failures": len(self.failures),
+            "failures": len(self.failures()),
         }
+
+    def verify(self) -> list[str]:
+        """Read every byte of the state in force on disk, and of the snapshots; return one line for each problem."""
+        return verify(self._folder)
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the archive's snapshots, by name."""
+        return list_snapshots(self._folder)
+
+    def _committed(self) -> Searcher:
+        """Return what a search goes over; a writer's changes are committed first."""
+        self._check_open()
+        return self._searcher
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArchiveError(f"{self._folder} is closed: open it again")
 
 
 def _checked_top(top: Any) -> int:

@@ -105,14 +105,14 @@ class Searcher:
     """
 
     def __init__(self, state: State) -> None:
-        self._state = state
+        self.state = state
         self._local = threading.local()
 
     def search(
         self, queries: Sequence[Aggregated], top: int, *, scoring: Scoring, threads: SearchThreads | None = None
     ) -> list[list[Hit]]:
         """Return for each query at most ``top`` hits by falling score; equal scores: by name, byte by byte."""
-        weights = [self._state.weights(query.words, scoring.idf) for query in queries]
+        weights = [self.state.weights(query.words, scoring.idf) for query in queries]
         norms = [float(part.sum(dtype=np.float64)) for part in weights]
         asked = [number for number, norm in enumerate(norms) if norm > 0]
         groups = _groups(asked)
@@ -121,7 +121,7 @@ class Searcher:
             for group in groups
         ]
         # Derived before the threads start, so that they do not derive them twice.
-        factors = self._state.factors(scoring.idf)
+        factors = self.state.factors(scoring.idf)
         threads = threads or SearchThreads(1)
         tasks = list(self._tasks(groups, threads.count))
         results = threads.run(
@@ -134,7 +134,7 @@ class Searcher:
         return [self._merge(parts, top) for parts in found]
 
     def _tasks(self, groups: list[list[int]], threads: int) -> Iterator[_Task]:
-        shards = self._state.shards
+        shards = self.state.shards
         for number, shard in enumerate(shards):
             parts = -(-threads // max(len(shards) * len(groups), 1))
             length = max(-(-len(shard) // parts), MIN_PHOTOS)
@@ -147,7 +147,7 @@ class Searcher:
     ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
         from ctxdeploy.index.kernels import select as select_kernels
 
-        shard, base = self._state.shards[task.shard], int(self._state.bases[task.shard])
+        shard, base = self.state.shards[task.shard], int(self.state.bases[task.shard])
         length = task.high - task.low
         if len(batch) > 1:
             length = -(-length // -(-length // GROUP_PHOTOS))
@@ -182,24 +182,24 @@ class Searcher:
         from ctxdeploy.index.kernels import scores as kernels
 
         begins, ends = bounds or (_places(shard, low, batch.words), _places(shard, high, batch.words))
-        if batch.codes.shape[1] == 2 and self._state.manifest.config.binary and len(batch) == 1:
+        if batch.codes.shape[1] == 2 and self.state.manifest.config.binary and len(batch) == 1:
             row = self._buffer("scores", SCORES, np.float32)
             row[low:high] = 0
-            table = similarity_table(scoring, self._state.manifest.dim)
+            table = similarity_table(scoring, self.state.manifest.dim)
             kernels.score_pairs(begins, ends, shard.images, shard.codes, batch.codes, batch.weights, table, row)
             return row[np.newaxis, low:high]
         width = 1 << (high - low - 1).bit_length()
         rows = self._buffer("scores", len(batch) * width, np.float32).reshape(len(batch), width)
         rows.fill(0)
         lists = (begins, ends, shard.images, shard.codes, batch.starts, batch.owners, batch.codes, batch.weights)
-        if not self._state.manifest.config.binary:
+        if not self.state.manifest.config.binary:
             kernels.score_floats(*lists, float(scoring.alpha), float(scoring.threshold), low, rows)
         elif batch.codes.shape[1] == 2:
-            table = similarity_table(scoring, self._state.manifest.dim)
+            table = similarity_table(scoring, self.state.manifest.dim)
             kept = self._buffer("kept", len(batch) * (batch_kernels.KEPT + batch_kernels.SPARE), np.uint32)
             batch_kernels.score_pairs_of_many(*lists, table, low, kept, rows)
         else:
-            kernels.score_codes(*lists, similarity_table(scoring, self._state.manifest.dim), low, rows)
+            kernels.score_codes(*lists, similarity_table(scoring, self.state.manifest.dim), low, rows)
         return rows[:, : high - low]
 
     def _buffer(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
@@ -219,7 +219,7 @@ class Searcher:
         if len(scores) > top:
             good = scores >= np.partition(scores, -top)[-top]
             scores, numbers = scores[good], numbers[good]
-        names = [self._state.name(int(number)) for number in numbers]
+        names = [self.state.name(int(number)) for number in numbers]
         order = sorted(range(len(names)), key=lambda i: (-scores[i], names[i].encode("utf-8", "surrogateescape")))
         return [Hit(names[i], float(scores[i])) for i in order[:top]]
 

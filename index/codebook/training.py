@@ -25,8 +25,8 @@ WANTED_RECALL = 0.992
 # The last fiftieth of the descriptors is not trained with, if that many a word are given: recall is measured on it.
 _HELD_OUT = 50
 _PER_WORD_TO_HOLD_OUT = 8
-_FEWEST_PROBES = 8
-_MOST_PROBES = 128
+_MIN_PROBES = 8
+_MAX_PROBES = 128
 # Where nothing was measured: recall@5 is 0.998 for descriptors of photos in 1024 cells.
 DEFAULT_PROBES = 64
 TRAINING_PROBES = 8
@@ -95,7 +95,7 @@ def choose_words(descriptors: int, words: int | None) -> tuple[int, str]:
     chosen = min(MAX_WORDS, max(MIN_WORDS, 1 << max(0, fitting.bit_length() - 1)))
     reason = f"the largest power of two with {DESCRIPTORS_PER_WORD} descriptors a word"
     if chosen == MAX_WORDS:
-        reason = f"the most that is useful, with {descriptors / chosen:.0f} descriptors a word"
+        reason = f"as many as are useful, with {descriptors / chosen:.0f} descriptors a word"
     elif fitting < MIN_WORDS:
         reason = f"the fewest that make sense; for a good codebook give {MIN_WORDS * DESCRIPTORS_PER_WORD} or more"
     return chosen, f"{chosen} words from {descriptors} descriptors: {reason}"
@@ -120,13 +120,13 @@ def _split(array: NDArray[np.float32], words: int) -> tuple[NDArray[np.float32],
 def _enough_probes(centroids: NDArray[np.float32], cells: Cells, vectors: NDArray[np.float32]) -> Cells:
     """Return the cells with the fewest probes (8, then an eighth more each time, 128 at most) of the wanted recall."""
     truth = _nearest(FlatAssigner(centroids), vectors)
-    probes = _FEWEST_PROBES
+    probes = _MIN_PROBES
     while True:
         cells = replace(cells, probes=min(probes, len(cells.centres)))
         at_1, at_5 = _recall(_nearest(CellAssigner(centroids, cells), vectors), truth)
-        if min(at_1, at_5) >= WANTED_RECALL or probes >= min(_MOST_PROBES, len(cells.centres)):
+        if min(at_1, at_5) >= WANTED_RECALL or probes >= min(_MAX_PROBES, len(cells.centres)):
             return cells
-        probes = min(_MOST_PROBES, probes + probes // 8)
+        probes = min(_MAX_PROBES, probes + probes // 8)
 
 
 def measured_recall(
@@ -204,13 +204,13 @@ def cluster(
         assigned, squared = found[:, 0], distances[:, 0]
         error = float(squared.mean())
         done += 1
-        settled = bool(np.array_equal(assigned, previous))
-        if not settled:
+        converged = bool(np.array_equal(assigned, previous))
+        if not converged:
             centroids = _update(vectors, assigned, squared, words)
         previous = assigned
         if progress is not None:
-            progress(iterations if settled else done, iterations)
-        if settled:
+            progress(iterations if converged else done, iterations)
+        if converged:
             break
     return Clustering(centroids=centroids, iterations=done, error=error)
 

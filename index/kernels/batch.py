@@ -20,9 +20,9 @@ BLOCK = 1024
 KEPT = 16384
 # Besides, there is place for what one block adds: its head, its postings, and the lanes that a store overruns.
 SPARE = 2 + BLOCK + LANES
-# Words between the postings that are compared and those that are fetched, and the most postings fetched per sixteen.
+# Words between the postings that are compared and those that are fetched, and the postings fetched per sixteen at most.
 _LATER = 2
-_MOST = 32
+_MAX_FETCHED = 32
 # Postings that are added, and scores (two cache lines at most) that are fetched meanwhile.
 _ADDED = 8
 _LINE = 16
@@ -124,7 +124,7 @@ def score_pairs_of_many(
         following = min(word + _LATER, begins.size - 1)
         ahead: Any = begins[following]
         vectors = max((ends[word] - begins[word] + LANES - 1) // LANES, 1)
-        step = min((ends[following] - ahead) // vectors + 1, _MOST)
+        step = min((ends[following] - ahead) // vectors + 1, _MAX_FETCHED)
         first, count = starts[word], starts[word + 1] - starts[word]
         for begin in range(begins[word], ends[word], BLOCK):
             end = min(begin + BLOCK, ends[word])

@@ -1,0 +1,1 @@
+"""What keeps an archive in order: compaction, merging, snapshots, garbage collection, verification and repair."""

@@ -122,9 +122,9 @@ def _allow_more_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return
-    most = soft * 4 if hard == resource.RLIM_INFINITY else min(soft * 4, hard)
+    raised = soft * 4 if hard == resource.RLIM_INFINITY else min(soft * 4, hard)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
 
 
 def decode(buffer: Any, where: str) -> tuple[Arrays, dict[str, str]]:

@@ -76,8 +76,8 @@ def pack_positions(words: NDArray[np.int32], descriptors: LocalDescriptors, name
         raise ConfigError(f"{name!r}: the archive keeps geometry: give positions (n×2) and scales with the descriptors")
     if not (np.abs(places) < 1e9).all() or not ((scales >= _SCALES[0]) & (scales <= _SCALES[1])).all():
         raise ConfigError(f"{name!r}: positions must be below 1e9 and scales in {_SCALES[0]:g}..{_SCALES[1]:g}")
-    least = places.min(axis=0) if count else np.zeros(2)
-    frame = np.concatenate([least, (places.max(axis=0) if count else least) - least]).astype(np.float32)
+    corner = places.min(axis=0) if count else np.zeros(2)
+    frame = np.concatenate([corner, (places.max(axis=0) if count else corner) - corner]).astype(np.float32)
     order = np.argsort(words, kind="stable")
     steps = (places[order] - frame[:2]) * (_STEPS / np.maximum(frame[2:], 1e-30))
     return PackedPositions(

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
 from ctxdeploy.core.files import LOCK, TEMPORARY, WriterLock, make_folder
+from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, IndexConfig
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.failures import Failures, read_failures
 from ctxdeploy.index.storage.manifest import CODEBOOK, CURRENT, FOLDERS, Manifest, publish, store
+from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pins import Pin
 from ctxdeploy.index.storage.shard import Shard, open_shard
 from ctxdeploy.index.storage.statistics import Statistics, compute, read_statistics
@@ -64,6 +66,19 @@ class State:
         """Yield all names, in order of addition."""
         for shard in self.shards:
             yield from shard.live_names()
+
+    @cached_property
+    def _table(self) -> NameIndex:
+        return NameIndex(self.shards)
+
+    def find(self, name: str) -> tuple[int, int] | None:
+        """Return shard and number of a photo that is not removed; None if there is none of that name."""
+        return next((place for place in self._table.find(name) if self.shards[place[0]].live[place[1]]), None)
+
+    def known(self) -> Iterator[tuple[str, FileState | None]]:
+        """Yield the name of every photo and the state of its file, None if it is not known."""
+        for shard in self.shards:
+            yield from shard.known()
 
     @property
     def posting_bytes(self) -> int:
