@@ -229,3 +229,24 @@ def test_a_closed_archive_makes_no_snapshot(archive: Path) -> None:
     index.close()
     with pytest.raises(ArchiveError, match="is closed"):
         index.snapshot("x")
+
+
+def test_a_number_in_digits_opens_a_manifest_unless_a_snapshot_has_that_name(archive: Path, make_photos: Any) -> None:
+    with Index.open(archive, at="0") as former:
+        number = former.info()["manifest"]
+    assert number == 0
+    with Index.open(archive, writable=True) as index:
+        index.add("new", make_photos(1)[0])
+        index.snapshot("0")
+    with Index.open(archive, at="0") as kept:
+        assert "new" in kept
+
+
+def test_what_the_archive_says_without_being_opened(archive: Path, tmp_path: Path) -> None:
+    assert Index.problems(archive) == []
+    assert Index.problems(tmp_path / "none")[0].endswith("make one with  ctxdeploy index")
+    Index.check_free(tmp_path / "none")
+    with pytest.raises(ArchiveError, match="is an archive already"):
+        Index.check_free(archive)
+    with Index.open(archive) as index:
+        assert index.codebook_path.is_file() and index.state.posting_bytes == 18
