@@ -51,9 +51,8 @@ from ctxdeploy.bench import (
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.samples import NAMES, sample_photo
+from ctxdeploy.core.samples import NAMES, ViewConfig, make_view, sample_photo
 from ctxdeploy.core.types import Precision
-from ctxdeploy.core.views import ViewConfig, make_view
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle, save_checkpoint, untrained_network
 from ctxdeploy.export.networks import Architecture, NetworkConfig

@@ -14,8 +14,7 @@ from PIL import Image
 import ctxdeploy
 from ctxdeploy import IndexingConfig, PhotoIndex, QueryConfig
 from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError, MismatchError, NoPhotosError, PhotoError
-from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import ExtractorConfig
 

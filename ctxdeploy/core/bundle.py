@@ -1,8 +1,8 @@
-"""The bundle: a folder with a network's artefacts and ``bundle.json``, which says what they are and how well they do.
+"""The bundle: a folder with a network's artefacts and ``bundle.json``, which describes them and their parity.
 
-Written by ``ctxdeploy.export``, read by ``ctxdeploy.runtime``; neither needs the other. Format version 2: several
+``ctxdeploy.export`` writes it, ``ctxdeploy.runtime`` reads it; neither needs the other. Format version 2 has several
 artefacts, each with ``details``; version 1 (one fp32 graph) is read as well. Version 3 carries a codebook; a bundle
-without one stays at version 2.
+without a codebook stays at version 2.
 """
 
 import json
@@ -168,7 +168,7 @@ class Bundle:
         """Return the artefact of a runtime and precision, else an ONNX graph of that precision made for another one.
 
         Raises:
-            BundleError: there is none; the message names those there are.
+            BundleError: there is no such artefact; the message names those that there are.
         """
         exact = [a for a in self.artefacts if (a.target, a.precision) == (target, precision)]
         graphs = [a for a in self.artefacts if (a.format, a.precision) == ("onnx", precision)]

@@ -89,7 +89,7 @@ class EngineKey:
 
     @classmethod
     def parse(cls, metadata: Mapping[str, Any]) -> "EngineKey":
-        """Return the key that ``metadata`` wrote; ``BackendError`` where it is none."""
+        """Return the key that ``metadata`` wrote; ``BackendError`` where it is not valid."""
         try:
             key = cls(
                 **{
@@ -226,7 +226,7 @@ def make_log(trt: Any) -> Any:
     return Log()
 
 
-def last_words(log: Any) -> str:
-    """Return what a logger heard, without repetition, in one line of at most 600 characters."""
+def logged_errors(log: Any) -> str:
+    """Return the errors that a logger recorded, each once, in one line of at most 600 characters."""
     lines = dict.fromkeys(" ".join(message.split()) for message in log.errors)
     return "; ".join(lines)[:600] or "no reason given"

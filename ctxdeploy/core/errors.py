@@ -33,7 +33,7 @@ class CheckpointError(CtxdeployError):
 
 
 class ParityError(CtxdeployError):
-    """An artefact does not compute what the network computes: it is in no bundle, or not to be used on this machine."""
+    """An artefact does not compute what the network computes: it must not be used, on this machine at least."""
 
     exit_code = 11
 
@@ -99,12 +99,12 @@ class OutOfMemoryError(BackendError):
 
 
 class TrainingError(CtxdeployError):
-    """A training cannot go on: its loss is not finite any more."""
+    """A training cannot go on, because its loss is not finite any more."""
 
     exit_code = 22
 
 
 class DownloadError(CtxdeployError):
-    """A model cannot be fetched: no server, no such file, or what came is no checkpoint."""
+    """A model cannot be fetched: no server answers, the file is not there, or it is not a checkpoint."""
 
     exit_code = 23

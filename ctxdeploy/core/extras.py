@@ -24,8 +24,8 @@ def require(module: str, extra: str) -> Any:
 def require_onnxruntime() -> Any:
     """Return ONNX Runtime, imported with its telemetry off.
 
-    From 1.29 on it sends events about models and sessions to its maker unless one of these variables is set before it
-    is imported; an archive of photos is nobody's business. A value that the user has set stays.
+    From 1.29 on it sends events about models and sessions to its maker, unless one of these variables is set before it
+    is imported. What people do with their photos must stay with them. A value that the user has set stays.
     """
     for variable in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):
         os.environ.setdefault(variable, "1")

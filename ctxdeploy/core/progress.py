@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-# Seconds between two lines where stderr is no terminal; between two lines of JSON; over which a rate is taken: a run of
-# days is to show what it does now.
+# Seconds between two lines where stderr is not a terminal; between two lines of JSON; over which a rate is taken: a
+# run of days is to show what it does now.
 LINE_INTERVAL = 10.0
 JSON_INTERVAL = 1.0
 _RATE_SECONDS = 60.0

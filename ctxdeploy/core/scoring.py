@@ -1,5 +1,7 @@
-"""Rankings to average precision and precision at k, exactly as the Revisited Oxford and Paris evaluation computes them,
-and ground truth by scenes (``gnd.json``)."""
+"""Average precision and precision at k of rankings, and ground truth by scenes (``gnd.json``).
+
+The figures are those of the Revisited Oxford and Paris evaluation, bit by bit.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +20,8 @@ class Relevance:
     """Which photos answer a query.
 
     Attributes:
-        positives: that show the same; without any the query is not scored.
-        junk: taken out of the ranking before ranks are counted.
+        positives: photos that show the same; a query without any is not scored.
+        junk: photos that are taken out of the ranking before ranks are counted.
     """
 
     positives: tuple[str, ...]
@@ -184,7 +186,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
     try:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no ground truth of minibench's form ({error!r}): move it away") from error
+        raise ConfigError(f"{path} is not a ground truth in minibench's form ({error!r}): move it away") from error
 
 
 def _parse(content: Any) -> GroundTruth:

@@ -135,7 +135,7 @@ class Box:
 
     @classmethod
     def parse(cls, text: str) -> "Box":
-        """Return the box that ``"x0,y0,x1,y1"`` says; ``ConfigError`` if it says none."""
+        """Return the box of a text ``"x0,y0,x1,y1"``; ``ConfigError`` if it is not one."""
         try:
             x0, y0, x1, y1 = (float(part) for part in text.split(","))
         except ValueError as error:

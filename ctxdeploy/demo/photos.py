@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxdeploy.core.errors import StorageError
-from ctxdeploy.core.samples import NAMES, sample_photo
-from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.core.samples import NAMES, ViewConfig, make_view, sample_photo
 
 SEED = 20
 # Views of each photo in the archive, and one more that queries it.

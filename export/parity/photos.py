@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.samples import sample_photo
+from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.core.scoring import GroundTruth, load_ground_truth
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export.parity.parity_run import ParityPhotos
@@ -66,8 +66,6 @@ def sample_parity_photos(preprocessing: Preprocessing) -> ParityPhotos:
     Raises:
         MissingExtraError: scikit-image is not installed.
     """
-    from ctxdeploy.core.views import ViewConfig, make_view
-
     random = np.random.default_rng(0)
     config = ViewConfig(longest=min(RETRIEVAL_SIZE, preprocessing.image_size))
     views = {}

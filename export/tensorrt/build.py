@@ -11,7 +11,7 @@ from ctxdeploy.core.engines import (
     Gpu,
     Hardware,
     import_package,
-    last_words,
+    logged_errors,
     make_log,
     read_gpu,
 )
@@ -167,7 +167,7 @@ def _settings(
 
 
 def _reason(log: Any) -> str:
-    words = last_words(log)
+    words = logged_errors(log)
     return f"{words} (give a larger --workspace or a smaller --max-batch)" if "OutOfMemory" in words else words
 
 

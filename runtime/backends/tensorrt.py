@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package, last_words, make_log, read_gpu
+from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package, logged_errors, make_log, read_gpu
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.text import printable
@@ -73,7 +73,7 @@ class TensorRtBackend(Backend):
         for name, buffer in self._buffers.items():
             buffer.reserve(counts[name])
             if not context.set_tensor_address(name, buffer.device):
-                raise RuntimeError(f"no place for {name}: {last_words(self._log)}")
+                raise RuntimeError(f"no place for {name}: {logged_errors(self._log)}")
         source = self._buffers[INPUT_NAME]
         source.host[: images.nbytes] = images.reshape(-1)
         self._cuda.upload(source, images.nbytes, self._stream)
@@ -83,7 +83,7 @@ class TensorRtBackend(Backend):
                 self._cuda.download(self._buffers[name], counts[name], self._stream)
         self._cuda.synchronise(self._stream)
         if not started:
-            raise RuntimeError(last_words(self._log))
+            raise RuntimeError(logged_errors(self._log))
         return [
             self._buffers[name].host[: counts[name]].view(np.float32).reshape(shapes[name]).copy()
             for name in OUTPUT_NAMES
@@ -104,7 +104,7 @@ def _runtime(trt: Any, log: Any, key: EngineKey) -> "trt.Runtime":
     try:
         runtime = trt.Runtime(log)
     except TypeError as error:  # the native factory gave null
-        raise BackendError(f"{label_of(key.target)} cannot start: {last_words(log)}") from error
+        raise BackendError(f"{label_of(key.target)} cannot start: {logged_errors(log)}") from error
     if key.version_compatible:
         # Such a plan carries the runtime of the version that built it, which is code that runs here.
         runtime.engine_host_code_allowed = True
@@ -114,14 +114,14 @@ def _runtime(trt: Any, log: Any, key: EngineKey) -> "trt.Runtime":
 def _engine(runtime: "trt.Runtime", log: Any, path: Path) -> "trt.ICudaEngine":
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        raise BackendError(f"engine {path} cannot be loaded: {last_words(log)}")
+        raise BackendError(f"engine {path} cannot be loaded: {logged_errors(log)}")
     return engine
 
 
 def _context(engine: "trt.ICudaEngine", log: Any) -> "trt.IExecutionContext":
     context = engine.create_execution_context()
     if context is None:
-        raise BackendError(f"no memory for the engine: {last_words(log)} (build it with a smaller --max-batch)")
+        raise BackendError(f"no memory for the engine: {logged_errors(log)} (build it with a smaller --max-batch)")
     return context
 
 

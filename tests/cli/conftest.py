@@ -13,8 +13,7 @@ import pytest
 
 from ctxdeploy.cli.main import run
 from ctxdeploy.core.bundle import Bundle, Extraction
-from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.evaluation.retrieval import AsmkRetrieval
 from ctxdeploy.export import export_bundle, save_checkpoint, untrained_network
 from ctxdeploy.export.networks import Architecture, NetworkConfig

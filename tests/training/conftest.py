@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.core.views import ViewConfig, make_view
+from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 
 SCENES = ("astronaut", "coffee", "rocket", "hubble_deep_field", "stereo_motorcycle", "coins")
 
