@@ -112,7 +112,7 @@ def test_ground_truth_beside_the_photos_gives_a_mean_average_precision(
     assert ranking["map"] == ranking["reference_map"] and ranking["map"] > 0.6
     (folder / "gnd.json").write_text('{"scenes": 5}')
     result = call("verify", bundle.path, "--photos", folder / "images", "-q")
-    assert result.code == 2 and "is no ground truth of minibench's form" in result.err
+    assert result.code == 2 and "is not a ground truth in minibench's form" in result.err
 
 
 @pytest.mark.parametrize(

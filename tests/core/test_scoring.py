@@ -113,5 +113,5 @@ def test_ground_truth_of_scenes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[", {}, {"scenes": [1]}, {"scenes": {"a": 1}}, {"scenes": {}, "junk_pairs": [1]}])
 def test_ground_truth_of_another_form(tmp_path: Path, content: object) -> None:
     (tmp_path / "gnd.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ConfigError, match=r"gnd\.json is no ground truth"):
+    with pytest.raises(ConfigError, match=r"gnd\.json is not a ground truth"):
         load_ground_truth(tmp_path)
