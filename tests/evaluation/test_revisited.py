@@ -163,6 +163,14 @@ def test_a_malicious_ground_truth_is_refused(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
 
 
+def _doubled() -> list[object]:
+    """Return a list of forty lists, each of which holds the next one twice: its text would have 2^40 letters."""
+    value: list[object] = []
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -174,6 +182,7 @@ def test_a_malicious_ground_truth_is_refused(
         (lambda c: c["gnd"][3].update(bbx=[5, 5, 1, 9]), "x0 < x1"),
         (lambda c: c["imlist"].append("../../etc/passwd"), "no name of a photo"),
         (lambda c: c["imlist"].append(c["imlist"][0]), "2 times"),
+        (lambda c: c["imlist"].append(_doubled()), "no name of a photo"),
         (lambda c: c["imlist"].append("nowhere"), "nowhere.jpg: complete the data set"),
     ],
 )
