@@ -30,7 +30,7 @@ from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
 
 _MAX_HEADER = 1 << 16
 # A worker that has not the memory for a photo's bytes receives them piece by piece, and drops them.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _MAX_REASON = 1000
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _OOM_SCORE = "500"

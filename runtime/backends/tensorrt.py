@@ -33,10 +33,10 @@ class TensorRtBackend(Backend):
         here = Machine(target=target, version=self.version, gpu=gpu)
         check_key(artefact.details, here, precision=artefact.precision, bundle=printable(str(bundle.path)))
         key = EngineKey.parse(artefact.details["key"])
-        if artefact.details["key"].get("plugins"):
+        if key.plugins:
             raise BackendError(
-                f"the engine needs plug-in libraries ({', '.join(artefact.details['key']['plugins'])}), which are not "
-                "loaded any more: build it anew"
+                f"the engine needs plug-in libraries ({', '.join(key.plugins)}), which are not loaded any more: "
+                "build it anew"
             )
         self._cuda = Cuda(TARGETS[target].extra)
         self._log = make_log(package)

@@ -178,14 +178,6 @@ def list_tars(place: str) -> PhotoList:
     return PhotoList(place=absolute(Path(place)), photos=photos, unreadable=tuple(unreadable))
 
 
-def refuse_compressed(place: str) -> PhotoList:
-    """Say why a compressed tar file is not read."""
-    raise ConfigError(
-        f"{printable(place)} is compressed, so that no photo in it can be found without unpacking all "
-        "before it: decompress it to a plain .tar, which is hardly larger, for photos are compressed"
-    )
-
-
 def _nothing(place: str, paths: list[str], unreadable: list[PhotoFailure]) -> Exception:
     where = printable(place)
     if len(unreadable) == len(paths):
