@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "reference" / "trt"
-SOURCES = ("export/tensorrt", "runtime/backends/tensorrt.py", "ctxdeploy/engines.py")
+SOURCES = ("export/tensorrt", "runtime/backends/tensorrt.py", "ctxdeploy/core/engines.py")
 FULL = ("api-11.4.json", "api-10.16.json")
 RTX = ("api-rtx-1.7.json",)
 # Names that no call of these would be right without: the check must have met them.
@@ -35,7 +35,6 @@ USED = {
     "IExecutionContext.set_tensor_address",
     "ILogger.Severity",
     "IOptimizationProfile.set_shape",
-    "IPluginRegistry.load_library",
     "ITimingCache.serialize",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
     "OnnxParser.parse",
@@ -113,18 +112,17 @@ def test_the_package_keeps_the_name_that_the_check_knows() -> None:
         ("export/tensorrt/build.py", "Flag.STRONGLY_TYPED", "Flag.TYPED_STRONGLY"),
         ("export/tensorrt/build.py", "builder.create_optimization_profile()", "builder.create_profile()"),
         (
-            "export/tensorrt/cache.py",
+            "export/tensorrt/monitor.py",
             "config.set_timing_cache(cache, ignore_mismatch=",
             "config.set_timing_cache(cache, mismatch=",
         ),
         ("export/tensorrt/monitor.py", "phase_name: str, step: int)", "phase_name: str)"),
-        ("export/tensorrt/parsing.py", "error.local_function_stack()", "error.function_stack()"),
-        ("export/tensorrt/plugins.py", "registry.all_creators", "registry.plugin_creator_list_all"),
+        ("export/tensorrt/build.py", "error.local_function_stack()", "error.function_stack()"),
         ("runtime/backends/tensorrt.py", "context.execute_async_v3(", "context.execute_async_v2("),
         ("runtime/backends/tensorrt.py", "context.set_input_shape(", "context.set_binding_shape("),
         ("runtime/backends/tensorrt.py", "runtime.engine_host_code_allowed", "runtime.host_code_allowed"),
         ("runtime/backends/tensorrt.py", "engine.get_tensor_profile_shape(", "engine.get_profile_shape("),
-        ("ctxdeploy/engines.py", "trt.ILogger.Severity.ERROR", "trt.ILogger.Severity.ERRORS"),
+        ("ctxdeploy/core/engines.py", "trt.ILogger.Severity.ERROR", "trt.ILogger.Severity.ERRORS"),
     ],
 )
 def test_the_check_finds_a_planted_wrong_name(tmp_path: Path, file: str, right: str, wrong: str) -> None:

@@ -213,7 +213,7 @@ def test_what_the_bundle_does_not_take(served: Bundle, tmp_path: Path) -> None:
         write_model_repository(pairs, tmp_path / "models")
     for details, error in (({}, BackendError), ({"key": {**KEY.metadata(), "options": {}}}, BundleError)):
         old = replace(served, artefacts=(replace(served.artefacts[2], details=details),))
-        with pytest.raises(error, match="build it again"):
+        with pytest.raises(error, match=r"build it (again|anew)"):
             write_model_repository(old, tmp_path / "models")
     only = replace(served, artefacts=(served.artefacts[1],))
     with pytest.raises(BundleError, match=r"openvino/fp32.*--target onnxruntime"):
