@@ -21,7 +21,7 @@ from ctxdeploy.core.errors import (
     CtxdeployError,
 )
 from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
-from ctxdeploy.models.finding import find_bundle, only_here
+from ctxdeploy.models import find_bundle, only_here
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index

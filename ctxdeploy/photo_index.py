@@ -463,8 +463,7 @@ class _Model:
 
 
 def _named(model: str | PathLike[str] | None) -> Path:
-    from ctxdeploy.models.finding import built_in, find_bundle
-    from ctxdeploy.models.table import DEFAULT
+    from ctxdeploy.models import DEFAULT, built_in, find_bundle
 
     return built_in(DEFAULT) if model is None else find_bundle(model)
 

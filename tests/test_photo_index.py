@@ -255,7 +255,7 @@ def test_another_model_is_refused(archive: Path, photos: Path, tmp_path: Path) -
     from dataclasses import replace
 
     from ctxdeploy.core import bundle
-    from ctxdeploy.models.finding import built_in
+    from ctxdeploy.models import built_in
 
     shutil.copytree(built_in("ctx-small"), tmp_path / "m")
     opened = bundle.open(tmp_path / "m")

@@ -8,7 +8,7 @@ from typing import Any
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.models.finding import find_model
+from ctxdeploy.models import find_model
 
 MAIN, AGAINST, PEER, SWEEP, METER = "main", "against", "peer", "sweep", "meter"
 _NUMBERS, _PATHS = ("threads",), ("model", "archive", "python")

@@ -20,7 +20,7 @@ from ctxdeploy.cli.options import PATH, configured, json_option, model_option, o
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
-from ctxdeploy.models.finding import find_model
+from ctxdeploy.models import find_model
 from ctxdeploy.runtime import BackendConfig
 
 if TYPE_CHECKING:

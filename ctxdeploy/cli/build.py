@@ -11,7 +11,7 @@ from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt import EngineConfig
-from ctxdeploy.models.finding import check_own, find_bundle
+from ctxdeploy.models import check_own, find_bundle
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Artefact

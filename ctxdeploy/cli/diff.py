@@ -11,8 +11,7 @@ from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import GRAPH_TARGETS
 from ctxdeploy.export.diff import DiffConfig
-from ctxdeploy.models.finding import find_bundle
-from ctxdeploy.models.table import is_name
+from ctxdeploy.models import find_bundle, is_name
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity import Image

@@ -20,7 +20,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation.codebooks import CodebookConfig
 from ctxdeploy.evaluation.table import KINDS, open_set
-from ctxdeploy.models.finding import find_model
+from ctxdeploy.models import find_model
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export import ExportConfig
 from ctxdeploy.indexing.codebook import add_codebook, read_codebook
-from ctxdeploy.models.finding import BUNDLE_SUFFIX, find_checkpoint
+from ctxdeploy.models import BUNDLE_SUFFIX, find_checkpoint
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity import Image, ParityPhotos

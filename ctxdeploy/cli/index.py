@@ -22,7 +22,7 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import plan_indexing
 from ctxdeploy.indexing.plan import Estimate, Plan, estimate
 from ctxdeploy.indexing.report import IndexingReport
-from ctxdeploy.models.finding import display_name, find_model
+from ctxdeploy.models import display_name, find_model
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 from ctxdeploy.runtime.sources import PhotoList, list_photos

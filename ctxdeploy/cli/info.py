@@ -10,7 +10,7 @@ from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
 from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
-from ctxdeploy.models.finding import find_bundle
+from ctxdeploy.models import find_bundle
 from ctxdeploy.photo_index import PhotoIndex
 
 

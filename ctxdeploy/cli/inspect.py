@@ -9,7 +9,7 @@ import ctxdeploy.core.bundle
 from ctxdeploy.cli.options import PATH, configured, json_option, model_option, options_of, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.models.finding import find_model
+from ctxdeploy.models import find_model
 from ctxdeploy.runtime.inspection import InspectionConfig
 
 SUFFIX = ".inspection"

@@ -4,18 +4,27 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import NUMBERS, PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
-from ctxdeploy.models.card import card_text
-from ctxdeploy.models.download import DownloadConfig
-from ctxdeploy.models.finding import models_folder
-from ctxdeploy.models.listing import Entry, entries
-from ctxdeploy.models.pulling import MIRROR
-from ctxdeploy.models.release import ReleaseConfig
-from ctxdeploy.models.table import PUBLISHED
+from ctxdeploy.models import (
+    MIRROR,
+    PUBLISHED,
+    DownloadConfig,
+    ModelInfo,
+    ReleaseConfig,
+    address,
+    card_text,
+    find_checkpoint,
+    find_published,
+    list_models,
+    models_folder,
+    pull,
+    release_model,
+    remove,
+)
 
 
 @click.group("models", invoke_without_command=True)
@@ -25,20 +34,20 @@ def command(context: click.Context, as_json: bool) -> None:
     """List the models that have a name: built in, fetched, and those that can be fetched."""
     if context.invoked_subcommand is not None:
         return
-    for entry in entries():
+    for model in list_models():
         if as_json:
-            print_json(entry.metadata())
+            print_json(model.metadata())
         else:
-            _print(entry)
+            _print(model)
 
 
-def _print(entry: Entry) -> None:
-    size = "" if entry.bytes is None else f", {entry.bytes / 1e6:.1f} MB"
-    dim = "" if entry.dim is None else f", {entry.dim} dimensions"
-    words = "" if entry.words is None else f", {entry.words:,} words"
-    where = f"fetch it with  ctxdeploy models pull {entry.name}" if entry.path is None else printable(str(entry.path))
-    click.echo(f"{entry.name}: {printable(entry.what)}{dim}{words}{size}")
-    click.echo(f"    licence: {printable(entry.licence)}")
+def _print(model: ModelInfo) -> None:
+    size = "" if model.bytes is None else f", {model.bytes / 1e6:.1f} MB"
+    dim = "" if model.dim is None else f", {model.dim} dimensions"
+    words = "" if model.words is None else f", {model.words:,} words"
+    where = f"fetch it with  ctxdeploy models pull {model.name}" if model.path is None else printable(str(model.path))
+    click.echo(f"{model.name}: {printable(model.what)}{dim}{words}{size}")
+    click.echo(f"    licence: {printable(model.licence)}")
     click.echo(f"    {where}")
 
 
@@ -48,28 +57,15 @@ def _print(entry: Entry) -> None:
     "-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to make; its name is the model's."
 )
 @click.option("--photos", type=PATH, multiple=True, required=True, metavar="DIR", help="Train the codebook on these.")
-@click.option("--words", type=int, default=ReleaseConfig.words, show_default=True, help="Size of the codebook.")
-@click.option("--training-photos", type=int, default=ReleaseConfig.training_photos, show_default=True)
-@click.option("--seed", type=int, default=ReleaseConfig.seed, show_default=True, help="Of the sample and of k-means.")
-@click.option("--scales", type=NUMBERS, default=ReleaseConfig.scales, metavar="S,S,…", help="Image pyramid.")
-@click.option("--top-k", type=int, default=ReleaseConfig.top_k, show_default=True, help="Descriptors of a photo.")
-@click.option("--image-size", type=int, default=ReleaseConfig.image_size, show_default=True, help="Longest side.")
 @click.option("--card", type=PATH, metavar="FILE", help="Text of the card; an earlier card's facts are left out.")
-@click.option("--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota].")
+@options_of(ReleaseConfig)
 @json_option
 @quiet_option
 def release_command(
     checkpoint: Path,
     output: Path,
     photos: tuple[Path, ...],
-    words: int,
-    training_photos: int,
-    seed: int,
-    scales: tuple[float, ...],
-    top_k: int,
-    image_size: int,
     card: Path | None,
-    threads: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -80,23 +76,14 @@ def release_command(
     its name.
     """
     from ctxdeploy.core.files import folder_bytes
-    from ctxdeploy.models.finding import find_checkpoint
-    from ctxdeploy.models.release import release
 
     try:
         text = "" if card is None else card_text(card)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--card {card} cannot be read: {error}") from error
-    config = ReleaseConfig(
-        scales=scales,
-        top_k=top_k,
-        image_size=image_size,
-        words=words,
-        training_photos=training_photos,
-        seed=seed,
-        threads=threads,
-    )
-    released = release(find_checkpoint(checkpoint), output, photos, config, text=text, display=Display(quiet=quiet))
+    config = configured(ReleaseConfig)
+    trained, display = find_checkpoint(checkpoint), Display(quiet=quiet)
+    released = release_model(trained, output, photos, config, text=text, display=display)
     size = folder_bytes(output)
     if as_json:
         facts = {"photos": released.photos, "rounding": released.rounding, "left_out": released.left_out}
@@ -114,7 +101,7 @@ def release_command(
 @click.option("--url", metavar="URL", help=f"Fetch from here [default: {MIRROR}/FILE, or the authors' address].")
 @click.option("--to", type=PATH, metavar="DIR", help="Folder of models [default: in CTXDEPLOY_HOME, or for this user].")
 @click.option("--accept-licence", is_flag=True, help="Agree to terms that are more than attribution.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=DownloadConfig.timeout, show_default=True)
+@options_of(DownloadConfig)
 @json_option
 @quiet_option
 def pull_command(
@@ -122,25 +109,24 @@ def pull_command(
     url: str | None,
     to: Path | None,
     accept_licence: bool,
-    timeout: float,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Fetch a checkpoint that its authors published, export it, and keep it under its NAME.
 
-    Run it again after an interruption: it goes on where it was. The folder of models is $CTXDEPLOY_HOME/models, else
-    ctxdeploy/models in $XDG_DATA_HOME or ~/.local/share; a model in another folder is named by its path.
+    Run it again after an interruption: a file that has arrived is not fetched again. The folder of models is
+    $CTXDEPLOY_HOME/models, else ctxdeploy/models in $XDG_DATA_HOME or ~/.local/share; a model in another folder is
+    named by its path.
     """
-    from ctxdeploy.models.pulling import address, find_published, pull
 
     model = find_published(name, agreed=accept_licence)
     source, folder = address(model, url), to or models_folder()
     display = Display(quiet=quiet, as_json=as_json)
     click.echo(f"ctxdeploy: {name}: licence {model.licence}", err=True)
     try:
-        pulled = pull(model, source, folder, display=display, config=DownloadConfig(timeout=timeout))
+        pulled = pull(model, source, folder, display=display, config=configured(DownloadConfig))
     except KeyboardInterrupt:
-        click.echo("ctxdeploy: what has arrived is kept; run the same command again to continue", err=True)
+        click.echo("ctxdeploy: a file that has arrived is kept; run the same command again", err=True)
         raise
     origin = pulled.origin
     if as_json:
@@ -162,6 +148,5 @@ def pull_command(
 @click.option("--to", type=PATH, metavar="DIR", help="Folder of models, as with  pull.")
 def remove_command(name: str, to: Path | None) -> None:
     """Remove a fetched model, or what an interrupted  pull  left of it."""
-    from ctxdeploy.models.pulling import remove
 
     click.echo(f"removed {printable(str(remove(name, to or models_folder())))}")

@@ -13,7 +13,7 @@ from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.models.finding import find_checkpoint
+from ctxdeploy.models import find_checkpoint
 from ctxdeploy.training.config import RECIPES, OptimiserConfig, TrainConfig
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError, ParityError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.models.finding import check_own, find_bundle, find_checkpoint
+from ctxdeploy.models import check_own, find_bundle, find_checkpoint
 
 
 @click.command("verify")

@@ -9,7 +9,7 @@ from ctxdeploy.core.errors import PhotoError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import NAMES
 from ctxdeploy.demo.photos import VIEWS, scene_of, write_photos
-from ctxdeploy.models.table import DEFAULT
+from ctxdeploy.models import DEFAULT
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.report import write_answers

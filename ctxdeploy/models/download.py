@@ -1,220 +1,220 @@
-"""An address to a file over HTTP, through interruptions.
+"""A file over HTTP, fetched by pooch: several attempts, and a file that appears when it is whole."""
 
-What arrives goes to ``FILE.part``, beside it ``FILE.part.json`` says what it is a part of. After an interruption, also
-by ``kill -9``, the rest alone is asked for, on condition (If-Range) that the server still has the same file.
-"""
-
-import contextlib
-import http.client
+import math
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from ctxdeploy import __version__
-from ctxdeploy.core.errors import ConfigError, DownloadError
-from ctxdeploy.core.progress import Display
-from ctxdeploy.models.part import Answer, Part
+from ctxdeploy.core.errors import ConfigError, DownloadError, StorageError
+from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import storing
+from ctxdeploy.core.progress import Display, Progress
+from ctxdeploy.core.settings import setting
 from ctxdeploy.runtime.sources import host_of, is_web, without_secrets
 
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 _MB = 1_000_000
-_LONGEST_PAUSE = 30.0
-# An attempt that brought this much does not count.
-_ENOUGH = 1 << 20
-_MOST_ATTEMPTS = 100
-# 408 request timeout, 429 too many requests, and failures of the server's own.
-_PASSING = {408, 429, 500, 502, 503, 504}
-_PARTIAL, _BEYOND = 206, 416
+# Requests that may succeed later: 408 request timeout, 429 too many requests, and failures of the server's own.
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
+_OTHER_URL = "give another address with --url"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
-    """How patient a download is.
+    """Limits of a download.
 
     Attributes:
         timeout: seconds without an answer or a byte.
-        attempts: in a row that bring less than a MiB.
-        pause: seconds before the second attempt; twice as many before each next one, 30 at most.
+        attempts: of which each begins anew; 1, 2, 3 … seconds lie between them.
     """
 
-    timeout: float = 30.0
+    timeout: float = setting(30.0, "--timeout", "Seconds without an answer or a byte.")
     attempts: int = 5
-    pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.timeout < math.inf:
+            raise ConfigError(f"--timeout {self.timeout:g} is not a time of 0.1 s or more")
+        if self.attempts < 1:
+            raise ConfigError(f"{self.attempts} attempts are too few for a download: make at least one")
 
 
-class _BrokenError(Exception):
-    """This attempt has failed; another may not."""
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """What a server said about a file that it sent.
+
+    Attributes:
+        url: that answered, after redirections, without secrets.
+        etag: of the file; None if the server gives none.
+        last_modified: of the file; None if the server does not say.
+    """
+
+    url: str
+    etag: str | None
+    last_modified: str | None
 
 
 def check_url(url: str) -> None:
     """Raise ``ConfigError`` unless a text is a URL of HTTP with a host."""
     if not is_web(url) or host_of(url)[0] is None or re.search(r"[\s\x00-\x1f\x7f]", url) or not url.isascii():
-        raise ConfigError(f"{url!r} is no address such as https://host/how_r18.pth")
+        raise ConfigError(f"{url!r} is not an address such as https://host/how_r18.pth")
 
 
-def fetch(url: str, target: Path, config: DownloadConfig, display: Display) -> Answer:
-    """Download a file; continue an earlier download of the same address.
+def fetch(url: str, target: Path, config: DownloadConfig, display: Display) -> Download:
+    """Download a file. Nothing stays of a download that fails.
 
     Args:
-        url: of HTTP.
-        target: the file, which appears when it is whole.
-        config: timeouts and attempts.
-        display: shows progress, and each interruption.
+        url: of HTTP; redirections are followed, but not from HTTPS to HTTP or to anything else.
+        target: the file, which appears when it is whole, and replaces one that is there.
+        config: timeout and attempts.
+        display: shows progress, and each attempt that fails.
 
     Raises:
-        ConfigError: no URL.
-        DownloadError: the server does not have it, or cannot be reached; what has arrived stays for the next call.
+        ConfigError: it is not a URL of HTTP.
+        DownloadError: the server does not have it, or cannot be reached, or sends a web page.
         StorageError: it cannot be written.
+        MissingExtraError: of the extra ``export``.
     """
     check_url(url)
-    part, failed = Part(target), 0
-    for attempt in range(_MOST_ATTEMPTS):
-        before = part.size
-        try:
-            answer = _attempt(url, part, config, display)
-            part.finish()
-            return answer
-        except _BrokenError as error:
-            failed = 0 if part.size - before >= _ENOUGH else failed + 1
-            if failed >= config.attempts or attempt == _MOST_ATTEMPTS - 1:
-                kept = "; try later, or give another address with --url"
-                if part.size:
-                    kept = f"; {part.size / _MB:.1f} MB are kept, run the same command again to continue"
-                raise DownloadError(f"{without_secrets(url)} cannot be fetched: {error}{kept}") from error
-            display.say(f"{error}: trying again")
-            time.sleep(min(config.pause * 2 ** max(failed - 1, 0), _LONGEST_PAUSE))
-    raise DownloadError(f"{without_secrets(url)} cannot be fetched")  # the last attempt has raised
-
-
-def _attempt(url: str, part: Part, config: DownloadConfig, display: Display) -> Answer:
-    """Ask for what is missing and write it; ``_BrokenError`` if that ends before all is there."""
-    former = part.answer(url)
-    have = part.size if former is not None and former.validator is not None else 0
-    if former is not None and have == former.total:
-        return former
-    with _response(url, former if have else None, have, part, config.timeout) as response:
-        answer, offset = _understood(url, response, former, have)
-        if offset is None:
-            part.discard()
-            raise _BrokenError("the server's file has changed")
-        if have:
-            display.say(f"continuing at {offset / _MB:.1f} MB" if offset else "the server sends all of the file again")
-        missing = None if answer.total is None else answer.total - offset
-        part.check_room(missing or 0)
-        with part.writing(answer, offset) as file, _counting(missing, display) as count:
-            for piece in _pieces(response, url, offset):
-                file.write(piece)
-                count(len(piece))
-    if answer.total is not None and part.size != answer.total:
-        raise _BrokenError(f"the connection ended at {part.size:,} of {answer.total:,} bytes")
-    return answer
-
-
-@contextlib.contextmanager
-def _response(url: str, former: Answer | None, have: int, part: Part, timeout: float) -> Iterator[Any]:
-    headers = {"User-Agent": f"ctxdeploy/{__version__}", "Accept-Encoding": "identity"}
-    if former is not None and former.validator is not None:
-        headers |= {"Range": f"bytes={have}-", "If-Range": former.validator}
-    try:
-        with _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
-            yield response
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == _BEYOND:  # the file is shorter now: what there is belongs to another one
-            part.discard()
-            raise _BrokenError("the server's file is shorter than what has arrived") from error
-        what = f"the server answers {error.code} {error.reason}"
-        if error.code in _PASSING:
-            raise _BrokenError(what) from error
-        raise DownloadError(f"{without_secrets(url)}: {what}: give another address with --url") from error
-    except urllib.error.URLError as error:
-        raise _BrokenError(f"{host_of(url)[0]} cannot be reached ({error.reason})") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(f"the connection broke ({_reason(error)})") from error
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener for HTTP alone: urllib's own also opens files of this machine that a redirection names."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return opener
-
-
-def _understood(url: str, response: Any, former: Answer | None, have: int) -> tuple[Answer, int | None]:
-    """Return what the server says about the file, and where in it the answer begins; None if it does not go on where
-    the part ends."""
-    headers = response.headers
-    offset, total = 0, _number(headers.get("Content-Length"))
-    if response.status == _PARTIAL:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-        offset = int(found[1]) if found else -1
-        total = _number(found[2]) if found else None
-    answer = Answer(
-        url=url,
-        final_url=without_secrets(response.url),
-        etag=headers.get("ETag"),
-        last_modified=headers.get("Last-Modified"),
-        total=total,
+    pooch = require("pooch", "export")
+    failed = require("requests", "export").exceptions.RequestException
+    pooch.get_logger().setLevel("ERROR")  # it would print the whole URL, with its secrets
+    downloader = _Downloader(target.parent, config, display)
+    cache = pooch.Pooch(
+        path=target.parent,
+        base_url="",
+        registry={target.name: None},
+        urls={target.name: url},
+        retry_if_failed=config.attempts - 1,
     )
-    if response.status != _PARTIAL:
-        return answer, 0
-    # A server that heeds Range but not If-Range would give the end of another file.
-    same = former is not None and (answer.validator, answer.total) == (former.validator, former.total)
-    return answer, offset if offset == have and same else None
-
-
-def _pieces(response: Any, url: str, offset: int) -> Iterator[bytes]:
-    """Yield what the server sends; a web page at the beginning of a file is refused."""
     try:
-        while piece := response.read(_PIECE):
-            if offset == 0 and piece.lstrip()[:1] == b"<":
+        with storing(target, advice="make room and run the same command again", but=failed):
+            target.unlink(missing_ok=True)
+            cache.fetch(target.name, downloader=downloader)
+    except failed as error:
+        raise DownloadError(
+            f"{without_secrets(url)} cannot be fetched: {downloader.failure}; try later, or {_OTHER_URL}"
+        ) from error
+    return downloader.download()
+
+
+class _Downloader:
+    """The attempts of a download, as pooch calls them; says why one failed, and whether another may succeed."""
+
+    def __init__(self, folder: Path, config: DownloadConfig, display: Display) -> None:
+        self._folder, self._config, self._display = folder, config, display
+        self._response: Any = None
+        self.failure = ""
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        """Download to a temporary file; the error of an attempt that may be repeated is one of requests."""
+        http = require("pooch", "export").HTTPDownloader
+        exceptions = require("requests", "export").exceptions
+        if self.failure:
+            self._display.say(f"{self.failure}: trying again")
+        self._response = None
+        with ExitStack() as stack:
+            download = http(
+                progressbar=_ProgressBar(self._display, stack),
+                chunk_size=_CHUNK,
+                timeout=self._config.timeout,
+                headers={"User-Agent": f"ctxdeploy/{__version__}", "Accept-Encoding": "identity"},
+                hooks={"response": self._answered},
+            )
+            try:
+                download(url, output_file, pooch)
+                self._check(url, Path(output_file), exceptions)
+            except exceptions.RequestException as error:
+                self.failure = self._reason(url, error)
+                status = 200 if self._response is None else self._response.status_code
+                if status >= 400 and status not in _TRANSIENT:
+                    raise DownloadError(f"{without_secrets(url)}: {self.failure}: {_OTHER_URL}") from error
+                raise
+
+    def download(self) -> Download:
+        """Return what the last answer said."""
+        headers = self._response.headers
+        return Download(
+            url=without_secrets(self._response.url),
+            etag=headers.get("ETag"),
+            last_modified=headers.get("Last-Modified"),
+        )
+
+    def _answered(self, response: Any, *_: Any, **__: Any) -> None:
+        """Keep an answer before its body is read; refuse redirections to other schemes, and files without room."""
+        if response.is_redirect:
+            former = urlsplit(response.url).scheme
+            scheme = urlsplit(urljoin(response.url, response.headers["location"])).scheme
+            if scheme not in (former, "https"):
                 raise DownloadError(
-                    f"{without_secrets(url)} is a web page, not a checkpoint: give another address with --url"
+                    f"{without_secrets(response.url)} redirects from {former} to {scheme}, which is not followed: "
+                    f"{_OTHER_URL}"
                 )
-            offset += len(piece)
-            yield piece
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(f"the connection broke ({_reason(error)})") from error
+            return
+        self._response = response
+        size, free = _length(response) or 0, shutil.disk_usage(self._folder).free
+        if size > free:
+            raise StorageError(
+                f"{self._folder} has room for {free / _MB:.0f} MB, {size / _MB:.0f} MB are needed: make room, or name "
+                "another folder with --to or CTXDEPLOY_HOME"
+            )
+
+    def _check(self, url: str, file: Path, exceptions: Any) -> None:
+        length, size = _length(self._response), file.stat().st_size
+        if length is not None and size != length:  # not every version of urllib3 compares them
+            raise exceptions.ConnectionError(f"{size:,} of {length:,} bytes")
+        with file.open("rb") as content:
+            if content.read(1024).lstrip()[:1] == b"<":
+                raise DownloadError(f"{without_secrets(url)} is a web page, not a checkpoint: {_OTHER_URL}")
+
+    def _reason(self, url: str, error: BaseException) -> str:
+        response = self._response
+        if response is not None and response.status_code >= 400:
+            return f"the server answers {response.status_code} {response.reason}"
+        while (cause := error.__cause__ or error.__context__) is not None:
+            error = cause
+        text = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        return f"{host_of(url)[0]} cannot be reached ({text})" if response is None else f"the connection broke ({text})"
 
 
-@contextlib.contextmanager
-def _counting(missing: int | None, display: Display) -> Iterator[Any]:
-    """Show progress in MB, where the size is known."""
-    if missing is None:
-        yield lambda count: None
-        return
-    done = shown = 0
-    total = max(1, round(missing / _MB))
-    with display.progress("downloading", total, "MB") as bar:
+class _ProgressBar:
+    """What pooch asks of a progress bar, in MB on our display; nothing is shown where the size is not known.
 
-        def count(received: int) -> None:
-            nonlocal done, shown
-            done += received
-            reached = total if done == missing else min(total - 1, done // _MB)
-            if reached > shown:
-                bar.advance(reached - shown)
-                shown = reached
+    Attributes:
+        total: bytes of the file; pooch sets it.
+    """
 
-        yield count
+    def __init__(self, display: Display, stack: ExitStack) -> None:
+        self.total = 0
+        self._display, self._stack = display, stack
+        self._received = self._shown = 0
+        self._bar: Progress | None = None
+
+    def update(self, count: int) -> None:
+        """Count bytes; pooch counts its last chunk as a whole one, and corrects that by ``reset`` and the total."""
+        if not self.total:
+            return
+        megabytes = max(1, round(self.total / _MB))
+        if self._bar is None:
+            self._bar = self._stack.enter_context(self._display.progress("downloading", megabytes, "MB"))
+        self._received += count
+        reached = megabytes if self._received == self.total else min(megabytes - 1, self._received // _MB)
+        if reached > self._shown:
+            self._bar.advance(reached - self._shown)
+            self._shown = reached
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._received = 0
+
+    def close(self) -> None:
+        """Do nothing: the attempt closes the bar."""
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
-
-
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
+def _length(response: Any) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -74,7 +74,7 @@ def named_model(name: str) -> Path | None:
 
 
 def find_bundle(given: str | os.PathLike[str]) -> Path:
-    """Return the bundle that a name or a path means; a path that is no bundle is returned as it is."""
+    """Return the bundle that a name or a path means; a path that is not a bundle is returned as it is."""
     path = Path(given)
     if (path / MANIFEST).exists():
         return path
@@ -82,7 +82,7 @@ def find_bundle(given: str | os.PathLike[str]) -> Path:
 
 
 def find_checkpoint(given: str | os.PathLike[str]) -> Path:
-    """Return the checkpoint that a name or a path means; a path that is no file is returned as it is.
+    """Return the checkpoint that a name or a path means; a path that is not a file is returned as it is.
 
     Raises:
         ConfigError: the model of that name can be fetched, but was not, or came without its checkpoint.

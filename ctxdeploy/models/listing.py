@@ -1,5 +1,6 @@
-"""The models that have a name, as ``ctxdeploy models`` lists them."""
+"""The models that have a name, as ``ctxdeploy models`` lists them, and where fetched ones came from."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,63 @@ from typing import Any
 from ctxdeploy.core import bundle
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BundleError
-from ctxdeploy.core.files import folder_bytes
+from ctxdeploy.core.files import folder_bytes, write_json
 from ctxdeploy.models.finding import built_in, models_folder, own_names
-from ctxdeploy.models.origin import read_origin
 from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED
+
+ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A model.
+class Origin:
+    """What was fetched.
+
+    Attributes:
+        url: the one that was asked for.
+        final_url: the one that answered, after redirections.
+        file: name of the checkpoint.
+        bytes: of it.
+        sha256: of it, as it arrived.
+        known_sha256: whether that is the one in the table of models; if not, nothing was known to compare it with.
+        etag: of the answer, if it had one.
+        last_modified: of the answer, if it had one.
+        fetched: when, in UTC.
+        licence: as shown when it was fetched.
+    """
+
+    url: str
+    final_url: str
+    file: str
+    bytes: int
+    sha256: str
+    known_sha256: bool
+    etag: str | None
+    last_modified: str | None
+    fetched: str
+    licence: str
+
+
+def write_origin(folder: Path, origin: Origin) -> None:
+    """Write ``origin.json`` into a folder that is being made."""
+    write_json(folder / ORIGIN, asdict(origin))
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """Return where a model came from; None if it does not say, or not in a form that is known."""
+    try:
+        return Origin(**json.loads((folder / ORIGIN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What is known of a model that has a name.
 
     Attributes:
         name: that commands take.
         kind: ``built-in``, ``fetched``, ``own`` (put into the folder of models by hand), or ``published`` (not here).
-        what: it is, in a few words.
+        what: the model is, in a few words.
         licence: as far as it is known.
         dim: of its descriptors; None if the bundle is damaged.
         words: of its codebook; None if it carries none.
@@ -44,14 +88,14 @@ class Entry:
     problem: str | None = None
 
     def metadata(self) -> dict[str, Any]:
-        """Return the entry as JSON prints it."""
+        """Return the facts as JSON prints them."""
         return {**asdict(self), "path": None if self.path is None else str(self.path)}
 
 
-def entries() -> list[Entry]:
+def list_models() -> list[ModelInfo]:
     """Return all models: built in, in the folder of models, and those that can be fetched into it."""
     found = [
-        _entry(built_in(model.name), kind="built-in", what=model.what, licence=model.licence)
+        _info(built_in(model.name), kind="built-in", what=model.what, licence=model.licence)
         for model in BUILT_IN.values()
     ]
     own = list(own_names())
@@ -61,7 +105,7 @@ def entries() -> list[Entry]:
         published = PUBLISHED.get(name)
         origin = read_origin(models_folder() / name)
         found.append(
-            _entry(
+            _info(
                 models_folder() / name,
                 kind="own" if origin is None else "fetched",
                 what=None if published is None else published.what,
@@ -70,14 +114,14 @@ def entries() -> list[Entry]:
             )
         )
     found += [
-        Entry(name=m.name, kind="published", what=m.what, licence=m.licence, dim=m.dim, url=m.url)
+        ModelInfo(name=m.name, kind="published", what=m.what, licence=m.licence, dim=m.dim, url=m.url)
         for m in PUBLISHED.values()
         if m.name not in own
     ]
     return found
 
 
-def _entry(path: Path, *, kind: str, what: str | None, licence: str, url: str | None = None) -> Entry:
+def _info(path: Path, *, kind: str, what: str | None, licence: str, url: str | None = None) -> ModelInfo:
     opened: Bundle | None = None
     problem = None
     try:
@@ -85,7 +129,7 @@ def _entry(path: Path, *, kind: str, what: str | None, licence: str, url: str | 
     except BundleError as error:
         problem = str(error)
     network = {} if opened is None else opened.network
-    return Entry(
+    return ModelInfo(
         name=path.name,
         kind=kind,
         what=what or f"{network.get('family', 'damaged')} {network.get('architecture', '')}".strip(),

@@ -15,9 +15,8 @@ from ctxdeploy.core.errors import CheckpointError, ConfigError, DownloadError, S
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import WriterLock, file_sha256, make_folder, move, remove_folder, remove_leftovers
 from ctxdeploy.core.progress import Display
-from ctxdeploy.models.download import DownloadConfig, check_url, fetch
-from ctxdeploy.models.origin import Origin, read_origin, write_origin
-from ctxdeploy.models.part import Answer
+from ctxdeploy.models.download import Download, DownloadConfig, check_url, fetch
+from ctxdeploy.models.listing import Origin, read_origin, write_origin
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, Published, is_name
 from ctxdeploy.runtime.sources import without_secrets
 
@@ -69,7 +68,7 @@ def address(model: Published, url: str | None) -> str:
 def pull(model: Published, url: str, folder: Path, *, display: Display, config: DownloadConfig | None = None) -> Pulled:
     """Fetch a checkpoint, export it, and put the bundle into the folder of models under its name.
 
-    Whatever interrupts it, the next call goes on: the download where it ended, or with the export.
+    If it is interrupted, the next call begins the download anew, or goes on with the export if the file has arrived.
 
     Args:
         model: what.
@@ -80,12 +79,12 @@ def pull(model: Published, url: str, folder: Path, *, display: Display, config: 
 
     Raises:
         MissingExtraError: of the extra ``export``.
-        DownloadError: see ``fetch``; or what came is no checkpoint, or not the one that is known.
+        DownloadError: see ``fetch``; or what came is not a checkpoint, or not the known one.
         ParityError: its graph does not compute what PyTorch computes.
         StorageError: the folder cannot be written, or another process writes it.
         BundleError: the model is there, but damaged.
     """
-    for package in ("torch", "onnx", "onnxscript", "skimage"):
+    for package in ("torch", "onnx", "onnxscript", "skimage", "pooch"):
         require(package, "export")
     target, work = folder / model.name, folder / f"{_PULL}{model.name}"
     with _locked(folder):
@@ -141,9 +140,10 @@ def _fetched(model: Published, url: str, work: Path, config: DownloadConfig, dis
     file = work / model.file
     origin = read_origin(work)
     if origin is None or not file.exists() or origin.url != without_secrets(url) or file_sha256(file) != origin.sha256:
+        shutil.rmtree(work)  # a process that was killed may have left something
+        work.mkdir()
         display.say(f"fetching {without_secrets(url)}")
-        answer = fetch(url, file, config, display)
-        origin = _origin(model, answer, file)
+        origin = _origin(model, url, fetch(url, file, config, display), file)
         write_origin(work, origin)
     try:
         _check(model, origin, file)
@@ -153,24 +153,24 @@ def _fetched(model: Published, url: str, work: Path, config: DownloadConfig, dis
     return origin
 
 
-def _origin(model: Published, answer: Answer, file: Path) -> Origin:
+def _origin(model: Published, url: str, download: Download, file: Path) -> Origin:
     sha256 = file_sha256(file)
     return Origin(
-        url=without_secrets(answer.url),
-        final_url=answer.final_url,
+        url=without_secrets(url),
+        final_url=download.url,
         file=model.file,
         bytes=file.stat().st_size,
         sha256=sha256,
         known_sha256=sha256 == model.sha256,
-        etag=answer.etag,
-        last_modified=answer.last_modified,
+        etag=download.etag,
+        last_modified=download.last_modified,
         fetched=datetime.now(UTC).isoformat(timespec="seconds"),
         licence=model.licence,
     )
 
 
 def _check(model: Published, origin: Origin, file: Path) -> None:
-    """Raise ``DownloadError`` if a file is not the known one, damaged, or no checkpoint of a known network."""
+    """Raise ``DownloadError`` if a file is not the known one, damaged, or not a checkpoint of a known network."""
     from ctxdeploy.export import load_checkpoint
 
     if model.sha256 is not None and origin.sha256 != model.sha256:
@@ -191,7 +191,7 @@ def _check(model: Published, origin: Origin, file: Path) -> None:
         load_checkpoint(file).network()
     except CheckpointError as error:
         raise DownloadError(
-            f"{origin.url} gave something else than a checkpoint of a known network; it was removed: {error}"
+            f"{origin.url} gave something other than a checkpoint of a known network; it was removed: {error}"
         ) from error
 
 

@@ -5,6 +5,8 @@ training can go on, and ``card.md``. Matrices are rounded to float16 before anyt
 checkpoint and codebook hold the same numbers in the fewest bytes.
 """
 
+import importlib.metadata
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +17,21 @@ import numpy as np
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BundleError, ConfigError, SomePhotosFailedError
 from ctxdeploy.core.extras import require
-from ctxdeploy.core.files import move, working_folder
+from ctxdeploy.core.files import move, working_folder, write_text
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.settings import parse_numbers, setting
 from ctxdeploy.core.targets import GRAPH_TARGETS, ONNXRUNTIME
 from ctxdeploy.core.types import Precision
-from ctxdeploy.indexing.codebook import add_codebook
-from ctxdeploy.models.card import CARD, write_card
+from ctxdeploy.indexing.codebook import add_codebook, codebook_of
 from ctxdeploy.models.table import is_name
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
     from ctxdeploy.runtime import PhotoSource
+
+CARD = "card.md"
+# Of a card; what is below it is written anew by each release.
+FACTS = "## Facts"
 
 # Photos on whose descriptors the recall of the rounded words is measured.
 _RECALL_PHOTOS = 10
@@ -36,20 +42,29 @@ class ReleaseConfig:
     """How a model is released.
 
     Attributes:
-        scales, top_k, image_size: of the extraction; they are written into the checkpoint too.
         words: size of the codebook.
         training_photos: photos at most that train it, drawn with ``seed``.
         seed: of the sample and of k-means.
+        scales, top_k, image_size: of the extraction; they are written into the checkpoint too.
         threads: of the network and of k-means; None for the runtime's choice and all processors that may be used.
     """
 
-    scales: tuple[float, ...] = (1.414, 1.0, 0.707, 0.5, 0.353)
-    top_k: int = 1000
-    image_size: int = 1024
-    words: int = 16384
-    training_photos: int = 5000
-    seed: int = 0
-    threads: int | None = None
+    words: int = setting(16384, "--words", "Size of the codebook.")
+    training_photos: int = setting(5000, "--training-photos", "Photos at most that train the codebook.")
+    seed: int = setting(0, "--seed", "Of the sample and of k-means.")
+    scales: tuple[float, ...] = setting(
+        (1.414, 1.0, 0.707, 0.5, 0.353),
+        "--scales",
+        "Image pyramid.",
+        metavar="S,S,…",
+        parse=parse_numbers,
+        default_text="1.414,1,0.707,0.5,0.353",
+    )
+    top_k: int = setting(1000, "--top-k", "Descriptors of a photo.")
+    image_size: int = setting(1024, "--image-size", "Longest side.")
+    threads: int | None = setting(
+        None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +85,12 @@ class Released:
     left_out: tuple[str, ...]
 
 
-def release(
+def card_text(path: Path) -> str:
+    """Return the part of a card that people write: all above its facts."""
+    return path.read_text(encoding="utf-8").partition(f"\n{FACTS}\n")[0].strip()
+
+
+def release_model(
     checkpoint: Path, output: Path, photos: Sequence[Path], config: ReleaseConfig, *, text: str, display: Display
 ) -> Released:
     """Make the folder of a model. It appears whole or not at all.
@@ -85,7 +105,7 @@ def release(
 
     Raises:
         BundleError: ``output`` exists.
-        ConfigError: its name is none of a model, or there are fewer descriptors than words.
+        ConfigError: its name is not one of a model, or there are fewer descriptors than words.
         CheckpointError, ParityError, PhotoError, MissingExtraError: as of ``export``.
         SomePhotosFailedError: a photo cannot be read: the codebook would not be the one of these folders.
         StorageError: ``output`` cannot be written.
@@ -94,7 +114,7 @@ def release(
         require(package, "export")
     name = output.name
     if not is_name(name):
-        raise ConfigError(f"-o {output}: {name!r} is no name of a model: use letters, digits, '.', '_' and '-'")
+        raise ConfigError(f"-o {output}: {name!r} is not the name of a model: use letters, digits, '.', '_' and '-'")
     if output.exists():
         raise BundleError(f"{output} exists: choose another -o, or remove it first")
     sources = _photos(photos)
@@ -107,7 +127,7 @@ def release(
         bundle = add_codebook(bundle, staging / "words")
         move(rounded, bundle.path / rounded.name)
         released = Released(bundle=bundle, rounding=rounding, photos=len(sources), left_out=left_out)
-        write_card(bundle.path / CARD, name, text, released, config)
+        _write_card(bundle.path / CARD, name, text, released, config)
         move(bundle.path, output)
     return replace(released, bundle=replace(bundle, path=output))
 
@@ -145,7 +165,7 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     network = loaded.network(extraction)
     display.say("rounding the weights to float16")
     photos = sample_parity_photos(Preprocessing(image_size=config.image_size)).parity
-    trial = ParityRun(
+    run = ParityRun(
         ParityPhotos(parity=photos, retrieval={}),
         torch_runner(network),
         matching=Matching.of(loaded.config),
@@ -154,10 +174,10 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     )
     save_checkpoint(network, target, image_size=config.image_size, half=True)
     after = load_checkpoint(target).network(extraction)
-    parity = trial.compare(torch_runner(after), TOLERANCES[Precision.FP16], measured_with="float16 weights")
+    parity = run.compare(torch_runner(after), TOLERANCES[Precision.FP16], measured_with="float16 weights")
     figures: dict[str, object] = parity.metadata()
     if figures["verdict"] != "passed":
-        raise ConfigError(f"{checkpoint} does not bear float16 weights ({figures['verdict']}): train with weight decay")
+        raise ConfigError(f"{checkpoint} cannot be rounded to float16 ({figures['verdict']}): train with weight decay")
     return figures
 
 
@@ -184,9 +204,9 @@ def _codebook(
 
     # The reference runtime, whatever else is installed: its descriptors are the ones that were compared with PyTorch.
     extractor = Extractor(bundle, backend=BackendConfig(name=ONNXRUNTIME, threads=config.threads))
-    spool = DescriptorCache(staging / "descriptors", {"model": bundle.model_id})
-    with spool.locked():
-        trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)
+    cache = DescriptorCache(staging / "descriptors", {"model": bundle.model_id})
+    with cache.locked():
+        trainer = CodebookTrainer(extractor, cache, NO_LIMIT, display)
         training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
         codebook = trainer.train(photos, training).rounded()
         if trainer.failed:
@@ -196,6 +216,43 @@ def _codebook(
                 f"({failure.reason}): remove them, so that the codebook can be made again"
             )
         some = {photo.name for photo in photos[:: max(1, len(photos) // _RECALL_PHOTOS)]}
-        vectors = np.concatenate([photo.descriptors.vectors for photo in spool.photos(some)])
+        vectors = np.concatenate([photo.descriptors.vectors for photo in cache.photos(some)])
         codebook.measure_recall(vectors)
     return codebook
+
+
+def _write_card(path: Path, name: str, text: str, released: Released, config: ReleaseConfig) -> None:
+    """Write a card; no path and no name of a machine gets into it."""
+    bundle = released.bundle
+    network = bundle.network
+    lines = [text or f"# {name}", "", FACTS, "", "Written by `ctxdeploy models release`.", ""]
+    lines += [f"- {label}: {value}" for label, value in _facts(released, config).items()]
+    lines += ["", "| artefact | MB | against PyTorch fp32 |", "|---|---|---|"]
+    for artefact in bundle.artefacts:
+        parity = artefact.parity
+        figures = f"cosine ≥ {parity['cosine_min']:.5f}, mean {parity['cosine_mean']:.5f}"
+        lines.append(f"| {artefact.target} {artefact.precision} | {artefact.bytes / 1e6:.2f} | {figures} |")
+    lines += [f"\nLeft out: {reason}" for reason in released.left_out]
+    lines += ["", f"Network: `{json.dumps(dict(network))}`"]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _facts(released: Released, config: ReleaseConfig) -> dict[str, str]:
+    bundle, rounding = released.bundle, released.rounding
+    extraction = bundle.extraction
+    codebook = codebook_of(bundle)
+    training = {} if codebook is None else codebook.training
+    scales = ", ".join(f"{scale:g}" for scale in extraction.scales)
+    return {
+        "weights": f"sha256 {bundle.source['weights_sha256']}; matrices float16",
+        "float16 against the checkpoint": f"cosine ≥ {rounding['cosine_min']:.5f}, mean {rounding['cosine_mean']:.5f}",
+        "extraction": f"scales {scales}; {extraction.top_k} descriptors of {extraction.dim} dimensions; "
+        f"longest side {bundle.preprocessing.image_size} pixels",
+        "codebook": f"{training.get('words'):,} words from {training.get('descriptors'):,} descriptors of "
+        f"{min(released.photos, config.training_photos):,} photos, {training.get('iterations')} iterations, "
+        f"seed {config.seed}, centroids float16",
+        "assignment": f"{training.get('assignment')}, recall {training.get('recall_at_1'):.4f} of the nearest word, "
+        f"{training.get('recall_at_5'):.4f} of the nearest five",
+        "numpy": importlib.metadata.version("numpy"),
+        **dict(bundle.tools),
+    }

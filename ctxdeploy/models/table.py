@@ -14,7 +14,7 @@ class BuiltIn:
 
     Attributes:
         name: also of its folder in ``ctxdeploy/models``.
-        what: it is, in a few words.
+        what: the model is, in a few words.
         licence: of its weights.
     """
 
@@ -29,7 +29,7 @@ class Published:
 
     Attributes:
         name: of the model.
-        what: it is, in a few words.
+        what: the model is, in a few words.
         dim: of its descriptors.
         licence: as stated in the authors' repository.
         terms: what must be agreed to before it is fetched; None where nothing must.
@@ -98,5 +98,5 @@ PUBLISHED = {
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text may be the name of a model: letters, digits, ``.``, ``_`` and ``-``; no path."""
+    """Return whether a text may be the name of a model: letters, digits, ``.``, ``_`` and ``-``; not a path."""
     return _NAME.fullmatch(text) is not None

@@ -11,7 +11,7 @@ import pytest
 import ctxdeploy.core.bundle
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.indexing.codebook import codebook_of
-from ctxdeploy.models.finding import built_in
+from ctxdeploy.models import built_in
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ class Site:
         url: of the server, without a path.
         files: content by path.
         etag, last_modified: of every file; None for none.
-        ranges: whether it heeds Range.
-        conditions: whether it heeds If-Range.
         length: whether it says how long an answer is.
         cut_after: bytes of a body after which it closes the connection, for each answer; past the end, no cut.
         statuses: to answer with in place of a file, first to last.
@@ -33,8 +31,6 @@ class Site:
     files: dict[str, bytes] = field(default_factory=dict)
     etag: str | None = '"one"'
     last_modified: str | None = None
-    ranges: bool = True
-    conditions: bool = True
     length: bool = True
     cut_after: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
@@ -42,11 +38,6 @@ class Site:
     redirect: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def asked(self) -> list[str | None]:
-        """The Range of each request."""
-        return [headers.get("Range") for _, headers in self.requests]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,31 +61,14 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             self._head(404, {"Content-Length": "0"})
             return
-        start = self._start(len(data))
-        if start > len(data):
-            self._head(416, {"Content-Range": f"bytes */{len(data)}", "Content-Length": "0"})
-            return
         headers = {"ETag": site.etag, "Last-Modified": site.last_modified}
-        headers["Content-Length"] = str(len(data) - start) if site.length else None
-        if start or (site.ranges and "Range" in self.headers and self._same()):
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._head(206 if "Content-Range" in headers else 200, headers)
-        body = data[start:]
-        cut = site.cut_after.pop(0) if site.cut_after else len(body)
-        self.wfile.write(body[:cut])
+        headers["Content-Length"] = str(len(data)) if site.length else None
+        self._head(200, headers)
+        cut = site.cut_after.pop(0) if site.cut_after else len(data)
+        self.wfile.write(data[:cut])
         self.wfile.flush()
-        if cut < len(body) and site.stall:
+        if cut < len(data) and site.stall:
             site.released.wait(site.stall)
-
-    def _same(self) -> bool:
-        wanted = self.headers.get("If-Range")
-        return not self.site.conditions or wanted in (None, self.site.etag, self.site.last_modified)
-
-    def _start(self, size: int) -> int:
-        asked = self.headers.get("Range")
-        if asked is None or not self.site.ranges or not self._same():
-            return 0
-        return int(asked.removeprefix("bytes=").removesuffix("-"))
 
     def _head(self, status: int, headers: dict[str, str | None]) -> None:
         self.send_response(status)

@@ -12,7 +12,7 @@ from PIL import Image
 import ctxdeploy.core.bundle
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.indexing.codebook import codebook_of
-from ctxdeploy.models.card import card_text
+from ctxdeploy.models import card_text
 
 SMALL = ("--words", "24", "--scales", "1", "--image-size", "64", "--top-k", "40", "--quiet")
 
@@ -87,7 +87,7 @@ def test_a_released_model_is_whole_and_used_by_its_name(
 
 def test_what_is_refused(release: Any, home: Path, photos: list[Path], tmp_path: Path) -> None:
     result = release(name="a b")
-    assert result.code == 2 and "'a b' is no name of a model" in result.err
+    assert result.code == 2 and "'a b' is not the name of a model" in result.err
     copy = tmp_path / "other" / "one"
     shutil.copytree(photos[0], copy)
     result = release(of=[photos[0], copy])
