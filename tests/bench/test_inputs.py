@@ -18,7 +18,7 @@ def test_synthetic_archives_have_the_word_statistics_of_photos(tmp_path: Path) -
         assert (len(small), len(index), names) == (300, 2000, ["photos-300", "photos-2000"])
         info = index.info()
         assert 75 < info["words_per_image"] < 81  # 0.405 of 200, some drawn twice
-        shards = index._snapshot.shards
+        shards = index.state.shards
         counts = sum(np.diff(shard.word_offsets).astype(float) for shard in shards)
         assert abs(len(counts) * (counts**2).sum() / counts.sum() ** 2 - SKEW) < 0.5
         bits = np.unpackbits(np.ascontiguousarray(shards[1].codes).view(np.uint8)).mean()
