@@ -11,6 +11,7 @@ def test_files_above_a_limit(tmp_path: Path, run_child: Any) -> None:
     assert report["failures"] > 15 and report["attempts"] == 30
 
 
+@pytest.mark.slow
 def test_a_small_file_system(tmp_path: Path, run_child: Any) -> None:
     report = run_child("full_disk", tmp_path, "tmpfs")["tmpfs"]
     if "skipped" in report:

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 KILLS = int(os.environ.get("CTXDEPLOY_KILLS", "25"))
 SECONDS = float(os.environ.get("CTXDEPLOY_SECONDS", "6"))
 
@@ -18,6 +20,7 @@ def test_killed_at_random_moments(tmp_path: Path, run_child: Any) -> None:
     assert report["snapshots checked"] > KILLS
 
 
+@pytest.mark.slow
 def test_readers_beside_a_writer(tmp_path: Path, run_child: Any) -> None:
     report = run_child("readers", tmp_path, SECONDS, timeout=120 + SECONDS)
     assert report["steps"] > SECONDS and report["opened"] > 5 * SECONDS

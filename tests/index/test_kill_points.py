@@ -24,6 +24,7 @@ def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[st
     return reports
 
 
+@pytest.mark.slow
 def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
     reports = interrupted(run_child, tmp_path, "kill", 3)
     assert sum(report["points"] for report in reports.values()) > 250
@@ -32,7 +33,9 @@ def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
         assert reports[job]["after"] == 1, (job, reports[job])
 
 
-@pytest.mark.parametrize("mode", ["ENOSPC", "EIO", "full"])
+@pytest.mark.parametrize(
+    "mode", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_a_call_that_fails_at_every_point(tmp_path: Path, run_child: Any, mode: str) -> None:
     reports = interrupted(run_child, tmp_path, mode, 9)
     for job in CHANGING:
