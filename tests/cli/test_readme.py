@@ -1,5 +1,6 @@
-"""The README's commands and programs, run word for word in a folder with a checkpoint and photos."""
+"""The commands and programs of README and of the guides beside it, run word for word in a folder with photos."""
 
+import json
 import os
 import re
 import shutil
@@ -11,17 +12,32 @@ import pytest
 import torch
 
 from ctxdeploy.cli.main import COMMANDS
+from ctxdeploy.core import errors
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.export import untrained_network
 from ctxdeploy.export.networks import Architecture, NetworkConfig
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, EXPORTING, ARCHIVES = ROOT / "README.md", ROOT / "docs" / "exporting.md", ROOT / "docs" / "archives.md"
+REFERENCE = ROOT / "docs" / "reference"
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def _blocks(page: Path, language: str) -> list[str]:
+    """Return the blocks of a language, without those that set up an environment."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if not re.match(r"(make|pip) ", block)]
+
+
+def _run(folder: Path, *command: str) -> str:
+    """Run a command as a user would and return what it prints."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("CTXDEPLOY_INDEX", "CTXDEPLOY_MODEL"):
+        environment.pop(name, None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _how_2020(path: Path) -> None:
@@ -55,51 +71,60 @@ def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_commands_and_programs_run(folder: Path) -> None:
-    scripts = [block for block in _blocks("sh") if not re.match(r"(make|pip) ", block)]
-    assert len(scripts) >= 2
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    for name in ("CTXDEPLOY_INDEX", "CTXDEPLOY_MODEL"):
-        environment.pop(name, None)
-    outputs = []
-    for script in scripts:
-        done = subprocess.run(
-            ["bash", "-e", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", outputs[0], re.MULTILINE)
+def test_search_my_photos(folder: Path) -> None:
+    commands = _blocks(README, "sh")
+    assert "ctxdeploy index photos/\n" in commands[0]
+    answers = _run(folder, "bash", "-e", "-c", commands[0])
+    assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", answers, re.MULTILINE)
     assert (folder / "answers.html").stat().st_size > 10_000
-    programs = _blocks("python")
-    assert len(programs) == 2
-    for program in programs:
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert outputs[-2].startswith("photo-7 ")
-    assert re.search(r"^coffee_0\.jpg \(\d+, 128\) \[", outputs[-1], re.MULTILINE)
+    pairs = next(block for block in commands if "neighbours.jsonl" in block)
+    _run(folder, "bash", "-e", "-c", pairs)
+    rows = [json.loads(line) for line in (folder / "neighbours.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len(list((folder / "photos").iterdir()))
+    assert all(row["results"][0]["name"] == Path(row["query"]).name for row in rows), "a photo finds itself first"
 
 
-def test_nothing_was_left_to_fill_in() -> None:
-    assert "@@" not in README
+def test_programs(folder: Path) -> None:
+    door, own = _blocks(README, "python")
+    assert len(door.strip().splitlines()) == 6  # five lines, and an empty one
+    assert _run(folder, sys.executable, "-c", door).startswith("rocket_")
+    assert _run(folder, sys.executable, "-c", own).startswith("photo-7 ")
+
+
+@pytest.mark.slow
+def test_the_guides_commands_and_programs_run(folder: Path) -> None:
+    checkpoint = next(block for block in _blocks(README, "sh") if "how_r18.pth" in block)
+    answers = _run(folder, "bash", "-e", "-c", checkpoint)
+    assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", answers, re.MULTILINE)
+    for page in (EXPORTING, ARCHIVES):
+        for block in _blocks(page, "sh"):
+            _run(folder, "bash", "-e", "-c", block)
+    (program,) = _blocks(EXPORTING, "python")
+    assert re.search(r"^coffee_0\.jpg \(\d+, 128\) \[", _run(folder, sys.executable, "-c", program), re.MULTILINE)
 
 
 def test_first_block_is_the_two_commands() -> None:
-    commands = re.findall(r"^make (\w+)", _blocks("sh")[0], re.MULTILINE)
+    first = re.search(r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert first is not None
+    commands = re.findall(r"^make (\w+)", first[1], re.MULTILINE)
     assert commands == ["demo", "test"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in commands)
 
 
 def test_every_command_and_exit_code_is_described() -> None:
-    import ctxdeploy.core.errors as errors
-
+    options = (REFERENCE / "options.md").read_text(encoding="utf-8")
     for name in COMMANDS:
-        assert f"ctxdeploy {name}" in README or f"`{name}`" in README
+        assert re.search(rf"^## {name}\b", options, re.MULTILINE), name
     codes = {value.exit_code for value in vars(errors).values() if isinstance(value, type) and value.exit_code > 1}
-    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
-    assert codes <= listed
+    listed = re.findall(r"^\| (\d+) \|", (REFERENCE / "exit-codes.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert codes <= {int(code) for code in listed}
+
+
+def test_links_lead_somewhere() -> None:
+    """Links between files of the repository, as a code host follows them; the site's builder checks its own."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 15
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
