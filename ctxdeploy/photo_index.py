@@ -238,7 +238,7 @@ class PhotoIndex:
             config: settings of all the queries.
 
         Raises:
-            As ``search``, but for ``PhotoError``.
+            ArchiveError, MismatchError, ConfigError: as ``search``.
         """
         given = config or QueryConfig()
         with self._reading() as index:
