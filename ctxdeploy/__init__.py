@@ -15,9 +15,10 @@ another's dependencies:
 - ``ctxdeploy.index``: descriptors of any origin to an ASMK archive, and search in it.
 """
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.core import bundle
@@ -59,16 +60,7 @@ _HOMES = {
     "IndexingReport": "indexing.report",
     "PhotoIndex": "photo_index",
     "QueryConfig": "query",
+    "bundle": "ctxdeploy.core.bundle",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name == "bundle":
-        return import_module("ctxdeploy.core.bundle")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({"__version__", "__doc__", "__file__", "__name__", "__path__", *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -167,13 +167,13 @@ def archive_problems(path: Path) -> list[str]:
     return problems
 
 
-def check_origin(archive: Path, listing: "PhotoList") -> None:
+def check_origin(archive: Path, photos: "PhotoList") -> None:
     """Raise ``ConfigError`` if an archive holds the photos of another place, unless that was a folder and is gone."""
     former = photo_place(archive)
-    if former is None or former == listing.place or not ("://" in former or os.path.lexists(former)):
+    if former is None or former == photos.place or not ("://" in former or os.path.lexists(former)):
         return
     raise ConfigError(
-        f"{archive} holds the photos of {former}: index {listing.place} into an archive of its own with -o, or index a "
+        f"{archive} holds the photos of {former}: index {photos.place} into an archive of its own with -o, or index a "
         "place above both; if the photos have moved there, say  --moved"
     )
 
@@ -189,15 +189,15 @@ def forget_damaged_origin(archive: Path) -> str | None:
     return None
 
 
-def store_origin(archive: Path, listing: "PhotoList", extraction: Mapping[str, Any], *, moved: bool = False) -> None:
+def store_origin(archive: Path, photos: "PhotoList", extraction: Mapping[str, Any], *, moved: bool = False) -> None:
     """Remember the place of the photos, and what extracted them last (backend, precision, device).
 
     A place replaces the former, which must be gone unless ``moved`` is set.
     """
     if not moved:
-        check_origin(archive, listing)
-    folder = None if listing.folder is None else _hex(str(listing.folder.resolve()))
-    facts = {"photos": _hex(listing.place), "folder": folder, "extraction": dict(extraction)}
+        check_origin(archive, photos)
+    folder = None if photos.folder is None else _hex(str(photos.folder.resolve()))
+    facts = {"photos": _hex(photos.place), "folder": folder, "extraction": dict(extraction)}
     text = json.dumps({**facts, "checksum": checksum(facts)}) + "\n"
     write_file(archive / _ORIGIN, [text.encode("ascii")])
 

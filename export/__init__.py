@@ -14,8 +14,9 @@
 The names are imported on first use; ``import ctxdeploy.export`` loads nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.bundle_builder import REJECTED
@@ -52,12 +53,4 @@ _HOMES = {
     "write_model_repository": "triton",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -11,8 +11,9 @@
 search. The names are imported on first use, so that ``import ctxdeploy.index`` costs nothing beyond Python.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated
@@ -64,12 +65,4 @@ _HOMES = {
     "State": "storage.state",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = door(__name__, _HOMES)

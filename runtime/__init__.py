@@ -10,8 +10,9 @@
 The names are imported on first use; a runtime only when a bundle is loaded into it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import Box, FileState, PhotoDescriptors, StageSeconds
@@ -57,12 +58,4 @@ _HOMES = {
     "find_photos": "ctxdeploy.runtime.sources.folder",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -7,8 +7,9 @@ them take turns in windows, each in a process of its own, and keeps every time i
 The names below are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.bench.cases import BundleEngine, Case
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from ctxdeploy.bench.statistics import in_turns, milliseconds, percentiles, timed
     from ctxdeploy.bench.summary import comparison_text, draw, markdown, publish
 
-_HOMES = {
+_NAMES = {
     "cases": ("BundleEngine", "Case"),
     "config": (
         "CompanionConfig", "EndToEndMeasurement", "ExtractMeasurement", "SearchMeasurement", "WindowConfig",
@@ -74,7 +75,7 @@ _HOMES = {
     "statistics": ("in_turns", "milliseconds", "percentiles", "timed"),
     "summary": ("comparison_text", "draw", "markdown", "publish"),
 }  # fmt: skip
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "BYTES_PER_POSTING",
@@ -127,12 +128,4 @@ __all__ = [
     "times_of",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

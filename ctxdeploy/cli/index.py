@@ -20,7 +20,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import plan_indexing
-from ctxdeploy.indexing.plan import Estimate, Plan, estimate
+from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_model
 from ctxdeploy.photo_index import PhotoIndex
@@ -143,7 +143,7 @@ def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: Indexi
     _print_estimate(expected, why)
 
 
-def _print_plan(archive: Path, plan: Plan, unreadable: list[str], sync: bool) -> None:
+def _print_plan(archive: Path, plan: IndexingPlan, unreadable: list[str], sync: bool) -> None:
     kinds = list(plan.kinds())
     labels = {
         "gone": "gone, to be removed" if sync else "gone (--sync removes them)",

@@ -23,7 +23,7 @@ from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codeboo
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
-from ctxdeploy.indexing.plan import Plan, check_sync, make_plan
+from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
 from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def index_photos(
     return IndexingJob(archive, extractor, config, display).place(photos)
 
 
-def plan_indexing(photos: "PhotoList", archive: Path, config: IndexingConfig) -> Plan:
+def plan_indexing(photos: "PhotoList", archive: Path, config: IndexingConfig) -> IndexingPlan:
     """Return what ``IndexingJob.place`` would do; nothing is written, and no model is needed.
 
     Raises:
@@ -254,7 +254,7 @@ def plan_indexing(photos: "PhotoList", archive: Path, config: IndexingConfig) ->
         return make_checked_plan(index, archive, photos, config)
 
 
-def make_checked_plan(index: "Index", archive: Path, photos: "PhotoList", config: IndexingConfig) -> Plan:
+def make_checked_plan(index: "Index", archive: Path, photos: "PhotoList", config: IndexingConfig) -> IndexingPlan:
     """Return a plan; ``ConfigError`` if the archive is of another place, or a sync would leave nothing."""
     if not config.moved:
         check_origin(archive, photos)
@@ -301,7 +301,7 @@ def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> Non
         raise ConfigError(f"{archive} was made without --geometry: leave it out, or choose another -o")
 
 
-def _failed_last(plan: Plan) -> "dict[str, PhotoSource]":
+def _failed_last(plan: IndexingPlan) -> "dict[str, PhotoSource]":
     """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
     before = set(plan.failed)
     todo = {**plan.new, **plan.changed}

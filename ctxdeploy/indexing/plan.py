@@ -25,7 +25,7 @@ _LASTING = "decode"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class IndexingPlan:
     """A place compared with an archive. Every photo of the place is of one of the first four kinds.
 
     Attributes:
@@ -61,12 +61,12 @@ class Plan:
         return {**counts, "examples": {kind: names for kind, _, names in kinds if kind != "unchanged"}}
 
 
-def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool = False) -> Plan:
+def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool = False) -> IndexingPlan:
     """Compare a place with an archive.
 
     Args:
         index: the archive; None for one that is to be made.
-        listing: the photos found; nothing in what could not be listed is taken for gone.
+        photos: the photos found; nothing in what could not be listed is taken for gone.
         retry_failed: try photos again that could not be decoded, though their files are the same.
     """
     known = {} if index is None else index.known()
@@ -75,7 +75,7 @@ def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool
     changed: dict[str, PhotoSource] = {}
     unchanged: set[str] = set()
     given_up: list[str] = []
-    for photo in listing.photos:
+    for photo in photos.photos:
         state = photo.state()
         if photo.name in known and known[photo.name] == state:
             unchanged.add(photo.name)
@@ -85,14 +85,14 @@ def make_plan(index: "Index | None", listing: "PhotoList", *, retry_failed: bool
             changed[photo.name] = photo
         else:
             new[photo.name] = photo
-    return Plan(
+    return IndexingPlan(
         new=new,
         changed=changed,
         unchanged=len(unchanged),
         given_up=given_up,
-        gone=[name for name in known if listing.is_gone(name)],
+        gone=[name for name in known if photos.is_gone(name)],
         failed=[name for name in failures if name in new or name in changed],
-        settled=[n for n in failures if n in unchanged or n.endswith("/") or listing.is_gone(n)],
+        settled=[n for n in failures if n in unchanged or n.endswith("/") or photos.is_gone(n)],
     )
 
 
@@ -103,12 +103,12 @@ def _is_given_up(failure: dict[str, Any] | None, state: FileState | None) -> boo
     return (failure.get("size"), failure.get("mtime_ns")) == (state.size, state.mtime_ns)
 
 
-def check_sync(plan: Plan, archive: object, listing: "PhotoList") -> None:
+def check_sync(plan: IndexingPlan, archive: object, photos: "PhotoList") -> None:
     """Raise ``ConfigError`` if the archive would lose all its photos: an empty mount point, or another folder."""
     if plan.gone and not plan.changed and not plan.unchanged:
         raise ConfigError(
             f"--sync would remove {len(plan.gone)} photos of {archive} and keep none, for none of its photos is in "
-            f"{listing.place}: if that is the right place, run once without --sync"
+            f"{photos.place}: if that is the right place, run once without --sync"
         )
 
 

@@ -21,7 +21,7 @@ from ctxdeploy.export.graph.mixed_plan import (
     FLOAT,
     TRUNK,
     LowType,
-    Plan,
+    PrecisionPlan,
     function_types,
     graph_types,
     low_tensor,
@@ -49,14 +49,16 @@ def to_mixed(proto: Any, precision: Precision) -> Any:
     model.CopyFrom(proto)
     interfaces: dict[tuple[str, str], tuple[bool, ...]] = {}
     for function in model.functions:
-        plan = Plan(function.node, function_types(function, model.opset_import), function.output, (), interfaces)
+        plan = PrecisionPlan(
+            function.node, function_types(function, model.opset_import), function.output, (), interfaces
+        )
         flags = interfaces[function.domain, function.name] = plan.low_inputs(function.input)
         writer = _Writer(plan, low, {name for name, flag in zip(function.input, flags, strict=True) if flag}, {})
         _replace(function.node, writer.write(function.output))
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     # Descriptors and attention; positions are products too where they are means over what a super-feature attends to.
-    plan = Plan(graph.node, graph_types(model), OUTPUT_NAMES[:2], weights, interfaces)
+    plan = PrecisionPlan(graph.node, graph_types(model), OUTPUT_NAMES[:2], weights, interfaces)
     if not any(plan.nodes[i].op_type == "Conv" for i in plan.low):
         raise ConfigError(f"the graph has no convolution with a weight {TRUNK}*: nothing would be {low.label}")
     writer = _Writer(plan, low, set(), weights)
@@ -78,7 +80,7 @@ def _replace(field: Any, items: Iterable[Any]) -> None:
 class _Writer:
     """Writes the nodes of a graph, or of a function's body, in the types of a plan."""
 
-    def __init__(self, plan: Plan, low: LowType, low_inputs: set[str], weights: Mapping[str, Any]) -> None:
+    def __init__(self, plan: PrecisionPlan, low: LowType, low_inputs: set[str], weights: Mapping[str, Any]) -> None:
         self.weights: list[Any] = []
         self._plan = plan
         self._label = low.label

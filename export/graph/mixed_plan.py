@@ -113,7 +113,7 @@ _CHEAP = (*EXACT, "Add")
 Interfaces = Mapping[tuple[str, str], Sequence[bool]]
 
 
-class Plan:
+class PrecisionPlan:
     """The low nodes among the nodes of a graph or of a function's body.
 
     Args:

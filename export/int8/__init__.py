@@ -7,8 +7,9 @@
 The trunk alone is quantised; refinement, smoothing, whitening, attention, selection and resizing stay fp32.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.int8.calibration import Int8Config
@@ -17,12 +18,4 @@ __all__ = ["Int8Config"]
 
 _HOMES = {"Int8Config": "calibration"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

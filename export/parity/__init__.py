@@ -5,8 +5,9 @@
 - ``verify``: an artefact, or a whole bundle, in the engines of this machine.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity.matching import Matching
@@ -53,12 +54,4 @@ _HOMES = {
     "verify_bundle": "verify",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -5,8 +5,9 @@
 - ``publish``: an engine into a bundle.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.tensorrt.config import EngineConfig
@@ -16,12 +17,4 @@ __all__ = ["EngineConfig", "build_engine"]
 
 _HOMES = {"EngineConfig": "config", "build_engine": "publish"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -3,8 +3,9 @@
 ``Codebook`` assigns; ``aggregate`` makes one vector per word of what it assigned. The names are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
@@ -21,12 +22,4 @@ _HOMES = {
     "choose_words": "training",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = door(__name__, _HOMES)

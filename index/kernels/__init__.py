@@ -4,8 +4,9 @@ No library has these loops: they read mapped columns in place, look Hamming dist
 sum in a fixed order, so that a score depends on neither threads nor shards.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.index.kernels.intrinsics import compiled
@@ -14,12 +15,4 @@ __all__ = ["compiled"]
 
 _HOMES = {"compiled": "intrinsics"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -1,7 +1,8 @@
 """The runtimes that a bundle runs in; `ctxdeploy.core.targets` is the table of them."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.backends.base import Backend, BackendConfig, GraphOutputs, first_line, open_backend
@@ -31,12 +32,4 @@ _HOMES = {
     "session_options": "ctxdeploy.runtime.backends.onnxruntime",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

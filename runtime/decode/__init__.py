@@ -7,8 +7,9 @@
 It is the one way for indexing and for queries; ``docs/photos.md`` says what is taken and what is refused.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.config import MAX_PIXELS, DecodeLimits
@@ -32,12 +33,4 @@ _HOMES = {
     "read_file": "ctxdeploy.runtime.decode.decode",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

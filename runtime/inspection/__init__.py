@@ -9,8 +9,9 @@
 The values are those of the exported graph in ONNX Runtime: neither PyTorch nor a checkpoint is needed.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.inspection.inspecting import InspectionConfig, inspect_photo
@@ -48,12 +49,4 @@ _HOMES = {
     "inspect_photo": "ctxdeploy.runtime.inspection.inspecting",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)
