@@ -31,8 +31,7 @@ from figures import (
     quality,
 )
 
-from ctxdeploy.bench import Record, compare_files, comparison_text, markdown, results_of
-from ctxdeploy.bench.record import FORMAT
+from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
 
 ROOT = Path(__file__).parents[1]
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         BYTES_PER_POSTING,
         DIM,
         WORDS,
-        Prepared,
         build_archive,
         draw_aggregated,
         draw_photos,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from ctxdeploy.bench.machine import peak_memory
     from ctxdeploy.bench.peers import choose_openblas, reference_of, score_difference
     from ctxdeploy.bench.questions import (
-        convolution_case,
         end_to_end_question,
         extraction_question,
         index_case,
@@ -44,12 +42,12 @@ if TYPE_CHECKING:
         search_question,
         synthetic_archive,
     )
-    from ctxdeploy.bench.record import Record
-    from ctxdeploy.bench.results import compare_files, results_of, times_of
+    from ctxdeploy.bench.record import FORMAT, Record
+    from ctxdeploy.bench.results import compare_files, results_of
     from ctxdeploy.bench.roofline import RATED, bandwidth, convolution_rate, count_operations
     from ctxdeploy.bench.run import Question, measure
     from ctxdeploy.bench.stages import SearchStages
-    from ctxdeploy.bench.statistics import in_turns, milliseconds, percentiles, timed
+    from ctxdeploy.bench.statistics import in_turns, milliseconds, timed
     from ctxdeploy.bench.summary import comparison_text, draw, markdown, publish
 
 _NAMES = {
@@ -58,21 +56,21 @@ _NAMES = {
         "CompanionConfig", "EndToEndMeasurement", "ExtractMeasurement", "SearchMeasurement", "WindowConfig",
     ),
     "inputs": (
-        "BYTES_PER_POSTING", "DIM", "WORDS", "Prepared", "build_archive", "draw_aggregated", "draw_photos",
+        "BYTES_PER_POSTING", "DIM", "WORDS", "build_archive", "draw_aggregated", "draw_photos",
         "draw_queries", "photo_files", "prepare",
     ),
     "machine": ("peak_memory",),
     "peers": ("choose_openblas", "reference_of", "score_difference"),
     "questions": (
-        "convolution_case", "end_to_end_question", "extraction_question", "index_case", "photo_case", "pytorch_case",
+        "end_to_end_question", "extraction_question", "index_case", "photo_case", "pytorch_case",
         "search_question", "synthetic_archive",
     ),
-    "record": ("Record",),
-    "results": ("compare_files", "results_of", "times_of"),
+    "record": ("FORMAT", "Record"),
+    "results": ("compare_files", "results_of"),
     "roofline": ("RATED", "bandwidth", "convolution_rate", "count_operations"),
     "run": ("Question", "measure"),
     "stages": ("SearchStages",),
-    "statistics": ("in_turns", "milliseconds", "percentiles", "timed"),
+    "statistics": ("in_turns", "milliseconds", "timed"),
     "summary": ("comparison_text", "draw", "markdown", "publish"),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
@@ -80,6 +78,7 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "BYTES_PER_POSTING",
     "DIM",
+    "FORMAT",
     "RATED",
     "WORDS",
     "BundleEngine",
@@ -87,7 +86,6 @@ __all__ = [
     "CompanionConfig",
     "EndToEndMeasurement",
     "ExtractMeasurement",
-    "Prepared",
     "Question",
     "Record",
     "SearchMeasurement",
@@ -98,7 +96,6 @@ __all__ = [
     "choose_openblas",
     "compare_files",
     "comparison_text",
-    "convolution_case",
     "convolution_rate",
     "count_operations",
     "draw",
@@ -113,7 +110,6 @@ __all__ = [
     "measure",
     "milliseconds",
     "peak_memory",
-    "percentiles",
     "photo_case",
     "photo_files",
     "prepare",
@@ -125,7 +121,6 @@ __all__ = [
     "search_question",
     "synthetic_archive",
     "timed",
-    "times_of",
 ]
 
 __getattr__, __dir__ = door(__name__, _HOMES)
