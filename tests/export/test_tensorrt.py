@@ -360,7 +360,7 @@ def test_a_failed_build_leaves_the_timings(fake: ModuleType, small_graph: Any, t
 def test_a_timing_cache_that_cannot_be_a_file(fake: ModuleType, small_graph: Any, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"timing cache .* cannot be read"):
         build(small_graph, replace(FAST, timing_cache=tmp_path), target=TENSORRT)
-    with pytest.raises(StorageError, match=r"timing cache .* cannot be written"):
+    with pytest.raises(StorageError, match=r"timings cannot be written"):
         build(small_graph, replace(FAST, timing_cache=tmp_path / "none" / "timings"), target=TENSORRT)
 
 
