@@ -1,10 +1,16 @@
 """What tests of several folders share. Under pytest's importlib mode no test module can import another."""
 
 import errno
+import fcntl
+import hashlib
+import importlib.metadata
 import importlib.util
+import inspect
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +37,49 @@ settings.load_profile(os.environ.get("CTXDEPLOY_HYPOTHESIS", "fast"))
 def ctrl_c() -> None:
     """Take Ctrl-C, also where pytest runs in the background of a shell, which ignores it for its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _digest(files: Iterable[Path], base: Path) -> str:
+    """Return the sha256 of files' names, relative to a folder, and of what is in them."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in files if path.is_file()):
+        digest.update(f"{path.relative_to(base).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def artefacts(pytestconfig: pytest.Config) -> Callable[..., Path]:
+    """Return a function that makes a folder once, for all workers and for later runs; it must not be changed.
+
+    Its arguments are a name, a function that fills an empty folder, and the folders of the product whose code decides
+    what that is. What is kept goes by the hash of this code, of the file of the function, and of the versions of what
+    computes; a folder that a test has changed is made again.
+    """
+    root = pytestconfig.rootpath / ".pytest_cache" / "artefacts"
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnx", "onnxruntime", "numpy")]
+
+    def get(name: str, make: Callable[[Path], object], code: Iterable[str]) -> Path:
+        base = TESTS.parent
+        sources = [path for folder in code for path in (base / folder).rglob("*.py")]
+        assert sources
+        sources.append(Path(inspect.getfile(make)))
+        text = "\n".join([sys.version, *versions, _digest(sources, base)])
+        place = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        mark = place.with_suffix(".sha256")
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not mark.exists() or mark.read_text() != _digest(place.rglob("*"), place):
+                for old in root.glob(f"{name}-*"):
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+                partial = root / f"{name}-partial"
+                partial.mkdir()
+                make(partial)
+                partial.rename(place)
+                mark.write_text(_digest(place.rglob("*"), place))
+        return place
+
+    return get
 
 
 @pytest.fixture(scope="session")

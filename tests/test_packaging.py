@@ -1,10 +1,13 @@
 """What a clean clone holds: everything that is needed to install it."""
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import ctxdeploy
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +53,12 @@ def test_the_built_in_models_come_with_the_wheel_and_are_small() -> None:
         assert folder / "ctx-small" / name in data
     assert {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")} == data
     assert sum(path.stat().st_size for path in data) <= 12_000_000
+
+
+def test_the_version_stands_in_one_place_and_in_the_citation() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "version" not in project and "version" in project["dynamic"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {ctxdeploy.__version__}\n" in citation
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## ([\d.]+)", changelog, re.MULTILINE)[1] == ctxdeploy.__version__

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ctxdeploy.core.bundle
 from ctxdeploy.cli.main import run
 from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
@@ -48,23 +49,31 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
+# The code that decides what the bundle is.
+CODE = ("ctxdeploy/core", "ctxdeploy/evaluation", "export", "runtime", "index")
+
+
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(artefacts: Callable[..., Path]) -> Path:
     """An untrained HOW network, small enough for tests: stride 16, two scales, 256 pixels."""
-    config = NetworkConfig(family="how", architecture=Architecture.RESNET18, skip_layer=1)
-    extraction = Extraction(scales=(1.0, 0.707), top_k=300)
-    network = untrained_network(config, extraction, [sample_photo(name) for name in SCENES], seed=1)
-    path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
-    save_checkpoint(network, path, image_size=256)
-    return path
+
+    def make(folder: Path) -> None:
+        config = NetworkConfig(family="how", architecture=Architecture.RESNET18, skip_layer=1)
+        extraction = Extraction(scales=(1.0, 0.707), top_k=300)
+        network = untrained_network(config, extraction, [sample_photo(name) for name in SCENES], seed=1)
+        save_checkpoint(network, folder / "small.pth", image_size=256)
+
+    return artefacts("cli-checkpoint", make, CODE) / "small.pth"
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(checkpoint: Path, artefacts: Callable[..., Path]) -> Bundle:
     """The bundle of ``checkpoint``; not to be changed."""
-    return export_bundle(
-        checkpoint, tmp_path_factory.mktemp("bundle") / "small.ctxbundle", retrieval=AsmkRetrieval
-    ).check()
+
+    def make(folder: Path) -> None:
+        export_bundle(checkpoint, folder / "small.ctxbundle", retrieval=AsmkRetrieval).check()
+
+    return ctxdeploy.core.bundle.open(artefacts("cli-bundle", make, CODE) / "small.ctxbundle")
 
 
 @pytest.fixture

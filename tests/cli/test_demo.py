@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ctxdeploy.demo.run import MARKER
 
 # As where the extra `export` is not installed.
@@ -16,6 +18,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_demo_finds_the_right_photos_without_pytorch_and_can_be_run_again(call, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     (folder / "photos.ctxindex").mkdir(parents=True)  # as an earlier run that was killed leaves it

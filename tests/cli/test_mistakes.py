@@ -85,6 +85,7 @@ def test_archive_with_a_flipped_bit(call, archive: Path) -> None:
     assert any(shard.name in problem for problem in result.json[0]["problems"])
 
 
+@pytest.mark.slow
 def test_archive_of_another_model(call, checkpoint: Path, archive: Path, photos: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.ctxbundle"
     assert call("export", checkpoint, "-o", other, "--top-k", 50, "-q").code == 0

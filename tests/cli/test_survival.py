@@ -103,6 +103,7 @@ def test_killed_again_and_again_it_ends_with_the_same_archive(
     assert not shaken.with_name("shaken.ctxindex.training").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)])
 def test_told_to_end_it_commits_and_goes_on_later(
     call, bundle: Bundle, many: Path, shared_archive: Path, tmp_path: Path, number: signal.Signals, code: int

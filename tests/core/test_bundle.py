@@ -212,7 +212,7 @@ def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(place for key, inner in items for place in _places(inner, (*at, key)))]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_is_refused_or_harmless(bundle: Bundle, data: st.DataObject) -> None:
     manifest = copy.deepcopy(json.loads(json.dumps(bundle.metadata())))
@@ -231,7 +231,7 @@ def test_any_value_anywhere_is_refused_or_harmless(bundle: Bundle, data: st.Data
     json.dumps(opened.metadata())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1, exclude_max=True), length=st.integers(0, 4), new=st.binary(max_size=4))
 def test_any_bytes_anywhere_are_refused_or_harmless(bundle: Bundle, position: float, length: int, new: bytes) -> None:
     text = json.dumps(bundle.metadata()).encode()

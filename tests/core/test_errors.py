@@ -1,5 +1,6 @@
 """Exit codes are part of the command line's interface: scripts rely on them."""
 
+import importlib.metadata
 from pathlib import Path
 
 import ctxdeploy
@@ -60,4 +61,4 @@ def test_the_extras_named_in_errors_exist() -> None:
     root = Path(ctxdeploy.__file__).parents[1]
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert {"export", "cpu"} <= set(extras["optional-dependencies"])
-    assert extras["version"] == ctxdeploy.__version__, root
+    assert importlib.metadata.version("ctxdeploy") == ctxdeploy.__version__, root

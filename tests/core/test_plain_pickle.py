@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -137,7 +137,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(value=PLAIN, protocol=st.sampled_from(PROTOCOLS))
 def test_plain_content_comes_back(shared_load: Load, value: Any, protocol: int) -> None:
     assert same(shared_load(pickle.dumps(value, protocol)), value)
@@ -403,7 +402,6 @@ OPCODES = b"".join(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     places=st.lists(
         st.tuples(st.integers(0, len(VALID) - 1), st.binary(min_size=1, max_size=3)), min_size=1, max_size=4
@@ -419,7 +417,6 @@ def test_mutations_give_plain_data_or_an_error(
     _only_plain(shared_load, data)
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     data=st.lists(
         st.sampled_from([bytes([code]) for code in OPCODES] + [I8, EMPTY, EIGHT, b"I1\n", b"Va\n"]), max_size=30

@@ -32,7 +32,6 @@ def _relevance(truth: dict[str, list[int]]) -> Relevance:
 
 
 @given(problems())
-@settings(max_examples=200, deadline=None)
 def test_scores_are_the_published_ones(load_reference, problem) -> None:
     rankings, truths = problem
     expected_map, expected_precision, values, precisions = load_reference("retrieval_scores").revisited(
@@ -47,7 +46,6 @@ def test_scores_are_the_published_ones(load_reference, problem) -> None:
 
 
 @given(problems())
-@settings(max_examples=100, deadline=None)
 def test_average_precision_is_the_area_of_the_trapezoids(load_reference, problem) -> None:
     exact = load_reference("retrieval_scores").exact_average_precision
     for ranking, truth in zip(*problem, strict=True):

@@ -340,6 +340,7 @@ def test_pairs_that_no_runtime_has() -> None:
     assert plan(("openvino",), (Precision.INT8,))[0][0] == REFERENCE, "the fp32 graph is always made"
 
 
+@pytest.mark.slow
 def test_int8_must_pass_in_every_runtime_it_is_for(
     checkpoint: Path, samples: Mapping[str, Image], graph_at_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

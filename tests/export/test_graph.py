@@ -125,6 +125,7 @@ def test_nothing_of_the_machine_that_exported_it_is_in_the_graph(small_graph: An
     assert b"functions.py" not in small_graph.SerializeToString()
 
 
+@pytest.mark.slow
 def test_inline_option_writes_the_plain_graph(
     small_network: Any, small_graph: Any, session_of: Any, samples: Any
 ) -> None:

@@ -274,6 +274,7 @@ def sensitive(config_of: Callable[..., Any], samples: Mapping[str, Image]) -> tu
     return network, build_graph(network)
 
 
+@pytest.mark.slow
 def test_search_keeps_the_sensitive_convolution(
     sensitive: tuple[Any, Any], samples: Mapping[str, Image], session_of: Session
 ) -> None:
@@ -312,6 +313,7 @@ def test_search_finds_the_fewest(needed: int) -> None:
     assert len(tried) == len(set(tried)) and max(tried) <= 7
 
 
+@pytest.mark.slow
 def test_search_gives_up(sensitive: tuple[Any, Any], samples: Mapping[str, Image]) -> None:
     attempts: list[int] = []
 

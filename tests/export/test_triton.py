@@ -150,7 +150,7 @@ def test_cpu(served: Bundle) -> None:
 ranges = st.tuples(st.integers(1, 900), st.integers(1, 900)).map(lambda pair: (min(pair), max(pair)))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.builds(ShapeRange, batch=st.integers(1, 300).map(lambda n: (1, n)), height=ranges, width=ranges),
     preferred=st.none() | st.lists(st.integers(1, 300), max_size=3).map(tuple),

@@ -47,7 +47,6 @@ def test_flat_equals_loops(words: int, dim: int, count: int) -> None:
     assert np.allclose(distances, squared, rtol=1e-12, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     words=st.integers(1, 150),
     dim=st.integers(1, 40),
@@ -126,7 +125,6 @@ def test_alone_as_in_company(through_cells: bool) -> None:
     assert assigner.search(vectors[:0], 5)[0].shape == (0, 5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     cells=st.sampled_from([0, 1, 2, 9, 40]),
     count=st.sampled_from([1, 5, 30]),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ArchiveError
@@ -37,7 +37,6 @@ def test_exact_bytes() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3)), max_size=6))
-@settings(max_examples=60, deadline=None)
 def test_round_trip_also_through_the_safetensors_package(shapes: list[tuple[str, list[int]]]) -> None:
     from safetensors.numpy import load
 
@@ -118,7 +117,6 @@ VALID = joined({"a": np.arange(6, dtype="<u4"), "b": np.zeros((2, 3), "<f4"), "c
     st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=4),
     st.integers(0, len(VALID) + 20),
 )
-@settings(max_examples=400, deadline=None)
 def test_mutated_bytes_raise_nothing_but_archive_errors(changes: list[tuple[int, int]], length: int) -> None:
     data = bytearray(VALID)
     for place, value in changes:
@@ -132,7 +130,6 @@ def test_mutated_bytes_raise_nothing_but_archive_errors(changes: list[tuple[int,
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
 def test_any_header_raises_nothing_but_archive_errors(text: bytes) -> None:
     with pytest.raises(ArchiveError):
         decode(len(text).to_bytes(8, "little") + b"{" + text, "x")

@@ -5,7 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxdeploy.index.kernels import batch as batch_kernels
@@ -161,7 +161,6 @@ def test_float_scores(dim: int) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 299), unique=True), min_size=1, max_size=30), st.integers(0, 300))
-@settings(max_examples=200, deadline=None)
 def test_lists_are_divided_by_photo(photos: list[list[int]], bound: int) -> None:
     offsets = np.cumsum([0, *map(len, photos)]).astype(np.uint32)
     images = np.concatenate([np.sort(np.array(part, np.uint16)) for part in photos])
@@ -171,7 +170,6 @@ def test_lists_are_divided_by_photo(photos: list[list[int]], bound: int) -> None
 
 
 @given(st.lists(st.integers(-2, 6), max_size=60), st.integers(1, 70), st.integers(0, 700))
-@settings(max_examples=200, deadline=None)
 def test_the_best_are_selected_with_all_that_equal_the_last(values: list[int], count: int, gap: int) -> None:
     scores = np.zeros(len(values) + gap, np.float32)
     scores[gap:] = values

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ArchiveError
@@ -141,7 +141,6 @@ def test_a_reader_that_is_overtaken_by_garbage_collection_opens_the_newer_state(
         ),
     )
 )
-@settings(max_examples=60, deadline=None)
 def test_any_json_raises_nothing_but_archive_errors(value: Any) -> None:
     base = {"format": "ctxdeploy-archive", "format_version": 1}
     for data in (value, base | value if isinstance(value, dict) else value):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
@@ -82,7 +82,6 @@ def test_an_archive_whose_names_all_collide(
 
 
 @given(st.lists(st.lists(st.binary(max_size=3), max_size=12), max_size=4))
-@settings(max_examples=60, deadline=None)
 def test_any_names(shards: list[list[bytes]]) -> None:
     texts = [[os.fsdecode(name) for name in shard] for shard in shards]
     table = NameIndex([Named(shard) for shard in texts])

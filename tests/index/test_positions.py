@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
@@ -105,7 +105,6 @@ def test_bytes_per_feature(tmp_path: Path, make_codebook: Any) -> None:
         max_size=30,
     )
 )
-@settings(max_examples=200, deadline=None)
 def test_precision(rows: list[tuple[int, float, float, float]]) -> None:
     words = np.array([row[0] for row in rows], np.int32)
     places = np.array([row[1:3] for row in rows], np.float32).reshape(len(rows), 2)

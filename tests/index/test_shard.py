@@ -71,7 +71,6 @@ def test_exact_bytes(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(0, 9)), st.binary(max_size=6)), min_size=1, max_size=8), st.booleans())
-@settings(max_examples=60, deadline=None)
 def test_round_trip(photos: list[tuple[set[int], bytes]], binary: bool) -> None:
     layout = Layout(words=10, dim=70, binary=binary, codebook_id="c")
     pending = []
@@ -125,7 +124,7 @@ def reopened(path: Path, manifest: Manifest, data: bytes) -> State:
     changes=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), min_size=1, max_size=5),
     cut=st.integers(0, 40),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=ALL)
+@settings(suppress_health_check=ALL)
 def test_mutated_shards_raise_archive_errors_or_are_safe_to_search(
     archive: Any, make_photos: Any, changes: list[tuple[int, int]], cut: int
 ) -> None:

@@ -1,7 +1,7 @@
 """Every item comes out once, among items of its shape, and never do too many wait."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
@@ -17,7 +17,6 @@ def configs(draw: st.DrawFn) -> dict[str, int]:
     return {"batch_size": batch_size, "max_pending": max_pending, "max_age": draw(st.integers(1, 40))}
 
 
-@settings(max_examples=400, deadline=None)
 @given(Shapes, configs())
 def test_batches(shapes: list[int], config: dict[str, int]) -> None:
     batcher: ShapeBatcher[tuple[int, int]] = ShapeBatcher(**config)

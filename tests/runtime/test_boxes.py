@@ -113,7 +113,6 @@ def blob(width: int, height: int, x: float, y: float, sigma: float, orientation:
     return png(image, "JPEG", quality=95, exif=exif)
 
 
-@settings(max_examples=120, deadline=None)
 @given(
     st.integers(80, 700),
     st.integers(80, 700),

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -67,7 +67,6 @@ def test_a_camera_photo_is_that_of_the_reference(tmp_path: Path, reference: Modu
     np.testing.assert_array_equal(decode_photo(path, SMALL).pixels, reference.load(path, 64))
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.floats(1, 2000))
 def test_thumbnail_size_is_pillows(width: int, height: int, bound: float) -> None:
     image = Image.new("1", (width, height))

@@ -18,7 +18,7 @@ from ctxdeploy.runtime.sources.base import clean_name
 
 # As os.listdir returns them: any bytes but zero; those that are no UTF-8 as surrogates.
 NAMES = st.one_of(st.text(min_size=1), st.binary(min_size=1).map(os.fsdecode))
-REUSED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REUSED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(tmp_path: Path, name: str, text: str | bytes) -> str:

@@ -87,7 +87,7 @@ def test_fractions_of_seconds_and_times_out_of_range(tmp_path: Path) -> None:
     assert [state.mtime_ns for state in states if state is not None] == [1_500_000_000, 0, (1 << 63) - 1]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.one_of(st.text(min_size=1), st.binary(min_size=1).map(os.fsdecode)), max_size=5),
     form=st.sampled_from(FORMATS[1:]),

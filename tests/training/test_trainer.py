@@ -85,6 +85,7 @@ def test_a_run_that_was_interrupted_gives_the_weights_of_one_that_was_not(
     assert same(weights(whole.model), weights(parts.model))
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_give_the_same_weights(landmarks: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     command = [
