@@ -12,7 +12,6 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +47,12 @@ def load(folder: Path) -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-BLOCKS: dict[str, Callable[[Results], str]] = {
-    "quality": quality,
-    "comparison": comparison,
-    "precisions": precisions,
-    "archives": archives,
-    "million": million,
-    "batches": batches,
-}
-
-
 def fill(text: str, results: Results) -> str:
-    """Return a text with what stands between its marks made anew."""
+    """Return README with the block of figures between its marks made anew."""
     named = [name for _, name, _ in _MARKED.findall(text)]
-    if "quality" not in named or not set(named) <= set(BLOCKS):
-        raise SystemExit(f"the marks are {', '.join(named) or 'missing'}, but quality is needed")
-    return _MARKED.sub(lambda found: f"{found[1]}{_wrapped(BLOCKS[found[2]](results))}\n{found[3]}", text)
+    if named != ["quality"]:
+        raise SystemExit(f"the marks are {', '.join(named) or 'missing'}, but quality is needed, once")
+    return _MARKED.sub(lambda found: f"{found[1]}{_wrapped(quality(results))}\n{found[3]}", text)
 
 
 def page(results: Results, folder: Path) -> str:
