@@ -22,11 +22,18 @@ from ctxdeploy.core.files import write_json
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
 from ctxdeploy.export.networks import Refinement, Smoothing
-from ctxdeploy.training.config import RECIPES, ContrastiveConfig, OptimiserConfig, TrainConfig
+from ctxdeploy.training.config import (
+    RECIPES,
+    ContrastiveConfig,
+    OptimiserConfig,
+    RunConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from ctxdeploy.training.features import trainable
-from ctxdeploy.training.run import RunConfig, Start, train
+from ctxdeploy.training.run import Start, train
 from ctxdeploy.training.sets import PhotoSet, joined, read_set
-from ctxdeploy.training.validation import Validation, ValidationConfig
+from ctxdeploy.training.validation import Validation
 
 # The slides' rows: smoothing and graph refinement.
 VARIANTS: dict[str, tuple[Smoothing, Refinement | None]] = {

@@ -53,7 +53,7 @@ from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import NAMES, ViewConfig, make_view, sample_photo
 from ctxdeploy.core.types import Precision
-from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle, save_checkpoint, untrained_network
 from ctxdeploy.export.networks import Architecture, NetworkConfig
 from ctxdeploy.index import Index

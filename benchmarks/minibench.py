@@ -26,7 +26,7 @@ from ctxdeploy.bench import publish
 from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.scoring import GROUND_TRUTH, read_ground_truth
-from ctxdeploy.evaluation.retrieval import AsmkRetrieval, rankings
+from ctxdeploy.evaluation import AsmkRetrieval, rankings
 from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint, save_checkpoint, untrained_network
 from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.export.parity import torch_runner

@@ -60,7 +60,7 @@ from ctxdeploy.core.files import move
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle, save_checkpoint, untrained_network
 from ctxdeploy.export.int8 import Int8Config
 from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing

@@ -1,6 +1,6 @@
 """Checkpoints of retrieval networks to bundles of verified artefacts. Needs the extra ``export``.
 
-    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+    from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export import ExportConfig, export_bundle
 
     config = ExportConfig(targets=("onnxruntime", "openvino"))

@@ -18,16 +18,12 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.evaluation.codebooks import CodebookConfig
-from ctxdeploy.evaluation.table import KINDS, open_set
+from ctxdeploy.evaluation import KINDS, EvaluationConfig, ObservedExtractor, evaluate, open_set
 from ctxdeploy.models import find_model
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 if TYPE_CHECKING:
-    from ctxdeploy.evaluation.dataset import DataSet
-    from ctxdeploy.evaluation.evaluate import Evaluation
-    from ctxdeploy.evaluation.judging import Figures
-    from ctxdeploy.evaluation.store import HeardExtractor
+    from ctxdeploy.evaluation import DataSet, Evaluation, Figures
 
 
 @click.command("eval")
@@ -41,16 +37,9 @@ if TYPE_CHECKING:
     help="Archive of the photos [default: <PLACE>-<model>.ctxindex, here]",
 )
 @model_option
-@click.option("--codebook", type=PATH, metavar="FILE", help="Trained on other photos [default: the model's own].")
-@click.option("--codebook-photos", metavar="PLACE", help="Photos, other ones, that train a codebook.")
-@click.option("--codebook-of-same-set", is_flag=True, help="Take one of the evaluated photos; the figures are marked.")
-@click.option("--words", type=int, metavar="N", help="Size of a trained codebook [default: fits the descriptors].")
-@click.option("--distractors", type=PATH, metavar="ARCHIVE", help="Search this archive as well, such as of a million.")
-@click.option("--global", "with_global", is_flag=True, help="Rank by the sum-pooled global descriptor too.")
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page of the worst queries.")
 @click.option("--worst", type=click.IntRange(min=1), default=20, show_default=True, help="Queries of that page.")
-@click.option("--rankings", type=PATH, metavar="FILE", help="Write every ranking, one JSON object a line.")
-@options_of(ExtractorConfig, BackendConfig)
+@options_of(EvaluationConfig, ExtractorConfig, BackendConfig)
 @json_option
 @quiet_option
 def command(
@@ -58,15 +47,8 @@ def command(
     kind: str | None,
     output: Path | None,
     model: str | None,
-    codebook: Path | None,
-    codebook_photos: str | None,
-    codebook_of_same_set: bool,
-    words: int | None,
-    distractors: Path | None,
-    with_global: bool,
     page: Path | None,
     worst: int,
-    rankings: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -76,13 +58,9 @@ def command(
     named as in INRIA Holidays. Its photos are indexed and its queries asked as a user would, with the default settings.
     Run it again to continue after an interruption, or to score again.
     """
-    from ctxdeploy.evaluation.evaluate import EvaluationConfig, evaluate
-
-    for flag, path, suffixes in (("--html", page, (".html", ".htm")),):
-        if path is not None and (path.suffix.lower() not in suffixes or not path.parent.is_dir()):
-            raise ConfigError(f"{flag} {path} must end in {suffixes[0]}, and its folder exist")
-    chosen = CodebookConfig(file=codebook, photos=codebook_photos, of_same_set=codebook_of_same_set, words=words)
-    config = EvaluationConfig(codebook=chosen, distractors=distractors, with_global=with_global, rankings=rankings)
+    if page is not None and (page.suffix.lower() not in (".html", ".htm") or not page.parent.is_dir()):
+        raise ConfigError(f"--html {page} must end in .html, and its folder exist")
+    config = configured(EvaluationConfig)
     engine, extraction = configured(BackendConfig), configured(ExtractorConfig)
     shown = Display(quiet=quiet, as_json=as_json)
     dataset = open_set(place, kind)
@@ -104,7 +82,8 @@ def command(
     if page is not None:
         from ctxdeploy.report import write_failures
 
-        write_failures(page, result, None if distractors is None else photo_folder(distractors), worst)
+        others = config.distractors
+        write_failures(page, result, None if others is None else photo_folder(others), worst)
         shown.say(f"wrote {page}")
     if result.unreadable:
         names = ", ".join(map(printable, result.unreadable[:3]))
@@ -116,15 +95,14 @@ def command(
 
 def _extractor(
     dataset: "DataSet", output: Path | None, model: str | None, engine: BackendConfig, config: ExtractorConfig
-) -> tuple[Path, "HeardExtractor"]:
+) -> tuple[Path, ObservedExtractor]:
     """Return the archive, and the model: the given one, else the archive's own, else the one that ``index`` takes."""
     from ctxdeploy.core import bundle as bundles
-    from ctxdeploy.evaluation.store import HeardExtractor
 
     if output is not None and model is None and is_archive(output) and has_model(output):
-        return output, HeardExtractor(open_model(output), backend=engine, config=config)
+        return output, ObservedExtractor(open_model(output), backend=engine, config=config)
     path = find_model(model)
-    extractor = HeardExtractor(bundles.open(path), backend=engine, config=config)
+    extractor = ObservedExtractor(bundles.open(path), backend=engine, config=config)
     precision = "" if engine.precision == "fp32" else f"-{engine.precision}"
     return output or Path(f"{dataset.name}-{path.stem}{precision}{SUFFIX}"), extractor
 

@@ -51,7 +51,7 @@ def command(
     the exit code is 11.
     """
     require("torch", "export")
-    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+    from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export import export_bundle
 
     for flag, package, extra in ((report, "matplotlib", "export"), (triton, "tritonclient", "triton")):

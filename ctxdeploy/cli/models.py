@@ -9,22 +9,9 @@ from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
-from ctxdeploy.models import (
-    MIRROR,
-    PUBLISHED,
-    DownloadConfig,
-    ModelInfo,
-    ReleaseConfig,
-    address,
-    card_text,
-    find_checkpoint,
-    find_published,
-    list_models,
-    models_folder,
-    pull,
-    release_model,
-    remove,
-)
+from ctxdeploy.models import PUBLISHED, DownloadConfig, ModelInfo, find_checkpoint, list_models, models_folder
+from ctxdeploy.models.pulling import MIRROR, address, find_published, pull, remove
+from ctxdeploy.models.release import ReleaseConfig, card_text, release_model
 
 
 @click.group("models", invoke_without_command=True)

@@ -1,20 +1,19 @@
 """``ctxdeploy train``."""
 
-import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.models import find_checkpoint
-from ctxdeploy.training.config import RECIPES, OptimiserConfig, TrainConfig
+from ctxdeploy.training.config import RECIPES, OptimiserConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.training.run import Start
@@ -50,18 +49,7 @@ _SETTABLE = ", ".join(
     help=f"[default: {OptimiserConfig.learning_rate:g}; {_TRAINED_RATE:g} with --init, a tenth for the trunk]",
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Other settings, named below.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, views and order.")
-@click.option(
-    "--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True, help="The trunk's."
-)
-@click.option("--device", default="cpu", show_default=True, help="Of PyTorch: cpu, cuda, cuda:1.")
-@click.option("--threads", type=int, help="Of the network [default: PyTorch's choice, or a CPU quota].")
-@click.option("--photo-memory", type=float, default=4.0, show_default=True, metavar="GB", help="For decoded photos.")
-@click.option("--save-seconds", type=float, default=30.0, show_default=True, help="Least time between two states.")
-@click.option("--validate", type=PATH, metavar="DIR", help="Photos with gnd.json that the network is scored on.")
-@click.option(
-    "--validate-every", type=int, default=1000, show_default=True, metavar="STEPS", help="Between two scores."
-)
+@options_of(TrainConfig, RunConfig)
 @json_option
 @quiet_option
 def command(
@@ -80,14 +68,6 @@ def command(
     steps: int | None,
     learning_rate: float | None,
     settings: tuple[str, ...],
-    seed: int,
-    precision: str,
-    device: str,
-    threads: int | None,
-    photo_memory: float,
-    save_seconds: float,
-    validate: Path | None,
-    validate_every: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -96,25 +76,15 @@ def command(
     FOLDER gets model.pth (a checkpoint for export), log.csv, validation.csv and the state of the run.
     """
     require("torch", "export")
-    from ctxdeploy.training.run import RunConfig, train
+    from ctxdeploy.training.run import train
 
-    config = _config(recipe, steps, learning_rate, settings, seed, precision, trained=init is not None)
+    config = _config(recipe, steps, learning_rate, settings, trained=init is not None)
     start = _start(init, architecture, skip_layer, dim, smoothing, kernel_size, graph)
-    if not math.isfinite(photo_memory):
-        raise ConfigError(f"--photo-memory {photo_memory} is no number of gigabytes")
-    run = RunConfig(
-        device=device,
-        threads=threads,
-        memory=round(photo_memory * 1e9),
-        save_seconds=save_seconds,
-        validate=validate,
-        validate_every=validate_every,
-    )
     photo_set = _photo_set({"landmarks": landmarks, "photos": photos, "sfm120k": sfm120k})
     display = Display(quiet=quiet, as_json=as_json)
     display.say(f"{counted(len(photo_set.paths), 'photo')}; recipe {config.recipe.kind}, {config.steps} steps")
     try:
-        trained = train(folder, photo_set, start, config, run, display)
+        trained = train(folder, photo_set, start, config, configured(RunConfig), display)
     except KeyboardInterrupt:
         click.echo("ctxdeploy: run the same command again to continue", err=True)
         raise
@@ -132,8 +102,6 @@ def _config(
     steps: int | None,
     learning_rate: float | None,
     settings: tuple[str, ...],
-    seed: int,
-    precision: str,
     *,
     trained: bool,
 ) -> TrainConfig:
@@ -153,12 +121,11 @@ def _config(
     if unknown or "learning_rate" in given:
         known = sorted({*_names(kind), *_names(OptimiserConfig), "accumulate", "photo_size"} - {"learning_rate"})
         raise ConfigError(f"--set {(unknown or ['learning_rate'])[0]}: the recipe {kind.kind} has {', '.join(known)}")
-    return TrainConfig(
+    return replace(
+        configured(TrainConfig),
         recipe=kind(**own),
         optimiser=OptimiserConfig(**optimiser),
         steps=(_TRAINED_STEPS if trained else TrainConfig.steps) if steps is None else steps,
-        seed=seed,
-        precision=precision,
         **rest,
     )
 

@@ -105,7 +105,7 @@ def _compared(
     display: Display,
 ) -> list[dict[str, Any]]:
     from ctxdeploy.core import bundle
-    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+    from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export.parity import record_parity, verify_bundle
 
     opened = bundle.open(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ctxdeploy.archive import is_archive
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.settings import setting
 from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, marks_of, share_in
@@ -34,14 +35,20 @@ class CodebookConfig:
         photos: or a place with photos that train one.
         of_same_set: it may have been trained on the evaluated photos; without another source it is.
         words: size of a codebook that is trained; chosen from the number of descriptors if None.
-        most_photos: that train it, drawn with seed 0.
+        max_photos: that train it, drawn with seed 0.
     """
 
-    file: Path | None = None
-    photos: str | None = None
-    of_same_set: bool = False
-    words: int | None = None
-    most_photos: int = 5000
+    file: Path | None = setting(
+        None, "--codebook", "Trained on other photos.", metavar="FILE", default_text="the model's own"
+    )
+    photos: str | None = setting(
+        None, "--codebook-photos", "Photos, other ones, that train a codebook.", metavar="PLACE"
+    )
+    of_same_set: bool = setting(False, SAME_SET, "Take one of the evaluated photos; the figures are marked.")
+    words: int | None = setting(
+        None, "--words", "Size of a trained codebook.", metavar="N", default_text="fits the descriptors"
+    )
+    max_photos: int = 5000
 
     def __post_init__(self) -> None:
         from ctxdeploy.index import MAX_WORDS
@@ -121,7 +128,7 @@ class CodebookFinder:
 
     def __init__(self, dataset: DataSet, archive: Path, distractors: Path | None, config: CodebookConfig) -> None:
         self._archive, self._distractors, self._config = archive, distractors, config
-        evaluated = dataset.listing().photos
+        evaluated = dataset.photo_list().photos
         database = set(dataset.database)
         asked = [_file(dataset, query.name) for query in dataset.queries if query.name not in database]
         self._marks = marks_of([*evaluated, *asked])
@@ -184,19 +191,19 @@ class CodebookFinder:
         self._refuse_same(photos, place)
         bundle = extractor.bundle
         key = {"model": bundle.model_id, "preprocessing": bundle.preprocessing.hash}
-        settings = {**key, "words": self._config.words, "most": self._config.most_photos, **fingerprint(photos)}
+        settings = {**key, "words": self._config.words, "most": self._config.max_photos, **fingerprint(photos)}
         root = self._archive.with_name(f"{self._archive.name}.codebook")
         path = root / f"{settings_sha256(settings)[:16]}.safetensors"
         if path.exists():
             return path
-        spool = DescriptorCache(self._archive.with_name(f"{self._archive.name}.codebook-training"), key)
-        trainer = CodebookTrainer(extractor, spool, NO_LIMIT, display)
-        training = TrainingConfig(words=self._config.words, max_photos=self._config.most_photos, seed=0)
-        with spool.locked():
+        cache = DescriptorCache(self._archive.with_name(f"{self._archive.name}.codebook-training"), key)
+        trainer = CodebookTrainer(extractor, cache, NO_LIMIT, display)
+        training = TrainingConfig(words=self._config.words, max_photos=self._config.max_photos, seed=0)
+        with cache.locked():
             codebook = trainer.train(photos, training)
         make_folder(root)
         codebook.save(path)
-        spool.remove()
+        cache.remove()
         return path
 
     def _refuse_same(self, photos: list["PhotoSource"], place: str) -> None:

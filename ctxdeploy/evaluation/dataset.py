@@ -92,7 +92,7 @@ class DataSet:
                         f"{self.name}: {printable(missing)!r}, which answers {printable(key)}, is not among its photos"
                     )
 
-    def listing(self) -> "PhotoList":
+    def photo_list(self) -> "PhotoList":
         """Return the database's photos, to be indexed."""
         from ctxdeploy.runtime.sources import FilePhoto, PhotoList
 
@@ -101,7 +101,7 @@ class DataSet:
         return PhotoList(place=str(self.folder.resolve()), photos=list(photos), folder=self.folder)
 
     def check_files(self) -> None:
-        """Raise ``ConfigError`` if files are missing: an evaluation of a part is none."""
+        """Raise ``ConfigError`` if files are missing: figures of a part of the set are others."""
         names = sorted({*self.database, *(query.name for query in self.queries)})
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
@@ -117,7 +117,7 @@ class Kind:
 
     Attributes:
         name: for ``--set``.
-        what: in one line.
+        what: the form, in one line.
         fits: whether a folder has this form.
         read: reads it.
     """

@@ -21,7 +21,7 @@ def read(place: Path) -> DataSet:
     """Read a folder; its photos may lie below (``jpg/``).
 
     Raises:
-        ConfigError: a photo's name is no number, or no query has an answer.
+        ConfigError: a photo's name is not a number, or no query has an answer.
         NoPhotosError: there are none.
     """
     from ctxdeploy.runtime import find_photos

@@ -102,10 +102,10 @@ def figures(dataset: DataSet, outcomes: Sequence[Outcome]) -> dict[str, Figures]
     return found
 
 
-def worst(outcomes: Sequence[Outcome], most: int) -> list[Outcome]:
+def worst(outcomes: Sequence[Outcome], max_queries: int) -> list[Outcome]:
     """Return the queries with the lowest average precision, lowest first."""
     scored = [outcome for outcome in outcomes if outcome.average_precision is not None]
-    return sorted(scored, key=lambda outcome: (outcome.average_precision or 0.0, outcome.query.key))[:most]
+    return sorted(scored, key=lambda outcome: (outcome.average_precision or 0.0, outcome.query.key))[:max_queries]
 
 
 def _figures(task: Task, scored: Mapping[str, QueryScore], without: int) -> Figures:

@@ -1,8 +1,11 @@
-"""Queries to rankings: of the archive, of it and an archive of distractors together, and by global descriptors."""
+"""Queries to rankings, of one archive, of two together, and by global descriptors; and the file that takes them."""
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +13,18 @@ from numpy.typing import NDArray
 from ctxdeploy.archive import check_model
 from ctxdeploy.core.errors import MismatchError
 from ctxdeploy.core.extras import require
+from ctxdeploy.core.files import replacing
 from ctxdeploy.evaluation.dataset import Query
-from ctxdeploy.evaluation.pooling import pooled
-from ctxdeploy.evaluation.store import QueryCache
+from ctxdeploy.evaluation.query_cache import QueryCache, pooled
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Bundle
     from ctxdeploy.index import Index
 
 # Queries searched at once, and photos ranked for them all: a hit takes 0.1 KB.
-_TOGETHER, _MOST_HITS = 64, 2_000_000
+_MAX_QUERIES, _MAX_HITS = 64, 2_000_000
 # Settings of an archive that change no score.
-_INDIFFERENT = ("shard_images", "geometry")
+_WITHOUT_EFFECT = ("shard_images", "geometry")
 
 
 class Ranked(NamedTuple):
@@ -41,7 +44,7 @@ def open_distractors(path: Path, bundle: "Bundle") -> "Index":
 
     Raises:
         MismatchError: another model or preprocessing, or settings that make scores depend on all photos.
-        ArchiveError: no archive, or damaged.
+        ArchiveError: it is not an archive, or damaged.
     """
     from ctxdeploy.index import Index
 
@@ -72,7 +75,9 @@ def check_codebook(distractors: "Index", codebook: str) -> None:
 
 def check_alike(index: "Index", distractors: "Index") -> None:
     """Raise ``MismatchError`` unless two archives give a photo the same score."""
-    settings = [{k: v for k, v in i.config.metadata().items() if k not in _INDIFFERENT} for i in (index, distractors)]
+    settings = [
+        {k: v for k, v in i.config.metadata().items() if k not in _WITHOUT_EFFECT} for i in (index, distractors)
+    ]
     check_codebook(distractors, index.codebook.id)
     if settings[0] != settings[1]:
         raise MismatchError(
@@ -82,17 +87,17 @@ def check_alike(index: "Index", distractors: "Index") -> None:
 
 
 def asmk_rankings(
-    index: "Index", distractors: "Index | None", queries: Sequence[Query], store: QueryCache
+    index: "Index", distractors: "Index | None", queries: Sequence[Query], cache: QueryCache
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield every photo that shares something with a query, best first, with the archive's default settings.
 
     A photo's score depends on it and the query alone, so that two archives are merged into what one would answer: by
     score, then by name (its bytes).
     """
-    together = max(1, min(_TOGETHER, _MOST_HITS // max(len(index), 1)))
+    together = max(1, min(_MAX_QUERIES, _MAX_HITS // max(len(index), 1)))
     for start in range(0, len(queries), together):
         group = queries[start : start + together]
-        vectors = [store.descriptors(query) for query in group]
+        vectors = [cache.descriptors(query) for query in group]
         for query, asked, hits in zip(group, vectors, index.search_batch(vectors, max(len(index), 1)), strict=True):
             ranked = [Ranked(hit.name, hit.score) for hit in hits]
             if distractors is not None:
@@ -104,7 +109,7 @@ def asmk_rankings(
 
 
 def global_rankings(
-    names: Sequence[str], queries: Sequence[Query], store: QueryCache
+    names: Sequence[str], queries: Sequence[Query], cache: QueryCache
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield all photos that have a global descriptor by their inner product with the query's; equal ones by name.
 
@@ -112,7 +117,7 @@ def global_rankings(
         MissingExtraError: faiss is not installed.
     """
     faiss = require("faiss", "eval")
-    found = store.global_descriptors(names)
+    found = cache.global_descriptors(names)
     if not found:
         yield from ((query, []) for query in queries)
         return
@@ -121,7 +126,7 @@ def global_rankings(
     index = faiss.IndexFlatIP(matrix.shape[1])
     index.add(matrix)
     for query in queries:
-        vector = pooled(store.descriptors(query))
+        vector = pooled(cache.descriptors(query))
         yield query, [] if vector is None else _found(index.search(vector[np.newaxis], len(ordered)), ordered)
 
 
@@ -133,3 +138,39 @@ def _found(result: tuple[NDArray[np.float32], NDArray[np.int64]], names: Sequenc
 
 def _order(ranked: Ranked) -> tuple[float, bytes, bool]:
     return -ranked.score, ranked.name.encode("utf-8", "surrogateescape"), ranked.distractor
+
+
+class RankingsFile:
+    """Takes rankings, one JSON object a line, to a file that exists when all of them are in it; a context manager.
+
+    Args:
+        path: the file; nothing is written if None.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "RankingsFile":
+        if self._path is not None:
+            with ExitStack() as stack:
+                partial = stack.enter_context(replacing(self._path, advice="choose another --rankings"))
+                self._file = stack.enter_context(partial.open("w", encoding="ascii"))
+                self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, query: Query, ranked: Sequence[Ranked], method: str) -> None:
+        """Append a ranking."""
+        if self._file is None:
+            return
+        photos = [[photo.name, photo.score, *(["distractor"] if photo.distractor else [])] for photo in ranked]
+        self._file.write(json.dumps({"method": method, "query": query.key, "ranked": photos}) + "\n")

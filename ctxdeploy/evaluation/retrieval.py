@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 TOP = 10
-# Words of the codebook, at most; it has one for this many descriptors at least.
-_MOST_WORDS, _DESCRIPTORS_PER_WORD = 4096, 4
+# Words of the codebook at most, and descriptors a word at least.
+_MAX_WORDS, _DESCRIPTORS_PER_WORD = 4096, 4
 
 
 class AsmkRetrieval:
@@ -45,7 +45,7 @@ class AsmkRetrieval:
             raise ConfigError(
                 f"{len(reference)} photos and {len(training)} descriptors are too few for a retrieval run"
             )
-        words = max(1, min(_MOST_WORDS, len(training) // _DESCRIPTORS_PER_WORD))
+        words = max(1, min(_MAX_WORDS, len(training) // _DESCRIPTORS_PER_WORD))
         noise = np.random.default_rng(0).standard_normal(training.shape, np.float32) * training.std(axis=0) / 3
         self._codebook = Codebook.train(training + noise, words=words, seed=0)
         truth = None if ground_truth is None else ground_truth.restricted(list(reference))

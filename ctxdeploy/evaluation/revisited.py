@@ -44,7 +44,7 @@ def read(place: Path) -> DataSet:
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{paths[0]} is no ground truth of Revisited Oxford or Paris ({error!r})") from error
+        raise ConfigError(f"{paths[0]} is not a ground truth of Revisited Oxford or Paris ({error!r})") from error
 
 
 def _data_set(content: Any, place: Path, name: str) -> DataSet:
@@ -93,7 +93,7 @@ def _names(truth: Mapping[str, Any], lists: Sequence[str], photos: Sequence[str]
 def _file(entry: Any) -> str:
     name = str(entry) if isinstance(entry, str) else ""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a photo")
+        raise ValueError(f"{name!r} is not the name of a photo")
     return f"{name}.jpg"
 
 

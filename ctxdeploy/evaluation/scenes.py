@@ -1,4 +1,7 @@
-"""Any folder of photos with ``gnd.json``, which says what shows the same scene: every photo of a scene is a query."""
+"""A folder of photos with ``gnd.json``, which says what shows the same scene: every photo of a scene is a query.
+
+minibench is such a folder whose database is ``images/``, the photos of the scenes, and ``distractors/``.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -9,6 +12,7 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.evaluation.dataset import DataSet, Kind, Query, Task
 
 ALL, SMALL = "all", "small"
+MINIBENCH_FOLDERS = ("images", "distractors")
 RULE = (
     "mean over scenes of the mean over their photos as queries; the query itself and the photos that form a junk pair "
     "with it are taken out of the ranking"
@@ -26,22 +30,34 @@ def read(place: Path) -> DataSet:
     """
     from ctxdeploy.runtime import find_photos
 
-    return scene_set(KIND.name, place, tuple(photo.name for photo in find_photos(place)))
+    return _scene_set(KIND.name, place, tuple(photo.name for photo in find_photos(place)))
 
 
-def scene_set(kind: str, place: Path, photos: Sequence[str]) -> DataSet:
-    """Return the data set of a folder's ``gnd.json`` and these photos of it.
+def read_minibench(place: Path) -> DataSet:
+    """Read the folder of minibench; what else lies in it is no part of the database.
 
     Raises:
-        ConfigError: as ``read``.
+        ConfigError: ``gnd.json`` is not of this form, or names photos that are not there.
+        NoPhotosError: ``images/`` or ``distractors/`` is empty.
     """
+    from ctxdeploy.runtime import find_photos
+
+    photos = [
+        f"{folder}/{photo.name}"
+        for folder in MINIBENCH_FOLDERS
+        for photo in find_photos(place / folder, recursive=False)
+    ]
+    return _scene_set(MINIBENCH.name, place, photos)
+
+
+def _scene_set(kind: str, place: Path, photos: Sequence[str]) -> DataSet:
     path = place / GROUND_TRUTH
     truth = _by_path(read_ground_truth(path), photos, path)
     large = [scene for scene in truth.scenes if scene not in truth.small]
     tasks = [_task(ALL, truth, large)]
     for kind_of_scene in sorted(set(truth.kinds.values())):
         if kind_of_scene in (ALL, SMALL):
-            raise ConfigError(f"{path} calls a kind of scenes {kind_of_scene!r}, as other figures are: give it another")
+            raise ConfigError(f"{path} calls a kind of scenes {kind_of_scene!r}, as other figures are: rename it")
         of_kind = [scene for scene in large if truth.kinds.get(scene) == kind_of_scene]
         tasks.append(_task(kind_of_scene, truth, of_kind))
     tasks.append(_task(SMALL, truth, [scene for scene in truth.scenes if scene in truth.small]))
@@ -102,4 +118,11 @@ def _fits(place: Path) -> bool:
     return (place / GROUND_TRUTH).is_file()
 
 
+def _fits_minibench(place: Path) -> bool:
+    return _fits(place) and all((place / folder).is_dir() for folder in MINIBENCH_FOLDERS)
+
+
 KIND = Kind(name="scenes", what=f"a folder of photos with {GROUND_TRUTH}", fits=_fits, read=read)
+MINIBENCH = Kind(
+    name="minibench", what=f"{GROUND_TRUTH}, images/ and distractors/", fits=_fits_minibench, read=read_minibench
+)

@@ -6,7 +6,8 @@
 - ``download``, ``pulling``: from an address to a file, and from a file to a model;
 - ``release``: from a trained checkpoint and photos to a model's folder, such as ``ctx-small`` beside this file.
 
-The names below are imported on first use.
+The names below are imported on first use. ``pulling`` and ``release`` are not among them: they stand on the export, the
+evaluation and the archive, which find their models through this door.
 """
 
 from importlib import import_module
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
         only_here,
     )
     from ctxdeploy.models.listing import ModelInfo, Origin, list_models
-    from ctxdeploy.models.pulling import MIRROR, Pulled, address, find_published, pull, remove
-    from ctxdeploy.models.release import ReleaseConfig, Released, card_text, release_model
     from ctxdeploy.models.table import DEFAULT, PUBLISHED, is_name
 
 _MODULES = {
@@ -44,8 +43,6 @@ _MODULES = {
         "only_here",
     ),
     "listing": ("ModelInfo", "Origin", "list_models"),
-    "pulling": ("MIRROR", "Pulled", "address", "find_published", "pull", "remove"),
-    "release": ("ReleaseConfig", "Released", "card_text", "release_model"),
     "table": ("DEFAULT", "PUBLISHED", "is_name"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -53,30 +50,20 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "BUNDLE_SUFFIX",
     "DEFAULT",
-    "MIRROR",
     "PUBLISHED",
     "DownloadConfig",
     "ModelInfo",
     "Origin",
-    "Pulled",
-    "ReleaseConfig",
-    "Released",
-    "address",
     "built_in",
-    "card_text",
     "check_own",
     "display_name",
     "find_bundle",
     "find_checkpoint",
     "find_model",
-    "find_published",
     "is_name",
     "list_models",
     "models_folder",
     "only_here",
-    "pull",
-    "release_model",
-    "remove",
 ]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from ctxdeploy import __version__
 from ctxdeploy.core.errors import ConfigError, DownloadError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import storing
@@ -122,7 +121,7 @@ class _Downloader:
                 progressbar=_ProgressBar(self._display, stack),
                 chunk_size=_CHUNK,
                 timeout=self._config.timeout,
-                headers={"User-Agent": f"ctxdeploy/{__version__}", "Accept-Encoding": "identity"},
+                headers={"User-Agent": "ctxdeploy", "Accept-Encoding": "identity"},
                 hooks={"response": self._answered},
             )
             try:

@@ -197,7 +197,7 @@ def _check(model: Published, origin: Origin, file: Path) -> None:
 
 def _exported(model: Published, work: Path, origin: Origin, display: Display) -> Path:
     """Return the folder of the finished model inside that of the pull."""
-    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+    from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export import export_bundle
 
     for left in work.glob("model*"):  # of a run that was interrupted

@@ -183,7 +183,7 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
 
 def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, tuple[str, ...]]:
     """Export the fp32 graph, and the bf16 graph for OpenVINO if it passes; return also what did not."""
-    from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+    from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export import REJECTED, ExportConfig, export_bundle
 
     config = ExportConfig(targets=GRAPH_TARGETS, precisions=(Precision.FP32, Precision.BF16))

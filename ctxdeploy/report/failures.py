@@ -4,10 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ctxdeploy.core.scoring import QueryScore
-from ctxdeploy.evaluation.dataset import DataSet
-from ctxdeploy.evaluation.evaluate import Evaluation
-from ctxdeploy.evaluation.judging import Outcome, worst
-from ctxdeploy.evaluation.ranking import Ranked
+from ctxdeploy.evaluation import DataSet, Evaluation, Outcome, Ranked, worst
 from ctxdeploy.report.answers import AnswersPage, Result, Section
 from ctxdeploy.report.pages import write_page
 

@@ -1,11 +1,16 @@
-"""How a network is trained: the two recipes, the optimiser, the run. Nothing here imports torch."""
+"""How a network is trained: the two recipes, the optimiser, the run. torch is imported when a device is asked for."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.settings import setting
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _between(what: str, value: float, low: float, high: float) -> None:
@@ -17,6 +22,13 @@ def _whole(what: str, value: int, low: int, high: int) -> None:
     if type(value) is not int:
         raise ConfigError(f"{what} {value!r} is not a whole number")
     _between(what, value, low, high)
+
+
+def _parse_gigabytes(text: str) -> int:
+    try:
+        return round(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        raise ValueError("is not a number of gigabytes") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +164,8 @@ class TrainConfig:
     optimiser: OptimiserConfig = OptimiserConfig()
     steps: int = 8000
     accumulate: int = 1
-    seed: int = 0
-    precision: str = "bf16"
+    seed: int = setting(0, "--seed", "Of weights, views and order.")
+    precision: str = setting("bf16", "--precision", "The trunk's.", choices=("bf16", "fp32"))
     photo_size: int = 512
 
     def __post_init__(self) -> None:
@@ -179,7 +191,79 @@ class TrainConfig:
         except ConfigError:
             raise
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"not the configuration of a training: {error!r}") from error
+            raise ConfigError(f"this is not the configuration of a training: {error!r}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How much of a full evaluation a validation is.
+
+    Attributes:
+        image_size: longest side of the photos in pixels.
+        scales: of the pyramid.
+        top_k: descriptors of a photo.
+        words: of the codebook.
+        codebook_photos: of the training set, evenly spread over it, that the codebook is trained on.
+    """
+
+    image_size: int = 512
+    scales: tuple[float, ...] = (1.414, 1.0, 0.707, 0.5, 0.353)
+    top_k: int = 600
+    words: int = 4096
+    codebook_photos: int = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how a run computes: what does not change its result.
+
+    Attributes:
+        device: of PyTorch.
+        threads: of the network; None leaves it to PyTorch, within a CPU quota. Another number may round differently.
+        memory: bytes of decoded photos that are kept.
+        save_seconds: least time between two states on disk, from which a run continues.
+        validate: folder with photos and ``gnd.json``.
+        validate_every: steps.
+        validation: how much a validation computes.
+    """
+
+    device: str = setting("cpu", "--device", "Of PyTorch: cpu, cuda, cuda:1.")
+    threads: int | None = setting(None, "--threads", "Of the network.", default_text="PyTorch's choice, or a CPU quota")
+    memory: int = setting(
+        4 * 10**9, "--photo-memory", "For decoded photos.", metavar="GB", parse=_parse_gigabytes, default_text="4.0"
+    )
+    save_seconds: float = setting(30.0, "--save-seconds", "Least time between two states.")
+    validate: Path | None = setting(
+        None, "--validate", "Photos with gnd.json that the network is scored on.", metavar="DIR"
+    )
+    validate_every: int = setting(1000, "--validate-every", "Between two scores.", metavar="STEPS")
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ConfigError(f"--threads {self.threads} is outside 1..1024")
+        if not 1 <= self.validate_every <= 10**9:
+            raise ConfigError(f"--validate-every {self.validate_every} is outside 1..10^9")
+        if not self.save_seconds >= 0:
+            raise ConfigError(f"--save-seconds {self.save_seconds} is negative")
+        if self.memory < 0:
+            raise ConfigError(f"--photo-memory {self.memory} is negative")
+
+    def torch_device(self) -> "torch.device":
+        """Return the device.
+
+        Raises:
+            ConfigError: PyTorch does not know it, or it is not there.
+        """
+        import torch
+
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"--device {self.device}: PyTorch cannot use it ({reason})") from error
+        return device
 
 
 RECIPES: dict[str, type[PairsConfig] | type[ContrastiveConfig]] = {

@@ -1,6 +1,6 @@
 """A training run from its parts: photos, a network, a folder; the same call continues it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.export import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.training.config import TrainConfig
+from ctxdeploy.training.config import RunConfig, TrainConfig
 from ctxdeploy.training.log import CsvLog
 from ctxdeploy.training.objectives import objective_of
 from ctxdeploy.training.photos import PhotoStore
@@ -18,7 +18,7 @@ from ctxdeploy.training.sets import PhotoSet
 from ctxdeploy.training.start import network_from, new_network
 from ctxdeploy.training.state import locked
 from ctxdeploy.training.trainer import MODEL, Trainer
-from ctxdeploy.training.validation import Validation, ValidationConfig
+from ctxdeploy.training.validation import Validation
 
 if TYPE_CHECKING:
     from ctxdeploy.core.progress import Display
@@ -56,53 +56,6 @@ class Start:
         if self.network is None:
             raise ConfigError("no network to train")
         return new_network(self.network, seed), IMAGE_SIZE
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Where and how a run computes: what does not change its result.
-
-    Attributes:
-        device: of PyTorch.
-        threads: of the network; None leaves it to PyTorch, within a CPU quota. Another number may round differently.
-        memory: bytes of decoded photos that are kept.
-        save_seconds: least time between two states on disk, from which a run continues.
-        validate: folder with photos and ``gnd.json``.
-        validate_every: steps.
-        validation: how much a validation computes.
-    """
-
-    device: str = "cpu"
-    threads: int | None = None
-    memory: int = 4 << 30
-    save_seconds: float = 30.0
-    validate: Path | None = None
-    validate_every: int = 1000
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise ConfigError(f"--threads {self.threads} is outside 1..1024")
-        if not 1 <= self.validate_every <= 10**9:
-            raise ConfigError(f"--validate-every {self.validate_every} is outside 1..10^9")
-        if not self.save_seconds >= 0:
-            raise ConfigError(f"--save-seconds {self.save_seconds} is negative")
-        if self.memory < 0:
-            raise ConfigError(f"--photo-memory {self.memory} is negative")
-
-    def torch_device(self) -> torch.device:
-        """Return the device.
-
-        Raises:
-            ConfigError: PyTorch does not know it, or it is not there.
-        """
-        try:
-            device = torch.device(self.device)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"--device {self.device}: PyTorch cannot use it ({reason})") from error
-        return device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     except Exception as error:  # torch documents no closed set of exceptions for files that are not its own
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}): delete it to start again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no state of a training that is known here: delete it to start again")
+        raise CheckpointError(f"{path} is not a state of a training that is known here: delete it to start again")
     for name, value in identity.items():
         if content.get(name) != value:
             raise ConfigError(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +13,10 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import load_ground_truth
-from ctxdeploy.evaluation.retrieval import asmk_scores
+from ctxdeploy.evaluation import asmk_scores
 from ctxdeploy.export.networks import DenseNetwork, RetrievalNetwork, build
+from ctxdeploy.training.config import ValidationConfig
 from ctxdeploy.training.photos import Image, PhotoStore
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """How much of a full evaluation a validation is.
-
-    Attributes:
-        image_size: longest side of the photos in pixels.
-        scales: of the pyramid.
-        top_k: descriptors of a photo.
-        words: of the codebook.
-        codebook_photos: of the training set, evenly spread over it, that the codebook is trained on.
-    """
-
-    image_size: int = 512
-    scales: tuple[float, ...] = (1.414, 1.0, 0.707, 0.5, 0.353)
-    top_k: int = 600
-    words: int = 4096
-    codebook_photos: int = 500
 
 
 class Validation:

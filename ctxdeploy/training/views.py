@@ -21,20 +21,20 @@ class Framing:
     """How far views of a photo differ.
 
     Attributes:
-        least, most: side of the square as a share of the photo's shorter side.
+        min_share, max_share: side of the square as a share of the photo's shorter side.
         perspective: how far a corner moves, in sides, at most.
         turn: standard deviation of the rotation in degrees.
     """
 
-    least: float
-    most: float
+    min_share: float
+    max_share: float
     perspective: float
     turn: float
 
 
 # Two photos of a landmark differ by themselves; two views of one photo only as far as they are made to.
-SAME_PHOTO = Framing(least=0.4, most=1.0, perspective=0.12, turn=12.0)
-SAME_LANDMARK = Framing(least=0.65, most=1.1, perspective=0.06, turn=5.0)
+SAME_PHOTO = Framing(min_share=0.4, max_share=1.0, perspective=0.12, turn=12.0)
+SAME_LANDMARK = Framing(min_share=0.65, max_share=1.1, perspective=0.06, turn=5.0)
 # The second view of a photo: its centre moves by this share of the first one's side, its side by this factor, at most.
 _SHIFT, _ZOOM = 0.2, 2.0
 
@@ -109,7 +109,7 @@ def _squares(
     rng: np.random.Generator, sizes: NDArray[np.float64], framing: Framing
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return centres B×2 and sides B of squares inside the photos as far as they fit."""
-    side = rng.uniform(framing.least, framing.most, len(sizes)) * sizes.min(axis=1)
+    side = rng.uniform(framing.min_share, framing.max_share, len(sizes)) * sizes.min(axis=1)
     extent = np.minimum(side[:, None], sizes)
     return rng.random((len(sizes), 2)) * (sizes - extent) + extent / 2, side
 

@@ -15,7 +15,7 @@ import ctxdeploy.core.bundle
 from ctxdeploy.cli.main import run
 from ctxdeploy.core.bundle import Bundle, Extraction
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
-from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import export_bundle, save_checkpoint, untrained_network
 from ctxdeploy.export.networks import Architecture, NetworkConfig
 

@@ -48,7 +48,7 @@ def test_photos_that_are_among_the_evaluated_are_refused_before_any_work(
 ) -> None:
     shutil.copytree(training, tmp_path / "mixed")
     shutil.copy(few / "jpg" / "100100.jpg", tmp_path / "mixed" / "renamed.jpg")
-    monkeypatch.setattr("ctxdeploy.evaluation.store.HeardExtractor.extract", None)
+    monkeypatch.setattr("ctxdeploy.evaluation.query_cache.ObservedExtractor.extract", None)
     result = call(*options, "--codebook-photos", tmp_path / "mixed", "-q")
     assert result.code == 2 and "about 4 % of its training photos" in result.err
 

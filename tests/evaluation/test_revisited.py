@@ -15,9 +15,8 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.types import Box
 from ctxdeploy.evaluation.dataset import Query
-from ctxdeploy.evaluation.ranking import Ranked
-from ctxdeploy.evaluation.rankings_file import RankingsFile
-from ctxdeploy.evaluation.store import HeardExtractor, QueryCache
+from ctxdeploy.evaluation.query_cache import ObservedExtractor, QueryCache
+from ctxdeploy.evaluation.ranking import Ranked, RankingsFile
 from ctxdeploy.runtime import Extractor
 
 DEPTHS = (1, 5, 10)
@@ -79,7 +78,7 @@ def test_a_second_run_only_scores(call, evaluated, monkeypatch) -> None:
     def refuse(self, photos):
         raise AssertionError("extracts again")
 
-    monkeypatch.setattr(HeardExtractor, "extract", refuse)
+    monkeypatch.setattr(ObservedExtractor, "extract", refuse)
     assert call(*evaluated.options, "--global", "-q").code == 0
 
 
@@ -174,15 +173,15 @@ def _doubled() -> list[object]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.pop("qimlist"), "no ground truth"),
+        (lambda c: c.pop("qimlist"), "is not a ground truth"),
         (lambda c: c["gnd"].pop(), "70 queries, but ground truth of 69"),
         (lambda c: c["gnd"][3].update(easy=[86]), "names photo 86 of 86"),
         (lambda c: c["gnd"][3].update(hard=[0.5]), "names photo 0.5"),
-        (lambda c: c["gnd"][3].update(hard=[float("inf")]), "no ground truth"),
+        (lambda c: c["gnd"][3].update(hard=[float("inf")]), "is not a ground truth"),
         (lambda c: c["gnd"][3].update(bbx=[5, 5, 1, 9]), "x0 < x1"),
-        (lambda c: c["imlist"].append("../../etc/passwd"), "no name of a photo"),
+        (lambda c: c["imlist"].append("../../etc/passwd"), "is not the name of a photo"),
         (lambda c: c["imlist"].append(c["imlist"][0]), "2 times"),
-        (lambda c: c["imlist"].append(_doubled()), "no name of a photo"),
+        (lambda c: c["imlist"].append(_doubled()), "is not the name of a photo"),
         (lambda c: c["imlist"].append("nowhere"), "nowhere.jpg: complete the data set"),
     ],
 )

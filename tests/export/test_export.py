@@ -16,7 +16,7 @@ from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, Co
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
-from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig, export_bundle
 from ctxdeploy.export import bundle_builder as artefacts
 from ctxdeploy.export.graph import graph

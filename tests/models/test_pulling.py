@@ -16,7 +16,7 @@ import ctxdeploy.models.pulling as pulling
 from ctxdeploy.core.errors import ConfigError, DownloadError, ParityError, StorageError
 from ctxdeploy.core.files import WriterLock
 from ctxdeploy.core.progress import Display
-from ctxdeploy.evaluation.retrieval import AsmkRetrieval
+from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig
 from ctxdeploy.export.parity import Retrieval
 from ctxdeploy.models import PUBLISHED, find_bundle, find_checkpoint

@@ -12,7 +12,7 @@ from PIL import Image
 import ctxdeploy.core.bundle
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.indexing.codebook import codebook_of
-from ctxdeploy.models import card_text
+from ctxdeploy.models.release import card_text
 
 SMALL = ("--words", "24", "--scales", "1", "--image-size", "64", "--top-k", "40", "--quiet")
 

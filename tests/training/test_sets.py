@@ -61,7 +61,7 @@ def test_a_set_keeps_its_own_arrays() -> None:
         ({"classes": [1, 2, 3]}, r"some: classes are int64 of shape \(3,\), not whole numbers of shape \(2,\)"),
         ({"classes": np.array([0.5, 1.5])}, "some: classes are float64"),
         ({"classes": np.array([[0], [1]])}, r"of shape \(2, 1\)"),
-        ({"classes": [0, -2]}, "-2 is no class"),
+        ({"classes": [0, -2]}, "-2 is not a class"),
         ({"classes": np.array([0, 2**63], np.uint64)}, "is too large"),
         ({"pairs": np.array([0, 1])}, r"some: pairs are int64 of shape \(2,\)"),
         ({"pairs": np.array([[0, 2]])}, "a pair names photo 2, of 2"),
@@ -214,7 +214,7 @@ def test_lists_that_do_not_hold_photos(tmp_path: Path) -> None:
     for name, text, message in (
         ("gone.txt", "1.png\n2.png\n3.png\n", r"gone\.txt: 2 photos missing, the first is .*/2\.png: take them out"),
         ("box.csv", 'path,box\n1.png,"0,0,4,4"\n', "has a box: training takes whole photos"),
-        ("web.txt", "http://127.0.0.1:9/1.jpg\n", "is no file of its own|installed"),
+        ("web.txt", "http://127.0.0.1:9/1.jpg\n", "is not a file of its own|installed"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises((ConfigError, ImportError), match=message):

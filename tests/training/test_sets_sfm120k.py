@@ -86,24 +86,29 @@ def test_every_place_that_is_understood(tmp_path: Path, place: str, monkeypatch:
     [
         ("train", "cids", None, "there is no cids, as SfM-120k in cirtorch's form has"),
         ("train", "cluster", None, "there is no cluster"),
-        ("train", "cids", "text", "cids is no list"),
-        ("train", "qidxs", np.array(3), "qidxs is no list"),
-        ("train", "qidxs", [[0], [0], [3]], "qidxs is no list of 3 whole numbers"),
+        ("train", "cids", "text", "cids is not a list"),
+        ("train", "qidxs", np.array(3), "qidxs is not a list"),
+        ("train", "qidxs", [[0], [0], [3]], "qidxs is not a list of 3 whole numbers"),
         ("train", "cids", [], "holds no photos"),
-        ("train", "cids", [*CIDS[:5], 7], r"cids\[5\], 7, is no name of a photo"),
-        ("train", "cids", [*CIDS[:5], "../../../../etc/passwd"], r"cids\[5\], '../../../../etc/passwd', is no name"),
-        ("train", "cids", [*CIDS[:5], "abcd.."], "is no name of a photo"),
-        ("train", "cids", [*CIDS[:5], "a\0bcdef"], "is no name of a photo"),
-        ("train", "cids", [*CIDS[:5], "short"], "is no name of a photo"),
-        ("train", "cluster", [4, 4, 4], "cluster is no list of 6 whole numbers"),
-        ("train", "cluster", [4, 4, 4, 17, 17, "x"], "cluster is no list of 6 whole numbers"),
-        ("train", "cluster", [4, 4, 4, 17, 17, 0.5], "cluster is no list of 6 whole numbers"),
-        ("train", "cluster", [4, 4, 4, 17, 17, float("nan")], "cluster is no list of 6 whole numbers"),
-        ("train", "cluster", [4, 4, 4, 17, 17, 10**30], "cluster is no list of 6 whole numbers"),
+        ("train", "cids", [*CIDS[:5], 7], r"cids\[5\], 7, is not the name of a photo"),
+        (
+            "train",
+            "cids",
+            [*CIDS[:5], "../../../../etc/passwd"],
+            r"cids\[5\], '../../../../etc/passwd', is not the name",
+        ),
+        ("train", "cids", [*CIDS[:5], "abcd.."], "is not the name of a photo"),
+        ("train", "cids", [*CIDS[:5], "a\0bcdef"], "is not the name of a photo"),
+        ("train", "cids", [*CIDS[:5], "short"], "is not the name of a photo"),
+        ("train", "cluster", [4, 4, 4], "cluster is not a list of 6 whole numbers"),
+        ("train", "cluster", [4, 4, 4, 17, 17, "x"], "cluster is not a list of 6 whole numbers"),
+        ("train", "cluster", [4, 4, 4, 17, 17, 0.5], "cluster is not a list of 6 whole numbers"),
+        ("train", "cluster", [4, 4, 4, 17, 17, float("nan")], "cluster is not a list of 6 whole numbers"),
+        ("train", "cluster", [4, 4, 4, 17, 17, 10**30], "cluster is not a list of 6 whole numbers"),
         ("train", "qidxs", [0, 0], "2 qidxs for 3 pidxs"),
         ("train", "qidxs", [0, 6, 0], r"qidxs\[1\] is 6, of 6 photos"),
         ("train", "pidxs", [1, 2, -1], r"pidxs\[2\] is -1, of 6 photos"),
-        ("train", "pidxs", [[1, 2], [2], [5]], "pidxs is no list of 3 whole numbers"),
+        ("train", "pidxs", [[1, 2], [2], [5]], "pidxs is not a list of 3 whole numbers"),
         ("train", "pidxs", [0, 2, 5], "photo 0 is paired with itself"),
         ("train", None, 5, r"retrieval-SfM-120k\.pkl has no part 'train': it is not SfM-120k in cirtorch's form"),
         ("train", None, {}, "there is no cids and no cluster and no qidxs and no pidxs"),
@@ -148,7 +153,7 @@ def test_missing_photos_and_places(tmp_path: Path) -> None:
         read_sfm120k(folder)
     assert len(read_sfm120k(folder, "val")) == 3
     (folder / "ims").rename(folder / "photos")
-    with pytest.raises(ConfigError, match=r"ims is no folder: unpack the photos of SfM-120k \(ims\.tar\.gz\) there"):
+    with pytest.raises(ConfigError, match=r"ims is not a folder: unpack the photos of SfM-120k \(ims\.tar\.gz\) there"):
         read_sfm120k(folder)
     with pytest.raises(ConfigError, match="no half 'test': it is one of train, val"):
         read_sfm120k(folder, "test")

@@ -20,10 +20,10 @@ from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError, Tr
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
 from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
-from ctxdeploy.training.config import ContrastiveConfig, OptimiserConfig, PairsConfig, TrainConfig
+from ctxdeploy.training.config import ContrastiveConfig, OptimiserConfig, PairsConfig, RunConfig, TrainConfig
 from ctxdeploy.training.features import Maps
 from ctxdeploy.training.objectives import objective_of
-from ctxdeploy.training.run import RunConfig, Start, Trained, train
+from ctxdeploy.training.run import Start, Trained, train
 from ctxdeploy.training.sets import read_set
 from ctxdeploy.training.state import load_state, locked, save_state
 
@@ -231,7 +231,7 @@ def test_a_full_disk_is_said_and_leaves_the_model_that_is_there(
         (["--set", "margin=0.7"], "--set margin: the recipe pairs has accumulate, averaging"),
         (["--set", "pairs=many"], "--set pairs=many: write NAME=NUMBER, or NAME=none"),
         (["--set", "temperature=none"], "temperature None is outside 0.001..10"),
-        (["--photo-memory", "nan"], "--photo-memory nan is no number of gigabytes"),
+        (["--photo-memory", "nan"], "--photo-memory 'nan' is not a number of gigabytes"),
         (["--init", "x.pth", "--kernel-size", "5"], "--kernel-size 5 is of --smoothing"),
         (["--set", "temperature=0"], "temperature 0 is outside 0.001..10"),
         (["--architecture", "vgg"], "architecture 'vgg' is not one of"),

@@ -20,8 +20,9 @@ from ctxdeploy.core.scoring import average_precision
 from ctxdeploy.export.networks import Architecture, NetworkConfig, build
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.training import trainer
+from ctxdeploy.training.config import ValidationConfig
 from ctxdeploy.training.features import initialise, trainable
-from ctxdeploy.training.validation import Validation, ValidationConfig
+from ctxdeploy.training.validation import Validation
 
 SMALL = ValidationConfig(image_size=128, scales=(1.0, 0.707), top_k=60, words=32, codebook_photos=6)
 

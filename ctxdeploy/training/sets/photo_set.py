@@ -36,7 +36,7 @@ class PhotoSet:
             raise NoPhotosError(f"the set {self.name} holds no photos")
         classes = _numbers(self.classes, f"{self.name}: classes", (len(self.paths),))
         if classes.min() < -1:
-            raise ConfigError(f"{self.name}: {classes.min()} is no class: they count from 0, -1 is none")
+            raise ConfigError(f"{self.name}: {classes.min()} is not a class: they count from 0, -1 is none")
         object.__setattr__(self, "classes", classes)
         if self.pairs is not None:
             pairs = _numbers(self.pairs, f"{self.name}: pairs", (len(self.pairs), 2))

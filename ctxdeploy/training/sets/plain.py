@@ -14,7 +14,7 @@ def read_photos(place: Path) -> PhotoSet:
 
     Raises:
         ConfigError: there is no such place, part of it cannot be listed, or a photo of the list is missing, has a box,
-            or is no file of its own.
+            or is not a file of its own.
         NoPhotosError: it holds no photos.
     """
     from ctxdeploy.runtime.sources import list_photos
@@ -27,7 +27,7 @@ def read_photos(place: Path) -> PhotoSet:
     paths = []
     for photo in listing.photos:
         if photo.path is None:
-            raise ConfigError(f"{shown}: {printable(photo.name)} is no file of its own: training reads files")
+            raise ConfigError(f"{shown}: {printable(photo.name)} is not a file of its own: training reads files")
         if photo.box is not None:
             raise ConfigError(f"{shown}: {printable(photo.name)} has a box: training takes whole photos")
         paths.append(photo.path.absolute())

@@ -26,7 +26,7 @@ _KEYS = ("cids", "cluster", "qidxs", "pidxs")
 # Up to here a float holds every whole number.
 _MOST_NUMBER = 1 << 53
 # Three folders of two letters each are made of the end of a photo's name.
-_LEAST_NAME = 6
+_MIN_NAME = 6
 
 
 def read_sfm120k(place: Path, split: str = "train") -> PhotoSet:
@@ -50,7 +50,7 @@ def read_sfm120k(place: Path, split: str = "train") -> PhotoSet:
     pairs = _pairs(half, shown, len(cids))
     folder = file.parent.absolute() / "ims"
     if not folder.is_dir():
-        raise ConfigError(f"{printable(str(folder))} is no folder: unpack the photos of SfM-120k (ims.tar.gz) there")
+        raise ConfigError(f"{printable(str(folder))} is not a folder: unpack the photos of SfM-120k (ims.tar.gz) there")
     paths = tuple(folder / cid[-2:] / cid[-4:-2] / cid[-6:-4] / cid for cid in cids)
     check_files(paths, shown, "unpack all of ims.tar.gz")
     return PhotoSet(name=f"{file.stem} {split}", paths=paths, classes=np.maximum(cluster, -1), pairs=pairs)
@@ -80,7 +80,7 @@ def _half(content: Any, split: str, shown: str) -> dict[str, Any]:
         )
     for key in _KEYS:
         if not isinstance(half[key], list | tuple | np.ndarray) or getattr(half[key], "ndim", 1) != 1:
-            raise ConfigError(f"{shown}, {split}: {key} is no list")
+            raise ConfigError(f"{shown}, {split}: {key} is not a list")
     return half
 
 
@@ -88,8 +88,10 @@ def _cids(values: Any, shown: str) -> list[str]:
     """Return the names of the photos, none of which leads out of their folder."""
     cids = [os.fsdecode(value) if isinstance(value, str | bytes) else "" for value in values]
     for number, cid in enumerate(cids):
-        if len(cid) < _LEAST_NAME or not set(cid).isdisjoint("/\\\0") or ".." in cid:
-            raise ConfigError(f"{shown}: cids[{number}], {printable(repr(values[number]))[:60]}, is no name of a photo")
+        if len(cid) < _MIN_NAME or not set(cid).isdisjoint("/\\\0") or ".." in cid:
+            raise ConfigError(
+                f"{shown}: cids[{number}], {printable(repr(values[number]))[:60]}, is not the name of a photo"
+            )
     return cids
 
 
@@ -117,5 +119,5 @@ def _numbers(values: Any, what: str, count: int) -> NDArray[np.int64]:
             array = np.asarray(values if len(values) else np.empty(0, np.int64))
     whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and bool((array == np.rint(array)).all()))
     if array.shape != (count,) or not whole or (count and abs(array).max() > _MOST_NUMBER):
-        raise ConfigError(f"{what} is no list of {count} whole numbers")
+        raise ConfigError(f"{what} is not a list of {count} whole numbers")
     return array.astype(np.int64)

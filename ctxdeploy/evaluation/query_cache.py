@@ -17,7 +17,6 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.evaluation.dataset import DataSet, Query
-from ctxdeploy.evaluation.pooling import pooled
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
 
@@ -25,26 +24,26 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.sources import FilePhoto
 
 
-class HeardExtractor(Extractor):
-    """An extractor that shows what it extracts to a listener, while there is one."""
+class ObservedExtractor(Extractor):
+    """An extractor that shows what it extracts to an observer, while there is one."""
 
-    _listener: Callable[[PhotoDescriptors], None] | None = None
+    _observer: Callable[[PhotoDescriptors], None] | None = None
 
     @contextmanager
-    def heard(self, listener: Callable[[PhotoDescriptors], None]) -> Iterator[None]:
-        """Show results to ``listener`` while the block runs, before they are yielded."""
-        self._listener = listener
+    def observed(self, observer: Callable[[PhotoDescriptors], None]) -> Iterator[None]:
+        """Show results to ``observer`` while the block runs, before they are yielded."""
+        self._observer = observer
         try:
             yield
         finally:
-            self._listener = None
+            self._observer = None
 
     def extract(self, photos: Iterable[PhotoSource]) -> Generator[PhotoDescriptors | PhotoFailure, None, None]:
         """See ``Extractor.extract``."""
         with closing(super().extract(photos)) as results:
             for result in results:
-                if self._listener is not None and isinstance(result, PhotoDescriptors):
-                    self._listener(result)
+                if self._observer is not None and isinstance(result, PhotoDescriptors):
+                    self._observer(result)
                 yield result
 
 
@@ -58,10 +57,10 @@ class QueryCache:
         with_global: keep global descriptors too.
     """
 
-    def __init__(self, dataset: DataSet, archive: Path, extractor: HeardExtractor, *, with_global: bool) -> None:
+    def __init__(self, dataset: DataSet, archive: Path, extractor: ObservedExtractor, *, with_global: bool) -> None:
         about = extractor.description()
         key = {name: about[name] for name in ("model_id", "preprocessing_hash", "backend", "precision")}
-        self._spool = DescriptorCache(archive.with_name(f"{archive.name}.eval"), key)
+        self._cache = DescriptorCache(archive.with_name(f"{archive.name}.eval"), key)
         self._dataset, self._extractor, self._with_global = dataset, extractor, with_global
         whole = [query for query in dataset.queries if query.box is None and not query.number]
         database = set(dataset.database)
@@ -70,7 +69,7 @@ class QueryCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other evaluations from the folder; ``ArchiveError`` if there is one."""
-        with self._spool.locked():
+        with self._cache.locked():
             yield
 
     def take(self, result: PhotoDescriptors) -> None:
@@ -95,7 +94,7 @@ class QueryCache:
             query.key: query
             for query in self._dataset.queries
             if not (outside and query.name in self._in_database and query.box is None)
-            and not self._spool.has(_query_name(query), self._state(query.name))
+            and not self._cache.has(_query_name(query), self._state(query.name))
         }
         if not missing:
             return
@@ -112,12 +111,12 @@ class QueryCache:
 
     def extract_global(self, names: Sequence[str], display: Display) -> None:
         """Extract the photos whose global descriptors are not here: an archive may have been made without them."""
-        missing = [name for name in names if not self._spool.has(_global_name(name), self._state(name))]
+        missing = [name for name in names if not self._cache.has(_global_name(name), self._state(name))]
         if not missing:
             return
         sources = [self._photo(name) for name in missing]
         with (
-            self._extractor.heard(self.take),
+            self._extractor.observed(self.take),
             closing(self._extractor.extract(sources)) as results,
             display.progress("extracting global descriptors", len(sources)) as bar,
         ):
@@ -126,7 +125,7 @@ class QueryCache:
 
     def descriptors(self, query: Query) -> LocalDescriptors:
         """Return a query's descriptors; ``PhotoError`` if its file has changed since they were extracted."""
-        found = self._spool.get(_query_name(query), self._state(query.name))
+        found = self._cache.get(_query_name(query), self._state(query.name))
         if found is None:
             raise PhotoError(f"the query {printable(query.key)} changed while it was evaluated: run again")
         return found.descriptors
@@ -135,13 +134,13 @@ class QueryCache:
         """Return the global descriptors, D float32 of length 1, of those photos that have one."""
         found = {}
         for name in names:
-            kept = self._spool.get(_global_name(name), self._state(name))
+            kept = self._cache.get(_global_name(name), self._state(name))
             if kept is not None and len(kept.descriptors):
                 found[name] = kept.descriptors.vectors[0]
         return found
 
     def _put(self, name: str, result: PhotoDescriptors, descriptors: LocalDescriptors) -> None:
-        self._spool.put(PhotoDescriptors(name=name, descriptors=descriptors, file=result.file))
+        self._cache.put(PhotoDescriptors(name=name, descriptors=descriptors, file=result.file))
 
     def _photo(self, name: str) -> "FilePhoto":
         from ctxdeploy.runtime.sources import FilePhoto
@@ -155,6 +154,22 @@ class QueryCache:
 
     def _state(self, name: str) -> FileState | None:
         return self._photo(name).state()
+
+
+def pooled(descriptors: LocalDescriptors) -> NDArray[np.float32] | None:
+    """Return the global descriptor of a photo, D float32 of length 1, from what the graph of its network gives.
+
+    It is Σ attention · descriptor over the selected descriptors of all scales, divided by its length.
+
+    In training the sum runs over all positions of the feature maps; a graph returns the K with the largest attention.
+    What attention is divided by (the maximum of the photo) does not matter, since the length is divided out. None
+    without descriptors, and where they cancel out.
+    """
+    total = descriptors.attention.astype(np.float64) @ descriptors.vectors.astype(np.float64)
+    length = float(np.linalg.norm(total))
+    if not len(descriptors) or length == 0.0:
+        return None
+    return (total / length).astype(np.float32)
 
 
 def _query_name(query: Query) -> str:

@@ -11,22 +11,23 @@ from ctxdeploy.archive import extraction_of, is_archive
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display, Progress
+from ctxdeploy.core.settings import setting
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation.codebooks import CodebookConfig, CodebookFinder, Provenance
 from ctxdeploy.evaluation.dataset import DataSet, Query
 from ctxdeploy.evaluation.judging import Figures, Outcome, figures, judge, worst
+from ctxdeploy.evaluation.query_cache import ObservedExtractor, QueryCache
 from ctxdeploy.evaluation.ranking import (
     Ranked,
+    RankingsFile,
     asmk_rankings,
     check_alike,
     check_codebook,
     global_rankings,
     open_distractors,
 )
-from ctxdeploy.evaluation.rankings_file import RankingsFile
-from ctxdeploy.evaluation.store import HeardExtractor, QueryCache
 from ctxdeploy.indexing.config import IndexingConfig
-from ctxdeploy.indexing.job import index_photos
+from ctxdeploy.photo_index import PhotoIndex
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -44,9 +45,11 @@ class EvaluationConfig:
     """
 
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    distractors: Path | None = None
-    with_global: bool = False
-    rankings: Path | None = None
+    distractors: Path | None = setting(
+        None, "--distractors", "Search this archive as well, such as of a million.", metavar="ARCHIVE"
+    )
+    with_global: bool = setting(False, "--global", "Rank by the sum-pooled global descriptor too.")
+    rankings: Path | None = setting(None, "--rankings", "Write every ranking, one JSON object a line.", metavar="FILE")
 
     def __post_init__(self) -> None:
         if self.with_global and self.distractors is not None:
@@ -94,8 +97,8 @@ class Evaluation:
             found.append(f"{count} could not be read, and count as not found or as they were: see  ctxdeploy info")
         return found
 
-    def metadata(self, most: int) -> dict[str, Any]:
-        """Return the result as JSON prints it, with at most ``most`` of the worst queries."""
+    def metadata(self, max_queries: int) -> dict[str, Any]:
+        """Return the result as JSON prints it, with at most ``max_queries`` of the worst queries."""
         pooled = None if self.global_figures is None else {k: v.metadata() for k, v in self.global_figures.items()}
         return {
             "set": self.dataset.name,
@@ -114,14 +117,14 @@ class Evaluation:
             "extraction": self.extraction,
             "worst": [
                 {"query": outcome.query.key, "task": outcome.judged_by, "AP": 100 * (outcome.average_precision or 0.0)}
-                for outcome in worst(self.outcomes, most)
+                for outcome in worst(self.outcomes, max_queries)
             ],
             "seconds": round(self.seconds, 3),
         }
 
 
 def evaluate(
-    dataset: DataSet, archive: Path, extractor: HeardExtractor, config: EvaluationConfig, display: Display
+    dataset: DataSet, archive: Path, extractor: ObservedExtractor, config: EvaluationConfig, display: Display
 ) -> Evaluation:
     """Evaluate a model on a data set.
 
@@ -138,7 +141,7 @@ def evaluate(
         MismatchError: archive or distractors were made with another model, preprocessing or codebook.
         PhotoError: a query cannot be read.
         MissingExtraError: ``with_global`` without faiss.
-        ArchiveError, StorageError, NoPhotosError, BackendError: as ``index_photos``.
+        ArchiveError, StorageError, NoPhotosError, BackendError: as ``PhotoIndex.add``.
     """
     start = time.monotonic()
     if config.with_global:
@@ -156,22 +159,22 @@ def evaluate(
         file, provenance = finder.find(extractor, display)
         if distractors is not None and provenance is not None:
             check_codebook(distractors, provenance.id)
-        store = QueryCache(dataset, archive, extractor, with_global=config.with_global)
-        stack.enter_context(store.locked())
-        store.extract_queries(display, outside=True)
-        index = stack.enter_context(_indexed(dataset, archive, extractor, file, config, store, display))
-        store.extract_queries(display, outside=False)
+        cache = QueryCache(dataset, archive, extractor, with_global=config.with_global)
+        stack.enter_context(cache.locked())
+        cache.extract_queries(display, outside=True)
+        index = stack.enter_context(_indexed(dataset, archive, extractor, file, config, cache, display))
+        cache.extract_queries(display, outside=False)
         if provenance is None:
             provenance = finder.judge(index.codebook, "trained on the evaluated photos")
         if distractors is not None:
             check_alike(index, distractors)
         out = stack.enter_context(RankingsFile(config.rankings))
-        outcomes = _search(dataset, asmk_rankings(index, distractors, dataset.queries, store), out, "asmk", display)
+        outcomes = _search(dataset, asmk_rankings(index, distractors, dataset.queries, cache), out, "asmk", display)
         pooled = None
         if config.with_global:
             names = sorted(index.names())
-            store.extract_global(names, display)
-            found = global_rankings(names, dataset.queries, store)
+            cache.extract_global(names, display)
+            found = global_rankings(names, dataset.queries, cache)
             pooled = figures(dataset, _search(dataset, found, out, "global", display))
         return Evaluation(
             dataset=dataset,
@@ -187,7 +190,7 @@ def evaluate(
         )
 
 
-def _check_archive(dataset: DataSet, archive: Path, extractor: HeardExtractor) -> None:
+def _check_archive(dataset: DataSet, archive: Path, extractor: ObservedExtractor) -> None:
     """Raise ``ConfigError`` if an archive holds what the data set does not, or was extracted in another way."""
     from ctxdeploy.index import Index
 
@@ -212,17 +215,17 @@ def _check_archive(dataset: DataSet, archive: Path, extractor: HeardExtractor) -
 def _unread(dataset: DataSet, index: "Index") -> tuple[str, ...]:
     """Return the photos that are not in the archive, or not as they are now."""
     known = index.known()
-    photos = dataset.listing().photos
+    photos = dataset.photo_list().photos
     return tuple(photo.name for photo in photos if photo.name not in known or known[photo.name] != photo.state())
 
 
 def _indexed(
     dataset: DataSet,
     archive: Path,
-    extractor: HeardExtractor,
+    extractor: ObservedExtractor,
     codebook: Path | None,
     config: EvaluationConfig,
-    store: QueryCache,
+    cache: QueryCache,
     display: Display,
 ) -> "Index":
     """Index what is not in the archive yet, and open it for reading."""
@@ -231,8 +234,12 @@ def _indexed(
     # The archive holds photos of this set alone (see above), so wherever they were before, they have moved.
     words = config.codebook.words if config.codebook.photos is None else None
     settings = IndexingConfig(codebook=codebook, words=words, moved=True)
-    with extractor.heard(store.take):
-        index_photos(dataset.listing(), archive, extractor, settings, display)
+    if is_archive(archive):
+        photos = PhotoIndex.open(archive, writable=True, extractor=extractor)
+    else:
+        photos = PhotoIndex.create(archive, config=settings, extractor=extractor)
+    with photos, extractor.observed(cache.take):
+        photos.add(dataset.photo_list(), config=settings, display=display)
     return Index.open(archive)
 
 
