@@ -169,6 +169,7 @@ def query(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
         stages = SearchStages(index, 1, TOP)
         samples = [stages.search(vectors)[0].stages for vectors in queries][2:]
         words = float(np.median([len(stages.query(vectors).words) for vectors in queries]))
+        limit = 1000 * float(np.median([stages.bytes_read(vectors) for vectors in queries])) / bandwidth(5)
     times = {
         "assign": [sample["assign"] for sample in samples],
         "aggregate": [sample["aggregate"] for sample in samples],
@@ -194,6 +195,8 @@ def query(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], li
         "runs": runs,
     }
     lines = [f"{name}: {of['median_ms']:.2f} ms" for name, of in result["stages_one_thread"].items()]
+    fraction = limit / result["stages_one_thread"]["search"]["median_ms"]
+    lines.append(f"the limit of search is {limit:.2f} ms to read its postings: {fraction:.2f} of it")
     return result, [*lines, *(f"{r['threads']} thread(s), in a batch: {r['ratio']:.2f} times as fast" for r in runs)]
 
 
