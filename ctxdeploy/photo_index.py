@@ -9,17 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ctxdeploy.archive import (
-    check_model,
     extraction_of,
     has_model,
     is_archive,
     open_model,
-    open_state,
     photo_folder,
     photo_place,
     store_model,
 )
-from ctxdeploy.core import bundle as bundles
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
@@ -27,7 +25,11 @@ from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
 from ctxdeploy.indexing.report import IndexingReport
+from ctxdeploy.models.finding import built_in
+from ctxdeploy.models.loaded import LoadedModel
+from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.query import Answer, Photo, QueryConfig, ask, ask_many, photo_source
+from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
     from ctxdeploy.core.errors import PhotoError
@@ -55,17 +57,13 @@ class PhotoIndex:
     once it is committed. Other processes may read an archive while one writes it.
     """
 
-    def __init__(self, path: Path, model: "_Model", *, writable: bool, at: str | None = None) -> None:
+    def __init__(self, path: Path, model: LoadedModel, *, writable: bool, at: str | None = None) -> None:
         """Use ``PhotoIndex.create`` or ``PhotoIndex.open`` instead."""
         self._path, self._model, self._at = path, model, at
         self._is_writable = writable
+        self._state = SharedState(path, at)
         self._writing = threading.Lock()
-        self._state = threading.Lock()
-        self._readers: dict[int, tuple[Index, int]] = {}
-        # Of a writer opened when something is asked: a state that is held keeps its files from garbage collection.
-        self._reader: Index | None = None
         self._writer: Index | None = None
-        self._is_closed = False
         self._config = IndexingConfig()
 
     @classmethod
@@ -101,8 +99,8 @@ class PhotoIndex:
         if is_archive(folder):
             raise ArchiveError(f"{folder} exists: open it with PhotoIndex.open(…, writable=True)")
         check_free(folder)
-        named = None if extractor is not None and model is None else _named(model)
-        found = _Model(folder, named, backend, extraction, extractor)
+        named = built_in(DEFAULT) if model is None and extractor is None else model
+        found = LoadedModel(folder, named, backend, extraction, extractor)
         made = cls(folder, found, writable=True)
         made._config = config or IndexingConfig()
         found.extractor()  # an archive whose model cannot run here is not made
@@ -142,13 +140,14 @@ class PhotoIndex:
         folder = Path(path)
         if writable and at is not None:
             raise ConfigError(f"{folder}: a former state (at={at!r}) cannot be written: leave out at or writable")
-        opened = cls(folder, _Model(folder, model, backend, extraction, extractor), writable=writable, at=at)
+        opened = cls(folder, LoadedModel(folder, model, backend, extraction, extractor), writable=writable, at=at)
         if writable:
             from ctxdeploy.index import Index
 
             opened._writer = Index.open(folder, writable=True)
         else:
-            opened._reader = open_state(folder, at)
+            with opened._state.reading():
+                pass
         return opened
 
     @property
@@ -223,7 +222,7 @@ class PhotoIndex:
             ConfigError: a setting is outside its range.
         """
         given = config or QueryConfig(top=top, box=_box(box))
-        with self._reading() as index:
+        with self._state.reading() as index:
             return ask(index, self._model.checked(index), self._source(photo, index), given).hits
 
     def search_many(
@@ -241,7 +240,7 @@ class PhotoIndex:
             ArchiveError, MismatchError, ConfigError: as ``search``.
         """
         given = config or QueryConfig()
-        with self._reading() as index:
+        with self._state.reading() as index:
             # Refused before the model is loaded.
             index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
             loading = threading.Thread(target=index.prepare, name="ctxdeploy-prepare")
@@ -275,27 +274,11 @@ class PhotoIndex:
         Searches that run go on with the state that they began with. An archive that was opened ``at`` a former state
         stays there.
         """
-        self._check_open()
-        if self._at is not None or not is_archive(self._path):
-            return False
-        with self._state:
-            if self._reader is None and self._is_writable:
-                return False
-        newest = open_state(self._path, None)
-        with self._state:
-            former = self._reader
-            if former is not None and newest.info()["manifest"] == former.info()["manifest"]:
-                newest.close()
-                return False
-            self._reader = newest
-            idle = former is not None and id(former) not in self._readers
-        if former is not None and idle:
-            former.close()
-        return True
+        return self._state.refresh()
 
     def info(self) -> dict[str, Any]:
         """Return what the archive holds: counts, bytes, codebook, settings, model and place; all fits into JSON."""
-        with self._reading() as index:
+        with self._state.reading() as index:
             facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(self._path)}
             facts |= {"photos": photo_place(self._path), "extraction": extraction_of(self._path)}
             if has_model(self._path):
@@ -305,7 +288,7 @@ class PhotoIndex:
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the photos that could not be read: name, reason, stage, seconds, and the state of the file."""
-        with self._reading() as index:
+        with self._state.reading() as index:
             return index.failures()
 
     def extraction(self) -> dict[str, Any]:
@@ -313,7 +296,7 @@ class PhotoIndex:
         return self._model.extractor().description()
 
     @property
-    def bundle(self) -> bundles.Bundle:
+    def bundle(self) -> Bundle:
         """The model."""
         return self._model.bundle
 
@@ -324,21 +307,21 @@ class PhotoIndex:
 
     def names(self) -> list[str]:
         """Return the names of all photos."""
-        with self._reading() as index:
+        with self._state.reading() as index:
             return list(index.names())
 
     def __len__(self) -> int:
-        with self._state:
-            self._check_open()
-            reader = self._state_in_force()
-            return 0 if reader is None else len(reader)
+        if not self._state.is_closed and not is_archive(self._path):  # its codebook is still to be trained
+            return 0
+        with self._state.reading() as index:
+            return len(index)
 
     def __contains__(self, name: object) -> bool:
-        with self._reading() as index:
+        with self._state.reading() as index:
             return name in index
 
     def __repr__(self) -> str:
-        if self._is_closed:
+        if self._state.is_closed:
             return f"<PhotoIndex {fspath(self._path)!r}, closed>"
         model = self._model.label()
         kind = "writable" if self._is_writable else "read only" if self._at is None else f"as of {self._at}"
@@ -354,50 +337,19 @@ class PhotoIndex:
 
     def close(self) -> None:
         """Release the archive for other writers. Searches that run are finished. May be called twice."""
-        with self._state:
-            self._is_closed = True
-            reader, self._reader = self._reader, None
-            idle = reader is not None and id(reader) not in self._readers
-        if reader is not None and idle:
-            reader.close()
+        self._state.close()
         with self._writing:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
 
     @contextmanager
-    def _reading(self) -> "Iterator[Index]":
-        """Hold the state in force: who refreshes or closes meanwhile leaves it open."""
-        with self._state:
-            self._check_open()
-            index = self._state_in_force()
-            if index is None:
-                raise ArchiveError(f"{self._path} has no photos yet: add some first")
-            self._readers[id(index)] = index, self._readers.get(id(index), (index, 0))[1] + 1
-        try:
-            yield index
-        finally:
-            with self._state:
-                count = self._readers.pop(id(index))[1] - 1
-                if count:
-                    self._readers[id(index)] = index, count
-                unused = not count and index is not self._reader
-            if unused:
-                index.close()
-
-    @contextmanager
     def _changing(self) -> Iterator[None]:
         with self._writing:
-            self._check_open()
+            self._state.check()
             if not self._is_writable:
                 raise ArchiveError(f"{self._path} was opened for reading: open it with writable=True")
             yield
-
-    def _state_in_force(self) -> "Index | None":
-        """Return the opened state, of an archive that exists; called with ``_state`` held."""
-        if self._reader is None and is_archive(self._path):
-            self._reader = open_state(self._path, self._at)
-        return self._reader
 
     def _hold_writer(self) -> None:
         """Open for writing what the first photos have made."""
@@ -411,61 +363,6 @@ class PhotoIndex:
         if folder is not None and photo in index:
             return photo_source(folder / str(photo), name=str(photo))
         return photo_source(photo)
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise ArchiveError(f"{self._path} is closed: open it again")
-
-
-class _Model:
-    """The bundle and its network, loaded when first needed, and used by one thread at a time."""
-
-    def __init__(
-        self,
-        archive: Path,
-        given: str | PathLike[str] | None,
-        backend: "BackendConfig | None",
-        extraction: "ExtractorConfig | None",
-        extractor: "Extractor | None",
-    ) -> None:
-        if extractor is not None and (given is not None or backend is not None or extraction is not None):
-            raise ConfigError("give either an extractor, or model, backend and extraction")
-        self._archive, self._given = archive, given
-        self._backend, self._extraction, self._extractor = backend, extraction, extractor
-        self._bundle = None if extractor is None else extractor.bundle
-        self._lock = threading.RLock()
-
-    @property
-    def bundle(self) -> bundles.Bundle:
-        with self._lock:
-            if self._bundle is None:
-                self._bundle = open_model(self._archive, self._given)
-            return self._bundle
-
-    def label(self) -> str:
-        """Return what is known of the model without opening it."""
-        if self._bundle is not None:
-            return str(self._bundle.source.get("file", self._bundle.path.name))
-        return "its own" if self._given is None else fspath(self._given)
-
-    def extractor(self) -> "Extractor":
-        with self._lock:
-            if self._extractor is None:
-                from ctxdeploy.runtime import Extractor
-
-                self._extractor = Extractor(self.bundle, backend=self._backend, config=self._extraction)
-            return self._extractor
-
-    def checked(self, index: "Index") -> "Extractor":
-        """Return the network, if it made the descriptors of an index."""
-        check_model(index, self.bundle)
-        return self.extractor()
-
-
-def _named(model: str | PathLike[str] | None) -> Path:
-    from ctxdeploy.models import DEFAULT, built_in, find_bundle
-
-    return built_in(DEFAULT) if model is None else find_bundle(model)
 
 
 def _box(box: Box | Sequence[float] | None) -> Box | None:

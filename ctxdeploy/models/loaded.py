@@ -1,0 +1,66 @@
+"""A model in use: the bundle of an archive and its network, loaded when they are needed."""
+
+import threading
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxdeploy.archive import check_model, open_model
+from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
+
+
+class LoadedModel:
+    """The bundle and the network of an archive, each opened when it is first needed. Safe to use from several threads.
+
+    Args:
+        archive: which has a bundle of its own, unless ``given`` says otherwise.
+        given: a bundle's folder, or a name that ``ctxdeploy models`` lists; the archive's own if None.
+        backend, extraction: of the network.
+        extractor: a loaded network; then there are neither of the others.
+    """
+
+    def __init__(
+        self,
+        archive: Path,
+        given: str | PathLike[str] | None,
+        backend: "BackendConfig | None",
+        extraction: "ExtractorConfig | None",
+        extractor: "Extractor | None",
+    ) -> None:
+        if extractor is not None and (given is not None or backend is not None or extraction is not None):
+            raise ConfigError("give either an extractor, or model, backend and extraction")
+        self._archive, self._given = archive, given
+        self._backend, self._extraction, self._extractor = backend, extraction, extractor
+        self._bundle = None if extractor is None else extractor.bundle
+        self._lock = threading.RLock()
+
+    @property
+    def bundle(self) -> Bundle:
+        with self._lock:
+            if self._bundle is None:
+                self._bundle = open_model(self._archive, self._given)
+            return self._bundle
+
+    def label(self) -> str:
+        """Return what is known of the model without opening it."""
+        if self._bundle is not None:
+            return str(self._bundle.source.get("file", self._bundle.path.name))
+        return "its own" if self._given is None else fspath(self._given)
+
+    def extractor(self) -> "Extractor":
+        with self._lock:
+            if self._extractor is None:
+                from ctxdeploy.runtime import Extractor
+
+                self._extractor = Extractor(self.bundle, backend=self._backend, config=self._extraction)
+            return self._extractor
+
+    def checked(self, index: "Index") -> "Extractor":
+        """Return the network, if it made the descriptors of an index."""
+        check_model(index, self.bundle)
+        return self.extractor()

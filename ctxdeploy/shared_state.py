@@ -1,0 +1,88 @@
+"""The state of an archive that several threads read while one moves on to a newer one."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxdeploy.archive import is_archive, open_state
+from ctxdeploy.core.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
+
+
+class SharedState:
+    """The newest state that this process has opened. A former one is closed when its last reader has left it.
+
+    Nothing is opened before something is asked: a state that is held keeps its files from garbage collection.
+
+    Args:
+        path: the archive's folder.
+        at: the state to stay at: a snapshot, or the number of a manifest; the newest if None.
+    """
+
+    def __init__(self, path: Path, at: str | None) -> None:
+        self._path, self._at = path, at
+        self._lock = threading.Lock()
+        self._readers: dict[int, int] = {}
+        self._opened: Index | None = None
+        self.is_closed = False
+
+    @contextmanager
+    def reading(self) -> "Iterator[Index]":
+        """Hold the state in force while the block runs: who refreshes or closes meanwhile leaves it open.
+
+        Raises:
+            ArchiveError: the archive is closed, does not exist yet, or is damaged.
+        """
+        with self._lock:
+            self.check()
+            if self._opened is None:
+                if not is_archive(self._path):
+                    raise ArchiveError(f"{self._path} has no photos yet: add some first")
+                self._opened = open_state(self._path, self._at)
+            index = self._opened
+            self._readers[id(index)] = self._readers.get(id(index), 0) + 1
+        try:
+            yield index
+        finally:
+            with self._lock:
+                self._readers[id(index)] -= 1
+                is_left = not self._readers[id(index)]
+                if is_left:
+                    del self._readers[id(index)]
+                is_former = index is not self._opened
+            if is_left and is_former:
+                index.close()
+
+    def refresh(self) -> bool:
+        """Move on to the newest committed state; return whether there was a newer one than the one that is open."""
+        with self._lock:
+            self.check()
+            if self._opened is None or self._at is not None:
+                return False
+            newest = open_state(self._path, None)
+            if newest.state.manifest.number == self._opened.state.manifest.number:
+                newest.close()
+                return False
+            former, self._opened = self._opened, newest
+            is_read = id(former) in self._readers
+        if not is_read:
+            former.close()
+        return True
+
+    def close(self) -> None:
+        """Close the state, when its last reader has left it. May be called twice."""
+        with self._lock:
+            self.is_closed = True
+            former, self._opened = self._opened, None
+            is_read = former is not None and id(former) in self._readers
+        if former is not None and not is_read:
+            former.close()
+
+    def check(self) -> None:
+        """Raise ``ArchiveError`` if it is closed."""
+        if self.is_closed:
+            raise ArchiveError(f"{self._path} is closed: open it again")
