@@ -22,16 +22,17 @@ from ctxdeploy.core.files import write_json
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
 from ctxdeploy.export.networks import Refinement, Smoothing
-from ctxdeploy.training.config import (
+from ctxdeploy.training import (
     RECIPES,
     ContrastiveConfig,
     OptimiserConfig,
     RunConfig,
+    Start,
     TrainConfig,
     ValidationConfig,
+    train,
 )
 from ctxdeploy.training.features import trainable
-from ctxdeploy.training.run import Start, train
 from ctxdeploy.training.sets import PhotoSet, joined, read_set
 from ctxdeploy.training.validation import Validation
 

@@ -6,6 +6,7 @@ import click
 
 from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
 from ctxdeploy.core.progress import Display
+from ctxdeploy.demo import run_demo
 
 
 @click.command("demo")
@@ -17,8 +18,6 @@ def command(output: Path, as_json: bool, quiet: bool) -> None:
 
     The model is the built-in one, ctx-small; PyTorch is not needed.
     """
-    from ctxdeploy.demo.run import run_demo
-
     result = run_demo(output, Display(quiet=quiet))
     if as_json:
         print_json(result.metadata())

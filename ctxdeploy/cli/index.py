@@ -69,6 +69,7 @@ def command(
     if dry_run:
         _dry_run(archive, model, photos, config, as_json)
         return
+    is_new = not is_archive(archive)
     with _opened(archive, model, config) as index:
         used = index.bundle.path
         about = {"model": "its model" if used.parent == archive else display_name(used), **index.extraction()}
@@ -76,6 +77,9 @@ def command(
             f"{counted(len(photos.photos), 'photo')}; {about['model']}; "
             f"{about['backend']} {about['precision']} on {about['device']}"
         )
+        own = index.bundle.codebook
+        if is_new and own is not None and config.codebook is None and config.words is None:
+            shown.say(f"the model's own codebook of {own.words:,} words; --words N trains one from the photos")
         try:
             report = index.add(photos, config=config, display=shown)
         except KeyboardInterrupt:

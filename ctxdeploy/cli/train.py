@@ -13,10 +13,10 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.models import find_checkpoint
-from ctxdeploy.training.config import RECIPES, OptimiserConfig, RunConfig, TrainConfig
+from ctxdeploy.training import RECIPES, OptimiserConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from ctxdeploy.training.run import Start
+    from ctxdeploy.training import Start
     from ctxdeploy.training.sets import PhotoSet
 
 # From a trained network on: the slides' loss, the trunk at a tenth of the learning rate of what is new.
@@ -76,7 +76,7 @@ def command(
     FOLDER gets model.pth (a checkpoint for export), log.csv, validation.csv and the state of the run.
     """
     require("torch", "export")
-    from ctxdeploy.training.run import train
+    from ctxdeploy.training import train
 
     config = _config(recipe, steps, learning_rate, settings, trained=init is not None)
     start = _start(init, architecture, skip_layer, dim, smoothing, kernel_size, graph)
@@ -154,7 +154,7 @@ def _start(
     kernel_size: int | None,
     graph: int | None,
 ) -> "Start":
-    from ctxdeploy.training.run import Start
+    from ctxdeploy.training import Start
 
     refinement = None if graph is None else Refinement(blocks=graph)
     size = 3 if kernel_size is None else kernel_size

@@ -49,7 +49,7 @@ def run_demo(folder: Path, display: Display) -> DemoResult:
 
     Raises:
         MissingExtraError: the extras ``cpu`` and ``demo`` are not both installed.
-        StorageError: the folder cannot be written, or holds things that are no demo's.
+        StorageError: the folder cannot be written, or holds things that do not belong to a demo.
     """
     archive = folder / "photos.ctxindex"
     _claim(folder)

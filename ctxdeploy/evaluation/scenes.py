@@ -34,7 +34,7 @@ def read(place: Path) -> DataSet:
 
 
 def read_minibench(place: Path) -> DataSet:
-    """Read the folder of minibench; what else lies in it is no part of the database.
+    """Read the folder of minibench; what else lies in it does not belong to the database.
 
     Raises:
         ConfigError: ``gnd.json`` is not of this form, or names photos that are not there.
