@@ -51,6 +51,7 @@ def test_checkpoint_with_a_missing_layer(call, checkpoint: Path, tmp_path: Path)
     assert not (tmp_path / "out.ctxbundle").exists()
 
 
+@pytest.mark.slow
 def test_graph_that_differs_from_pytorch_leaves_no_bundle(call, checkpoint, tmp_path: Path, monkeypatch) -> None:
     runner = exporter.torch_runner
 
@@ -93,6 +94,7 @@ def test_archive_of_another_model(call, checkpoint: Path, archive: Path, photos:
         _one_line(call(*command, "--model", other), 16, "model", "--model")
 
 
+@pytest.mark.slow
 def test_archive_of_another_preprocessing(call, bundle: Bundle, checkpoint, archive, photos, tmp_path: Path) -> None:
     other = tmp_path / "other.ctxbundle"
     assert call("export", checkpoint, "-o", other, "--image-size", 128, "-q").code == 0

@@ -94,6 +94,7 @@ def test_weights_are_stored_once(small_network: Any, small_graph: Any, tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_the_network_is_left_as_it_was(config_of: Callable[..., NetworkConfig], network_of: Any) -> None:
     network = network_of(config_of("how", dim=8), Extraction(scales=(1.0,), top_k=20, dim=8))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -24,9 +24,8 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize(
-    "checked", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["mapped", "bounds-checked"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [False, True], ids=["mapped", "bounds-checked"])
 def test_mutated_archives(tmp_path: Path, run_child: Any, checked: bool, request: pytest.FixtureRequest) -> None:
     environment = {"PYTHONWARNINGS": "ignore"}  # numpy's, of NaN in a damaged codebook
     if checked:

@@ -25,6 +25,7 @@ def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[st
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
     reports = interrupted(run_child, tmp_path, "kill", 3)
     assert sum(report["points"] for report in reports.values()) > 250
