@@ -20,12 +20,7 @@ from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
 from ctxdeploy.index.maintenance.repair import Repaired, repair
-from ctxdeploy.index.maintenance.snapshots import (
-    SnapshotInfo,
-    create_snapshot,
-    pin_state,
-    remove_snapshot,
-)
+from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot, pin_state, remove_snapshot
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
 from ctxdeploy.index.search import Searcher
@@ -258,11 +253,10 @@ class Index(Reader):
             ConfigError: the name is there already, or the descriptors do not fit the codebook; nothing was added.
             StorageError: a full shard could not be written.
         """
-        if not replace:
-            self._check_new(name)
-        self._add(
-            [make_photo(name, vectors, self.codebook.dim, positions=positions, scales=scales, file=file)], replace
-        )
+        if not replace and name in self:
+            raise ConfigError(f"{name!r} is in the archive already: leave it out, or replace it (replace=True)")
+        photo = make_photo(name, vectors, self.codebook.dim, positions=positions, scales=scales, file=file)
+        self._add([photo], replace)
 
     def add_many(self, photos: Iterable[PhotoDescriptors | tuple[str, Any]], *, replace: bool = False) -> int:
         """Add photos from a stream, 32 at a time, which assigns faster than one by one; return how many.
@@ -304,11 +298,6 @@ class Index(Reader):
             with self._mutex:
                 self._writing().add(pending, replacing=replace)
         return len(photos)
-
-    def _check_new(self, name: str) -> None:
-        with self._mutex:
-            if name in self._writing():
-                raise ConfigError(f"{name!r} is in the archive already: leave it out, or replace it (replace=True)")
 
     def remove(self, names: str | Iterable[str]) -> int:
         """Remove photos by name; return how many there were. Gone for others after ``commit``.
