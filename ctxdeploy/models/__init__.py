@@ -10,8 +10,9 @@ The names below are imported on first use. ``pulling`` and ``release`` are not a
 evaluation and the archive, which find their models through this door.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.models.download import DownloadConfig
@@ -28,24 +29,6 @@ if TYPE_CHECKING:
     )
     from ctxdeploy.models.listing import ModelInfo, Origin, list_models
     from ctxdeploy.models.table import DEFAULT, PUBLISHED, is_name
-
-_MODULES = {
-    "download": ("DownloadConfig",),
-    "finding": (
-        "BUNDLE_SUFFIX",
-        "built_in",
-        "check_own",
-        "display_name",
-        "find_bundle",
-        "find_checkpoint",
-        "find_model",
-        "models_folder",
-        "only_here",
-    ),
-    "listing": ("ModelInfo", "Origin", "list_models"),
-    "table": ("DEFAULT", "PUBLISHED", "is_name"),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "BUNDLE_SUFFIX",
@@ -66,12 +49,23 @@ __all__ = [
     "only_here",
 ]
 
+_HOMES = {
+    "BUNDLE_SUFFIX": "finding",
+    "DEFAULT": "table",
+    "PUBLISHED": "table",
+    "DownloadConfig": "download",
+    "ModelInfo": "listing",
+    "Origin": "listing",
+    "built_in": "finding",
+    "check_own": "finding",
+    "display_name": "finding",
+    "find_bundle": "finding",
+    "find_checkpoint": "finding",
+    "find_model": "finding",
+    "is_name": "table",
+    "list_models": "listing",
+    "models_folder": "finding",
+    "only_here": "finding",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -5,8 +5,9 @@ sets/ ─photos→ sampling ─views→ objectives ─loss→ trainer ─checkpo
 The names below are imported on first use; sets of photos have a door of their own, ``ctxdeploy.training.sets``.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.training.config import (
@@ -50,12 +51,4 @@ _HOMES = {
     "train": "run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

@@ -56,12 +56,12 @@ def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
     archive = work / "few.ctxindex"
     own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
     with Index.open(archive) as index:
-        assert index.codebook.id == own.words.id
+        assert index.codebook.id == own.codebook.id
     answer = call("query", photos.parent / "queries" / "rocket_3.jpg", "--json").json[0]
     assert {hit["name"] for hit in answer["results"][:2]} == {"rocket_0.jpg", "rocket_1.jpg"}
     # The archive has its own copy of the graphs, and the codebook once.
     copied = ctxdeploy.core.bundle.open(archive / "model")
-    assert copied.model_id == own.model_id and copied.words is None
+    assert copied.model_id == own.model_id and copied.codebook is None
     assert not (archive / "model" / "codebook.safetensors").exists()
     assert call("verify", archive).code == 0
     # By its name it is the same model; a later run takes the archive's.

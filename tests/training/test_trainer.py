@@ -174,7 +174,7 @@ def test_a_damaged_state_is_said_and_a_second_process_is_kept_out(landmarks: Pat
     with pytest.raises(CheckpointError, match=r"state.pt is damaged .*: delete it to start again"):
         run(tmp_path, landmarks)
     torch.save({"format": "other"}, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="no state of a training that is known here"):
+    with pytest.raises(CheckpointError, match="is not a state of a training that is known here"):
         load_state(tmp_path / "state.pt", {})
     with locked(tmp_path), pytest.raises(StorageError, match="is being written by process"):
         run(tmp_path, landmarks)
