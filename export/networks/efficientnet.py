@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctxdeploy.export.networks.depthwise import LowPrecisionDepthwise, in_low_precision
 from ctxdeploy.export.networks.lite import STEM, Block, Lite
 from ctxdeploy.export.operators import is_exporting
 
@@ -34,17 +35,20 @@ class SameConv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return B×C'×⌈H/stride⌉×⌈W/stride⌉ from B×C×H×W, with other weights than its own if asked to."""
-        if self.stride[0] == 1:
-            return self._conv_forward(x, weight, bias)
-        if is_exporting() and bias is not None:
-            return self._emitted(x, weight, bias)
-        after = self.kernel_size[0] // 2
-        top, left = (after - 1 + size % 2 for size in x.shape[2:])
-        return self._conv_forward(F.pad(x, (left, after, top, after)), weight, bias)
+        stride = self.stride[0]
+        if stride > 1:
+            if is_exporting() and bias is not None:
+                return self._emitted(x, weight, bias)
+            after = self.kernel_size[0] // 2
+            top, left = (after - 1 + size % 2 for size in x.shape[2:])
+            x = F.pad(x, (left, after, top, after))
+        if self.groups > 1 and bias is not None and in_low_precision(x):
+            found: Tensor = LowPrecisionDepthwise.apply(x, weight, bias, stride, int(self.padding[0]))
+            return found
+        return self._conv_forward(x, weight, bias)
 
     def _emitted(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        stride = self.stride[0]
-        rows, columns = ((size + stride - 1) // stride for size in x.shape[2:])
+        rows, columns = (-(-size // self.stride[0]) for size in x.shape[2:])
         attributes: dict[str, Any] = {
             "auto_pad": "SAME_UPPER",
             "group": self.groups,
