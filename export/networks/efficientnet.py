@@ -40,7 +40,7 @@ class SameConv2d(nn.Conv2d):
             if is_exporting() and bias is not None:
                 return self._emitted(x, weight, bias)
             after = self.kernel_size[0] // 2
-            top, left = (after - 1 + size % 2 for size in x.shape[2:])
+            top, left = (max(0, after - 1 + size % 2) for size in x.shape[2:])
             x = F.pad(x, (left, after, top, after))
         if self.groups > 1 and bias is not None and in_low_precision(x):
             found: Tensor = LowPrecisionDepthwise.apply(x, weight, bias, stride, int(self.padding[0]))
@@ -48,7 +48,8 @@ class SameConv2d(nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
     def _emitted(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        rows, columns = (-(-size // self.stride[0]) for size in x.shape[2:])
+        # Not -(-size // stride): the exporter divides towards zero.
+        rows, columns = ((size + self.stride[0] - 1) // self.stride[0] for size in x.shape[2:])
         attributes: dict[str, Any] = {
             "auto_pad": "SAME_UPPER",
             "group": self.groups,
