@@ -43,9 +43,11 @@ class SameConv2d(nn.Conv2d):
             top, left = (max(0, after - 1 + size % 2) for size in x.shape[2:])
             x = F.pad(x, (left, after, top, after))
         if self.groups > 1 and bias is not None and in_low_precision(x):
-            found: Tensor = LowPrecisionDepthwise.apply(x, weight, bias, stride, int(self.padding[0]))
+            found: Tensor = LowPrecisionDepthwise.apply(  # type: ignore[no-untyped-call]
+                x, weight, bias, stride, int(self.padding[0])
+            )
             return found
-        return self._conv_forward(x, weight, bias)
+        return cast(Tensor, self._conv_forward(x, weight, bias))
 
     def _emitted(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         # Not -(-size // stride): the exporter divides towards zero.
