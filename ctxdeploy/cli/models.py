@@ -54,6 +54,7 @@ def _print(entry: Entry) -> None:
 @click.option("--scales", type=ScalesType(), default=ReleaseConfig.scales, metavar="S,S,…", help="Image pyramid.")
 @click.option("--top-k", type=int, default=ReleaseConfig.top_k, show_default=True, help="Descriptors of a photo.")
 @click.option("--image-size", type=int, default=ReleaseConfig.image_size, show_default=True, help="Longest side.")
+@click.option("--int8", is_flag=True, help="Add a graph in int8, fitted to --photos.")
 @click.option("--card", type=PATH, metavar="FILE", help="Text of the card; an earlier card's facts are left out.")
 @click.option("--threads", type=int, help="Of the network [default: the runtime's choice, or a CPU quota].")
 @json_option
@@ -68,6 +69,7 @@ def release_command(
     scales: tuple[float, ...],
     top_k: int,
     image_size: int,
+    int8: bool,
     card: Path | None,
     threads: int | None,
     as_json: bool,
@@ -95,6 +97,7 @@ def release_command(
         training_photos=training_photos,
         seed=seed,
         threads=threads,
+        int8=int8,
     )
     released = release(find_checkpoint(checkpoint), output, photos, config, text=text, display=Display(quiet=quiet))
     size = folder_bytes(output)

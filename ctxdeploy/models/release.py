@@ -40,6 +40,7 @@ class ReleaseConfig:
         training_photos: photos at most that train it, drawn with ``seed``.
         seed: of the sample and of k-means.
         threads: of the network and of k-means; None for the runtime's choice and all processors that may be used.
+        int8: add a graph in int8, fitted to photos that train the codebook.
     """
 
     scales: tuple[float, ...] = (1.414, 1.0, 0.707, 0.5, 0.353)
@@ -49,6 +50,7 @@ class ReleaseConfig:
     training_photos: int = 5000
     seed: int = 0
     threads: int | None = None
+    int8: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def release(
         staging.mkdir(parents=True)
         rounded = staging / f"{name}.pth"
         rounding = _round(checkpoint, rounded, config, display)
-        bundle, left_out = _export(rounded, staging / "bundle", display)
+        bundle, left_out = _export(rounded, staging / "bundle", sources if config.int8 else [], display)
         codebook = _codebook(bundle, sources, staging, config, display)
         codebook.save(staging / "words", compact=True)
         bundle = bundle.with_codebook(staging / "words")
@@ -163,13 +165,30 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     return figures
 
 
-def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, tuple[str, ...]]:
-    """Export the fp32 graph, and the bf16 graph for OpenVINO if it passes; return also what did not."""
+def _export(
+    checkpoint: Path, target: Path, calibration: list["PhotoSource"], display: Display
+) -> tuple[Bundle, tuple[str, ...]]:
+    """Export the fp32 graph, and those in bf16 (for OpenVINO) and int8 that pass; return also what did not.
+
+    Args:
+        checkpoint: with the rounded weights.
+        target: folder to make.
+        calibration: photos that int8 is fitted to; without any it is not made.
+        display: shows each step.
+    """
     from ctxdeploy.export.artefacts import REJECTED
+    from ctxdeploy.export.checkpoint import load_checkpoint
     from ctxdeploy.export.export import ExportConfig, export
+    from ctxdeploy.export.photos import decoded
+    from ctxdeploy.preprocessing import Preprocessing
 
     config = ExportConfig(targets=("onnxruntime", "openvino"), precisions=(Precision.FP32, Precision.BF16))
-    exported = export(checkpoint, target, config, display=display)
+    images = None
+    if calibration:
+        config = replace(config, precisions=(*config.precisions, Precision.INT8))
+        some = calibration[:: -(-len(calibration) // config.int8.max_photos)]
+        images = decoded(some, Preprocessing(image_size=load_checkpoint(checkpoint).image_size))
+    exported = export(checkpoint, target, config, calibration=images, display=display)
     for file in target.glob(f"*{REJECTED}*"):
         file.unlink()
     return exported.bundle, tuple(f"{a.target} {a.precision}: {a.parity['verdict']}" for a in exported.rejected)
