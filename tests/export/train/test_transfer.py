@@ -11,7 +11,9 @@ from torch.nn import functional
 from ctxdeploy.cli.main import run as command_line
 from ctxdeploy.errors import ConfigError
 from ctxdeploy.export.checkpoint import load_checkpoint
-from ctxdeploy.export.networks.config import Architecture, NetworkConfig
+from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
+from ctxdeploy.export.networks.lite import Lite
 from ctxdeploy.export.train import losses
 from ctxdeploy.export.train.config import OptimiserConfig, PairsConfig, TrainConfig, TransferConfig
 from ctxdeploy.export.train.memory import Kernels, kernels_of, match_with, matched_pairs
@@ -76,6 +78,39 @@ def test_the_front_of_the_trunk_and_all_statistics_stay_and_the_rest_is_trained(
     rest = {name for name in first if not name.startswith(front) and name.endswith((".weight", ".bias"))}
     assert moved == rest
     assert {"dim_reduction.weight", "dim_reduction.bias"} < rest
+
+
+def test_a_run_starts_from_the_weights_of_a_trunk_with_refinements_on_it(landmarks: Path, tmp_path: Path) -> None:
+    lite = Lite(width=1.0, depth=1.0)
+    trunk = EfficientNetTrunk(lite, 7)
+    torch.save(as_the_package_names_them(trunk.state_dict()), tmp_path / "w.pth")
+    network = replace(LITE, family="ctx", smoothing=Smoothing(kind="gaussian"), refinement=Refinement(blocks=1))
+    start = Start(network=network, trunk=tmp_path / "w.pth")
+    assert start.identity() != replace(start, trunk=None).identity()
+    made, _ = start.make(0)
+    found = made.backbone.state_dict()
+    assert all(torch.equal(tensor, trunk.state_dict()[name]) for name, tensor in found.items())
+    photos = read_set("landmarks", landmarks)
+    still = replace(CONFIG, steps=2)
+    trained = train(tmp_path / "run", photos, start, still, RunConfig(threads=1), Display(quiet=True))
+    after = weights(trained.model)
+    # Refinements are new and learn at ten times the trunk's rate.
+    assert not torch.equal(after["smoothing.predict.weight"], made.state_dict()["smoothing.predict.weight"])
+    assert torch.equal(after["backbone.stem.conv.weight"], found["stem.conv.weight"])
+
+
+def as_the_package_names_them(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.replace("stem.conv", "_conv_stem").replace("stem.bn", "_bn0").replace("blocks.", "_blocks.")
+        for part, (conv, norm) in {
+            "expand": ("_expand_conv", "_bn0"),
+            "depthwise": ("_depthwise_conv", "_bn1"),
+            "project": ("_project_conv", "_bn2"),
+        }.items():
+            name = name.replace(f"{part}.conv", conv).replace(f"{part}.bn", norm)
+        renamed[name] = tensor
+    return renamed
 
 
 def test_frozen_blocks_of_another_trunk_are_refused(landmarks: Path, tmp_path: Path) -> None:
