@@ -66,7 +66,8 @@ class Layer(nn.Module):
     """Convolution, batch normalisation, ReLU6 or nothing.
 
     In evaluation mode the normalisation is a factor and a shift of the convolution's weights, computed anew at each
-    call: the same function, also to be trained with the statistics frozen, at a third of the time and memory.
+    call: the same function, also to be trained with the statistics frozen, without passes over the maps of its own
+    (15 % of a training step on a CPU).
     """
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, *, groups: int = 1, bend: bool) -> None:
