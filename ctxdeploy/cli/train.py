@@ -1,6 +1,7 @@
 """``ctxdeploy train``."""
 
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,15 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks import (
+    PRETRAINED,
+    Architecture,
+    NetworkConfig,
+    Refinement,
+    Smoothing,
+    find_weights,
+    pretrained_config,
+)
 from ctxdeploy.models import find_checkpoint
 from ctxdeploy.training import RECIPES, OptimiserConfig, RunConfig, TrainConfig
 
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
 # From a trained network on: the slides' loss, the trunk at a tenth of the learning rate of what is new.
 _RECIPE, _RECIPE_OF_TRAINED = "pairs", "contrastive"
 _TRAINED_STEPS, _TRAINED_RATE, _TRAINED_BACKBONE = 1000, 1e-4, 0.1
+# From a trunk that ImageNet trained: the same share for the trunk, and an average over fewer steps, as there are fewer.
+_RECIPE_OF_TRUNK, _TRUNK_STEPS = "transfer", 1200
+_OF_TRUNK: dict[str, Any] = {"learning_rate": 1e-3, "backbone_factor": 0.1, "warmup": 50, "averaging": 0.995}
 _SETTABLE = ", ".join(
     f.name for kind in (*RECIPES.values(), OptimiserConfig) for f in fields(kind) if f.name != "learning_rate"
 )
@@ -34,15 +46,29 @@ _SETTABLE = ", ".join(
     "--photos", type=PATH, multiple=True, metavar="DIR", help="Photos without labels: pairs are made of them."
 )
 @click.option("--sfm120k", type=PATH, multiple=True, metavar="DIR", help="SfM-120k as cirtorch stores it.")
-@click.option("--init", type=PATH, metavar="FILE|NAME", help="Network to start from [default: none, from nothing].")
+@click.option("--weights", type=PATH, metavar="FILE", help="CSV: landmark, factor of how often it is drawn; 0 never.")
+@click.option(
+    "--init",
+    type=PATH,
+    metavar="FILE|NAME",
+    help="Network to start from, or a trunk that ImageNet trained: efficientnet-lite0, -lite1, -lite2 "
+    "[default: none, from nothing].",
+)
+@click.option(
+    "--block", type=int, help="Whose expansion ends the trunk, from efficientnet-lite [default: 11 of lite0]."
+)
 @click.option("--architecture", help="Trunk, from nothing [default: resnet18-half].")
 @click.option("--skip-layer", type=int, help="Layers of the trunk that are left out, from nothing [default: 1].")
 @click.option("--dim", type=int, help="Of the descriptors, from nothing [default: 128].")
 @click.option("--smoothing", type=click.Choice(["none", "average", "gaussian"]), help="[default: average, or --init's]")
 @click.option("--kernel-size", type=int, help="Of --smoothing [default: 3].")
 @click.option("--graph", type=int, metavar="BLOCKS", help="Graph refinement [default: none, or --init's].")
-@click.option("--recipe", type=click.Choice(list(RECIPES)), help="[default: pairs; contrastive with --init]")
-@click.option("--steps", type=int, help=f"[default: {TrainConfig.steps}; {_TRAINED_STEPS} with --init]")
+@click.option(
+    "--recipe", type=click.Choice(list(RECIPES)), help="[default: pairs; contrastive or transfer with --init]"
+)
+@click.option(
+    "--steps", type=int, help=f"[default: {TrainConfig.steps}; {_TRAINED_STEPS} or {_TRUNK_STEPS} with --init]"
+)
 @click.option(
     "--learning-rate",
     type=float,
@@ -57,7 +83,9 @@ def command(
     landmarks: tuple[Path, ...],
     photos: tuple[Path, ...],
     sfm120k: tuple[Path, ...],
+    weights: Path | None,
     init: Path | None,
+    block: int | None,
     architecture: str | None,
     skip_layer: int | None,
     dim: int | None,
@@ -78,9 +106,9 @@ def command(
     require("torch", "export")
     from ctxdeploy.training import train
 
-    config = _config(recipe, steps, learning_rate, settings, trained=init is not None)
-    start = _start(init, architecture, skip_layer, dim, smoothing, kernel_size, graph)
-    photo_set = _photo_set({"landmarks": landmarks, "photos": photos, "sfm120k": sfm120k})
+    config = _config(recipe, steps, learning_rate, settings, _Defaults.of(init))
+    start = _start(init, block, architecture, skip_layer, dim, smoothing, kernel_size, graph)
+    photo_set = _photo_set({"landmarks": landmarks, "photos": photos, "sfm120k": sfm120k}, weights)
     display = Display(quiet=quiet, as_json=as_json)
     display.say(f"{counted(len(photo_set.paths), 'photo')}; recipe {config.recipe.kind}, {config.steps} steps")
     try:
@@ -97,19 +125,40 @@ def command(
     click.echo(f"{printable(str(trained.model))}: {trained.steps} steps{score}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Defaults:
+    """What is not given, by what a training starts from."""
+
+    recipe: str
+    steps: int
+    optimiser: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, init: Path | None) -> "_Defaults":
+        if init is None:
+            return cls(recipe=_RECIPE, steps=TrainConfig.steps, optimiser={})
+        if _trunk_of(init) is not None:
+            return cls(recipe=_RECIPE_OF_TRUNK, steps=_TRUNK_STEPS, optimiser=_OF_TRUNK)
+        rates = {"learning_rate": _TRAINED_RATE, "backbone_factor": _TRAINED_BACKBONE}
+        return cls(recipe=_RECIPE_OF_TRAINED, steps=_TRAINED_STEPS, optimiser=rates)
+
+
+def _trunk_of(init: Path) -> str | None:
+    """Return the name of a trunk with weights of its own; None for the name of a model, or of a file that is there."""
+    known = {architecture.label for architecture in PRETRAINED}
+    return str(init) if str(init) in known and not init.is_file() else None
+
+
 def _config(
     recipe: str | None,
     steps: int | None,
     learning_rate: float | None,
     settings: tuple[str, ...],
-    *,
-    trained: bool,
+    defaults: _Defaults,
 ) -> TrainConfig:
-    kind = RECIPES[recipe or (_RECIPE_OF_TRAINED if trained else _RECIPE)]
+    kind = RECIPES[recipe or defaults.recipe]
     given = _parsed(settings)
-    optimiser: dict[str, Any] = (
-        {"learning_rate": _TRAINED_RATE, "backbone_factor": _TRAINED_BACKBONE} if trained else {}
-    )
+    optimiser = dict(defaults.optimiser)
     if learning_rate is not None:
         optimiser["learning_rate"] = learning_rate
     own: dict[str, Any] = {}
@@ -125,7 +174,7 @@ def _config(
         configured(TrainConfig),
         recipe=kind(**own),
         optimiser=OptimiserConfig(**optimiser),
-        steps=(_TRAINED_STEPS if trained else TrainConfig.steps) if steps is None else steps,
+        steps=defaults.steps if steps is None else steps,
         **rest,
     )
 
@@ -147,6 +196,7 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, int | float | None]:
 
 def _start(
     init: Path | None,
+    block: int | None,
     architecture: str | None,
     skip_layer: int | None,
     dim: int | None,
@@ -159,6 +209,14 @@ def _start(
     refinement = None if graph is None else Refinement(blocks=graph)
     size = 3 if kernel_size is None else kernel_size
     chosen = None if smoothing is None else Smoothing(kind=smoothing, kernel_size=size)
+    trunk = None if init is None else _trunk_of(init)
+    if trunk is not None:
+        for flag, value in (("--architecture", architecture), ("--skip-layer", skip_layer)):
+            if value is not None:
+                raise ConfigError(f"{flag} {value} is for a network from nothing: leave out {flag} or --init")
+        return _start_on(trunk, block, 128 if dim is None else dim, chosen or Smoothing(kernel_size=size), refinement)
+    if block is not None:
+        raise ConfigError(f"--block {block} is for --init {PRETRAINED[0].label} and its like: leave it out")
     if init is not None:
         if kernel_size is not None and smoothing is None:
             raise ConfigError(f"--kernel-size {kernel_size} is of --smoothing, which --init's network has: give both")
@@ -166,9 +224,8 @@ def _start(
             if value is not None:
                 raise ConfigError(f"{flag} {value} is for a network from nothing: leave out {flag} or --init")
         return Start(checkpoint=find_checkpoint(init), smoothing=chosen, refinement=refinement)
-    learned = refinement is not None or smoothing == "gaussian"
     network = NetworkConfig(
-        family="ctx" if learned else "how",
+        family=_family(chosen, refinement),
         architecture=Architecture.parse(architecture or Architecture.RESNET18_HALF.label),
         skip_layer=1 if skip_layer is None else skip_layer,
         dim=128 if dim is None else dim,
@@ -178,10 +235,29 @@ def _start(
     return Start(network=network)
 
 
-def _photo_set(places: dict[str, tuple[Path, ...]]) -> "PhotoSet":
-    from ctxdeploy.training.sets import joined, read_set
+def _start_on(label: str, block: int | None, dim: int, smoothing: Smoothing, refinement: Refinement | None) -> "Start":
+    """Return a start from a trunk of a package, with new smoothing, refinement and whitening on it."""
+    from ctxdeploy.training import Start
+
+    network = replace(
+        pretrained_config(label, block=block, dim=dim),
+        family=_family(smoothing, refinement),
+        smoothing=smoothing,
+        refinement=refinement,
+    )
+    return Start(network=network, trunk=find_weights(network.architecture))
+
+
+def _family(smoothing: Smoothing | None, refinement: Refinement | None) -> str:
+    learned = refinement is not None or (smoothing is not None and smoothing.kind == "gaussian")
+    return "ctx" if learned else "how"
+
+
+def _photo_set(places: dict[str, tuple[Path, ...]], weights: Path | None) -> "PhotoSet":
+    from ctxdeploy.training.sets import joined, read_set, read_weights, weighted
 
     sets = [read_set(kind, place) for kind, folders in places.items() for place in folders]
     if not sets:
         raise ConfigError("no photos to train on: give --landmarks, --photos or --sfm120k")
-    return joined(sets)
+    photos = joined(sets)
+    return photos if weights is None else weighted(photos, read_weights(weights))

@@ -21,7 +21,7 @@ from ctxdeploy.core.files import move, working_folder, write_text
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.settings import parse_numbers, setting
 from ctxdeploy.core.targets import GRAPH_TARGETS, ONNXRUNTIME
-from ctxdeploy.core.types import Precision
+from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.indexing.codebook import add_codebook, codebook_of
 from ctxdeploy.models.table import is_name
 
@@ -47,6 +47,7 @@ class ReleaseConfig:
         seed: of the sample and of k-means.
         scales, top_k, image_size: of the extraction; they are written into the checkpoint too.
         threads: of the network and of k-means; None for the runtime's choice and all processors that may be used.
+        int8: add a graph in int8, fitted to photos that train the codebook.
     """
 
     words: int = setting(16384, "--words", "Size of the codebook.")
@@ -65,6 +66,7 @@ class ReleaseConfig:
     threads: int | None = setting(
         None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
     )
+    int8: bool = setting(False, "--int8", "Add a graph in int8, fitted to --photos.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def release_model(
     with working_folder(output) as staging:
         rounded = staging / f"{name}.pth"
         rounding = _round(checkpoint, rounded, config, display)
-        bundle, left_out = _export(rounded, staging / "bundle", display)
+        bundle, left_out = _export(rounded, staging / "bundle", sources if config.int8 else [], display)
         codebook = _codebook(bundle, sources, staging, config, display)
         codebook.save(staging / "words", compact=True)
         bundle = add_codebook(bundle, staging / "words")
@@ -149,7 +151,6 @@ def _photos(folders: Sequence[Path]) -> list["PhotoSource"]:
 
 def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Display) -> dict[str, object]:
     """Write the checkpoint with its matrices as float16; return how far the network moved by that."""
-    from ctxdeploy.core.types import Preprocessing
     from ctxdeploy.export import load_checkpoint, save_checkpoint
     from ctxdeploy.export.parity import (
         TOLERANCES,
@@ -181,13 +182,28 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     return figures
 
 
-def _export(checkpoint: Path, target: Path, display: Display) -> tuple[Bundle, tuple[str, ...]]:
-    """Export the fp32 graph, and the bf16 graph for OpenVINO if it passes; return also what did not."""
+def _export(
+    checkpoint: Path, target: Path, calibration: list["PhotoSource"], display: Display
+) -> tuple[Bundle, tuple[str, ...]]:
+    """Export the fp32 graph, and those in bf16 (for OpenVINO) and int8 that pass; return also what did not.
+
+    Args:
+        checkpoint: with the rounded weights.
+        target: folder to make.
+        calibration: photos that int8 is fitted to; without any it is not made.
+        display: shows each step.
+    """
     from ctxdeploy.evaluation import AsmkRetrieval
-    from ctxdeploy.export import REJECTED, ExportConfig, export_bundle
+    from ctxdeploy.export import REJECTED, ExportConfig, export_bundle, load_checkpoint
+    from ctxdeploy.export.parity import decoded
 
     config = ExportConfig(targets=GRAPH_TARGETS, precisions=(Precision.FP32, Precision.BF16))
-    exported = export_bundle(checkpoint, target, config, retrieval=AsmkRetrieval, display=display)
+    images = None
+    if calibration:
+        config = replace(config, precisions=(*config.precisions, Precision.INT8))
+        some = calibration[:: -(-len(calibration) // config.int8.max_photos)]
+        images = decoded(some, Preprocessing(image_size=load_checkpoint(checkpoint).image_size))
+    exported = export_bundle(checkpoint, target, config, retrieval=AsmkRetrieval, calibration=images, display=display)
     for file in target.glob(f"*{REJECTED}*"):
         file.unlink()
     return exported.bundle, tuple(f"{a.target} {a.precision}: {a.parity['verdict']}" for a in exported.rejected)

@@ -112,6 +112,58 @@ class ContrastiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransferConfig(PairsConfig):
+    """From a trunk that ImageNet trained: ``pairs`` with a memory, landmarks drawn by the root of their photos.
+
+    Attributes:
+        local_weight: of the loss on local descriptors.
+        memory: earlier batches whose photos are told apart from those of a batch; 0 for none.
+        memory_positions: strongest positions of a view that are compared with them.
+        memory_weight: of the loss on match kernels with them.
+        final_size: side of the views from the share ``final_from`` of the steps on.
+        final_from: 1 leaves them as they are.
+        min_share: side of a view of one photo, as a share of the photo's shorter side, at least.
+        zoom: factor between the sides of two views of one photo at most.
+        night: share of the views that are dark.
+        unlabelled: share of photos without landmarks among those of which two views are taken.
+        frozen_blocks: first blocks of the trunk that stay as they are, the stem with them; 0 trains all.
+        whitening_shrinkage: of the PCA that the whitening begins as; None keeps the network's.
+    """
+
+    kind: ClassVar[str] = "transfer"
+
+    pairs: int = 20
+    local_weight: float = 0.5
+    memory: int = 8
+    memory_positions: int = 48
+    memory_weight: float = 0.5
+    final_size: int = 288
+    final_from: float = 0.7
+    min_share: float = 0.35
+    zoom: float = 2.5
+    night: float = 0.12
+    unlabelled: float = 0.3
+    frozen_blocks: int = 5
+    whitening_shrinkage: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("local weight", self.local_weight, 0, 1000)
+        _whole("batches of the memory", self.memory, 0, 1024)
+        _whole("memory positions", self.memory_positions, 1, self.positions)
+        _between("memory weight", self.memory_weight, 0, 1000)
+        _whole("final size", self.final_size, 64, 2048)
+        _between("share of the steps before the final size", self.final_from, 0, 1)
+        _between("minimum share of a photo", self.min_share, 0.05, 1)
+        _between("zoom", self.zoom, 1, 16)
+        _between("share of dark views", self.night, 0, 1)
+        _between("share of photos without landmarks", self.unlabelled, 0, 1)
+        _whole("frozen blocks", self.frozen_blocks, 0, 64)
+        if self.whitening_shrinkage is not None:
+            _between("whitening shrinkage", self.whitening_shrinkage, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
     """AdamW with a warm-up and a cosine (Loshchilov and Hutter, ICLR 2019).
 
@@ -267,5 +319,5 @@ class RunConfig:
 
 
 RECIPES: dict[str, type[PairsConfig] | type[ContrastiveConfig]] = {
-    recipe.kind: recipe for recipe in (PairsConfig, ContrastiveConfig)
+    recipe.kind: recipe for recipe in (PairsConfig, ContrastiveConfig, TransferConfig)
 }

@@ -69,7 +69,7 @@ class Objective(ABC):
 class PairsObjective(Objective):
     """InfoNCE on global descriptors, match kernels and corresponding positions; nothing is mined."""
 
-    parts = ("global", "match", "local")
+    parts: tuple[str, ...] = ("global", "match", "local")
 
     def __init__(self, photo_set: PhotoSet, photos: PhotoStore, config: PairsConfig, stride: int, seed: int) -> None:
         self._config = config

@@ -8,16 +8,17 @@ import torch
 
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.files import file_sha256
 from ctxdeploy.export import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training.config import RunConfig, TrainConfig
 from ctxdeploy.training.log import CsvLog
-from ctxdeploy.training.objectives import objective_of
 from ctxdeploy.training.photos import PhotoStore
 from ctxdeploy.training.sets import PhotoSet
-from ctxdeploy.training.start import network_from, new_network
+from ctxdeploy.training.start import network_from, network_on_trunk, new_network
 from ctxdeploy.training.state import locked
 from ctxdeploy.training.trainer import MODEL, Trainer
+from ctxdeploy.training.transfer import objective_for
 from ctxdeploy.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -32,21 +33,27 @@ class Start:
     """What a training starts from.
 
     Attributes:
-        network: an untrained network of this configuration; or None:
+        network: a network of this configuration, untrained, or on the trunk of a file; or None:
         checkpoint: this one, with ``smoothing`` and ``refinement`` in place of its own where they are given.
+        trunk: weights of the trunk of ``network``, as ``ctxdeploy.export.networks.pretrained`` reads them.
     """
 
     network: NetworkConfig | None = None
     checkpoint: Path | None = None
+    trunk: Path | None = None
     smoothing: Smoothing | None = None
     refinement: Refinement | None = None
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.checkpoint is None):
             raise ConfigError("a training starts from a network's configuration or from a checkpoint (--init)")
+        if self.trunk is not None and self.network is None:
+            raise ConfigError(f"{self.trunk} has the weights of a trunk: give the configuration of the network on it")
 
     def identity(self) -> str:
         """Return what tells the weights of one checkpoint from those of another."""
+        if self.trunk is not None:
+            return file_sha256(self.trunk)
         return "" if self.checkpoint is None else load_checkpoint(self.checkpoint).weights_sha256()
 
     def make(self, seed: int) -> tuple[DenseNetwork, int]:
@@ -55,6 +62,8 @@ class Start:
             return network_from(self.checkpoint, seed, smoothing=self.smoothing, refinement=self.refinement)
         if self.network is None:
             raise ConfigError("no network to train")
+        if self.trunk is not None:
+            return network_on_trunk(self.network, self.trunk, seed), IMAGE_SIZE
         return new_network(self.network, seed), IMAGE_SIZE
 
 
@@ -96,7 +105,7 @@ def train(
     with locked(folder):
         network, image_size = start.make(config.seed)
         photos = PhotoStore(photo_set.paths, config.photo_size, run.memory)
-        objective = objective_of(photo_set, photos, config, network.config.stride)
+        objective = objective_for(photo_set, photos, config, network.config.stride)
         identity = {"network": network.config.metadata(), "data": photo_set.metadata(), "start": start.identity()}
         trainer = Trainer(network, objective, config, folder, identity=identity, device=device, image_size=image_size)
         if trainer.step:

@@ -31,12 +31,14 @@ class PairBatch:
 
     Attributes:
         views: 2P×3×S×S float32 in 0..1; view i and view P + i show the same.
+        identity: P int64, what each pair shows; negative for a photo of no known landmark.
         related: P×P bool, pairs that show (or may show) the same, the diagonal among them.
         pair: M, the pair of each correspondence.
         first, second: M×2 float32, where it is in the first and in the second view, x then y, in sides of the view.
     """
 
     views: Tensor
+    identity: Tensor
     related: Tensor
     pair: Tensor
     first: Tensor
@@ -124,10 +126,8 @@ class PairSampler:
     def batch(self, number: int) -> PairBatch:
         """Return a batch; equal numbers give equal ones."""
         rng = generator(self._seed, number)
-        half = self._config.pairs // 2 if len(self._landmarks.able) else 0
-        couples = self._landmarks.pairs(rng, half, distinct=True) if half else np.empty((0, 2), np.int64)
-        count = self._config.pairs - len(couples)
-        singles = rng.choice(self._all, count, replace=count > len(self._all))
+        singles, couples = self._drawn(rng)
+        count = len(singles)
         singles = np.array([self._photos.readable(int(n), self._all) for n in singles], np.int64)
         readable = [self._landmarks.readable(self._photos, int(a), int(b)) for a, b in couples]
         couples = np.array(readable, np.int64).reshape(-1, 2)
@@ -138,18 +138,32 @@ class PairSampler:
         identity = self._identity[numbers]
         pair, one, other = self._correspondences(rng, first[:count], second[:count], views.sizes_of(images[:count]))
         return PairBatch(
-            views=augment(pixels, rng),
+            views=self._changed(pixels, rng),
+            identity=torch.from_numpy(identity),
             related=torch.from_numpy(identity[:, None] == identity[None]),
             pair=torch.from_numpy(pair),
             first=torch.from_numpy(one),
             second=torch.from_numpy(other),
         )
 
+    def _drawn(self, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+        """Return photos of which two views are taken, and pairs P×2 of photos of one landmark."""
+        half = self._config.pairs // 2 if len(self._landmarks.able) else 0
+        couples = self._landmarks.pairs(rng, half, distinct=True) if half else np.empty((0, 2), np.int64)
+        count = self._config.pairs - len(couples)
+        return rng.choice(self._all, count, replace=count > len(self._all)), couples
+
+    def _twice(self, rng: np.random.Generator, sizes: NDArray[np.float64]) -> tuple[Matrices, Matrices]:
+        return views.frame_twice(rng, sizes, views.SAME_PHOTO)
+
+    def _changed(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        return augment(pixels, rng)
+
     def _images(self, numbers: Numbers) -> list[Image]:
         return _loaded(self._photos, numbers)
 
     def _matrices(self, rng: np.random.Generator, singles: Numbers, couples: Numbers) -> tuple[Matrices, Matrices]:
-        one = views.frame_twice(rng, views.sizes_of(self._images(singles)), views.SAME_PHOTO)
+        one = self._twice(rng, views.sizes_of(self._images(singles)))
         two = [views.frame(rng, views.sizes_of(self._images(c)), views.SAME_LANDMARK) for c in couples.T]
         flip = rng.random(len(singles) + len(couples)) < 0.5
         first, second = (views.mirrored(np.concatenate(m), flip) for m in zip(one, two, strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError
 from ctxdeploy.export import load_checkpoint
-from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing, build
+from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing, build, load_trunk
 from ctxdeploy.training.features import initialise, initialise_refinements, trainable
 
 # Of the checkpoints that are written: five scales, 0.49 of the pixels of HOW's seven.
@@ -22,6 +22,18 @@ def new_network(config: NetworkConfig, seed: int) -> DenseNetwork:
     """
     network = trainable(build(config, replace(EXTRACTION, dim=config.descriptor_dim)))
     initialise(network, seed)
+    return network
+
+
+def network_on_trunk(config: NetworkConfig, weights: Path, seed: int) -> DenseNetwork:
+    """Return a network whose trunk has the weights of a file; all else is untrained.
+
+    Raises:
+        CheckpointError: the file has no such weights.
+        ConfigError: the network is not of a kind that can be trained here.
+    """
+    network = new_network(config, seed)
+    load_trunk(network.backbone, weights, label=config.architecture.label)
     return network
 
 

@@ -50,12 +50,14 @@ def frame(rng: np.random.Generator, sizes: NDArray[np.float64], framing: Framing
     return homographies(random_corners(rng, centre, side, perspective=framing.perspective, turn=framing.turn))
 
 
-def frame_twice(rng: np.random.Generator, sizes: NDArray[np.float64], framing: Framing) -> tuple[Matrices, Matrices]:
-    """Return the matrices of two overlapping views of each photo."""
+def frame_twice(
+    rng: np.random.Generator, sizes: NDArray[np.float64], framing: Framing, *, zoom: float = _ZOOM
+) -> tuple[Matrices, Matrices]:
+    """Return the matrices of two overlapping views of each photo, their sides up to the factor ``zoom`` apart."""
     centre, side = _squares(rng, sizes, framing)
-    zoom = np.exp(rng.uniform(-1, 1, len(side)) * np.log(_ZOOM))
+    factor = np.exp(rng.uniform(-1, 1, len(side)) * np.log(zoom))
     moved = centre + rng.uniform(-_SHIFT, _SHIFT, (len(side), 2)) * side[:, None]
-    other = np.minimum(side * zoom, sizes.min(axis=1) * 1.1)
+    other = np.minimum(side * factor, sizes.min(axis=1) * 1.1)
     distorted = [
         homographies(random_corners(rng, c, s, perspective=framing.perspective, turn=framing.turn))
         for c, s in ((centre, side), (moved, other))

@@ -2,7 +2,8 @@
 
 A convolution is named as in the network (``backbone.layer2.0.conv1``), after its weights, which all scales share; it
 has one node per scale. A place is what the tensors of all scales have in common: ``backbone.layer2.0.conv1`` for what
-that convolution returns, then ``/sum``, ``/relu`` and ``/pool`` for what follows, and ``image`` for what enters.
+that convolution returns, then ``/sum``, ``/relu``, ``/relu6`` and ``/pool`` for what follows, and ``image`` for what
+enters.
 """
 
 from collections import defaultdict
@@ -15,7 +16,7 @@ from ctxdeploy.core.errors import ConfigError
 TRUNK = "backbone."
 IMAGE = "image"
 _WEIGHT = ".weight"
-_SUFFIXES = {"Relu": "/relu", "MaxPool": "/pool", "Add": "/sum"}
+_SUFFIXES = {"Relu": "/relu", "Clip": "/relu6", "MaxPool": "/pool", "Add": "/sum"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +84,7 @@ def find_trunk(proto: Any) -> Trunk:
             layers.setdefault(name, []).append(node)
             places.setdefault(node.input[0], IMAGE)
             places[node.output[0]] = name
-        elif node.op_type in _SUFFIXES and all(tensor in places for tensor in node.input):
+        elif node.op_type in _SUFFIXES and all(tensor in places for tensor in _maps(node)):
             places[node.output[0]] = places[node.input[0]] + _SUFFIXES[node.op_type]
     if not layers:
         raise ConfigError(f"the graph has no convolution with weights named {TRUNK}…: export it with build_graph")
@@ -115,6 +116,11 @@ def subgraph(proto: Any, outputs: Iterable[str]) -> Any:
     return helper.make_model(
         graph, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
     )
+
+
+def _maps(node: Any) -> list[str]:
+    """Return the feature maps that a node reads: of a Clip the first input, its limits are numbers."""
+    return list(node.input[:1] if node.op_type == "Clip" else node.input)
 
 
 def _layer(node: Any) -> str | None:

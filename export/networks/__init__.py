@@ -10,15 +10,19 @@ from ctxdeploy.core.doors import door
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.config import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing
     from ctxdeploy.export.networks.dense import DenseNetwork
+    from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
     from ctxdeploy.export.networks.families import build
     from ctxdeploy.export.networks.network import RetrievalNetwork, l2_attention
+    from ctxdeploy.export.networks.pretrained import PRETRAINED, find_weights, load_trunk, pretrained_config
     from ctxdeploy.export.networks.refinement import GraphConvolution
     from ctxdeploy.export.networks.smoothing import GaussianSmoothing
 
 __all__ = [
+    "PRETRAINED",
     "Architecture",
     "DenseNetwork",
     "Edges",
+    "EfficientNetTrunk",
     "GaussianSmoothing",
     "GraphConvolution",
     "Lit",
@@ -27,10 +31,18 @@ __all__ = [
     "RetrievalNetwork",
     "Smoothing",
     "build",
+    "find_weights",
     "l2_attention",
+    "load_trunk",
+    "pretrained_config",
 ]
 
 _HOMES = {
+    "EfficientNetTrunk": "efficientnet",
+    "PRETRAINED": "pretrained",
+    "find_weights": "pretrained",
+    "load_trunk": "pretrained",
+    "pretrained_config": "pretrained",
     "Architecture": "config",
     "DenseNetwork": "dense",
     "Edges": "config",

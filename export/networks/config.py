@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.export.networks.lite import Lite
 
 
 def _check_whole(what: str, value: object) -> None:
@@ -15,21 +16,28 @@ def _check_whole(what: str, value: object) -> None:
 
 
 class Architecture(Enum):
-    """A ResNet trunk: name, bottleneck blocks or basic ones, blocks of its four layers, channels of its first layer.
+    """A trunk; of a ResNet name, bottleneck blocks or basic ones, blocks of its four layers, channels of its first.
 
-    Those of He et al. (CVPR 2016), and ResNet-18 at half the width: 0.7M parameters up to layer3.
+    The ResNets are those of He et al. (CVPR 2016), and ResNet-18 at half the width: 0.7M parameters up to layer3. The
+    EfficientNets are the Lite variants of Tan and Le's (ICML 2019): 0.8, 1.1 and 1.2M parameters at stride 16.
     """
 
     RESNET18 = ("resnet18", False, (2, 2, 2, 2), 64)
     RESNET50 = ("resnet50", True, (3, 4, 6, 3), 64)
     RESNET101 = ("resnet101", True, (3, 4, 23, 3), 64)
     RESNET18_HALF = ("resnet18-half", False, (2, 2, 2, 2), 32)
+    EFFICIENTNET_LITE0 = ("efficientnet-lite0", False, (), 0, Lite(width=1.0, depth=1.0))
+    EFFICIENTNET_LITE1 = ("efficientnet-lite1", False, (), 0, Lite(width=1.0, depth=1.1))
+    EFFICIENTNET_LITE2 = ("efficientnet-lite2", False, (), 0, Lite(width=1.1, depth=1.2))
 
-    def __init__(self, label: str, bottleneck: bool, blocks: tuple[int, int, int, int], width: int) -> None:
+    def __init__(
+        self, label: str, bottleneck: bool, blocks: tuple[int, ...], width: int, lite: Lite | None = None
+    ) -> None:
         self.label = label
         self.bottleneck = bottleneck
         self.blocks = blocks
         self.width = width
+        self.lite = lite
 
     @classmethod
     def parse(cls, label: object) -> "Architecture":
@@ -39,8 +47,10 @@ class Architecture(Enum):
                 return member
         raise ConfigError(f"architecture {label!r} is not one of {', '.join(m.label for m in cls)}")
 
-    def channels(self, skip_layer: int) -> int:
-        """Channels of the feature map when the last ``skip_layer`` layers are left out."""
+    def channels(self, skip_layer: int, block: int | None = None) -> int:
+        """Channels of the feature map when the last ``skip_layer`` layers, or all from ``block`` on, are left out."""
+        if self.lite is not None:
+            return self.lite.channels(skip_layer, block)
         return self.width * (32 if self.bottleneck else 8) >> skip_layer
 
 
@@ -138,6 +148,7 @@ class NetworkConfig:
         lit: super-features in place of smoothing and refinement, or None.
         mean: per channel, of RGB in 0..1, taken off the input.
         std: per channel, the input is divided by it.
+        block: of an EfficientNet-Lite, counted from 0, whose expansion ends the trunk; None for the last of its stride.
     """
 
     family: str
@@ -149,6 +160,7 @@ class NetworkConfig:
     lit: Lit | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    block: int | None = None
 
     def __post_init__(self) -> None:
         _check_whole("skip_layer", self.skip_layer)
@@ -156,6 +168,8 @@ class NetworkConfig:
             _check_whole("descriptor dimension", self.dim)
         if self.skip_layer not in (0, 1):
             raise ConfigError(f"skip_layer {self.skip_layer}: use 0 or 1")
+        if self.block is not None:
+            self._check_block(self.block)
         if self.dim is not None and not 1 <= self.dim <= self.feature_dim:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.feature_dim}")
         if self.lit is not None and (self.refinement is not None or self.smoothing.kind != "none"):
@@ -164,10 +178,20 @@ class NetworkConfig:
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std positive")
 
+    def _check_block(self, block: int) -> None:
+        _check_whole("block", block)
+        lite = self.architecture.lite
+        if lite is None:
+            raise ConfigError(f"block {block} ends a trunk of efficientnet-lite, not of {self.architecture.label}")
+        cuts = lite.cuts(self.skip_layer)
+        if block not in cuts:
+            where = f"with skip_layer {self.skip_layer} (stride {self.stride}) use {cuts[0]} to {cuts[-1]}"
+            raise ConfigError(f"block {block} of {self.architecture.label}: {where}")
+
     @property
     def channels(self) -> int:
         """Channels of the feature map."""
-        return self.architecture.channels(self.skip_layer)
+        return self.architecture.channels(self.skip_layer, self.block)
 
     @property
     def stride(self) -> int:
@@ -187,7 +211,7 @@ class NetworkConfig:
     def metadata(self) -> dict[str, Any]:
         """Return a JSON-serialisable form that ``parse`` reads.
 
-        ``lit`` stands in it only where there is one: networks without it keep the identity of their bundles.
+        ``lit`` and ``block`` stand in it only where there are any: networks without keep the identity of their bundles.
         """
         refinement = None
         if self.refinement is not None:
@@ -202,6 +226,7 @@ class NetworkConfig:
             **({} if self.lit is None else {"lit": asdict(self.lit)}),
             "mean": list(self.mean),
             "std": list(self.std),
+            **({} if self.block is None else {"block": self.block}),
         }
 
     @classmethod
@@ -221,6 +246,7 @@ class NetworkConfig:
                 lit=None if lit is None else Lit(**lit),
                 mean=tuple(metadata["mean"]),
                 std=tuple(metadata["std"]),
+                block=metadata.get("block"),
             )
         except ConfigError:
             raise

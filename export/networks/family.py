@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Any]
 # What ``net_params`` of every family holds.
-_COMMON = frozenset({"architecture", "pretrained", "skip_layer", "dim_reduction", "runtime"})
+_COMMON = frozenset({"architecture", "pretrained", "skip_layer", "dim_reduction", "runtime", "block"})
 
 
 class Family(ABC):
@@ -68,6 +68,7 @@ class Family(ABC):
             dim=reduction["dim"] if reduction else None,
             mean=_triple(mean),
             std=_triple(std),
+            block=params.get("block"),
             **self.parts(params),
         )
 
@@ -78,6 +79,7 @@ class Family(ABC):
             "pretrained": False,
             "skip_layer": config.skip_layer,
             "dim_reduction": None if config.dim is None else {"dim": config.dim},
+            **({} if config.block is None else {"block": config.block}),
             **self.entries(config),
         }
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.export.networks.config import NetworkConfig
-from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
+from ctxdeploy.export.networks.trunks import fold_trunk, trunk_of
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -56,7 +56,7 @@ class RetrievalNetwork(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.extraction = extraction
-        self.backbone = ResNetTrunk(config.architecture, config.skip_layer)
+        self.backbone = trunk_of(config)
         self.dim_reduction: nn.Module = nn.Identity()
         if config.dim is not None:
             self.dim_reduction = nn.Conv2d(config.feature_dim, config.dim, 1)
@@ -82,7 +82,7 @@ class RetrievalNetwork(nn.Module, ABC):
 
     def fold(self) -> None:
         """Fold constants into the weights, in place; for exporting, not for training."""
-        fold_batch_norm(self.backbone)
+        fold_trunk(self.backbone)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return B×3×H×W, centred and scaled, from uint8 B×H×W×3."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ctxdeploy.export.parity.matching import Matching
     from ctxdeploy.export.parity.parity import TOLERANCES, Agreement, Image, Parity, Run
     from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
-    from ctxdeploy.export.parity.photos import folder_calibration, folder_parity_photos, sample_parity_photos
+    from ctxdeploy.export.parity.photos import decoded, folder_calibration, folder_parity_photos, sample_parity_photos
     from ctxdeploy.export.parity.verify import Verified, record_parity, torch_runner, verify_bundle
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Retrieval",
     "Run",
     "Verified",
+    "decoded",
     "folder_calibration",
     "folder_parity_photos",
     "record_parity",
@@ -46,6 +47,7 @@ _HOMES = {
     "Run": "parity",
     "TOLERANCES": "parity",
     "Verified": "verify",
+    "decoded": "photos",
     "folder_calibration": "photos",
     "folder_parity_photos": "photos",
     "record_parity": "verify",

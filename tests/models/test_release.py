@@ -95,3 +95,15 @@ def test_what_is_refused(release: Any, home: Path, photos: list[Path], tmp_path:
     result = release("--card", "none.md")
     assert result.code == 2 and "--card none.md cannot be read" in result.err
     assert not home.exists()
+
+
+def test_a_release_may_have_an_int8_graph_fitted_to_its_photos(release: Any, home: Path) -> None:
+    result = release("--int8", "--json", name="small")
+    assert result.code == 0, result.err
+    bundle = ctxdeploy.bundle.open(home / "small")
+    made = {(artefact.target, artefact.precision) for artefact in bundle.artefacts}
+    left_out = " ".join(result.json[0]["left_out"])
+    # Whether random weights bear int8 is another matter: it is there for both runtimes, or the reason is.
+    assert ("onnxruntime", "int8") in made or "onnxruntime int8: failed" in left_out
+    sources = {a.details["calibration"]["source"] for a in bundle.artefacts if "calibration" in a.details}
+    assert sources <= {"photos of the user"}

@@ -12,8 +12,9 @@ from ctxdeploy.training.sets.landmarks import read_landmarks
 from ctxdeploy.training.sets.photo_set import PhotoSet, joined
 from ctxdeploy.training.sets.plain import read_photos
 from ctxdeploy.training.sets.sfm120k import read_sfm120k
+from ctxdeploy.training.sets.weights import read_weights, weighted
 
-__all__ = ["READERS", "PhotoSet", "joined", "read_set", "read_sfm120k"]
+__all__ = ["READERS", "PhotoSet", "joined", "read_set", "read_sfm120k", "read_weights", "weighted"]
 
 READERS: dict[str, Callable[[Path], PhotoSet]] = {
     "landmarks": read_landmarks,

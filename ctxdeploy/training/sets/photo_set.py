@@ -24,12 +24,14 @@ class PhotoSet:
         classes: n int64, the landmark of each photo; -1 for a photo that no other one is known to match.
         pairs: P×2 int64, numbers of a query and of a photo that shows the same, as the data set has them. Any two
             photos of a landmark are a pair where this is None, and in landmarks of which no photo is a query here.
+        factors: n float64, how often the landmark of each photo is drawn; None for all alike.
     """
 
     name: str
     paths: tuple[Path, ...]
     classes: NDArray[np.int64]
     pairs: NDArray[np.int64] | None = None
+    factors: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if not self.paths:
@@ -73,6 +75,9 @@ class PhotoSet:
             digest.update(f"{size} ".encode() + os.fsencode(name) + b"\0")
         for numbers in (self.classes, self.pairs):
             digest.update(b"none" if numbers is None else numbers.astype("<i8").tobytes())
+        # Nothing for sets without: runs of older versions go on.
+        if self.factors is not None:
+            digest.update(self.factors.astype("<f8").tobytes())
         return digest.hexdigest()
 
 

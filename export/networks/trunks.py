@@ -1,0 +1,23 @@
+"""The trunk of a network, by its architecture."""
+
+from torch import nn
+
+from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
+from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
+
+
+def trunk_of(config: NetworkConfig) -> nn.Module:
+    """Return the trunk of a configuration, its weights not loaded yet: B×3×H×W to B×C×⌈H/stride⌉×⌈W/stride⌉."""
+    lite = config.architecture.lite
+    if lite is None:
+        return ResNetTrunk(config.architecture, config.skip_layer)
+    return EfficientNetTrunk(lite, lite.cut(config.skip_layer, config.block))
+
+
+def fold_trunk(trunk: nn.Module) -> None:
+    """Fold every batch normalisation of a trunk into the convolution before it, in place (evaluation mode)."""
+    if isinstance(trunk, EfficientNetTrunk):
+        trunk.fold()
+    elif isinstance(trunk, ResNetTrunk):
+        fold_batch_norm(trunk)
