@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,20 @@ OUTSIDE = {
 }
 PICTURES = sorted((ROOT / "benchmarks" / "results").glob("*.svg"))
 PLACES = {**OUTSIDE, **{path.relative_to(ROOT).as_posix(): f"results/{path.name}" for path in PICTURES}}
-COPY = ROOT / "build" / "site-sources"
+_COPY = tempfile.TemporaryDirectory(prefix="ctxdeploy-site-")  # removed when mkdocs ends
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
 @event_priority(100)  # before mkdocstrings reads its options
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Copy the product into one folder with its rooms in place, which mkdocstrings reads; it does not follow links."""
-    shutil.rmtree(COPY, ignore_errors=True)
+    copy = Path(_COPY.name)
     ignored = shutil.ignore_patterns("__pycache__", "*.onnx", "*.pth", "*.safetensors")
-    shutil.copytree(ROOT / "ctxdeploy", COPY / "ctxdeploy", ignore=ignored)
+    shutil.copytree(ROOT / "ctxdeploy", copy / "ctxdeploy", ignore=ignored)
     for room in ("export", "runtime", "index"):
-        shutil.copytree(ROOT / room, COPY / "ctxdeploy" / room, ignore=ignored)
+        shutil.copytree(ROOT / room, copy / "ctxdeploy" / room, ignore=ignored)
     options: dict[str, Any] = config.plugins["mkdocstrings"].config
-    options["handlers"]["python"]["paths"] = [str(COPY)]
+    options["handlers"]["python"]["paths"] = [str(copy)]
     return config
 
 

@@ -191,6 +191,7 @@ class CodebookFinder:
         self._refuse_same(photos, place)
         bundle = extractor.bundle
         key = {"model": bundle.model_id, "preprocessing": bundle.preprocessing.hash}
+        # Names the file, as since 0.1.0: other keys would train codebooks anew that are there.
         settings = {**key, "words": self._config.words, "most": self._config.max_photos, **fingerprint(photos)}
         root = self._archive.with_name(f"{self._archive.name}.codebook")
         path = root / f"{settings_sha256(settings)[:16]}.safetensors"
