@@ -317,7 +317,9 @@ def test_int8_of_depthwise_convolutions_and_relu6_keeps_the_descriptors(
     samples: Mapping[str, NDArray[np.uint8]],
 ) -> None:
     from ctxdeploy.export.graph.graph import build_graph
-    from ctxdeploy.export.int8 import calibrate, layer_names, quantise
+    from ctxdeploy.export.int8.calibration import calibrate
+    from ctxdeploy.export.int8.layers import find_trunk
+    from ctxdeploy.export.int8.qdq import quantise
     from ctxdeploy.training.whitening import pca_whitening, set_whitening
 
     ort = pytest.importorskip("onnxruntime")
@@ -332,7 +334,7 @@ def test_int8_of_depthwise_convolutions_and_relu6_keeps_the_descriptors(
         maps = [network.smoothing(network.backbone(network.normalise(torch.tensor(p)[None]))) for p in photos.values()]  # type: ignore[operator]
         set_whitening(network, *pca_whitening(torch.cat([m[0].flatten(1).T for m in maps]), 32, 1.0))  # type: ignore[arg-type]
     graph = build_graph(network)
-    names = layer_names(graph)
+    names = tuple(find_trunk(graph).layers)
     assert len(names) == 1 + 2 + 10 * 3 + 1 and "backbone.blocks.3.depthwise.conv" in names
     quantised = quantise(graph, calibrate(graph, photos))
     convolutions = [n for n in quantised.graph.node if n.op_type == "Conv" and n.input[1].startswith("backbone.")]
