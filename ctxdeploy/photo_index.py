@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.sources import PhotoList
 
 _SILENT = Display(quiet=True)
+_GIVE_PAIRS = "give a folder, or pairs such as (path.name, path)"
 
 
 class PhotoIndex:
@@ -107,7 +108,11 @@ class PhotoIndex:
         codebook = given_codebook(made._config, found.bundle)
         if codebook is not None:
             made._writer = create_index(folder, codebook, found.bundle, made._config)
-            store_model(folder, found.bundle)
+            try:
+                store_model(folder, found.bundle)
+            except BaseException:
+                made.close()
+                raise
         return made
 
     @classmethod
@@ -181,7 +186,8 @@ class PhotoIndex:
             MismatchError: it was made with another model or preprocessing.
             ConfigError: there is no such place, or settings that the archive cannot take.
             NoPhotosError: the place holds no photos, or none could be read to train a codebook.
-            TooManyFailuresError, BackendError, StorageError, KeyboardInterrupt: after committing what was done.
+            TooManyFailuresError, BackendError, StorageError, KeyboardInterrupt, and whatever ``photos`` raises while it
+                gives pairs: after committing what was done.
         """
         from ctxdeploy.runtime.sources import PhotoList, list_photos
 
@@ -193,10 +199,10 @@ class PhotoIndex:
                     return job.place(photos)
                 if isinstance(photos, str | PathLike):
                     return job.place(list_photos(fspath(photos), recursive=recursive))
-                return job.stream(photo_source(photo, name=name) for name, photo in photos)
+                return job.stream(_pairs(photos))
             finally:
                 self._hold_writer()
-                self.refresh()
+                self._state.refresh()
 
     def search(
         self,
@@ -233,12 +239,14 @@ class PhotoIndex:
         Queries that wait are searched together, which reads every posting once: 1.5 times as fast for 64 of them.
 
         Args:
-            photos: as ``search`` takes them.
+            photos: several of what ``search`` takes.
             config: settings of all the queries.
 
         Raises:
             ArchiveError, MismatchError, ConfigError: as ``search``.
         """
+        if isinstance(photos, str | bytes | bytearray):
+            raise ConfigError("search_many takes several photos: give a list of them, or call search for one")
         given = config or QueryConfig()
         with self._state.reading() as index:
             # Refused before the model is loaded.
@@ -251,8 +259,8 @@ class PhotoIndex:
                 loading.join()
             yield from ask_many(index, extractor, (self._source(photo, index) for photo in photos), given)
 
-    def remove(self, names: Iterable[str]) -> int:
-        """Take photos out of the archive and commit that; return how many there were.
+    def remove(self, names: str | Iterable[str]) -> int:
+        """Take photos out of the archive, one or several, and commit that; return how many there were.
 
         Names that are not in the archive are ignored. Their descriptors are gone from disk after ``ctxdeploy compact
         --purge``.
@@ -263,9 +271,9 @@ class PhotoIndex:
         with self._changing():
             if self._writer is None:
                 return 0
-            removed = self._writer.remove(list(names))
+            removed = self._writer.remove(names if isinstance(names, str) else list(names))
             self._writer.commit()
-            self.refresh()
+            self._state.refresh()
             return removed
 
     def refresh(self) -> bool:
@@ -274,6 +282,7 @@ class PhotoIndex:
         Searches that run go on with the state that they began with. An archive that was opened ``at`` a former state
         stays there.
         """
+        self._state.check()
         return self._state.refresh()
 
     def info(self) -> dict[str, Any]:
@@ -359,16 +368,35 @@ class PhotoIndex:
             self._writer = Index.open(self._path, writable=True)
 
     def _source(self, photo: Photo, index: "Index") -> "PhotoSource":
-        folder = photo_folder(self._path) if isinstance(photo, str) and not Path(photo).exists() else None
+        folder = photo_folder(self._path) if isinstance(photo, str) and not _is_there(photo) else None
         if folder is not None and photo in index:
             return photo_source(folder / str(photo), name=str(photo))
         return photo_source(photo)
 
 
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long for a path, or in a folder that may not be looked into
+        return False
+
+
+def _pairs(photos: Iterable[tuple[str, Photo]]) -> "Iterator[PhotoSource]":
+    try:
+        given = iter(photos)
+    except TypeError as error:
+        raise ConfigError(f"{photos!r} is neither a place nor pairs: {_GIVE_PAIRS}") from error
+    for pair in given:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ConfigError(f"{str(pair)[:100]!r} is not a pair of a name and a photo: {_GIVE_PAIRS}")
+        yield photo_source(pair[1], name=pair[0])
+
+
 def _box(box: Box | Sequence[float] | None) -> Box | None:
     if box is None or isinstance(box, Box):
         return box
-    if len(box) != 4:
-        raise ConfigError(f"box {tuple(box)} is not four numbers: give it as x0, y0, x1, y1")
-    x0, y0, x1, y1 = map(float, box)
+    try:
+        x0, y0, x1, y1 = map(float, box)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"box {box!r} is not four numbers: give it as x0, y0, x1, y1") from error
     return Box(x0=x0, y0=y0, x1=x1, y1=y1)

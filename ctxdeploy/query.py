@@ -4,6 +4,7 @@ A query is a file, the bytes of one, a PIL image or an array; all go through the
 """
 
 import io
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Photo: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | PhotoSource"
 # Queries that may wait for each other.
 _MAX_WAITING = 64
+_ORIENTATION = 0x0112  # EXIF
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,12 +112,14 @@ def photo_source(photo: Photo, name: str | None = None) -> "PhotoSource":
     if isinstance(photo, str | PathLike):
         return PhotoSource(name=fspath(photo) if name is None else name, path=Path(photo))
     if isinstance(photo, bytes | bytearray | memoryview):
-        return PhotoSource(name=name or f"photo of {len(photo):,} bytes", data=bytes(photo))
+        return PhotoSource(name=f"photo of {len(photo):,} bytes" if name is None else name, data=bytes(photo))
     if isinstance(photo, np.ndarray):
         rows, columns = (*photo.shape, 0, 0)[:2]
-        return PhotoSource(name=name or f"array of {columns}×{rows} pixels", data=_array_file(photo))
+        shown = f"array of {columns}×{rows} pixels" if name is None else name
+        return PhotoSource(name=shown, data=_array_file(photo))
     if hasattr(photo, "save") and hasattr(photo, "mode"):
-        return PhotoSource(name=name or f"image of {photo.width}×{photo.height} pixels", data=_image_file(photo))
+        shown = f"image of {photo.width}×{photo.height} pixels" if name is None else name
+        return PhotoSource(name=shown, data=_image_file(photo))
     raise ConfigError(
         f"a {type(photo).__name__} is not a photo: give a file, the bytes of one, a PIL image, or a uint8 array"
     )
@@ -133,14 +137,28 @@ def _array_file(array: NDArray[Any]) -> bytes:
 
 
 def _image_file(image: "Image.Image") -> bytes:
-    """Return a PIL image as a file without loss; its EXIF orientation is kept."""
+    """Return a PIL image as a file without loss; its EXIF orientation is kept, for the decoder to apply."""
+    from PIL import Image
+
     written = io.BytesIO()
     try:
-        # TIFF holds every mode of Pillow, alpha, CMYK and floats among them, and EXIF.
-        image.save(written, "TIFF", exif=image.getexif())
-    except (OSError, ValueError, KeyError) as error:
+        image.load()  # Pillow's TIFF and AVIF readers rotate while they load, and drop the orientation
+        exif = Image.Exif()
+        exif[_ORIENTATION] = _orientation(image)
+        # TIFF holds nearly every mode, alpha, CMYK and floats among them. Nothing else of a file that the image came
+        # from goes along: its EXIF may contradict what is written here, its compression may lose something.
+        image.save(written, "TIFF", exif=exif, compression="raw")
+    except (OSError, ValueError, KeyError, SyntaxError, struct.error) as error:
         raise PhotoError(f"the image of mode {image.mode} cannot be read: {error}") from error
     return written.getvalue()
+
+
+def _orientation(image: "Image.Image") -> int:
+    try:
+        number = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block raises anything from SyntaxError to struct.error; its photo is whole
+        return 1
+    return number if isinstance(number, int) and 1 <= number <= 8 else 1
 
 
 def ask(index: "Index", extractor: "Extractor", photo: "PhotoSource", config: QueryConfig) -> Answer:

@@ -25,7 +25,8 @@ class SharedState:
 
     def __init__(self, path: Path, at: str | None) -> None:
         self._path, self._at = path, at
-        self._lock = threading.Lock()
+        # The garbage collector may end a generator that reads this state in a thread that holds the lock.
+        self._lock = threading.RLock()
         self._readers: dict[int, int] = {}
         self._opened: Index | None = None
         self.is_closed = False
@@ -58,9 +59,11 @@ class SharedState:
                 index.close()
 
     def refresh(self) -> bool:
-        """Move on to the newest committed state; return whether there was a newer one than the one that is open."""
+        """Move on to the newest committed state; return whether there was a newer one than the one that is open.
+
+        Nothing is done if it is closed, also by another thread.
+        """
         with self._lock:
-            self.check()
             if self._opened is None or self._at is not None:
                 return False
             newest = open_state(self._path, None)

@@ -1,9 +1,11 @@
 """The door: create, open, add, search, remove, refresh, from one thread and from many; what it refuses."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +15,19 @@ from PIL import Image
 
 import ctxdeploy
 from ctxdeploy import IndexingConfig, PhotoIndex, QueryConfig
-from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError, MismatchError, NoPhotosError, PhotoError
+from ctxdeploy.core.errors import (
+    ArchiveError,
+    BundleError,
+    ConfigError,
+    MismatchError,
+    NoPhotosError,
+    PhotoError,
+    StorageError,
+)
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.index import Index
 from ctxdeploy.runtime import ExtractorConfig
+from ctxdeploy.shared_state import SharedState
 
 SCENES = ("coffee", "rocket", "chelsea", "astronaut")
 THREADS = 4
@@ -87,6 +98,25 @@ def test_an_image_keeps_its_orientation_and_colours(archive: Path, photos: Path,
             assert hits_of(index, cmyk) == hits_of(index, tmp_path / "cmyk.tif")
 
 
+def test_an_image_takes_nothing_else_of_its_file_along(archive: Path, photos: Path, tmp_path: Path) -> None:
+    """Its compression would lose something; tags of another layout, or damaged ones, would spoil what is written."""
+    with Image.open(photos / "rocket_0.png") as image:
+        pixels = image.convert("RGB")
+    pixels.save(tmp_path / "jpeg.tif", compression="jpeg", quality=50)
+    pixels.save(tmp_path / "lzw.tif", compression="tiff_lzw")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0102], exif[0x0103], exif[0x0111] = 1, (1, 2, 3), 7, 3
+    pixels.save(tmp_path / "tags.jpg", exif=exif)
+    text_for_orientation = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x01abcd\0\0\0\0"
+    pixels.save(tmp_path / "damaged.jpg", exif=text_for_orientation)
+    with PhotoIndex.open(archive) as index:
+        for file in ("jpeg.tif", "lzw.tif", "tags.jpg", "damaged.jpg"):
+            with Image.open(tmp_path / file) as opened:
+                assert hits_of(index, opened) == hits_of(index, tmp_path / file), file
+        pixels.info["exif"] = b"nonsense"
+        assert hits_of(index, pixels) == hits_of(index, photos / "rocket_0.png")
+
+
 @pytest.mark.parametrize(
     "photo",
     [
@@ -106,7 +136,9 @@ def test_what_is_not_a_photo_is_refused(archive: Path, photo: object) -> None:
 
 def test_a_query_that_cannot_be_read(archive: Path, photos: Path) -> None:
     with PhotoIndex.open(archive) as index:
-        for bad in (photos / "torn.jpg", "nowhere.jpg", b"", b"GIF89a"):
+        with pytest.raises(ConfigError, match="several"):
+            next(index.search_many("coffee_0.png"))
+        for bad in (photos / "torn.jpg", "nowhere.jpg", "x" * 5000, "a\0b", b"", b"GIF89a"):
             with pytest.raises(PhotoError):
                 index.search(bad)
         first, second, third = index.search_many([photos / "coffee_0.png", b"no photo", photos / "rocket_0.png"])
@@ -173,6 +205,40 @@ def test_pairs_replace_those_of_their_names(photos: Path, tmp_path: Path) -> Non
         assert index.search(photos / "chelsea_1.png", top=1)[0].name == "x"
         assert [failure["name"] for failure in index.failures()] == ["bad"]
         assert "x" in index and "bad" not in index and sorted(index.names()) == ["x", "y"]
+
+
+def test_what_was_done_stays_when_the_pairs_end_in_an_error(photos: Path, tmp_path: Path) -> None:
+    def pairs(error: BaseException) -> Iterator[tuple[str, Path]]:
+        for number in range(8):
+            yield f"{type(error).__name__} {number}", photos / "coffee_0.png"
+        raise error
+
+    with PhotoIndex.create(tmp_path / "a", extraction=ExtractorConfig(workers=1, lookahead=1)) as index:
+        for error in (ValueError("mine"), KeyboardInterrupt(), ConfigError("mine")):
+            before = len(index)
+            with pytest.raises(type(error)):
+                index.add(pairs(error))
+            with PhotoIndex.open(tmp_path / "a") as reader:
+                assert before < len(reader) == len(index)
+
+
+@pytest.mark.parametrize("given", [["coffee_0.png"], {"a": "coffee_0.png"}, b"xy", None, 3, [(1, b"x")], [("a",)]])
+def test_what_are_no_pairs_is_refused(photos: Path, tmp_path: Path, given: object) -> None:
+    with PhotoIndex.create(tmp_path / "a") as index:
+        with pytest.raises(ConfigError, match="pairs such as"):
+            index.add(given)  # type: ignore[arg-type]
+        assert len(index) == 0
+
+
+def test_any_text_names_a_photo(photos: Path, tmp_path: Path) -> None:
+    names = ["", "\udcff.jpg", "x" * 5000, "a\0b"]
+    with PhotoIndex.create(tmp_path / "a") as index:
+        index.add((name, (photos / "coffee_0.png").read_bytes()) for name in names)
+        assert sorted(index.names()) == sorted(names)
+        for name in names[2:]:
+            with pytest.raises(PhotoError):  # nothing says where it is
+                index.search(name)
+        assert index.remove("") == 1 and index.remove("x" * 5000) == 1 and len(index) == 2
 
 
 def test_a_codebook_is_trained_from_what_comes_first(photos: Path, tmp_path: Path) -> None:
@@ -288,6 +354,61 @@ def test_closing_lets_searches_finish(archive: Path, photos: Path) -> None:
     second = next(answers)
     assert not isinstance(first, PhotoError) and not isinstance(second, PhotoError)
     assert (first.hits[0].name, second.hits[0].name) == ("coffee_0.png", "rocket_0.png")
+
+
+def test_closing_while_photos_are_added_is_no_error_of_add(photos: Path, tmp_path: Path) -> None:
+    index = PhotoIndex.create(tmp_path / "a")
+    assert len(index) == 0
+    closing = threading.Thread(target=index.close)
+
+    def pairs() -> Iterator[tuple[str, Path]]:
+        yield "coffee", photos / "coffee_0.png"
+        closing.start()
+        while "closed" not in repr(index):
+            pass
+
+    assert index.add(pairs()).indexed == 1
+    closing.join()
+    with PhotoIndex.open(tmp_path / "a", writable=True) as again:
+        assert again.names() == ["coffee"]
+
+
+def test_an_archive_that_was_dropped_can_be_written_again(photos: Path, tmp_path: Path) -> None:
+    index = PhotoIndex.create(tmp_path / "a")
+    answers = index.search_many([photos / "coffee_0.png"] * 2)
+    next(answers)
+    del index, answers
+    gc.collect()
+    PhotoIndex.open(tmp_path / "a", writable=True).close()
+
+
+def test_an_archive_that_gets_no_model_can_be_written_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(archive: Path, bundle: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ctxdeploy.photo_index.store_model", full)
+        with pytest.raises(StorageError) as kept:  # its traceback holds on to what create had opened
+            PhotoIndex.create(tmp_path / "a")
+    with PhotoIndex.open(tmp_path / "a", writable=True, model="ctx-small") as again:
+        again.add([("coffee", photos / "coffee_0.png")])
+    assert "full" in str(kept.value)
+
+
+def test_a_reader_that_the_garbage_collector_ends_does_not_wait_for_itself(archive: Path) -> None:
+    state = SharedState(archive, None)
+
+    def read() -> Iterator[None]:
+        with state.reading():
+            yield
+
+    reader = read()
+    next(reader)
+    with state._lock:
+        del reader
+    state.close()
 
 
 def test_help_shows_what_is_public(tmp_path: Path) -> None:

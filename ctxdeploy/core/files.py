@@ -277,11 +277,13 @@ class WriterLock:
         StorageError: the folder cannot be written, or its file system has no locks.
     """
 
+    _handle: int | None = None
+
     def __init__(self, folder: Path, *, busy: type[CtxdeployError] = ArchiveError) -> None:
         path = folder / LOCK
         self._path, self._process = folder, os.getpid()
         with storing(path):
-            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -322,6 +324,10 @@ class WriterLock:
             if os.getpid() == self._process:  # a forked child shares the lock, and would keep it for its own life
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
             self._close()
+
+    def __del__(self) -> None:
+        """Let another writer in where an archive was dropped without being closed."""
+        self.release()
 
     def _close(self) -> None:
         if self._handle is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import BackendError, ConfigError, StorageError, TooManyFailuresError
+from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, read_codebook
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 # Extracted photos that may wait for the writer, 0.5 MB each at 1000 descriptors.
 _MAX_WAITING = 64
-# What ends a run after committing what was done; OSError if what reads the progress is gone.
-_STOPS = (KeyboardInterrupt, BackendError, TooManyFailuresError, OSError)
 
 
 class IndexingJob:
@@ -86,19 +84,15 @@ class IndexingJob:
             index.forget_failures(plan.settled)
             committer = self._committer(index)
             pending = _failed_last(plan)
-            try:
+            with _committing(committer):
                 committer.add_cached(pending, self._cache)
                 # After those that succeeded: both count for a share of failures.
                 for failure in (*photos.unreadable, *self._trainer.failed):
                     pending.pop(failure.name, None)
                     committer.fail(failure)
                 self._extract(list(pending.values()), committer)
-            except _STOPS:
-                committer.commit()
-                raise
-            # Last, so that a photo that was renamed is in the archive under either name at any time.
-            self._leave(index, [name for name in plan.gone if photos.is_gone(name)])
-            committer.commit()
+                # Last, so that a photo that was renamed is in the archive under either name at any time.
+                self._leave(index, [name for name in plan.gone if photos.is_gone(name)])
             self._finish(index)
         return report
 
@@ -115,17 +109,13 @@ class IndexingJob:
         held = list(photos) if is_new and self._given_codebook() is None else None
         with self._opened(held or []) as index:
             committer = self._committer(index)
-            try:
+            with _committing(committer):
                 pending = {} if held is None else {photo.name: photo for photo in held}
                 committer.add_cached(pending, self._cache)
                 for failure in self._trainer.failed:
                     pending.pop(failure.name, None)
                     committer.fail(failure)
                 self._extract(photos if held is None else list(pending.values()), committer)
-            except _STOPS:
-                committer.commit()
-                raise
-            committer.commit()
             report.found = report.indexed + report.replaced + report.failed
             self._finish(index)
         return report
@@ -228,6 +218,20 @@ class IndexingJob:
         if merged or self._config.collect_garbage:
             index.collect_garbage()
         self._report.compacted += merged
+
+
+@contextmanager
+def _committing(committer: IndexCommitter) -> Iterator[None]:
+    """Commit what was done when the block is left, whatever ends it: Ctrl-C, too many failures, the photos' own errors,
+    or that what reads the progress is gone."""
+    try:
+        yield
+    except StorageError:  # another commit would meet the same full disk
+        raise
+    except BaseException:
+        committer.commit()
+        raise
+    committer.commit()
 
 
 def index_photos(
