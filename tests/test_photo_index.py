@@ -252,6 +252,16 @@ def test_a_codebook_is_trained_from_what_comes_first(photos: Path, tmp_path: Pat
     index.close()
 
 
+def test_an_interrupted_training_leaves_no_descriptors_of_other_bytes(photos: Path, tmp_path: Path) -> None:
+    coffee, rocket = ((photos / f"{scene}_0.png").read_bytes() for scene in ("coffee", "rocket"))
+    with PhotoIndex.create(tmp_path / "a", config=IndexingConfig(words=60000)) as index:
+        with pytest.raises(ConfigError, match="60000"):
+            index.add([("upload", coffee)])
+        index.add([("upload", rocket)], config=IndexingConfig(words=32))
+        (right,), wrong = index.search(rocket), index.search(coffee)
+        assert all(right.score > 2 * hit.score for hit in wrong)
+
+
 def test_readers_move_on_when_they_are_told(photos: Path, tmp_path: Path) -> None:
     with PhotoIndex.create(tmp_path / "a") as writer:
         writer.add([("coffee", photos / "coffee_0.png")])

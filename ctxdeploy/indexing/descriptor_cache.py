@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import StorageError
-from ctxdeploy.core.files import settings_sha256
+from ctxdeploy.core.files import settings_sha256, storing
 from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 
 
@@ -88,6 +88,12 @@ class DescriptorCache:
         """
         photo = _read(self._path(name))
         return photo if photo is not None and photo.file == file else None
+
+    def discard(self, name: str) -> None:
+        """Delete a photo's descriptors, if there are any."""
+        path = self._path(name)
+        with storing(path):
+            path.unlink(missing_ok=True)
 
     def photos(self, names: Set[str]) -> Iterator[PhotoDescriptors]:
         """Yield those photos that are there, in an order that depends on their names alone."""

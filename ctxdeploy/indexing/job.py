@@ -156,6 +156,9 @@ class IndexingJob:
                     f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos"
                 )
             if codebook is None:
+                for photo in photos:
+                    if photo.data is not None:  # another run may have had other bytes of this name
+                        self._cache.discard(photo.name)
                 training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
                 codebook = self._trainer.train(photos, training)
                 self._report.codebook = codebook.metadata()
