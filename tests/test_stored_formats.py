@@ -325,5 +325,6 @@ def test_bench_record_is_compared(tmp_path: Path) -> None:
     numbers = ("ratio", "low", "high", "detectable", "by_seconds", "by_meter", "drifts")
     assert without(found, "a", "b", *numbers) == without(expected, "a", "b", *numbers)
     for name in numbers:
-        assert found[name] == pytest.approx(expected[name], rel=1e-9), name
+        # 0.1.0 drew its intervals from a bootstrap; since then scipy's t distribution gives their ends.
+        assert found[name] == pytest.approx(expected[name], rel=2e-2), name
     assert found["a"] == f"{record} (search, 2 threads)"
