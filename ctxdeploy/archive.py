@@ -130,7 +130,7 @@ def check_model(index: "Index", bundle: Bundle) -> None:
     index.check_source(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
 
 
-def open_state(path: Path, at: str | None) -> "Index":
+def open_state(path: Path, at: str | int | None) -> "Index":
     """Open an archive for reading: as it is, or as it was at a snapshot, or at the number of a manifest.
 
     Raises:

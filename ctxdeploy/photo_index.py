@@ -58,12 +58,13 @@ class PhotoIndex:
     once it is committed. Other processes may read an archive while one writes it.
     """
 
-    def __init__(self, path: Path, model: LoadedModel, *, writable: bool, at: str | None = None) -> None:
+    def __init__(self, path: Path, model: LoadedModel, *, writable: bool, at: str | int | None = None) -> None:
         """Use ``PhotoIndex.create`` or ``PhotoIndex.open`` instead."""
         self._path, self._model, self._at = path, model, at
         self._is_writable = writable
         self._state = SharedState(path, at)
         self._writing = threading.Lock()
+        self._writing_thread: int | None = None
         self._writer: Index | None = None
         self._config = IndexingConfig()
 
@@ -121,7 +122,7 @@ class PhotoIndex:
         path: str | PathLike[str],
         *,
         writable: bool = False,
-        at: str | None = None,
+        at: str | int | None = None,
         model: str | PathLike[str] | None = None,
         backend: "BackendConfig | None" = None,
         extraction: "ExtractorConfig | None" = None,
@@ -346,6 +347,7 @@ class PhotoIndex:
 
     def close(self) -> None:
         """Release the archive for other writers. Searches that run are finished. May be called twice."""
+        self._check_idle()
         self._state.close()
         with self._writing:
             writer, self._writer = self._writer, None
@@ -354,11 +356,21 @@ class PhotoIndex:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
+        self._check_idle()
         with self._writing:
             self._state.check()
             if not self._is_writable:
                 raise ArchiveError(f"{self._path} was opened for reading: open it with writable=True")
-            yield
+            self._writing_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._writing_thread = None
+
+    def _check_idle(self) -> None:
+        """Raise ``ConfigError`` where the pairs that ``add`` takes would change the archive: they would wait for it."""
+        if self._writing_thread == threading.get_ident():
+            raise ConfigError(f"photos are being added to {self._path}: change or close it when that is done")
 
     def _hold_writer(self) -> None:
         """Open for writing what the first photos have made."""

@@ -23,7 +23,7 @@ class SharedState:
         at: the state to stay at: a snapshot, or the number of a manifest; the newest if None.
     """
 
-    def __init__(self, path: Path, at: str | None) -> None:
+    def __init__(self, path: Path, at: str | int | None) -> None:
         self._path, self._at = path, at
         # The garbage collector may end a generator that reads this state in a thread that holds the lock.
         self._lock = threading.RLock()

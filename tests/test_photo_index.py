@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -222,6 +222,20 @@ def test_what_was_done_stays_when_the_pairs_end_in_an_error(photos: Path, tmp_pa
                 assert before < len(reader) == len(index)
 
 
+def test_pairs_that_change_the_archive_are_refused(photos: Path, tmp_path: Path) -> None:
+    with PhotoIndex.create(tmp_path / "a") as index:
+        for change in (lambda: index.remove("x"), lambda: index.add([]), index.close):
+
+            def pairs(change: Callable[[], object] = change) -> Iterator[tuple[str, Path]]:
+                yield "coffee", photos / "coffee_0.png"
+                assert "nobody" not in index  # reading is allowed
+                change()
+
+            with pytest.raises(ConfigError, match="being added"):
+                index.add(pairs())
+        assert index.add([("rocket", photos / "rocket_0.png")]).indexed == 1
+
+
 @pytest.mark.parametrize("given", [["coffee_0.png"], {"a": "coffee_0.png"}, b"xy", None, 3, [(1, b"x")], [("a",)]])
 def test_what_are_no_pairs_is_refused(photos: Path, tmp_path: Path, given: object) -> None:
     with PhotoIndex.create(tmp_path / "a") as index:
@@ -299,7 +313,11 @@ def test_a_former_state(photos: Path, tmp_path: Path) -> None:
             state.snapshot("before")
         index.add([("rocket", photos / "rocket_0.png")])
     with PhotoIndex.open(tmp_path / "a", at="before") as before:
+        number = before.info()["manifest"]
         assert before.names() == ["coffee"] and "as of before" in repr(before) and not before.refresh()
+    for at in (number, str(number)):
+        with PhotoIndex.open(tmp_path / "a", at=at) as before:
+            assert before.names() == ["coffee"] and f"as of {number}" in repr(before)
     with pytest.raises(ConfigError, match="cannot be written"):
         PhotoIndex.open(tmp_path / "a", at="before", writable=True)
 
