@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxdeploy.export.networks.depthwise import LowPrecisionDepthwise, in_low_precision
-from ctxdeploy.export.networks.lite import STEM, Block, Lite
+from ctxdeploy.export.networks.lite import STEM, Lite, LiteBlock
 from ctxdeploy.export.networks.operators import is_exporting
 
 # TensorFlow's: PyTorch's own is 1e-5, and the weights were learned with this one.
@@ -108,7 +108,7 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class InvertedResidual(nn.Module):
     """1×1 to more channels, k×k depthwise, 1×1 to few; the sum with what entered where the shapes agree."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: LiteBlock) -> None:
         super().__init__()
         wide = block.channels * block.expansion
         self.expand: nn.Module = nn.Identity()
@@ -126,7 +126,7 @@ class InvertedResidual(nn.Module):
 class Expansion(nn.Module):
     """The first layer of a block, which ends the trunk."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: LiteBlock) -> None:
         super().__init__()
         self.expand = Layer(block.channels, block.channels * block.expansion, 1, bend=True)
 

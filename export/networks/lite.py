@@ -13,7 +13,7 @@ _STRIDES = {1: 16, 0: 32}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class LiteBlock:
     """An inverted residual.
 
     Attributes:
@@ -52,16 +52,16 @@ class Lite:
     width: float
     depth: float
 
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[LiteBlock, ...]:
         """Return the blocks: channels scaled to multiples of 8, their number upwards."""
-        blocks: list[Block] = []
+        blocks: list[LiteBlock] = []
         channels, reached = STEM, 2
         for i, (kernel, first, expansion, wide, count) in enumerate(_STAGES):
             scaled = count if i in (0, len(_STAGES) - 1) else math.ceil(count * self.depth)
             out = _rounded(wide * self.width)
             for stride in (first, *[1] * (scaled - 1)):
                 blocks.append(
-                    Block(
+                    LiteBlock(
                         channels=channels,
                         out=out,
                         kernel=kernel,
