@@ -102,8 +102,7 @@ def photo_source(photo: Photo, name: str | None = None) -> "PhotoSource":
         name: of the photo; by default its path, or what it is.
 
     Raises:
-        ConfigError: it is none of these.
-        PhotoError: a PIL image cannot be read.
+        ConfigError: it is none of these. A PIL image that cannot be read fails later, like a file.
     """
     from ctxdeploy.runtime import PhotoSource
 
@@ -119,10 +118,26 @@ def photo_source(photo: Photo, name: str | None = None) -> "PhotoSource":
         return PhotoSource(name=shown, data=_array_file(photo))
     if hasattr(photo, "save") and hasattr(photo, "mode"):
         shown = f"image of {photo.width}×{photo.height} pixels" if name is None else name
-        return PhotoSource(name=shown, data=_image_file(photo))
+        try:
+            return PhotoSource(name=shown, data=_image_file(photo))
+        except PhotoError as error:
+            return PhotoSource(name=shown, reader=_Unreadable(str(error)))
     raise ConfigError(
         f"a {type(photo).__name__} is not a photo: give a file, the bytes of one, a PIL image, or a uint8 array"
     )
+
+
+class _Unreadable:
+    """The reader of a PIL image that cannot be read: it is one failure among the photos, not the end of them."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def read(self) -> bytes:
+        raise PhotoError(self._reason)
+
+    def state(self) -> None:
+        return None
 
 
 def _array_file(array: NDArray[Any]) -> bytes:

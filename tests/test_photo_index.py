@@ -244,6 +244,19 @@ def test_what_are_no_pairs_is_refused(photos: Path, tmp_path: Path, given: objec
         assert len(index) == 0
 
 
+def test_an_image_that_cannot_be_read_is_one_failure_among_the_photos(photos: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.png"
+    torn.write_bytes((photos / "coffee_0.png").read_bytes()[:4000])
+    with PhotoIndex.create(tmp_path / "a") as index, Image.open(torn) as image:
+        report = index.add([("torn", image), ("coffee", photos / "coffee_0.png")])
+        assert (report.indexed, report.failed) == (1, 1)
+        assert index.names() == ["coffee"] and [failure["name"] for failure in index.failures()] == ["torn"]
+        first, second = index.search_many([image, photos / "coffee_0.png"])
+        assert isinstance(first, PhotoError) and "truncated" in str(first) and not isinstance(second, PhotoError)
+        with pytest.raises(PhotoError, match=r"pixels: .* truncated"):
+            index.search(image)
+
+
 def test_any_text_names_a_photo(photos: Path, tmp_path: Path) -> None:
     names = ["", "\udcff.jpg", "x" * 5000, "a\0b"]
     with PhotoIndex.create(tmp_path / "a") as index:
