@@ -187,7 +187,7 @@ def test_without_a_gpu_the_message_is_one_line(call: Call, own: Path, fake: Modu
     fake.install(monkeypatch, fake, status=100)
     done = call("build", own, "--target", "tensorrt")
     assert done.code == 13 and done.err.count("\n") == 1
-    assert "the NVIDIA driver is not usable (cuInit returned error 100)" in done.err
+    assert "the NVIDIA driver is not usable (cuInit returned CUDA_ERROR_NO_DEVICE)" in done.err
 
 
 def test_no_pytorch_is_needed(own: Path) -> None:

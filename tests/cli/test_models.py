@@ -140,5 +140,5 @@ def test_models_lists_what_there_is(call, work: Path) -> None:
 def test_training_starts_from_a_model_of_a_name(work: Path) -> None:
     from ctxdeploy.cli.train import _start
 
-    start = _start(Path("ctx-small"), None, None, None, None, None, None)
+    start = _start(Path("ctx-small"), None, None, None, None, None, None, None)
     assert start.checkpoint == built_in("ctx-small") / "ctx-small.pth"
