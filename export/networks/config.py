@@ -23,6 +23,7 @@ class Architecture(Enum):
     """
 
     RESNET18 = ("resnet18", False, (2, 2, 2, 2), 64)
+    RESNET34 = ("resnet34", False, (3, 4, 6, 3), 64)
     RESNET50 = ("resnet50", True, (3, 4, 6, 3), 64)
     RESNET101 = ("resnet101", True, (3, 4, 23, 3), 64)
     RESNET18_HALF = ("resnet18-half", False, (2, 2, 2, 2), 32)

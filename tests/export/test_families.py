@@ -1,17 +1,20 @@
 """Families: one table, and every family on every trunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
-from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export import export_bundle, load_checkpoint, save_checkpoint, untrained_network
 from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing, build
 from ctxdeploy.export.networks.families import FAMILIES, family
+from ctxdeploy.export.parity import ParityPhotos
 
 SMALL_LIT = Lit(steps=2, templates=6, dim=32)
 PARTS = {
@@ -26,7 +29,10 @@ def fire(**options: Any) -> NetworkConfig:
     return NetworkConfig(family="fire", **settings)
 
 
-DEEP = [pytest.param(a, marks=pytest.mark.slow) for a in (Architecture.RESNET50, Architecture.RESNET101)]
+DEEP = [
+    pytest.param(a, marks=pytest.mark.slow)
+    for a in (Architecture.RESNET34, Architecture.RESNET50, Architecture.RESNET101)
+]
 
 
 @pytest.mark.parametrize("skip_layer", [0, 1])
@@ -50,6 +56,20 @@ def test_every_family_on_every_trunk(label: str, architecture: Architecture, ski
     assert int((found[1] > 0).sum()) == min(30, 2 * SMALL_LIT.templates if config.lit else cells)
     assert all(torch.isfinite(a).all() for a in found)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.slow
+def test_an_untrained_network_on_resnet34_is_exported(samples: Mapping[str, NDArray[np.uint8]], tmp_path: Path) -> None:
+    config = NetworkConfig(family="how", architecture=Architecture.RESNET34, skip_layer=1, dim=32)
+    network = untrained_network(config, Extraction(scales=(1.0, 0.5), top_k=60, dim=32), list(samples.values()))
+    save_checkpoint(network, tmp_path / "network.pth", image_size=160)
+    photos = ParityPhotos(
+        parity={"coffee": samples["coffee"][:96, :140], "rocket": samples["rocket"][:90, :81]}, retrieval={}
+    )
+    exported = export_bundle(tmp_path / "network.pth", tmp_path / "bundle", retrieval=None, photos=photos)
+    bundle = exported.check()
+    assert bundle.network["architecture"] == "resnet34"
+    assert bundle.artefact().parity["verdict"] == "passed"
 
 
 def test_the_table_names_each_family() -> None:

@@ -45,6 +45,7 @@ def torchvision_state(blocks: tuple[int, ...], bottleneck: bool) -> Shapes:
     [
         # Parameters of torchvision's models less those of fc (512·1000 + 1000, 2048·1000 + 1000).
         (Architecture.RESNET18, (2, 2, 2, 2), False, 11_689_512 - 513_000),
+        (Architecture.RESNET34, (3, 4, 6, 3), False, 21_797_672 - 513_000),
         (Architecture.RESNET50, (3, 4, 6, 3), True, 25_557_032 - 2_049_000),
         (Architecture.RESNET101, (3, 4, 23, 3), True, 44_549_160 - 2_049_000),
     ],
