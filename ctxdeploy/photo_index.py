@@ -172,9 +172,9 @@ class PhotoIndex:
         """Take photos in, and commit them.
 
         Args:
-            photos: a place (folder, list, tar file, pattern or URL, see ``docs/places.md``), of which new and changed
-                photos are taken in; or pairs of a name and a photo (file, bytes, PIL image or array), which replace
-                those of the same names.
+            photos: a place (folder, list, tar or zip file, pattern or URL, see ``docs/places.md``), of which new and
+                changed photos are taken in; or pairs of a name and a photo (file, bytes, PIL image or array), which
+                replace those of the same names.
             recursive: look into the folders below; for a place that is a folder.
             config: how; that of ``create`` if None.
             display: where progress and remarks go; nowhere if not given.

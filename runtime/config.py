@@ -62,7 +62,8 @@ class ExtractorConfig:
             0.2 s to start and 38 MB; a photo then costs 0.5 ms more (1.05 of the time of a JPEG of 6 megapixels, 1.3 of
             one of 2 ms), and the whole run no more than with threads, since the network takes longer than either.
         photo_timeout: seconds that a photo may take to decode, and to be read.
-        read_threads: threads that read photos which are not files (members of tar files, photos of servers).
+        read_threads: threads that read photos which are not files (members of tar and zip files, photos of
+            servers).
         lookahead: photos that may be decoded ahead of the network (3 MB each at 1024 pixels).
         max_pending: decoded photos that may wait for others of their size.
         max_age: a photo that waits leaves when this many others came after it.
@@ -79,7 +80,9 @@ class ExtractorConfig:
         default_text="fits the cores",
     )
     batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
-    read_threads: int = setting(8, "--read-threads", "Photos read at once from servers and tar files.", metavar="N")
+    read_threads: int = setting(
+        8, "--read-threads", "Photos read at once from servers, tar and zip files.", metavar="N"
+    )
     photo_timeout: float = setting(
         60.0, "--photo-timeout", "A photo that takes longer to read or decode has failed.", metavar="SECONDS"
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PhotoReader(Protocol):
-    """Reads a photo that is not a file of its own: a member of a tar file, a photo of a server."""
+    """Reads a photo that is not a file of its own: a member of a tar or zip file, a photo of a server."""
 
     def read(self) -> bytes:
         """Return the bytes; ``PhotoError`` with the bare reason if that fails. Called from any thread."""

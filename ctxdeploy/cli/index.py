@@ -57,7 +57,7 @@ def command(
     its own. Without --codebook and --words the model's codebook is used; where it has none, one is trained from the
     photos.
 
-    PLACE is a folder, a list (.txt, .csv, .jsonl), a tar file, several (shards-{000..099}.tar), or a URL (s3://…).
+    PLACE is a folder, a list (.txt, .csv, .jsonl), a tar or zip file, several (shards-{000..099}.tar), or a URL (s3://…).
 
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
     cannot be read keeps its old descriptors until it can be, or is removed.

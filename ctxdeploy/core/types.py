@@ -178,8 +178,8 @@ class StageSeconds:
     """Seconds of the stages that photos go through, of one photo or added up over many.
 
     Attributes:
-        read: reading photos that are not files (members of a tar file, photos of a server). A file is read while it is
-            decoded; only where reading it failed its seconds are here.
+        read: reading photos that are not files (members of a tar or zip file, photos of a server). A file is read while
+            it is decoded; only where reading it failed its seconds are here.
         decode: decoding and scaling.
         network: the network; of one photo its share of the batch.
     """

@@ -105,7 +105,7 @@ def fingerprint(photos: Iterable["PhotoSource"]) -> dict[str, Any]:
 
 
 def marks_of(photos: Iterable["PhotoSource"]) -> set[str]:
-    """Return 16 hex digits for each photo: of a file its size and first 64 KiB, else (tar, server) name and size."""
+    """Return 16 hex digits for each photo: of a file its size and first 64 KiB, of all others their name and size."""
     return {_mark(photo) for photo in photos}
 
 

@@ -1,4 +1,4 @@
-"""Places that photos come from: folders, lists, tar files and servers.
+"""Places that photos come from: folders, lists, tar and zip files, servers.
 
     from ctxdeploy.runtime.sources import list_photos
 

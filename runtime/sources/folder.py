@@ -149,10 +149,11 @@ def list_folder(folder: Path, *, recursive: bool) -> PhotoList:
     try:
         photos = find_photos(folder, recursive, unreadable=unreadable)
     except NoPhotosError as error:
-        tars = sum(path.suffix.lower() == ".tar" for path in folder.iterdir())
-        if not tars:
-            raise
-        raise NoPhotosError(
-            f"{error}; of its {counted(tars, 'tar file')} give the pattern, '*.tar' in quotes"
-        ) from error
+        suffixes = [path.suffix.lower() for path in folder.iterdir()]
+        for kind in ("tar", "zip"):
+            count = suffixes.count(f".{kind}")
+            if count:
+                hint = f"of its {counted(count, f'{kind} file')} give the pattern, '*.{kind}' in quotes"
+                raise NoPhotosError(f"{error}; {hint}") from error
+        raise
     return PhotoList(place=str(folder.resolve()), photos=photos, unreadable=tuple(unreadable), folder=folder)

@@ -8,9 +8,11 @@ from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.sources.base import PhotoList
 from ctxdeploy.runtime.sources.folder import list_folder
 from ctxdeploy.runtime.sources.lists import READERS, list_file, list_remote_file
+from ctxdeploy.runtime.sources.packed import has_pattern
 from ctxdeploy.runtime.sources.remote import list_remote
-from ctxdeploy.runtime.sources.tar import COMPRESSED, has_pattern, list_tars
+from ctxdeploy.runtime.sources.tar import COMPRESSED, list_tars
 from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
+from ctxdeploy.runtime.sources.zip import list_zips
 
 LISTS = tuple(READERS)
 
@@ -19,8 +21,8 @@ def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | No
     """List the photos of a place; ``docs/places.md`` says what each kind means.
 
     Args:
-        place: a folder; a list (``.txt``, ``.lst``, ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``); a ``.tar``, or a
-            pattern that names some; or the URL of a folder or a list.
+        place: a folder; a list (``.txt``, ``.lst``, ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``); a ``.tar``, a
+            ``.zip``, or a pattern that names some; or the URL of a folder or a list.
         recursive: look into the folders below.
         remote: how servers are asked.
 
@@ -39,6 +41,8 @@ def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | No
             return list_file(place, config)
         if ending.endswith(".tar"):
             return list_tars(place)
+        if ending.endswith(".zip"):
+            return list_zips(place)
         raise ConfigError(_why_not(place))
     except OSError as error:  # a folder above that may not be entered, a name that is too long
         raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
@@ -48,9 +52,9 @@ def _list_url(url: str, recursive: bool, config: RemoteConfig) -> PhotoList:
     path = (url.partition("#")[0].partition("?")[0] if is_web(url) else url).lower()
     if path.endswith(LISTS):
         return list_remote_file(url, config)
-    if path.endswith((".tar", *COMPRESSED)):
+    if path.endswith((".tar", ".zip", *COMPRESSED)):
         shown = printable(without_secrets(url))
-        raise ConfigError(f"{shown}: tar files are not read from servers: copy it here")
+        raise ConfigError(f"{shown}: tar and zip files are not read from servers: copy it here")
     return list_remote(url, recursive=recursive, config=config)
 
 
@@ -63,9 +67,9 @@ def _why_not(place: str) -> str:
         )
     path = Path(place)
     if has_pattern(place) and not path.exists():
-        return f"{printable(place)}: only patterns that end with .tar are taken; put them in quotes"
+        return f"{printable(place)}: only patterns that end with .tar or .zip are taken; put them in quotes"
     shown = printable(without_secrets(place) if "://" in place else place)  # a chain of fsspec: a::http://user:…
     return (
         f"{shown} is not a folder{'' if path.exists() else ', there is no such place'}: give a folder with "
-        f"photos, a list ({' '.join(LISTS)}), a .tar, or a URL such as s3://bucket/photos"
+        f"photos, a list ({' '.join(LISTS)}), a .tar, a .zip, or a URL such as s3://bucket/photos"
     )

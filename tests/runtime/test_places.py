@@ -3,6 +3,7 @@
 import copy
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_a_folder_is_one_whatever_its_name(tmp_path: Path) -> None:
         ("photo.jpg", "photo.jpg is not a folder: give a folder with photos, a list"),
         ("nowhere.csv", r"nowhere.csv cannot be read \(No such file or directory\)"),
         ("nowhere.tar", r"nowhere.tar: the tar file cannot be read \(No such file or directory\)"),
+        ("nowhere.zip", r"nowhere.zip: the zip file cannot be read \(No such file or directory\)"),
         ("x-*.tar", r"no file matches .*x-\*.tar"),
         ("*.jpg", r"\*.jpg: only patterns that end with .tar"),
         ("x.tar.gz", "x.tar.gz is compressed, .* decompress it to a plain .tar"),
@@ -67,15 +69,17 @@ def test_what_is_no_place(tmp_path: Path, place: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_tar_files_on_servers_are_refused_without_a_request() -> None:
-    with pytest.raises(ConfigError, match=r"^s3://bucket/x.tar: tar files are not read from servers"):
-        list_photos("s3://user:secret@bucket/x.tar")
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_tar_and_zip_files_on_servers_are_refused_without_a_request(kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^s3://bucket/x.{kind}: tar and zip files are not read from servers"):
+        list_photos(f"s3://user:secret@bucket/x.{kind}")
 
 
-def test_a_folder_of_tar_files_says_how_to_name_them(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").touch()
-    (tmp_path / "b.tar").touch()
-    with pytest.raises(NoPhotosError, match=r"2 tar files.*'\*\.tar'"):
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_folder_of_tar_or_zip_files_says_how_to_name_them(tmp_path: Path, kind: str) -> None:
+    (tmp_path / f"a.{kind}").touch()
+    (tmp_path / f"b.{kind}").touch()
+    with pytest.raises(NoPhotosError, match=rf"2 {kind} files.*'\*\.{kind}'"):
         list_photos(str(tmp_path))
 
 
@@ -89,9 +93,12 @@ def test_a_photo_gives_the_same_descriptors_wherever_it_is(tmp_path: Path, make_
     (tmp_path / "list.txt").write_text("".join(f"photos/{path.name}\n" for path in photos.iterdir()))
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(photos, "photos")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in photos.iterdir():
+            packed.write(path, f"photos/{path.name}")
     extractor = Extractor(make_bundle(image_size=48))
     results = []
-    for place in ("photos", "list.txt", "x.tar"):
+    for place in ("photos", "list.txt", "x.tar", "x.zip"):
         found = list(extractor.extract(list_photos(str(tmp_path / place)).photos))
         failures = [result for result in found if isinstance(result, PhotoFailure)]
         assert [Path(failure.name).name for failure in failures] == ["broken.jpg"]

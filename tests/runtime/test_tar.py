@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.sources import PhotoList, list_photos
-from ctxdeploy.runtime.sources.tar import OpenFiles, expand, has_pattern
+from ctxdeploy.runtime.sources.packed import OpenFiles, expand, has_pattern
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 Member = tuple[str, bytes]
