@@ -13,6 +13,7 @@ from ctxdeploy.archive import (
     has_model,
     is_archive,
     open_model,
+    open_state,
     photo_folder,
     photo_place,
     store_model,
@@ -151,6 +152,8 @@ class PhotoIndex:
             from ctxdeploy.index import Index
 
             opened._writer = Index.open(folder, writable=True)
+        elif not is_archive(folder):
+            open_state(folder, at).close()  # raises, and says why
         else:
             with opened._state.reading():
                 pass

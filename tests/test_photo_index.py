@@ -342,7 +342,7 @@ def test_what_is_refused(archive: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "letter.txt").touch()
     with pytest.raises(ArchiveError, match=r"letter\.txt"):
         PhotoIndex.create(tmp_path / "other")
-    with pytest.raises(ArchiveError):
+    with pytest.raises(ArchiveError, match="is not an archive"):
         PhotoIndex.open(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="is not a bundle"):
         PhotoIndex.create(tmp_path / "a", model=photos)
