@@ -30,6 +30,7 @@ COMMANDS = {
     "compact": "Make an archive small and fast again after many changes.",
     "snapshot": "Keep the state of an archive under a name.",
     "info": "Say what a bundle or an archive holds.",
+    "names": "Print the names of an archive's photos.",
     "verify": "Check every byte of a bundle or an archive.",
     "diff": "Find the first layer where two artefacts diverge.",
     "repair": "Make a damaged archive whole again.",

@@ -1,0 +1,28 @@
+"""``ctxdeploy names``."""
+
+from pathlib import Path
+
+import click
+
+from ctxdeploy.cli.options import archive_argument, at_option, json_option, print_json
+from ctxdeploy.core.text import printable
+from ctxdeploy.photo_index import PhotoIndex
+
+
+@click.command("names")
+@archive_argument
+@at_option
+@json_option
+def command(archive: Path, at: str | None, as_json: bool) -> None:
+    r"""Print the names of all photos of ARCHIVE, one a line.
+
+    A line end or a byte that is not UTF-8 is printed as an escape such as \n or \udcff; --json has names as they
+    are.
+    """
+    with PhotoIndex.open(archive, at=at) as index:
+        names = sorted(index.names())
+    if as_json:
+        print_json({"archive": str(archive), "names": names})
+        return
+    for name in names:
+        click.echo(printable(name))

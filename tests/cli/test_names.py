@@ -1,0 +1,44 @@
+"""``ctxdeploy names``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctxdeploy.index import Codebook, Index
+
+NAMES = ["a.jpg", "b/é.jpg", "line\nend.jpg", "x\udcff.jpg"]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((64, 8), np.float32)
+    path = tmp_path / "a.ctxindex"
+    with Index.create(path, Codebook.train(vectors, words=4)) as index:
+        for name in reversed(NAMES):
+            index.add(name, vectors[:10])
+    with Index.open(path, writable=True) as index:
+        index.snapshot("before")
+        index.remove("a.jpg")
+        index.commit()
+    return path
+
+
+def test_one_name_a_line_whatever_is_in_it(call: Callable[..., Any], archive: Path) -> None:
+    done = call("names", archive)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == ["b/é.jpg", r"line\nend.jpg", r"x\udcff.jpg"]
+
+
+def test_json_has_names_as_they_are_and_snapshots_are_read(call: Callable[..., Any], archive: Path) -> None:
+    done = call("names", archive, "--at", "before", "--json")
+    assert done.json == [{"archive": str(archive), "names": NAMES}]
+
+
+def test_what_is_not_an_archive_is_said(call: Callable[..., Any], tmp_path: Path) -> None:
+    done = call("names", tmp_path / "gone.ctxindex")
+    assert done.code == 15
+    assert len(done.err.splitlines()) == 1 and "gone.ctxindex" in done.err
