@@ -7,6 +7,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "photo_index.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

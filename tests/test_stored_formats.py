@@ -260,6 +260,7 @@ def test_album_answers(album: Path) -> None:
     assert report["problems"] == []
 
 
+@pytest.mark.slow
 def test_album_goes_on(album: Path) -> None:
     expected = expected_of("album")
     queries = [vectors_of(rows, 32) for rows in expected["queries"].values()]

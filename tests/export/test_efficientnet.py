@@ -266,6 +266,7 @@ def graph(fitted: Any) -> Any:
     return build_graph(fitted)
 
 
+@pytest.mark.slow
 def test_a_graph_pads_in_its_convolutions(graph: Any) -> None:
     strided = [n for n in graph.graph.node if n.op_type == "Conv" and "SAME_UPPER" in str(n.attribute)]
     # Stem, blocks 1, 3 and 5, at two scales; the one Pad of each output is that of the selection.
@@ -284,6 +285,7 @@ def photo_of(samples: Mapping[str, NDArray[np.uint8]], height: int, width: int) 
     return np.ascontiguousarray(np.resize(samples["coffee"], (height, width, 3)))[None]
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_what_pytorch_does_for_odd_and_even_sizes(
     fitted: Any, graph: Any, samples: Mapping[str, NDArray[np.uint8]]
 ) -> None:
@@ -296,6 +298,7 @@ def test_onnxruntime_computes_what_pytorch_does_for_odd_and_even_sizes(
         compare(wanted, session.run(None, {INPUT_NAME: image}), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "error"), [("f32", 1e-4), ("bf16", 0.03)])
 def test_openvino_computes_what_pytorch_does_for_odd_and_even_sizes(
     fitted: Any, graph: Any, samples: Mapping[str, NDArray[np.uint8]], precision: str, error: float
@@ -313,6 +316,7 @@ def test_openvino_computes_what_pytorch_does_for_odd_and_even_sizes(
         compare(wanted, [result[i] for i in range(4)], error)
 
 
+@pytest.mark.slow
 def test_int8_of_depthwise_convolutions_and_relu6_keeps_the_descriptors(
     samples: Mapping[str, NDArray[np.uint8]],
 ) -> None:

@@ -44,6 +44,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(path).state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_run_that_was_interrupted_gives_the_weights_of_one_that_was_not(
     landmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
@@ -80,6 +81,7 @@ def test_the_front_of_the_trunk_and_all_statistics_stay_and_the_rest_is_trained(
     assert {"dim_reduction.weight", "dim_reduction.bias"} < rest
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_a_trunk_with_refinements_on_it(landmarks: Path, tmp_path: Path) -> None:
     lite = Lite(width=1.0, depth=1.0)
     trunk = EfficientNetTrunk(lite, 7)
@@ -119,6 +121,7 @@ def test_frozen_blocks_of_another_trunk_are_refused(landmarks: Path, tmp_path: P
         run(tmp_path, landmarks, network=resnet)
 
 
+@pytest.mark.slow
 def test_the_whitening_begins_as_a_pca(landmarks: Path, tmp_path: Path) -> None:
     still = replace(CONFIG, steps=1, optimiser=OptimiserConfig(learning_rate=1e-12, warmup=0))
     network = load_checkpoint(run(tmp_path, landmarks, still).model).network()
