@@ -93,6 +93,7 @@ def test_programs(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_guides_commands_and_programs_run(folder: Path) -> None:
+    _run(folder, "ctxdeploy", "index", "photos/", "-q")  # the archive of the guides, with the built-in model
     checkpoint = next(block for block in _blocks(README, "sh") if "how_r18.pth" in block)
     answers = _run(folder, "bash", "-e", "-c", checkpoint)
     assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", answers, re.MULTILINE)

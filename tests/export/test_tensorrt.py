@@ -104,7 +104,8 @@ def test_all_scales_of_how_build_and_share_their_weights(
     profile = EngineConfig().profile(ShapeRange(), 1024)
     plan = build_plan(graph, profile, FAST, target=TENSORRT_RTX, precision=Precision.FP32)
     weights = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
-    assert weights < len(plan.data) < 1.3 * weights
+    # 1.35 times; with the weights of each scale it would be a multiple.
+    assert weights < len(plan.data) < 1.6 * weights
 
 
 @pytest.fixture(scope="module")
