@@ -216,7 +216,7 @@ def test_weights_name_folders_and_zero_leaves_out(landmarks: Path, tmp_path: Pat
         ("coffee,1\ncoffee,2", "line 2: 'coffee' is there twice"),
         ("coffee,-1", "is not a landmark and a factor"),
         ("coffee,nan", "is not a landmark and a factor"),
-        ("tea,1", "'tea' is no folder of a landmark"),
+        ("tea,1", "'tea' is not the folder of a landmark"),
     ],
 )
 def test_mistakes_in_weights_are_named(landmarks: Path, tmp_path: Path, text: str, reason: str) -> None:

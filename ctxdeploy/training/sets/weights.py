@@ -61,7 +61,7 @@ def weighted(photo_set: PhotoSet, weights: Mapping[str, float]) -> PhotoSet:
     names = [_landmark(path, weights) for path in photo_set.paths]
     unknown = sorted(set(weights) - set(names))
     if unknown:
-        raise ConfigError(f"weights: {unknown[0]!r} is no folder of a landmark in {photo_set.name}")
+        raise ConfigError(f"weights: {unknown[0]!r} is not the folder of a landmark in {photo_set.name}")
     factors = np.array([1.0 if name is None else weights[name] for name in names])
     kept = np.flatnonzero(factors > 0)
     if not len(kept):
