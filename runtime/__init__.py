@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ctxdeploy.core.types import Box, FileState, PhotoDescriptors, StageSeconds
     from ctxdeploy.runtime.backends.base import BackendConfig
     from ctxdeploy.runtime.config import ExtractorConfig
-    from ctxdeploy.runtime.decode.decode import Pixels, decode_photo
+    from ctxdeploy.runtime.decode.decode import Pixels, decode_photo, photo_size
     from ctxdeploy.runtime.extractor import Extractor
     from ctxdeploy.runtime.network import ExtractionStatistics
     from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
@@ -39,6 +39,7 @@ __all__ = [
     "StageSeconds",
     "decode_photo",
     "find_photos",
+    "photo_size",
 ]
 
 _HOMES = {
@@ -56,6 +57,7 @@ _HOMES = {
     "StageSeconds": "ctxdeploy.core.types",
     "decode_photo": "ctxdeploy.runtime.decode.decode",
     "find_photos": "ctxdeploy.runtime.sources.folder",
+    "photo_size": "ctxdeploy.runtime.decode.decode",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -130,7 +130,7 @@ def _print_figures(prefix: str, figures: "dict[str, Figures]") -> None:
         scenes = f" of {found.groups} scenes" if found.groups else ""
         without = f" ({found.without_positives} without answers)" if found.without_positives else ""
         click.echo(
-            f"{prefix + task:20s}"
+            f"{printable(prefix + task):20s}"
             + "".join(f"{100 * value:8.2f}" for value in values)
             + f"{found.queries:9d}{scenes}{without}"
         )

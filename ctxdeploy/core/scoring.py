@@ -4,15 +4,19 @@ The figures are those of the Revisited Oxford and Paris evaluation, bit by bit.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.text import printable, short
 
 GROUND_TRUTH = "gnd.json"
 DEPTHS = (1, 5, 10)
+# A million photos with names of fifty letters.
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,33 +176,105 @@ def load_ground_truth(photos: Path) -> GroundTruth | None:
     for path in (photos / GROUND_TRUTH, photos.parent / GROUND_TRUTH):
         if path.is_file():
             truth = read_ground_truth(path)
-            scenes = {scene: tuple(PurePath(name).name for name in files) for scene, files in truth.scenes.items()}
-            return GroundTruth(scenes=scenes, junk=truth.junk, small=truth.small, kinds=truth.kinds)
+            return GroundTruth(
+                scenes={scene: tuple(map(_file_name, files)) for scene, files in truth.scenes.items()},
+                junk={_file_name(name): frozenset(map(_file_name, others)) for name, others in truth.junk.items()},
+                small=truth.small,
+                kinds=truth.kinds,
+            )
     return None
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
     """Read ``gnd.json``: ``scenes`` and optionally ``small_scenes``, ``kinds``, ``junk_pairs``; names as they stand.
 
+    All of it is checked; what else stands there is left alone. Whether the photos are there is for the caller to say.
+
     Raises:
-        ConfigError: the file is not of that form.
+        ConfigError: the file is not of that form: the message says where.
     """
+    shown = printable(str(path))
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a ground truth in minibench's form ({error!r}): move it away") from error
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
+        return _parse(json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once))
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"it cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"{shown} is not a ground truth in minibench's form ({printable(why)[:300]}): mend it, or move it away"
+        ) from error
 
 
 def _parse(content: Any) -> GroundTruth:
-    small = content.get("small_scenes", {})
-    scenes = {**content["scenes"], **small}
+    facts = _mapping(content, "the file")
+    if "scenes" not in facts:
+        raise ValueError("it has no 'scenes'")
+    parts = {key: _mapping(facts.get(key, {}), repr(key)) for key in ("scenes", "small_scenes", "kinds")}
+    both = next((scene for scene in parts["small_scenes"] if scene in parts["scenes"]), None)
+    if both is not None:
+        raise ValueError(f"the scene {short(both)} stands in 'scenes' and in 'small_scenes'")
+    scenes = {**parts["scenes"], **parts["small_scenes"]}
+    for scene, kind in parts["kinds"].items():
+        if scene not in scenes:
+            raise ValueError(f"'kinds' has {short(scene)}, which is no scene")
+        _name(kind, f"the kind of the scene {short(scene)}")
     junk: dict[str, set[str]] = {}
-    for a, b in content.get("junk_pairs", []):
-        junk.setdefault(a, set()).add(b)
-        junk.setdefault(b, set()).add(a)
+    for number, pair in enumerate(_sequence(facts.get("junk_pairs", []), "'junk_pairs'")):
+        what = f"'junk_pairs' [{number}]"
+        names = [_name(name, f"a photo of {what}") for name in _sequence(pair, what)]
+        if len(names) != 2:
+            raise ValueError(f"{what} has {len(names)} photos: a pair has two")
+        for name, other in (names, names[::-1]):
+            junk.setdefault(name, set()).add(other)
     return GroundTruth(
-        scenes={str(scene): tuple(str(name) for name in files) for scene, files in scenes.items()},
+        scenes={scene: _photos_of(scene, files) for scene, files in scenes.items()},
         junk={name: frozenset(others) for name, others in junk.items()},
-        small=frozenset(map(str, small)),
-        kinds={str(scene): str(kind) for scene, kind in content.get("kinds", {}).items()},
+        small=frozenset(parts["small_scenes"]),
+        kinds=parts["kinds"],
     )
+
+
+def _photos_of(scene: str, files: Any) -> tuple[str, ...]:
+    what = f"the scene {short(scene)}"
+    return tuple(_name(name, f"a photo of {what}") for name in _sequence(files, what))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of some JSON; Python's reader keeps the last of two values with one name, and says nothing."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        name = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"{short(name)} stands there twice")
+    return content
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {_kind(value)}, not an object")
+    return value
+
+
+def _sequence(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is {_kind(value)}, not a list")
+    return value
+
+
+def _name(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{what} is {_kind(value)}, not a name")
+    return value
+
+
+def _kind(value: Any) -> str:
+    """Return what a value of JSON is, in words: its text may be as long as the file."""
+    if value is None or value == "":
+        return "null" if value is None else "empty"
+    words = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return words[type(value)]
+
+
+def _file_name(name: str) -> str:
+    return PurePath(name).name

@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
 
 
+def short(text: str, most: int = 60) -> str:
+    """Return a foreign text in quotes, on one line and cut to ``most`` characters."""
+    return repr(text if len(text) <= most else f"{text[:most]}…")
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun: ``1 photo``, ``2,000 photos``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

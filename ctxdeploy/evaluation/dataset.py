@@ -1,17 +1,18 @@
 """What an evaluation is made of, whatever data set it comes from."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.scoring import Relevance
 from ctxdeploy.core.text import counted, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import Box
+    from ctxdeploy.runtime.decode import DecodeLimits
     from ctxdeploy.runtime.sources import PhotoList
 
 
@@ -64,7 +65,8 @@ class DataSet:
         rule: how the figures are made, in one sentence.
 
     Raises:
-        ConfigError: names or keys twice, no query with an answer, or answers that are not in the database.
+        ConfigError: names or keys twice, no query with an answer, answers that are not in the database, or that are
+            junk as well, or photos with answers that are no queries.
     """
 
     kind: str
@@ -83,14 +85,25 @@ class DataSet:
                 raise ConfigError(f"the ground truth of {self.name} {wrong}")
         if not any(relevance.positives for task in self.tasks for relevance in task.relevance.values()):
             raise ConfigError(f"the ground truth of {self.name} has no query with an answer")
-        known = set(self.database)
+        known, asked = set(self.database), {query.key for query in self.queries}
         for task in self.tasks:
             for key, relevance in task.relevance.items():
-                missing = next((name for name in relevance.positives if name not in known), None)
-                if missing is not None:
-                    raise ConfigError(
-                        f"{self.name}: {printable(missing)!r}, which answers {printable(key)}, is not among its photos"
-                    )
+                if relevance.positives:
+                    self._check_answers(key, relevance, known, asked)
+
+    def _check_answers(self, key: str, relevance: Relevance, known: Set[str], asked: Set[str]) -> None:
+        query = printable(key)
+        if key not in asked:
+            raise ConfigError(f"{self.name}: {query} has answers, and is not among its queries")
+        missing = next((name for name in relevance.positives if name not in known), None)
+        if missing is not None:
+            raise ConfigError(f"{self.name}: {printable(missing)!r}, which answers {query}, is not among its photos")
+        name, times = Counter(relevance.positives).most_common(1)[0]
+        if times > 1:
+            raise ConfigError(f"{self.name}: {printable(name)!r} answers {query} {times} times")
+        both = next((name for name in relevance.positives if name in relevance.junk), None)
+        if both is not None:
+            raise ConfigError(f"{self.name}: {printable(both)!r} answers {query}, and is junk for it")
 
     def photo_list(self) -> "PhotoList":
         """Return the database's photos, to be indexed."""
@@ -109,6 +122,17 @@ class DataSet:
                 f"{self.name}: {len(missing)} of {counted(len(names), 'photo')} are missing, such as "
                 f"{printable(str(self.folder / missing[0]))}: complete the data set"
             )
+
+    def check_boxes(self, limits: "DecodeLimits") -> None:
+        """Raise ``PhotoError`` if a box does not lie in its query, or such a query cannot be opened."""
+        from ctxdeploy.runtime import photo_size
+
+        for query in self.queries:
+            if query.box is not None:
+                try:
+                    query.box.pixels(photo_size(self.folder / query.name, limits))
+                except PhotoError as error:
+                    raise PhotoError(f"the query {printable(query.key)} of {self.name}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,7 @@ def evaluate(
             f"--distractors {archive} is the archive of the evaluated photos (-o): give that of other ones"
         )
     _check_archive(dataset, archive, extractor)
+    dataset.check_boxes(extractor.config.limits)
     with ExitStack() as stack:
         distractors = None
         if config.distractors is not None:

@@ -49,7 +49,7 @@ class Figures:
         mean_average_precision: 0 to 1.
         precision: by depth, 0 to 1.
         queries: that were scored.
-        without_positives: queries that were not.
+        without_positives: queries that were not, and photos of scenes that are left out, since nothing answers them.
         groups: that the means are over; 0 if they are over queries.
     """
 
@@ -95,10 +95,11 @@ def figures(dataset: DataSet, outcomes: Sequence[Outcome]) -> dict[str, Figures]
     by_key = {outcome.query.key: outcome for outcome in outcomes}
     found = {}
     for task in dataset.tasks:
-        scores = {key: by_key[key].scores[task.name] for key in task.relevance}
+        # A photo that nothing answers need not be a query: a scene of one is a normal part of a data set.
+        scores = {key: by_key[key].scores[task.name] for key in task.relevance if key in by_key}
         scored = {key: score for key, score in scores.items() if score is not None}
         if scored:
-            found[task.name] = _figures(task, scored, len(scores) - len(scored))
+            found[task.name] = _figures(task, scored, len(task.relevance) - len(scored))
     return found
 
 

@@ -3,12 +3,13 @@
 minibench is such a folder whose database is ``images/``, the photos of the scenes, and ``distractors/``.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import printable, short
 from ctxdeploy.evaluation.dataset import DataSet, Kind, Query, Task
 
 ALL, SMALL = "all", "small"
@@ -52,18 +53,19 @@ def read_minibench(place: Path) -> DataSet:
 
 def _scene_set(kind: str, place: Path, photos: Sequence[str]) -> DataSet:
     path = place / GROUND_TRUTH
+    shown = printable(str(path))
     truth = _by_path(read_ground_truth(path), photos, path)
     large = [scene for scene in truth.scenes if scene not in truth.small]
     tasks = [_task(ALL, truth, large)]
     for kind_of_scene in sorted(set(truth.kinds.values())):
         if kind_of_scene in (ALL, SMALL):
-            raise ConfigError(f"{path} calls a kind of scenes {kind_of_scene!r}, as other figures are: rename it")
+            raise ConfigError(f"{shown} calls a kind of scenes {kind_of_scene!r}, as other figures are: rename it")
         of_kind = [scene for scene in large if truth.kinds.get(scene) == kind_of_scene]
         tasks.append(_task(kind_of_scene, truth, of_kind))
     tasks.append(_task(SMALL, truth, [scene for scene in truth.scenes if scene in truth.small]))
     kept = [task for task in tasks if task.groups]
     if not kept:
-        raise ConfigError(f"{path} has no scene with two photos that show the same")
+        raise ConfigError(f"{shown} has no scene with two photos that show the same")
     queries = dict.fromkeys(name for task in kept for group in task.groups for name in group)
     return DataSet(
         kind=kind,
@@ -91,8 +93,11 @@ def _by_path(truth: GroundTruth, photos: Sequence[str], path: Path) -> GroundTru
         by_file.setdefault(PurePosixPath(photo).name, []).append(photo)
     shown = [name for files in truth.scenes.values() for name in files]
     paths = {name: _path_of(name, known, by_file, path) for name in dict.fromkeys((*shown, *truth.junk))}
-    if len({paths[name] for name in shown}) < len(shown):
-        raise ConfigError(f"{path} has a photo in two scenes, or twice in one: a photo shows one scene")
+    name, times = Counter(paths[name] for name in shown).most_common(1)[0] if shown else ("", 0)
+    if times > 1:
+        raise ConfigError(
+            f"{printable(str(path))} has {printable(name)!r} in two scenes, or twice in one: a photo shows one scene"
+        )
     return _renamed(truth, paths)
 
 
@@ -102,7 +107,7 @@ def _path_of(name: str, known: set[str], by_file: Mapping[str, list[str]], path:
     found = by_file.get(PurePosixPath(name).name, []) if "/" not in name else []
     if len(found) != 1:
         why = f"is the name of {len(found)} photos: give its path" if found else "is not among the photos"
-        raise ConfigError(f"{path}: {printable(name)!r} {why}")
+        raise ConfigError(f"{printable(str(path))}: {short(name)} {why}")
     return found[0]
 
 

@@ -10,7 +10,8 @@ with limits of its own.
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,16 +135,37 @@ def decode_bytes(
             raise error from None
 
 
-def _attempt(data: bytes, preprocessing: Preprocessing, box: Box | None, limits: DecodeLimits, load: Load) -> Pixels:
+def photo_size(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Return (width, height) of the upright photo in a file; of a JPEG no pixel is decoded for that.
+
+    Raises:
+        PhotoError: the bare reason why it cannot be opened.
+    """
+    data = read_file(path)
+    if not data:
+        raise PhotoError("it is empty (0 bytes)")
+    with _reasons(), open_image(data, limits) as image:
+        if image.format not in JPEG_FORMATS:
+            image.load()  # a reader that rotates while loading changes the size
+        return read_orientation(image).size(image.size)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what readers raise into ``PhotoError`` with the bare reason."""
     try:
-        with open_image(data, limits) as image:
-            return _decode(image, data, preprocessing, box, load)
+        yield
     except PhotoError:
         raise
     except MemoryError as error:
         raise PhotoError("there is not enough memory for it: lower --max-pixels, or give more memory") from error
     except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, IndexError, ...
         raise PhotoError(f"it is damaged or not supported ({one_line(error)})") from error
+
+
+def _attempt(data: bytes, preprocessing: Preprocessing, box: Box | None, limits: DecodeLimits, load: Load) -> Pixels:
+    with _reasons(), open_image(data, limits) as image:
+        return _decode(image, data, preprocessing, box, load)
 
 
 def thumbnail_size(size: tuple[int, int], bound: float) -> tuple[int, int]:

@@ -113,3 +113,46 @@ def test_ground_truth_of_another_form(tmp_path: Path, content: object) -> None:
     (tmp_path / "gnd.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ConfigError, match=r"gnd\.json is not a ground truth"):
         load_ground_truth(tmp_path)
+
+
+_TWO = {"a": ["1.jpg", "2.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([], "the file is a list, not an object"),
+        ({}, "it has no 'scenes'"),
+        ({"scenes": {"a": "1.jpg"}}, "the scene 'a' is text, not a list"),
+        ({"scenes": {"a": ["1.jpg", 2]}}, "a photo of the scene 'a' is a number, not a name"),
+        ({"scenes": {"a": [["1.jpg"]]}}, "a photo of the scene 'a' is a list, not a name"),
+        ({"scenes": {"a": ["1.jpg", ""]}}, "a photo of the scene 'a' is empty"),
+        ({"scenes": _TWO, "small_scenes": _TWO}, "'a' stands in 'scenes' and in 'small_scenes'"),
+        ({"scenes": _TWO, "small_scenes": ["a"]}, "'small_scenes' is a list, not an object"),
+        ({"scenes": _TWO, "kinds": {"b": "wild"}}, "'kinds' has 'b', which is no scene"),
+        ({"scenes": _TWO, "kinds": {"a": 5}}, "the kind of the scene 'a' is a number"),
+        ({"scenes": _TWO, "kinds": {"a": float("nan")}}, "the kind of the scene 'a' is a number"),
+        ({"scenes": _TWO, "junk_pairs": None}, "'junk_pairs' is null, not a list"),
+        ({"scenes": _TWO, "junk_pairs": [["1.jpg"]]}, "'junk_pairs' [0] has 1 photos: a pair has two"),
+        ({"scenes": _TWO, "junk_pairs": ["12"]}, "'junk_pairs' [0] is text, not a list"),
+        ({"scenes": _TWO, "junk_pairs": [["1.jpg", None]]}, "a photo of 'junk_pairs' [0] is null, not a name"),
+        ('{"scenes": {"a": ["1", "2"], "a": ["3", "4"]}}', "'a' stands there twice"),
+        ('{"scenes": {"\\u001b[31m' + "x" * 999 + '": 5}}', r"'\x1b[31mxxx"),
+        ("[" * 100_000, "recursion"),
+        (b"\xff\xfe{", "can't decode"),
+    ],
+)
+def test_every_part_of_a_ground_truth_is_checked(tmp_path: Path, content: object, words: str) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    (tmp_path / "gnd.json").write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    with pytest.raises(ConfigError) as caught:
+        load_ground_truth(tmp_path)
+    assert words in str(caught.value) and "\x1b" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_byte_order_mark_and_other_facts_are_no_mistakes(tmp_path: Path) -> None:
+    content = {"scenes": {"a": ["x/1.jpg", "2.jpg"], "b": []}, "junk_pairs": [["x/1.jpg", "2.jpg"]], "licence": None}
+    (tmp_path / "gnd.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    truth = load_ground_truth(tmp_path)
+    assert truth.scenes == {"a": ("1.jpg", "2.jpg"), "b": ()}
+    assert truth.relevance("1.jpg", truth.scenes["a"]).positives == ()

@@ -90,6 +90,26 @@ def test_a_gnd_json_that_does_not_fit(training: Path, tmp_path: Path, scenes, ot
         open_set(tmp_path)
 
 
+@pytest.mark.parametrize("pairs", [[], [["4.jpg", "5.jpg"], ["4.jpg", "6.jpg"], ["5.jpg", "6.jpg"]]])
+def test_scenes_that_nothing_answers_are_left_out(
+    call, revisited: Path, bundle: Bundle, codebook: Path, tmp_path: Path, pairs
+) -> None:
+    """Scenes of one photo, and one of three that share nothing by twos, beside a scene of two."""
+    folder = tmp_path / "set"
+    _photos(revisited / "jpg", folder, [f"{number}.jpg" for number in range(8)])
+    shutil.copy(folder / "0.jpg", folder / "1.jpg")
+    scenes = {"pair": ["0.jpg", "1.jpg"], "one": ["2.jpg"], "small": ["3.jpg"]}
+    scenes |= {"three": ["4.jpg", "5.jpg", "6.jpg"]} if pairs else {}
+    (folder / "gnd.json").write_text(json.dumps({"scenes": scenes, "kinds": {"one": "wild"}, "junk_pairs": pairs}))
+    options = ("--model", bundle.path, "--codebook", codebook, "-o", tmp_path / "a.ctxindex")
+    result = call("eval", folder, *options, "--json", "-q", "--html", tmp_path / "worst.html")
+    assert result.code == 0, result.err
+    (name, found), *others = result.json["figures"].items()
+    assert (name, others, found["mAP"], found["queries"], found["scenes"]) == ("all", [], 100.0, 2, 1)
+    assert found["without_positives"] == 2 + (3 if pairs else 0)
+    assert f"2 of 1 scenes ({found['without_positives']} without answers)" in call("eval", folder, *options, "-q").out
+
+
 def test_holidays_from_names_to_figures(call, few: Path, bundle: Bundle, codebook: Path, tmp_path: Path) -> None:
     dataset = open_set(few)
     assert [query.name for query in dataset.queries] == [f"jpg/{n}.jpg" for n in (100000, 100100, 100200)]

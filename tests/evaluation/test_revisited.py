@@ -15,8 +15,10 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.types import Box
 from ctxdeploy.evaluation.dataset import Query
+from ctxdeploy.evaluation.judging import figures, judge
 from ctxdeploy.evaluation.query_cache import ObservedExtractor, QueryCache
 from ctxdeploy.evaluation.ranking import Ranked, RankingsFile
+from ctxdeploy.evaluation.table import open_set
 from ctxdeploy.runtime import Extractor
 
 DEPTHS = (1, 5, 10)
@@ -183,6 +185,27 @@ def _doubled() -> list[object]:
         (lambda c: c["imlist"].append(c["imlist"][0]), "2 times"),
         (lambda c: c["imlist"].append(_doubled()), "is not the name of a photo"),
         (lambda c: c["imlist"].append("nowhere"), "nowhere.jpg: complete the data set"),
+        (lambda c: c.update(imlist="".join(c["imlist"])), "imlist is text, not a list"),
+        (lambda c: c.update(gnd={}), "gnd is a dict, not a list"),
+        (lambda c: c.update(qimlist=[], gnd=[]), "has no query"),
+        (lambda c: c["gnd"].__setitem__(3, [1]), "gnd[3] is a list, not a dictionary"),
+        (lambda c: c["gnd"][3].pop("junk"), "gnd[3] has no 'junk'"),
+        (lambda c: c["gnd"][3].update(hard=None), "hard of gnd[3] is None, not a list"),
+        (lambda c: c["gnd"][3].update(hard=5), "hard of gnd[3] is a number, not a list"),
+        (lambda c: c["gnd"][3].update(hard=np.array([[1, 2]])), "an array of 2 dimensions, not a list"),
+        (lambda c: c["gnd"][3].update(hard=["5"]), "holds text, not the number of a photo"),
+        (lambda c: c["gnd"][3].update(hard=[True]), "holds true or false"),
+        (lambda c: c["gnd"][3].update(hard=[_doubled()]), "holds a list, not the number of a photo"),
+        (lambda c: c["gnd"][3].update(hard=[-1]), "names photo -1 of 86"),
+        (lambda c: c["gnd"][3].update(hard=[float("nan")]), "names photo nan"),
+        (lambda c: c["gnd"][3].update(hard=[10**400]), "is not a ground truth"),
+        (lambda c: c["gnd"][3].update(easy=[80], hard=[81, 81]), "gnd[3] names photo 81 twice in hard"),
+        (lambda c: c["gnd"][3].update(easy=[80], junk=[80]), "gnd[3] names photo 80 in easy and in junk"),
+        (lambda c: c["gnd"][3].update(bbx=[1, 2, 3]), "bbx of gnd[3] has 3 numbers"),
+        (lambda c: c["gnd"][3].update(bbx=["1", "2", "3", "4"]), "bbx of gnd[3] holds text"),
+        (lambda c: c["gnd"][3].update(bbx=[0, 0, float("nan"), 4]), "bbx of gnd[3]: box 0,0,nan,4"),
+        (lambda c: [truth.update(ok=truth.pop("easy")) for truth in c["gnd"][:9]], "gnd[0] has no 'easy'"),
+        (lambda c: [truth.update(easy=[], hard=[]) for truth in c["gnd"]], "has no query with an answer"),
     ],
 )
 def test_a_damaged_ground_truth(call, revisited: Path, bundle, tmp_path: Path, content, change, words: str) -> None:
@@ -194,6 +217,48 @@ def test_a_damaged_ground_truth(call, revisited: Path, bundle, tmp_path: Path, c
     assert result.code == 2, result.err
     assert words in result.err and len(result.err.splitlines()) == 1
     assert not (tmp_path / "a.ctxindex").exists()
+
+
+def test_a_box_outside_its_query_is_said_before_any_work(
+    call, revisited: Path, bundle: Bundle, tmp_path: Path, content, monkeypatch
+) -> None:
+    changed = pickle.loads(pickle.dumps(content))  # noqa: S301
+    changed["gnd"][69]["bbx"] = [0, 0, 82, 40]  # of 80 pixels
+    (tmp_path / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(changed))
+    (tmp_path / "jpg").symlink_to(revisited / "jpg")
+    monkeypatch.setattr(ObservedExtractor, "extract", lambda self, photos: pytest.fail("extracts"))
+    result = call("eval", tmp_path, "--model", bundle.path, "-o", tmp_path / "a.ctxindex", "-q")
+    assert result.code == 14 and "the box 0,0,82,40 does not lie in the photo of 80×64 pixels" in result.err
+    assert f"the query {content['qimlist'][69]}.jpg" in result.err
+    assert not (tmp_path / "a.ctxindex").exists()
+
+
+@pytest.mark.parametrize("junk", [True, False])
+def test_sets_as_they_were_before_they_were_revisited(
+    load_reference, revisited: Path, tmp_path: Path, content, junk: bool
+) -> None:
+    """Right photos in one list, ``ok``; boxes and junk may be missing; names may have their suffix."""
+    random = np.random.default_rng(0)
+    gnd = []
+    for number, truth in enumerate(content["gnd"]):
+        old = {"bbx": None if number % 3 else truth["bbx"], "ok": np.concatenate([truth["easy"], truth["hard"]])}
+        if number % 3 == 1:
+            del old["bbx"]
+        gnd.append({**old, "junk": truth["junk"]} if junk else old)
+    names = [f"{name}.jpg" if number % 2 else name for number, name in enumerate(content["imlist"])]
+    changed = {"imlist": names, "qimlist": content["qimlist"], "gnd": gnd}
+    (tmp_path / "gnd_oxford5k.pkl").write_bytes(pickle.dumps(changed))
+    (tmp_path / "jpg").symlink_to(revisited / "jpg")
+    dataset = open_set(tmp_path)
+    assert [query.box is None for query in dataset.queries] == [number % 3 > 0 for number in range(70)]
+    assert dataset.database == tuple(sorted(f"{name}.jpg" for name in content["imlist"]))
+    rankings = [random.permutation(86).tolist() for _ in gnd]
+    plain = load_reference("retrieval_scores").revisited
+    expected = plain(rankings, [{"junk": [], **truth} for truth in gnd], DEPTHS)
+    named = [[Ranked(f"{content['imlist'][n]}.jpg", 0.0) for n in ranking] for ranking in rankings]
+    found = figures(dataset, judge(dataset, zip(dataset.queries, named, strict=True)))
+    assert list(found) == ["ok"] and found["ok"].queries == 70
+    assert found["ok"].mean_average_precision == expected[0]
 
 
 def test_interrupted_it_goes_on_to_the_same_rankings(
