@@ -18,6 +18,7 @@ from ctxdeploy.core.doors import door
 if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated
     from ctxdeploy.index.codebook.codebook import Codebook
+    from ctxdeploy.index.codebook.pickled import open_codebook
     from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, Hit, IndexConfig
     from ctxdeploy.index.index import Index
     from ctxdeploy.index.maintenance.merge import Merged
@@ -45,6 +46,7 @@ __all__ = [
     "Searcher",
     "SnapshotInfo",
     "State",
+    "open_codebook",
 ]
 
 _HOMES = {
@@ -63,6 +65,7 @@ _HOMES = {
     "Searcher": "search",
     "SnapshotInfo": "maintenance.snapshots",
     "State": "storage.state",
+    "open_codebook": "codebook.pickled",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -144,7 +144,7 @@ class CodebookFinder:
             ArchiveError: a codebook is damaged.
             NoPhotosError: there is no photo to train one.
         """
-        from ctxdeploy.index import Codebook, Index
+        from ctxdeploy.index import Codebook, Index, open_codebook
 
         given, bundle = self._config, extractor.bundle
         carried = bundle.codebook
@@ -152,7 +152,7 @@ class CodebookFinder:
             path = self._train(given.photos, extractor, display)
             return path, self.judge(Codebook.load(path), f"trained on {given.photos}")
         if given.file is not None:
-            return given.file, self.judge(Codebook.load(given.file), f"file {given.file}")
+            return given.file, self.judge(open_codebook(given.file), f"file {given.file}")
         if is_archive(self._archive):
             own = _codebook_of(self._archive)
             is_models = carried is not None and carried.id == own.id

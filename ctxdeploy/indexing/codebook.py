@@ -37,16 +37,16 @@ def read_codebook(file: Path, dim: int) -> "Codebook":
     """Read every byte of a codebook's file and return it.
 
     Args:
-        file: what ``Codebook.save`` wrote.
+        file: what ``Codebook.save`` or the package ``asmk`` wrote.
         dim: of the descriptors that it is for.
 
     Raises:
         ConfigError: it has another dimension.
         ArchiveError: the file is not a codebook, or damaged.
     """
-    from ctxdeploy.index import Codebook
+    from ctxdeploy.index import open_codebook
 
-    codebook = Codebook.load(file)
+    codebook = open_codebook(file)
     codebook.check(str(file))
     if codebook.dim != dim:
         raise ConfigError(
@@ -76,16 +76,21 @@ def codebook_of(bundle: Bundle) -> "Codebook | None":
 
 
 def add_codebook(bundle: Bundle, file: Path) -> Bundle:
-    """Copy the file of a codebook into a bundle, in place of the one it has; return the bundle with it.
+    """Put a codebook into a bundle, in place of the one it has; return the bundle with it.
 
     Raises:
         ConfigError: its dimension is not that of the descriptors.
         ArchiveError: the file is not a codebook, or damaged.
         StorageError: the bundle cannot be written.
     """
+    from ctxdeploy.index.codebook import is_pickled
+
     codebook = read_codebook(file, bundle.extraction.dim)
     target = bundle.path / CODEBOOK
-    copy_file(file, target)
+    if is_pickled(file):
+        codebook.save(target)
+    else:
+        copy_file(file, target)
     entry = CodebookFile(
         file=CODEBOOK,
         sha256=file_sha256(target),

@@ -296,10 +296,10 @@ def check_free(archive: Path) -> None:
 
 def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
     """Raise ``ConfigError`` for what only a new archive takes, unless it was made so: the same command goes on."""
-    from ctxdeploy.index import Codebook
+    from ctxdeploy.index import open_codebook
 
     words = len(index.codebook.centroids)
-    other = config.codebook is not None and Codebook.load(config.codebook).id != index.codebook.id
+    other = config.codebook is not None and open_codebook(config.codebook).id != index.codebook.id
     if other or config.words not in (None, words):
         raise ConfigError(
             f"{archive} has a codebook of {words} words: leave out --codebook and --words, or choose another -o"

@@ -10,9 +10,10 @@ from ctxdeploy.core.doors import door
 if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
     from ctxdeploy.index.codebook.codebook import Codebook
+    from ctxdeploy.index.codebook.pickled import is_pickled, open_codebook
     from ctxdeploy.index.codebook.training import MAX_PER_WORD, choose_words
 
-__all__ = ["MAX_PER_WORD", "Aggregated", "Codebook", "aggregate", "choose_words"]
+__all__ = ["MAX_PER_WORD", "Aggregated", "Codebook", "aggregate", "choose_words", "is_pickled", "open_codebook"]
 
 _HOMES = {
     "Aggregated": "aggregation",
@@ -20,6 +21,8 @@ _HOMES = {
     "MAX_PER_WORD": "training",
     "aggregate": "aggregation",
     "choose_words": "training",
+    "is_pickled": "pickled",
+    "open_codebook": "pickled",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

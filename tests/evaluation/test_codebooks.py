@@ -1,8 +1,10 @@
 """Where the codebook of an evaluation comes from; one that was trained on the evaluated photos cannot pass unseen."""
 
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ctxdeploy.core.bundle
@@ -74,6 +76,24 @@ def test_a_codebook_that_says_nothing_is_marked_as_unknown(call, options, codebo
     assert result.code == 0, result.err
     assert result.json["codebook"]["trained_on"] == "unknown"
     assert "does not say which photos trained it" in result.json["warnings"][0]
+
+
+def test_a_codebook_that_asmk_pickled(call, options, codebook: Path, training: Path, tmp_path: Path) -> None:
+    centroids = np.array(Codebook.load(codebook).centroids)
+    content = {"type": "Codebook", "params": {"size": len(centroids)}, "state": {"centroids": centroids}}
+    (tmp_path / "codebook.pkl").write_bytes(pickle.dumps(content))
+    given = ("--codebook", tmp_path / "codebook.pkl")
+    result = call(*options, *given, "--json", "-q")
+    assert result.code == 0, result.err
+    plain = call(*options[:-2], "-o", tmp_path / "b.ctxindex", *options[-2:], "--codebook", codebook, "--json", "-q")
+    assert result.json["figures"] == plain.json["figures"]
+    assert result.json["codebook"]["id"] == Codebook.load(codebook).id
+    assert result.json["codebook"]["trained_on"] == "unknown"
+    # The same command goes on; an archive of photos takes it too.
+    assert call(*options, *given, "-q").code == 0
+    new = ("index", training, "-o", tmp_path / "c.ctxindex", "--model", options[options.index("--model") + 1], "-q")
+    assert call(*new, *given).code == 0
+    assert call(*new, *given).code == 0
 
 
 @pytest.mark.parametrize(
