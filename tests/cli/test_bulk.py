@@ -327,7 +327,7 @@ def test_a_photo_without_permission_is_tried_by_every_run(bundle: Bundle, dirty:
     command += ["--model", str(bundle.path), "--json", "-q"]
 
     def run() -> dict[str, Any]:
-        done = subprocess.run(command, preexec_fn=_without_override, capture_output=True, check=False, timeout=120)
+        done = subprocess.run(command, preexec_fn=_without_override, capture_output=True, check=False, timeout=600)
         report: dict[str, Any] = json.loads(done.stdout)
         return report
 

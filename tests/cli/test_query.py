@@ -1,6 +1,5 @@
 """Options of a query, and several queries at once."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +58,31 @@ def test_answers_of_several_are_those_of_each(call, photos: Path, shared_archive
         assert answer["results"] == alone["results"]
 
 
+class _Clock:
+    """The time as ``ctxdeploy.query`` sees it: it passes where a test lets it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> _Clock:
+    made = _Clock()
+    monkeypatch.setattr("ctxdeploy.query.time", made)
+    return made
+
+
 class _Extractor:
-    """Takes no time; ``bad`` cannot be read."""
+    """Takes 10 ms; ``bad`` cannot be read."""
+
+    def __init__(self, clock: _Clock) -> None:
+        self.clock = clock
 
     def extract_one(self, photo: PhotoSource, box: object) -> LocalDescriptors:
+        self.clock.now += 0.01
         if photo.name == "bad":
             raise PhotoError("bad")
         return LocalDescriptors(
@@ -76,21 +96,21 @@ class _Extractor:
 class _Index:
     """Takes ``seconds`` a search, and notes for how many queries each was."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.groups = seconds, list[int]()
+    def __init__(self, seconds: float, clock: _Clock) -> None:
+        self.seconds, self.clock, self.groups = seconds, clock, list[int]()
 
     def search_batch(self, queries, top, *, alpha, threshold, idf):
         self.groups.append(len(queries))
-        time.sleep(self.seconds)
+        self.clock.now += self.seconds
         return [[Hit(str(number), 1.0)] for number in range(len(queries))]
 
 
 def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
-    return list(ask_many(index, _Extractor(), map(photo_source, photos), QueryConfig()))
+    return list(ask_many(index, _Extractor(index.clock), map(photo_source, photos), QueryConfig()))
 
 
-def test_queries_wait_for_each_other_where_searching_is_what_takes_time() -> None:
-    index = _Index(0.2)
+def test_queries_wait_for_each_other_where_searching_is_what_takes_time(clock: _Clock) -> None:
+    index = _Index(0.4, clock)
     photos = [Path(str(number)) for number in range(100)]
     photos[7] = Path("bad")
     answers = _ask(index, photos)
@@ -101,20 +121,13 @@ def test_queries_wait_for_each_other_where_searching_is_what_takes_time() -> Non
     assert [answer.photo.path for answer in answers if isinstance(answer, Answer)] == photos[:7] + photos[8:]
 
 
-def test_nobody_waits_where_searching_takes_no_time(monkeypatch) -> None:
-    index = _Index(0.0)
-    extract = _Extractor.extract_one
-
-    def slow(self, photo, box):
-        time.sleep(0.01)
-        return extract(self, photo, box)
-
-    monkeypatch.setattr(_Extractor, "extract_one", slow)
+def test_nobody_waits_where_searching_takes_no_time(clock: _Clock) -> None:
+    index = _Index(0.0, clock)
     _ask(index, [Path(str(number)) for number in range(10)])
     assert index.groups == [1] * 10
 
 
-def test_queries_that_all_fail_search_for_nothing() -> None:
-    index = _Index(0.0)
+def test_queries_that_all_fail_search_for_nothing(clock: _Clock) -> None:
+    index = _Index(0.0, clock)
     assert [str(error) for error in _ask(index, [Path("bad"), Path("bad")])] == ["bad", "bad"]
     assert index.groups == []

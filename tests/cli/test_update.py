@@ -204,13 +204,13 @@ def test_second_run_at_the_same_time_is_refused(call, folder: Path, indexed: Pat
         index.remove([name for name in index.names() if name != "coins_0.jpg"])
     command = [sys.executable, "-m", "ctxdeploy.cli.main", "index", str(folder), "-o", str(indexed)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 600
     while (indexed / "LOCK").read_text() != f"{first.pid}\n" and first.poll() is None and time.monotonic() < limit:
         time.sleep(0.002)
     first.send_signal(signal.SIGSTOP)
     result = call("index", folder, "-o", indexed)
     first.send_signal(signal.SIGCONT)
-    _, err = first.communicate(timeout=100)
+    _, err = first.communicate(timeout=600)
     assert first.returncode == 0, err
     assert result.code == 15
     assert f"process {first.pid}" in result.err

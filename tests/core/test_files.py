@@ -306,7 +306,7 @@ def test_one_writer_and_a_file_system_without_locks(tmp_path: Path, monkeypatch:
         StorageError, match=r"LOCK cannot be locked: No locks available; choose a folder on a local disk"
     ):
         WriterLock(tmp_path)
-    assert len(list(Path("/proc/self/fd").iterdir())) == handles
+    assert len(list(Path("/proc/self/fd").iterdir())) <= handles  # fewer where those of another test were collected
 
 
 def test_the_hash_of_a_file(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ USED = {
 def check(paths: list[Path], listings: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     apis = [argument for name in listings for argument in ("--api", str(FOLDER / name))]
     command = [sys.executable, str(FOLDER / "check_api.py"), *apis, "--alias", "trt", *map(str, paths)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture(scope="module")

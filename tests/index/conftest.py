@@ -47,7 +47,7 @@ def run_child() -> Callable[..., Any]:
         os.pathsep
     )
 
-    def run(name: str, *arguments: object, timeout: float = 120.0, environment: dict[str, str] | None = None) -> Any:
+    def run(name: str, *arguments: object, timeout: float = 1200.0, environment: dict[str, str] | None = None) -> Any:
         result = subprocess.run(
             [sys.executable, str(CHILDREN / f"{name}.py"), *map(str, arguments)],
             capture_output=True,

@@ -34,7 +34,7 @@ def test_mutated_archives(tmp_path: Path, run_child: Any, checked: bool, request
         environment |= {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(folder)}
     count = MUTATIONS // 2 if checked else MUTATIONS
     (tmp_path / "archives").mkdir()
-    report = run_child("fuzz", tmp_path / "archives", count, 7 + checked, timeout=100 + count, environment=environment)
+    report = run_child("fuzz", tmp_path / "archives", count, 7 + checked, timeout=1200 + count, environment=environment)
     assert report["mutations"] == count == report["opened"] + report["refused"]
     assert report["found by verify"] > 0.9 * count and report["opened"] > 0.2 * count
     assert all(report[kind] > 0 for kind in (*KINDS, "wrong_manifest", "wrong_lines", "wrong_snapshot"))

@@ -128,7 +128,7 @@ def test_adding_and_searching_in_threads(make_photos: Any, make_archive: Any, mo
             index.add(f"{number:03d}", vectors)
         stop.set()
         for thread in searchers:
-            thread.join(30)
+            thread.join(600)
     assert errors == []
     with Index.open(path) as reader:
         assert list(reader.names()) == [f"{number:03d}" for number in range(60)]
@@ -149,7 +149,7 @@ def test_a_large_pending_shard_is_written_early(
 
 def _hold(started: Any, end: Any) -> None:
     started.set()
-    end.wait(30)
+    end.wait(600)
 
 
 def test_a_forked_child_does_not_keep_the_lock(make_photos: Any, make_archive: Any) -> None:
@@ -160,12 +160,12 @@ def test_a_forked_child_does_not_keep_the_lock(make_photos: Any, make_archive: A
     child = context.Process(target=_hold, args=(started, end))
     child.start()
     try:
-        assert started.wait(30)
+        assert started.wait(600)
         index.close()
         Index.open(path, writable=True).close()
     finally:
         end.set()
-        child.join(30)
+        child.join(600)
 
 
 def test_descriptors_beyond_float32s_squares_are_refused_and_harm_nothing(make_photos: Any, make_archive: Any) -> None:

@@ -17,14 +17,13 @@ CHANGING = ("add", "change", "merge", "repair", "create")
 
 def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[str, Any]:
     """Return the reports of ``children/faults.py`` for all jobs."""
-    reports: dict[str, Any] = run_child("faults", folder, ",".join(JOBS), mode, 1 if FULL else stride, timeout=600)
+    reports: dict[str, Any] = run_child("faults", folder, ",".join(JOBS), mode, 1 if FULL else stride, timeout=1800)
     for job, report in reports.items():
         assert report["tried"] == -(-report["points"] // (1 if FULL else stride)), (job, report)
         assert report["before"] + report["after"] == report["tried"]
     return reports
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
     reports = interrupted(run_child, tmp_path, "kill", 3)

@@ -36,7 +36,7 @@ def held(path: Path, query: Any, **how: Any) -> Iterator[Any]:
         first = json.loads(process.stdout.readline())
         yield first
     finally:
-        rest = process.communicate(timeout=60)[0]
+        rest = process.communicate(timeout=600)[0]
     assert json.loads(rest) == first and process.returncode == 0
 
 

@@ -28,8 +28,11 @@ def search_threads_left() -> list[str]:
 
 def test_helpers_take_part() -> None:
     threads, seen = SearchThreads(3), set()
+    together = threading.Barrier(2)  # one thread alone would wait here
 
     def note(task: int) -> int:
+        if task < 2:
+            together.wait(300)
         seen.add(threading.get_ident())
         return square(task)
 
@@ -82,7 +85,7 @@ def test_a_forked_child_has_threads_of_its_own_even_if_another_held_the_lock() -
     with threads._mutex:
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # ends a child that waits for ever
+            signal.alarm(300)  # ends a child that waits for ever
             os._exit(0 if threads.run(square, TASKS) == SQUARES else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert threads.run(square, TASKS) == SQUARES
@@ -116,5 +119,5 @@ def later():
     print(sum(threads.run(lambda task: task, range(20))))
 threading.Thread(target=later).start()
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600)
     assert (found.stdout, found.stderr) == ("190\n", "")

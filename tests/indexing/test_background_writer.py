@@ -40,7 +40,7 @@ def test_the_giver_waits_when_too_many_wait() -> None:
     time.sleep(0.3)
     assert len(given) <= 5, "one is being taken, four wait"
     gate.set()
-    giver.join(5)
+    giver.join(300)
     assert len(given) == 20 and not giver.is_alive()
 
 
@@ -90,25 +90,34 @@ def test_an_interrupt_on_leaving_does_not_leave_the_thread_at_work(
     first: type[KeyboardInterrupt] | None, taken: int
 ) -> None:
     """Who catches it commits what was taken, and must not do so beside the thread. Only the second one drops items."""
-    began, gate = threading.Event(), threading.Event()
+    began, gate, waiting = threading.Event(), threading.Event(), threading.Event()
     done: list[int] = []
+
+    class Ended(threading.Event):
+        """What the block waits for on leaving."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            waiting.set()
+            return super().wait(timeout)
 
     def take(item: int) -> None:
         began.set()
-        gate.wait(5)
+        gate.wait(300)
         done.append(item)
 
     def interrupt() -> None:
-        began.wait(5)
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
+        if began.wait(300) and waiting.wait(300):
+            os.kill(os.getpid(), signal.SIGINT)
+            waiting.clear()
+            waiting.wait(300)  # again: the interrupt has been taken
         gate.set()
 
     before = threading.active_count()
     helper = threading.Thread(target=interrupt)
     helper.start()
-    with pytest.raises(KeyboardInterrupt), BackgroundWriter(take, 10) as handover:
+    writer = BackgroundWriter(take, 10)
+    writer._ended = Ended()
+    with pytest.raises(KeyboardInterrupt), writer as handover:
         for item in range(3):
             handover.put(item)
         if first is not None:

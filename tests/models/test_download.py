@@ -19,7 +19,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.models.download import DownloadConfig, check_url, fetch
 
 DATA = os.urandom(300_000)
-QUICK = DownloadConfig(timeout=5.0, attempts=3)
+QUICK = DownloadConfig(timeout=60.0, attempts=3)
 QUIET = Display(quiet=True)
 
 
@@ -159,7 +159,7 @@ from ctxdeploy.core.progress import Display
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 try:
-    fetch(sys.argv[1], Path(sys.argv[2]), DownloadConfig(timeout=5), Display(quiet=True))
+    fetch(sys.argv[1], Path(sys.argv[2]), DownloadConfig(timeout=60), Display(quiet=True))
 except StorageError as error:
     print(error)
 """
@@ -195,7 +195,7 @@ def test_interrupted_in_the_middle_no_file_has_the_name(site: Any, target: Path,
     child = subprocess.Popen(
         [sys.executable, "-c", _FETCH, f"{site.url}/a.pth", str(target)], stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not any(size >= 131_072 for size in _sizes(target.parent)):
         assert time.monotonic() < deadline and child.poll() is None
         time.sleep(0.02)

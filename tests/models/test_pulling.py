@@ -24,7 +24,7 @@ from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.listing import list_models, read_origin
 
 MODEL = PUBLISHED["how-r18"]
-QUICK = DownloadConfig(timeout=5.0, attempts=1)
+QUICK = DownloadConfig(timeout=60.0, attempts=1)
 
 
 @pytest.fixture(scope="session")

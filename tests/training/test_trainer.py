@@ -104,7 +104,7 @@ def test_kill_9_and_the_same_command_give_the_same_weights(landmarks: Path, tmp_
     command += ["--set", "pairs=4", "--set", "view_size=64", "--set", "photo_size=160"]
     assert command_line(["train", str(whole), *command]) == 0
     process = subprocess.Popen([sys.executable, "-m", "ctxdeploy.cli.main", "train", str(parts), *command])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (parts / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

@@ -4,7 +4,7 @@
 
 Raises if an open fails with anything but ArchiveError (or ConfigError from a snapshot whose file has gone) that names
 a file of the archive, if anything after it fails, or if ``verify`` finds nothing though content has changed whose hash
-is recorded. A crash ends the process by a signal, a hang by its alarm of 20 seconds a mutation. With the environment
+is recorded. A crash ends the process by a signal, a hang by its alarm of five minutes a mutation. With the environment
 variable NUMBA_BOUNDSCHECK=1 the compiled loops check every access.
 """
 
@@ -191,7 +191,7 @@ def main(folder: Path, count: int, seed: int) -> None:
             require(index.verify() == [], "sound")
     counts: Counter[str] = Counter()
     for number in range(count):
-        signal.alarm(20)
+        signal.alarm(300)
         run(archives[number % 3 if number % 6 > 2 else number % 2], random.Random(seed * 1_000_003 + number), counts)
     signal.alarm(0)
     for archive in archives:

@@ -23,6 +23,7 @@ from ctxdeploy.index import Index
 
 THREADS = 2
 HELD = 4
+PATIENCE = 300
 
 
 def read(path: Path, history: History, seconds: float, seed: int) -> Counter[str]:
@@ -31,8 +32,12 @@ def read(path: Path, history: History, seconds: float, seed: int) -> Counter[str
     held: list[tuple[Index, int]] = []
     counts: Counter[str] = Counter()
     latest = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    start = time.monotonic()
+    # A slow machine needs longer for as many states.
+    while time.monotonic() < start + seconds or not (
+        min(counts["answers of old states"], counts["opened"]) > 5 * seconds and counts["new states"] > seconds
+    ):
+        require(time.monotonic() < start + seconds + PATIENCE, f"too little was seen: {counts}")
         index = Index.open(path, threads=1 + seed % 2)
         step = history.check(index)
         require(step >= latest, f"step {step} after step {latest}")
