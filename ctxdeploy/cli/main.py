@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
+from traceback import walk_tb
 from types import FrameType
 
 import click
@@ -71,6 +73,10 @@ def cli() -> None:
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C."""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was told to end: what it holds is committed as after Ctrl-C."""
 
@@ -82,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     # Pillow's remarks on odd EXIF and large photos come from any thread, so they are silenced once for the process.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     sys.exit(run(arguments))
@@ -96,9 +104,7 @@ def run(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort as abort:
-        terminated = isinstance(abort.__cause__, Terminated)
-        _say("terminated" if terminated else "interrupted")
-        return TERMINATED if terminated else INTERRUPTED
+        return _aborted(abort.__cause__)
     except click.ClickException as error:
         error.show(sys.stderr)
         return error.exit_code
@@ -106,10 +112,7 @@ def run(arguments: list[str] | None = None) -> int:
         _say(f"error: {error}")
         return error.exit_code
     except OSError as error:
-        # Commands turn failures of files into errors of ours; what is left is output that has no place to go.
-        _say(f"error: the output cannot be written: {error.strerror or error}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
-        return StorageError.exit_code
+        return _failed(error)
     except MemoryError:
         _say("error: out of memory; close other programs, or use a smaller --image-size or batch")
         return 1
@@ -119,8 +122,42 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _aborted(cause: BaseException | None) -> int:
+    """Return the exit code of what click takes for Ctrl-C: every ``KeyboardInterrupt`` and ``EOFError``."""
+    if isinstance(cause, Terminated):
+        _say("terminated")
+        return TERMINATED
+    if isinstance(cause, EOFError):
+        raise cause
+    if signal.getsignal(signal.SIGINT) is _interrupt and not isinstance(cause, Interrupted):
+        raise RuntimeError("a library raised KeyboardInterrupt, but nobody pressed Ctrl-C") from cause
+    _say("interrupted")
+    return INTERRUPTED
+
+
+def _failed(error: OSError) -> int:
+    """Return the exit code of a failure of the system that no command has turned into an error of ours."""
+    reason = error.strerror or str(error) or type(error).__name__
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if frames[-1].f_code in (run.__code__, click.echo.__code__):
+        _say(f"error: the output cannot be written: {reason}")
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        return StorageError.exit_code
+    files = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    subject = " → ".join(files) or "a file whose name the system did not say"
+    module, function = frames[-1].f_globals.get("__name__", "?"), frames[-1].f_code.co_name
+    _say(f"error: {subject}: {reason} (in {module}.{function}, line {frames[-1].f_lineno})")
+    return StorageError.exit_code
+
+
 def _say(text: str) -> None:
-    click.echo(printable(f"ctxdeploy: {text}"), err=True)
+    with suppress(OSError):  # the terminal is gone: the exit code says it
+        click.echo(printable(f"ctxdeploy: {text}"), err=True)
 
 
 if __name__ == "__main__":

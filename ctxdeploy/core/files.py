@@ -25,8 +25,11 @@ from ctxdeploy.core.errors import ArchiveError, CtxdeployError, StorageError
 TEMPORARY = ".tmp-"
 # write(2) takes at most 2 GiB - 4 KiB at once.
 _MAX_WRITE = 1 << 30
-# Some file systems have no fsync of folders (FUSE, NFS, SMB); their names are as durable as they can be.
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+# What file systems say that have no such call (FUSE, FAT, NFS, SMB, 9P).
+_NO_SUCH_CALL = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+# No fsync of folders there, or none that may be opened: their names are as durable as they can be.
+_NO_FOLDER_SYNC = (*_NO_SUCH_CALL, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM)
+_NO_HARD_LINKS = (*_NO_SUCH_CALL, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV)
 
 Piece = bytes | NDArray[np.generic]
 
@@ -54,7 +57,7 @@ def storing(path: Path, *, advice: str = "", but: type[OSError] | None = None) -
     """Turn any ``OSError`` of the block, except ``but``, into ``StorageError`` with the path and the cause.
 
     Args:
-        path: named in the message.
+        path: named in the message; beside it the file that failed, where that is another one, such as one to be copied.
         advice: what the user can do, such as ``choose another -o``.
         but: raised as it is.
     """
@@ -63,15 +66,34 @@ def storing(path: Path, *, advice: str = "", but: type[OSError] | None = None) -
     except OSError as error:
         if but is not None and isinstance(error, but):
             raise
-        what_to_do = f"; {advice}" if advice else ""
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}{what_to_do}") from error
+        raise _cannot_write(path, error, advice) from error
+
+
+def _cannot_write(path: Path, error: OSError, advice: str) -> StorageError:
+    what_to_do = f"; {advice}" if advice else ""
+    reason = error.strerror or str(error)
+    is_one = isinstance(error.filename, str | bytes) and error.filename2 is None
+    failed = os.fsdecode(error.filename) if is_one else None
+    if failed is not None and not _is_about(Path(failed).absolute(), path.absolute()):
+        reason = f"{failed}: {reason}"
+    return StorageError(f"{path} cannot be written: {reason}{what_to_do}")
+
+
+def _is_about(failed: Path, path: Path) -> bool:
+    """Return whether a file is the one that is written: itself, under its temporary name, within it or above it."""
+    if failed.is_relative_to(path) or path.is_relative_to(failed):
+        return True
+    return failed.is_relative_to(path.parent) and failed.relative_to(path.parent).parts[0].startswith(TEMPORARY)
 
 
 def sync_file(path: Path) -> None:
-    """Write a file's bytes to the disk."""
+    """Write a file's bytes to the disk, if the file system can do that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:
+            raise
     finally:
         os.close(handle)
 
@@ -120,8 +142,7 @@ def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Itera
             yield temporary
             sync_file(temporary)
             if exclusive:
-                os.link(temporary, path)  # unlike a rename, this never replaces
-                temporary.unlink()
+                _move_to_free_name(temporary, path)
             else:
                 os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
         except BaseException:
@@ -129,6 +150,25 @@ def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Itera
                 temporary.unlink()
             raise
     sync_folder(path.parent)
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> None:
+    """Rename a file; ``FileExistsError`` if there is one, which a rename would replace."""
+    try:
+        os.link(temporary, path)
+        temporary.unlink()
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # The empty file takes the name; only one who is killed now leaves it so.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def write_file(path: Path, pieces: Iterable[Piece], *, exclusive: bool = False, advice: str = "") -> int:
@@ -224,7 +264,9 @@ def remove_folder(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StorageError(f"{path} cannot be removed: {error.strerror or error}") from error
+        if error.errno != errno.EXDEV:  # a container's folder that came with its image has only copies renamed
+            raise StorageError(f"{path} cannot be removed: {error.strerror or error}") from error
+        removed = path
     sync_folder(path.parent)
     shutil.rmtree(removed, ignore_errors=True)
 
@@ -322,7 +364,8 @@ class WriterLock:
         """Let another writer in; the file stays, since removing it would let two writers lock two files."""
         if self._handle is not None:
             if os.getpid() == self._process:  # a forked child shares the lock, and would keep it for its own life
-                fcntl.flock(self._handle, fcntl.LOCK_UN)
+                with suppress(OSError):  # what led here is worth knowing; closing the file unlocks it too
+                    fcntl.flock(self._handle, fcntl.LOCK_UN)
             self._close()
 
     def __del__(self) -> None:
@@ -331,8 +374,9 @@ class WriterLock:
 
     def _close(self) -> None:
         if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+            handle, self._handle = self._handle, None
+            with suppress(OSError):  # nothing in it needs to reach the disk
+                os.close(handle)
 
 
 def folder_bytes(path: Path) -> int:

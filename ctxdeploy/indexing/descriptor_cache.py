@@ -6,12 +6,14 @@ One safetensors file per photo, written under another name and renamed: a file i
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,11 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import settings_sha256, storing
 from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+
+_TENSORS = ("vectors", "attention", "positions", "scales")
+_MAX_HEADER = 1 << 20
+# What reading a file may raise that is absent, or was cut.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class DescriptorCache:
@@ -70,14 +77,12 @@ class DescriptorCache:
 
     def has(self, name: str, file: FileState | None) -> bool:
         """Return whether ``get`` would return something; reads no descriptors."""
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(self._path(name), framework="numpy") as kept:
-                facts = kept.metadata() or {}
-        except (OSError, SafetensorError):
+            with self._path(name).open("rb") as kept:
+                facts: dict[str, str] = _header(kept)["__metadata__"]
+            return _facts(file).items() <= facts.items()
+        except _DAMAGE:
             return False
-        return _facts(file).items() <= facts.items()
 
     def get(self, name: str, file: FileState | None) -> PhotoDescriptors | None:
         """Return a photo's descriptors; None if there are none, or its file has changed since.
@@ -104,14 +109,15 @@ class DescriptorCache:
 
     def scales(self, names: Set[str]) -> Iterator[NDArray[np.float32]]:
         """As ``photos``, but only the scales of their descriptors."""
-        from safetensors import SafetensorError, safe_open
-
         for name in sorted(names):
             try:
-                with safe_open(self._path(name), framework="numpy") as file:
-                    yield file.get_tensor("scales")
-            except (OSError, SafetensorError):
+                with self._path(name).open("rb") as file:
+                    begin, end = _header(file)["scales"]["data_offsets"]
+                    file.seek(begin, os.SEEK_CUR)
+                    scales = np.frombuffer(file.read(end - begin), np.float32)
+            except _DAMAGE:
                 continue
+            yield scales
 
     def remove(self) -> None:
         """Delete the descriptors."""
@@ -130,7 +136,7 @@ class DescriptorCache:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.safetensors"
+        return self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.safetensors"
 
 
 def _facts(file: FileState | None) -> dict[str, str]:
@@ -139,18 +145,32 @@ def _facts(file: FileState | None) -> dict[str, str]:
     return {"size": str(size), "mtime_ns": str(mtime_ns)}
 
 
+def _header(file: BinaryIO) -> dict[str, Any]:
+    """Return what a safetensors file says of itself, and leave the file where its tensors begin."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    header: dict[str, Any] = json.loads(file.read(length))
+    end = max(header[name]["data_offsets"][1] for name in _TENSORS)
+    if file.seek(0, os.SEEK_END) != 8 + length + end:
+        raise ValueError("the file was cut")
+    file.seek(8 + length)
+    return header
+
+
 def _read(path: Path) -> PhotoDescriptors | None:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(path, framework="numpy") as kept:
-            facts = kept.metadata()
-            arrays = {key: kept.get_tensor(key) for key in ("vectors", "attention", "positions", "scales")}
+        data = path.read_bytes()  # not mapped, which some file systems cannot do
+        facts = _header(io.BytesIO(data))["__metadata__"]
+        arrays = {key: array for key, array in load(data).items() if key in _TENSORS}
         state = FileState(size=int(facts["size"]), mtime_ns=int(facts["mtime_ns"]))
         return PhotoDescriptors(
             name=json.loads(facts["name"]),
             descriptors=LocalDescriptors(**arrays),
             file=None if state.size < 0 else state,
         )
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # absent, or damaged: extract it again
+    except (*_DAMAGE, SafetensorError):  # absent, or damaged: extract it again
         return None

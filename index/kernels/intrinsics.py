@@ -4,6 +4,7 @@ numba is imported with this module, which takes 0.5 s; so kernels are imported b
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -12,15 +13,18 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from ctxdeploy.index.kernels.cache import MachineCode
+
 LANES = 16
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on the first call, and keep the machine code beside the module for the next process."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder to cache in: a read-only installation without a home
-        return njit(nogil=True, error_model="numpy")(function)
+    """Compile on the first call, and keep the machine code beside the module for the next process, if that can be."""
+    loop: Callable[..., Any] = njit(nogil=True, error_model="numpy")(function)
+    with suppress(Exception):  # no folder to keep it in: a read-only installation without a home
+        # Where cache=True puts numba's own, which ends the caller over a damaged file.
+        loop._cache = MachineCode(function)  # type: ignore[attr-defined]
+    return loop
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.index.storage.format import map_bytes
 from ctxdeploy.index.storage.manifest import NAMES, SHARDS, FileEntry, Manifest, store
 from ctxdeploy.index.storage.names import name_tensors, write_names
 from ctxdeploy.index.storage.shard import HeldShard, open_shard, without
@@ -109,10 +110,7 @@ def _copied(writer: Writer, held: HeldShard) -> HeldShard:
 
 def _copy(source: Path, entry: FileEntry, folder: Path, kind: str) -> FileEntry:
     path = source / entry.file
-    try:
-        data = np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError) as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from error
+    data = np.frombuffer(map_bytes(path), np.uint8)
     copied = store(folder, f"{kind}/{{}}.safetensors", [data])
     if copied.sha256 != entry.sha256:
         raise ArchiveError(f"{path} is damaged: its sha256 is not that of the manifest; see  ctxdeploy repair {source}")

@@ -60,6 +60,8 @@ _NOT_NOW = {
     for name in ("EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR", "ETIMEDOUT", "ESTALE")
 }
 
+_NO_MAPS = (errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP)
+
 
 def unreadable(path: Path, error: OSError | ValueError, why: str = "") -> ArchiveError:
     """Return the error of a file that cannot be read, ``UnreadableError`` if that says nothing about the file."""
@@ -92,29 +94,42 @@ def map_file(path: Path) -> tuple[Arrays, dict[str, str]]:
     Raises:
         ArchiveError: it is missing, or not a valid file; the text names the file and the field.
     """
+    return decode(map_bytes(path), str(path))
+
+
+def map_bytes(path: Path) -> mmap.mmap | bytes:
+    """Return a file's bytes without reading them; where the file system maps no files (some FUSE, 9P), they are read.
+
+    Raises:
+        ArchiveError: it is missing, empty, or cannot be read; the text names the file.
+    """
     try:
         try:
-            buffer = _map(path)
+            return _map(path)
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
             _allow_more_files()
-            buffer = _map(path)
+            return _map(path)
     except FileNotFoundError as error:
         raise ArchiveError(f"{path} is missing: restore it, or index the photos again") from error
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise unreadable(path, error) from error
-    return decode(buffer, str(path))
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path) -> mmap.mmap | bytes:
     with path.open("rb") as file:
-        if sys.version_info >= (3, 13):
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
         # Before 3.13 each map keeps a file open. Room is made before there is none, for what others open.
-        if file.fileno() * 4 > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3:
+        if sys.version_info < (3, 13) and file.fileno() * 4 > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3:
             _allow_more_files()
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            if sys.version_info >= (3, 13):
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            if error.errno not in _NO_MAPS:
+                raise
+            return file.read()
 
 
 def _allow_more_files() -> None:

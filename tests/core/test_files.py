@@ -114,7 +114,7 @@ def test_a_sync_of_the_folder_that_fails_is_an_error_but_the_new_content_is_whol
     assert path.read_bytes() == NEW and [left.name for left in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF])
 def test_a_file_system_that_cannot_sync_folders_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -209,6 +209,59 @@ def test_exclusive_never_replaces(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_file(path, [b"second"], exclusive=True)
     assert path.read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_exclusive_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def failing(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", failing)
+    path, rename = tmp_path / "file", os.replace
+    write_file(path, [b"first"], exclusive=True)
+    with pytest.raises(FileExistsError):
+        write_file(path, [b"second"], exclusive=True)
+    assert path.read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(StorageError, match="other cannot be written"):
+        write_file(tmp_path / "other", [b"third"], exclusive=True)
+    monkeypatch.setattr(os, "replace", rename)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_at_all_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def failing(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    write_file(tmp_path / "file", [NEW])
+    assert (tmp_path / "file").read_bytes() == NEW
+
+
+def test_the_file_that_failed_is_named_beside_the_one_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"/file cannot be written: .*/absent: No such file or directory; say it"):
+        copy_file(tmp_path / "absent", tmp_path / "file", advice="say it")
+    with pytest.raises(StorageError, match=r"/gone/file cannot be written: No such file or directory$"):
+        write_file(tmp_path / "gone" / "file", [NEW])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_released_whatever_unlocking_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = WriterLock(tmp_path)
+
+    def failing(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(files.fcntl, "flock", failing)
+        try:
+            raise ZeroDivisionError
+        finally:
+            lock.release()
+    WriterLock(tmp_path).release()
 
 
 def test_an_error_of_the_block_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:

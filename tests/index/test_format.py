@@ -1,6 +1,9 @@
 """The safetensors reader: exact bytes, agreement with the `safetensors` package, and nothing but `ArchiveError`."""
 
+import errno
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.core.files import piece_bytes
+from ctxdeploy.index import Codebook, Index
+from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.format import decode, encode, map_file
 
 DTYPES = ("u1", "<u2", "<u4", "<u8", "<i4", "<i8", "<f4")
@@ -133,3 +138,26 @@ def test_mutated_bytes_raise_nothing_but_archive_errors(changes: list[tuple[int,
 def test_any_header_raises_nothing_but_archive_errors(text: bytes) -> None:
     with pytest.raises(ArchiveError):
         decode(len(text).to_bytes(8, "little") + b"{" + text, "x")
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_maps_no_files(
+    make_photos: Any, make_archive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    photos = make_photos(3)
+    path = make_archive(photos)
+
+    def failing(*arguments: Any, **named: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with Index.open(path) as index:
+        expected = [(hit.name, hit.score) for hit in index.search(photos[0])]
+    monkeypatch.setattr(file_format.mmap, "mmap", failing)
+    with Index.open(path, writable=True) as index:
+        assert [(hit.name, hit.score) for hit in index.search(photos[0])] == expected
+        index.add("another", photos[1])
+    with Index.open(path) as index:
+        assert index.verify() == [] and len(index) == 4
+    with Index.create(tmp_path / "other", Codebook.load(path / "codebook.safetensors")) as other:
+        other.merge(path)
+    assert Index.problems(tmp_path / "other") == []

@@ -24,7 +24,7 @@ def _photo(name: str, seed: int = 0, count: int = 5) -> PhotoDescriptors:
     return PhotoDescriptors(name=name, descriptors=descriptors, file=STATE)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "b/ü.jpg", "caf\udce9.jpg", "x\ny"])
+@pytest.mark.parametrize("name", ["a.jpg", "b/ü.jpg", "caf\udce9.jpg", "x\ny", "half a pair \ud800"])
 def test_what_is_put_comes_back(tmp_path: Path, name: str) -> None:
     cache, photo = DescriptorCache(tmp_path / "s", KEY), _photo(name)
     with cache.locked():
@@ -52,6 +52,17 @@ def test_empty_photo_and_damaged_file(tmp_path: Path) -> None:
         assert not cache.has("cut", STATE)
         assert cache.get("cut", STATE) is None
         assert [len(scales) for scales in cache.scales({"empty", "cut"})] == [0]
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 60, 300, -1])
+def test_a_file_that_was_cut_is_absent(tmp_path: Path, size: int) -> None:
+    cache = DescriptorCache(tmp_path / "s", KEY)
+    with cache.locked():
+        cache.put(_photo("cut"))
+        [path] = (tmp_path / "s").glob("*/*.safetensors")
+        path.write_bytes(path.read_bytes()[:size])
+        assert not cache.has("cut", STATE) and cache.get("cut", STATE) is None
+        assert not list(cache.scales({"cut"})) and not list(cache.photos({"cut"}))
 
 
 def test_another_key_sees_nothing_and_removes_nothing(tmp_path: Path) -> None:
