@@ -12,7 +12,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps, loads
 
 
-class _CheckedCode(CompileResultCacheImpl):  # type: ignore[misc]
+class _CheckedCode(CompileResultCacheImpl):
     """What is kept, with its sha256: code with a flipped bit would run."""
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
@@ -30,7 +30,7 @@ class _CheckedCode(CompileResultCacheImpl):  # type: ignore[misc]
         return super().rebuild(target_context, loads(data))
 
 
-class MachineCode(FunctionCache):  # type: ignore[misc]
+class MachineCode(FunctionCache):
     """The files of one loop; no damage to them, and no lack of room, is an error.
 
     Raises:
