@@ -4,6 +4,8 @@ The message of an error names the offending value and the command or flag that f
 one line and leaves with ``exit_code``; a traceback means a defect of ours.
 """
 
+from ctxdeploy.core.origin import install_line
+
 
 class CtxdeployError(Exception):
     """Base of all errors raised on purpose."""
@@ -23,7 +25,7 @@ class MissingExtraError(CtxdeployError, ImportError):
     exit_code = 3
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: run  pip install 'ctxdeploy[{extra}]'")
+        super().__init__(f"{package} is not installed: run  {install_line(extra)}")
 
 
 class CheckpointError(CtxdeployError):

@@ -11,7 +11,7 @@ def require(module: str, extra: str) -> Any:
     """Return the imported ``module``.
 
     Raises:
-        MissingExtraError: it is not installed; the message names ``pip install 'ctxdeploy[extra]'``.
+        MissingExtraError: it is not installed; the message names the command that installs the extra.
     """
     try:
         return importlib.import_module(module)

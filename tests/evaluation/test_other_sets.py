@@ -9,6 +9,7 @@ import pytest
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.origin import install_line
 from ctxdeploy.core.scoring import Relevance
 from ctxdeploy.evaluation.table import open_set
 
@@ -165,4 +166,4 @@ def test_what_is_no_data_set(training: Path, tmp_path: Path) -> None:
 def test_global_without_faiss(call, evaluated, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     result = call(*evaluated.options, "--global", "-q")
-    assert result.code == 3 and "pip install 'ctxdeploy[eval]'" in result.err
+    assert result.code == 3 and f"run  {install_line('eval')}" in result.err
