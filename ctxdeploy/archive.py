@@ -21,6 +21,7 @@ from ctxdeploy.core.errors import (
     CtxdeployError,
 )
 from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
+from ctxdeploy.core.urls import is_url, without_secrets
 from ctxdeploy.models import find_bundle, only_here
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def default_archive(place: str) -> Path:
     if "://" not in place and Path(place).is_dir():
         name = Path(place).resolve().name
     else:
-        from ctxdeploy.runtime.sources import is_url, without_secrets
-
         public = without_secrets(place) if is_url(place) else place
         name = PurePosixPath(public.partition("?")[0]).stem.partition("{")[0].strip("-_.")
     return Path(f"{name or 'photos'}{SUFFIX}")

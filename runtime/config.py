@@ -4,6 +4,7 @@ The command line makes its options from these classes, so that nothing but ``ctx
 """
 
 import os
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import parse_bytes, setting
 
+# A larger file is not a photo: reading it would only fill the memory.
+MAX_BYTES = 2 << 30
 MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself starts to refuse
 
 
@@ -152,14 +155,24 @@ class RemoteConfig:
             by up to half, so that threads that failed together do not come back together.
         connect_timeout: seconds to connect.
         timeout: seconds for one request, from connecting to the last byte.
+        allow_protocols: that a list may name beside file, http, https, s3 and gs.
     """
 
     attempts: int = 5
     backoff: float = 0.5
     connect_timeout: float = 10.0
     timeout: float = 60.0
+    allow_protocols: tuple[str, ...] = setting(
+        (),
+        "--allow-protocol",
+        "Let a list name URLs of this kind too; may be repeated.",
+        metavar="NAME",
+    )
 
     def __post_init__(self) -> None:
+        for name in self.allow_protocols:
+            if re.fullmatch("[a-z][a-z0-9+.-]*", name) is None:
+                raise ConfigError(f"--allow-protocol {name!r} is not the beginning of a URL such as sftp")
         if self.attempts < 1:
             raise ConfigError(f"{self.attempts} attempts are too few: give at least 1")
         if not (self.backoff >= 0 and self.connect_timeout > 0 and self.timeout > 0):

@@ -25,7 +25,7 @@ from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_model
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
-from ctxdeploy.runtime.sources import PhotoList, list_photos
+from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, list_photos
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
 ADVISED_FROM = 10.0
@@ -39,7 +39,7 @@ NAMED_FAILURES = 5
 @model_option
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
-@options_of(IndexingConfig, ExtractorConfig, BackendConfig)
+@options_of(IndexingConfig, ExtractorConfig, RemoteConfig, BackendConfig)
 @json_option
 @quiet_option
 def command(
@@ -65,7 +65,7 @@ def command(
     config = configured(IndexingConfig)
     archive = output or default_archive(place)
     shown = Display(quiet=quiet, as_json=as_json)
-    photos = list_photos(place, recursive=recursive)
+    photos = list_photos(place, recursive=recursive, remote=configured(RemoteConfig))
     if dry_run:
         _dry_run(archive, model, photos, config, as_json)
         return

@@ -106,8 +106,8 @@ def _option(field: SettingField) -> Callable[[_Command], _Command]:
     if shown:
         text += f" [default: {shown}]"
     declared: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": _type(field, kind)}
-    # A tuple of choices is an option that may be given more than once.
-    declared["multiple"] = get_origin(kind) is tuple and bool(setting.choices)
+    # A tuple of choices or of texts is an option that may be given more than once.
+    declared["multiple"] = get_origin(kind) is tuple and (bool(setting.choices) or setting.parse is None)
     return click.option(
         *setting.flag.split(),
         f"{field.owner.__name__}_{field.name}".lower(),
@@ -136,7 +136,12 @@ def _type(field: SettingField, kind: Any) -> click.ParamType[Any]:
         return ParsedType(field.setting.parse)
     if kind is Path:
         return PATH
-    known: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+    known: dict[Any, click.ParamType[Any]] = {
+        int: click.INT,
+        float: click.FLOAT,
+        str: click.STRING,
+        tuple[str, ...]: click.STRING,
+    }
     if kind not in known:
         raise TypeError(f"{field.owner.__name__}.{field.name}: a setting of type {kind} needs parse")
     return known[kind]

@@ -28,7 +28,7 @@ class Setting:
         choices: the values that are possible, where they are few; the option of a tuple of them may be repeated.
         parse: makes the value from text. It raises ``ValueError`` with what is to be said after the flag and the text
             ("is not …"), or ``ConfigError`` with the whole message. Without it the type of the field decides (int,
-            float, str, Path, bool).
+            float, str, Path, bool; a tuple of str may be repeated).
         default_text: what ``--help`` calls the default; its value, if empty. A default of None, False or an empty text
             is not shown.
     """

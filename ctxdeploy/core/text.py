@@ -1,12 +1,15 @@
 """Text for people."""
 
+from ctxdeploy.core.urls import redacted
+
 
 def printable(text: str) -> str:
-    r"""Return a text on one line that any terminal takes.
+    r"""Return a text on one line that any terminal takes, and whose URLs have lost their secrets.
 
     Bytes of a file name that are not UTF-8, line ends and other control characters become escapes such as ``\x1b``: a
     name cannot break a line of output, nor colour it.
     """
+    text = redacted(text)
     if text.isprintable():
         return text
     escaped = text.encode("utf-8", "backslashreplace").decode()

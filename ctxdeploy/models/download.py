@@ -14,7 +14,7 @@ from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import storing
 from ctxdeploy.core.progress import Display, Progress
 from ctxdeploy.core.settings import setting
-from ctxdeploy.runtime.sources import host_of, is_web, without_secrets
+from ctxdeploy.core.urls import host_of, is_web, without_secrets
 
 _CHUNK = 1 << 16
 _MB = 1_000_000

@@ -15,10 +15,10 @@ from ctxdeploy.core.errors import CheckpointError, ConfigError, DownloadError, S
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import WriterLock, file_sha256, make_folder, move, remove_folder, remove_leftovers
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.urls import without_secrets
 from ctxdeploy.models.download import Download, DownloadConfig, check_url, fetch
 from ctxdeploy.models.listing import Origin, read_origin, write_origin
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, Published, is_name
-from ctxdeploy.runtime.sources import without_secrets
 
 MIRROR = "CTXDEPLOY_MIRROR"
 _PULL = ".pull-"

@@ -8,8 +8,6 @@ with limits of its own.
 """
 
 import math
-import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.reading import TooManyBytesError, read_regular
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, Preprocessing
-from ctxdeploy.runtime.config import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
 from ctxdeploy.runtime.decode.image import (
     JPEG_FORMATS,
     UPRIGHT,
@@ -98,20 +97,32 @@ def decode_photo(
         raise PhotoError(f"{name}: {error}") from error
 
 
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a photo's file; ``PhotoError`` with the bare reason if that fails."""
+class TooLargeError(PhotoError):
+    """A file has more bytes than are to be read.
+
+    Args:
+        limit: bytes that were to be read at most.
+        size: of the file; None if that is not known.
+        what: it is.
+    """
+
+    def __init__(self, limit: int, size: int | None, what: str = "photo") -> None:
+        has = "more" if size is None else f"{size:,} bytes, more"
+        super().__init__(f"it has {has} than the {limit:,}{' bytes' if size is None else ''} that a {what} may have")
+        self.limit, self.size = limit, size
+
+
+def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a photo's file; ``PhotoError`` with the bare reason if that fails, or it has too many."""
     try:
-        # Opened without blocking: a named pipe called photo.jpg would hold a decoding thread for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise PhotoError("it is not a regular file")
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+        return read_regular(path, limit)
+    except TooManyBytesError as error:
+        raise TooLargeError(error.limit, error.size) from error
     except MemoryError as error:
         raise PhotoError("there is not enough memory to read it") from error
     except OSError as error:
-        raise PhotoError(f"it cannot be read ({error.strerror or error})") from error
+        why = error.strerror or str(error)
+        raise PhotoError(why if error.filename is None else f"it cannot be read ({why})") from error
 
 
 def decode_bytes(

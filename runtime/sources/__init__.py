@@ -17,18 +17,13 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.sources.base import PhotoList
     from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
     from ctxdeploy.runtime.sources.places import list_photos
-    from ctxdeploy.runtime.sources.urls import host_of, is_url, is_web, without_secrets
 
 __all__ = [
     "FilePhoto",
     "PhotoList",
     "RemoteConfig",
     "find_photos",
-    "host_of",
-    "is_url",
-    "is_web",
     "list_photos",
-    "without_secrets",
 ]
 
 _HOMES = {
@@ -36,11 +31,7 @@ _HOMES = {
     "PhotoList": "ctxdeploy.runtime.sources.base",
     "RemoteConfig": "ctxdeploy.runtime.config",
     "find_photos": "ctxdeploy.runtime.sources.folder",
-    "host_of": "ctxdeploy.runtime.sources.urls",
-    "is_url": "ctxdeploy.runtime.sources.urls",
-    "is_web": "ctxdeploy.runtime.sources.urls",
     "list_photos": "ctxdeploy.runtime.sources.places",
-    "without_secrets": "ctxdeploy.runtime.sources.urls",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -10,8 +10,8 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 
-# A larger file is not a photo: reading it would only fill the memory.
-MAX_BYTES = 2 << 30
+# Photos of one list or one listing; ten million take 1.6 GB.
+MAX_PHOTOS = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

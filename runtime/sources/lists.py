@@ -9,18 +9,19 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote, urljoin
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box
-from ctxdeploy.runtime.config import RemoteConfig
+from ctxdeploy.core.urls import is_url, is_web, without_secrets
+from ctxdeploy.runtime.config import MAX_BYTES, RemoteConfig
 from ctxdeploy.runtime.photo import PhotoSource
-from ctxdeploy.runtime.sources.base import PhotoList, absolute, clean_name
+from ctxdeploy.runtime.sources.base import MAX_PHOTOS, PhotoList, absolute, clean_name
 from ctxdeploy.runtime.sources.folder import FilePhoto
 from ctxdeploy.runtime.sources.server import Servers
-from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,10 @@ class _ListBuilder:
         name = entry.photo_name()
         if not name:
             raise ConfigError(f"{entry.where}: the path {printable(entry.path)!r} names a folder")
+        if len(self._found) >= MAX_PHOTOS:
+            raise ConfigError(
+                f"{entry.where}: {printable(self._place)} names more than {MAX_PHOTOS:,} photos: divide it"
+            )
         photo = self._photo(name, entry)
         earlier = self._found.setdefault(name, photo)
         if earlier is not photo and earlier != photo:
@@ -117,33 +122,45 @@ class _ListBuilder:
         return FilePhoto(name=name, folder=self._folder, file=clean_name(path), box=entry.box)
 
 
+# Characters of a line: of paths 4,096 are the most that systems take.
+MAX_LINE = 1_000_000
 EDGES = ("x0", "y0", "x1", "y1")
 
 
-def list_lines(text: str, where: str) -> Iterator[_ListEntry]:
+def _lines(text: TextIO, where: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends; ``ConfigError`` for one without end."""
+    number = 0
+    while line := text.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise ConfigError(f"{where}, line {number} has more than {MAX_LINE:,} characters")
+        yield line
+
+
+def list_lines(text: TextIO, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of plain lines: each is a path or a URL as it stands, spaces and all.
 
     Blank lines, and those that are ``#`` or begin with ``# ``, are left out.
     """
-    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
+    for number, line in enumerate(_lines(text, where), 1):
         line = line.removesuffix("\n").removesuffix("\r")
         if line.strip() and line != "#" and not line.startswith("# "):
             yield _ListEntry(where=f"{where}, line {number}", path=line)
 
 
-def list_csv(text: str, where: str) -> Iterator[_ListEntry]:
+def list_csv(text: TextIO, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of comma-separated values; other columns than those of ``_entry`` are left out."""
     return _table(text, where, ",")
 
 
-def list_tsv(text: str, where: str) -> Iterator[_ListEntry]:
+def list_tsv(text: TextIO, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of values separated by tabs, as ``list_csv``."""
     return _table(text, where, "\t")
 
 
-def list_jsonl(text: str, where: str) -> Iterator[_ListEntry]:
+def list_jsonl(text: TextIO, where: str) -> Iterator[_ListEntry]:
     """Yield the entries of JSON objects, one in each line; other keys than those of ``_entry`` are left out."""
-    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
+    for number, line in enumerate(_lines(text, where), 1):
         if not line.strip():
             continue
         at = f"{where}, line {number}"
@@ -156,7 +173,7 @@ def list_jsonl(text: str, where: str) -> Iterator[_ListEntry]:
         yield _entry(row, at)
 
 
-READERS: dict[str, Callable[[str, str], Iterator[_ListEntry]]] = {
+READERS: dict[str, Callable[[TextIO, str], Iterator[_ListEntry]]] = {
     ".txt": list_lines,
     ".lst": list_lines,
     ".csv": list_csv,
@@ -176,7 +193,7 @@ def list_file(place: str, config: RemoteConfig) -> PhotoList:
     """
     path = Path(place)
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
     builder = _ListBuilder(absolute(path), path.parent, Servers(config))
@@ -185,7 +202,7 @@ def list_file(place: str, config: RemoteConfig) -> PhotoList:
 
 def list_remote_file(place: str, config: RemoteConfig) -> PhotoList:
     """As ``list_file``, for a list on a server; its paths are relative to its own folder there."""
-    servers = Servers(config)
+    servers = Servers(config, place)
     shown = without_secrets(place)
     address = re.split(r"[?#]", place)[0] if is_web(place) else place
     folder, _, name = address.rpartition("/")
@@ -197,14 +214,16 @@ def _collect(data: bytes, name: str, suffix: str, builder: _ListBuilder) -> Phot
     where = printable(name)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError(f"{where} is UTF-16: save it as UTF-8")
-    text = data.decode("utf-8-sig", "surrogateescape")
+    table = suffix.lower() in (".csv", ".tsv")
+    # Not one text: a hundred million characters would take four times their bytes.
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "surrogateescape", newline="" if table else "\n")
     for entry in READERS[suffix.lower()](text, where):
         builder.add(entry)
     return builder.photo_list()
 
 
-def _table(text: str, where: str, delimiter: str) -> Iterator[_ListEntry]:
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _table(text: TextIO, where: str, delimiter: str) -> Iterator[_ListEntry]:
+    rows = csv.reader(_lines(text, where), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     try:
         for row in rows:

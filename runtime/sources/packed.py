@@ -17,9 +17,11 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.runtime.config import MAX_BYTES
+from ctxdeploy.runtime.decode.decode import TooLargeError
 from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
-from ctxdeploy.runtime.sources.base import MAX_BYTES, PhotoList, absolute, clean_name, is_hidden
+from ctxdeploy.runtime.sources.base import PhotoList, absolute, clean_name, is_hidden
 
 MAX_NAMES = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -189,7 +191,7 @@ def unreadable(kind: str, error: OSError) -> str:
 
 def too_large(size: int) -> str | None:
     """Return why a member of so many bytes is not read; None if it is."""
-    return None if size <= MAX_BYTES else f"it has {size:,} bytes, more than the {MAX_BYTES:,} that a photo may have"
+    return None if size <= MAX_BYTES else str(TooLargeError(MAX_BYTES, size))
 
 
 def has_pattern(text: str) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
+from ctxdeploy.core.urls import is_url, is_web, without_secrets
 from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.sources.base import PhotoList
 from ctxdeploy.runtime.sources.folder import list_folder
@@ -11,7 +12,6 @@ from ctxdeploy.runtime.sources.lists import READERS, list_file, list_remote_file
 from ctxdeploy.runtime.sources.packed import has_pattern
 from ctxdeploy.runtime.sources.remote import list_remote
 from ctxdeploy.runtime.sources.tar import COMPRESSED, list_tars
-from ctxdeploy.runtime.sources.urls import is_url, is_web, without_secrets
 from ctxdeploy.runtime.sources.zip import list_zips
 
 LISTS = tuple(READERS)

@@ -11,12 +11,12 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
 from ctxdeploy.core.text import printable
+from ctxdeploy.core.urls import host_of, is_web, protocol_of, without_secrets
 from ctxdeploy.runtime.config import RemoteConfig
 from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources.base import PhotoList, is_hidden
+from ctxdeploy.runtime.sources.base import MAX_PHOTOS, PhotoList, is_hidden
 from ctxdeploy.runtime.sources.server import RemotePhoto, Server, Servers, cannot_list
-from ctxdeploy.runtime.sources.urls import host_of, is_web, protocol_of, without_secrets
 
 
 class _Links(HTMLParser):
@@ -66,6 +66,11 @@ _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "ContentHash", "generation")
 _TAG_BIT = 1 << 62
 # Objects in one answer; S3 gives no more.
 PAGE = 1000
+# Answers of S3 that hold nothing and name a next one, and folders below each other: more is a server without end.
+MAX_EMPTY, MAX_DEPTH = 1000, 200
+# Bytes of an index page: a million links.
+MAX_PAGE = 64 << 20
+MAX_FOLDERS = 1_000_000
 # Folders without photos, each in the other, that have folders of the same names: 00/00/00/a.jpg is not a circle.
 MAX_REPEATED = 4
 
@@ -82,6 +87,8 @@ class _Found:
 
     def add(self, name: str, reader: RemotePhoto) -> None:
         self.anything = True
+        if len(self.photos) >= MAX_PHOTOS:
+            raise ConfigError(f"there are more than {MAX_PHOTOS:,} photos there: give the folders below one by one")
         if name.lower().endswith(EXTENSIONS) and not is_hidden(name):
             self.photos.setdefault(name, reader)
 
@@ -149,16 +156,19 @@ def _list_s3(server: Server, path: str, recursive: bool, found: _Found) -> None:
     prefix = f"{prefix}/" if prefix else ""
     request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE, **({} if recursive else {"Delimiter": "/"})}
     folder = f"{bucket}/{prefix}"
-    while True:
+    empty = 0
+    while empty < MAX_EMPTY:
         page = server.call("call_s3", "list_objects_v2", request)
         for info in page.get("Contents", ()):
             name = info["Key"].removeprefix(prefix)
             reader = RemotePhoto(server=server, folder=folder, key=name, size=info["Size"], mtime_ns=change_of(info))
             found.add(name, reader)
+        empty = 0 if page.get("Contents") or page.get("CommonPrefixes") else empty + 1
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated") or not token:
             return
         request["ContinuationToken"] = token
+    raise PhotoError(f"{MAX_EMPTY:,} answers held nothing, and each named a next one")
 
 
 def _walk(look: Look, recursive: bool, found: _Found, unreadable: list[PhotoFailure]) -> None:
@@ -181,7 +191,13 @@ def _walk(look: Look, recursive: bool, found: _Found, unreadable: list[PhotoFail
         found.anything |= bool(below)
         if recursive:
             new = [folder for folder in dict.fromkeys(below) if folder not in visited and not is_hidden(folder)]
+            if new and name.count("/") >= MAX_DEPTH:
+                reason = f"the folder has more than {MAX_DEPTH} above it"
+                unreadable.append(PhotoFailure(name=name, reason=reason, stage="list", file=None))
+                continue
             visited.update(new)
+            if len(visited) > MAX_FOLDERS:
+                raise PhotoError(f"there are more than {MAX_FOLDERS:,} folders")
             folders.extend(new)
 
 
@@ -216,7 +232,7 @@ def _web_folder(server: Server, place: str) -> Look:
 
     def look(prefix: str) -> tuple[dict[str, RemotePhoto], list[str]]:
         address = addresses[prefix]
-        links = links_below(server.read(server.path(address)), address, root)
+        links = links_below(server.read(server.path(address), MAX_PAGE, "page"), address, root)
         below = [name for name in links if name.endswith("/")]
         pages[prefix] = frozenset(name.removeprefix(prefix) for name in links)
         repeated = sum(pages.get(above) == pages[prefix] for above in _above(prefix)) if below else 0

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,93 +13,19 @@ from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState
-from ctxdeploy.runtime.config import RemoteConfig
-from ctxdeploy.runtime.sources.base import MAX_BYTES
-from ctxdeploy.runtime.sources.urls import is_web, protocol_of, without_secrets
+from ctxdeploy.core.urls import PROTOCOLS, check_protocol, is_web, protocol_of, without_secrets
+from ctxdeploy.runtime.config import MAX_BYTES, RemoteConfig
+from ctxdeploy.runtime.decode.decode import TooLargeError, read_file
+from ctxdeploy.runtime.sources.bodies import WEB_OPTIONS, read_object, read_web
+from ctxdeploy.runtime.sources.diagnosis import answered, diagnose
 
-# Too many requests, and what servers answer while they restart or are overloaded.
-_TRANSIENT = (408, 425, 429)
-# Errors of the network that are not OSErrors; by name, because their packages may not be installed.
-_NETWORK = ("aiohttp.client_exceptions.ClientError", "botocore.exceptions.HTTPClientError")
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Diagnosis:
-    """Why a request failed.
-
-    Attributes:
-        reason: one line; nothing of the error's own text, in which addresses with signatures may stand.
-        is_transient: the next attempt may succeed.
-    """
-
-    reason: str
-    is_transient: bool
-
-
-def diagnose(error: BaseException, seconds: float) -> Diagnosis:
-    """Return what an error of fsspec, of one of its file systems, or of what these build on, means.
-
-    Args:
-        error: as it was raised.
-        seconds: time limit of the request.
-    """
-    chain = _chain(error)
-    status, code = next((answer for link in chain if (answer := _answer(link))[0]), (0, ""))
-    if status:
-        reason = f"the server answered {status}" + (f" ({code})" if code and code != str(status) else "")
-        return Diagnosis(reason=reason, is_transient=status in _TRANSIENT or status >= 500)
-    if any(isinstance(link, FileNotFoundError) for link in chain):
-        return Diagnosis(reason="it is not there", is_transient=False)
-    if any(isinstance(link, PermissionError) for link in chain):
-        return Diagnosis(reason="access is denied", is_transient=False)
-    if any("Credential" in type(link).__name__ for link in chain):
-        return Diagnosis(reason="there are no credentials, or they have expired", is_transient=False)
-    if any(isinstance(link, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(link).__name__ for link in chain):
-        return Diagnosis(reason=f"there was no complete answer within {seconds:g} s", is_transient=True)
-    strerror = next((link.strerror for link in chain if isinstance(link, OSError) and link.strerror), None)
-    kind = strerror if isinstance(strerror, str) and "//" not in strerror else type(chain[-1]).__name__
-    is_transient = _is_network(chain)
-    what = "the connection failed" if is_transient else "it cannot be read"
-    return Diagnosis(reason=f"{what} ({' '.join(kind.split())})", is_transient=is_transient)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and what caused it, the cause last."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
-
-
-def _answer(error: BaseException) -> tuple[int, str]:
-    """Return the status of HTTP and the server's word for it, (0, "") if the server gave no answer."""
-    response: Any = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore.exceptions.ClientError
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        code = response.get("Error", {}).get("Code")
-        return _status(status), str(code) if isinstance(code, str) and code.isalnum() else ""
-    # gcsfs calls it code; what aiohttp calls so is its own opinion of an answer that it cannot read.
-    attribute = "code" if type(error).__module__.startswith("gcsfs") else "status"
-    return _status(getattr(error, attribute, None)), ""
-
-
-def _status(value: object) -> int:
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() and 400 <= int(text) <= 599 else 0
-
-
-def _is_network(chain: list[BaseException]) -> bool:
-    if any(isinstance(link, _FINAL) for link in chain):
-        return False
-    names = {f"{kind.__module__}.{kind.__qualname__}" for link in chain for kind in type(link).__mro__}
-    return not names.isdisjoint(_NETWORK) or any(isinstance(link, OSError) for link in chain)
-
-
+# Bytes of a list on a server: two million URLs.
+MAX_LIST = 256 << 20
 # To one S3 server: more than threads that read.
 CONNECTIONS = 64
+# What reads a body of these up to a limit; of others a range is asked for.
+_BODIES: dict[str, Callable[[Any, str, int], Awaitable[bytes]]] = {"aiohttp": read_web, "s3fs": read_object}
+_NO_SUCH_RANGE = 416
 # What reads a protocol, and the extra that installs it.
 PACKAGES = {
     "http": ("aiohttp", "remote"),
@@ -122,10 +49,10 @@ class Server:
         ConfigError: there is no such protocol.
     """
 
-    __slots__ = ("_config", "_sync", "_system")
+    __slots__ = ("_config", "_protocol", "_sync", "_system")
 
     def __init__(self, url: str, config: RemoteConfig) -> None:
-        self._config = config
+        self._config, self._protocol = config, protocol_of(url)
         self._system = _file_system(url, config)
         self._sync = require("fsspec.asyn", "remote").sync
 
@@ -135,9 +62,24 @@ class Server:
             return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogateescape")
         return str(self._system._strip_protocol(without_secrets(url)))
 
-    def read(self, path: str) -> bytes:
-        """Return the bytes of a file; ``PhotoError`` with the bare reason if that fails."""
-        data: bytes = self.call("cat_file", path)
+    def read(self, path: str, limit: int = MAX_BYTES, what: str = "photo") -> bytes:
+        """Return the bytes of a file.
+
+        Args:
+            path: as ``path`` returned it.
+            limit: bytes at most; no more are kept, whatever the server sends.
+            what: it is, for the message.
+
+        Raises:
+            TooLargeError: it is larger.
+            PhotoError: reading it failed; the message is the bare reason.
+        """
+        try:
+            data: bytes = self._tried(lambda: self._read(path, limit))
+        except TooLargeError as error:
+            raise TooLargeError(error.limit, error.size, what) from error
+        if len(data) > limit:
+            raise TooLargeError(limit, None, what)
         return data
 
     def call(self, method: str, *arguments: object) -> Any:
@@ -146,10 +88,15 @@ class Server:
         Raises:
             PhotoError: it failed; the message is the bare reason.
         """
+        return self._tried(lambda: self._call(method, arguments))
+
+    def _tried(self, attempted: Callable[[], Any]) -> Any:
         config = self._config
         for attempt in range(1, config.attempts + 1):
             try:
-                return self._call(method, arguments)
+                return attempted()
+            except PhotoError:  # ours, and final
+                raise
             except Exception as error:  # each file system has errors of its own, and they know no common base
                 diagnosis = diagnose(error, config.timeout)
                 if not diagnosis.is_transient:
@@ -160,6 +107,19 @@ class Server:
                     ) from error
             time.sleep(config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
         raise PhotoError("no attempt was made")
+
+    def _read(self, path: str, limit: int) -> Any:
+        if self._protocol == "file":
+            return read_file(Path(path), limit)
+        if PACKAGES.get(self._protocol, ("",))[0] in _BODIES:
+            read, system = _BODIES[PACKAGES[self._protocol][0]], self._system
+            return self._sync(system.loop, _limited, read, (system, path, limit), self._config.timeout)
+        try:
+            return self._call("cat_file", (path, 0, limit + 1))
+        except Exception as error:
+            if answered(error)[0] == _NO_SUCH_RANGE:  # it is empty
+                return b""
+            raise
 
     def _call(self, method: str, arguments: tuple[object, ...]) -> Any:
         system = self._system
@@ -189,9 +149,13 @@ class RemotePhoto:
 
     def read(self) -> bytes:
         """Return the bytes; ``PhotoError`` with the bare reason if that fails."""
-        if self.size is not None and self.size > MAX_BYTES:
-            raise PhotoError(f"it has {self.size:,} bytes, more than the {MAX_BYTES:,} that a photo may have")
-        return self.server.read(self.folder + self.key)
+        return self.read_at_most(MAX_BYTES)
+
+    def read_at_most(self, limit: int) -> bytes:
+        """As ``read``; ``TooLargeError`` if there are more bytes than ``limit``."""
+        if self.size is not None and self.size > limit:
+            raise TooLargeError(limit, self.size)
+        return self.server.read(self.folder + self.key, limit)
 
     def state(self) -> FileState | None:
         """Return size and time of change as they were listed."""
@@ -201,14 +165,21 @@ class RemotePhoto:
 
 
 class Servers:
-    """The servers that are read from, each opened once."""
+    """The servers that are read from, each opened once.
 
-    def __init__(self, config: RemoteConfig) -> None:
+    Args:
+        config: time limits and retries, and which protocols a list may name.
+        place: what the user named: its protocol is one of those.
+    """
+
+    def __init__(self, config: RemoteConfig, place: str = "") -> None:
         self._config = config
+        self._allowed = (*config.allow_protocols, *([protocol_of(place)] if "://" in place else []))
         self._servers: dict[str, Server] = {}
 
     def open(self, url: str) -> Server:
-        """Return what reads a URL; errors as ``Server``."""
+        """Return what reads a URL that the user named; errors as ``Server``."""
+        check_protocol(url)
         key = protocol_of(url)
         if key not in PACKAGES:  # then the file system is of one server
             key = "/".join(url.split("/", 3)[:3])
@@ -217,8 +188,9 @@ class Servers:
         return self._servers[key]
 
     def photo(self, url: str, where: str) -> RemotePhoto:
-        """Return what reads the photo at a URL; ``where`` it was named goes before the errors of ``open``."""
+        """Return what reads the photo at a URL of a list; ``where`` it was named goes before the errors."""
         try:
+            check_protocol(url, self._allowed)
             server = self.open(url)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
@@ -228,7 +200,7 @@ class Servers:
         """Return the bytes of a list; ``ConfigError`` if that fails."""
         server = self.open(url)
         try:
-            return server.read(server.path(url))
+            return server.read(server.path(url), MAX_LIST, "list")
         except PhotoError as error:
             raise cannot_list(url, error) from error
 
@@ -247,9 +219,11 @@ def _file_system(url: str, config: RemoteConfig) -> Any:
     require("fsspec", "remote")
     require(package, extra)
     core = require("fsspec.core", "remote")
+    # Of the usual ones no address is given: what looks like a chain in it is a part of its path.
+    address = f"{protocol}://" if protocol in PROTOCOLS else url
     try:
         system, _ = core.url_to_fs(
-            url, skip_instance_cache=True, use_listings_cache=False, **_options(protocol, config)
+            address, skip_instance_cache=True, use_listings_cache=False, **_options(protocol, config)
         )
     except (ImportError, ValueError, OSError) as error:
         reason = " ".join(str(error).replace(url, without_secrets(url)).split())
@@ -274,7 +248,7 @@ def _options(protocol: str, config: RemoteConfig) -> dict[str, Any]:
         aiohttp = require("aiohttp", "remote")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
         # encoded: a signature may not survive the quoting of aiohttp. trust_env: HTTP_PROXY and its like.
-        return {"encoded": True, "client_kwargs": {"timeout": timeout, "trust_env": True}}
+        return {"encoded": True, "client_kwargs": {"timeout": timeout, "trust_env": True, **WEB_OPTIONS}}
     if protocol in ("s3", "s3a"):
         settings = {
             "connect_timeout": config.connect_timeout,

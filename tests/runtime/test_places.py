@@ -14,12 +14,13 @@ from PIL import Image
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, FileState
+from ctxdeploy.core.urls import is_url, without_secrets
 from ctxdeploy.runtime import Extractor, PhotoDescriptors
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources import PhotoList, list_photos
 from ctxdeploy.runtime.sources.folder import FilePhoto
-from ctxdeploy.runtime.sources.urls import is_url, without_secrets
 
 
 def listing(*names: str, folder: Path | None = None, closed: tuple[str, ...] = ()) -> PhotoList:
@@ -164,10 +165,22 @@ class Shown:
         Shown("http://host/photo.php?id=5", "http://host/photo.php?id=5"),
         Shown("s3://key:secret@bucket/a?b#c@d.jpg", "s3://bucket/a?b#c@d.jpg"),
         Shown("s3://bucket", "s3://bucket"),
+        Shown("https://h/a.jpg?jwt=eyJ0.eyJ1.c&session=1&sid=2&width=80", "https://h/a.jpg?width=80"),
+        Shown("https://h/a.jpg?id=eyJhbGci.eyJzdWIi.c", "https://h/a.jpg"),
+        Shown("https://h/a.jpg;jsessionid=ABC?hmac=1;ticket=2", "https://h/a.jpg"),
+        Shown("https://h/a;b/c.jpg;v=2", "https://h/a;b/c.jpg;v=2"),
+        Shown("https://h/a.jpg?Hash=1&code=2&s=3&u=4&apikey=5&%74oken=6&PHPSESSID=7&17", "https://h/a.jpg?17"),
+        Shown("https://h/get?url=http%3A%2F%2Fme%3Asecret%40x%2F&name=a.jpg", "https://h/get?name=a.jpg"),
+        Shown("https://h/web/http://me:secret@x/a.jpg", "https://h/web/http://x/a.jpg"),
+        Shown("zip://a.jpg::http://me:secret@h/a.zip", "zip://a.jpg::http://h/a.zip"),
+        Shown("simplecache::ftp://me:secr@et@h/a", "simplecache::ftp://h/a"),
     ],
 )
 def test_credentials_are_not_shown(case: Shown) -> None:
     assert without_secrets(case.url) == case.expected
+    assert without_secrets(case.expected) == case.expected
+    assert printable(f"{case.url}: it is not there") == f"{case.expected}: it is not there"
+    assert printable(f"(see '{case.url}', or others).") == f"(see '{case.expected}', or others)."
 
 
 def test_what_is_a_url() -> None:
