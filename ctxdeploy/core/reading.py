@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Of what describes other files: manifests, settings, ground truths. The largest known, of a million photos, has 60 MB.
 MAX_DESCRIPTION = 256 << 20
+NOT_REGULAR = "it is not a regular file"
 # Bytes read at first of a file that says it has fewer: those of /proc say 0.
 _SMALL = 1 << 16
 
@@ -37,7 +38,7 @@ def read_regular(path: Path, limit: int = MAX_DESCRIPTION) -> bytes:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file")
+        raise OSError(errno.EINVAL, NOT_REGULAR)
     with os.fdopen(descriptor, "rb") as file:
         if found.st_size > limit:
             raise TooManyBytesError(limit, found.st_size)

@@ -3,18 +3,20 @@
 import math
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from ctxdeploy.core.errors import ConfigError, DownloadError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import storing
 from ctxdeploy.core.progress import Display, Progress
-from ctxdeploy.core.settings import setting
-from ctxdeploy.core.urls import host_of, is_web, without_secrets
+from ctxdeploy.core.settings import parse_bytes, setting
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.urls import host_of, is_web, redirect_refusal, without_secrets
 
 _CHUNK = 1 << 16
 _MB = 1_000_000
@@ -30,12 +32,18 @@ class DownloadConfig:
     Attributes:
         timeout: seconds without an answer or a byte.
         attempts: of which each begins anew; 1, 2, 3 … seconds lie between them.
+        max_bytes: of the file; the largest known checkpoint has 0.2 GB.
     """
 
     timeout: float = setting(30.0, "--timeout", "Seconds without an answer or a byte.")
     attempts: int = 5
+    max_bytes: int = setting(
+        2_000_000_000, "--max-size", "A larger file is refused.", metavar="SIZE", parse=parse_bytes, default_text="2GB"
+    )
 
     def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ConfigError(f"--max-size {self.max_bytes} is not positive: give a size such as 2GB")
         if not 0.1 <= self.timeout < math.inf:
             raise ConfigError(f"--timeout {self.timeout:g} is not a time of 0.1 s or more")
         if self.attempts < 1:
@@ -60,7 +68,7 @@ class Download:
 def check_url(url: str) -> None:
     """Raise ``ConfigError`` unless a text is a URL of HTTP with a host."""
     if not is_web(url) or host_of(url)[0] is None or re.search(r"[\s\x00-\x1f\x7f]", url) or not url.isascii():
-        raise ConfigError(f"{url!r} is not an address such as https://host/how_r18.pth")
+        raise ConfigError(f"{printable(url)!r} is not an address such as https://host/how_r18.pth")
 
 
 def fetch(url: str, target: Path, config: DownloadConfig, display: Display) -> Download:
@@ -107,6 +115,7 @@ class _Downloader:
     def __init__(self, folder: Path, config: DownloadConfig, display: Display) -> None:
         self._folder, self._config, self._display = folder, config, display
         self._response: Any = None
+        self._start = ""
         self.failure = ""
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
@@ -115,10 +124,12 @@ class _Downloader:
         exceptions = require("requests", "export").exceptions
         if self.failure:
             self._display.say(f"{self.failure}: trying again")
-        self._response = None
+        self._response, self._start = None, url
         with ExitStack() as stack:
             download = http(
-                progressbar=_ProgressBar(self._display, stack),
+                progressbar=_ProgressBar(
+                    self._display, stack, lambda: self._check_size(Path(output_file).stat().st_size)
+                ),
                 chunk_size=_CHUNK,
                 timeout=self._config.timeout,
                 headers={"User-Agent": "ctxdeploy", "Accept-Encoding": "identity"},
@@ -146,20 +157,26 @@ class _Downloader:
     def _answered(self, response: Any, *_: Any, **__: Any) -> None:
         """Keep an answer before its body is read; refuse redirections to other schemes, and files without room."""
         if response.is_redirect:
-            former = urlsplit(response.url).scheme
-            scheme = urlsplit(urljoin(response.url, response.headers["location"])).scheme
-            if scheme not in (former, "https"):
-                raise DownloadError(
-                    f"{without_secrets(response.url)} redirects from {former} to {scheme}, which is not followed: "
-                    f"{_OTHER_URL}"
-                )
+            there = urljoin(response.url, response.headers["location"])
+            refusal = redirect_refusal(self._start, response.url, there)
+            if refusal is not None:
+                raise DownloadError(f"{without_secrets(response.url)}: {refusal}: {_OTHER_URL}")
             return
         self._response = response
         size, free = _length(response) or 0, shutil.disk_usage(self._folder).free
+        self._check_size(size)
         if size > free:
             raise StorageError(
                 f"{self._folder} has room for {free / _MB:.0f} MB, {size / _MB:.0f} MB are needed: make room, or name "
                 "another folder with --to or CTXDEPLOY_HOME"
+            )
+
+    def _check_size(self, size: int) -> None:
+        limit = self._config.max_bytes
+        if size > limit:
+            raise DownloadError(
+                f"{without_secrets(self._response.url)} is larger than {limit / _MB:,.0f} MB: if that is right, raise "
+                "--max-size"
             )
 
     def _check(self, url: str, file: Path, exceptions: Any) -> None:
@@ -183,18 +200,21 @@ class _Downloader:
 class _ProgressBar:
     """What pooch asks of a progress bar, in MB on our display; nothing is shown where the size is not known.
 
+    It is asked for every piece, so that it also ends a file without end: ``check`` raises.
+
     Attributes:
         total: bytes of the file; pooch sets it.
     """
 
-    def __init__(self, display: Display, stack: ExitStack) -> None:
+    def __init__(self, display: Display, stack: ExitStack, check: Callable[[], None]) -> None:
         self.total = 0
-        self._display, self._stack = display, stack
+        self._display, self._stack, self._check = display, stack, check
         self._received = self._shown = 0
         self._bar: Progress | None = None
 
     def update(self, count: int) -> None:
         """Count bytes; pooch counts its last chunk as a whole one, and corrects that by ``reset`` and the total."""
+        self._check()
         if not self.total:
             return
         megabytes = max(1, round(self.total / _MB))

@@ -15,7 +15,7 @@ from ctxdeploy.core.errors import CheckpointError, ConfigError, DownloadError, S
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import WriterLock, file_sha256, make_folder, move, remove_folder, remove_leftovers
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.urls import without_secrets
+from ctxdeploy.core.urls import protocol_of, without_secrets
 from ctxdeploy.models.download import Download, DownloadConfig, check_url, fetch
 from ctxdeploy.models.listing import Origin, read_origin, write_origin
 from ctxdeploy.models.table import BUILT_IN, PUBLISHED, Published, is_name
@@ -143,6 +143,12 @@ def _fetched(model: Published, url: str, work: Path, config: DownloadConfig, dis
         shutil.rmtree(work)  # a process that was killed may have left something
         work.mkdir()
         display.say(f"fetching {without_secrets(url)}")
+        if model.sha256 is None:
+            way = "" if protocol_of(url) == "https" else ", over a connection that anybody on the way can change"
+            display.say(
+                f"unverified: the authors publish no sha256 of {model.file}{way}; what comes is read as data, compared "
+                "with PyTorch, and its sha256 is recorded"
+            )
         origin = _origin(model, url, fetch(url, file, config, display), file)
         write_origin(work, origin)
     try:

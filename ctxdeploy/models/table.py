@@ -60,8 +60,8 @@ BUILT_IN = {
     )
 }
 
-_CVUT = "http://ptak.felk.cvut.cz/personal/toliageo/share/how/models"
-_NAVER = "http://download.europe.naverlabs.com/ComputerVision/FIRe"
+_CVUT = "https://ptak.felk.cvut.cz/personal/toliageo/share/how/models"
+_NAVER = "https://download.europe.naverlabs.com/ComputerVision/FIRe"
 _HOW_LICENCE = "MIT (of the code; none is stated for the weights)"
 
 # The authors publish no hashes.

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.errors import PhotoError
@@ -122,7 +122,8 @@ def write_answers(path: Path, answers: Sequence["Answer"], photos: Path | None, 
     Args:
         path: the file.
         answers: shown in this order.
-        photos: folder that the hits' names are relative to; without it there are names, but no thumbnails.
+        photos: folder that the hits' names are relative to; without it there are names, but no thumbnails, and none
+            of names that lead out of it.
         title: what was searched.
         lead: a line under the title; the number of queries if empty.
 
@@ -147,8 +148,18 @@ def answer_section(answer: "Answer", photos: Path | None) -> Section:
             counted(len(answer.descriptors), "descriptor"),
             f"extracted in {answer.extract_seconds:.2f} s, searched in {answer.search_seconds * 1000:.1f} ms",
         ),
-        results=ranked((hit.name, hit.score, None if photos is None else photos / hit.name) for hit in answer.hits),
+        results=ranked((hit.name, hit.score, picture_of(photos, hit.name)) for hit in answer.hits),
     )
+
+
+def picture_of(folder: Path | None, name: str) -> Path | None:
+    """Return the file of a photo in the folder that its archive or data set names; None if it would lie elsewhere.
+
+    Whoever made the archive chose the names: a page must not show, to whom it is sent, a picture of this disk.
+    """
+    if folder is None or "\0" in name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        return None
+    return folder / name
 
 
 def ranked(found: Iterable[tuple[str, float, Path | None]]) -> list[Result]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctxdeploy.core.scoring import QueryScore
 from ctxdeploy.evaluation import DataSet, Evaluation, Outcome, Ranked, worst
-from ctxdeploy.report.answers import AnswersPage, Result, Section
+from ctxdeploy.report.answers import AnswersPage, Result, Section, picture_of
 from ctxdeploy.report.pages import write_page
 
 # Ranks of right photos that are named.
@@ -42,7 +42,7 @@ def write_failures(path: Path, evaluation: Evaluation, distractors: Path | None,
 
 def _section(outcome: Outcome, dataset: DataSet, distractors: Path | None) -> Section:
     return Section(
-        photo=dataset.folder / outcome.query.name,
+        photo=picture_of(dataset.folder, outcome.query.name),
         box=outcome.query.box,
         title=outcome.query.key,
         facts=list(_facts(outcome, dataset)),
@@ -51,7 +51,7 @@ def _section(outcome: Outcome, dataset: DataSet, distractors: Path | None) -> Se
                 name=photo.name,
                 score=photo.score,
                 rank=rank,
-                picture=_picture(photo, dataset.folder, distractors),
+                picture=picture_of(distractors if photo.distractor else dataset.folder, photo.name),
                 verdict=_verdict(photo, outcome, dataset),
             )
             for rank, photo in (*enumerate(outcome.best, 1), *outcome.missed)
@@ -89,9 +89,3 @@ def _ranks(score: QueryScore, positives: int) -> str:
     missing = positives - len(score.ranks)
     never = f"; {missing:,} not found" if missing else ""
     return f"{positives:,} right at {'rank' if len(score.ranks) == 1 else 'ranks'} {named}{more}{never}"
-
-
-def _picture(photo: Ranked, folder: Path, distractors: Path | None) -> Path | None:
-    if not photo.distractor:
-        return folder / photo.name
-    return None if distractors is None else distractors / photo.name

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.reading import TooManyBytesError, read_regular
+from ctxdeploy.core.reading import NOT_REGULAR, TooManyBytesError, read_regular
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
@@ -122,7 +122,7 @@ def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
         raise PhotoError("there is not enough memory to read it") from error
     except OSError as error:
         why = error.strerror or str(error)
-        raise PhotoError(why if error.filename is None else f"it cannot be read ({why})") from error
+        raise PhotoError(why if why == NOT_REGULAR else f"it cannot be read ({why})") from error
 
 
 def decode_bytes(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ctxdeploy.core import urls
 from ctxdeploy.core.errors import ConfigError, DownloadError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.models.download import DownloadConfig, check_url, fetch
@@ -121,9 +122,29 @@ def test_redirections_are_followed_but_not_to_files(site: Any, target: Path) -> 
     assert fetch(f"{site.url}/old.pth", target, QUICK, QUIET).url == f"{site.url}/a.pth"
     assert target.read_bytes() == DATA
     for name, scheme in (("evil", "file"), ("ftp", "ftp")):
-        with pytest.raises(DownloadError, match=f"{name}.pth redirects from http to {scheme}, which is not followed"):
+        with pytest.raises(DownloadError, match=f"{name}.pth: the server redirects from http to {scheme}, which"):
             fetch(f"{site.url}/{name}.pth", target.with_name("b.pth"), QUICK, QUIET)
     assert left(target) == ["a.pth"]
+
+
+def test_a_redirection_into_this_machine_is_not_followed(
+    site: Any, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.redirect = {"/a.pth": f"{site.url.replace('127.0.0.1', 'localhost')}/b.pth"}
+    real = urls.is_public
+    monkeypatch.setattr(urls, "is_public", lambda url: url.startswith(site.url) or real(url))
+    with pytest.raises(DownloadError, match=r"a.pth: the server redirects to localhost, a private address"):
+        fetch(f"{site.url}/a.pth", target, QUICK, QUIET)
+    assert left(target) == [] and len(site.requests) == 1
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_file_without_end_ends(site: Any, target: Path, length: bool) -> None:
+    site.length, site.files["/a.pth?token=secret"] = length, bytes(20_000_000)
+    config = DownloadConfig(timeout=60, max_bytes=1_000_000)
+    with pytest.raises(DownloadError, match=r"/a.pth is larger than 1 MB: if that is right, raise --max-size"):
+        fetch(f"{site.url}/a.pth?token=secret", target, config, QUIET)
+    assert left(target) == [] and len(site.requests) == 1
 
 
 @pytest.mark.parametrize(

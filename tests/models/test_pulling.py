@@ -86,6 +86,22 @@ def test_a_pulled_model_is_used_by_its_name(
         pulling.remove("how-r18", home)
 
 
+def test_the_authors_addresses_are_encrypted_and_an_unverified_fetch_is_said(
+    pull: Any, site: Any, checkpoint: bytes, capfd: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert all(model.url.startswith("https://") for model in PUBLISHED.values())
+    url = f"{site.url}/how_r18.pth"
+    site.files["/how_r18.pth"] = checkpoint
+    known = replace(MODEL, sha256=hashlib.sha256(checkpoint).hexdigest())
+    for model, said in ((MODEL, True), (known, False)):
+        pulling.pull(model, url, home, display=Display(quiet=False), config=QUICK)
+        error = capfd.readouterr().err
+        assert (
+            "unverified: the authors publish no sha256 of how_r18.pth, over a connection that anybody" in error
+        ) == said
+        pulling.remove("how-r18", home)
+
+
 def test_an_interrupted_download_begins_anew_and_an_interrupted_export_goes_on(
     pull: Any, site: Any, home: Path, checkpoint: bytes, exports: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,15 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from markupsafe import Markup
+from PIL import Image
 
 from ctxdeploy.core.errors import StorageError
-from ctxdeploy.report.answers import AnswersPage, Result, Section
+from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.index import Hit
+from ctxdeploy.query import Answer
+from ctxdeploy.report.answers import AnswersPage, Result, Section, write_answers
 from ctxdeploy.report.pages import Cell, displayed, environment, render, write_page
+from ctxdeploy.runtime.photo import PhotoSource
 
 # A name, and what a page shows of it.
 NAMES = [
@@ -45,6 +51,21 @@ def test_names_are_text(name: str, shown: str, read_page: Callable[[Path], Any],
     assert page.one("p", "callout").raw == shown
     assert [link.attributes["href"] for link in page.all("a")] == ["#query-1", "#query-2"]
     assert not page.all("script") and not page.all("b")
+
+
+def test_no_picture_is_shown_that_lies_outside_of_the_place(read_page: Callable[[Path], Any], tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    (place / "sub").mkdir(parents=True)
+    for path in (tmp_path / "secret.jpg", place / "a.jpg", place / "sub" / "b..jpg"):
+        Image.new("RGB", (8, 8)).save(path)
+    inside = ["a.jpg", "sub/b..jpg", "./a.jpg", "sub//b..jpg"]
+    outside = [str(tmp_path / "secret.jpg"), str(place / "a.jpg"), "../secret.jpg", "sub/../../secret.jpg"]
+    odd = ["zero\0byte.jpg", "https://host/a.jpg", f"file://{tmp_path}/secret.jpg", "x" * 5000]
+    hits = [Hit(name=name, score=1.0) for name in (*inside, *outside, *odd)]
+    none = LocalDescriptors(vectors=np.empty((0, 4), np.float32))
+    answer = Answer(photo=PhotoSource(name="query", data=b"x"), box=None, descriptors=none, hits=hits)
+    write_answers(tmp_path / "page.html", [answer], place, title="an archive")
+    assert len(read_page(tmp_path / "page.html").all("img")) == len(inside)
 
 
 @given(st.text())
