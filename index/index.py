@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, IndexConfig, Progress
-from ctxdeploy.index.inputs import as_photo, check_file, make_photo
+from ctxdeploy.index.inputs import Item, as_photos, check_file, make_photo
 from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
@@ -25,6 +25,7 @@ from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.storage.manifest import manifest_numbers, read_pointer
+from ctxdeploy.index.storage.names import encode_name
 from ctxdeploy.index.storage.pending import Pending
 from ctxdeploy.index.storage.pins import Pin, pin_current
 from ctxdeploy.index.storage.state import State, check_free, create_state, open_state
@@ -129,6 +130,11 @@ class Index(Reader):
     def check_free(path: PathLike) -> None:
         """Raise ``ArchiveError`` or ``StorageError`` unless ``create`` can make an archive at ``path``."""
         check_free(Path(path))
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise ``ConfigError`` unless an archive can hold a photo of this name."""
+        encode_name(name)
 
     @staticmethod
     def problems(path: PathLike) -> list[str]:
@@ -258,13 +264,21 @@ class Index(Reader):
         photo = make_photo(name, vectors, self.codebook.dim, positions=positions, scales=scales, file=file)
         self._add([photo], replace)
 
-    def add_many(self, photos: Iterable[PhotoDescriptors | tuple[str, Any]], *, replace: bool = False) -> int:
+    def add_many(
+        self,
+        photos: Iterable[Item],
+        *,
+        replace: bool = False,
+        refused: Callable[[Item, ConfigError], None] | None = None,
+    ) -> int:
         """Add photos from a stream, 32 at a time, which assigns faster than one by one; return how many.
 
         Args:
             photos: what an extractor gives, or pairs of name and vectors, as ``add`` takes them; ``LocalDescriptors``
                 for vectors with positions and scales.
             replace: take the place of photos of the same names.
+            refused: called with a photo that the archive cannot hold and why, which is then left out: NaN, another
+                dimension, positions out of range, a name of lone surrogates. None to raise that.
 
         Raises:
             ConfigError, StorageError: as ``add``; the photos before the one in question may be added, 32 being checked
@@ -272,8 +286,9 @@ class Index(Reader):
         """
         stream = iter(photos)
         count = 0
-        while group := [as_photo(item, self.codebook.dim) for item in islice(stream, _TOGETHER)]:
-            count += self._add(group, replace)
+        while items := list(islice(stream, _TOGETHER)):
+            group = as_photos(items, self.codebook.dim, geometry=self.config.geometry, refused=refused)
+            count += self._add(group, replace) if group else 0
         return count
 
     def add_aggregated(

@@ -1,17 +1,15 @@
 """What people give to an archive: arrays of descriptors, and photos."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import LARGEST, FileState, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index.storage.names import encode_name
-
-# Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it every
-# word would be infinitely far.
-LARGEST = 1e15
+from ctxdeploy.index.storage.positions import check_positions
 
 
 def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
@@ -77,7 +75,36 @@ def make_photo(
     )
 
 
-def as_photo(item: PhotoDescriptors | tuple[str, Any], dim: int) -> PhotoDescriptors:
+Item = PhotoDescriptors | tuple[str, Any]
+
+
+def as_photos(
+    items: Iterable[Item], dim: int, *, geometry: bool, refused: Callable[[Item, ConfigError], None] | None
+) -> list[PhotoDescriptors]:
+    """Return photos as ``as_photo`` does.
+
+    Args:
+        items: what an extractor gives, or pairs of name and vectors.
+        dim: D.
+        geometry: the archive holds positions.
+        refused: called with what is no photo for the archive, and why; None to raise that.
+    """
+    photos = []
+    for item in items:
+        try:
+            photo = as_photo(item, dim)
+            if geometry:
+                check_positions(photo.descriptors, photo.name)
+        except ConfigError as error:
+            if refused is None:
+                raise
+            refused(item, error)
+        else:
+            photos.append(photo)
+    return photos
+
+
+def as_photo(item: Item, dim: int) -> PhotoDescriptors:
     """Return a photo as ``make_photo`` does, from what an extractor gives or a pair of name and vectors."""
     if isinstance(item, PhotoDescriptors):
         return make_photo(item.name, item.descriptors, dim, file=item.file)

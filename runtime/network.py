@@ -9,7 +9,7 @@ import numpy as np
 
 from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
-from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors, StageSeconds
+from ctxdeploy.core.types import LARGEST, LocalDescriptors, PhotoDescriptors, StageSeconds
 from ctxdeploy.runtime.backends.base import Backend, GraphOutputs
 from ctxdeploy.runtime.memory import MemoryGrowth, return_free_memory
 from ctxdeploy.runtime.photo import PhotoFailure, WorkItem
@@ -124,6 +124,8 @@ def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors
     vectors = outputs.descriptors[row][keep]
     if not (np.isfinite(attention).all() and np.isfinite(vectors).all()):
         return item.fail("the network returned NaN or infinity", "network")
+    if len(vectors) and np.abs(vectors).max() > LARGEST:
+        return item.fail(f"the network returned a number beyond {LARGEST:g}", "network")
     pixels = item.pixels
     descriptors = LocalDescriptors(
         vectors=vectors,

@@ -67,7 +67,7 @@ class PhotoFailure:
         name: as in its ``PhotoSource``.
         reason: one line, without the name.
         stage: ``list`` (a folder that cannot be listed; its name ends with ``/``), ``read``, ``memory`` (not enough to
-            decode it), ``decode`` or ``network``.
+            decode it), ``decode``, ``network``, or ``index`` (nothing that an archive can hold).
         file: state of the file before it was read; None if there is none.
         seconds: spent on it.
     """

@@ -153,6 +153,7 @@ def _print_plan(archive: Path, plan: IndexingPlan, unreadable: list[str], sync: 
         "gone": "gone, to be removed" if sync else "gone (--sync removes them)",
         "given_up": "given up (--retry-failed tries them again)",
         "failed_before": "failed before",
+        "refused": "names that no archive can hold",
     }
     new = "" if is_archive(archive) else " (new)"
     given_up = f", {len(plan.given_up)} given up" if plan.given_up else ""

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.files import settings_sha256
 
+# Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it every word
+# would be infinitely far.
+LARGEST = 1e15
 # Filled when the object is made, so that nobody has to ask whether an array is there.
 _NOT_GIVEN: Any = None
 
@@ -165,12 +168,22 @@ class Box:
         return left, upper, right, lower
 
 
+_LAST_TIME = (1 << 63) - 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileState:
-    """A file's size in bytes and modification time, taken before it is read: later changes are noticed next time."""
+    """A file's size in bytes and modification time, taken before it is read: later changes are noticed next time.
+
+    A time before 1970 becomes 0, and one after April 2262, which no int64 holds, the last that one does.
+    """
 
     size: int
     mtime_ns: int
+
+    def __post_init__(self) -> None:
+        if type(self.mtime_ns) is int and not -1 <= self.mtime_ns <= _LAST_TIME:  # -1: unknown
+            object.__setattr__(self, "mtime_ns", min(max(self.mtime_ns, 0), _LAST_TIME))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -149,10 +149,15 @@ class IndexCommitter:
                 del pending[name]
 
     def add(self, photo: PhotoDescriptors) -> None:
-        """Add a photo; commit what waits if it is time."""
+        """Add a photo; commit what waits if it is time.
+
+        Raises:
+            TooManyFailuresError: it is one too many that the archive cannot hold.
+        """
         self._waiting.append(photo)
         if len(self._waiting) >= _TOGETHER:
             self._add_waiting()
+            self._check_failures()
         self._commit_if_due()
 
     def fail(self, failure: "PhotoFailure") -> None:
@@ -161,16 +166,33 @@ class IndexCommitter:
         Raises:
             TooManyFailuresError: that was one too many.
         """
+        self._list(failure)
+        self._commit_if_due()
+        self._check_failures()
+
+    def _list(self, failure: "PhotoFailure") -> None:
         state = {} if failure.file is None else {"size": failure.file.size, "mtime_ns": failure.file.mtime_ns}
         record = {"name": failure.name, "reason": failure.reason, "stage": failure.stage}
         self._failures.append({**record, "seconds": round(failure.seconds, 3), **state})
         self._report.failures.append({**record, "seconds": round(failure.seconds, 3)})
         self._report.failed += 1
         self._reasons[failure.reason] += 1
-        self._commit_if_due()
+
+    def _check_failures(self) -> None:
         report = self._report
         tried = report.indexed + report.replaced + len(self._waiting) + report.failed
         self._failure_limit.check(self._reasons, tried)
+
+    def finish(self) -> None:
+        """Make all durable.
+
+        Raises:
+            TooManyFailuresError: among the last photos are too many that the archive cannot hold; it is durable.
+        """
+        before = self._report.failed
+        self.commit()
+        if self._report.failed > before:
+            self._check_failures()
 
     def commit(self) -> None:
         """Make what was added durable."""
@@ -206,16 +228,30 @@ class IndexCommitter:
         if not self._waiting:
             return
         start = time.perf_counter()
-        known = sum(photo.name in self._index for photo in self._waiting)
+        refused: dict[int, str] = {}
+        new = {photo.name for photo in self._waiting if photo.name not in self._index}
         self._index.add_many(
             self._waiting,
             # An interrupt may have come between adding and forgetting: then they are added once more.
             replace=True,
+            refused=lambda photo, error: refused.update({id(photo): str(error)}),
         )
-        self._report.replaced += known
-        self._report.indexed += len(self._waiting) - known
-        descriptors = sum(len(photo.descriptors) for photo in self._waiting)
+        taken = [photo for photo in self._waiting if id(photo) not in refused]
+        indexed = len(new.intersection(photo.name for photo in taken))
+        self._report.indexed += indexed
+        self._report.replaced += len(taken) - indexed
+        descriptors = sum(len(photo.descriptors) for photo in taken)
         self._report.descriptors += descriptors
         self._postings += descriptors
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
+        for photo in waiting:
+            if id(photo) in refused:
+                self._list(_failure(photo, refused[id(photo)]))
         self._report.stages.assign += time.perf_counter() - start
+
+
+def _failure(photo: PhotoDescriptors, reason: str) -> "PhotoFailure":
+    from ctxdeploy.runtime import PhotoFailure
+
+    short = reason.removeprefix(f"{photo.name!r}: ").removeprefix(f"{photo.name}: ")
+    return PhotoFailure(name=photo.name, reason=short, stage="index", file=photo.file, seconds=photo.seconds.total)

@@ -87,7 +87,7 @@ class IndexingJob:
             with _committing(committer):
                 committer.add_cached(pending, self._cache)
                 # After those that succeeded: both count for a share of failures.
-                for failure in (*photos.unreadable, *self._trainer.failed):
+                for failure in (*photos.unreadable, *plan.refused, *self._trainer.failed):
                     pending.pop(failure.name, None)
                     committer.fail(failure)
                 self._extract(list(pending.values()), committer)
@@ -234,7 +234,7 @@ def _committing(committer: IndexCommitter) -> Iterator[None]:
     except BaseException:
         committer.commit()
         raise
-    committer.commit()
+    committer.finish()
 
 
 def index_photos(

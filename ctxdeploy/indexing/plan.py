@@ -14,7 +14,7 @@ from ctxdeploy.core.types import FileState, PhotoDescriptors
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
     from ctxdeploy.indexing.config import IndexingConfig
-    from ctxdeploy.runtime import Extractor, PhotoSource
+    from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
 
 # Names that a dry run shows of each kind.
@@ -26,13 +26,14 @@ _LASTING = "decode"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexingPlan:
-    """A place compared with an archive. Every photo of the place is of one of the first four kinds.
+    """A place compared with an archive. Every photo of the place is of one of the first five kinds.
 
     Attributes:
         new: photos that are not in the archive, by name.
         changed: photos whose files differ in size or time of change from what was indexed, by name.
         unchanged: how many photos are as they were.
         given_up: photos that could not be decoded before and whose files are the same; they are not tried again.
+        refused: photos whose names no archive can hold, as failures.
         gone: names in the archive that are known not to be there any more.
         failed: names among ``new`` and ``changed`` that could not be read before.
         settled: recorded failures that hold no longer: they are gone, or as they were when they were indexed.
@@ -42,6 +43,7 @@ class IndexingPlan:
     changed: dict[str, "PhotoSource"]
     unchanged: int
     given_up: list[str]
+    refused: list["PhotoFailure"]
     gone: list[str]
     failed: list[str]
     settled: list[str]
@@ -51,6 +53,7 @@ class IndexingPlan:
         for kind, names in (("new", self.new), ("changed", self.changed)):
             yield kind, len(names), list(islice(names, EXAMPLES))
         yield "unchanged", self.unchanged, []
+        yield "refused", len(self.refused), [failure.name for failure in self.refused[:EXAMPLES]]
         for kind, known in (("given_up", self.given_up), ("gone", self.gone), ("failed_before", self.failed)):
             yield kind, len(known), known[:EXAMPLES]
 
@@ -75,9 +78,13 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
     changed: dict[str, PhotoSource] = {}
     unchanged: set[str] = set()
     given_up: list[str] = []
+    refused: list[PhotoFailure] = []
     for photo in photos.photos:
         state = photo.state()
-        if photo.name in known and known[photo.name] == state:
+        reason = _refusal(photo.name)
+        if reason is not None:
+            refused.append(_failure(photo, reason))
+        elif photo.name in known and known[photo.name] == state:
             unchanged.add(photo.name)
         elif not retry_failed and _is_given_up(failures.get(photo.name), state):
             given_up.append(photo.name)
@@ -90,10 +97,30 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
         changed=changed,
         unchanged=len(unchanged),
         given_up=given_up,
+        refused=refused,
         gone=[name for name in known if photos.is_gone(name)],
         failed=[name for name in failures if name in new or name in changed],
         settled=[n for n in failures if n in unchanged or n.endswith("/") or photos.is_gone(n)],
     )
+
+
+def _refusal(name: str) -> str | None:
+    """Return why no archive can hold a photo of this name; None if one can."""
+    from ctxdeploy.index import Index
+
+    if name.isascii():
+        return None
+    try:
+        Index.check_name(name)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _failure(photo: "PhotoSource", reason: str) -> "PhotoFailure":
+    from ctxdeploy.runtime import PhotoFailure
+
+    return PhotoFailure(name=photo.name, reason=reason, stage="index", file=photo.state())
 
 
 def _is_given_up(failure: dict[str, Any] | None, state: FileState | None) -> bool:

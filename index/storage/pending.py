@@ -35,8 +35,13 @@ class Pending:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, without the name."""
-        return self.photo.codes.nbytes + self.photo.words.nbytes + (self.positions.nbytes if self.positions else 0)
+        """Bytes in memory; a name counts four a letter, so that the names of a shard stay far below 4 GiB."""
+        return (
+            4 * len(self.name)
+            + self.photo.codes.nbytes
+            + self.photo.words.nbytes
+            + (self.positions.nbytes if self.positions else 0)
+        )
 
 
 def shard_tensors(layout: Layout, photos: Sequence[Pending]) -> Arrays:

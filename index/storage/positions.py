@@ -59,6 +59,15 @@ class PackedPositions:
         return self.words.nbytes + self.positions.nbytes + self.scales.nbytes + self.frame.nbytes
 
 
+def check_positions(descriptors: LocalDescriptors, name: str) -> None:
+    """Raise ``ConfigError`` unless positions are known and below 1e9, and scales in 6.2e-5..65504."""
+    places, scales = descriptors.positions, descriptors.scales
+    if len(places) and np.isnan(places).all():
+        raise ConfigError(f"{name!r}: the archive keeps geometry: give positions (n×2) and scales with the descriptors")
+    if not (np.abs(places) < 1e9).all() or not ((scales >= _SCALES[0]) & (scales <= _SCALES[1])).all():
+        raise ConfigError(f"{name!r}: positions must be below 1e9 and scales in {_SCALES[0]:g}..{_SCALES[1]:g}")
+
+
 def pack_positions(words: NDArray[np.int32], descriptors: LocalDescriptors, name: str) -> PackedPositions:
     """Pack the positions and scales of a photo's descriptors.
 
@@ -70,12 +79,9 @@ def pack_positions(words: NDArray[np.int32], descriptors: LocalDescriptors, name
     Raises:
         ConfigError: positions are not known, not finite or too large, or scales are out of range.
     """
+    check_positions(descriptors, name)
     count = len(words)
     places, scales = descriptors.positions.astype(np.float64), descriptors.scales
-    if count and np.isnan(places).all():
-        raise ConfigError(f"{name!r}: the archive keeps geometry: give positions (n×2) and scales with the descriptors")
-    if not (np.abs(places) < 1e9).all() or not ((scales >= _SCALES[0]) & (scales <= _SCALES[1])).all():
-        raise ConfigError(f"{name!r}: positions must be below 1e9 and scales in {_SCALES[0]:g}..{_SCALES[1]:g}")
     corner = places.min(axis=0) if count else np.zeros(2)
     frame = np.concatenate([corner, (places.max(axis=0) if count else corner) - corner]).astype(np.float32)
     order = np.argsort(words, kind="stable")

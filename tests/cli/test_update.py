@@ -55,6 +55,20 @@ def test_changed_photo_is_found_under_its_new_content_alone(call, bundle, photos
     assert call("verify", indexed).code == 0
 
 
+def test_times_that_no_archive_holds_change_nothing_twice(call, folder: Path, indexed: Path) -> None:
+    """Before 1970, and after the last nanosecond of an int64, in 2262; file systems have last years of their own."""
+    for name, seconds in (("coins_0", -43_200), ("coins_1", -1), ("coffee_0", 9_300_000_000), ("coffee_1", 1 << 34)):
+        os.utime(folder / f"{name}.jpg", (seconds, seconds))
+    assert call("index", folder, "-o", indexed, "--dry-run", "--json").json[0]["changed"] == 4
+    first = call("index", folder, "-o", indexed, "--json")
+    assert first.code == 0, first.err
+    assert (first.json[0]["replaced"], first.json[0]["failed"]) == (4, 0)
+    second = call("index", folder, "-o", indexed, "--json").json[0]
+    assert (second["unchanged"], second["replaced"]) == (18, 0)
+    assert call("index", folder, "-o", indexed, "--dry-run", "--json").json[0]["unchanged"] == 18
+    assert call("verify", indexed).code == 0
+
+
 def test_text_says_what_was_done(call, photos: Path, folder: Path, indexed: Path) -> None:
     shutil.copy(photos / "coins_1.jpg", folder / "new.jpg")
     os.utime(folder / "coins_0.jpg", (1, 1))
@@ -102,6 +116,7 @@ def test_dry_run_writes_nothing_and_needs_no_model(call, photos, folder, indexed
         "new": ["broken.jpg", "new.jpg"],
         "changed": ["rocket_0.jpg"],
         "given_up": [],
+        "refused": [],
         "gone": ["coffee_1.jpg"],
         "failed_before": ["broken.jpg"],
     }

@@ -96,7 +96,7 @@ def test_refused_additions_leave_nothing(tmp_path: Path, make_codebook: Any, mak
             ("b", photo[:, :64], {}, "b: descriptors have dimension 64"),
             ("b", np.full((1, 128), np.inf), {}, "b: descriptor 0 holds NaN, infinity"),
             ("b", photo, {"file": FileState(size=-2, mtime_ns=0)}, "whole number in"),
-            ("b", photo, {"file": FileState(size=0, mtime_ns=1 << 63)}, "whole number in"),
+            ("b", photo, {"file": FileState(size=1 << 63, mtime_ns=0)}, "whole number in"),
         ):
             with pytest.raises(ConfigError, match=text):
                 index.add(name, vectors, **facts)

@@ -220,6 +220,21 @@ def test_nan_from_the_network_is_a_failure_of_the_photo(make_bundle: MakeBundle)
         extractor.extract_one(jpeg(60, 40, seed=0))
 
 
+def test_a_number_without_measure_is_a_failure_of_the_photo(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = Extractor(make_bundle())
+    run, dim = extractor._backend._run, extractor.bundle.extraction.dim
+
+    def large(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return [array * np.float32(1e20) if array.shape[-1] == dim else array for array in run(images)]
+
+    monkeypatch.setattr(extractor._backend, "_run", large)
+    (failure,) = extractor.extract([PhotoSource(name="a", data=jpeg(60, 40, seed=0))])
+    assert isinstance(failure, PhotoFailure)
+    assert (failure.stage, failure.reason) == ("network", "the network returned a number beyond 1e+15")
+
+
 def test_an_interrupt_inside_the_network_passes_through(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
