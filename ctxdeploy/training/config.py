@@ -124,6 +124,8 @@ class TransferConfig(PairsConfig):
         final_from: 1 leaves them as they are.
         min_share: side of a view of one photo, as a share of the photo's shorter side, at least.
         zoom: factor between the sides of two views of one photo at most.
+        slanted: share of the second views of one photo that are foreshortened, as of a wall seen from aside.
+        slant: how many times, at most.
         night: share of the views that are dark.
         unlabelled: share of photos without landmarks among those of which two views are taken.
         frozen_blocks: first blocks of the trunk that stay as they are, the stem with them; 0 trains all.
@@ -141,7 +143,9 @@ class TransferConfig(PairsConfig):
     final_from: float = 0.7
     min_share: float = 0.35
     zoom: float = 2.5
-    night: float = 0.12
+    slanted: float = 0.4
+    slant: float = 4.0
+    night: float = 0.15
     unlabelled: float = 0.3
     frozen_blocks: int = 5
     whitening_shrinkage: float | None = 1.0
@@ -156,6 +160,8 @@ class TransferConfig(PairsConfig):
         _between("share of the steps before the final size", self.final_from, 0, 1)
         _between("minimum share of a photo", self.min_share, 0.05, 1)
         _between("zoom", self.zoom, 1, 16)
+        _between("share of slanted views", self.slanted, 0, 1)
+        _between("slant", self.slant, 1, 16)
         _between("share of dark views", self.night, 0, 1)
         _between("share of photos without landmarks", self.unlabelled, 0, 1)
         _whole("frozen blocks", self.frozen_blocks, 0, 64)

@@ -1,4 +1,4 @@
-"""Batches of the recipe ``transfer``: landmarks drawn by the root of their photos, some views dark, strong zoom."""
+"""Batches of the recipe ``transfer``: landmarks drawn by the root of their photos, views dark, slanted, zoomed."""
 
 from dataclasses import replace
 
@@ -57,7 +57,9 @@ class TransferSampler(PairSampler):
 
     def _twice(self, rng: np.random.Generator, sizes: NDArray[np.float64]) -> tuple[Matrices, Matrices]:
         framing = replace(views.SAME_PHOTO, min_share=self._transfer.min_share)
-        return views.frame_twice(rng, sizes, framing, zoom=self._transfer.zoom)
+        first, second = views.frame_twice(rng, sizes, framing, zoom=self._transfer.zoom)
+        share, slant = self._transfer.slanted, self._transfer.slant
+        return first, views.slanted(rng, second, sizes, framing, share=share, slant=slant)
 
     def _changed(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         return augment(darken(pixels, rng, self._transfer.night), rng)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctxdeploy.training.geometry import Matrices, homographies, random_corners
+from ctxdeploy.training.geometry import CORNERS, Matrices, apply, homographies, random_corners, slanted_corners
 from ctxdeploy.training.photos import Image
 
 # Pixels of the photo for one of the view from which on the photo is halved first, so that nothing is skipped.
@@ -63,6 +63,30 @@ def frame_twice(
         for c, s in ((centre, side), (moved, other))
     ]
     return distorted[0], distorted[1]
+
+
+def slanted(
+    rng: np.random.Generator,
+    matrices: Matrices,
+    sizes: NDArray[np.float64],
+    framing: Framing,
+    *,
+    share: float,
+    slant: float,
+) -> Matrices:
+    """Return the matrices of views of which a share sees the photo from aside, foreshortened up to ``slant`` times.
+
+    A slanted view has the centre of the one that it replaces, and its area as far as it fits into the photo.
+    """
+    chosen = rng.random(len(sizes)) < share
+    ratio = np.exp(rng.uniform(0.3, 1, len(sizes)) * np.log(slant))
+    corners = apply(matrices, np.repeat(CORNERS[None], len(matrices), axis=0))
+    extent = corners.max(axis=1) - corners.min(axis=1)
+    side = np.minimum(extent.mean(axis=1), 1.15 * sizes.min(axis=1) / np.sqrt(ratio))
+    seen = slanted_corners(
+        rng, corners.mean(axis=1), side, slant=ratio, perspective=framing.perspective, turn=framing.turn
+    )
+    return np.where(chosen[:, None, None], homographies(seen), matrices)
 
 
 def whole(sizes: NDArray[np.float64]) -> Matrices:

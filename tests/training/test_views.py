@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ctxdeploy.training import views
 from ctxdeploy.training.augment import augment
 from ctxdeploy.training.features import sampled
-from ctxdeploy.training.geometry import apply, homographies, random_corners
+from ctxdeploy.training.geometry import apply, homographies, random_corners, slanted_corners
 
 Image = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -31,6 +31,35 @@ def test_homographies_map_corners_to_corners(seed: int) -> None:
     corners = random_corners(rng, np.array([[50.0, 40.0]]), np.array([30.0]), perspective=0.2, turn=30)
     square = np.array([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
     np.testing.assert_allclose(apply(homographies(corners), square), corners, atol=1e-6)
+
+
+def test_a_slanted_view_is_foreshortened_and_of_the_area_that_was_asked_for() -> None:
+    count = 400
+    rng = np.random.default_rng(0)
+    centre, side = np.full((count, 2), 100.0), np.full(count, 30.0)
+    corners = slanted_corners(rng, centre, side, slant=np.full(count, 4.0), perspective=0.0, turn=0.0)
+    width = np.linalg.norm((corners[:, 1] + corners[:, 2] - corners[:, 0] - corners[:, 3]) / 2, axis=1)
+    height = np.linalg.norm((corners[:, 2] + corners[:, 3] - corners[:, 0] - corners[:, 1]) / 2, axis=1)
+    np.testing.assert_allclose(np.maximum(width, height) / np.minimum(width, height), 4)
+    np.testing.assert_allclose(width * height, 900)
+    assert 0.4 < np.mean(width > height) < 0.6
+    # The far end shows more of the plane than the near one.
+    ends = np.where(width > height, corners[:, 3, 1] - corners[:, 0, 1], corners[:, 1, 0] - corners[:, 0, 0])
+    others = np.where(width > height, corners[:, 2, 1] - corners[:, 1, 1], corners[:, 2, 0] - corners[:, 3, 0])
+    assert np.ptp(ends / others) > 1 and 0.2 < np.mean(ends > others) < 0.8
+
+
+def test_a_share_of_views_is_slanted_round_the_same_centre_and_the_others_stay() -> None:
+    sizes = np.tile([[400.0, 300.0]], (300, 1))
+    rng = np.random.default_rng(0)
+    plain = views.frame(rng, sizes, views.SAME_PHOTO)
+    seen = views.slanted(rng, plain, sizes, views.SAME_PHOTO, share=0.4, slant=4.0)
+    changed = (seen != plain).any(axis=(1, 2))
+    assert 0.3 < changed.mean() < 0.5
+    middle = np.full((300, 1, 2), 0.5)
+    moved = np.linalg.norm(apply(seen, middle) - apply(plain, middle), axis=2)
+    assert moved.max() < 0.5 * 300
+    assert (views.slanted(rng, plain, sizes, views.SAME_PHOTO, share=0.0, slant=4.0) == plain).all()
 
 
 def test_a_view_of_the_whole_photo_is_the_photo() -> None:
