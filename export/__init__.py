@@ -20,7 +20,8 @@ from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.bundle_builder import REJECTED
-    from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_tensors
+    from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
+    from ctxdeploy.export.checkpoint_writer import save_checkpoint, save_tensors
     from ctxdeploy.export.export import ExportConfig, Exported, export_bundle
     from ctxdeploy.export.triton import TritonConfig, write_model_repository
     from ctxdeploy.export.untrained import untrained_network
@@ -47,8 +48,8 @@ _HOMES = {
     "TritonConfig": "triton",
     "export_bundle": "export",
     "load_checkpoint": "checkpoint",
-    "save_checkpoint": "checkpoint",
-    "save_tensors": "checkpoint",
+    "save_checkpoint": "checkpoint_writer",
+    "save_tensors": "checkpoint_writer",
     "untrained_network": "untrained",
     "write_model_repository": "triton",
 }

@@ -17,6 +17,7 @@ from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.int8.calibration import Int8Config
+from ctxdeploy.export.networks.config import Architecture
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
@@ -38,6 +39,7 @@ class ExportConfig:
         scales: factors of the image pyramid.
         top_k: descriptors of a photo.
         image_size: longest side of a photo in pixels.
+        architecture: label of the trunk, for a checkpoint that is a bare state dict.
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
@@ -72,6 +74,13 @@ class ExportConfig:
     )
     image_size: int | None = setting(
         None, "--image-size", "Longest side of a photo.", metavar="PIXELS", default_text="the checkpoint's"
+    )
+    architecture: str | None = setting(
+        None,
+        "--architecture",
+        "Trunk of a checkpoint that holds tensors alone.",
+        choices=tuple(architecture.label for architecture in Architecture),
+        default_text="the checkpoint's",
     )
     draft: bool = setting(False, "--draft", "Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
     inline: bool = setting(False, "--inline", "Standard operators only: our own operators' bodies in their place.")
@@ -165,7 +174,9 @@ def export_bundle(
     if output.exists():
         raise BundleError(f"{output} exists: choose another -o, or remove it first")
     display.say("loading the checkpoint")
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, architecture=config.architecture)
+    for remark in loaded.remarks:
+        display.say(f"{loaded.path.name}: {remark}")
     jobs, remarks = plan(config.targets, config.precisions)
     bundle = _empty_bundle(loaded, config, output)
     preflight(jobs, bundle.extraction, loaded.config, bundle.shapes)

@@ -65,7 +65,7 @@ def command(
     output = output or Path(Path(checkpoint.name).stem + BUNDLE_SUFFIX)
     checkpoint = find_checkpoint(checkpoint)
     if codebook is not None:
-        _check_codebook(codebook, checkpoint)
+        _check_codebook(codebook, checkpoint, config)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)
     exported = export_bundle(
         checkpoint,
@@ -98,10 +98,10 @@ def command(
     exported.check()
 
 
-def _check_codebook(codebook: Path, checkpoint: Path) -> None:
+def _check_codebook(codebook: Path, checkpoint: Path, config: ExportConfig) -> None:
     from ctxdeploy.export import load_checkpoint
 
-    read_codebook(codebook, load_checkpoint(checkpoint).config.descriptor_dim)
+    read_codebook(codebook, load_checkpoint(checkpoint, architecture=config.architecture).config.descriptor_dim)
 
 
 def _photos(
@@ -114,7 +114,7 @@ def _photos(
     from ctxdeploy.export.int8 import Int8Config
     from ctxdeploy.export.parity import folder_calibration, folder_parity_photos
 
-    preprocessing = config.preprocessing(load_checkpoint(checkpoint))
+    preprocessing = config.preprocessing(load_checkpoint(checkpoint, architecture=config.architecture))
     chosen = None if photos is None else folder_parity_photos(photos, preprocessing)
     if calibrate is None:
         return chosen, None

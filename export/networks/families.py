@@ -40,3 +40,11 @@ def build(config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork"
     if not known.claims(params) or known.configuration(params) != config:
         raise ConfigError(f"a network of the family {known.label} cannot have all the parts of {config}")
     return known.build(config, extraction).eval()
+
+
+def state_shapes(config: NetworkConfig, extraction: "Extraction") -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's tensors by name; nothing is allocated for them."""
+    import torch
+
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in build(config, extraction).state_dict().items()}

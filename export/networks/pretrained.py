@@ -78,7 +78,7 @@ def load_trunk(trunk: "nn.Module", path: Path, *, label: str) -> None:
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor, or has one that is of no EfficientNet-Lite.
     """
-    from ctxdeploy.export.checkpoint import read
+    from ctxdeploy.export.checkpoint_file import read
 
     given: dict[str, Tensor] = {}
     for name, tensor in read(path).items():
@@ -104,6 +104,8 @@ def _check(expected: "Mapping[str, Tensor]", given: "Mapping[str, Tensor]", path
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing[:5])} of {label}: it is a file of other weights")
     for name, tensor in expected.items():
+        if not hasattr(given[name], "isfinite"):
+            raise CheckpointError(f"{path}: {name} is not a tensor: it is a file of other weights")
         if given[name].shape != tensor.shape:
             sizes = f"{tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
             raise CheckpointError(f"{path}: {name} is {sizes} in {label}: it is a file of other weights")

@@ -180,7 +180,7 @@ def write_zip(path: Path) -> None:
         (lambda path: torch.save(torch.ones(3), path), "holds a Tensor instead of a dictionary"),
         (
             lambda path: torch.save({"conv1.weight": torch.ones(3)}, path),
-            "neither '_version' nor 'meta', but conv1.weight",
+            r"is a bare state dict \(1 tensor: conv1.weight …\), which does not say .* --architecture resnet18, ",
         ),
         (lambda path: torch.save({}, path), "neither '_version' nor 'meta'"),
     ],
