@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ctxdeploy.core.bundle import INPUT_NAME, Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
-from ctxdeploy.export.checkpoint import load_checkpoint, save_checkpoint
+from ctxdeploy.export import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import build
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk, Layer, SameConv2d
