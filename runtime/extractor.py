@@ -10,12 +10,12 @@ from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.runtime.backends.base import BackendConfig, open_backend
-from ctxdeploy.runtime.config import ExtractorConfig
+from ctxdeploy.runtime.config import MAX_BYTES, ExtractorConfig
 from ctxdeploy.runtime.memory import MemoryGrowth, share_memory
 from ctxdeploy.runtime.network import ExtractionStatistics, Network
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
 from ctxdeploy.runtime.pipeline import stream
-from ctxdeploy.runtime.pools import read_now
+from ctxdeploy.runtime.reading import read_now
 from ctxdeploy.runtime.worker import DecodeSettings, decode_item
 
 
@@ -57,6 +57,7 @@ class Extractor:
             limits=self.config.limits,
             timeout=self.config.photo_timeout,
             memory=shares.worker if shares is not None and self.config.isolated else None,
+            reading=MAX_BYTES if shares is None else min(shares.reading, MAX_BYTES),
         )
         self._network = Network(self._backend, bundle.shapes, MemoryGrowth(shares.network) if shares else None)
         self._statistics = ExtractionStatistics()

@@ -1,7 +1,7 @@
 """A limit of memory, divided among the parts of an extraction.
 
-What is left when the model is loaded is divided: half of it is for the network, three eighths for the decoding
-processes, an eighth for photos that wait.
+What is left when the model is loaded is divided: seven sixteenths of it are for the network, six for the decoding
+processes, two for photos that wait, and one for the bytes of photos that are read here.
 """
 
 import gc
@@ -15,7 +15,7 @@ from ctxdeploy.core.errors import ConfigError
 
 # A worker has allocated 58 MB before it decodes anything (it holds 38, libraries included).
 MIN_WORKER = 96 << 20
-_NETWORK, _WORKERS, _WAITING = 4, 3, 1  # eighths
+_NETWORK, _WORKERS, _WAITING, _READING, _WHOLE = 7, 6, 2, 1, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,24 +26,31 @@ class MemoryShares:
         network: by which this process may grow through batches.
         worker: that a worker may allocate.
         waiting: of photos that are decoded ahead, or wait for others of their size.
+        reading: of photos that are no files of their own, between reading and decoding.
     """
 
     network: int
     worker: int
     waiting: int
+    reading: int
 
 
 def share_memory(limit: int, workers: int) -> MemoryShares:
     """Divide a limit in bytes, the model being loaded; ``ConfigError`` if too little is left for the workers."""
     loaded = resident()
-    share = max(limit - loaded, 0) // 8
-    needed = loaded + 8 * (MIN_WORKER * workers // _WORKERS + 1)
+    share = max(limit - loaded, 0) // _WHOLE
+    needed = loaded + _WHOLE * (MIN_WORKER * workers // _WORKERS + 1)
     if limit < needed:
         raise ConfigError(
             f"--memory-limit {_mb(limit)} is too little: the loaded model takes {_mb(loaded)}, and {_mb(needed)} are "
             f"needed with {workers} decoding processes: raise it, or give fewer --workers"
         )
-    return MemoryShares(network=_NETWORK * share, worker=_WORKERS * share // max(workers, 1), waiting=_WAITING * share)
+    return MemoryShares(
+        network=_NETWORK * share,
+        worker=_WORKERS * share // max(workers, 1),
+        waiting=_WAITING * share,
+        reading=_READING * share,
+    )
 
 
 class MemoryGrowth:

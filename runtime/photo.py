@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Box, FileState, StageSeconds
@@ -22,6 +22,14 @@ class PhotoReader(Protocol):
 
     def state(self) -> FileState | None:
         """Return size and time of change as they were when the photos were listed; no request is made."""
+
+
+@runtime_checkable
+class BoundedReader(PhotoReader, Protocol):
+    """A ``PhotoReader`` that does not know how many bytes there are before it reads them."""
+
+    def read_at_most(self, limit: int) -> bytes:
+        """As ``PhotoReader.read``; ``TooLargeError`` if there are more bytes than ``limit``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +94,7 @@ class WorkItem:
     Attributes:
         source: the photo.
         content: the bytes that its reader returned, until they are decoded.
+        room: bytes that it holds of the ``ReadingRoom``.
         file: state of its file before it was read.
         seconds: spent on it so far.
         result: its pixels, or why there are none; any other exception ends the run. None while it is on its way.
@@ -93,6 +102,7 @@ class WorkItem:
 
     source: PhotoSource
     content: bytes | None = None
+    room: int = 0
     file: FileState | None = None
     seconds: StageSeconds = field(default_factory=StageSeconds)
     result: "Pixels | PhotoFailure | BaseException | None" = None

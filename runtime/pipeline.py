@@ -17,7 +17,8 @@ from ctxdeploy.runtime.batching import ShapeBatcher
 from ctxdeploy.runtime.config import ExtractorConfig
 from ctxdeploy.runtime.network import ExtractionStatistics, Network
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
-from ctxdeploy.runtime.pools import DecodePool, Decoder, ReadPool, ReorderBuffer, ThreadDecoder
+from ctxdeploy.runtime.pools import DecodePool, Decoder, ReorderBuffer, ThreadDecoder
+from ctxdeploy.runtime.reading import ReadingRoom, ReadPool
 from ctxdeploy.runtime.worker import DecodeSettings
 from ctxdeploy.runtime.worker_process import ProcessDecoder
 
@@ -91,7 +92,7 @@ class _Prefetch:
         self._room = config.lookahead
         self._buffer = ReorderBuffer(OVERTAKEN_AFTER)
         self._done: SimpleQueue[WorkItem] = SimpleQueue()
-        self._decoders = DecodePool(self._make_decoder, config.workers, self._done.put)
+        self._decoders = DecodePool(self._make_decoder, config.workers, self._take_back)
         self._readers: ReadPool | None = None
         self._seen = time.monotonic()
         self._starved = 0.0
@@ -146,13 +147,20 @@ class _Prefetch:
             return
         if self._readers is None:
             threads = self._config.read_threads
-            self._readers = ReadPool(threads, self._decoding.timeout, self._pass_on)
+            room = ReadingRoom(self._decoding.reading)
+            self._readers = ReadPool(threads, self._decoding.timeout, room, self._pass_on)
             self._room += threads
         self._readers.submit(item)
 
     def _pass_on(self, item: WorkItem) -> None:
         """Send a photo on that has been read, or could not be; called from any thread."""
-        (self._decoders.submit if item.result is None else self._done.put)(item)
+        (self._decoders.submit if item.result is None else self._take_back)(item)
+
+    def _take_back(self, item: WorkItem) -> None:
+        """Note a photo that is done, whose bytes are not needed any more; called from any thread."""
+        if self._readers is not None:
+            self._readers.release(item)
+        self._done.put(item)
 
     def _collect(self, seconds: float = 0) -> None:
         """Note which photos are done, waiting at most so long for the first; and how time passes."""

@@ -1,19 +1,15 @@
 """Threads that read and threads that decode photos ahead of the network, and the order in which photos leave them."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.types import StageSeconds
-from ctxdeploy.runtime.photo import PhotoSource, WorkItem
+from ctxdeploy.runtime.photo import WorkItem
 from ctxdeploy.runtime.worker import DecodeSettings, decode_item
 
 DECODER_PREFIX = "ctxdeploy-decode"
-READER_PREFIX = "ctxdeploy-read"
 _JOIN_SECONDS = 5.0
 
 
@@ -125,92 +121,6 @@ class DecodePool:
                 self._deliver(item)
         finally:
             decoder.release()
-
-
-class ReadPool:
-    """Threads that read photos which are not files. One that takes too long is given up and another started: a thread
-    cannot be ended.
-
-    Args:
-        max_threads: that read at the same time.
-        timeout: seconds for a photo.
-        deliver: is given each photo with its bytes or its failure, from any thread.
-    """
-
-    def __init__(self, max_threads: int, timeout: float, deliver: Callable[[WorkItem], None]) -> None:
-        self._max_threads, self._timeout, self._deliver = max_threads, timeout, deliver
-        self._tasks: SimpleQueue[WorkItem | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._since: dict[WorkItem, float] = {}
-        self._clock = 0.0
-        self._threads = 0
-        self._closed = False
-
-    def submit(self, item: WorkItem) -> None:
-        """Read a photo when its turn comes."""
-        if self._threads < self._max_threads:
-            self._start()
-        self._tasks.put(item)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass; give up the photos that took too much of it."""
-        with self._lock:
-            self._clock += seconds
-            late = [item for item, since in self._since.items() if self._clock - since >= self._timeout]
-            for item in late:
-                del self._since[item]
-        for item in late:
-            self._threads -= 1
-            self._start()
-            item.seconds = StageSeconds(read=self._timeout)
-            item.fail(f"no data within {self._timeout:g} s", "read")
-            self._deliver(item)
-
-    def close(self) -> None:
-        """End the threads, each when the photo that it reads has come or failed; none is waited for."""
-        self._closed = True
-        for _ in range(self._threads):
-            self._tasks.put(None)
-
-    def _start(self) -> None:
-        self._threads += 1
-        threading.Thread(target=self._run, name=READER_PREFIX, daemon=True).start()
-
-    def _run(self) -> None:
-        while not self._closed and (item := self._tasks.get()) is not None and not self._closed:
-            with self._lock:
-                self._since[item] = self._clock
-            start = time.perf_counter()
-            content, error = None, None
-            try:
-                content = read_now(item.source)
-            except BaseException as caught:
-                error = caught
-            with self._lock:
-                if self._since.pop(item, None) is None:
-                    return  # given up; another thread is in this one's place
-            item.seconds = StageSeconds(read=time.perf_counter() - start)
-            item.content = content
-            if isinstance(error, PhotoError):
-                item.fail(str(error), "read")
-            else:
-                item.result = error
-            self._deliver(item)
-
-
-def read_now(source: PhotoSource) -> bytes | None:
-    """Return the bytes of a photo that is not a file, None for a file; ``PhotoError`` with the bare reason."""
-    if source.reader is None:
-        return source.data
-    try:
-        data = source.reader.read()
-    except PhotoError:
-        raise
-    except Exception as error:  # file systems of others raise anything
-        raise PhotoError(f"it cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
-    if not isinstance(data, bytes):
-        raise PhotoError(f"it cannot be read (its reader returned {type(data).__name__})")
-    return data
 
 
 class ReorderBuffer:

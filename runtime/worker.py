@@ -23,7 +23,7 @@ from typing import Any
 
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Box, Preprocessing, StageSeconds
-from ctxdeploy.runtime.config import DEFAULT_LIMITS, DecodeLimits
+from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
 from ctxdeploy.runtime.decode.decode import decode_bytes, read_file
 from ctxdeploy.runtime.decode.image import readable_formats
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
@@ -45,12 +45,14 @@ class DecodeSettings:
         limits: which photos are refused.
         timeout: seconds that a worker has for a photo.
         memory: bytes that a worker may allocate; no limit if None.
+        reading: bytes that photos which are no files may have together, while they are read and until they are decoded.
     """
 
     preprocessing: Preprocessing
     limits: DecodeLimits = DEFAULT_LIMITS
     timeout: float = 60.0
     memory: int | None = None
+    reading: int = MAX_BYTES
 
 
 def decode_item(item: WorkItem, settings: DecodeSettings, on_read: Callable[[], None] = lambda: None) -> None:

@@ -26,7 +26,8 @@ from ctxdeploy.runtime import (
     pipeline,
 )
 from ctxdeploy.runtime.photo import WorkItem
-from ctxdeploy.runtime.pools import READER_PREFIX, ReorderBuffer
+from ctxdeploy.runtime.pools import ReorderBuffer
+from ctxdeploy.runtime.reading import READER_PREFIX
 
 MakeBundle = Callable[..., Bundle]
 # Seconds for what takes milliseconds: no test fails because the machine is busy.
