@@ -22,6 +22,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import native_path, photo_name
 from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ctxdeploy.core.errors import PhotoError
     from ctxdeploy.index import Hit, Index
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoSource
-    from ctxdeploy.runtime.sources import PhotoList
+    from ctxdeploy.runtime.sources import PhotoList, Selection
 
 _SILENT = Display(quiet=True)
 _GIVE_PAIRS = "give a folder, or pairs such as (path.name, path)"
@@ -169,6 +170,7 @@ class PhotoIndex:
         photos: "str | PathLike[str] | PhotoList | Iterable[tuple[str, Photo]]",
         *,
         recursive: bool = True,
+        selection: "Selection | None" = None,
         config: IndexingConfig | None = None,
         display: Display = _SILENT,
     ) -> IndexingReport:
@@ -179,6 +181,7 @@ class PhotoIndex:
                 changed photos are taken in; or pairs of a name and a photo (file, bytes, PIL image or array), which
                 replace those of the same names.
             recursive: look into the folders below; for a place that is a folder.
+            selection: which photos of a place are taken; all that are not hidden or of a system if None.
             config: how; that of ``create`` if None.
             display: where progress and remarks go; nowhere if not given.
 
@@ -202,7 +205,7 @@ class PhotoIndex:
                 if isinstance(photos, PhotoList):
                     return job.place(photos)
                 if isinstance(photos, str | PathLike):
-                    return job.place(list_photos(fspath(photos), recursive=recursive))
+                    return job.place(list_photos(fspath(photos), recursive=recursive, selection=selection))
                 return job.stream(_pairs(photos))
             finally:
                 self._hold_writer()
@@ -384,8 +387,8 @@ class PhotoIndex:
 
     def _source(self, photo: Photo, index: "Index") -> "PhotoSource":
         folder = photo_folder(self._path) if isinstance(photo, str) and not _is_there(photo) else None
-        if folder is not None and photo in index:
-            return photo_source(folder / str(photo), name=str(photo))
+        if folder is not None and (name := photo_name(str(photo))) in index:
+            return photo_source(folder / native_path(name), name=name)
         return photo_source(photo)
 
 

@@ -25,7 +25,7 @@ from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import Box, Preprocessing, StageSeconds
 from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
 from ctxdeploy.runtime.decode.decode import decode_bytes, read_file
-from ctxdeploy.runtime.decode.image import readable_formats
+from ctxdeploy.runtime.decode.formats import readable_formats
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
 
 _MAX_HEADER = 1 << 16

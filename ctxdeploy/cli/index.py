@@ -25,7 +25,7 @@ from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_model
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
-from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, list_photos
+from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, Selection, list_photos
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
 ADVISED_FROM = 10.0
@@ -39,7 +39,7 @@ NAMED_FAILURES = 5
 @model_option
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
-@options_of(IndexingConfig, ExtractorConfig, RemoteConfig, BackendConfig)
+@options_of(Selection, IndexingConfig, ExtractorConfig, RemoteConfig, BackendConfig)
 @json_option
 @quiet_option
 def command(
@@ -65,7 +65,8 @@ def command(
     config = configured(IndexingConfig)
     archive = output or default_archive(place)
     shown = Display(quiet=quiet, as_json=as_json)
-    photos = list_photos(place, recursive=recursive, remote=configured(RemoteConfig))
+    remote, selection = configured(RemoteConfig), configured(Selection)
+    photos = list_photos(place, recursive=recursive, remote=remote, selection=selection)
     if dry_run:
         _dry_run(archive, model, photos, config, as_json)
         return
@@ -106,8 +107,8 @@ def _remark(archive: Path, photos: PhotoList, report: IndexingReport, about: dic
         shown.say(report.stages.advice(about["precision"], about["workers"]))
     if report.missing:
         shown.say(
-            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {photos.place}; queries "
-            "still find them:  --sync  removes them"
+            f"the files of {counted(report.missing, 'photo')} of the archive are gone from {photos.place}, or left out "
+            "now; queries still find them:  --sync  removes them"
         )
     if report.given_up:
         shown.say(
@@ -137,17 +138,20 @@ def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: Indexi
         extractor = open_extractor(archive, given, configured(BackendConfig), configured(ExtractorConfig))
         todo = [*plan.new.values(), *plan.changed.values()]
         expected, why = estimate(todo, archive, extractor, config), "none of a few photos could be read"
-    unreadable = [failure.name for failure in photos.unreadable]
     if as_json:
         facts = {"archive": str(archive), "dry_run": True, "place": photos.place, **plan.metadata()}
         costs = None if expected is None else expected.metadata()
-        print_json({**facts, "unreadable_folders": unreadable, "estimate": costs})
+        missing = {
+            "unreadable_folders": [failure.name for failure in photos.unreadable],
+            "failures": [{"name": failure.name, "reason": failure.reason} for failure in photos.unreadable],
+        }
+        print_json({**facts, **missing, "left_out": photos.left_out.metadata(), "estimate": costs})
         return
-    _print_plan(archive, plan, unreadable, config.sync)
+    _print_plan(archive, plan, photos, config.sync)
     _print_estimate(expected, why)
 
 
-def _print_plan(archive: Path, plan: IndexingPlan, unreadable: list[str], sync: bool) -> None:
+def _print_plan(archive: Path, plan: IndexingPlan, photos: PhotoList, sync: bool) -> None:
     kinds = list(plan.kinds())
     labels = {
         "gone": "gone, to be removed" if sync else "gone (--sync removes them)",
@@ -165,8 +169,10 @@ def _print_plan(archive: Path, plan: IndexingPlan, unreadable: list[str], sync: 
         if names:
             more = ", …" if count > len(names) else ""
             click.echo(f"  {labels.get(kind, kind)}: {', '.join(map(printable, names))}{more}")
-    for name in unreadable:
-        click.echo(f"  cannot be listed: {printable(name)}")
+    for failure in photos.unreadable:
+        click.echo(f"  cannot be listed: {printable(failure.name)} ({printable(failure.reason)})")
+    for line in photos.left_out.lines():
+        click.echo(f"  {line}")
 
 
 def _print_estimate(expected: Estimate | None, why: str) -> None:
@@ -193,4 +199,7 @@ def _print(archive: Path, report: IndexingReport, about: dict[str, Any], as_json
     if report.removed:
         facts.append(f"{report.removed} removed")
     facts.append(f"{report.failed} failed")
+    if report.left_out:
+        other = sum(report.left_out["other"].values())
+        facts += [f"{counted(other, 'other file')} left out"] if other else []
     click.echo(f"{printable(str(archive))}: {', '.join(facts)}, in {report.seconds:.1f} s")

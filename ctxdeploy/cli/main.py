@@ -1,5 +1,6 @@
 """The command ``ctxdeploy``: errors to one line and an exit code, subcommands imported when they are called."""
 
+import io
 import os
 import signal
 import sys
@@ -92,6 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, _interrupt)
     # Pillow's remarks on odd EXIF and large photos come from any thread, so they are silenced once for the process.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    # Under LC_ALL=C, or on a terminal of another alphabet: a name that it lacks letters for must not end a command.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 

@@ -11,7 +11,7 @@ from ctxdeploy.archive import photo_folder
 from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.text import counted, native_path, photo_name, printable
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -35,7 +35,8 @@ def command(archive: Path, names: tuple[str, ...], source: Path | None, as_json:
 
     if not names and source is None:
         raise ConfigError("no photos to remove: give their names, or --from FILE")
-    wanted = list(dict.fromkeys([*names, *(_names_in(source) if source is not None else [])]))
+    given = map(photo_name, names)
+    wanted = list(dict.fromkeys([*given, *(_names_in(source) if source is not None else [])]))
     with Index.open(archive, writable=True) as index:
         unknown = _unknown(index, wanted)
         removed = index.remove(wanted)
@@ -66,7 +67,7 @@ def _remark(archive: Path, names: list[str], unknown: list[str], shown: Display)
     absent = set(unknown)
     if folder is None or not folder.is_dir():
         return
-    there = sum(os.path.lexists(folder / name) for name in names if name not in absent)
+    there = sum(os.path.lexists(folder / native_path(name)) for name in names if name not in absent)
     if there:
         shown.say(f"{counted(there, 'file')} still in {folder}: the next  ctxdeploy index  adds what is there again")
 
@@ -77,4 +78,4 @@ def _names_in(source: Path) -> list[str]:
         content = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
     except OSError as error:
         raise ConfigError(f"--from {source} cannot be read: {error.strerror or error}") from error
-    return [os.fsdecode(line) for line in content.split(b"\n") if line]
+    return [line.decode("utf-8", "surrogateescape") for line in content.split(b"\n") if line]

@@ -1,4 +1,6 @@
-"""Text for people."""
+"""Text for people, and names of photos as text."""
+
+import os
 
 from ctxdeploy.core.urls import redacted
 
@@ -24,3 +26,34 @@ def short(text: str, most: int = 60) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun: ``1 photo``, ``2,000 photos``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def photo_name(path: str) -> str:
+    """Return a path of this system as photos are named: the same in every locale.
+
+    The bytes of the path as UTF-8; those that are not UTF-8 are surrogates, as ``os.fsdecode`` has them where file
+    names are UTF-8. Elsewhere (``LC_ALL=C``) it has other surrogates, or other letters.
+    """
+    if path.isascii():
+        return path
+    try:
+        return os.fsencode(path).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no path of this system; whoever looks for it does not find it
+        return path
+
+
+def name_bytes(name: str) -> bytes:
+    """Return bytes that stand for a name, the same in every locale; for one that no file can have too."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")
+
+
+def native_path(name: str) -> str:
+    """Return the path of this system that ``photo_name`` made a name of.
+
+    Raises:
+        ValueError: it is no system's: lone surrogates that stand for no byte.
+    """
+    return name if name.isascii() else os.fsdecode(name.encode("utf-8", "surrogateescape"))

@@ -1,7 +1,6 @@
 """Codebooks: of a file, of a bundle, or trained on a sample of the photos that are to be indexed."""
 
 import hashlib
-import os
 import random
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from ctxdeploy.core.bundle import CODEBOOK, Bundle, CodebookFile
 from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, NoPhotosError
 from ctxdeploy.core.files import copy_file, file_sha256
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import name_bytes
 from ctxdeploy.indexing.config import FailureLimit
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.report import StageTimes
@@ -132,7 +132,7 @@ def _mark(photo: "PhotoSource") -> str:
     size = -1 if state is None else state.size
     content = None if photo.path is None else _head(photo.path)
     if content is None:
-        content = os.fsencode(PurePosixPath(photo.name).name)
+        content = name_bytes(PurePosixPath(photo.name).name)
     return hashlib.sha256(b"%d\0%b" % (size, content)).hexdigest()[:16]
 
 

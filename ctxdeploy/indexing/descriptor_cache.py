@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import settings_sha256, storing
+from ctxdeploy.core.text import name_bytes
 from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 
 _TENSORS = ("vectors", "attention", "positions", "scales")
@@ -136,7 +137,7 @@ class DescriptorCache:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.safetensors"
+        return self._folder / f"{hashlib.sha256(name_bytes(name)).hexdigest()[:32]}.safetensors"
 
 
 def _facts(file: FileState | None) -> dict[str, str]:

@@ -76,7 +76,9 @@ class IndexingJob:
             TooManyFailuresError, BackendError, KeyboardInterrupt: after committing what was done.
         """
         report, config = self._report, self._config
-        report.found = len(photos.photos)
+        report.found, report.left_out = len(photos.photos), photos.left_out.metadata()
+        for line in photos.left_out.lines():
+            self._display.say(line)
         with self._opened(photos.photos) as index:
             plan = make_checked_plan(index, self._archive, photos, config)
             report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)

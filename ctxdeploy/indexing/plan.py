@@ -100,7 +100,7 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
         refused=refused,
         gone=[name for name in known if photos.is_gone(name)],
         failed=[name for name in failures if name in new or name in changed],
-        settled=[n for n in failures if n in unchanged or n.endswith("/") or photos.is_gone(n)],
+        settled=[n for n, failure in failures.items() if n in unchanged or _is_listed(failure) or photos.is_gone(n)],
     )
 
 
@@ -121,6 +121,11 @@ def _failure(photo: "PhotoSource", reason: str) -> "PhotoFailure":
     from ctxdeploy.runtime import PhotoFailure
 
     return PhotoFailure(name=photo.name, reason=reason, stage="index", file=photo.state())
+
+
+def _is_listed(failure: dict[str, Any]) -> bool:
+    """Return whether a failure is of the listing, which tells anew what cannot be listed."""
+    return failure["stage"] == "list" or str(failure["name"]).endswith("/")
 
 
 def _is_given_up(failure: dict[str, Any] | None, state: FileState | None) -> bool:

@@ -2,11 +2,8 @@
 
 import io
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -14,50 +11,15 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.runtime.config import DecodeLimits
+from ctxdeploy.runtime.decode.formats import readable_formats, why_not_opened
 from ctxdeploy.runtime.decode.integrity import load_jpeg, verify_png
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
 
-# Only these are tried, whatever a file is called: Pillow would start Ghostscript for PostScript.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "HEIF")
-# Of files that are listed as photos. Those of HEIF are among them even where no plug-in reads it: such a photo fails,
-# and says what to install.
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".heic", ".heif", ".hif"),
-)
-HEIF_PLUGINS = ("pi_heif", "pillow_heif")
-_LOADING = threading.Lock()
-
-
-def readable_formats() -> tuple[str, ...]:
-    """Return those of ``FORMATS`` that this Pillow, with the plug-ins registered so far, can open."""
-    from PIL import Image
-
-    # Pillow loads its plug-ins when the first file needs them; a second thread that meets the loading half done is told
-    # that there is nothing to load, and does not recognise a valid photo.
-    with _LOADING:
-        Image.init()
-        _register_heif()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-@cache
-def _register_heif() -> None:
-    """Let Pillow read HEIF, the format of iPhones, where one of the plug-ins for it is installed."""
-    for name in HEIF_PLUGINS:
-        try:
-            import_module(name).register_heif_opener()
-        except ImportError:
-            continue
-        return
-
-
 _SIGNATURE = 16  # bytes by which Pillow's readers know their format
 _NOT_OPENED = (SyntaxError, IndexError, TypeError, struct.error)  # what a reader raises that cannot open a file
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def open_image(data: bytes, limits: DecodeLimits) -> "ImageFile.ImageFile":
@@ -84,7 +46,7 @@ def open_image(data: bytes, limits: DecodeLimits) -> "ImageFile.ImageFile":
             continue
         check_size(image.size, limits)
         return image
-    raise PhotoError(_why_not(data, failures))
+    raise PhotoError(why_not_opened(data, failures))
 
 
 def check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
@@ -106,14 +68,6 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or data[12:16] != b"VP8X" or len(data) < 30:
         return None
     return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-
-
-def _why_not(data: bytes, failures: list[str]) -> str:
-    if failures:
-        return f"it is damaged or not supported ({'; '.join(failures)})"
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "it is HEIF, which needs a plug-in for Pillow: pip install pi-heif"
-    return "it is not a photo of a format that can be read"
 
 
 Load: TypeAlias = "Callable[[ImageFile.ImageFile, bytes], Image.Image | NDArray[np.uint8]]"

@@ -2,13 +2,16 @@
 
 import os
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.errors import ConfigError, NoPhotosError
+from ctxdeploy.core.text import native_path, printable
+from ctxdeploy.runtime.decode.formats import is_unread_raw, photo_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+from ctxdeploy.runtime.sources.selection import NOTHING, LeftOut
 
 # Photos of one list or one listing; ten million take 1.6 GB.
 MAX_PHOTOS = 50_000_000
@@ -26,6 +29,9 @@ class PhotoList:
             such a part begin with the name of its failure.
         folder: the names are paths of files in it; None where a photo that is not listed any more is gone.
         recursive: False if the folders below were not looked into, so that nothing is known about their photos.
+        left_out: what of the place is not among the photos.
+        wants: says whether a name would be listed where its file is; None where that is not known.
+        is_whole: False if it is not known which photos are missing: then none that is not listed counts as gone.
     """
 
     place: str
@@ -33,6 +39,9 @@ class PhotoList:
     unreadable: tuple[PhotoFailure, ...] = ()
     folder: Path | None = None
     recursive: bool = True
+    left_out: LeftOut = NOTHING
+    wants: Callable[[str], bool] | None = None
+    is_whole: bool = True
 
     def __post_init__(self) -> None:
         for first, second in pairwise(self.photos):
@@ -44,13 +53,23 @@ class PhotoList:
                 raise ConfigError(f"{printable(self.place)}: {names}: sort the photos by their names")
 
     def is_gone(self, name: str) -> bool:
-        """Return whether a photo is known not to be there; where something could not be listed nothing is known."""
-        if self._lists(name) or name.startswith(tuple(failure.name for failure in self.unreadable)):
+        """Return whether a photo is known not to be there, or to be left out now.
+
+        Where something could not be listed nothing is known, nor of raw files where nothing reads them.
+        """
+        if (
+            not self.is_whole
+            or self._lists(name)
+            or is_unread_raw(name)
+            or name.startswith(tuple(failure.name for failure in self.unreadable))
+        ):
             return False
         if self.folder is None:
             return self.recursive or "/" not in name
+        if self.wants is not None and not self.wants(name):
+            return True
         try:
-            (self.folder / name).lstat()
+            (self.folder / native_path(name)).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return True
         except (OSError, ValueError):  # a folder that cannot be read; a zero byte: this name never was a file's
@@ -63,17 +82,18 @@ class PhotoList:
         return position < len(self.photos) and self.photos[position].name == name
 
 
+def nothing_found(place: str, left_out: LeftOut) -> NoPhotosError:
+    """Return what to raise where a place has no photos; it says what there is instead."""
+    there = "".join(f"; {line}" for line in left_out.lines())
+    return NoPhotosError(f"{printable(place)} holds no photos (looked for {' '.join(photo_extensions())}){there}")
+
+
 def clean_name(path: str) -> str:
     """Return a path with ``/`` between its parts and without empty parts and ``.``; an absolute one stays absolute."""
     if os.sep != "/":
         path = path.replace(os.sep, "/")
     parts = "/".join(part for part in path.split("/") if part not in ("", "."))
     return f"/{parts}" if path.startswith("/") else parts
-
-
-def is_hidden(name: str) -> bool:
-    """Return whether a part of a name begins with a dot."""
-    return name.startswith(".") or "/." in name
 
 
 def absolute(path: Path) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
-from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.text import counted, photo_name, printable
 from ctxdeploy.core.types import Box, FileState
-from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources.base import PhotoList
+from ctxdeploy.runtime.sources.base import PhotoList, nothing_found
+from ctxdeploy.runtime.sources.selection import ALL, NameFilter, Selection
 
 
 class FilePhoto(PhotoSource):
@@ -66,9 +66,10 @@ def find_photos(
 ) -> list[PhotoSource]:
     """List the photos of a folder by their extension, sorted by name.
 
-    Names are paths relative to the folder, with ``/``; bytes that are not UTF-8 stay as surrogates (``os.fsencode``
-    restores them). Files and folders whose names begin with a dot are left out. Links are followed, each real folder
-    is visited once, under its own path if it lies in ``folder``. Broken links are listed, and fail when they are read.
+    Names are paths relative to the folder, with ``/``; bytes that are not UTF-8 stay as surrogates. Files and folders
+    whose names begin with a dot are left out, and those that systems and programs put among photos. Links are
+    followed, each real folder is visited once, under its own path if it lies in ``folder``. Broken links are listed,
+    and fail when they are read.
 
     Args:
         folder: where.
@@ -79,18 +80,23 @@ def find_photos(
         ConfigError: there is no such folder, or it cannot be listed; without ``unreadable`` also one below it.
         NoPhotosError: there is no photo.
     """
-    root = Path(folder)
+    return _find(Path(folder), recursive, unreadable, NameFilter())
+
+
+def _find(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None, names: NameFilter) -> list[PhotoSource]:
     if not root.is_dir():
         raise ConfigError(f"{printable(str(root))} is not a folder: give one with photos")
-    names = sorted(name for name in _walk(root, recursive, unreadable) if name.lower().endswith(EXTENSIONS))
-    if not names:
-        raise NoPhotosError(f"{printable(str(root))} holds no photos (looked for {' '.join(EXTENSIONS)})")
-    return [FilePhoto(name=name, folder=str(root), file=name) for name in names]
+    files = _walk(root, recursive, unreadable, names)
+    photos: list[PhotoSource] = [FilePhoto(name=photo_name(file), folder=str(root), file=file) for file in files]
+    photos.sort(key=lambda photo: photo.name)
+    if not photos:
+        raise nothing_found(str(root), names.left_out())
+    return photos
 
 
-def _walk(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None) -> list[str]:
-    """Return the names of all files that are not hidden, relative to ``root``."""
-    names: list[str] = []
+def _walk(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None, names: NameFilter) -> list[str]:
+    """Return the paths of all photos, relative to ``root``."""
+    photos: list[str] = []
     visited: set[tuple[int, int]] = set()
     folders, links = deque([""]), deque[str]()
     while folders or links:
@@ -105,33 +111,31 @@ def _walk(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None) ->
         except OSError as error:
             if prefix and unreadable is not None:
                 reason = f"the folder cannot be listed: {error.strerror}"
-                unreadable.append(PhotoFailure(name=prefix, reason=reason, stage="list", file=None))
+                unreadable.append(PhotoFailure(name=photo_name(prefix), reason=reason, stage="list", file=None))
                 continue
             where = printable(str(root / prefix))
             raise ConfigError(f"the folder {where} cannot be listed ({error.strerror}): make it readable") from error
-        names += files
+        photos += [file for file in files if names.takes(photo_name(file))]
         if recursive:
-            folders.extend(below)
-            links.extend(linked)
-    return names
+            folders.extend(folder for folder in below if names.enters(photo_name(folder)))
+            links.extend(folder for folder in linked if names.enters(photo_name(folder)))
+    return photos
 
 
 def _list(root: Path, prefix: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of a folder's files, folders and links to folders; folders end with ``/``."""
+    """Return the paths of a folder's files, folders and links to folders; folders end with ``/``."""
     files: list[str] = []
     folders: list[str] = []
     links: list[str] = []
     with os.scandir(root / prefix) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            name = prefix + entry.name
-            if entry.name.startswith("."):
-                continue
+            path = prefix + entry.name
             if not _is_folder(entry):
-                files.append(name)
+                files.append(path)
             elif entry.is_symlink():
-                links.append(name + "/")
+                links.append(path + "/")
             else:
-                folders.append(name + "/")
+                folders.append(path + "/")
     return files, folders, links
 
 
@@ -143,11 +147,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def list_folder(folder: Path, *, recursive: bool) -> PhotoList:
-    """List the photos of a folder; arguments and errors as ``find_photos``."""
+def list_folder(folder: Path, *, recursive: bool, selection: Selection = ALL) -> PhotoList:
+    """List the photos of a folder; arguments and errors as ``find_photos`` and ``list_photos``."""
     unreadable: list[PhotoFailure] = []
+    names = NameFilter(selection)
     try:
-        photos = find_photos(folder, recursive, unreadable=unreadable)
+        photos = _find(folder, recursive, unreadable, names)
     except NoPhotosError as error:
         suffixes = [path.suffix.lower() for path in folder.iterdir()]
         for kind in ("tar", "zip"):
@@ -156,4 +161,11 @@ def list_folder(folder: Path, *, recursive: bool) -> PhotoList:
                 hint = f"of its {counted(count, f'{kind} file')} give the pattern, '*.{kind}' in quotes"
                 raise NoPhotosError(f"{error}; {hint}") from error
         raise
-    return PhotoList(place=str(folder.resolve()), photos=photos, unreadable=tuple(unreadable), folder=folder)
+    return PhotoList(
+        place=str(folder.resolve()),
+        photos=photos,
+        unreadable=tuple(unreadable),
+        folder=folder,
+        left_out=names.left_out(),
+        wants=names.wants,
+    )

@@ -12,16 +12,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 
-from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
-from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.text import counted, photo_name, printable
 from ctxdeploy.runtime.config import MAX_BYTES
 from ctxdeploy.runtime.decode.decode import TooLargeError
-from ctxdeploy.runtime.decode.image import EXTENSIONS
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
-from ctxdeploy.runtime.sources.base import PhotoList, absolute, clean_name, is_hidden
+from ctxdeploy.runtime.sources.base import PhotoList, absolute, clean_name, nothing_found
+from ctxdeploy.runtime.sources.selection import LeftOut, NameFilter, Selection
 
 MAX_NAMES = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -128,11 +129,12 @@ class PackedFile:
             raise PhotoError(f"the {self.kind} has changed since it was listed: run the command again")
 
 
-# Returns the members that are photos, by name, and what is wrong with the file; None if nothing is.
-ListMembers = Callable[[PackedFile], tuple[dict[str, PhotoReader], str | None]]
+# Returns the members that a test takes for photos, by clean name, and what is wrong with the file; None if nothing is.
+TakesName = Callable[[str], bool]
+ListMembers = Callable[[PackedFile, TakesName], tuple[dict[str, PhotoReader], str | None]]
 
 
-def list_packed(place: str, kind: str, list_members: ListMembers) -> PhotoList:
+def list_packed(place: str, kind: str, list_members: ListMembers, selection: Selection) -> PhotoList:
     """List the photos in a file, or in all that a pattern names.
 
     A photo's name is the file's name and the member's, ``shard-000.tar/cat.jpg``; with a pattern, the file's name is
@@ -142,6 +144,7 @@ def list_packed(place: str, kind: str, list_members: ListMembers) -> PhotoList:
         place: the file or the pattern.
         kind: as in ``PackedFile``.
         list_members: lists one file. It may raise ``OSError``; damage is for it to describe.
+        selection: of the photos.
 
     Raises:
         ConfigError: no file matches, or none that does can be listed.
@@ -152,36 +155,34 @@ def list_packed(place: str, kind: str, list_members: ListMembers) -> PhotoList:
     folder = Path(place).parent if single else pattern_folder(place)
     if not paths:
         raise ConfigError(f"no file matches {printable(place)}")
-    files = OpenFiles()
+    files, names = OpenFiles(), NameFilter(selection)
     photos: list[PhotoSource] = []
     failures: list[PhotoFailure] = []
     for path in paths:
-        name = clean_name(os.path.relpath(path, folder))
+        name = photo_name(clean_name(os.path.relpath(path, folder)))
         try:
-            found, reason = list_members(PackedFile(path, kind, files))
+            found, reason = list_members(PackedFile(path, kind, files), partial(names.takes, within=f"{name}/"))
             photos += [PhotoSource(name=f"{name}/{member}", reader=reader) for member, reader in found.items()]
         except OSError as error:
             reason = unreadable(kind, error)
         if reason is not None:
             failures.append(PhotoFailure(name=f"{name}/", reason=reason, stage="list", file=None))
     if not photos:
-        raise _nothing(place, paths, failures)
+        raise _nothing(place, paths, failures, names.left_out())
     photos.sort(key=lambda photo: photo.name)
-    return PhotoList(place=absolute(Path(place)), photos=photos, unreadable=tuple(failures))
+    return PhotoList(place=absolute(Path(place)), photos=photos, unreadable=tuple(failures), left_out=names.left_out())
 
 
-def _nothing(place: str, paths: list[str], failures: list[PhotoFailure]) -> Exception:
-    where = printable(place)
+def _nothing(place: str, paths: list[str], failures: list[PhotoFailure], left_out: LeftOut) -> Exception:
     if len(failures) == len(paths):
         which = "" if len(paths) == 1 else f" (the first of {counted(len(paths), 'file')})"
-        return ConfigError(f"{where}{which}: {failures[0].reason}")
-    return NoPhotosError(f"{where} holds no photos (looked for {' '.join(EXTENSIONS)})")
+        return ConfigError(f"{printable(place)}{which}: {failures[0].reason}")
+    return nothing_found(place, left_out)
 
 
-def photo_name(member: str) -> str | None:
-    """Return the clean name of a member that is a photo by its extension and is not hidden; None for all others."""
-    name = clean_name(member).lstrip("/")
-    return name if name.lower().endswith(EXTENSIONS) and not is_hidden(name) else None
+def member_name(path: str) -> str:
+    """Return the clean name of a member, which never is absolute."""
+    return clean_name(path).lstrip("/")
 
 
 def unreadable(kind: str, error: OSError) -> str:

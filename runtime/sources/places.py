@@ -11,13 +11,16 @@ from ctxdeploy.runtime.sources.folder import list_folder
 from ctxdeploy.runtime.sources.lists import READERS, list_file, list_remote_file
 from ctxdeploy.runtime.sources.packed import has_pattern
 from ctxdeploy.runtime.sources.remote import list_remote
+from ctxdeploy.runtime.sources.selection import ALL, Selection
 from ctxdeploy.runtime.sources.tar import COMPRESSED, list_tars
 from ctxdeploy.runtime.sources.zip import list_zips
 
 LISTS = tuple(READERS)
 
 
-def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | None = None) -> PhotoList:
+def list_photos(
+    place: str, *, recursive: bool = True, remote: RemoteConfig | None = None, selection: Selection | None = None
+) -> PhotoList:
     """List the photos of a place; ``docs/places.md`` says what each kind means.
 
     Args:
@@ -25,37 +28,38 @@ def list_photos(place: str, *, recursive: bool = True, remote: RemoteConfig | No
             ``.zip``, or a pattern that names some; or the URL of a folder or a list.
         recursive: look into the folders below.
         remote: how servers are asked.
+        selection: which photos are taken; all that are not hidden or of a system if None.
 
     Raises:
         ConfigError: there is no such place, or it cannot be listed.
         NoPhotosError: it holds no photos.
         MissingExtraError: what reads its URL is not installed.
     """
-    config, ending = remote or RemoteConfig(), place.lower()
+    config, selection, ending = remote or RemoteConfig(), selection or ALL, place.lower()
     try:
         if is_url(place):
-            return _list_url(place, recursive, config)
+            return _list_url(place, recursive, config, selection)
         if Path(place).is_dir():
-            return list_folder(Path(place), recursive=recursive)
+            return list_folder(Path(place), recursive=recursive, selection=selection)
         if ending.endswith(LISTS):
-            return list_file(place, config)
+            return list_file(place, config, selection)
         if ending.endswith(".tar"):
-            return list_tars(place)
+            return list_tars(place, selection)
         if ending.endswith(".zip"):
-            return list_zips(place)
+            return list_zips(place, selection)
         raise ConfigError(_why_not(place))
     except OSError as error:  # a folder above that may not be entered, a name that is too long
         raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
 
 
-def _list_url(url: str, recursive: bool, config: RemoteConfig) -> PhotoList:
+def _list_url(url: str, recursive: bool, config: RemoteConfig, selection: Selection) -> PhotoList:
     path = (url.partition("#")[0].partition("?")[0] if is_web(url) else url).lower()
     if path.endswith(LISTS):
-        return list_remote_file(url, config)
+        return list_remote_file(url, config, selection)
     if path.endswith((".tar", ".zip", *COMPRESSED)):
         shown = printable(without_secrets(url))
         raise ConfigError(f"{shown}: tar and zip files are not read from servers: copy it here")
-    return list_remote(url, recursive=recursive, config=config)
+    return list_remote(url, recursive=recursive, config=config, selection=selection)
 
 
 def _why_not(place: str) -> str:

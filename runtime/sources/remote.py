@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from ctxdeploy.core.errors import ConfigError, NoPhotosError, PhotoError
+from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.urls import host_of, is_web, protocol_of, without_secrets
 from ctxdeploy.runtime.config import RemoteConfig
-from ctxdeploy.runtime.decode.image import EXTENSIONS
+from ctxdeploy.runtime.decode.formats import photo_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources.base import MAX_PHOTOS, PhotoList, is_hidden
+from ctxdeploy.runtime.sources.base import MAX_PHOTOS, PhotoList, nothing_found
+from ctxdeploy.runtime.sources.selection import ALL, NameFilter, Selection
 from ctxdeploy.runtime.sources.server import RemotePhoto, Server, Servers, cannot_list
 
 
@@ -81,20 +82,21 @@ Look = Callable[[str], tuple[dict[str, RemotePhoto], list[str]]]
 class _Found:
     """The photos of a listing, and whether there was anything else."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: NameFilter) -> None:
         self.photos: dict[str, RemotePhoto] = {}
+        self.names = names
         self.anything = False
 
     def add(self, name: str, reader: RemotePhoto) -> None:
         self.anything = True
         if len(self.photos) >= MAX_PHOTOS:
             raise ConfigError(f"there are more than {MAX_PHOTOS:,} photos there: give the folders below one by one")
-        if name.lower().endswith(EXTENSIONS) and not is_hidden(name):
+        if name and not name.endswith("/") and name not in self.photos and self.names.takes(name):
             self.photos.setdefault(name, reader)
 
 
-def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> PhotoList:
-    """List the photos below a URL by their extension; hidden files and folders are left out.
+def list_remote(place: str, *, recursive: bool, config: RemoteConfig, selection: Selection = ALL) -> PhotoList:
+    """List the photos below a URL by their extension; what is hidden, or of a system, is left out.
 
     Names are paths relative to the URL. On web servers they are taken from the links of index pages, and decoded.
 
@@ -106,7 +108,7 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> PhotoLi
     shown = without_secrets(place)
     server = Servers(config).open(place)
     unreadable: list[PhotoFailure] = []
-    found = _Found()
+    found = _Found(NameFilter(selection))
     try:
         if protocol_of(place) in ("s3", "s3a"):
             _list_s3(server, server.path(place), recursive, found)
@@ -118,9 +120,15 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig) -> PhotoLi
     if not found.anything and not unreadable:
         raise ConfigError(f"{printable(shown)}: there is nothing, or no such place")
     if not found.photos:
-        raise NoPhotosError(f"{printable(shown)} holds no photos (looked for {' '.join(EXTENSIONS)})")
+        raise nothing_found(shown, found.names.left_out())
     photos = [PhotoSource(name=name, reader=found.photos[name]) for name in sorted(found.photos)]
-    return PhotoList(place=_place(shown), photos=photos, unreadable=tuple(unreadable), recursive=recursive)
+    return PhotoList(
+        place=_place(shown),
+        photos=photos,
+        unreadable=tuple(unreadable),
+        recursive=recursive,
+        left_out=found.names.left_out(),
+    )
 
 
 def change_of(info: dict[str, Any]) -> int | None:
@@ -190,7 +198,7 @@ def _walk(look: Look, recursive: bool, found: _Found, unreadable: list[PhotoFail
                 found.add(file, reader)
         found.anything |= bool(below)
         if recursive:
-            new = [folder for folder in dict.fromkeys(below) if folder not in visited and not is_hidden(folder)]
+            new = [folder for folder in dict.fromkeys(below) if folder not in visited and found.names.enters(folder)]
             if new and name.count("/") >= MAX_DEPTH:
                 reason = f"the folder has more than {MAX_DEPTH} above it"
                 unreadable.append(PhotoFailure(name=name, reason=reason, stage="list", file=None))
@@ -236,7 +244,7 @@ def _web_folder(server: Server, place: str) -> Look:
         below = [name for name in links if name.endswith("/")]
         pages[prefix] = frozenset(name.removeprefix(prefix) for name in links)
         repeated = sum(pages.get(above) == pages[prefix] for above in _above(prefix)) if below else 0
-        if repeated and any(name.lower().endswith(EXTENSIONS) for name in links):
+        if repeated and any(name.lower().endswith(photo_extensions()) for name in links):
             return {}, []  # a link that leads back up on the server: without end, each photo once more at every turn
         if repeated > MAX_REPEATED:
             raise PhotoError(f"it links to the same as {repeated} folders above it: a link that leads back up")

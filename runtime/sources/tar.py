@@ -10,7 +10,8 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.photo import PhotoReader
 from ctxdeploy.runtime.sources.base import PhotoList
-from ctxdeploy.runtime.sources.packed import PackedFile, list_packed, photo_name, too_large, unreadable
+from ctxdeploy.runtime.sources.packed import PackedFile, TakesName, list_packed, member_name, too_large, unreadable
+from ctxdeploy.runtime.sources.selection import ALL, Selection
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
@@ -38,16 +39,16 @@ class TarMember:
         return FileState(size=self.size, mtime_ns=self.mtime_ns)
 
 
-def list_tars(place: str) -> PhotoList:
+def list_tars(place: str, selection: Selection = ALL) -> PhotoList:
     """List the photos in a tar file, or in all that a pattern names; names and errors as ``list_packed``.
 
     Of members of one name the last counts, as when the file is unpacked. What is not a plain file, or hidden, is left
     out. A compressed file is an error.
     """
-    return list_packed(place, _KIND, _list_members)
+    return list_packed(place, _KIND, _list_members, selection)
 
 
-def _list_members(file: PackedFile) -> tuple[dict[str, PhotoReader], str | None]:
+def _list_members(file: PackedFile, takes: TakesName) -> tuple[dict[str, PhotoReader], str | None]:
     """Return the photos of a tar file and what is wrong with it, None if nothing is."""
     found: dict[str, PhotoReader] = {}
     try:
@@ -56,8 +57,8 @@ def _list_members(file: PackedFile) -> tuple[dict[str, PhotoReader], str | None]
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if member.size < 0:  # it leads back, and round in a circle
                     raise tarfile.ReadError("a member ends before it begins")
-                name = photo_name(member.name)
-                if name is not None and member.isreg() and not member.issparse():
+                name = member_name(member.name)
+                if name and member.isreg() and not member.issparse() and takes(name):
                     found[name] = TarMember(
                         file=file, offset=member.offset_data, size=member.size, mtime_ns=_nanoseconds(member.mtime)
                     )

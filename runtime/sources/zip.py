@@ -13,7 +13,8 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.photo import PhotoReader
 from ctxdeploy.runtime.sources.base import PhotoList
-from ctxdeploy.runtime.sources.packed import PackedFile, list_packed, photo_name, too_large
+from ctxdeploy.runtime.sources.packed import PackedFile, TakesName, list_packed, member_name, too_large
+from ctxdeploy.runtime.sources.selection import ALL, Selection
 
 _KIND = "zip file"
 _SIGNATURE = b"PK\3\4"
@@ -92,16 +93,16 @@ class ZipMember:
             raise PhotoError(f"it is damaged in the zip file ({error})") from error
 
 
-def list_zips(place: str) -> PhotoList:
+def list_zips(place: str, selection: Selection = ALL) -> PhotoList:
     """List the photos in a zip file, or in all that a pattern names; names and errors as ``list_packed``.
 
     Of members of one name the last counts, as when the file is unpacked. Links and hidden members are left out. Only
     the directory at the end is read: a zip file whose end is missing lists nothing.
     """
-    return list_packed(place, _KIND, _list_members)
+    return list_packed(place, _KIND, _list_members, selection)
 
 
-def _list_members(file: PackedFile) -> tuple[dict[str, PhotoReader], str | None]:
+def _list_members(file: PackedFile, takes: TakesName) -> tuple[dict[str, PhotoReader], str | None]:
     """Return the photos of a zip file and what is wrong with it, None if nothing is."""
     found: dict[str, PhotoReader] = {}
     try:
@@ -112,8 +113,8 @@ def _list_members(file: PackedFile) -> tuple[dict[str, PhotoReader], str | None]
     except Exception as error:  # damaged directories raise anything: BadZipFile, struct.error, NotImplementedError, ...
         return found, _why(file.path, error)
     for member in members:
-        name = photo_name(_name(member))
-        if name is None or member.is_dir() or _is_link(member):
+        name = member_name(_name(member))
+        if not name or member.is_dir() or _is_link(member) or not takes(name):
             continue
         found[name] = ZipMember(
             file=file,

@@ -297,6 +297,42 @@ def test_archives_are_named_after_their_place(tmp_path: Path, monkeypatch: pytes
     }
 
 
+def test_what_is_left_out_is_told_by_the_run_and_before_it(call, photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+    folder, archive = tmp_path / "album", tmp_path / "a.ctxindex"
+    for name in ("coins_0.jpg", "@eaDir/coins_0.jpg/THUMB.jpg", "old/coins_1.jpg", "b.CR9", "c.jxl", ".x.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(photos / "coins_0.jpg", folder / name)
+    (tmp_path / "list.csv").write_text("path;box\nalbum/coins_0.jpg;\nalbum/coins_0.jpg;1 2 3\n")
+    remarks = (
+        "2 files are not photos: 1 .CR9, 1 .jxl",
+        "1 folder or files of systems and programs left out: 1 @eaDir",
+        "1 hidden file or folders left out",
+        "1 photo or folders left out by --include and --exclude",
+        "JPEG XL is not read: convert it, with  djxl photo.jxl photo.png",
+    )
+    options = ("--exclude", "OLD", "-o", archive, "--model", bundle.path, "--words", 32)
+    plan = call("index", folder, "--dry-run", *options)
+    planned = call("index", folder, "--dry-run", "--json", *options)
+    run = call("index", folder, *options)
+    told = call("index", folder, "--json", *options)
+    assert all(remark in plan.out and remark in run.err for remark in remarks)
+    assert "1 photo added" in run.out and "0 failed, 2 other files left out" in run.out
+    assert planned.json[0]["left_out"] == told.json[0]["left_out"]
+    assert told.json[0]["left_out"]["other"] == {".CR9": 1, ".jxl": 1}
+    assert (plan.code, run.code, told.json[0]["unchanged"]) == (0, 0, 1)
+
+    # A wrong line of a list is a failure, told before and by the run.
+    options = ("-o", tmp_path / "b.ctxindex", "--model", bundle.path, "--words", 32)
+    plan, run = (
+        call("index", tmp_path / "list.csv", "--dry-run", *options),
+        call("index", tmp_path / "list.csv", *options),
+    )
+    reason = "list.csv, line 3: the box '1 2 3' is not four numbers"
+    assert (plan.code, run.code) == (0, 19)
+    assert "list.csv, line 3 (the box '1 2 3' is not four numbers" in plan.out
+    assert reason in run.err and "1 photo added" in run.out
+
+
 def test_a_photo_that_vanishes_between_listing_and_reading(bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
     listing = list_photos(str(dirty))
     (dirty / "coins_0.jpg").unlink()

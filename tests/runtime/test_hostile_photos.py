@@ -568,7 +568,7 @@ def test_a_larger_limit_holds_and_nothing_is_printed(monkeypatch: pytest.MonkeyP
 
 
 def test_heif_without_its_plugin_says_what_to_install() -> None:
-    from ctxdeploy.runtime.decode.image import readable_formats
+    from ctxdeploy.runtime.decode.formats import readable_formats
 
     if "HEIF" in readable_formats():
         pytest.skip("a plug-in for HEIF is installed")

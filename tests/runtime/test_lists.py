@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.types import Box
 from ctxdeploy.runtime.photo import PhotoSource
-from ctxdeploy.runtime.sources import list_photos
+from ctxdeploy.runtime.sources import Selection, list_photos
 from ctxdeploy.runtime.sources.base import clean_name
 
 # As os.listdir returns them: any bytes but zero; those that are no UTF-8 as surrogates.
@@ -106,7 +106,7 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.csv", "name,box\nx,\n", "a.csv, line 1: the first row must name the columns, one of them path"),
         ("a.csv", "path,path\nx,y\n", "line 1: there are two columns path"),
         ("a.csv", "path,box\nx.jpg,1,2,3,4\n", "a.csv, line 2: 5 values for 2 columns"),
-        ("a.csv", 'path\nx\n"y', "a.csv, line 3: unexpected end of data"),
+        ("a.csv", 'path\n"y', "a.csv, line 2: unexpected end of data: nothing from here on can be read"),
         ("a.csv", "path,name\n,x\n", "line 2: the path is empty"),
         ("a.csv", "path\nx\0.jpg\n", "line 2: the path has a zero byte"),
         ("a.csv", "path,x0,y0,x1,y1\n\nx,1,2,,4\n", "line 3: the box has no x1"),
@@ -115,11 +115,10 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.csv", "path,x0,y0,x1,y1\nx,nan,2,3,4\n", "line 2: box .* finite"),
         ("a.csv", 'path,box,x0\nx,"1,2,3,4",5\n', "line 2: the box is given twice"),
         ("a.csv", "path,box\nx,1 2 3 4\n", "line 2: the box '1 2 3 4' is not four numbers"),
-        ("a.csv", "path,name\na,x\nb,x\n", "line 3: an earlier line gives the name 'x' to another photo"),
         ("a.csv", "path,name\na,x/\n", "line 2: the name 'x/' ends with /"),
         ("a.csv", "\x1b[31m,x\n", r"one of them path: not \\x1b\[31m,x"),
         ("a.csv", "https://me:secret@h/x.jpg?sig=secret,1\n", "one of them path: not https://h/x.jpg,1$"),
-        ("a.jsonl", '{"path": "x"}\n{path}\n', "a.jsonl, line 2: this is not JSON"),
+        ("a.jsonl", '{"path": "x"\n{path}\n', r"a.jsonl, line 1: this is not JSON .* \(and 1 line more\)"),
         ("a.jsonl", '["x"]', "line 1: this is not a JSON object"),
         ("a.jsonl", '{"name": "x"}', "line 1: there is no path"),
         ("a.jsonl", '{"path": 5}', "line 1: the path 5 is not a text"),
@@ -130,7 +129,7 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "x", "box": [1, 2, 1' + "0" * 400 + ", 4]}", "line 1: 10+ is not a number"),
         ("a.jsonl", '{"path": "\\ud800"}', r"line 1: the path .*ud800' cannot be the name of a file"),
         ("a.jsonl", "[" * 100_000, "line 1: this is not JSON"),
-        ("a.txt", "a\n./\n", "a.txt, line 2: the path './' names a folder"),
+        ("a.txt", "\n./\n", "a.txt, line 2: the path './' names a folder"),
         ("a.txt", "a\0b", "line 1: the path has a zero byte"),
         ("a.txt", "\ufeffa.jpg".encode("utf-16-le"), "a.txt is UTF-16: save it as UTF-8"),
     ],
@@ -165,3 +164,61 @@ def test_any_name_survives_csv_and_json(tmp_path: Path, names: list[str]) -> Non
         photos = list_photos(place).photos
         assert [photo.name for photo in photos] == expected
         assert [str(photo.path) for photo in photos] == [str(tmp_path / name) for name in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line", "reason"),
+    [
+        ("a.csv", 'path\nx\n"y', 3, "unexpected end of data"),
+        ("a.csv", "path,box\nx,\ny,1 2 3 4\nz,\n", 3, "the box '1 2 3 4' is not four numbers"),
+        ("a.csv", "path,name\nx,\nb,x\n", 3, "an earlier line gives the name 'x' to another photo"),
+        ("a.csv", "path\nx\n,,\n", 3, "3 values for 1 columns"),
+        ("a.jsonl", '{"path": "x"}\n{path}\n', 2, "this is not JSON"),
+        ("a.jsonl", '{"path": "x"}\n{"path": "\\ud800"}\n', 2, "cannot be the name of a file"),
+        ("a.txt", "x\n./\n", 2, "the path './' names a folder"),
+        ("a.txt", "x\na\0b\n", 2, "the path has a zero byte"),
+        ("a.txt", "x\nsftp2://h/a.jpg\n", 2, "sftp2:// cannot be read"),
+    ],
+)
+def test_a_wrong_line_is_a_failure_of_its_own(tmp_path: Path, name: str, text: str, line: int, reason: str) -> None:
+    """The other photos of the list are taken, and none that it does not name counts as gone."""
+    listing = list_photos(write(tmp_path, name, text))
+    assert "x" in [photo.name for photo in listing.photos]
+    (failure,) = listing.unreadable
+    assert (failure.name, failure.stage) == (f"{name}, line {line}", "list")
+    assert reason in failure.reason and "\n" not in failure.reason
+    assert not listing.is_gone("y") and not listing.is_gone("other.jpg")
+    assert list_photos(write(tmp_path, "b.txt", "x\n")).is_gone("y")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;box;name\nä b.jpg;1,2,3,4;\n",
+        "Path;X0;Y0;X1;Y1\r\nä b.jpg;1;2;3;4\r\n",
+        "sep=;\r\npath;box\r\nä b.jpg;1,2,3,4\r\n",
+        '"sep=|"\npath|box\nä b.jpg|1,2,3,4\n',
+        '\ufeff"path"\t"box"\nä b.jpg\t1,2,3,4\n',
+        'name;"path";box\n;"ä b.jpg";"1,2,3,4"\n',
+    ],
+)
+def test_tables_as_spreadsheets_of_other_countries_write_them(tmp_path: Path, text: str) -> None:
+    (photo,) = list_photos(write(tmp_path, "list.csv", text)).photos
+    assert (photo.name, photo.box) == ("ä b.jpg#1,2,3,4", Box(x0=1, y0=2, x1=3, y1=4))
+
+
+def test_quotes_around_a_path_are_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "'kept.jpg'").touch()
+    text = "\"my photo.jpg\"\n'other.jpg'\n'kept.jpg'\n\"\n'half.jpg\n\"http://h/a.jpg\"\n"
+    names = [photo.name for photo in list_photos(write(tmp_path, "list.txt", text)).photos]
+    assert names == sorted(["my photo.jpg", "other.jpg", "'kept.jpg'", '"', "'half.jpg", "http://h/a.jpg"])
+
+
+def test_patterns_choose_from_lists_too(tmp_path: Path) -> None:
+    text = "path,name\n@eaDir/a.jpg,\n2024/b.jpg,other\n/abs/2024/c.jpg,\nd.png,\n"
+    place = write(tmp_path, "list.csv", text)
+    listing = list_photos(place, selection=Selection(exclude=("2024", "*.PNG")))
+    assert [photo.name for photo in listing.photos] == ["@eaDir/a.jpg"]
+    assert listing.left_out.excluded == 3
+    with pytest.raises(NoPhotosError, match="names no photos; 4 photos or folders left out by --include"):
+        list_photos(place, selection=Selection(include=("*.gif",)))
