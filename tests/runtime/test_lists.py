@@ -177,7 +177,7 @@ def test_any_name_survives_csv_and_json(tmp_path: Path, names: list[str]) -> Non
         ("a.jsonl", '{"path": "x"}\n{"path": "\\ud800"}\n', 2, "cannot be the name of a file"),
         ("a.txt", "x\n./\n", 2, "the path './' names a folder"),
         ("a.txt", "x\na\0b\n", 2, "the path has a zero byte"),
-        ("a.txt", "x\nsftp2://h/a.jpg\n", 2, "sftp2:// cannot be read"),
+        ("a.txt", "x\nsftp2://h/a.jpg\n", 2, "sftp2:// is not read from a list"),
     ],
 )
 def test_a_wrong_line_is_a_failure_of_its_own(tmp_path: Path, name: str, text: str, line: int, reason: str) -> None:
