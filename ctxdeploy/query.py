@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.settings import setting
+from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors
+from ctxdeploy.core.urls import url_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,7 +111,12 @@ def photo_source(photo: Photo, name: str | None = None) -> "PhotoSource":
     if isinstance(photo, PhotoSource):
         return photo
     if isinstance(photo, str | PathLike):
-        return PhotoSource(name=fspath(photo) if name is None else name, path=Path(photo))
+        path = fspath(photo)
+        reason = _why_no_photo(Path(path))
+        if reason is not None:
+            shown = (url_of(path) or path) if name is None else name
+            return PhotoSource(name=shown, reader=_Unreadable(reason))
+        return PhotoSource(name=path if name is None else name, path=Path(path))
     if isinstance(photo, bytes | bytearray | memoryview):
         return PhotoSource(name=f"photo of {len(photo):,} bytes" if name is None else name, data=bytes(photo))
     if isinstance(photo, np.ndarray):
@@ -127,8 +134,27 @@ def photo_source(photo: Photo, name: str | None = None) -> "PhotoSource":
     )
 
 
+def check_photo(path: Path) -> None:
+    """Raise ``PhotoError`` for a path that cannot be a photo: a folder, or what was meant to be a URL."""
+    reason = _why_no_photo(path)
+    if reason is not None:
+        raise PhotoError(f"{printable(url_of(str(path)) or str(path))}: {reason}")
+
+
+def _why_no_photo(path: Path) -> str | None:
+    """Return why a path cannot be a photo, if it is a folder, or was meant to be a URL; None otherwise."""
+    try:
+        if path.is_dir():
+            return f"it is a folder: name the photos in it, such as {path}/*.jpg"
+        if url_of(str(path)) is not None and not path.exists():
+            return "it is a URL: fetch the photo first, and name its file"
+    except (OSError, ValueError):  # reading says why
+        return None
+    return None
+
+
 class _Unreadable:
-    """The reader of a PIL image that cannot be read: it is one failure among the photos, not the end of them."""
+    """The reader of what cannot be read: it is one failure among the photos, not the end of them."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason

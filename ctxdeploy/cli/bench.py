@@ -16,7 +16,16 @@ from ctxdeploy.bench import (
     SearchMeasurement,
     WindowConfig,
 )
-from ctxdeploy.cli.options import PATH, configured, json_option, model_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import (
+    ARCHIVE,
+    PATH,
+    configured,
+    json_option,
+    model_option,
+    options_of,
+    print_json,
+    quiet_option,
+)
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
@@ -91,7 +100,7 @@ def extract(
 
 
 @command.command("search")
-@click.argument("archive", type=PATH, required=False)
+@click.argument("archive", type=ARCHIVE, required=False)
 @options_of(SearchMeasurement)
 @_run_options("bench-search.json")
 def search(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import BUNDLE, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.text import printable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("build")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=BUNDLE)
 @click.option("--target", type=click.Choice(list(ENGINE_TARGETS)), required=True, help="Engines of which runtime.")
 @click.option(
     "--precision",

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import BUNDLE, PATH, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import GRAPH_TARGETS
 from ctxdeploy.export.diff import DiffConfig
 from ctxdeploy.models import find_bundle, is_name
+from ctxdeploy.query import check_photo
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity import Image
@@ -25,8 +26,8 @@ _hint = click.Choice(["fp32", "bf16", "fp16"])
 
 
 @click.command("diff")
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", shell_complete=BUNDLE.shell_complete)
+@click.argument("b", metavar="B", shell_complete=BUNDLE.shell_complete)
 @click.option("--photo", type=PATH, metavar="FILE", help="To compare on [default: one of scikit-image].")
 @click.option("--image-size", type=click.IntRange(min=16), default=DEFAULT_SIZE, show_default=True, metavar="PIXELS")
 @options_of(DiffConfig)
@@ -58,6 +59,8 @@ def command(
     default tolerance is that of the lower precision: fp32 0.001, fp16 0.05, bf16 0.3, int8 0.7. A smaller --tolerance
     looks closer; the layer that adds most to the error is named in any case.
     """
+    if photo is not None:
+        check_photo(photo)
     from ctxdeploy.core.extras import require
     from ctxdeploy.export.diff import compare_graphs, side
 

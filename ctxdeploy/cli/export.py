@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, check_there, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.errors import ArchiveError, CheckpointError, ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
@@ -50,6 +50,11 @@ def command(
     An artefact that differs from PyTorch by more than its precision allows is kept as *.rejected with its report, and
     the exit code is 11.
     """
+    output = output or Path(Path(checkpoint.name).stem + BUNDLE_SUFFIX)
+    checkpoint = find_checkpoint(checkpoint)
+    check_there(CheckpointError, checkpoint)
+    check_there(ArchiveError, codebook)
+    check_there(ConfigError, photos, calibrate)
     require("torch", "export")
     from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export import export_bundle
@@ -62,8 +67,6 @@ def command(
     config = configured(ExportConfig)
     if calibrate is not None and Precision.INT8 not in config.precisions:
         raise ConfigError("--calibrate is for int8: add --precision int8")
-    output = output or Path(Path(checkpoint.name).stem + BUNDLE_SUFFIX)
-    checkpoint = find_checkpoint(checkpoint)
     if codebook is not None:
         _check_codebook(codebook, checkpoint, config)
     chosen, fitted = _photos(checkpoint, config, photos, calibrate)

@@ -7,6 +7,7 @@ import click
 
 from ctxdeploy.archive import default_archive, has_model, is_archive, open_extractor
 from ctxdeploy.cli.options import (
+    ARCHIVE,
     PATH,
     configured,
     json_option,
@@ -34,8 +35,8 @@ NAMED_FAILURES = 5
 
 
 @click.command("index")
-@click.argument("place")
-@click.option("-o", "--output", type=PATH, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
+@click.argument("place", shell_complete=PATH.shell_complete)
+@click.option("-o", "--output", type=ARCHIVE, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
 @model_option
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ctxdeploy.archive import is_archive, is_bundle
-from ctxdeploy.cli.options import PATH, at_option, json_option, print_json
+from ctxdeploy.cli.options import ANY_FOLDER, at_option, json_option, print_json
 from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
@@ -15,7 +15,7 @@ from ctxdeploy.photo_index import PhotoIndex
 
 
 @click.command("info")
-@click.argument("path", type=PATH, metavar="BUNDLE|ARCHIVE")
+@click.argument("path", type=ANY_FOLDER, metavar="BUNDLE|ARCHIVE")
 @at_option
 @click.option("--failures", is_flag=True, help="Only the photos that could not be read, one JSON object a line.")
 @json_option

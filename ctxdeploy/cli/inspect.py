@@ -10,6 +10,7 @@ from ctxdeploy.cli.options import PATH, configured, json_option, model_option, o
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_model
+from ctxdeploy.query import check_photo
 from ctxdeploy.runtime.inspection import InspectionConfig
 
 SUFFIX = ".inspection"
@@ -35,6 +36,7 @@ def command(photo: Path, model: str | None, output: Path | None, edges: int, as_
     from ctxdeploy.runtime.inspection import inspect_photo
 
     config = configured(InspectionConfig)
+    check_photo(photo)
     folder = output or Path(photo.name + SUFFIX)
     check_inspection(folder)
     bundle = ctxdeploy.core.bundle.open(find_model(model))

@@ -6,7 +6,9 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 
@@ -14,34 +16,49 @@ import click
 
 from ctxdeploy import __version__
 from ctxdeploy.core.errors import CtxdeployError, StorageError
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import printable, short
 
 INTERRUPTED, TERMINATED = 130, 143
 
-# Module of each command in ``ctxdeploy.cli``, in the order of the work, and its line in the overview.
-COMMANDS = {
-    "export": "Turn a checkpoint into a verified bundle.",
-    "train": "Train a network on photos of landmarks.",
-    "build": "Build engines for a GPU from a bundle's graphs.",
-    "models": "List, fetch and make models that have a name.",
-    "index": "Index a folder of photos into an archive.",
-    "query": "Find the photos of an archive that show the same.",
-    "eval": "Say how good a model is on a benchmark.",
-    "inspect": "Show what a network sees in a photo.",
-    "remove": "Remove photos from an archive.",
-    "merge": "Take the photos of other archives into one.",
-    "compact": "Make an archive small and fast again after many changes.",
-    "snapshot": "Keep the state of an archive under a name.",
-    "info": "Say what a bundle or an archive holds.",
-    "names": "Print the names of an archive's photos.",
-    "verify": "Check every byte of a bundle or an archive.",
-    "diff": "Find the first layer where two artefacts diverge.",
-    "repair": "Make a damaged archive whole again.",
-    "bench": "Measure how fast it is here, and compare.",
-    "demo": "Make a small archive of real photos and query it.",
+# What `--help` shows: under headings, each command with its line; its module is that of its name in ``ctxdeploy.cli``.
+GROUPS = {
+    "Search photos": {
+        "index": "Index a folder of photos into an archive.",
+        "query": "Find the photos of an archive that show the same.",
+        "demo": "Make a small archive of real photos and query it.",
+    },
+    "Keep an archive": {
+        "info": "Say what an archive or a bundle holds.",
+        "verify": "Check every byte of an archive or a bundle.",
+        "names": "Print the names of an archive's photos.",
+        "remove": "Remove photos from an archive.",
+        "merge": "Take the photos of other archives into one.",
+        "compact": "Make an archive small and fast again after many changes.",
+        "snapshot": "Keep the state of an archive under a name.",
+        "repair": "Make a damaged archive whole again.",
+    },
+    "Deploy a network": {
+        "models": "List, fetch and make models that have a name.",
+        "export": "Turn a checkpoint into a verified bundle.",
+        "build": "Build engines for a GPU from a bundle's graphs.",
+        "diff": "Find the first layer where two artefacts diverge.",
+    },
+    "Measure and train": {
+        "eval": "Say how good a model is on a benchmark.",
+        "bench": "Measure how fast it is here, and compare.",
+        "inspect": "Show what a network sees in a photo.",
+        "train": "Train a network on photos of landmarks.",
+    },
 }
+COMMANDS = {name: line for commands in GROUPS.values() for name, line in commands.items()}
 # Of commands whose module has another name: that of a builtin would hide it.
 MODULES = {"eval": "evaluate"}
+# What other programs call the same.
+ALIKE = {
+    **{"search": "query", "find": "query", "add": "index", "update": "index", "create": "index"},
+    **{"delete": "remove", "rm": "remove", "list": "names", "ls": "names", "show": "info", "status": "info"},
+    **{"check": "verify", "evaluate": "eval", "benchmark": "bench", "convert": "export", "pull": "models"},
+}
 
 
 class _LazyGroup(click.Group):
@@ -54,9 +71,32 @@ class _LazyGroup(click.Group):
         command: click.Command = import_module(f"ctxdeploy.cli.{MODULES.get(name, name)}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, but an unknown command is told from a file, and a known one is named in its place."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(_unknown(name), ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), line) for name, line in commands.items()])
+
+
+def _unknown(name: str) -> str:
+    """Return what is said of a word that is no command."""
+    close = [ALIKE[name]] if name in ALIKE else get_close_matches(name, COMMANDS, 1)
+    if close:
+        return f"there is no command {short(name)}. Did you mean {close[0]!r}?"
+    if Path(name).is_dir():
+        return f"{short(name)} is a folder, and no command: run  ctxdeploy index FOLDER"
+    if Path(name).is_file():
+        return f"{short(name)} is a file, and no command: search with a photo by  ctxdeploy query FILE"
+    return f"there is no command {short(name)}: ctxdeploy --help  lists those that there are"
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +111,10 @@ def cli() -> None:
     \b
     ctxdeploy export how_r18.pth -o how.ctxbundle    with one of your own
     ctxdeploy index photos/ --model how.ctxbundle
+
+    \b
+    ctxdeploy COMMAND --help                         says more
+    eval "$(_CTXDEPLOY_COMPLETE=bash_source ctxdeploy)"   completes words in bash; zsh_source, fish_source
     """
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import ARCHIVE, archive_argument, json_option, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 
 
 @click.command("merge")
 @archive_argument
-@click.argument("others", type=PATH, metavar="OTHER...", nargs=-1, required=True)
+@click.argument("others", type=ARCHIVE, metavar="OTHER...", nargs=-1, required=True)
 @click.option(
     "--conflicts",
     type=click.Choice(["error", "keep", "replace"]),

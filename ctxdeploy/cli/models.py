@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, check_there, configured, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.models import PUBLISHED, DownloadConfig, ModelInfo, find_checkpoint, list_models, models_folder
@@ -70,6 +70,7 @@ def release_command(
         raise ConfigError(f"--card {card} cannot be read: {error}") from error
     config = configured(ReleaseConfig)
     trained, display = find_checkpoint(checkpoint), Display(quiet=quiet)
+    check_there(CheckpointError, trained)
     released = release_model(trained, output, photos, config, text=text, display=display)
     size = folder_bytes(output)
     if as_json:

@@ -2,16 +2,21 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.archive import SUFFIX as ARCHIVE_SUFFIX
+from ctxdeploy.core.errors import ConfigError, CtxdeployError
 from ctxdeploy.core.settings import SettingField, parse_numbers, settings_of, with_settings
+from ctxdeploy.core.text import printable
+from ctxdeploy.core.urls import url_of
+from ctxdeploy.models import BUNDLE_SUFFIX, list_models
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Config = TypeVar("_Config")
@@ -19,7 +24,6 @@ _META = "ctxdeploy.settings"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print results as JSON on stdout.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on stderr.")
-model_option = click.option("--model", metavar="BUNDLE|NAME", help="Bundle, or a name of  ctxdeploy models.")
 
 
 class PathType(click.ParamType[Path]):
@@ -31,13 +35,61 @@ class PathType(click.ParamType[Path]):
         """Return the path."""
         return Path(os.fsdecode(value))
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Let the shell look for files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class FolderType(PathType):
+    """A path to a folder of ours, which completion finds by its suffix.
+
+    Args:
+        suffixes: of such folders.
+        names: returns what may be given besides.
+    """
+
+    def __init__(self, *suffixes: str, names: Callable[[], Iterable[str]] = tuple) -> None:
+        self._suffixes, self._names = suffixes, names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the folders and names that begin so; the shell looks for any folder where there is none."""
+        above = incomplete[: incomplete.rfind("/") + 1]
+        try:
+            beside = sorted(path.name for path in Path(above or ".").iterdir())
+        except OSError:
+            beside = []
+        found = [f"{above}{name}" for name in beside if name.endswith(self._suffixes)]
+        given = [text for text in (*found, *self._names()) if text.startswith(incomplete)]
+        return [CompletionItem(text) for text in given] or [CompletionItem(incomplete, type="dir")]
+
+
+def _model_names() -> list[str]:
+    return [model.name for model in list_models() if model.path is not None]
+
 
 PATH = PathType()
+ARCHIVE, BUNDLE = FolderType(ARCHIVE_SUFFIX), FolderType(BUNDLE_SUFFIX, names=_model_names)
+ANY_FOLDER = FolderType(ARCHIVE_SUFFIX, BUNDLE_SUFFIX, names=_model_names)
 
-archive_argument = click.argument("archive", type=PATH)
+archive_argument = click.argument("archive", type=ARCHIVE)
+model_option = click.option(
+    "--model",
+    metavar="BUNDLE|NAME",
+    shell_complete=BUNDLE.shell_complete,
+    help="Bundle, or a name of  ctxdeploy models.",
+)
 at_option = click.option(
     "--at", metavar="NAME|NUMBER", help="The archive as it was: a snapshot, or the number of a manifest still there."
 )
+
+
+def check_there(error: type[CtxdeployError], *paths: Path | None) -> None:
+    """Raise ``error`` for the first of some inputs that is not there: said before large packages are asked for."""
+    for path in paths:
+        if path is not None and not os.path.lexists(path):
+            url = url_of(str(path))
+            why = "does not exist" if url is None else "is a URL: fetch the file, and name it"
+            raise error(f"{printable(str(path) if url is None else url)} {why}")
 
 
 class ParsedType(click.ParamType[Any]):
@@ -135,7 +187,7 @@ def _type(field: SettingField, kind: Any) -> click.ParamType[Any]:
     if field.setting.parse is not None:
         return ParsedType(field.setting.parse)
     if kind is Path:
-        return PATH
+        return ARCHIVE if field.setting.metavar == "ARCHIVE" else PATH
     known: dict[Any, click.ParamType[Any]] = {
         int: click.INT,
         float: click.FLOAT,

@@ -7,6 +7,7 @@ import click
 
 from ctxdeploy.archive import find_archive
 from ctxdeploy.cli.options import (
+    ARCHIVE,
     PATH,
     at_option,
     configured,
@@ -27,7 +28,11 @@ from ctxdeploy.runtime import BackendConfig
 @click.command("query")
 @click.argument("photos", type=PATH, nargs=-1, required=True)
 @click.option(
-    "--index", "index_path", metavar="ARCHIVE", help="[default: CTXDEPLOY_INDEX, or the only *.ctxindex here]"
+    "--index",
+    "index_path",
+    metavar="ARCHIVE",
+    shell_complete=ARCHIVE.shell_complete,
+    help="[default: CTXDEPLOY_INDEX, or the only *.ctxindex here]",
 )
 @at_option
 @options_of(QueryConfig)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxdeploy.cli.options import PATH, configured, json_option, options_of, print_json, quiet_option
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.cli.options import PATH, check_there, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ctxdeploy.training.sets import PhotoSet
 
 # From a trained network on: the slides' loss, the trunk at a tenth of the learning rate of what is new.
+_NO_PHOTOS = "no photos to train on: give --landmarks, --photos or --sfm120k"
 _RECIPE, _RECIPE_OF_TRAINED = "pairs", "contrastive"
 _TRAINED_STEPS, _TRAINED_RATE, _TRAINED_BACKBONE = 1000, 1e-4, 0.1
 # From a trunk that ImageNet trained: the same share for the trunk, and an average over fewer steps, as there are fewer.
@@ -103,6 +104,11 @@ def command(
 
     FOLDER gets model.pth (a checkpoint for export), log.csv, validation.csv and the state of the run.
     """
+    if init is not None and _trunk_of(init) is None:
+        check_there(CheckpointError, find_checkpoint(init))
+    check_there(ConfigError, *landmarks, *sfm120k, weights)
+    if not (landmarks or photos or sfm120k):
+        raise ConfigError(_NO_PHOTOS)
     require("torch", "export")
     from ctxdeploy.training import train
 
@@ -258,6 +264,6 @@ def _photo_set(places: dict[str, tuple[Path, ...]], weights: Path | None) -> "Ph
 
     sets = [read_set(kind, place) for kind, folders in places.items() for place in folders]
     if not sets:
-        raise ConfigError("no photos to train on: give --landmarks, --photos or --sfm120k")
+        raise ConfigError(_NO_PHOTOS)
     photos = joined(sets)
     return photos if weights is None else weighted(photos, read_weights(weights))

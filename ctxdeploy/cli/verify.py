@@ -7,16 +7,16 @@ import click
 
 from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either
-from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import ANY_FOLDER, PATH, check_there, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError, ParityError
+from ctxdeploy.core.errors import ArchiveError, BundleError, CheckpointError, ConfigError, ParityError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import check_own, find_bundle, find_checkpoint
 
 
 @click.command("verify")
-@click.argument("path", type=PATH, metavar="BUNDLE|ARCHIVE")
+@click.argument("path", type=ANY_FOLDER, metavar="BUNDLE|ARCHIVE")
 @click.option("--photos", type=PATH, metavar="DIR", help="Run a bundle's artefacts on these photos and compare them.")
 @click.option("--target", help="Compare the artefacts of this runtime alone.")
 @click.option("--precision", help="Compare the artefacts of this precision alone.")
@@ -45,6 +45,7 @@ def command(
     archive = is_archive(path)
     path = path if archive else find_bundle(path)
     checkpoint = None if checkpoint is None else find_checkpoint(checkpoint)
+    check_there(CheckpointError, checkpoint)
     if not archive and not is_bundle(path):
         raise not_either(path)
     if photos is None and (target or precision or checkpoint or record):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import printable, short
 
 GROUND_TRUTH = "gnd.json"
@@ -195,10 +196,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
     """
     shown = printable(str(path))
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
+        data = read_regular(path, MAX_BYTES)
         return _parse(json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once))
     except (OSError, ValueError, RecursionError) as error:
         why = f"it cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)

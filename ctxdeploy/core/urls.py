@@ -37,6 +37,12 @@ def is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
+def url_of(path: str) -> str | None:
+    """Return the URL that a path was meant to be, since paths lose one of its slashes; None for a path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", path)
+    return None if found is None else f"{found[1]}://{path[found.end() :]}"
+
+
 def protocol_of(url: str) -> str:
     """Return ``s3``, ``https``, …"""
     return url.partition("://")[0].lower()

@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,41 @@ def test_codebook_of_another_dimension(call, bundle: Bundle, photos: Path, tmp_p
         *("--codebook", tmp_path / "c.safetensors"),
     )
     _one_line(result, 2, "dimension 64", "128")
+
+
+def test_a_query_that_is_a_folder_or_a_url(call, archive: Path, photos: Path) -> None:
+    given = ("--index", archive)
+    _one_line(call("query", photos, *given), 14, f"{photos}: it is a folder: name the photos in it, such as")
+    url = "https://me:secret@example.org/a.jpg?token=secret&w=3"
+    result = call("query", url, *given)
+    _one_line(result, 14, "https://example.org/a.jpg?w=3: it is a URL: fetch the photo first")
+    assert "secret" not in result.err
+    result = call("query", photos, photos / "coins_0.jpg", "s3://bucket/b.jpg", *given, "--json")
+    assert result.code == 14 and [answer["query"] for answer in result.json] == [str(photos / "coins_0.jpg")]
+    assert "it is a folder" in result.err and "s3://bucket/b.jpg: it is a URL" in result.err
+    for command in (("inspect", photos), ("diff", "ctx-small", "ctx-small", "--photo", photos)):
+        _one_line(call(*command), 14, "it is a folder")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (("export", "none.pth"), 10, "none.pth does not exist"),
+        (("export", "https://me:secret@example.org/a.pth"), 10, "https://example.org/a.pth is a URL: fetch the file"),
+        (("export", "ctx-small", "--codebook", "none"), 15, "none does not exist"),
+        (("export", "ctx-small", "--photos", "none"), 2, "none does not exist"),
+        (("export", "ctx-small", "--precision", "int8", "--calibrate", "none"), 2, "none does not exist"),
+        (("train", "run"), 2, "no photos to train on"),
+        (("train", "run", "--landmarks", "none"), 2, "none does not exist"),
+        (("train", "run", "--photos", ".", "--init", "none.pth"), 10, "none.pth does not exist"),
+        (("models", "release", "none.pth", "-o", "m", "--photos", "."), 10, "none.pth does not exist"),
+        (("verify", "ctx-small", "--photos", ".", "--checkpoint", "none.pth"), 10, "none.pth does not exist"),
+    ],
+)
+def test_what_is_missing_is_said_before_pytorch_is_asked_for(
+    call, command: tuple[str, ...], code: int, said: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    _one_line(call(*command), code, said)
+    assert not list(tmp_path.iterdir())
