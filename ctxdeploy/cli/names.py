@@ -16,8 +16,8 @@ from ctxdeploy.photo_index import PhotoIndex
 def command(archive: Path, at: str | None, as_json: bool) -> None:
     r"""Print the names of all photos of ARCHIVE, one a line.
 
-    A line end or a byte that is not UTF-8 is printed as an escape such as \n or \udcff; --json has names as they
-    are.
+    A line end or a byte that is not UTF-8 is printed as an escape such as \n or \udcff; --json has the bytes of such
+    a name too.
     """
     with PhotoIndex.open(archive, at=at) as index:
         names = sorted(index.names())

@@ -1,6 +1,5 @@
 """Options and output that several commands share, and options made from configuration dataclasses."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from click.shell_completion import CompletionItem
 from ctxdeploy.archive import SUFFIX as ARCHIVE_SUFFIX
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
 from ctxdeploy.core.settings import SettingField, parse_numbers, settings_of, with_settings
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import json_text, printable
 from ctxdeploy.core.urls import url_of
 from ctxdeploy.models import BUNDLE_SUFFIX, list_models
 
@@ -218,5 +217,5 @@ def _keep(field: SettingField) -> Callable[[click.Context, click.Parameter, Any]
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on one line of stdout."""
-    click.echo(json.dumps(value, ensure_ascii=True, allow_nan=False))
+    """Print one JSON document on one line of stdout; see ``json_text``."""
+    click.echo(json_text(value))

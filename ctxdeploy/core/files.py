@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError, StorageError
+from ctxdeploy.core.text import json_ready
 
 TEMPORARY = ".tmp-"
 # write(2) takes at most 2 GiB - 4 KiB at once.
@@ -192,8 +193,8 @@ def write_text(path: Path, text: str, *, advice: str = "") -> None:
 
 
 def write_json(path: Path, content: Any, *, advice: str = "") -> None:
-    """Write JSON with an indentation of two, in UTF-8; ``ValueError`` for a number that JSON does not have."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write what ``json_ready`` makes, indented, in UTF-8; ``ValueError`` for a number that JSON does not have."""
+    text = json.dumps(json_ready(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(path, [text.encode("utf-8")], advice=advice)
 
 

@@ -1,6 +1,5 @@
 """Progress of long work on stderr: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
 
-import json
 import sys
 import time
 from collections import deque
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import json_text, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -126,7 +125,7 @@ class _JsonLines:
 
 
 def _event(kind: str, facts: dict[str, Any]) -> None:
-    sys.stderr.write(json.dumps({"event": kind, **facts}) + "\n")
+    sys.stderr.write(json_text({"event": kind, **facts}) + "\n")
     sys.stderr.flush()
 
 

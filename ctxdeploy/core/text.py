@@ -1,6 +1,10 @@
-"""Text for people, and names of photos as text."""
+"""Text for people, for programs that read JSON, and names of photos as text."""
 
+import base64
+import json
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from ctxdeploy.core.urls import redacted
 
@@ -16,6 +20,56 @@ def printable(text: str) -> str:
         return text
     escaped = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
+
+
+def json_text(value: Any) -> str:
+    r"""Return JSON in ASCII that every parser reads, on one line; ``ValueError`` for NaN and infinity.
+
+    A name whose bytes are not UTF-8 stands there with escapes such as ``caf\udce9.jpg`` (a backslash of its own is
+    then doubled), and beside it, under its key with ``_bytes``, are its bytes in base64. Of a list of names there is a
+    list of these, with null for every name that is as it stands.
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return text if "\\ud" not in text else json.dumps(json_ready(value), ensure_ascii=True, allow_nan=False)
+
+
+def json_ready(value: Any) -> Any:
+    """Return what ``json_text`` writes of a value."""
+    if isinstance(value, Mapping):
+        ready: dict[Any, Any] = {}
+        for key, inner in value.items():
+            name = _readable(key) if isinstance(key, str) else key
+            ready[name] = json_ready(inner)
+            kept = _undecoded(inner)
+            if kept is not None:
+                ready[f"{name}_bytes"] = kept
+        return ready
+    if isinstance(value, list | tuple):
+        return [json_ready(inner) for inner in value]
+    return _readable(value) if isinstance(value, str) else value
+
+
+def _readable(text: str) -> str:
+    if _is_unicode(text):
+        return text
+    return "".join(c if _is_unicode(c) else f"\\u{ord(c):04x}" for c in text.replace("\\", "\\\\"))
+
+
+def _undecoded(value: Any) -> Any:
+    """Return in base64 the bytes of a text that are not UTF-8, or a list of them; None if there are none."""
+    if isinstance(value, list | tuple):
+        found = [_undecoded(inner) for inner in value]
+        return None if all(kept is None for kept in found) else found
+    if not isinstance(value, str) or _is_unicode(value):
+        return None
+    try:
+        return base64.b64encode(value.encode("utf-8", "surrogateescape")).decode("ascii")
+    except UnicodeEncodeError:  # half a pair of UTF-16: no bytes
+        return None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def short(text: str, most: int = 60) -> str:

@@ -1,6 +1,5 @@
 """Queries to rankings, of one archive, of two together, and by global descriptors; and the file that takes them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from ctxdeploy.archive import check_model
 from ctxdeploy.core.errors import MismatchError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import replacing
+from ctxdeploy.core.text import json_text
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.query_cache import QueryCache, pooled
 
@@ -173,4 +173,4 @@ class RankingsFile:
         if self._file is None:
             return
         photos = [[photo.name, photo.score, *(["distractor"] if photo.distractor else [])] for photo in ranked]
-        self._file.write(json.dumps({"method": method, "query": query.key, "ranked": photos}) + "\n")
+        self._file.write(json_text({"method": method, "query": query.key, "ranked": photos}) + "\n")

@@ -1,6 +1,5 @@
 """Makes a damaged archive whole again: what is damaged goes, and a list says which photos went with it."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError
 from ctxdeploy.core.files import WriterLock, write_file
+from ctxdeploy.core.text import json_text
 from ctxdeploy.index.maintenance.verify import check_codebook, check_file, check_names, check_statistics, shard_problems
 from ctxdeploy.index.storage.failures import read_failures
 from ctxdeploy.index.storage.format import NotDamagedError, unreadable
@@ -133,7 +133,7 @@ def _repair(folder: Path) -> Repaired:
         number = max(manifest_numbers(folder)) + 1
         if findings.lost:
             path = folder / f"lost-{number:06d}.jsonl"
-            write_file(path, ["".join(json.dumps({"name": name}) + "\n" for name in findings.lost).encode()])
+            write_file(path, ["".join(json_text({"name": name}) + "\n" for name in findings.lost).encode()])
         entries = tuple(with_tombstones(folder, _with_names(folder, held)) for held in kept)
         manifest = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
         publish(folder, with_statistics(folder, manifest, shards)[0])

@@ -1,5 +1,6 @@
 """``ctxdeploy names``."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ def test_one_name_a_line_whatever_is_in_it(call: Callable[..., Any], archive: Pa
     assert done.out.splitlines() == ["b/é.jpg", r"line\nend.jpg", r"x\udcff.jpg"]
 
 
-def test_json_has_names_as_they_are_and_snapshots_are_read(call: Callable[..., Any], archive: Path) -> None:
+def test_json_has_all_of_a_name_and_snapshots_are_read(call: Callable[..., Any], archive: Path) -> None:
     done = call("names", archive, "--at", "before", "--json")
-    assert done.json == [{"archive": str(archive), "names": NAMES}]
+    encoded = base64.b64encode(b"x\xff.jpg").decode()
+    names = {"names": [*NAMES[:3], r"x\udcff.jpg"], "names_bytes": [None, None, None, encoded]}
+    assert done.json == [{"archive": str(archive), **names}]
 
 
 def test_what_is_not_an_archive_is_said(call: Callable[..., Any], tmp_path: Path) -> None:

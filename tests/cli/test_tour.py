@@ -1,5 +1,6 @@
 """The main job as a user does it: export, index, query, and the default names of everything."""
 
+import base64
 import json
 import os
 import re
@@ -126,7 +127,8 @@ def test_json_is_one_document_a_line_for_names_that_are_no_text(call, bundle, ph
     (folder / name).write_bytes((photos / "coffee_0.jpg").read_bytes())
     assert call("index", folder, "-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--words", 16, "-q").code == 0
     result = call("query", folder / name, "--index", tmp_path / "a.ctxindex", "--json", "--html", tmp_path / "p.html")
-    assert json.loads(result.out)["results"][0]["name"] == name
+    found = json.loads(result.out)["results"][0]
+    assert found["name"] == r"caf\udce9 ☕.jpg" and base64.b64decode(found["name_bytes"]) == os.fsencode(name)
     assert call("query", folder / name, "--index", tmp_path / "a.ctxindex").code == 0
     assert "�" in (tmp_path / "p.html").read_text(encoding="utf-8")
 

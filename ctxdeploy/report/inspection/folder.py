@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.files import TEMPORARY, move, working_folder
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import json_ready, printable
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.report.inspection.facts import FORMAT_NAME, facts_of
 from ctxdeploy.report.inspection.page import page_of
@@ -71,7 +71,7 @@ def write_inspection(folder: Path, found: "Inspection", bundle: Bundle, photo: P
         # 14.7 MB for seven scales at 1024×768; level 9 takes ten times as long and saves 5 %.
         picture.image.save(buffer, "PNG", compress_level=3)
         files[picture.file] = buffer.getvalue()
-    files[FACTS] = (json.dumps(facts, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+    files[FACTS] = (json.dumps(json_ready(facts), indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
     files[PAGE] = page_of(facts, pictures).encode("utf-8")
     check_inspection(folder)
     _write(folder, files)
