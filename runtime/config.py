@@ -16,6 +16,10 @@ from ctxdeploy.core.settings import parse_bytes, setting
 MAX_BYTES = 2 << 30
 MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself starts to refuse
 
+# The network may take so many times as long as a photo may take to decode: ResNet-101 with seven scales takes half a
+# minute on one slow core, and ten such processes may share it.
+NETWORK_TIMES = 10
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:
@@ -64,7 +68,7 @@ class ExtractorConfig:
             others go on. Otherwise photos are decoded in threads of this process, without a time limit. A process takes
             0.2 s to start and 38 MB; a photo then costs 0.5 ms more (1.05 of the time of a JPEG of 6 megapixels, 1.3 of
             one of 2 ms), and the whole run no more than with threads, since the network takes longer than either.
-        photo_timeout: seconds that a photo may take to decode, and to be read.
+        photo_timeout: seconds that a photo may take to decode, and to be read; the network may take ten times as long.
         read_threads: threads that read photos which are not files (members of tar and zip files, photos of
             servers).
         lookahead: photos that may be decoded ahead of the network (3 MB each at 1024 pixels).
@@ -87,7 +91,10 @@ class ExtractorConfig:
         8, "--read-threads", "Photos read at once from servers, tar and zip files.", metavar="N"
     )
     photo_timeout: float = setting(
-        60.0, "--photo-timeout", "A photo that takes longer to read or decode has failed.", metavar="SECONDS"
+        60.0,
+        "--photo-timeout",
+        "A photo that takes longer to read or decode, or ten times as long in the network, has failed.",
+        metavar="SECONDS",
     )
     isolated: bool = os.name == "posix"
     lookahead: int = 8

@@ -9,8 +9,8 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.runtime.backends.base import BackendConfig, open_backend
-from ctxdeploy.runtime.config import MAX_BYTES, ExtractorConfig
+from ctxdeploy.runtime.backends.base import BackendConfig, RunLimits, open_backend
+from ctxdeploy.runtime.config import MAX_BYTES, NETWORK_TIMES, ExtractorConfig
 from ctxdeploy.runtime.memory import MemoryGrowth, share_memory
 from ctxdeploy.runtime.network import ExtractionStatistics, Network
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
@@ -50,6 +50,7 @@ class Extractor:
             )
         self._backend = open_backend(bundle, backend or BackendConfig())
         limit = self.config.memory_limit
+        self._backend.limits = RunLimits(seconds=NETWORK_TIMES * self.config.photo_timeout, memory=limit)
         shares = None if limit is None else share_memory(limit, self.config.workers if self.config.isolated else 0)
         self._in_force = self.config.in_force(bundle.preprocessing.image_size, shares.waiting if shares else None)
         self._decoding = DecodeSettings(

@@ -10,7 +10,7 @@ import numpy as np
 from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
 from ctxdeploy.core.types import LARGEST, LocalDescriptors, PhotoDescriptors, StageSeconds
-from ctxdeploy.runtime.backends.base import Backend, GraphOutputs
+from ctxdeploy.runtime.backends.base import Backend, GraphOutputs, RunTimeoutError
 from ctxdeploy.runtime.memory import MemoryGrowth, return_free_memory
 from ctxdeploy.runtime.photo import PhotoFailure, WorkItem
 
@@ -65,8 +65,8 @@ class Network:
     def run(self, batch: list[WorkItem], statistics: ExtractionStatistics) -> Iterator[PhotoDescriptors | PhotoFailure]:
         """Run the network on photos of one shape; yield one result for each, in their order.
 
-        A batch that does not fit into memory is halved, and so are later ones of that size or a larger one. A single
-        photo that does not fit is a failure.
+        A batch that does not fit into memory, or takes too long, is halved, and so are later ones of that size or a
+        larger one. A single photo that does not fit is a failure.
 
         Raises:
             BackendError: the network failed otherwise.
@@ -85,20 +85,21 @@ class Network:
                     yield _result(item, outputs, row)
             elif len(part) == 1:
                 height, width = part[0].pixels.pixels.shape[:2]
-                reason = f"the network has not enough memory for its {width}×{height} pixels ({outputs})"
-                yield part[0].fail(reason, "network")
+                slow = isinstance(outputs, RunTimeoutError)
+                what = "takes too long" if slow else "has not enough memory"
+                yield part[0].fail(f"the network {what} for its {width}×{height} pixels ({outputs})", "network")
             else:
                 statistics.halved_batches += 1
                 continue
             rest = rest[len(part) :]
 
-    def _outputs(self, part: list[WorkItem]) -> GraphOutputs | str:
-        """Return what the graph returns, or why there is not enough memory."""
+    def _outputs(self, part: list[WorkItem]) -> GraphOutputs | Exception:
+        """Return what the graph returns, or why it cannot: memory, or time."""
         pixels = part[0].pixels.pixels.size
         try:
             outputs = self._backend.run(np.stack([item.pixels.pixels for item in part]))
-        except (OutOfMemoryError, MemoryError) as error:
-            message = str(error)
+        except (OutOfMemoryError, MemoryError, RunTimeoutError) as error:
+            reason = type(error)(*error.args)  # without its traceback, which holds the run's arrays
         else:
             if self._growth is not None:
                 self._growth.note(pixels * len(part))
@@ -108,7 +109,7 @@ class Network:
         return_free_memory()
         if len(part) > 1:
             self._failed.append((pixels, len(part)))
-        return message
+        return reason
 
     def _max_batch(self, pixels: int, count: int) -> int:
         """Return how many of ``count`` photos of so many pixels to run at once."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError
 from ctxdeploy.core.files import file_sha256, settings_sha256, write_json
+from ctxdeploy.core.onnx_file import check_onnx
 from ctxdeploy.core.types import Preprocessing
 
 FORMAT_NAME = "ctxdeploy-bundle"
@@ -221,10 +222,11 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
 
     Args:
         path: the folder.
-        check_hashes: read every artefact and compare its sha256 (0.1 s for 45 MB).
+        check_hashes: read every artefact, compare its sha256 and look through graphs (``check_onnx``): 0.2 s for 45 MB.
 
     Raises:
-        BundleError: the folder is not a bundle, its format is newer, or a file is missing, damaged or outside of it.
+        BundleError: the folder is not a bundle, its format is newer, or a file is missing, damaged or outside of it,
+            takes weights from yet another one, or computes what no graph of ours does.
     """
     folder = Path(path)
     manifest = _read_manifest(folder)
@@ -297,6 +299,8 @@ def _check_file(bundle: Bundle, entry: Artefact | CodebookFile, check_hash: bool
         raise BundleError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}: export the bundle anew")
     if check_hash and file_sha256(path) != entry.sha256:
         raise BundleError(f"{path} is damaged (its sha256 is not the recorded one): export the bundle anew")
+    if check_hash and isinstance(entry, Artefact) and entry.format == "onnx":
+        check_onnx(path)
 
 
 def _outputs(extraction: Extraction) -> list[dict[str, Any]]:

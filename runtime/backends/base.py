@@ -3,7 +3,9 @@
 import os
 import platform
 import re
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +17,7 @@ from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.settings import setting
 from ctxdeploy.core.targets import AUTO, PRECISIONS, TARGETS, choose, choose_for
+from ctxdeploy.runtime.memory import resident
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: runtimes run in another thread,
 # and are asked this often whether they are done. They wake the waiting thread when they are, so that no result is late.
@@ -71,6 +74,41 @@ class GraphOutputs:
     scales: NDArray[np.float32]
 
 
+class RunTimeoutError(BackendError):
+    """A run took longer than it may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLimits:
+    """What one run may take. A graph of a thousand bytes can compute for ever, or need any amount of memory.
+
+    Attributes:
+        seconds: that it may last; no limit if None.
+        memory: bytes that this process may hold meanwhile, the model included; no limit if None.
+    """
+
+    seconds: float | None = None
+    memory: int | None = None
+
+    def watch(self) -> Callable[[], None]:
+        """Return a function that a backend calls while a run lasts.
+
+        It raises ``RunTimeoutError`` or ``OutOfMemoryError`` once the run has taken more than it may.
+        """
+        start = time.monotonic()
+
+        def check() -> None:
+            if self.seconds is not None and time.monotonic() - start > self.seconds:
+                raise RunTimeoutError(f"it took longer than {self.seconds:g} s: raise --photo-timeout")
+            if self.memory is not None and resident() > self.memory:
+                raise OutOfMemoryError(
+                    f"out of memory: {resident() / 1e6:,.0f} MB are held of {self.memory / 1e6:,.0f}: raise "
+                    "--memory-limit"
+                )
+
+        return check
+
+
 class Backend(ABC):
     """A bundle loaded into a runtime.
 
@@ -80,8 +118,10 @@ class Backend(ABC):
         precision: that it really runs in, as the runtime reports it.
         threads: as the runtime was told; None if it chose.
         version: of the runtime.
+        limits: what one run may take; set by who runs photos.
     """
 
+    limits = RunLimits()
     name: str
     device: str
     precision: str
@@ -100,7 +140,8 @@ class Backend(ABC):
 
         Raises:
             ConfigError: the shape or type is not what the bundle takes.
-            OutOfMemoryError: there is not enough memory for this batch.
+            OutOfMemoryError: there is not enough memory for this batch, or it took more than it may.
+            RunTimeoutError: it took longer than it may.
             BackendError: the runtime failed otherwise.
         """
         if images.dtype != np.uint8:

@@ -12,7 +12,15 @@ from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
 from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, CtxdeployError
 from ctxdeploy.core.extras import require, require_onnxruntime
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, is_out_of_memory, load_error
+from ctxdeploy.runtime.backends.base import (
+    POLL_SECONDS,
+    Backend,
+    BackendConfig,
+    RunLimits,
+    cpu_name,
+    is_out_of_memory,
+    load_error,
+)
 
 # Moves a QuantizeLinear to before max pooling, which then is uint8 in a layout for which ONNX Runtime has but a plain
 # kernel: 0.40 of 1.04 s a photo (ResNet-18, 768×1024, one thread, first convolution in fp32).
@@ -89,7 +97,7 @@ class OnnxRuntimeBackend(Backend):
         options = self._run_options()
         options.log_severity_level = _FATAL_ONLY  # errors are raised
         try:
-            return run_session(self._session, options, OUTPUT_NAMES, images)
+            return run_session(self._session, options, OUTPUT_NAMES, images, self.limits)
         except Exception as error:
             if is_out_of_memory(error):
                 self._session = None  # its arena keeps what it got before there was no more, from any smaller run
@@ -97,15 +105,16 @@ class OnnxRuntimeBackend(Backend):
 
 
 def run_session(
-    session: Any, options: Any, names: Sequence[str], images: NDArray[np.uint8]
+    session: Any, options: Any, names: Sequence[str], images: NDArray[np.uint8], limits: RunLimits | None = None
 ) -> list[NDArray[np.float32]]:
-    """Return outputs of a session; an exception such as Ctrl-C ends the run where it stands."""
+    """Return outputs of a session; Ctrl-C, or what the limits raise, ends the run at its next node."""
+    check = (limits or RunLimits()).watch()
     # The thread costs 0.1 ms; `terminate` ends a run at its next node.
     with ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-network") as executor:
         future = executor.submit(session.run, list(names), {INPUT_NAME: images}, options)
         try:
             while not wait([future], POLL_SECONDS).done:
-                pass
+                check()
             arrays: list[NDArray[np.float32]] = future.result()
         except BaseException:
             options.terminate = True

@@ -47,10 +47,11 @@ class OpenVinoBackend(Backend):
         self.version = str(openvino.__version__).partition("-")[0]
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        check = self.limits.watch()
         self._request.start_async({INPUT_NAME: images})
         try:
             while not self._request.wait_for(round(1000 * POLL_SECONDS)):
-                pass
+                check()
             self._request.wait()  # raises what the inference raised
         except BaseException:
             self._request.cancel()

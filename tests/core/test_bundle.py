@@ -21,7 +21,8 @@ from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.index import Codebook
 from ctxdeploy.indexing.codebook import add_codebook, codebook_of
 
-DATA = bytes(range(256)) * 8
+# As a file of protocol buffers: the name of a producer, 2043 bytes long.
+DATA = b"\x08\x0a\x12\xfb\x0f" + (bytes(range(256)) * 8)[:2043]
 
 
 def write(folder: Path) -> Bundle:

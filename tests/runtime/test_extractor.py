@@ -34,6 +34,8 @@ from ctxdeploy.runtime import (
 from ctxdeploy.runtime.pools import DECODER_PREFIX
 
 MakeBundle = Callable[..., Bundle]
+# A file of protocol buffers that no engine loads.
+NO_GRAPH = b"\x12\x05never"
 SIZES = ((60, 40), (40, 60), (64, 64), (130, 90))
 
 
@@ -301,9 +303,9 @@ def test_settings_are_checked(wrong: dict[str, int]) -> None:
 
 
 def test_the_batch_size_is_checked_before_anything_is_loaded(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle(model=b"never read", shapes=ShapeRange(batch=(1, 4)))
+    bundle = make_bundle(model=NO_GRAPH, shapes=ShapeRange(batch=(1, 4)))
     with pytest.raises(ConfigError, match="batch size 5 exceeds the bundle's 4"):
         Extractor(bundle, config=ExtractorConfig(batch_size=5))
-    bundle = make_bundle(model=b"never read", shapes=ShapeRange(batch=(4, 4)))
+    bundle = make_bundle(model=NO_GRAPH, shapes=ShapeRange(batch=(4, 4)))
     with pytest.raises(ConfigError, match=r"takes 4\.\.4 photos at once"):
         Extractor(bundle, config=ExtractorConfig(batch_size=4))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from PIL import Image
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, OutOfMemoryError
-from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoDescriptors, PhotoFailure, PhotoSource
+from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoDescriptors, PhotoFailure, PhotoSource
 from ctxdeploy.runtime import memory as memory_module
-from ctxdeploy.runtime.backends.base import is_out_of_memory
+from ctxdeploy.runtime.backends.base import RunLimits, is_out_of_memory
 from ctxdeploy.runtime.memory import MemoryGrowth, resident, share_memory
 
 MakeBundle = Callable[..., Bundle]
@@ -90,6 +91,30 @@ def test_a_photo_that_does_not_fit_alone_fails_alone(make_bundle: MakeBundle, mo
     with pytest.raises(BackendError, match="not enough memory"):
         extractor.extract_one(photos((60, 40))[0])
     assert extractor.statistics.failed == 1
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_run_that_takes_more_than_it_may_fails_its_photo_alone(make_bundle: MakeBundle, name: str) -> None:
+    # Four convolutions of 31×31 take a second or more on one core.
+    engine = BackendConfig(name=name, threads=1)
+    extractor = Extractor(make_bundle(image_size=1024, blurs=4), backend=engine, config=ExtractorConfig(isolated=False))
+    extractor._backend.limits = RunLimits(seconds=0.05)
+    (large,) = extractor.extract(photos((1024, 1024)))
+    assert isinstance(large, PhotoFailure)
+    assert large.reason == (
+        "the network takes too long for its 1024×1024 pixels (it took longer than 0.05 s: raise --photo-timeout)"
+    )
+    extractor._backend.limits = RunLimits(memory=1 << 20)
+    (large,) = extractor.extract(photos((1024, 1024)))
+    assert isinstance(large, PhotoFailure)
+    assert re.match(r"the network has not enough memory .*out of memory: [0-9,]+ MB are held of 1: raise", large.reason)
+    extractor._backend.limits = RunLimits()
+    assert all(isinstance(result, PhotoDescriptors) for result in extractor.extract(photos((64, 64), (40, 20))))
+
+
+def test_the_limits_of_a_run_are_those_of_its_extractor(make_bundle: MakeBundle) -> None:
+    config = ExtractorConfig(isolated=False, photo_timeout=7, memory_limit=1 << 40)
+    assert Extractor(make_bundle(), config=config)._backend.limits == RunLimits(seconds=70, memory=1 << 40)
 
 
 def test_other_failures_of_an_engine_are_not_about_memory() -> None:
