@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import ctxdeploy.core.bundle
-from ctxdeploy.core.bundle import MANIFEST, Bundle
+from ctxdeploy.core.bundle import MANIFEST, MAX_MANIFEST, Bundle
 from ctxdeploy.core.errors import (
     ArchiveError,
     BundleError,
@@ -21,6 +21,7 @@ from ctxdeploy.core.errors import (
     CtxdeployError,
 )
 from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.urls import is_url, without_secrets
 from ctxdeploy.models import find_bundle, only_here
 
@@ -223,7 +224,7 @@ def extraction_of(archive: Path) -> dict[str, Any] | None:
 def _read_origin(archive: Path) -> dict[str, Any] | None:
     path = archive / _ORIGIN
     try:
-        origin = json.loads(path.read_text(encoding="ascii"))
+        origin = json.loads(read_regular(path, MAX_MANIFEST).decode("ascii"))
         _text(origin["photos"])
         if origin.get("folder") is not None:
             _text(origin["folder"])

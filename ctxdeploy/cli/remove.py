@@ -11,6 +11,7 @@ from ctxdeploy.archive import photo_folder
 from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
 from ctxdeploy.core.text import counted, native_path, photo_name, printable
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def _remark(archive: Path, names: list[str], unknown: list[str], shown: Display)
 def _names_in(source: Path) -> list[str]:
     """Return the names in a file, one a line, in any bytes; empty lines are none."""
     try:
-        content = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        content = sys.stdin.buffer.read(MAX_DESCRIPTION + 1) if str(source) == "-" else read_regular(source)
     except OSError as error:
         raise ConfigError(f"--from {source} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_DESCRIPTION:
+        raise ConfigError(f"--from {source} gives more than {MAX_DESCRIPTION >> 20} MiB: divide it")
     return [line.decode("utf-8", "surrogateescape") for line in content.split(b"\n") if line]

@@ -15,6 +15,7 @@ from typing import Any
 from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError
 from ctxdeploy.core.files import file_sha256, settings_sha256, write_json
 from ctxdeploy.core.onnx_file import check_onnx
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.types import Preprocessing
 
 FORMAT_NAME = "ctxdeploy-bundle"
@@ -22,6 +23,10 @@ FORMAT_VERSION = 3
 _WITHOUT_CODEBOOK = 2
 _READABLE = (1, 2, 3)
 MANIFEST = "bundle.json"
+# Bytes of the manifest (of ten artefacts it has 20 KB), and files that it may list: four runtimes in five precisions,
+# and engines for a few dozen GPUs.
+MAX_MANIFEST = 16 << 20
+MAX_ARTEFACTS = 500
 CODEBOOK = "codebook.safetensors"
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("descriptors", "attention", "positions", "scales")
@@ -239,18 +244,20 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
     for key, value in expected.items():
         if manifest.get(key) != value:
             raise BundleError(f"{folder / MANIFEST}: {key} does not fit the settings beside it: export the bundle anew")
+    hashes: dict[str, str] = {}
     for entry in bundle.entries:
-        _check_file(bundle, entry, check_hashes)
+        _check_file(bundle, entry, hashes if check_hashes else None)
     return bundle
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_regular(folder / MANIFEST, MAX_MANIFEST))
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is not a bundle (no {MANIFEST}): make one with  ctxdeploy export") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else None
+        raise BundleError(f"{folder / MANIFEST} cannot be read: {why or error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
         raise BundleError(f"{folder / MANIFEST} is not a {FORMAT_NAME} manifest: make one with  ctxdeploy export")
     version = manifest.get("format_version")
@@ -276,8 +283,9 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         tools=manifest["tools"],
         codebook=None if manifest.get("codebook") is None else CodebookFile(**manifest["codebook"]),
     )
-    if not bundle.artefacts:
-        raise BundleError("it lists no artefact")
+    if not 1 <= len(bundle.artefacts) <= MAX_ARTEFACTS:
+        count = f"{len(bundle.artefacts):,} artefacts, more than {MAX_ARTEFACTS}" if bundle.artefacts else "no artefact"
+        raise BundleError(f"it lists {count}")
     for key in ("network", "source", "tools"):
         if not isinstance(manifest[key], dict):
             raise BundleError(f"{key} is a {type(manifest[key]).__name__}")
@@ -288,7 +296,8 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
     return bundle
 
 
-def _check_file(bundle: Bundle, entry: Artefact | CodebookFile, check_hash: bool) -> None:
+def _check_file(bundle: Bundle, entry: Artefact | CodebookFile, hashes: dict[str, str] | None) -> None:
+    """Check what is said of a file; ``hashes`` has those of files seen before, and is None where none is asked for."""
     name = PurePosixPath(entry.file)
     if name.is_absolute() or ".." in name.parts:
         raise BundleError(f"{bundle.path / MANIFEST} names a file outside the bundle: {entry.file}")
@@ -297,10 +306,15 @@ def _check_file(bundle: Bundle, entry: Artefact | CodebookFile, check_hash: bool
         raise BundleError(f"{path} is missing: export the bundle anew")
     if path.stat().st_size != entry.bytes:
         raise BundleError(f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}: export the bundle anew")
-    if check_hash and file_sha256(path) != entry.sha256:
+    if hashes is None:
+        return
+    if entry.file not in hashes:
+        hashes[entry.file] = file_sha256(path)
+    if hashes[entry.file] != entry.sha256:
         raise BundleError(f"{path} is damaged (its sha256 is not the recorded one): export the bundle anew")
-    if check_hash and isinstance(entry, Artefact) and entry.format == "onnx":
+    if isinstance(entry, Artefact) and entry.format == "onnx" and (graph := f"{entry.file}\0graph") not in hashes:
         check_onnx(path)
+        hashes[graph] = "sound"
 
 
 def _outputs(extraction: Extraction) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError, StorageError
+from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import json_ready
 
 TEMPORARY = ".tmp-"
@@ -36,8 +37,8 @@ Piece = bytes | NDArray[np.generic]
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
+    """Return the hex sha256 of a regular file's bytes, read in pieces."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

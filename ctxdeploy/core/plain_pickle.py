@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
+from ctxdeploy.core.reading import TooManyBytesError, read_regular
 from ctxdeploy.core.text import printable
 
 # The longest of the published lists, SfM-120k's, names 98 thousand photos.
@@ -50,12 +51,11 @@ def load_plain(path: Path, error: type[CtxdeployError] = ConfigError) -> Any:
     """
     shown = printable(str(path))
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES)
+    except TooManyBytesError as reason:
+        raise error(f"{shown} is larger than {MAX_BYTES >> 20} MiB: it is not a data set's list of photos") from reason
     except OSError as reason:
         raise error(f"{shown} cannot be read: {reason.strerror or reason}") from reason
-    if len(data) > MAX_BYTES:
-        raise error(f"{shown} is larger than {MAX_BYTES >> 20} MiB: it is not a data set's list of photos")
     try:
         _check_opcodes(data)
         return _Unpickler(data).load()

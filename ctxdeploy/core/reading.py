@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 
 # Of what describes other files: manifests, settings, ground truths. The largest known, of a million photos, has 60 MB.
@@ -26,20 +27,28 @@ class TooManyBytesError(OSError):
         self.limit, self.size = limit, size
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Return an open file; ``OSError`` if it cannot be opened or is no regular file, as its ``strerror`` says."""
+    # Opened without blocking: a named pipe would hold the reader for ever.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise OSError(errno.EINVAL, NOT_REGULAR)
+    return os.fdopen(descriptor, "rb")
+
+
 def read_regular(path: Path, limit: int = MAX_DESCRIPTION) -> bytes:
     """Return the bytes of a file.
 
     Raises:
         TooManyBytesError: it has more than ``limit``.
-        OSError: it cannot be read, or is no regular file; its ``strerror`` says which.
+        OSError: as ``open_regular``.
     """
-    # Opened without blocking: a named pipe would hold the reader for ever.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, NOT_REGULAR)
-    with os.fdopen(descriptor, "rb") as file:
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno())
         if found.st_size > limit:
             raise TooManyBytesError(limit, found.st_size)
         expected = min(max(found.st_size, _SMALL), limit)

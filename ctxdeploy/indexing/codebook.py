@@ -17,6 +17,7 @@ from ctxdeploy.core.bundle import CODEBOOK, Bundle, CodebookFile
 from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, NoPhotosError
 from ctxdeploy.core.files import copy_file, file_sha256
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import name_bytes
 from ctxdeploy.indexing.config import FailureLimit
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
@@ -138,9 +139,7 @@ def _mark(photo: "PhotoSource") -> str:
 
 def _head(path: Path) -> bytes | None:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            return None
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(_HEAD)
     except (OSError, ValueError):  # extraction says why it cannot be read
         return None

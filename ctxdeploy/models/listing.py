@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core import bundle
-from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.bundle import MAX_MANIFEST, Bundle
 from ctxdeploy.core.errors import BundleError
 from ctxdeploy.core.files import folder_bytes, write_json
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.models.finding import built_in, models_folder, own_names
 from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED
 
@@ -52,7 +53,7 @@ def write_origin(folder: Path, origin: Origin) -> None:
 def read_origin(folder: Path) -> Origin | None:
     """Return where a model came from; None if it does not say, or not in a form that is known."""
     try:
-        return Origin(**json.loads((folder / ORIGIN).read_text(encoding="utf-8")))
+        return Origin(**json.loads(read_regular(folder / ORIGIN, MAX_MANIFEST)))
     except (OSError, ValueError, TypeError):
         return None
 

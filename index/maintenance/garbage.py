@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.core.files import TEMPORARY, storing, sync_folder
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.index.maintenance.snapshots import SNAPSHOTS, snapshot_manifests
 from ctxdeploy.index.storage.manifest import (
     CURRENT,
@@ -70,7 +71,7 @@ def _remove_manifest(folder: Path, name: str) -> Manifest | None:
             path.unlink()
             return None
     try:
-        return parse(path.read_bytes(), str(path))
+        return parse(read_regular(path), str(path))
     except OSError as error:
         raise ArchiveError(f"{path} cannot be read: {error}") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError
 from ctxdeploy.core.files import WriterLock, write_file
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import json_text
 from ctxdeploy.index.maintenance.verify import check_codebook, check_file, check_names, check_statistics, shard_problems
 from ctxdeploy.index.storage.failures import read_failures
@@ -168,7 +169,7 @@ def _newest_sound(folder: Path) -> tuple[Manifest, list[str]]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import checksum, make_folder, storing, sync_folder, write_file
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.index.storage.manifest import manifest_name, parse_pointer, pointer_text, read_pointer
 from ctxdeploy.index.storage.pins import Pin, pin, pin_current
 
@@ -111,7 +112,7 @@ def _read(folder: Path, name: str) -> tuple[SnapshotInfo, str]:
     """Return a snapshot and its pointer, in the form of ``CURRENT``."""
     path = _path(folder, name)
     try:
-        data = json.loads(path.read_bytes().decode("ascii"))
+        data = json.loads(read_regular(path).decode("ascii"))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no snapshot {name!r} in {folder}: see  ctxdeploy snapshot {folder}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -147,7 +148,7 @@ def pin_state(folder: Path, at: str | int | None) -> Pin:
         raise ConfigError(f"{at!r} is neither a snapshot's name nor the number of a manifest")
     name = manifest_name(at)
     try:
-        text = (folder / name).read_bytes()
+        text = read_regular(folder / name)
     except OSError as error:
         raise ArchiveError(f"{folder} has no manifest {at}: it was removed as garbage, or never was") from error
     return pin(folder, pointer_text(name, text).decode(), str(folder / name))

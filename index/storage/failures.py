@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.index.storage.format import unreadable
 from ctxdeploy.index.storage.manifest import FileEntry, store
 
@@ -55,7 +56,7 @@ def read_failures(folder: Path, entry: FileEntry | None) -> Failures:
         return {}
     path = folder / entry.file
     try:
-        text = path.read_bytes()
+        text = read_regular(path, 2 << 30)
     except OSError as error:
         raise unreadable(path, error) from error
     if hashlib.sha256(text).hexdigest() != entry.sha256:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.core.files import Piece
+from ctxdeploy.core.reading import open_regular
 
 MAX_HEADER = 1 << 20
 _ALIGNMENT = 64
@@ -118,7 +119,7 @@ def map_bytes(path: Path) -> mmap.mmap | bytes:
 
 
 def _map(path: Path) -> mmap.mmap | bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         # Before 3.13 each map keeps a file open. Room is made before there is none, for what others open.
         if sys.version_info < (3, 13) and file.fileno() * 4 > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3:
             _allow_more_files()
@@ -248,7 +249,7 @@ def check_offsets(offsets: NDArray[np.uint32], end: int, where: str) -> None:
 def check_hash(path: Path, sha256: str) -> None:
     """Raise ``ArchiveError`` unless a file has this hex sha256."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error

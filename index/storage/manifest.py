@@ -10,6 +10,7 @@ from typing import Any
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import Piece, checksum, make_folder, piece_bytes, write_file
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
 from ctxdeploy.index.storage.format import NewerFormatError, unreadable
 
@@ -213,7 +214,7 @@ def read_pointer(folder: Path) -> str:
     """
     path = folder / CURRENT
     try:
-        return path.read_bytes().decode("ascii")
+        return read_regular(path).decode("ascii")
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.is_dir() and any(manifest_numbers(folder)):  # the first, 0, alone is left by a creation
             raise ArchiveError(f"{path} is missing: run  ctxdeploy repair {folder}") from error

@@ -9,15 +9,18 @@ as the file system is a local one.
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.core.reading import MAX_DESCRIPTION, NOT_REGULAR
 from ctxdeploy.index.storage.format import unreadable
 from ctxdeploy.index.storage.manifest import CURRENT, Manifest, parse, parse_pointer, read_pointer
 
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # A writer may collect garbage between our reading of CURRENT and of the manifest.
 _ATTEMPTS = 100
 _PAUSE = 0.002
@@ -73,12 +76,12 @@ def pin(folder: Path, pointer: str, where: str) -> Pin:
     name, sha256 = parse_pointer(pointer, where)
     path = folder / name
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, _FLAGS)  # without waiting for what a pipe may give
     except OSError as error:
         raise unreadable(path, error, f", but {Path(where).name} names it") from error
     try:
         _share(handle, path)
-        text = _read_all(handle)
+        text = _read_all(handle, path)
         if hashlib.sha256(text).hexdigest() != sha256:
             raise ArchiveError(f"{path} is damaged: its sha256 is not the one in {Path(where).name}")
         return Pin(parse(text, str(path)), pointer, handle)
@@ -101,10 +104,15 @@ def _share(handle: int, path: Path) -> None:
         raise ArchiveError(f"{path} has been removed: open the archive again")
 
 
-def _read_all(handle: int) -> bytes:
-    parts = []
+def _read_all(handle: int, path: Path) -> bytes:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise ArchiveError(f"{path} is damaged: {NOT_REGULAR}")
+    parts, size = [], 0
     while part := os.read(handle, 1 << 24):
         parts.append(part)
+        size += len(part)
+        if size > MAX_DESCRIPTION:
+            raise ArchiveError(f"{path} is damaged: it has more than {MAX_DESCRIPTION >> 20} MiB")
     return b"".join(parts)
 
 
@@ -118,7 +126,7 @@ def read_current(folder: Path) -> Manifest:
 @contextmanager
 def unpinned(path: Path) -> Iterator[bool]:
     """Yield whether no reader holds a manifest; if so, none can begin to, inside the ``with`` block."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, _FLAGS)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -122,6 +122,7 @@ def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
         raise PhotoError("there is not enough memory to read it") from error
     except OSError as error:
         why = error.strerror or str(error)
+        why = NOT_REGULAR if isinstance(error, IsADirectoryError) else why
         raise PhotoError(why if why == NOT_REGULAR else f"it cannot be read ({why})") from error
 
 

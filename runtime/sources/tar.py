@@ -4,8 +4,10 @@ import math
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.photo import PhotoReader
@@ -16,6 +18,8 @@ from ctxdeploy.runtime.sources.selection import ALL, Selection
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _KIND = "tar file"
+# Bytes of a name or of a pax header; paths have 4,096 at most.
+MAX_HEADER = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,19 @@ class TarMember:
         return FileState(size=self.size, mtime_ns=self.mtime_ns)
 
 
+class _Bounded:
+    """The file as ``tarfile`` reads its headers, of which it would read any number of bytes that they say they have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
 def list_tars(place: str, selection: Selection = ALL) -> PhotoList:
     """List the photos in a tar file, or in all that a pattern names; names and errors as ``list_packed``.
 
@@ -52,7 +69,12 @@ def _list_members(file: PackedFile, takes: TakesName) -> tuple[dict[str, PhotoRe
     """Return the photos of a tar file and what is wrong with it, None if nothing is."""
     found: dict[str, PhotoReader] = {}
     try:
-        with tarfile.open(file.path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
+        with (
+            open_regular(Path(file.path)) as opened,
+            tarfile.open(
+                fileobj=cast(IO[bytes], _Bounded(opened)), mode="r:", encoding="utf-8", errors="surrogateescape"
+            ) as tar,
+        ):
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if member.size < 0:  # it leads back, and round in a circle

@@ -1,6 +1,8 @@
 """Photos in zip files."""
 
 import calendar
+import os
+import re
 import stat
 import struct
 import zipfile
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import FileState
 from ctxdeploy.runtime.photo import PhotoReader
@@ -23,6 +26,10 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
 _UNIX = 3  # the system of a member whose attributes hold the mode of a file
 # A member's own header: signature, 22 bytes that the directory repeats, and the lengths of its name and extra fields.
 _HEADER = struct.Struct("<4s22xHH")
+# Bytes of the directory: of four million members.
+MAX_DIRECTORY = 512 << 20
+# The records at the end, with the longest remark and room for what zip64 adds.
+_MAX_END = (1 << 16) + 4096
 # Deflate packs zeros 1,030 to 1, photos hardly at all, and a drawing without compression of its own rarely 100 to 1.
 _MAX_RATIO = 100
 _NEVER_A_BOMB = 64 << 20
@@ -106,10 +113,13 @@ def _list_members(file: PackedFile, takes: TakesName) -> tuple[dict[str, PhotoRe
     """Return the photos of a zip file and what is wrong with it, None if nothing is."""
     found: dict[str, PhotoReader] = {}
     try:
+        _check_directory(Path(file.path))
         with zipfile.ZipFile(file.path) as opened:
             members = opened.infolist()
     except OSError:
         raise
+    except PhotoError as error:
+        return found, str(error)
     except Exception as error:  # damaged directories raise anything: BadZipFile, struct.error, NotImplementedError, ...
         return found, _why(file.path, error)
     for member in members:
@@ -127,6 +137,24 @@ def _list_members(file: PackedFile, takes: TakesName) -> tuple[dict[str, PhotoRe
             mtime_ns=_nanoseconds(member.date_time),
         )
     return found, None
+
+
+def _check_directory(path: Path) -> None:
+    """Raise ``PhotoError`` where the directory has more bytes than are read: ``zipfile`` reads it whole."""
+    with open_regular(path) as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _MAX_END, 0))
+        end = file.read()
+    wide = [_number(end, found.start() + 40, 8) for found in re.finditer(b"PK\6\6", end)]  # of zip64
+    plain = [_number(end, found.start() + 12, 4) for found in re.finditer(b"PK\5\6", end)]
+    if wide:
+        plain = [size for size in plain if size != 0xFFFFFFFF]
+    size = max(wide + plain, default=0)
+    if size > MAX_DIRECTORY:
+        raise PhotoError(f"its directory has {size:,} bytes, more than the {MAX_DIRECTORY:,} that are read: divide it")
+
+
+def _number(data: bytes, at: int, size: int) -> int:
+    return int.from_bytes(data[at : at + size], "little")
 
 
 def _name(member: zipfile.ZipInfo) -> str:

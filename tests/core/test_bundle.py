@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ctxdeploy.core.bundle
-from ctxdeploy.core.bundle import FORMAT_VERSION, MANIFEST, Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.bundle import FORMAT_VERSION, MANIFEST, MAX_MANIFEST, Artefact, Bundle, Extraction, ShapeRange
 from ctxdeploy.core.errors import ArchiveError, BundleError, ConfigError
+from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.index import Codebook
 from ctxdeploy.indexing.codebook import add_codebook, codebook_of
@@ -192,6 +194,45 @@ def test_not_a_bundle(tmp_path: Path) -> None:
 def test_a_manifest_that_is_none(bundle: Bundle, text: str) -> None:
     (bundle.path / MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(BundleError, match=MANIFEST):
+        ctxdeploy.core.bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "endless", "sparse"])
+def test_a_manifest_without_end_is_not_waited_for(bundle: Bundle, what: str) -> None:
+    file = bundle.path / MANIFEST
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "endless":
+        file.write_bytes(b"[" * (MAX_MANIFEST + 1))
+    elif what == "sparse":
+        with file.open("wb") as opened:
+            opened.truncate(1 << 40)
+    else:
+        file.symlink_to(what)
+    with pytest.raises(BundleError, match=r"cannot be read: it (is not a regular file|has [0-9,]+ bytes, more)"):
+        ctxdeploy.core.bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_an_artefact_without_end_is_not_waited_for(bundle: Bundle, kind: str) -> None:
+    (bundle.path / "model.onnx").unlink()
+    if kind == "pipe":
+        os.mkfifo(bundle.path / "model.onnx")
+    else:
+        (bundle.path / "model.onnx").symlink_to(kind)
+    with pytest.raises(BundleError, match=r"model.onnx is missing"):
+        ctxdeploy.core.bundle.open(bundle.path)
+
+
+def test_many_entries_of_one_file_are_one_to_read(bundle: Bundle, edit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr(ctxdeploy.core.bundle, "file_sha256", lambda path: hashed.append(path) or file_sha256(path))
+    edit(lambda manifest: manifest.update(artefacts=manifest["artefacts"] * 400))
+    assert len(ctxdeploy.core.bundle.open(bundle.path).artefacts) == 400
+    assert hashed == [bundle.path / "model.onnx"]
+    edit(lambda manifest: manifest.update(artefacts=manifest["artefacts"] * 50))
+    with pytest.raises(BundleError, match=r"bundle.json is not valid \(it lists 20,000 artefacts, more than 500\)"):
         ctxdeploy.core.bundle.open(bundle.path)
 
 

@@ -5,6 +5,7 @@ import os
 import random
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -312,3 +313,19 @@ def test_expanding_braces() -> None:
     assert not has_pattern("{x}.tar")
     with pytest.raises(ConfigError, match="more than 1,000,000 files"):
         expand("{0..999}{0..9999}")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_header_that_has_more_bytes_than_memory(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = kind, 6 << 30
+    with (tmp_path / "x.tar").open("wb") as file:
+        file.write(member.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(7 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=r"x.tar: the tar file is truncated or damaged \(a header of 6,4"):
+            list_photos(str(tmp_path / "x.tar"))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

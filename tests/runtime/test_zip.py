@@ -6,6 +6,7 @@ import random
 import stat
 import struct
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -266,3 +267,23 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.zip")
     with pytest.raises(ConfigError, match="it is not a regular file"):
         list_photos(str(tmp_path / "x.zip"))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_directory_that_has_more_bytes_than_memory(tmp_path: Path, wide: bool) -> None:
+    size, length = (6 << 30, 7 << 30) if wide else (3 << 30, 4 << 30)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 0xFFFFFFFF if wide else size, 0xFFFFFFFF if wide else 0, 0)
+    if wide:
+        record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, size, 0)
+        end = record + struct.pack("<4sLQL", b"PK\6\7", 0, length - 98, 1) + end
+    with (tmp_path / "x.zip").open("wb") as file:
+        file.truncate(length)
+        file.seek(length - len(end))
+        file.write(end)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=rf"x.zip: its directory has {size:,} bytes, more than the"):
+            list_photos(str(tmp_path / "x.zip"))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
