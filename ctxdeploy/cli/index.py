@@ -1,5 +1,6 @@
 """``ctxdeploy index``."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ctxdeploy.cli.options import (
     print_json,
     quiet_option,
 )
-from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
+from ctxdeploy.core.bundle import CODEBOOK, Bundle
+from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.config import IndexingConfig
@@ -26,15 +28,27 @@ from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_model
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
+from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, Selection, list_photos
 
 # Seconds of a run from which on its limiting stage says something; before, starting the workers counts too much.
 ADVISED_FROM = 10.0
 # Failed photos that are named on stderr; the archive lists all.
 NAMED_FAILURES = 5
+# Precisions that may take less time, best first; an archive is of one.
+FASTER = {"fp32": ("int8", "bf16"), "bf16": ("int8",)}
+_TYPED = "ctxdeploy.typed"
 
 
-@click.command("index")
+class _Command(click.Command):
+    """Keeps what was typed, for advice that repeats it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("index", cls=_Command)
 @click.argument("place", shell_complete=PATH.shell_complete)
 @click.option("-o", "--output", type=ARCHIVE, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
 @model_option
@@ -87,8 +101,11 @@ def command(
         except KeyboardInterrupt:
             click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
             raise
+        bundle = index.bundle
     _print(archive, report, about, as_json)
-    _remark(archive, photos, report, about, shown)
+    if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
+        shown.say(_advice(archive, report, about, bundle))
+    _remark(archive, photos, report, shown)
 
 
 def _opened(archive: Path, model: str | None, config: IndexingConfig) -> PhotoIndex:
@@ -102,10 +119,43 @@ def _opened(archive: Path, model: str | None, config: IndexingConfig) -> PhotoIn
     return PhotoIndex.open(archive, writable=True, model=given, backend=backend, extraction=extraction)
 
 
-def _remark(archive: Path, photos: PhotoList, report: IndexingReport, about: dict[str, Any], shown: Display) -> None:
+def _advice(archive: Path, report: IndexingReport, about: dict[str, Any], bundle: Bundle) -> str:
+    """Return what limits the run; of a faster precision, the command that makes another archive, if it runs here."""
+    said = report.stages.advice(about["workers"])
+    if report.stages.limit != "network":
+        return said
+    for precision in FASTER.get(about["precision"], ()):
+        if _runs_here(bundle, precision):
+            typed = click.get_current_context().meta[_TYPED]  # an option that is given again replaces the first
+            other = ("-o", str(archive.with_name(f"{archive.stem}-{precision}{archive.suffix}")))
+            engine = ("--backend", "auto", "--precision", precision)
+            command = shlex.join(("ctxdeploy", "index", *typed, *other, *_own(archive, bundle), *engine))
+            return f"{said}; a new archive in {precision} may take less:  {command}"
+    return said
+
+
+def _own(archive: Path, bundle: Bundle) -> tuple[str, ...]:
+    """Return the options that make another archive with an archive's own model and codebook, if it has its own."""
+    if bundle.path.parent != archive:
+        return ()
+    config = configured(IndexingConfig)
+    given = config.codebook is not None or config.words is not None
+    return ("--model", str(bundle.path), *(() if given else ("--codebook", str(archive / CODEBOOK))))
+
+
+def _runs_here(bundle: Bundle, precision: str) -> bool:
+    """Return whether a bundle carries a graph of a precision that this machine can run."""
+    if all(a.precision != precision or a.format != "onnx" for a in bundle.artefacts):
+        return False
+    try:
+        open_backend(bundle, BackendConfig(precision=precision))
+    except CtxdeployError:
+        return False
+    return True
+
+
+def _remark(archive: Path, photos: PhotoList, report: IndexingReport, shown: Display) -> None:
     """Say what a user may not expect, and raise if photos could not be read."""
-    if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
-        shown.say(report.stages.advice(about["precision"], about["workers"]))
     if report.missing:
         shown.say(
             f"the files of {counted(report.missing, 'photo')} of the archive are gone from {photos.place}, or left out "

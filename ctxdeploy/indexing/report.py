@@ -47,13 +47,12 @@ class StageTimes:
             return "decode" if self.decode >= self.read else "read"
         return "assign" if self.assign >= self.write else "write"
 
-    def advice(self, precision: str, workers: int) -> str:
-        """Return what would make the run faster, in one sentence."""
+    def advice(self, workers: int) -> str:
+        """Return what limits the run, and what would make it faster on the same archive, in one sentence."""
         cores = available_processors()
         more = f"--workers {min(2 * workers, cores)}" if workers < cores else "a bundle exported with --draft"
-        faster = {"fp32": "--precision bf16 or int8, or a GPU", "bf16": "--precision int8, or a GPU"}
         return {
-            "network": f"the network takes most of the time: {faster.get(precision, 'a GPU')} would help",
+            "network": "the network takes most of the time",
             "decode": f"the network waits for photos to be decoded: {more} would help",
             "read": "the network waits for photos to be read: more --read-threads, or a copy nearby, would help",
             "assign": "the network waits for the assignment to words: more cores, or fewer --words, would help",

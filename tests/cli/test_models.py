@@ -1,6 +1,7 @@
 """The built-in model as commands take it: where none is named, by its name, and beside others."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 import ctxdeploy.core.bundle
+from ctxdeploy.cli.index import _runs_here
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.indexing.codebook import codebook_of
+from ctxdeploy.indexing.report import StageTimes
 from ctxdeploy.models import built_in
 
 
@@ -69,6 +72,37 @@ def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
     assert "6 photos; its model; " in call("index", few).err
     answer = call("query", few / "coffee_0.jpg", "--model", "ctx-small", "--json").json[0]
     assert answer["results"][0]["name"] == "coffee_0.jpg"
+
+
+@pytest.mark.slow
+def test_what_is_advised_at_the_end_works_as_it_stands(call, work: Path, few: Path, bundle, monkeypatch) -> None:
+    """A precision that the model has here, in an archive of its own; nothing of one that it has not."""
+    monkeypatch.setattr("ctxdeploy.cli.index.ADVISED_FROM", 0.0)
+    monkeypatch.setattr(StageTimes, "limit", "network")
+    with_bf16 = _runs_here(_small(), "bf16")
+    for photo in list(few.iterdir())[2:]:
+        photo.unlink()
+    folder = few.rename(few.with_name("two photos"))
+    words = [call("index", folder, "-o", "mine.ctxindex", "--precision", "fp32").err.splitlines()[-1]]
+    shutil.copy(next(folder.iterdir()), folder / "third.jpg")
+    words.append(call("index", folder, "-o", "mine.ctxindex").err.splitlines()[-1])
+    for line in words:
+        said, _, command = line.partition(";")
+        assert said == "the network takes most of the time" and bool(command) == with_bf16
+        if with_bf16:
+            name, *arguments = shlex.split(command.partition("less:  ")[2])
+            result = call(*arguments, "-q")
+            assert (name, result.code) == ("ctxdeploy", 0), result.err
+            assert call("info", "mine-bf16.ctxindex", "--json").json[0]["extraction"]["precision"] == "bf16"
+            assert Codebook.load("mine-bf16.ctxindex/codebook.safetensors").id == codebook_of(_small()).id
+            shutil.rmtree("mine-bf16.ctxindex")
+    # The small network of these tests has fp32 alone.
+    result = call("index", folder, "-o", "other.ctxindex", "--model", bundle.path, "--words", 16)
+    assert result.err.splitlines()[-1] == "the network takes most of the time"
+
+
+def _small():
+    return ctxdeploy.core.bundle.open(built_in("ctx-small"))
 
 
 def test_words_trains_a_codebook_and_codebook_takes_another(call, work: Path, few: Path) -> None:

@@ -12,7 +12,7 @@ from ctxdeploy.runtime import ExtractionStatistics
 @pytest.mark.parametrize(
     ("times", "limit", "said"),
     [
-        ({"network": 9.0, "waiting": 1.0, "decode": 20.0}, "network", "--precision bf16"),
+        ({"network": 9.0, "waiting": 1.0, "decode": 20.0}, "network", "the network takes most of the time"),
         ({"network": 2.0, "waiting": 7.0, "decode": 20.0, "read": 1.0}, "decode", "decoded"),
         ({"network": 2.0, "waiting": 7.0, "decode": 2.0, "read": 100.0}, "read", "--read-threads"),
         ({"network": 2.0, "blocked": 7.0, "assign": 8.0, "write": 1.0}, "assign", "--words"),
@@ -22,7 +22,7 @@ from ctxdeploy.runtime import ExtractionStatistics
 def test_the_longest_wait_names_the_stage(times: dict[str, float], limit: str, said: str) -> None:
     stages = StageTimes(**times)
     assert stages.limit == limit
-    assert said in stages.advice("fp32", 2)
+    assert said in stages.advice(2)
     assert json.loads(json.dumps(stages.metadata()))["limit"] == limit
 
 
@@ -34,9 +34,6 @@ def test_seconds_of_the_extraction_are_taken_over() -> None:
 
 
 def test_what_is_advised_depends_on_what_runs() -> None:
-    network = StageTimes(network=1.0)
-    assert "int8" in network.advice("bf16", 2) and "bf16" not in network.advice("bf16", 2)
-    assert "a GPU would help" in network.advice("int8", 2)
     decode = StageTimes(waiting=1.0)
-    assert "--workers 2" in decode.advice("fp32", 1)
-    assert "--draft" in decode.advice("fp32", 512)
+    assert "--workers 2" in decode.advice(1)
+    assert "--draft" in decode.advice(512)
