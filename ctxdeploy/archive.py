@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +214,17 @@ def photo_folder(archive: Path) -> Path | None:
     origin = _read_origin(archive)
     folder = None if origin is None else origin.get("folder", origin["photos"])
     return None if folder is None else Path(_text(folder))
+
+
+def last_run(archive: Path) -> str | None:
+    """Return when an archive was written last, by its file that every run writes: ``2026-01-31T12:00:00+00:00``."""
+    for name in (_ORIGIN, CURRENT):
+        try:
+            seconds = (archive / name).stat().st_mtime
+            return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+        except (OSError, ValueError, OverflowError):  # it is not there, or its time is none of a calendar
+            continue
+    return None
 
 
 def extraction_of(archive: Path) -> dict[str, Any] | None:

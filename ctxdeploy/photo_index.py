@@ -219,7 +219,7 @@ class PhotoIndex:
         box: Box | Sequence[float] | None = None,
         config: QueryConfig | None = None,
     ) -> "list[Hit]":
-        """Return the photos that show the same as a photo, best first: hits with ``name`` and ``score``.
+        """Return the photos that show the same as a photo, best first: hits with ``name`` and ``score`` (see ``Hit``).
 
         Args:
             photo: a file, the bytes of one, a PIL image, an H×W×3 or H×W uint8 array in RGB or grey, or the name of an

@@ -116,7 +116,12 @@ class DescriptorSource:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A photo that answers a query, and its ASMK score (above 0; 1 for the photo itself, if both assign alike)."""
+    """A photo that answers a query, and its ASMK score.
+
+    A score is above 0 and orders the answers of one query; it is no share and no probability. The query's own photo has
+    about 0.07 to 0.3, not 1, because descriptors of a query are assigned to five words each, those of an archive to one
+    (with ``query_assignment=1`` in ``IndexConfig`` it has 1).
+    """
 
     name: str
     score: float

@@ -1,17 +1,22 @@
 """``ctxdeploy info``."""
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ctxdeploy.archive import is_archive, is_bundle
+from ctxdeploy.archive import is_archive, is_bundle, last_run
 from ctxdeploy.cli.options import ANY_FOLDER, at_option, json_option, print_json
 from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_bundle
 from ctxdeploy.photo_index import PhotoIndex
+
+# Values of a list that are shown; JSON has all.
+LISTED = 12
 
 
 @click.command("info")
@@ -20,7 +25,7 @@ from ctxdeploy.photo_index import PhotoIndex
 @click.option("--failures", is_flag=True, help="Only the photos that could not be read, one JSON object a line.")
 @json_option
 def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
-    """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read."""
+    """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read: the gist, and all."""
     if failures:
         with PhotoIndex.open(path, at=at) as index:
             for failure in index.failures():
@@ -30,6 +35,9 @@ def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    for line in _gist(facts, at):
+        click.echo(line)
+    click.echo()
     _print(facts)
 
 
@@ -38,7 +46,7 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     path = path if is_archive(path) else find_bundle(path)
     if is_archive(path):
         with PhotoIndex.open(path, at=at) as index:
-            return {**index.info(), "failed_photos": index.failures()}
+            return {**index.info(), "last_run": last_run(path), "failed_photos": index.failures()}
     if is_bundle(path):
         if at is not None:
             raise ConfigError(f"--at {at}: {path} is a bundle, which has one state: leave out --at")
@@ -52,9 +60,39 @@ def not_either(path: Path) -> ConfigError:
     return ConfigError(f"{printable(str(path))} {what}: name a folder made by  ctxdeploy export  or  index")
 
 
+def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
+    """Yield what an owner wants to know first."""
+    path = printable(facts["path"])
+    if facts["kind"] == "bundle":
+        yield f"{path}: {_network(facts['network'])}"
+        for artefact in facts["artefacts"]:
+            yield f"  {_text(artefact['target'])} {_text(artefact['precision'])}: {artefact['bytes'] / 1e6:.1f} MB"
+        carried = facts.get("codebook")
+        yield f"  codebook: {'none' if carried is None else counted(carried['words'], 'word')}"
+        return
+    when = "" if at is None else f" at {printable(at)}"
+    yield f"{path}{when}: {counted(facts['images'], 'photo')}, {facts['folder_bytes'] / 1e6:.1f} MB on disk"
+    failed = len(facts["failed_photos"])
+    listed = shlex.join(("ctxdeploy", "info", facts["path"], "--failures", *(() if at is None else ("--at", at))))
+    some = f"{counted(failed, 'photo')} could not be read:  {printable(listed)}"
+    yield f"  failures: {some if failed else 'none'}"
+    ran = facts["extraction"] or {}
+    engine = f", {_text(ran.get('backend'))} {_text(ran.get('precision'))} on {_text(ran.get('device'))}" if ran else ""
+    yield f"  last run: {_text(facts['last_run'])}{engine}"
+    yield f"  photos from: {_text(facts['photos'])}"
+    if "model" in facts:
+        yield f"  model: {_text(facts['model']['source'].get('file'))}, {_network(facts['model']['network'])}"
+    yield f"  codebook: {counted(facts['codebook']['words'], 'word')}"
+
+
+def _network(network: dict[str, Any]) -> str:
+    dim = network.get("dim")
+    return f"{_text(network.get('family'))} {_text(network.get('architecture'))}, {_text(dim)} dimensions"
+
+
 def _print(facts: dict[str, Any], indent: int = 0) -> None:
     for key, value in facts.items():
-        label = " " * indent + key.replace("_", " ")
+        label = " " * indent + printable(str(key).replace("_", " "))
         if isinstance(value, dict):
             click.echo(f"{label}:")
             _print(value, indent + 2)
@@ -73,5 +111,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return ", ".join(_text(item) for item in value) or "none"
+        more = f", … ({len(value)} in all)" if len(value) > LISTED else ""
+        return ", ".join(_text(item) for item in value[:LISTED]) + more or "none"
     return "none" if value is None else printable(str(value))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
-    from ctxdeploy.report.answers import write_answers
+    from ctxdeploy.report.answers import picture_of, write_answers
     from ctxdeploy.report.bundle import write_bundle_report
     from ctxdeploy.report.diff import diff_lines, write_diff
     from ctxdeploy.report.failures import write_failures
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_inspection",
     "diff_lines",
+    "picture_of",
     "write_answers",
     "write_bundle_report",
     "write_diff",
@@ -31,6 +32,7 @@ __all__ = [
 _HOMES = {
     "check_inspection": "inspection.folder",
     "diff_lines": "diff",
+    "picture_of": "answers",
     "write_answers": "answers",
     "write_bundle_report": "bundle",
     "write_diff": "diff",
