@@ -38,7 +38,7 @@ from ctxdeploy.runtime.decode.image import (
 from ctxdeploy.runtime.decode.integrity import END, START
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a box filter goes before LANCZOS
 
@@ -196,9 +196,7 @@ def _nearest(number: float, distance: Callable[[int], float]) -> int:
     return max(min(math.floor(number), math.ceil(number), key=distance), 1)
 
 
-def _decode(
-    image: "ImageFile.ImageFile", data: bytes, preprocessing: Preprocessing, box: Box | None, load: Load
-) -> Pixels:
+def _decode(image: "Image.Image", data: bytes, preprocessing: Preprocessing, box: Box | None, load: Load) -> Pixels:
     stored_size = image.size
     drafted = _draft(image, preprocessing.image_size) if preprocessing.draft else 1
     loaded = load(image, data)
@@ -237,7 +235,7 @@ def _scale(
     return image.resize(size, Image.Resampling.LANCZOS, box=region, reducing_gap=REDUCING_GAP)
 
 
-def _draft(image: "ImageFile.ImageFile", image_size: int) -> int:
+def _draft(image: "Image.Image", image_size: int) -> int:
     """Let the JPEG decoder scale by the largest of 1/8, 1/4, 1/2 that stays above ``image_size``; return its divisor.
 
     ``thumbnail`` drafts to twice the bounding square, which no 3:2 photo below 4096 pixels on its short side reaches.

@@ -13,17 +13,20 @@ from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.runtime.config import DecodeLimits
 from ctxdeploy.runtime.decode.formats import readable_formats, why_not_opened
 from ctxdeploy.runtime.decode.integrity import load_jpeg, verify_png
+from ctxdeploy.runtime.decode.png import is_16_bits, wide_samples
+from ctxdeploy.runtime.decode.samples import TOPS, alpha_to_8_bits, over_white, to_8_bits, white_of
+from ctxdeploy.runtime.decode.tiff import TiffLayout, read_layout, read_planes
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 
 _SIGNATURE = 16  # bytes by which Pillow's readers know their format
 _NOT_OPENED = (SyntaxError, IndexError, TypeError, struct.error)  # what a reader raises that cannot open a file
 
 
-def open_image(data: bytes, limits: DecodeLimits) -> "ImageFile.ImageFile":
-    """Return an image that is not loaded yet, of the first format that takes the bytes.
+def open_image(data: bytes, limits: DecodeLimits) -> "Image.Image":
+    """Return an image, mostly not loaded yet, of the first format that takes the bytes.
 
     Raises:
         PhotoError: no format does, or the header promises too many pixels.
@@ -33,6 +36,9 @@ def open_image(data: bytes, limits: DecodeLimits) -> "ImageFile.ImageFile":
     canvas = _webp_canvas(data)
     if canvas is not None:
         check_size(canvas, limits)  # the reader would claim the memory while it opens
+    layout = read_layout(data)
+    if layout is not None and layout.is_misread():
+        return _open_planes(data, layout, limits)
     failures = []
     for name in readable_formats():
         factory, accepts = Image.OPEN[name]
@@ -42,11 +48,24 @@ def open_image(data: bytes, limits: DecodeLimits) -> "ImageFile.ImageFile":
         try:
             image = factory(io.BytesIO(data), "")
         except _NOT_OPENED as error:
+            if name == "TIFF" and layout is not None and layout.size[0]:
+                return _open_planes(data, layout, limits)
             failures.append(f"{name}: {one_line(error)}")
             continue
         check_size(image.size, limits)
         return image
     raise PhotoError(why_not_opened(data, failures))
+
+
+def _open_planes(data: bytes, layout: TiffLayout, limits: DecodeLimits) -> "Image.Image":
+    """Return a TIFF file's picture where Pillow is not to be trusted with it; ``PhotoError`` where nothing is."""
+    if not layout.is_read_here():
+        raise PhotoError(f"it is a TIFF file of {layout}, which is not read: save it anew, with 8 or 16 bits a sample")
+    check_size(layout.size, limits)
+    image = read_planes(data, layout)
+    image.format = "TIFF"
+    image.getexif()[EXIF_ORIENTATION] = layout.orientation
+    return image
 
 
 def check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
@@ -70,11 +89,12 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
 
 
-Load: TypeAlias = "Callable[[ImageFile.ImageFile, bytes], Image.Image | NDArray[np.uint8]]"
+Load: TypeAlias = "Callable[[Image.Image, bytes], Image.Image | NDArray[np.uint8]]"
 JPEG_FORMATS = ("JPEG", "MPO")
+_TIFF_PALETTE = 320
 
 
-def load_whole(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image | NDArray[np.uint8]":
+def load_whole(image: "Image.Image", data: bytes) -> "Image.Image | NDArray[np.uint8]":
     """Return the pixels of an opened image: itself, or H×W×3 RGB, or H×W grey.
 
     Raises:
@@ -87,10 +107,52 @@ def load_whole(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image | NDAr
     elif image.format == "PNG":
         verify_png(data)
     image.load()
-    return image
+    if image.format == "TIFF" and image.mode == "P":
+        _mend_palette(image)
+    return _bright(image, data)
 
 
-def load_what_is_there(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image":
+def _mend_palette(image: "Image.Image") -> None:
+    """Give a TIFF file the palette that it has, where its colours have 8 bits in the place of 16, as libtiff does."""
+    colours: tuple[int, ...] = image.tag_v2.get(_TIFF_PALETTE, ())  # type: ignore[attr-defined]
+    if colours and max(colours) < 256:
+        image.putpalette(np.array(colours, np.uint8).reshape(3, -1).T.tobytes())
+
+
+def _bright(image: "Image.Image", data: bytes) -> "Image.Image":
+    """Return an image whose colours have 16 bits and use few of them as bright as in 8 bits; any other as it is.
+
+    Pillow gives the upper 8 bits of 16-bit colours: of a camera's 12 bits in 16 next to nothing.
+    """
+    from PIL import Image
+
+    layout = read_layout(data) if image.format == "TIFF" else None
+    is_wide = is_16_bits(data) if image.format == "PNG" else layout is not None and layout.bits == 16
+    if not is_wide or image.mode not in ("RGB", "RGBA", "RGBX", "CMYK", "LA"):
+        return image
+    count = len(image.getbands()) - (image.mode in ("RGBA", "RGBX", "LA"))
+    if max(high for _, high in _ranges(image, count)) > TOPS[-2] >> 8:
+        return image
+    if layout is not None:
+        return read_planes(data, layout) if layout.is_read_here() else image
+    if "transparency" in image.info:
+        return image
+    samples = wide_samples(image, data)
+    white = white_of(samples[..., :count])
+    rgb = to_8_bits(samples[..., :count], white)
+    rgb = np.repeat(rgb, 3, axis=-1) if count == 1 else rgb
+    if samples.shape[-1] > count:
+        rgb = over_white(rgb, alpha_to_8_bits(samples[..., count:], white))
+    return Image.fromarray(np.ascontiguousarray(rgb))
+
+
+def _ranges(image: "Image.Image", count: int) -> list[tuple[int, int]]:
+    """Return the least and the largest value of each of the first bands."""
+    found = image.getextrema()
+    return [found] if count == 1 and isinstance(found[0], int) else list(found[:count])  # type: ignore[arg-type]
+
+
+def load_what_is_there(image: "Image.Image", data: bytes) -> "Image.Image":
     """Return an opened image with the pixels that can be decoded, the others black (in a JPEG file grey).
 
     Pillow has a switch for that, but it holds for a whole process. What a decoder has written when it fails stays in
@@ -105,7 +167,7 @@ def load_what_is_there(image: "ImageFile.ImageFile", data: bytes) -> "Image.Imag
     except MemoryError:  # the file is whole, for all that is known: it is tried again when there is more
         raise
     except Exception:  # decoders raise anything
-        image.tile = []
+        image.tile = []  # type: ignore[attr-defined]
         image.load()
         if image.getbbox() is None:
             raise
@@ -180,9 +242,8 @@ WHITE = (255, 255, 255)
 def to_rgb(image: "Image.Image") -> "Image.Image":
     """Return a loaded image of any mode as RGB.
 
-    Transparency is composited on white. 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255 (Pillow
-    clips at 255). Colour profiles are ignored, as the reference ignores them. Float samples have no agreed range: the
-    largest one decides between 0..1, 0..255 and 0..65535.
+    Transparency is composited on white. Grey of more than 8 bits, integers and floats, is scaled as ``samples`` says.
+    Colour profiles are ignored, as the reference ignores them.
 
     Raises:
         PhotoError: samples outside 0..65535, or a mode that Pillow cannot convert.
@@ -211,30 +272,11 @@ def _wide_grey(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     samples = np.asarray(image)
-    grey = _from_float(samples) if image.mode.startswith("F") else _from_16_bit(samples)
+    grey = to_8_bits(samples)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):  # PNG: the one grey value that is transparent
         grey = np.where(samples == transparent, np.uint8(255), grey)
     return Image.fromarray(grey).convert("RGB")
-
-
-def _from_16_bit(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
-    wide = samples.astype(np.int64)
-    low, high = int(wide.min()), int(wide.max())
-    if low < 0 or high > 65535:
-        raise PhotoError(
-            f"its samples range from {low} to {high}, but 16-bit grey (0 to 65535) is the widest supported"
-        )
-    return ((wide + 128) // 257).astype(np.uint8)
-
-
-def _from_float(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
-    wide = samples.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
-    if not (low >= 0 and high <= 65535):  # also when NaN
-        raise PhotoError(f"its float samples range from {low:g} to {high:g}, but 0 to 65535 is the widest supported")
-    top = next(top for top in (1.0, 255.0, 65535.0) if high <= top)
-    return np.rint(wide * (255.0 / top)).astype(np.uint8)
 
 
 def _from_lab(image: "Image.Image") -> "Image.Image":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import PhotoError
 
 if TYPE_CHECKING:
-    from PIL import ImageFile
+    from PIL import Image
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 MAX_SCANS = 500  # photos have up to 20; each costs the time of a pass over all blocks, however few bytes it has
@@ -121,7 +121,7 @@ def verify_png(data: bytes) -> None:
     PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
 
 
-def load_jpeg(image: "ImageFile.ImageFile", data: bytes) -> NDArray[np.uint8] | None:
+def load_jpeg(image: "Image.Image", data: bytes) -> NDArray[np.uint8] | None:
     """Check the coded picture of an opened (and perhaps drafted) JPEG file, and decode it if it is RGB or grey.
 
     Returns:

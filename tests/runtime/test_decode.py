@@ -188,12 +188,12 @@ def test_16_bit_grey_of_any_byte_order() -> None:
 
 
 def test_transparent_16_bit_grey_is_white() -> None:
-    data = encoded(Image.fromarray(np.array([[257, 514]], np.uint16)), "PNG")
+    data = encoded(Image.fromarray(np.array([[257, 514, 65535]], np.uint16)), "PNG")
     chunk = b"tRNS" + (514).to_bytes(2, "big")
     crc = __import__("zlib").crc32(chunk).to_bytes(4, "big")
     at = data.index(b"IDAT") - 4
     data = data[:at] + (2).to_bytes(4, "big") + chunk + crc + data[at:]
-    assert decode(data)[..., 0].tolist() == [[1, 255]]
+    assert decode(data)[..., 0].tolist() == [[1, 255, 255]]
 
 
 @pytest.mark.parametrize(("top", "values"), [(1.0, [0, 0.5, 1]), (255, [0, 100.4, 255]), (65535, [0, 25700, 65535])])
