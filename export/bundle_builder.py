@@ -13,7 +13,7 @@ from ctxdeploy.core.types import Precision
 from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.parity import Image
 from ctxdeploy.export.parity.parity_run import ParityRun
-from ctxdeploy.export.parity.verify import measure, runs_in
+from ctxdeploy.export.parity.verify import measure
 from ctxdeploy.export.preflight import Job
 
 REJECTED = ".rejected"
@@ -135,9 +135,7 @@ class BundleBuilder:
         if key not in self._parities:
             self.display.say(f"comparing {job.target} {job.precision.label}")
             parity = measure(self.bundle, artefact, self.parity_run)
-            # Seconds of another engine say nothing about this one.
-            own = runs_in(artefact) == artefact.target
-            self._parities[key] = (parity if own else replace(parity, seconds=None)).metadata()
+            self._parities[key] = parity.metadata()
         return replace(artefact, parity=self._parities[key])
 
     def _converted(self, precision: Precision) -> tuple[Any, dict[str, Any]]:

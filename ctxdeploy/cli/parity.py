@@ -19,9 +19,6 @@ def parity_line(parity: Mapping[str, Any]) -> str:
         parts.append(f"mAP {ranking['map']:.4f} (reference {ranking['reference_map']:.4f})")
     elif ranking is not None:
         parts.append(f"best ten in common {ranking['overlap']:.3f}")
-    if parity["seconds"]:
-        times = parity["reference_seconds"] / parity["seconds"]
-        parts.append(f"{parity['seconds']:.3f} s a photo, {times:.1f} times the reference's speed")
     return printable(f"{parity['verdict']}; {', '.join(parts)}")
 
 

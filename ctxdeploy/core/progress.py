@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 # Seconds between two lines where stderr is not a terminal; between two lines of JSON; over which a rate is taken: a
-# run of days is to show what it does now.
+# run of days is to show what it does now, and the first moments of one show nothing.
 LINE_INTERVAL = 10.0
 JSON_INTERVAL = 1.0
 _RATE_SECONDS = 60.0
+_LEAST_SECONDS = 0.1
 
 
 class Progress(Protocol):
@@ -66,15 +67,22 @@ class Counts:
         return now - self._start
 
     @property
-    def rate(self) -> float:
-        """Done per second."""
+    def rate(self) -> float | None:
+        """Done per second; None as long as nothing was, or for a tenth of a second: that says nothing."""
         then, done = self._marks[0]
-        return (self.done - done) / max(time.monotonic() - then, 1e-9)
+        seconds = time.monotonic() - then
+        return (self.done - done) / seconds if self.done > done and seconds >= _LEAST_SECONDS else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds that the rest takes at this rate; None if it is not known how much that is."""
-        return None if self.total is None else (self.total - self.done) / max(self.rate, 1e-9)
+        """Seconds that the rest takes at this rate; None if either is not known."""
+        if self.total is None or self.done >= self.total:
+            return None if self.total is None else 0.0
+        return None if self.rate is None else (self.total - self.done) / self.rate
+
+    def speed(self, unit: str) -> str:
+        """Return the rate for people, a comma before it; nothing if it is not known."""
+        return "" if self.rate is None else f", {self.rate:.1f} {unit}/s"
 
     @property
     def of_total(self) -> str:
@@ -99,9 +107,7 @@ class _Lines:
             failures = f", {counts.failed} failed" if counts.failed else ""
             limit = f", limited by {counts.limit}" if counts.limit else ""
             left = "" if counts.seconds_left is None else f", {counts.seconds_left:.0f} s left"
-            sys.stderr.write(
-                f"{self._task}: {counts.of_total}{failures}, {counts.rate:.1f} {self._unit}/s{left}{limit}\n"
-            )
+            sys.stderr.write(f"{self._task}: {counts.of_total}{failures}{counts.speed(self._unit)}{left}{limit}\n")
 
 
 class _JsonLines:
@@ -120,7 +126,11 @@ class _JsonLines:
             self._shown = now
             facts = {"task": self._task, "unit": self._unit, "done": counts.done, "total": counts.total}
             left = counts.seconds_left
-            speed = {"per_second": round(counts.rate, 3), "seconds_left": None if left is None else round(left, 1)}
+            rate = counts.rate
+            speed = {
+                "per_second": None if rate is None else round(rate, 3),
+                "seconds_left": None if left is None else round(left, 1),
+            }
             _event("progress", {**facts, "failed": counts.failed, **speed, "limit": counts.limit or None})
 
 
@@ -198,5 +208,5 @@ class _Bar:
         counts.advance(count, failed)
         failures = f"  {counts.failed} failed" if counts.failed else ""
         limit = f"  limited by {counts.limit}" if counts.limit else ""
-        speed = f"{counts.rate:.1f} {self._unit}/s{failures}{limit}"
+        speed = f"{counts.speed(self._unit).removeprefix(', ')}{failures}{limit}"
         self._bar.update(self._task, advance=count, speed=speed)

@@ -75,14 +75,14 @@ def write_bundle_report(path: Path, bundle: Bundle, rejected: Sequence[Artefact]
     artefacts = (*bundle.artefacts, *rejected)
     good, verdict = _verdict_of_all(artefacts)
     plots = (("Cosine against rank", rank_plot(artefacts)), ("Error per scale", scale_plot(artefacts)))
-    names = ("artefact", "size in MB", "seconds a photo", "times the reference", *(name for name, *_ in _FIGURES))
+    names = ("artefact", "size in MB", *(name for name, *_ in _FIGURES))
     page = BundlePage(
         title=bundle.path.name,
         lead=_lead(bundle),
         verdict=verdict,
         good=good,
         columns=(*names, "answers in common", Cell(text="verdict", kind="text")),
-        rows=[*_reference(artefacts), *(_row(artefact, artefact in rejected) for artefact in artefacts)],
+        rows=[_row(artefact, artefact in rejected) for artefact in artefacts],
         plots=[(title, plot) for title, plot in plots if plot is not None],
         legend=[
             (_label(artefact), style_of(artefact))
@@ -123,24 +123,10 @@ def _label(artefact: Artefact) -> str:
     return f"{artefact.target} {artefact.precision}"
 
 
-def _reference(artefacts: Sequence[Artefact]) -> Iterator[Row]:
-    """Yield the row of what the others are measured against, if any was."""
-    for artefact in artefacts:
-        seconds = artefact.parity.get("reference_seconds")
-        if seconds is not None:
-            unmeasured = [_EMPTY] * (len(_FIGURES) + 1)
-            cells: list[Cell | str] = [_EMPTY, f"{seconds:.3f}", "1.0", *unmeasured, ""]
-            yield Row(head=artefact.parity["reference"], cells=cells)
-            return
-
-
 def _row(artefact: Artefact, rejected: bool) -> Row:
     parity = artefact.parity
-    seconds, reference = parity.get("seconds"), parity.get("reference_seconds")
     cells: list[Cell | str] = [
         f"{artefact.bytes / 1e6:.1f}",
-        _EMPTY if seconds is None else f"{seconds:.3f}",
-        f"{reference / seconds:.1f}" if seconds and reference else _EMPTY,
         *(_figure(parity, key, sign, limit) for _, key, sign, limit in _FIGURES),
         _ranking(parity),
         _verdict(artefact, rejected),

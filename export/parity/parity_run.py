@@ -1,6 +1,5 @@
 """A parity run: the photos on which artefacts are compared, and what the reference made of them, computed once."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,9 +27,6 @@ class Ranking(Protocol):
 # It takes the reference's descriptors of each photo, those that a codebook is trained with, and the ground truth.
 Retrieval = Callable[[Mapping[str, Vectors], Vectors, GroundTruth | None], Ranking]
 
-# Runs a photo after warm-up; the median of this many is the time that is reported.
-_TIMED_RUNS = 3
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ParityPhotos:
@@ -57,6 +53,9 @@ class ParityRun:
         matching: how rows of the outputs are known again.
         label: what the reference is, for reports.
         display: shows how far it is; None shows nothing.
+
+    Raises:
+        ParityError: the reference's outputs are not finite, or nothing.
     """
 
     def __init__(
@@ -78,14 +77,28 @@ class ParityRun:
         self.matching = matching
         self._display = display or Display(quiet=True)
         self._wanted = self._outputs(label, reference, photos.parity)
+        self._check_reference()
         self._ranking: Ranking | None = None
         training = np.concatenate([_vectors(outputs) for outputs in self._wanted.values()])
         if retrieval is not None and len(photos.retrieval) > 1 and len(training):
             self._ranking = retrieval(self._descriptors(label, reference), training, photos.ground_truth)
-        self._seconds = self._time(reference)
+
+    def _check_reference(self) -> None:
+        """Raise ``ParityError`` where the reference's own descriptors are none: there is nothing to compare with."""
+        for name, outputs in self._wanted.items():
+            if not all(np.isfinite(array).all() for array in outputs):
+                raise ParityError(
+                    f"{self.label} itself gives NaN or infinity on {name}: no archive can be made with this network, "
+                    "its weights are damaged or were never trained"
+                )
+        if not any(_vectors(outputs).any() for outputs in self._wanted.values()):
+            raise ParityError(
+                f"{self.label} itself gives descriptors of zeros alone on every photo: no archive can be made with "
+                "this network, its weights are damaged or were never trained"
+            )
 
     def compare(self, candidate: Run, tolerance: Tolerance, *, measured_with: str, max_batch: int = 2) -> Parity:
-        """Run an artefact on every photo, alone, and on a pair of each size that occurs twice, and time it.
+        """Run an artefact on every photo, alone, and on a pair of each size that occurs twice.
 
         Args:
             candidate: the artefact in the engine that will run it.
@@ -107,12 +120,10 @@ class ParityRun:
             ranking=ranking,
             reference=self.label,
             measured_with=measured_with,
-            seconds=self._time(candidate),
-            reference_seconds=self._seconds,
         )
 
     def photo_parities(self, candidate: Run, label: str, max_batch: int = 1) -> list[PhotoParity]:
-        """Return the figures of the photos alone: no retrieval run, no times."""
+        """Return the figures of the photos alone: no retrieval run."""
         photos = self.photos.parity
         try:
             found = [
@@ -148,16 +159,6 @@ class ParityRun:
     def _descriptors(self, label: str, run: Run) -> dict[str, Vectors]:
         outputs = self._outputs(f"{label}, retrieval", run, self.photos.retrieval)
         return {name: _vectors(found) for name, found in outputs.items()}
-
-    def _time(self, run: Run) -> float:
-        """Return the median seconds of the largest photo, which has been run before."""
-        largest = max(self.photos.parity.values(), key=lambda photo: photo.size)[None]
-        seconds = []
-        for _ in range(_TIMED_RUNS):
-            start = time.perf_counter()
-            run(largest)
-            seconds.append(time.perf_counter() - start)
-        return float(np.median(seconds))
 
 
 def _vectors(outputs: Outputs) -> Vectors:

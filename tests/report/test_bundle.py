@@ -41,8 +41,6 @@ def parity(precision: Precision, noise: float, names: tuple[str, ...] = ("dome.j
         tolerance=TOLERANCES[precision],
         ranking=Agreement(photos=40, queries=40, overlap=0.9625),
         measured_with="onnxruntime 1.31.1, CPU: a processor",
-        seconds=0.125,
-        reference_seconds=0.5,
     ).metadata()
 
 
@@ -82,23 +80,22 @@ def written(read_page: Callable[[Path], Any], tmp_path: Path) -> Callable[..., A
 
 
 def test_figures_are_those_of_the_metadata(written: Callable[..., Any], bundle: Bundle) -> None:
-    header, reference, fp32, bf16, fp16 = written(bundle).tables()[0]
-    assert {len(row) for row in (header, reference, fp32, bf16, fp16)} == {13}
-    assert reference[:4] == ["PyTorch fp32, CPU", "–", "0.500", "1.0"]
+    header, fp32, bf16, fp16 = written(bundle).tables()[0]
+    assert {len(row) for row in (header, fp32, bf16, fp16)} == {11}
     for row, made in ((fp32, bundle.artefacts[0]), (bf16, bundle.artefacts[1])):
-        cells = dict(zip(header[:4], row[:4], strict=True))
+        cells = dict(zip(header[:2], row[:2], strict=True))
         assert cells["artefact"] == f"{made.target} {made.precision} {made.file}"
-        assert (cells["size in MB"], cells["seconds a photo"], cells["times the reference"]) == ("45.7", "0.125", "4.0")
+        assert cells["size in MB"] == "45.7"
         tolerance = made.parity["tolerance"]
-        assert row[4] == f"{made.parity['cosine_min']:.5f} ≥ {tolerance['cosine']:g}"
-        assert row[5] == f"{made.parity['cosine_p1']:.5f}"
-        assert row[6] == f"{made.parity['cosine_mean']:.5f} ≥ {tolerance['cosine_mean']:g}"
-        assert row[7] == f"{made.parity['overlap_min']:.5f} ≥ {tolerance['overlap']:g}"
-        assert row[11] == f"0.96250 ≥ {tolerance['top_ten']:g}"
-    assert fp32[12].startswith("failed: "), "answers in common are below fp32's tolerance"
-    assert bf16[12] == "passed"
-    assert fp16[4:12] == ["–"] * 8
-    assert fp16[12] == "not measured: tensorrt did not run where this was exported"
+        assert row[2] == f"{made.parity['cosine_min']:.5f} ≥ {tolerance['cosine']:g}"
+        assert row[3] == f"{made.parity['cosine_p1']:.5f}"
+        assert row[4] == f"{made.parity['cosine_mean']:.5f} ≥ {tolerance['cosine_mean']:g}"
+        assert row[5] == f"{made.parity['overlap_min']:.5f} ≥ {tolerance['overlap']:g}"
+        assert row[9] == f"0.96250 ≥ {tolerance['top_ten']:g}"
+    assert fp32[10].startswith("failed: "), "answers in common are below fp32's tolerance"
+    assert bf16[10] == "passed"
+    assert fp16[2:10] == ["–"] * 8
+    assert fp16[10] == "not measured: tensorrt did not run where this was exported"
 
 
 def test_verdict_of_all(written: Callable[..., Any], bundle: Bundle) -> None:
@@ -163,10 +160,10 @@ def test_rejected(written: Callable[..., Any], bundle: Bundle) -> None:
     page = written(bundle, bad)
     row = page.tables()[0][-1]
     assert row[0] == "openvino int8 model.int8.onnx"
-    assert row[12] == f"{bad.parity['verdict']}; rejected"
-    assert row[12].startswith("failed: ")
+    assert row[10] == f"{bad.parity['verdict']}; rejected"
+    assert row[10].startswith("failed: ")
     assert page.facts()["kept fp32"] == "backbone.conv1, backbone.layer1.0.conv2"
-    assert page.all("td", "bad")[-1].text == row[12]
+    assert page.all("td", "bad")[-1].text == row[10]
 
 
 def test_long_details_are_folded(written: Callable[..., Any], bundle: Bundle) -> None:
@@ -193,7 +190,7 @@ def test_nothing_was_measured(written: Callable[..., Any], bundle: Bundle, monke
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     made = replace(bundle.artefacts[2], details={"not_measured": "no GPU"})
     page = written(replace(bundle, artefacts=(made,)))
-    assert page.tables()[0][1][12] == "not measured: no GPU"
+    assert page.tables()[0][1][10] == "not measured: no GPU"
     assert not page.all("figure")
     assert page.facts()["measured with"] == "nothing was measured"
 
@@ -236,8 +233,8 @@ def test_same_input_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
 def test_any_number_of_artefacts(written: Callable[..., Any], bundle: Bundle, count: int) -> None:
     kinds = [(p, t) for t in ("onnxruntime", "openvino", "tensorrt") for p in Precision][:count]
     rows = written(replace(bundle, artefacts=tuple(artefact(p, t, 0.01) for p, t in kinds))).tables()[0]
-    assert len(rows) == count + 2
-    assert [row[2] for row in rows[2:]] == ["0.125"] * count
+    assert len(rows) == count + 1
+    assert [row[1] for row in rows[1:]] == ["45.7"] * count
 
 
 def test_file_that_cannot_be_written(bundle: Bundle, tmp_path: Path) -> None:
