@@ -258,12 +258,8 @@ class PhotoIndex:
         with self._state.reading() as index:
             # Refused before the model is loaded.
             index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
-            loading = threading.Thread(target=index.prepare, name="ctxdeploy-prepare")
-            loading.start()
-            try:
+            with index.preparing():
                 extractor = self._model.checked(index)
-            finally:
-                loading.join()
             yield from ask_many(index, extractor, (self._source(photo, index) for photo in photos), given)
 
     def remove(self, names: str | Iterable[str]) -> int:
@@ -278,7 +274,7 @@ class PhotoIndex:
         with self._changing():
             if self._writer is None:
                 return 0
-            removed = self._writer.remove(names if isinstance(names, str) else list(names))
+            removed = self._writer.remove(names)
             self._writer.commit()
             self._state.refresh()
             return removed

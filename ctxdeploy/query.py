@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
-from ctxdeploy.core.settings import setting
+from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors
 from ctxdeploy.core.urls import url_of
@@ -88,6 +88,7 @@ class QueryConfig:
     idf: bool | None = setting(None, "--idf/--no-idf", "Weigh visual words by rarity.", default_text="the archive's")
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.top < 1:
             raise ConfigError(f"--top {self.top} is not positive: ask for at least one result")
 

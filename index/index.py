@@ -15,7 +15,7 @@ from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, IndexConfig, Progress
-from ctxdeploy.index.inputs import Item, as_photos, check_file, make_photo
+from ctxdeploy.index.inputs import Item, as_names, as_photos, check_file, make_photo
 from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
@@ -317,10 +317,11 @@ class Index(Reader):
     def remove(self, names: str | Iterable[str]) -> int:
         """Remove photos by name; return how many there were. Gone for others after ``commit``.
 
-        Their postings stay on disk until a compaction; ``compact(purge=True)`` and ``collect_garbage`` take them away.
+        A name that is not there is no error; ``ConfigError`` for what is no name. Their postings stay on disk until a
+        compaction; ``compact(purge=True)`` and ``collect_garbage`` take them away.
         """
         with self._mutex:
-            return self._writing().remove([names] if isinstance(names, str) else names)
+            return self._writing().remove(as_names(names))
 
     def record_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
         """Remember photos that could not be read: texts ``name``, ``reason``, ``stage``; numbers ``seconds``, and
@@ -334,7 +335,7 @@ class Index(Reader):
     def forget_failures(self, names: Iterable[str]) -> None:
         """Drop photos from the list of failures, such as those whose files are gone. Durable with ``commit``."""
         with self._mutex:
-            self._writing().forget_failures(names)
+            self._writing().forget_failures(as_names(names))
 
     def merge(self, other: PathLike, *, conflicts: str = "error") -> Merged:
         """Take the photos of another archive with the same codebook; visible to others after ``commit``.

@@ -75,6 +75,20 @@ def make_photo(
     )
 
 
+def as_names(names: Any) -> list[str]:
+    """Return one name, or several, as a list; ``ConfigError`` for what is neither."""
+    if isinstance(names, str):
+        return [names]
+    try:
+        given = list(names)
+    except TypeError as error:
+        raise ConfigError(f"{names!r} is neither a name nor several names: give texts") from error
+    for name in given:
+        if not isinstance(name, str):
+            raise ConfigError(f"the name {name!r} is not a text")
+    return given
+
+
 Item = PhotoDescriptors | tuple[str, Any]
 
 

@@ -1,7 +1,9 @@
 """Reading an archive: searches in one of its states, and what that state holds."""
 
 import operator
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -151,8 +153,7 @@ class Reader:
     def prepare(self) -> None:
         """Load what a search needs, so that the first query is as fast as the others; touches a few pages of the files.
 
-        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 2 ms a million. May run in a
-        thread of its own, beside the extraction of the first query.
+        That is numba and its loops, 0.2 s once in a process, and the photos' factors, 2 ms a million.
         """
         self._check_open()
         state = self.state
@@ -165,6 +166,22 @@ class Reader:
         query = aggregate(few, words, few, binary=self.config.binary)
         part = State(state.manifest, self.codebook, state.shards[:1])
         Searcher(part).search([query], 1, scoring=self.config.scoring(idf=False))
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Prepare in a thread of its own while the block runs, which may load a network."""
+
+        def work() -> None:
+            with suppress(Exception):  # a search raises it again
+                self.prepare()
+
+        # A daemon, for which an interrupted process does not wait: it may be inside a library that is being loaded.
+        thread = threading.Thread(target=work, name="ctxdeploy-prepare", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
 
     def aggregate(self, vectors: Any) -> Aggregated:
         """Return a photo's words and codes as ``add`` computes them, for ``add_aggregated`` elsewhere.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.settings import parse_bytes, setting
+from ctxdeploy.core.settings import check_types, parse_bytes, setting
 
 # A larger file is not a photo: reading it would only fill the memory.
 MAX_BYTES = 2 << 30
@@ -36,6 +36,7 @@ class DecodeLimits:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 1 <= self.max_pixels <= 1 << 32:
             raise ConfigError(f"--max-pixels {self.max_pixels} is outside 1..{1 << 32}")
 
@@ -106,6 +107,7 @@ class ExtractorConfig:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 1 <= self.workers <= 256:
             raise ConfigError(f"{self.workers} workers are outside 1..256: give another --workers")
         if not 1 <= self.read_threads <= 256:
@@ -177,6 +179,7 @@ class RemoteConfig:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in self.allow_protocols:
             if re.fullmatch("[a-z][a-z0-9+.-]*", name) is None:
                 raise ConfigError(f"--allow-protocol {name!r} is not the beginning of a URL such as sftp")

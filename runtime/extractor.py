@@ -1,11 +1,12 @@
 """An opened bundle that turns photos into local descriptors."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.cpu import check_address_space
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
@@ -32,11 +33,13 @@ class Extractor:
             below what the model needs.
         MissingExtraError: the engine is not installed.
         BackendError: the engine cannot run the bundle on this machine in this precision.
+        OutOfMemoryError: ``ulimit -v`` is too low to load it.
     """
 
     def __init__(
         self, bundle: Bundle, *, backend: BackendConfig | None = None, config: ExtractorConfig | None = None
     ) -> None:
+        check_address_space()
         self.bundle = bundle
         self.config = config or ExtractorConfig()
         low, high = bundle.shapes.batch
@@ -78,9 +81,10 @@ class Extractor:
 
         Raises:
             BackendError: the network failed, or no worker can be started.
+            ConfigError: there is something else among the photos.
         """
         self._statistics = ExtractionStatistics()
-        return stream(photos, self._network, self._in_force, self._decoding, self._statistics)
+        return stream(_sources(photos), self._network, self._in_force, self._decoding, self._statistics)
 
     def extract_one(self, photo: PhotoSource | Path | str | bytes, box: Box | None = None) -> LocalDescriptors:
         """Return the descriptors of one photo, which is decoded in this thread and without a time limit.
@@ -123,6 +127,18 @@ class Extractor:
             "model_id": self.bundle.model_id,
             "preprocessing_hash": self.bundle.preprocessing.hash,
         }
+
+
+def _sources(photos: Iterable[PhotoSource]) -> Iterator[PhotoSource]:
+    advice = "give find_photos(folder), or a PhotoSource(name=…, path=…) for each; extract_one takes a path"
+    try:
+        given = iter(photos)
+    except TypeError as error:
+        raise ConfigError(f"extract takes several photos, not {photos!r}: {advice}") from error
+    for photo in given:
+        if not isinstance(photo, PhotoSource):
+            raise ConfigError(f"extract takes PhotoSource, not {type(photo).__name__}: {advice}")
+        yield photo
 
 
 def _source(photo: PhotoSource | Path | str | bytes, box: Box | None) -> PhotoSource:

@@ -62,8 +62,10 @@ def command(
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
     config, archive = configured(QueryConfig), find_archive(index_path)
-    answers, failures = [], list[PhotoError]()
+    answers, failures, shown = [], list[PhotoError](), Display(quiet=quiet)
     with PhotoIndex.open(archive, at=at, model=model, backend=configured(BackendConfig)) as index:
+        if not len(index):
+            shown.say(f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}")
         about: dict[str, Any] = {}
         for answer in index.search_many(photos, config):
             if isinstance(answer, PhotoError):
@@ -79,7 +81,6 @@ def command(
         from ctxdeploy.report import write_answers
 
         write_answers(page, answers, folder, title=archive.name)
-        shown = Display(quiet=quiet)
         shown.say(f"wrote {page}")
         missing = _without_picture(archive, folder, {hit.name for answer in answers for hit in answer.hits})
         if missing:

@@ -36,6 +36,8 @@ def command(archive: Path, names: tuple[str, ...], source: Path | None, as_json:
 
     if not names and source is None:
         raise ConfigError("no photos to remove: give their names, or --from FILE")
+    if str(source) == "-":
+        _check_input(Display(quiet=quiet))
     given = map(photo_name, names)
     wanted = list(dict.fromkeys([*given, *(_names_in(source) if source is not None else [])]))
     with Index.open(archive, writable=True) as index:
@@ -71,6 +73,15 @@ def _remark(archive: Path, names: list[str], unknown: list[str], shown: Display)
     there = sum(os.path.lexists(folder / native_path(name)) for name in names if name not in absent)
     if there:
         shown.say(f"{counted(there, 'file')} still in {folder}: the next  ctxdeploy index  adds what is there again")
+
+
+def _check_input(shown: Display) -> None:
+    if sys.stdin is None:
+        raise ConfigError(
+            "--from - reads names from stdin, which is closed: give it a file, or the output of a command"
+        )
+    if sys.stdin.isatty():
+        shown.say("names from the terminal, one a line; Ctrl-D ends them")
 
 
 def _names_in(source: Path) -> list[str]:

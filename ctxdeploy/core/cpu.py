@@ -1,4 +1,5 @@
-"""How many processors this process may use: those it may run on, and no more than a container's quota of their time.
+"""What this process may use: processors it may run on, no more than a container's quota of their time, and the address
+space for a thread on each.
 
 Docker's ``--cpus``, a Kubernetes CPU limit and systemd's ``CPUQuota`` leave all processors of the machine in sight and
 stop a group of processes when its share of a period is used up. Engines that start a thread on every core then wait for
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
 
 _ROOT = Path("/")
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -44,6 +45,26 @@ def engine_threads(threads: int | None) -> int | None:
     """
     quota = None if threads else quota_processors()
     return threads or (quota if quota is not None and quota < _cores() else None)
+
+
+# Under ulimit -v of 0.6 to 0.9 GB, on two processors, numba, the engine or its decoders could not be loaded: with
+# errors that name other causes, an abort, or without an end, in a BLAS that waits for memory and hears no signal.
+_LIBRARIES, _THREAD = 1 << 30, 32 << 20
+
+
+def check_address_space() -> None:
+    """Raise ``OutOfMemoryError`` if ``ulimit -v`` leaves no room for the libraries of a network and a search."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    needed = _LIBRARIES + _THREAD * len(_affinity())
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise OutOfMemoryError(
+            f"this process may map {limit >> 20:,} MiB (ulimit -v), and its libraries need {needed >> 20:,} MiB with "
+            f"{len(_affinity())} processors: raise the limit, or take it away with  ulimit -v unlimited"
+        )
 
 
 def quota_processors(root: Path = _ROOT) -> int | None:

@@ -11,7 +11,11 @@ no name, default or help text stands twice. Only the type of a field and what is
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from ctxdeploy.core.errors import ConfigError
 
 Config = TypeVar("Config")
 _KEY = "ctxdeploy.setting"
@@ -88,6 +92,45 @@ def settings_of(config: type) -> Iterator[SettingField]:
             yield SettingField(owner=config, name=entry.name, type=hints[entry.name], default=default, setting=option)
         elif hasattr(hints[entry.name], "__dataclass_fields__"):
             yield from settings_of(hints[entry.name])
+
+
+def check_types(config: Any) -> None:
+    """Raise ``ConfigError`` unless numbers, texts and switches of a configuration are what its fields say.
+
+    Call it first in ``__post_init__``: Python passes 1.5 where an int is declared. What else a field may be (a path, a
+    tuple) is for its class to check.
+    """
+    for name, flag, kinds in _plain_fields(type(config)):
+        value = getattr(config, name)
+        if value is None and type(None) in kinds:
+            continue
+        kind = next(kind for kind in kinds if kind is not type(None))
+        accepted, called = _KINDS[kind]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{flag} {value!r} is not {called}")
+
+
+_KINDS: dict[Any, tuple[Any, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+    bool: (bool, "true or false"),
+}
+
+
+@cache
+def _plain_fields(config: type) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """Return name, flag (or name) and types of each field that is a number, a text or a switch, or may be None."""
+    hints = get_type_hints(config)
+    found = []
+    for entry in fields(config):
+        kinds = get_args(hints[entry.name]) or (hints[entry.name],)
+        plain = [kind for kind in kinds if kind is not type(None)]
+        if len(plain) == 1 and plain[0] in _KINDS:
+            option = entry.metadata.get(_KEY)
+            flag = entry.name if option is None else option.flag.split()[-1].split("/")[0]
+            found.append((entry.name, flag, kinds))
+    return found
 
 
 def with_settings(config: type[Config], values: dict[tuple[type, str], Any]) -> Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from ctxdeploy.core.errors import ConfigError, TooManyFailuresError
-from ctxdeploy.core.settings import setting
+from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.text import printable
 
 # Photos that must have been tried before a share of them means something.
@@ -104,6 +104,7 @@ class IndexingConfig:
     def __post_init__(self) -> None:
         from ctxdeploy.index import MAX_WORDS
 
+        check_types(self)
         if self.codebook is not None and self.words is not None:
             raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")
         if self.words is not None and not 1 <= self.words <= MAX_WORDS:

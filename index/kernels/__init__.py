@@ -6,6 +6,7 @@ sum in a fixed order, so that a score depends on neither threads nor shards.
 
 from typing import TYPE_CHECKING
 
+from ctxdeploy.core.cpu import check_address_space
 from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
@@ -15,4 +16,5 @@ __all__ = ["compiled"]
 
 _HOMES = {"compiled": "intrinsics"}
 
+check_address_space()  # before any module of this package imports numba
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.core.settings import setting
+from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.targets import AUTO, PRECISIONS, TARGETS, choose, choose_for
 from ctxdeploy.runtime.memory import resident
 
@@ -47,6 +47,7 @@ class BackendConfig:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         choose(self.name, self.precision)
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")

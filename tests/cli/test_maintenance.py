@@ -175,6 +175,8 @@ def test_names_from_a_file_and_from_stdin(call, archive: Path, tmp_path: Path, m
     assert call("remove", archive, "coins_2.jpg", "--from", tmp_path / "names", "--json").json[0]["removed"] == 3
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"rocket_0.jpg\n")))
     assert call("remove", archive, "--from", "-", "--json").json[0]["removed"] == 1
+    monkeypatch.setattr(sys, "stdin", None)
+    _one_line(call("remove", archive, "--from", "-"), 2, "--from - reads names from stdin, which is closed")
     (tmp_path / "names").write_bytes(b"")
     assert call("remove", archive, "--from", tmp_path / "names").out == f"{archive}: 0 photos removed, 14 left\n"
     _one_line(call("remove", archive, "--from", tmp_path / "none"), 2, "--from", "none")

@@ -131,3 +131,12 @@ def test_queries_that_all_fail_search_for_nothing(clock: _Clock) -> None:
     index = _Index(0.0, clock)
     assert [str(error) for error in _ask(index, [Path("bad"), Path("bad")])] == ["bad", "bad"]
     assert index.groups == []
+
+
+def test_an_archive_without_photos_says_so(call, archive: Path, photos: Path) -> None:
+    names = call("names", archive).out.split()
+    assert call("remove", archive, *names).code == 0
+    result = call("query", photos / "coins_0.jpg", "--index", archive)
+    assert result.code == 0 and "0 results" in result.out
+    assert result.err == f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}\n"
+    assert call("query", photos / "coins_0.jpg", "--index", archive, "-q").err == ""

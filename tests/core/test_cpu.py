@@ -159,3 +159,20 @@ def test_a_process_in_a_real_group_sees_its_quota(group: Path) -> None:
     if not found.stdout:
         pytest.skip(f"a process cannot be put in a group here: {found.stderr.splitlines()[-1]}")
     assert found.stdout == "in it\n1\n", found.stderr
+
+
+@pytest.mark.parametrize("work", ["Extractor(None)", "import ctxdeploy.index.kernels"])
+def test_too_little_address_space_is_said_before_libraries_wait_for_it(work: str) -> None:
+    code = (
+        "import resource\n"
+        "from ctxdeploy.core.errors import OutOfMemoryError\n"
+        "from ctxdeploy.runtime import Extractor\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (600_000_000, 600_000_000))\n"
+        "try:\n"
+        f"    {work}\n"
+        "except OutOfMemoryError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("this process may map 572 MiB (ulimit -v), and its libraries need ")
+    assert len(done.stdout.splitlines()) == 1

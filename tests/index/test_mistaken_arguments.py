@@ -55,3 +55,22 @@ def test_rows_of_several_lengths(path: Path) -> None:
 def test_what_is_no_number_of_threads_or_state(path: Path, action: Callable[[Path], Any]) -> None:
     with pytest.raises(ConfigError, match=r"whole number|neither a snapshot's name"):
         action(path)
+
+
+@pytest.mark.parametrize("names", [None, 3, [None], ["a", 3], b"ab", [Path("a")]])
+def test_what_are_no_names(path: Path, names: Any) -> None:
+    with Index.open(path, writable=True) as index:
+        index.add("a", VECTORS)
+        for act in (index.remove, index.forget_failures):
+            with pytest.raises(ConfigError, match=r"neither a name nor several|is not a text"):
+                act(names)
+        assert len(index) == 1 and index.remove(iter(["a", "b"])) == 1
+
+
+@pytest.mark.parametrize("words", [1.5, "2", True, 0, 1 << 17, float("nan")])
+def test_what_is_no_number_of_words(words: Any) -> None:
+    with pytest.raises(ConfigError, match="give a whole number in"):
+        Codebook.train(np.eye(64, dtype=np.float32), words)
+    with pytest.raises(ConfigError, match="whole numbers of at least"):
+        Codebook.train(np.eye(64, dtype=np.float32), 2, iterations=1.5)  # type: ignore[arg-type]
+    assert len(Codebook.train(np.eye(64, dtype=np.float32), np.int64(2))) == 2  # type: ignore[arg-type]

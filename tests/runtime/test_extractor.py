@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,3 +310,10 @@ def test_the_batch_size_is_checked_before_anything_is_loaded(make_bundle: MakeBu
     bundle = make_bundle(model=NO_GRAPH, shapes=ShapeRange(batch=(4, 4)))
     with pytest.raises(ConfigError, match=r"takes 4\.\.4 photos at once"):
         Extractor(bundle, config=ExtractorConfig(batch_size=4))
+
+
+@pytest.mark.parametrize("photos", [[Path("a.jpg")], ["a.jpg"], [b"bytes"], [None], None, Path("a.jpg")])
+def test_what_are_no_sources_is_said(make_bundle: MakeBundle, photos: Any) -> None:
+    with pytest.raises(ConfigError, match=r"extract takes .* give find_photos\(folder\), or a PhotoSource"):
+        list(Extractor(make_bundle()).extract(photos))
+    assert gone()
