@@ -100,7 +100,8 @@ def check_types(config: Any) -> None:
     Call it first in ``__post_init__``: Python passes 1.5 where an int is declared. What else a field may be (a path, a
     tuple) is for its class to check.
     """
-    for name, flag, kinds in _plain_fields(type(config)):
+    kind_of_config: Any = type(config)
+    for name, flag, kinds in _plain_fields(kind_of_config):
         value = getattr(config, name)
         if value is None and type(None) in kinds:
             continue

@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def train(
 ) -> tuple[NDArray[np.float32], dict[str, Any], Cells | None]:
     """Return centroids, what a codebook says of its training, and cells; see ``Codebook.train``."""
     array = as_vectors(vectors, None, "codebook training")
-    if not isinstance(iterations, Integral) or not isinstance(seed, Integral) or iterations < 1 or seed < 0:
+    if not all(isinstance(number, (int, np.integer)) for number in (iterations, seed)) or iterations < 1 or seed < 0:
         raise ConfigError(f"iterations {iterations!r} and seed {seed!r}: whole numbers of at least 1 and 0 are needed")
     workers = checked_threads(threads)
     words, explanation = choose_words(len(array), words)
@@ -82,7 +81,7 @@ def choose_words(descriptors: int, words: int | None) -> tuple[int, str]:
         ConfigError: fewer descriptors than words, or no valid number.
     """
     if words is not None:
-        if isinstance(words, bool) or not isinstance(words, Integral) or not 1 <= words <= MAX_WORDS:
+        if isinstance(words, bool) or not isinstance(words, (int, np.integer)) or not 1 <= words <= MAX_WORDS:
             raise ConfigError(f"{words!r} words: give a whole number in 1..{MAX_WORDS}")
         if descriptors < words:
             raise ConfigError(f"{words} words from {descriptors} descriptors: give more photos or fewer words")
