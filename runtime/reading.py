@@ -8,6 +8,7 @@ from queue import SimpleQueue
 
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import StageSeconds
+from ctxdeploy.core.urls import redacted
 from ctxdeploy.runtime.config import MAX_BYTES
 from ctxdeploy.runtime.decode.decode import TooLargeError
 from ctxdeploy.runtime.photo import BoundedReader, PhotoSource, WorkItem
@@ -190,7 +191,8 @@ def read_now(source: PhotoSource, limit: int = MAX_BYTES) -> bytes | None:
     except PhotoError:
         raise
     except Exception as error:  # file systems of others raise anything
-        raise PhotoError(f"it cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
+        text = redacted(" ".join(str(error).split())) or type(error).__name__
+        raise PhotoError(f"it cannot be read ({text})") from error
     if not isinstance(data, bytes):
         raise PhotoError(f"it cannot be read (its reader returned {type(data).__name__})")
     return data

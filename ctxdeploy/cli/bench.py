@@ -20,6 +20,7 @@ from ctxdeploy.cli.options import (
     ARCHIVE,
     PATH,
     configured,
+    echo,
     json_option,
     model_option,
     options_of,
@@ -186,7 +187,7 @@ def compare(
     if as_json:
         print_json(found.metadata())
         return
-    click.echo(comparison_text(found))
+    echo(*comparison_text(found).split("\n"))
 
 
 def _measure(
@@ -205,7 +206,7 @@ def _measure(
     if as_json:
         print_json({"file": str(output), "key": record.content["key"], **record.content["results"]})
         return
-    click.echo(markdown(record), nl=False)
+    echo(*markdown(record).removesuffix("\n").split("\n"))
 
 
 def _engine(model: str | None) -> "BundleEngine":

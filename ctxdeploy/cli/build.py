@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import BUNDLE, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import BUNDLE, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.text import printable
@@ -68,7 +68,7 @@ def command(
                 }
             )
         else:
-            click.echo(_summary(bundle, artefact))
+            echo(_summary(bundle, artefact))
 
 
 def _summary(bundle: Path, artefact: "Artefact") -> str:

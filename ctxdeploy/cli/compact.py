@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import archive_argument, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
@@ -42,6 +42,6 @@ def command(archive: Path, purge: bool, as_json: bool, quiet: bool) -> None:
             }
         )
     else:
-        click.echo(f"{printable(str(archive))}: {shards} to {shards_after} shards, {before:,} to {after:,} bytes")
+        echo(f"{printable(str(archive))}: {shards} to {shards_after} shards, {before:,} to {after:,} bytes")
     if kept:
         shown.say(f"what the snapshots {', '.join(kept)} need is still there, removed photos too")

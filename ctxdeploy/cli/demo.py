@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.demo import run_demo
 
@@ -22,8 +22,8 @@ def command(output: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(result.metadata())
         return
-    click.echo(
+    echo(
         f"{result.model}: {result.first_right} of {result.queries} queries have a view of the same photo first, "
         f"{result.right} of {result.wanted} right answers are among the best {result.wanted // result.queries}"
     )
-    click.echo(f"open {result.page}; ask on with  ctxdeploy query PHOTO --index {result.archive}")
+    echo(f"open {result.page}; ask on with  ctxdeploy query PHOTO --index {result.archive}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import BUNDLE, PATH, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import BUNDLE, PATH, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import GRAPH_TARGETS
@@ -79,7 +79,7 @@ def command(
     else:
         from ctxdeploy.report import diff_lines
 
-        click.echo("\n".join(diff_lines(found)))
+        echo(*diff_lines(found))
     if found.diverged:
         raise ParityError(found.verdict())
 

@@ -9,6 +9,7 @@ from ctxdeploy.archive import SUFFIX, has_model, is_archive, open_model, photo_f
 from ctxdeploy.cli.options import (
     PATH,
     configured,
+    echo,
     json_option,
     model_option,
     options_of,
@@ -73,7 +74,7 @@ def command(
     try:
         result = evaluate(dataset, archive, extractor, config, shown)
     except KeyboardInterrupt:
-        click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+        echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
         raise
     if as_json:
         print_json(result.metadata(worst))
@@ -110,18 +111,18 @@ def _extractor(
 def _print(result: "Evaluation") -> None:
     dataset = result.dataset
     besides = "" if result.distractors is None else f" and {counted(result.distractors, 'distractor')}"
-    click.echo(
+    echo(
         f"{printable(dataset.name)} ({dataset.kind}): {counted(len(dataset.database), 'photo')}{besides}, "
         f"{len(dataset.queries)} queries; codebook of {result.codebook.words:,} words, {result.codebook.source}, "
         f"trained on {result.codebook.trained_on}"
     )
     depths = list(next(iter(result.figures.values())).precision)
-    click.echo(f"{'':20s}{'mAP':>8s}" + "".join(f"{f'mP@{depth}':>8s}" for depth in depths) + f"{'queries':>9s}")
+    echo(f"{'':20s}{'mAP':>8s}" + "".join(f"{f'mP@{depth}':>8s}" for depth in depths) + f"{'queries':>9s}")
     _print_figures("", result.figures)
     if result.global_figures is not None:
         _print_figures("global ", result.global_figures)
     for warning in result.warnings:
-        click.echo(f"! {warning}")
+        echo(f"! {warning}")
 
 
 def _print_figures(prefix: str, figures: "dict[str, Figures]") -> None:
@@ -129,7 +130,7 @@ def _print_figures(prefix: str, figures: "dict[str, Figures]") -> None:
         values = [found.mean_average_precision, *found.precision.values()]
         scenes = f" of {found.groups} scenes" if found.groups else ""
         without = f" ({found.without_positives} without answers)" if found.without_positives else ""
-        click.echo(
+        echo(
             f"{printable(prefix + task):20s}"
             + "".join(f"{100 * value:8.2f}" for value in values)
             + f"{found.queries:9d}{scenes}{without}"

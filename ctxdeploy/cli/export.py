@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctxdeploy.cli.options import PATH, check_there, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, check_there, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ArchiveError, CheckpointError, ConfigError
 from ctxdeploy.core.extras import require
@@ -85,11 +85,11 @@ def command(
         rejected = [vars(artefact) for artefact in exported.rejected]
         print_json({"bundle": str(output), **exported.bundle.metadata(), "rejected": rejected})
     else:
-        click.echo(f"{printable(str(output))}:")
+        echo(f"{printable(str(output))}:")
         for artefact in (*exported.bundle.artefacts, *exported.rejected):
             kind = "engine" if artefact.format == "engine" else "graph"
             what = f"{artefact.target} {artefact.precision} {kind}, {artefact.bytes / 1e6:.1f} MB"
-            click.echo(f"  {what}: {parity_line(artefact.parity)}")
+            echo(f"  {what}: {parity_line(artefact.parity)}")
     if report is not None:
         from ctxdeploy.report import write_bundle_report
 

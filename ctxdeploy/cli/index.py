@@ -11,6 +11,7 @@ from ctxdeploy.cli.options import (
     ARCHIVE,
     PATH,
     configured,
+    echo,
     json_option,
     model_option,
     options_of,
@@ -99,7 +100,7 @@ def command(
         try:
             report = index.add(photos, config=config, display=shown)
         except KeyboardInterrupt:
-            click.echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+            echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
             raise
         bundle = index.bundle
     _print(archive, report, about, as_json)
@@ -212,25 +213,25 @@ def _print_plan(archive: Path, plan: IndexingPlan, photos: PhotoList, sync: bool
     }
     new = "" if is_archive(archive) else " (new)"
     given_up = f", {len(plan.given_up)} given up" if plan.given_up else ""
-    click.echo(
+    echo(
         f"{printable(str(archive))}{new}: {len(plan.new)} to add, {len(plan.changed)} to replace, "
         f"{plan.unchanged} unchanged{given_up}, {len(plan.gone)} gone; nothing was done"
     )
     for kind, count, names in kinds:
         if names:
             more = ", …" if count > len(names) else ""
-            click.echo(f"  {labels.get(kind, kind)}: {', '.join(map(printable, names))}{more}")
+            echo(f"  {labels.get(kind, kind)}: {', '.join(map(printable, names))}{more}")
     for failure in photos.unreadable:
-        click.echo(f"  cannot be listed: {printable(failure.name)} ({printable(failure.reason)})")
+        echo(f"  cannot be listed: {printable(failure.name)} ({printable(failure.reason)})")
     for line in photos.left_out.lines():
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
 
 def _print_estimate(expected: Estimate | None, why: str) -> None:
     if expected is None:
-        click.echo(f"  time and size are not estimated: {printable(why)}")
+        echo(f"  time and size are not estimated: {printable(why)}")
     elif expected.photos:
-        click.echo(
+        echo(
             f"  about {expected.seconds_text} ({expected.seconds_a_photo:.2g} s a photo) and {expected.bytes_text} "
             f"({expected.descriptors:.0f} descriptors a photo), from {counted(expected.tried, 'photo')}"
         )
@@ -253,4 +254,4 @@ def _print(archive: Path, report: IndexingReport, about: dict[str, Any], as_json
     if report.left_out:
         other = sum(report.left_out["other"].values())
         facts += [f"{counted(other, 'other file')} left out"] if other else []
-    click.echo(f"{printable(str(archive))}: {', '.join(facts)}, in {report.seconds:.1f} s")
+    echo(f"{printable(str(archive))}: {', '.join(facts)}, in {report.seconds:.1f} s")

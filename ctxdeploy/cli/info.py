@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ctxdeploy.archive import is_archive, is_bundle, last_run
-from ctxdeploy.cli.options import ANY_FOLDER, at_option, json_option, print_json
+from ctxdeploy.cli.options import ANY_FOLDER, at_option, echo, json_option, print_json
 from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import counted, printable
@@ -17,6 +17,8 @@ from ctxdeploy.photo_index import PhotoIndex
 
 # Values of a list that are shown; JSON has all.
 LISTED = 12
+# What is nested deeper is no field of ours.
+_MAX_INDENT = 40
 
 
 @click.command("info")
@@ -36,8 +38,8 @@ def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
         print_json(facts)
         return
     for line in _gist(facts, at):
-        click.echo(line)
-    click.echo()
+        echo(line)
+    echo("")
     _print(facts)
 
 
@@ -91,20 +93,23 @@ def _network(network: dict[str, Any]) -> str:
 
 
 def _print(facts: dict[str, Any], indent: int = 0) -> None:
+    if indent > _MAX_INDENT:
+        echo(" " * indent + "…")
+        return
     for key, value in facts.items():
         label = " " * indent + printable(str(key).replace("_", " "))
         if isinstance(value, dict):
-            click.echo(f"{label}:")
+            echo(f"{label}:")
             _print(value, indent + 2)
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            click.echo(f"{label}: {len(value)}")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            echo(f"{label}: {len(value)}")
             for item in value:
                 simple = ((k, v) for k, v in item.items() if not isinstance(v, dict | list))
-                click.echo(" " * (indent + 2) + ", ".join(f"{k} {_text(v)}" for k, v in simple))
+                echo(" " * (indent + 2) + ", ".join(f"{k} {_text(v)}" for k, v in simple))
                 nested = {k: v for k, v in item.items() if isinstance(v, dict)}
                 _print(nested, indent + 4)
         else:
-            click.echo(f"{label}: {_text(value)}")
+            echo(f"{label}: {_text(value)}")
 
 
 def _text(value: Any) -> str:

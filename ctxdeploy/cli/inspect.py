@@ -6,7 +6,16 @@ from typing import Any
 import click
 
 import ctxdeploy.core.bundle
-from ctxdeploy.cli.options import PATH, configured, json_option, model_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import (
+    PATH,
+    configured,
+    echo,
+    json_option,
+    model_option,
+    options_of,
+    print_json,
+    quiet_option,
+)
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_model
@@ -53,13 +62,13 @@ def command(photo: Path, model: str | None, output: Path | None, edges: int, as_
 def _print(photo: Path, facts: dict[str, Any]) -> None:
     done = facts["preprocessing"]
     sizes = " → ".join("{}×{}".format(*done[key]) for key in ("original_size", "input_size"))
-    click.echo(f"{printable(str(photo))}: {done['format']}, {sizes}, {counted(facts['descriptors'], 'descriptor')}")
+    echo(f"{printable(str(photo))}: {done['format']}, {sizes}, {counted(facts['descriptors'], 'descriptor')}")
     scales = ", ".join(f"{level['selected']} at {level['scale']:g}" for level in facts["scales"])
-    click.echo(f"selected: {scales}")
+    echo(f"selected: {scales}")
     chosen = facts["chosen"]
     if chosen is not None:
         where = "{:.1f},{:.1f}".format(*chosen["position"])
         edges = "".join(f", {block['count']} edges" for block in chosen["blocks"])
-        click.echo(f"looked at closely: {where} at scale {chosen['scale']:g}{edges}")
+        echo(f"looked at closely: {where} at scale {chosen['scale']:g}{edges}")
     for line in facts["missing"]:
-        click.echo(f"not shown: {line}")
+        echo(f"not shown: {line}")

@@ -15,9 +15,12 @@ from types import FrameType
 import click
 
 from ctxdeploy import __version__
+from ctxdeploy.cli.options import echo
 from ctxdeploy.core.errors import CtxdeployError, StorageError
 from ctxdeploy.core.text import printable, short
 
+# Characters of an error; what a file says may have any number.
+_MAX_LINE = 8000
 INTERRUPTED, TERMINATED = 130, 143
 
 # What `--help` shows: under headings, each command with its line; its module is that of its name in ``ctxdeploy.cli``.
@@ -154,7 +157,10 @@ def run(arguments: list[str] | None = None) -> int:
     except click.exceptions.Abort as abort:
         return _aborted(abort.__cause__)
     except click.ClickException as error:
-        error.show(sys.stderr)
+        with suppress(OSError):
+            shown = io.StringIO()
+            error.show(shown)
+            echo(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
         return error.exit_code
     except CtxdeployError as error:
         _say(f"error: {error}")
@@ -205,7 +211,8 @@ def _failed(error: OSError) -> int:
 
 def _say(text: str) -> None:
     with suppress(OSError):  # the terminal is gone: the exit code says it
-        click.echo(printable(f"ctxdeploy: {text}"), err=True)
+        line = printable(f"ctxdeploy: {text}")
+        click.echo(line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…", err=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import ARCHIVE, archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import ARCHIVE, archive_argument, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 
@@ -43,5 +43,5 @@ def command(archive: Path, others: tuple[Path, ...], conflicts: str, as_json: bo
         print_json({"archive": str(archive), "images": total, "merged": facts})
         return
     for other, one in zip(others, merged, strict=True):
-        click.echo(f"{printable(str(other))}: {one.added} photos added, {one.replaced} replaced, {one.kept} kept")
-    click.echo(f"{printable(str(archive))}: {counted(total, 'photo')}")
+        echo(f"{printable(str(other))}: {one.added} photos added, {one.replaced} replaced, {one.kept} kept")
+    echo(f"{printable(str(archive))}: {counted(total, 'photo')}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import PATH, check_there, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, check_there, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.progress import Display
@@ -33,9 +33,9 @@ def _print(model: ModelInfo) -> None:
     dim = "" if model.dim is None else f", {model.dim} dimensions"
     words = "" if model.words is None else f", {model.words:,} words"
     where = f"fetch it with  ctxdeploy models pull {model.name}" if model.path is None else printable(str(model.path))
-    click.echo(f"{model.name}: {printable(model.what)}{dim}{words}{size}")
-    click.echo(f"    licence: {printable(model.licence)}")
-    click.echo(f"    {where}")
+    echo(f"{model.name}: {printable(model.what)}{dim}{words}{size}")
+    echo(f"    licence: {printable(model.licence)}")
+    echo(f"    {where}")
 
 
 @command.command("release")
@@ -77,11 +77,11 @@ def release_command(
         facts = {"photos": released.photos, "rounding": released.rounding, "left_out": released.left_out}
         print_json({"model": str(output), "bytes": size, **released.bundle.metadata(), **facts})
         return
-    click.echo(f"{printable(str(output))}: {size / 1e6:.2f} MB")
+    echo(f"{printable(str(output))}: {size / 1e6:.2f} MB")
     for artefact in released.bundle.artefacts:
-        click.echo(f"  {artefact.target} {artefact.precision}: {parity_line(artefact.parity)}")
+        echo(f"  {artefact.target} {artefact.precision}: {parity_line(artefact.parity)}")
     for reason in released.left_out:
-        click.echo(f"  left out: {reason}")
+        echo(f"  left out: {reason}")
 
 
 @command.command("pull")
@@ -110,11 +110,11 @@ def pull_command(
     model = find_published(name, agreed=accept_licence)
     source, folder = address(model, url), to or models_folder()
     display = Display(quiet=quiet, as_json=as_json)
-    click.echo(f"ctxdeploy: {name}: licence {model.licence}", err=True)
+    echo(f"ctxdeploy: {name}: licence {model.licence}", err=True)
     try:
         pulled = pull(model, source, folder, display=display, config=configured(DownloadConfig))
     except KeyboardInterrupt:
-        click.echo("ctxdeploy: a file that has arrived is kept; run the same command again", err=True)
+        echo("ctxdeploy: a file that has arrived is kept; run the same command again", err=True)
         raise
     origin = pulled.origin
     if as_json:
@@ -122,13 +122,13 @@ def pull_command(
         print_json({**facts, "origin": None if origin is None else vars(origin)})
         return
     state = "fetched" if pulled.new else "was here already"
-    click.echo(f"{name}: {state}, {printable(str(pulled.bundle.path))}")
+    echo(f"{name}: {state}, {printable(str(pulled.bundle.path))}")
     if origin is not None:
         known = "the known one" if origin.known_sha256 else "not known to ctxdeploy before; recorded with the model"
-        click.echo(f"  {origin.bytes:,} bytes, sha256 {origin.sha256} ({known})")
-    click.echo(f"  {parity_line(pulled.bundle.artefact().parity)}")
+        echo(f"  {origin.bytes:,} bytes, sha256 {origin.sha256} ({known})")
+    echo(f"  {parity_line(pulled.bundle.artefact().parity)}")
     given = name if folder == models_folder() else printable(str(pulled.bundle.path))
-    click.echo(f"  use it with  --model {given}")
+    echo(f"  use it with  --model {given}")
 
 
 @command.command("remove")
@@ -137,4 +137,4 @@ def pull_command(
 def remove_command(name: str, to: Path | None) -> None:
     """Remove a fetched model, or what an interrupted  pull  left of it."""
 
-    click.echo(f"removed {printable(str(remove(name, to or models_folder())))}")
+    echo(f"removed {printable(str(remove(name, to or models_folder())))}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import archive_argument, at_option, json_option, print_json
+from ctxdeploy.cli.options import archive_argument, at_option, echo, json_option, print_json
 from ctxdeploy.core.text import printable
 from ctxdeploy.photo_index import PhotoIndex
 
@@ -25,4 +25,4 @@ def command(archive: Path, at: str | None, as_json: bool) -> None:
         print_json({"archive": str(archive), "names": names})
         return
     for name in names:
-        click.echo(printable(name))
+        echo(printable(name))

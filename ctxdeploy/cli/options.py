@@ -216,6 +216,15 @@ def _keep(field: SettingField) -> Callable[[click.Context, click.Parameter, Any]
     return keep
 
 
+def echo(*lines: str, err: bool = False) -> None:
+    """Print lines for people. Nothing else of a command goes to the terminal.
+
+    Each is one line, as ``printable`` has it: no field of any file moves the cursor, colours or hides what stands
+    there, adds a line of its own, or shows a secret of a URL.
+    """
+    click.echo("\n".join(map(printable, lines)), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on one line of stdout; see ``json_text``."""
     click.echo(json_text(value))

@@ -12,6 +12,7 @@ from ctxdeploy.cli.options import (
     PATH,
     at_option,
     configured,
+    echo,
     json_option,
     model_option,
     options_of,
@@ -71,7 +72,7 @@ def command(
             if isinstance(answer, PhotoError):
                 failures.append(answer)
                 if len(photos) > 1:
-                    click.echo(printable(f"ctxdeploy: error: {answer}"), err=True)
+                    echo(printable(f"ctxdeploy: error: {answer}"), err=True)
                 continue
             about = about or {"archive": str(archive), "extraction": index.extraction()}
             _print(answer, as_json, about)
@@ -120,10 +121,10 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
         print_json({**answer.metadata(), **about})
         return
     box = f" [{answer.box}]" if answer.box is not None else ""
-    click.echo(
+    echo(
         f"{printable(answer.photo.name)}{box}: {len(answer.hits)} results for {len(answer.descriptors)} descriptors "
         f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms; "
         f"{about['extraction']['backend']} {about['extraction']['precision']})"
     )
     for rank, hit in enumerate(answer.hits, 1):
-        click.echo(f"{rank:4d}  {hit.score:8.5f}  {printable(hit.name)}")
+        echo(f"{rank:4d}  {hit.score:8.5f}  {printable(hit.name)}")

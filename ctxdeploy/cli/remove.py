@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import photo_folder
-from ctxdeploy.cli.options import PATH, archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, archive_argument, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
@@ -48,12 +48,12 @@ def command(archive: Path, names: tuple[str, ...], source: Path | None, as_json:
     if as_json:
         print_json({"archive": str(archive), "removed": removed, "images": left, "unknown": unknown})
     elif removed or not wanted:
-        click.echo(f"{printable(str(archive))}: {counted(removed, 'photo')} removed, {left} left")
+        echo(f"{printable(str(archive))}: {counted(removed, 'photo')} removed, {left} left")
     if unknown:
         shown = ", ".join(map(printable, unknown[:NAMED_UNKNOWN])) + (", …" if len(unknown) > NAMED_UNKNOWN else "")
         if not removed:
             raise ConfigError(f"not in {archive}: {shown} (names are as  ctxdeploy query  prints them)")
-        click.echo(f"ctxdeploy: not in the archive: {shown}", err=True)
+        echo(f"ctxdeploy: not in the archive: {shown}", err=True)
     _remark(archive, wanted, unknown, Display(quiet=quiet))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import archive_problems, forget_damaged_origin, photo_place
-from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import archive_argument, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
@@ -41,27 +41,27 @@ def command(archive: Path, as_json: bool, quiet: bool) -> None:
         _print(archive, repaired, problems, sound=not left)
     if left:
         for problem in left:
-            click.echo(printable(problem), err=True)
+            echo(printable(problem), err=True)
         raise ArchiveError(f"{archive}: {counted(len(left), 'problem')} left: {_advice(archive, left)}")
 
 
 def _print(archive: Path, repaired: "Repaired", problems: list[str], *, sound: bool) -> None:
     for problem in problems:
-        click.echo(f"was damaged: {printable(problem)}")
+        echo(f"was damaged: {printable(problem)}")
     if repaired.returned:
-        click.echo(f"{counted(repaired.back, 'removed photo')} came back, among {_some(repaired.returned)}")
+        echo(f"{counted(repaired.back, 'removed photo')} came back, among {_some(repaired.returned)}")
     lost = len(repaired.lost) + repaired.unnamed
     if repaired.lost:
-        click.echo(f"lost: {_some(repaired.lost)}; all are listed in {printable(str(repaired.list))}")
+        echo(f"lost: {_some(repaired.lost)}; all are listed in {printable(str(repaired.list))}")
     if repaired.unnamed:
-        click.echo(f"lost: {counted(repaired.unnamed, 'photo')} whose names are damaged too")
+        echo(f"lost: {counted(repaired.unnamed, 'photo')} whose names are damaged too")
     if lost:
         folder = photo_place(archive)
         where = "DIR" if folder is None else printable(str(folder))
-        click.echo(f"to index them again:  ctxdeploy index {where} -o {printable(str(archive))}")
+        echo(f"to index them again:  ctxdeploy index {where} -o {printable(str(archive))}")
     if problems or sound:
         state = f"repaired, {counted(lost, 'photo')} lost" if problems else "sound"
-        click.echo(f"{printable(str(archive))}: {state}")
+        echo(f"{printable(str(archive))}: {state}")
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import archive_argument, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import archive_argument, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
@@ -37,6 +37,6 @@ def command(archive: Path, name: str | None, remove: str | None, as_json: bool, 
         print_json({"archive": str(archive), "snapshots": [asdict(snapshot) for snapshot in snapshots]})
         return
     for snapshot in made or snapshots:
-        click.echo(f"{snapshot.name}  manifest {snapshot.manifest}  {snapshot.created}")
+        echo(f"{snapshot.name}  manifest {snapshot.manifest}  {snapshot.created}")
     if not snapshots and remove is None:
         shown.say(f"{printable(str(archive))} has no snapshots")

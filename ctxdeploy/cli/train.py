@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxdeploy.cli.options import PATH, check_there, configured, json_option, options_of, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, check_there, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
@@ -120,7 +120,7 @@ def command(
     try:
         trained = train(folder, photo_set, start, config, configured(RunConfig), display)
     except KeyboardInterrupt:
-        click.echo("ctxdeploy: run the same command again to continue", err=True)
+        echo("ctxdeploy: run the same command again to continue", err=True)
         raise
     if trained.unreadable:
         display.say(f"{counted(trained.unreadable, 'photo')} could not be read: others stood in")
@@ -128,7 +128,7 @@ def command(
         print_json({**vars(trained), "model": str(trained.model)})
         return
     score = "" if trained.score is None else f", mAP {100 * trained.score:.2f}"
-    click.echo(f"{printable(str(trained.model))}: {trained.steps} steps{score}")
+    echo(f"{printable(str(trained.model))}: {trained.steps} steps{score}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import click
 
 from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either
-from ctxdeploy.cli.options import ANY_FOLDER, PATH, check_there, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import ANY_FOLDER, PATH, check_there, echo, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ArchiveError, BundleError, CheckpointError, ConfigError, ParityError
 from ctxdeploy.core.progress import Display
@@ -61,9 +61,9 @@ def command(
     if as_json:
         print_json(facts)
     elif not problems:
-        click.echo(f"{printable(str(path))}: sound")
+        echo(f"{printable(str(path))}: sound")
         for artefact in facts.get("artefacts", ()):
-            click.echo(f"  {artefact['target']} {artefact['precision']}: {artefact['line']}")
+            echo(f"  {artefact['target']} {artefact['precision']}: {artefact['line']}")
     _judge(path, archive, problems, facts.get("artefacts", []))
 
 
@@ -72,7 +72,7 @@ _ITSELF = "; compared with itself: give --checkpoint FILE to compare it with PyT
 
 def _judge(path: Path, archive: bool, problems: list[str], artefacts: list[dict[str, Any]]) -> None:
     for problem in problems:
-        click.echo(printable(problem), err=True)
+        echo(printable(problem), err=True)
     if problems and archive:
         what = counted(len(problems), "problem")
         raise ArchiveError(f"{path} is damaged ({what}): run  ctxdeploy repair {printable(str(path))}")

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxdeploy.core.text import json_text, printable
+from ctxdeploy.core.urls import redacted
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -155,7 +156,7 @@ class Display:
         if self._quiet:
             return
         if self._as_json:
-            _event("remark", {"text": text})
+            _event("remark", {"text": redacted(text)})
             return
         sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()

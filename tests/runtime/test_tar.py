@@ -94,7 +94,9 @@ def test_fractions_of_seconds_and_times_out_of_range(tmp_path: Path) -> None:
     form=st.sampled_from(FORMATS[1:]),
 )
 def test_any_name_survives(tmp_path: Path, names: list[str], form: int) -> None:
-    stems = {"".join(c for c in name if c not in "\0/").lstrip(".") for name in names}
+    # Two bytes that are not UTF-8 may be when they stand together.
+    bare = ("".join(c for c in name if c not in "\0/").lstrip(".") for name in names)
+    stems = {os.fsdecode(os.fsencode(name)) for name in bare}
     members = [(f"{stem}x.jpg", str(number).encode()) for number, stem in enumerate(sorted(stems))]
     place = write_tar(tmp_path / "x.tar", [*members, ("always.jpg", b"")], form)
     expected = {f"x.tar/{name}": data for name, data in members} | {"x.tar/always.jpg": b""}
