@@ -28,6 +28,8 @@ MANIFEST = "bundle.json"
 MAX_MANIFEST = 16 << 20
 MAX_ARTEFACTS = 500
 CODEBOOK = "codebook.safetensors"
+# Of an entry's fields in the manifest; the others are texts.
+_KINDS: Mapping[str, type] = {"bytes": int, "words": int, "parity": dict, "details": dict}
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("descriptors", "attention", "positions", "scales")
 
@@ -293,6 +295,10 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         if not isinstance(entry.file, str) or not entry.file.isprintable():
             kind = "codebook" if isinstance(entry, CodebookFile) else "artefact"
             raise BundleError(f"{kind} file {entry.file!r} is not a file name")
+        for name, value in vars(entry).items():
+            wanted = _KINDS.get(name, str)
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise BundleError(f"{name} of {entry.file} is a {type(value).__name__}")
     return bundle
 
 
