@@ -11,6 +11,7 @@ from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
 from ctxdeploy.core.types import LARGEST, LocalDescriptors, PhotoDescriptors, StageSeconds
 from ctxdeploy.runtime.backends.base import Backend, GraphOutputs, RunTimeoutError
+from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.memory import MemoryGrowth, return_free_memory
 from ctxdeploy.runtime.photo import PhotoFailure, WorkItem
 
@@ -135,5 +136,17 @@ def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors
         scales=outputs.scales[row][keep],
     )
     return PhotoDescriptors(
-        name=item.source.name, descriptors=descriptors, size=pixels.original_size, seconds=item.seconds, file=item.file
+        name=item.source.name,
+        descriptors=descriptors,
+        size=pixels.original_size,
+        seconds=item.seconds,
+        file=item.file,
+        remark=_remark(pixels, len(descriptors)),
     )
+
+
+def _remark(pixels: Pixels, count: int) -> str:
+    """Return why hardly any query will find a photo; nothing where one may."""
+    if pixels.is_nearly_one_colour():
+        return "it is nearly one colour"
+    return "" if count else "the network found nothing in it"

@@ -157,6 +157,10 @@ def _runs_here(bundle: Bundle, precision: str) -> bool:
 
 def _remark(archive: Path, photos: PhotoList, report: IndexingReport, shown: Display) -> None:
     """Say what a user may not expect, and raise if photos could not be read."""
+    if report.remarks:
+        for remark in report.remarks[:NAMED_FAILURES]:
+            shown.say(f"  {remark['name']}: {remark['remark']}")
+        shown.say(f"{counted(len(report.remarks), 'photo')} may not be found by any query, as named above or in --json")
     if report.missing:
         shown.say(
             f"the files of {counted(report.missing, 'photo')} of the archive are gone from {photos.place}, or left out "

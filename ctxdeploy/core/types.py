@@ -222,6 +222,7 @@ class PhotoDescriptors:
         size: (width, height) of the original photo after EXIF rotation; None where it is not known.
         seconds: time per stage.
         file: state of the file before it was read; None for a photo from memory.
+        remark: why hardly any query will find it; empty if nothing is odd.
     """
 
     name: str
@@ -229,3 +230,4 @@ class PhotoDescriptors:
     size: tuple[int, int] | None = None
     seconds: StageSeconds = StageSeconds()
     file: FileState | None = None
+    remark: str = ""

@@ -155,6 +155,8 @@ class IndexCommitter:
             TooManyFailuresError: it is one too many that the archive cannot hold.
         """
         self._waiting.append(photo)
+        if photo.remark:
+            self._report.remarks.append({"name": photo.name, "remark": photo.remark})
         if len(self._waiting) >= _TOGETHER:
             self._add_waiting()
             self._check_failures()

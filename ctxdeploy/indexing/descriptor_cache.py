@@ -65,7 +65,7 @@ class DescriptorCache:
 
         from ctxdeploy.core.files import write_file
 
-        facts = {"name": json.dumps(photo.name), **_facts(photo.file)}
+        facts = {"name": json.dumps(photo.name), "remark": photo.remark, **_facts(photo.file)}
         path = self._path(photo.name)
         descriptors = photo.descriptors
         arrays = {
@@ -172,6 +172,7 @@ def _read(path: Path) -> PhotoDescriptors | None:
             name=json.loads(facts["name"]),
             descriptors=LocalDescriptors(**arrays),
             file=None if state.size < 0 else state,
+            remark=facts.get("remark", ""),
         )
     except (*_DAMAGE, SafetensorError):  # absent, or damaged: extract it again
         return None

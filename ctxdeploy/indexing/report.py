@@ -84,6 +84,7 @@ class IndexingReport:
         seconds: of the whole run.
         stages: where they went.
         failures: of this run: name, reason, stage, seconds.
+        remarks: photos that are in the archive, but that hardly any query will find: name and why.
         left_out: what of the place is not among its photos, as ``LeftOut.metadata`` gives it.
     """
 
@@ -102,6 +103,7 @@ class IndexingReport:
     seconds: float = 0.0
     stages: StageTimes = field(default_factory=StageTimes)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
     left_out: dict[str, Any] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:

@@ -40,6 +40,8 @@ from ctxdeploy.runtime.decode.integrity import END, START
 if TYPE_CHECKING:
     from PIL import Image
 
+# A photo is nearly one colour if its channels vary by so much at most, in so many rows and columns of it or more.
+_ONE_COLOUR, _LOOKED_AT = 8, 128
 REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a box filter goes before LANCZOS
 
 
@@ -56,6 +58,12 @@ class Pixels:
     pixels: NDArray[np.uint8]
     original_size: tuple[int, int]
     region: tuple[int, int, int, int]
+
+    def is_nearly_one_colour(self) -> bool:
+        """Return whether there is next to nothing to see, as in a photo whose samples were misunderstood, or a cap."""
+        step = max(min(self.pixels.shape[:2]) // _LOOKED_AT, 1)
+        some = self.pixels[::step, ::step]
+        return bool((np.ptp(some, axis=(0, 1)) <= _ONE_COLOUR).all())
 
     def to_original(self, positions: ArrayLike) -> NDArray[np.float32]:
         """Map positions from ``pixels`` to the original photo.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ctxdeploy.archive import default_archive
 from ctxdeploy.core.bundle import Bundle
@@ -331,6 +332,28 @@ def test_what_is_left_out_is_told_by_the_run_and_before_it(call, photos: Path, b
     assert (plan.code, run.code) == (0, 19)
     assert "list.csv, line 3 (the box '1 2 3' is not four numbers" in plan.out
     assert reason in run.err and "1 photo added" in run.out
+
+
+@pytest.mark.parametrize("words", [None, 32])
+def test_a_photo_with_nothing_to_see_is_said(
+    call, photos: Path, bundle: Bundle, shared_archive: Path, tmp_path: Path, words: int | None
+) -> None:
+    """Whether it trained the codebook, and came by the cache, or not; a dark photo is none."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for path in photos.glob("*_0.jpg"):
+        shutil.copy2(path, folder / path.name)
+    Image.new("RGB", (300, 200), (3, 3, 5)).save(folder / "black.png")
+    Image.new("L", (300, 200), 250).save(folder / "white.jpg")
+    Image.open(photos / "coins_0.jpg").point(lambda value: value // 8).save(folder / "dark.png")
+    options = ["-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--json"]
+    options += ["--words", words] if words else ["--codebook", shared_archive / "codebook.safetensors"]
+    result = call("index", folder, *options)
+    assert result.code == 0
+    told = {remark["name"]: remark["remark"] for remark in result.json[0]["remarks"]}
+    assert told == {"black.png": "it is nearly one colour", "white.jpg": "it is nearly one colour"}
+    assert "black.png: it is nearly one colour" in result.err
+    assert "2 photos may not be found by any query" in result.err
 
 
 def test_a_photo_that_vanishes_between_listing_and_reading(bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
