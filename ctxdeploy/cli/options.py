@@ -57,7 +57,7 @@ class FolderType(PathType):
             beside = sorted(path.name for path in Path(above or ".").iterdir())
         except OSError:
             beside = []
-        found = [f"{above}{name}" for name in beside if name.endswith(self._suffixes)]
+        found = [f"{above}{name}" for name in beside if name.endswith(self._suffixes) and not name.startswith(".")]
         given = [text for text in (*found, *self._names()) if text.startswith(incomplete)]
         return [CompletionItem(text) for text in given] or [CompletionItem(incomplete, type="dir")]
 

@@ -134,7 +134,8 @@ def find_model(given: str | None) -> Path:
 
 def only_here(suffix: str, flag: str) -> Path | None:
     """Return the only folder of this kind in the working folder; None if there is none, ``ConfigError`` if several."""
-    found = sorted(Path().glob(f"*{suffix}"))
+    # What is being made, and what an interrupted run left, has a hidden name.
+    found = sorted(path for path in Path().glob(f"*{suffix}") if not path.name.startswith("."))
     if len(found) <= 1:
         return found[0] if found else None
     names = ", ".join(str(path) for path in found[:5])

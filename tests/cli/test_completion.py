@@ -43,7 +43,14 @@ def test_a_word_that_is_no_command(call, word: str, said: str, tmp_path: Path, m
 @pytest.fixture
 def complete(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch):
     """Complete the last word of a line, as bash asks for it, in a folder with archives."""
-    for name in ("trip.ctxindex", "home.ctxindex", "my.ctxbundle", "photos", "sub/other.ctxindex"):
+    for name in (
+        "trip.ctxindex",
+        "home.ctxindex",
+        "my.ctxbundle",
+        ".tmp-1-new.ctxindex",
+        "photos",
+        "sub/other.ctxindex",
+    ):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index import Codebook, Index, IndexConfig
+from ctxdeploy.models import only_here
 
 WHEN = 1_700_000_000
 
@@ -89,3 +91,16 @@ def test_the_photo_itself_has_no_score_of_one_unless_both_sides_assign_alike(tmp
         assert [hit.name for hit in found[words]] == list(photos)
     assert [hit.score for hit in found[1]] == pytest.approx([1.0] * 8, abs=1e-6)
     assert all(0 < hit.score < 0.7 for hit in found[5])
+
+
+def test_what_is_half_made_is_not_the_only_one_here(tmp_path: Path, monkeypatch) -> None:
+    """A killed export leaves a hidden folder behind, and one that runs has it."""
+    monkeypatch.chdir(tmp_path)
+    for name in (".tmp-12ab-how.ctxbundle", ".tmp-12ab-a.ctxindex"):
+        (tmp_path / name).mkdir()
+    assert only_here(".ctxbundle", "--model") is None
+    (tmp_path / "mine.ctxbundle").mkdir()
+    assert only_here(".ctxbundle", "--model") == Path("mine.ctxbundle")
+    (tmp_path / "other.ctxbundle").mkdir()
+    with pytest.raises(ConfigError, match=r"2 \*\.ctxbundle in this folder \(mine\.ctxbundle, other\.ctxbundle\)"):
+        only_here(".ctxbundle", "--model")
