@@ -28,6 +28,8 @@ _MAX_VALUE = 200
 _CREDENTIALS = re.compile(r"(://)[^/]*@")
 _PATH_PARAMETER = re.compile(r";([^;/=]+=[^;/]*)")  # http://host/a.jpg;jsessionid=…
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
+# A path that was made of a URL has lost a slash.
+_PATH = re.compile(r"\b(?:https?|ftps?|sftp|s3a?|gc?s):/[^/\s\"'<>][^\s\"'<>]*")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _AFTER = ".,:;)]}"  # what follows a URL in a sentence
 
@@ -63,13 +65,13 @@ def check_protocol(url: str, named: Sequence[str] | None = None) -> None:
     protocol = protocol_of(url)
     if protocol in _NEVER:
         raise ConfigError(f"{protocol}:// is not read: such a file can run programs")
-    if named is not None and protocol not in (*PROTOCOLS, *named):
-        raise ConfigError(
-            f"{protocol}:// is not read from a list: if you trust its author, add  --allow-protocol {protocol}"
-        )
     if "::" in url and protocol not in PROTOCOLS:  # the usual ones are no chains, whatever stands in their paths
         raise ConfigError(
             f"a chain of addresses ({protocol}://…::…) is not read: copy the photos here, or give their own URL"
+        )
+    if named is not None and protocol not in (*PROTOCOLS, *named):
+        raise ConfigError(
+            f"{protocol}:// is not read from a list: if you trust its author, add  --allow-protocol {protocol}"
         )
 
 
@@ -86,12 +88,15 @@ def without_secrets(url: str) -> str:
 
 def redacted(text: str) -> str:
     """Return a text whose URLs have lost their secrets; those with blanks inside must come without them."""
-    return _URL.sub(_shown, text) if "://" in text else text
+    if ":/" not in text:
+        return text
+    text = _URL.sub(lambda found: _shown(found[0]), text)
+    return _PATH.sub(lambda found: _shown(found[0].replace(":/", "://")).replace("://", ":/"), text)
 
 
-def _shown(found: re.Match[str]) -> str:
-    url = found[0].rstrip(_AFTER)
-    return without_secrets(url) + found[0][len(url) :]
+def _shown(text: str) -> str:
+    url = text.rstrip(_AFTER)
+    return without_secrets(url) + text[len(url) :]
 
 
 def _is_harmless(field: str) -> bool:

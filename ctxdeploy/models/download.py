@@ -68,7 +68,7 @@ class Download:
 def check_url(url: str) -> None:
     """Raise ``ConfigError`` unless a text is a URL of HTTP with a host."""
     if not is_web(url) or host_of(url)[0] is None or re.search(r"[\s\x00-\x1f\x7f]", url) or not url.isascii():
-        raise ConfigError(f"{printable(url)!r} is not an address such as https://host/how_r18.pth")
+        raise ConfigError(f"{printable(without_secrets(url))!r} is not an address such as https://host/how_r18.pth")
 
 
 def fetch(url: str, target: Path, config: DownloadConfig, display: Display) -> Download:
