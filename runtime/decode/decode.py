@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # A photo is nearly one colour if its channels vary by so much at most, in so many rows and columns of it or more.
-_ONE_COLOUR, _LOOKED_AT = 8, 128
+_ONE_COLOUR, _LOOKED_AT = 16, 128
 REDUCING_GAP = 2.0  # the default of Pillow's thumbnail: from a ratio of 4 on, a box filter goes before LANCZOS
 
 

@@ -13,7 +13,8 @@ from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.runtime.config import DecodeLimits
 from ctxdeploy.runtime.decode.formats import readable_formats, why_not_opened
 from ctxdeploy.runtime.decode.integrity import load_jpeg, verify_png
-from ctxdeploy.runtime.decode.png import is_16_bits, wide_samples
+from ctxdeploy.runtime.decode.jpeg2000 import mend_white
+from ctxdeploy.runtime.decode.png import is_16_bits, mend_transparency, wide_samples
 from ctxdeploy.runtime.decode.samples import TOPS, alpha_to_8_bits, over_white, to_8_bits, white_of
 from ctxdeploy.runtime.decode.tiff import TiffLayout, read_layout, read_planes
 
@@ -109,6 +110,10 @@ def load_whole(image: "Image.Image", data: bytes) -> "Image.Image | NDArray[np.u
     image.load()
     if image.format == "TIFF" and image.mode == "P":
         _mend_palette(image)
+    if image.format == "JPEG2000":
+        return mend_white(image, data)
+    if image.format == "PNG":
+        mend_transparency(image, data)
     return _bright(image, data)
 
 
@@ -131,17 +136,19 @@ def _bright(image: "Image.Image", data: bytes) -> "Image.Image":
     if not is_wide or image.mode not in ("RGB", "RGBA", "RGBX", "CMYK", "LA"):
         return image
     count = len(image.getbands()) - (image.mode in ("RGBA", "RGBX", "LA"))
-    if max(high for _, high in _ranges(image, count)) > TOPS[-2] >> 8:
+    transparent = image.info.get("transparency")
+    if max(high for _, high in _ranges(image, count)) > TOPS[-2] >> 8 and transparent is None:
         return image
     if layout is not None:
         return read_planes(data, layout) if layout.is_read_here() else image
-    if "transparency" in image.info:
-        return image
     samples = wide_samples(image, data)
     white = white_of(samples[..., :count])
     rgb = to_8_bits(samples[..., :count], white)
     rgb = np.repeat(rgb, 3, axis=-1) if count == 1 else rgb
-    if samples.shape[-1] > count:
+    if transparent is not None:
+        seen = (samples != np.asarray(transparent)).any(axis=-1, keepdims=True)
+        rgb = over_white(rgb, np.where(seen, np.uint8(255), np.uint8(0)))
+    elif samples.shape[-1] > count:
         rgb = over_white(rgb, alpha_to_8_bits(samples[..., count:], white))
     return Image.fromarray(np.ascontiguousarray(rgb))
 

@@ -1,4 +1,4 @@
-"""16-bit colours of PNG files, of which Pillow gives the upper 8 bits."""
+"""PNG files as Pillow does not give them: 16-bit colours, of which it keeps 8, and a transparent grey of few bits."""
 
 import io
 import struct
@@ -19,6 +19,13 @@ _HEADER = 16
 def is_16_bits(data: bytes) -> bool:
     """Return whether the samples of a PNG file have 16 bits."""
     return data[_HEADER + 8 : _HEADER + 9] == b"\x10"
+
+
+def mend_transparency(image: "Image.Image", data: bytes) -> None:
+    """Give grey of 2 and 4 bits, which Pillow scales to 8, the transparent value that is scaled as well."""
+    depth, value = data[_HEADER + 8], image.info.get("transparency")
+    if depth in (2, 4) and image.mode == "L" and isinstance(value, int):
+        image.info["transparency"] = value * 255 // ((1 << depth) - 1)
 
 
 def wide_samples(image: "Image.Image", data: bytes) -> NDArray[np.uint16]:
