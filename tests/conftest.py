@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import shutil
 import signal
 import sys
@@ -20,6 +21,8 @@ import pytest
 from hypothesis import settings
 
 TESTS = Path(__file__).parent
+# What follows the name of an artefact that is not whole, or no longer wanted.
+FORMER = r"partial|[0-9a-f]{16}(\.sha256)?"
 
 # pytest-xdist runs a worker on each core. BLAS and PyTorch with a thread on each core would have them wait for each
 # other. Read when numpy and torch are loaded, which is later; processes that tests start inherit it.
@@ -70,7 +73,7 @@ def artefacts(pytestconfig: pytest.Config) -> Callable[..., Path]:
         with (root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not mark.exists() or mark.read_text() != _digest(place.rglob("*"), place):
-                for old in root.glob(f"{name}-*"):
+                for old in [path for path in root.iterdir() if re.fullmatch(rf"{name}-({FORMER})", path.name)]:
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
                 partial = root / f"{name}-partial"
                 partial.mkdir()

@@ -63,11 +63,11 @@ def test_text_output_ranks_the_results(call, photos: Path, shared_archive: Path)
 
 
 def test_box_changes_the_query(call, photos: Path, shared_archive: Path) -> None:
-    query = photos / "stereo_motorcycle_0.jpg"
+    query = photos / "coffee_0.jpg"
     whole = call("query", query, "--index", shared_archive, "--json").json[0]
     part = call("query", query, "--index", shared_archive, "--box", "20,20,200,150", "--json").json[0]
     assert part["box"] == [20, 20, 200, 150]
-    assert part["results"][0]["name"].startswith("stereo_motorcycle")
+    assert part["results"][0]["name"].startswith("coffee")
     assert part["results"][0]["score"] != whole["results"][0]["score"]
 
 
@@ -83,7 +83,7 @@ def test_info_and_verify(call, bundle: Bundle, shared_archive: Path) -> None:
     facts = call("info", shared_archive, "--json").json[0]
     assert (facts["kind"], facts["images"], facts["failures"]) == ("archive", 18, 0)
     assert facts["source"]["model"] == bundle.model_id
-    assert facts["model"]["network"]["architecture"] == "resnet18"
+    assert facts["model"]["network"]["architecture"] == "resnet18-half"
     assert facts["extraction"]["precision"] == "fp32"
     facts = call("info", bundle.path, "--json").json[0]
     assert (facts["kind"], facts["model_id"]) == ("bundle", bundle.model_id)

@@ -1,6 +1,7 @@
-"""Networks and their graphs, built once per session: one trace costs 5 to 25 seconds."""
+"""Networks and their graphs, kept by the fixture ``artefacts``: one trace costs 5 to 25 seconds."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,17 +77,48 @@ def network_of(samples: Mapping[str, Image]) -> Callable[[NetworkConfig, Extract
 
 
 @pytest.fixture(scope="session")
-def small_network(config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any]) -> Any:
-    """Return ctx with both parts on the half-width ResNet-18, two scales, K = 60."""
-    return network_of(config_of("ctx-both", dim=64), Extraction(scales=(1.414, 0.5), top_k=60, dim=64))
+def traced(artefacts: Callable[..., Path]) -> Callable[[str, Any], Any]:
+    """Return a function that returns the graph of a network, which is traced once; the name is that of the artefact.
+
+    The network gets the weights that the graph has: what fits them to photos is exact to the last bit in one process
+    alone.
+    """
+    import onnx
+    import torch
+
+    from ctxdeploy.export.graph import build_graph
+
+    def get(name: str, network: Any) -> Any:
+        def make(folder: Path) -> None:
+            torch.save(network.state_dict(), folder / "weights.pt")
+            onnx.save(build_graph(network), folder / "model.onnx")
+
+        kept = artefacts(f"traced-{name}", make, ("ctxdeploy/core", "export"))
+        network.load_state_dict(torch.load(kept / "weights.pt"))
+        return onnx.load(kept / "model.onnx")
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def small_graph(small_network: Any) -> Any:
-    """Return the graph of ``small_network``; tests must not change it."""
-    from ctxdeploy.export.graph import build_graph
+def small(
+    config_of: Callable[..., NetworkConfig], network_of: Callable[..., Any], traced: Callable[[str, Any], Any]
+) -> tuple[Any, Any]:
+    """Return ``small_network`` and ``small_graph``."""
+    network = network_of(config_of("ctx-both", dim=64), Extraction(scales=(1.414, 0.5), top_k=60, dim=64))
+    return network, traced("small", network)
 
-    return build_graph(small_network)
+
+@pytest.fixture(scope="session")
+def small_network(small: tuple[Any, Any]) -> Any:
+    """Return ctx with both parts on the half-width ResNet-18, two scales, K = 60."""
+    return small[0]
+
+
+@pytest.fixture(scope="session")
+def small_graph(small: tuple[Any, Any]) -> Any:
+    """Return the graph of ``small_network``; tests must not change it."""
+    return small[1]
 
 
 @pytest.fixture(scope="session")

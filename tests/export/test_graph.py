@@ -219,12 +219,12 @@ def test_every_network_equals_pytorch_on_minibench(
 
 
 @pytest.fixture(scope="module")
-def seven_scales(config_of: Callable[..., NetworkConfig], network_of: Any) -> tuple[Any, Any]:
+def seven_scales(config_of: Callable[..., NetworkConfig], network_of: Any, traced: Any) -> tuple[Any, Any]:
     """Return ctx with both parts at the default scales, and its graph."""
     extraction = Extraction()
     assert extraction.scales == (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
     network = network_of(config_of("ctx-both"), extraction)
-    return network, build_graph(network)
+    return network, traced("seven-scales", network)
 
 
 @pytest.mark.slow
