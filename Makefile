@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 INSTALL := $(BIN)/pip install -q --config-settings editable_mode=strict -e
 SOURCES := $(sort $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*))
 
-.PHONY: help demo test test-all test-rest lint style types imports tests-fast docs pages dist metrics bench clean FORCE
+.PHONY: help demo test test-all test-rest test-lowest lint style types imports tests-fast docs pages dist metrics bench clean FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -69,8 +69,12 @@ test: $(VENV)/rtx  ## lint, and the tests of every room in six to eight minutes 
 test-rest: $(VENV)/rtx
 	CTXDEPLOY_HYPOTHESIS=ci $(PYTEST) -m 'slow or hypothesis'
 
+# In an environment of its own. It is no failure where the package index cannot be reached.
+test-lowest: $(VENV)/installed  ## the main job with the oldest version of every library that pyproject.toml allows
+	$(BIN)/python tools/check_lowest.py $(VENV)/lowest
+
 test-all: test  ## everything
-	@$(MAKE) --no-print-directory test-rest
+	@$(MAKE) --no-print-directory test-rest test-lowest
 
 pages: $(VENV)/installed  ## write the generated pages of docs/ anew
 	$(BIN)/python tools/pages.py

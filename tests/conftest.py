@@ -24,6 +24,12 @@ TESTS = Path(__file__).parent
 # What follows the name of an artefact that is not whole, or no longer wanted.
 FORMER = r"partial|[0-9a-f]{16}(\.sha256)?"
 
+# What a user, a terminal or a CI has set would change what commands find and print.
+for _name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PYTHONWARNINGS"):
+    os.environ.pop(_name, None)
+for _name in ("CTXDEPLOY_HOME", "CTXDEPLOY_INDEX", "CTXDEPLOY_MIRROR", "CTXDEPLOY_MODEL"):
+    os.environ.pop(_name, None)
+
 # pytest-xdist runs a worker on each core. BLAS and PyTorch with a thread on each core would have them wait for each
 # other. Read when numpy and torch are loaded, which is later; processes that tests start inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:

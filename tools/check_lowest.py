@@ -3,9 +3,9 @@
 python tools/check_lowest.py ENVIRONMENT
 
 ENVIRONMENT is made, or used again where pyproject.toml is what it was made from; the code in it is always the
-repository's. PyTorch is that of the
-environment that this runs in: its oldest release for Linux comes with 3 GB of CUDA. Returns 1 if something does not
-work, 0 if all does or, with a line that says so, if the package index cannot be reached: that is no fault of a bound.
+repository's. PyTorch is that of the environment that this runs in: the oldest release for Linux comes with gigabytes
+of CUDA. Returns 1 if something does not work, 0 if all does or, with a line that says so, if the package index cannot
+be reached: that is no fault of a bound.
 """
 
 import importlib.metadata
@@ -23,6 +23,7 @@ import venv
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from check_dist import PHOTOS
 from packaging.requirements import Requirement
@@ -63,30 +64,23 @@ with PhotoIndex.open("photos.ctxindex") as index:
 """
 
 
-def lowest(project: dict[str, object]) -> tuple[dict[str, Version], list[str]]:
-    """Return the oldest version that the extras allow together, by package, and the extras."""
-    extras: dict[str, list[str]] = project["optional-dependencies"]  # type: ignore[assignment]
-    chosen = [extra for extra in extras if extra not in LEFT_OUT]
-    lines: list[str] = [*project["dependencies"]]  # type: ignore[misc]
-    for extra in chosen:
-        lines += extras[extra]
+def lowest(project: dict[str, Any]) -> list[str]:
+    """Return a requirement on the oldest version that the extras allow together, for each package of theirs."""
+    lines = [*project["dependencies"]]
+    for extra, requirements in project["optional-dependencies"].items():
+        lines += [] if extra in LEFT_OUT else requirements
     found: dict[str, Version] = {}
     for requirement in map(Requirement, lines):
         bounds = [Version(bound.version) for bound in requirement.specifier if bound.operator in (">=", "==")]
         if len(bounds) != 1:
             raise SystemExit(f"pyproject.toml: {requirement} has no lower bound: give it one that works")
-        found[requirement.name] = max(bounds[0], found.get(requirement.name, bounds[0]))
-    return found, chosen
-
-
-def link_torch(site: Path) -> None:
-    """Give an environment the PyTorch of this one."""
-    files = importlib.metadata.distribution(TORCH).files or []
-    for name in {file.parts[0] for file in files if file.parts[0] != ".."}:
-        (site / name).symlink_to(Path(str(importlib.metadata.distribution(TORCH).locate_file(name))))
+        name = requirement.name + (f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else "")
+        found[name] = max(bounds[0], found.get(name, bounds[0]))
+    return [f"{name}=={version}" for name, version in sorted(found.items()) if name != TORCH]
 
 
 def site_packages(environment: Path) -> Path:
+    """Return where an environment's packages are."""
     return next((environment / "lib").glob("python*/site-packages"))
 
 
@@ -99,29 +93,34 @@ def copy_code(installed: Path) -> None:
         shutil.copytree(ROOT / room, installed / room, ignore=ignore)
 
 
-def install(environment: Path, packages: dict[str, Version], extras: list[str]) -> str:
+def install(environment: Path, requirements: list[str]) -> str:
     """Make the environment; return why the package index cannot be reached, or nothing."""
     shutil.rmtree(environment, ignore_errors=True)
     venv.create(environment, with_pip=True)
-    link_torch(site_packages(environment))
     with tempfile.TemporaryDirectory(prefix="ctxdeploy-lowest-") as work:
         for name in FILES:  # a copy: building would leave its files here
             shutil.copy(ROOT / name, work)
         for name in ("ctxdeploy", *ROOMS):
             shutil.copytree(ROOT / name, Path(work, name))
-        constraints = Path(work, "constraints.txt")
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in packages.items() if name != TORCH))
-        command = [str(environment / "bin" / "pip"), "install", "--retries", "3", "--timeout", "60"]
-        command += ["--progress-bar", "off", "-c", str(constraints), f"{work}[{','.join(extras)}]"]
-        for attempt in range(1, ATTEMPTS + 1):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return ""
-            said = done.stdout + done.stderr
-            if not UNREACHABLE.search(said):
-                raise SystemExit(f"{said[-4000:]}\nthe oldest versions that pyproject.toml allows cannot be installed")
-            if attempt < ATTEMPTS:
-                time.sleep(PAUSE * attempt)
+        reason = pip(environment, *requirements) or pip(environment, "--no-deps", work)
+    # Behind this environment's own packages: what it lacks, which is PyTorch with its CUDA, comes from that of pytest.
+    (site_packages(environment) / "torch.pth").write_text(f"{importlib.metadata.distribution(TORCH).locate_file('')}\n")
+    return reason
+
+
+def pip(environment: Path, *arguments: str) -> str:
+    """Install something; return why the package index cannot be reached, or nothing."""
+    options = ("-q", "--retries", "3", "--timeout", "60", "--progress-bar", "off")
+    for attempt in range(1, ATTEMPTS + 1):
+        command = [environment / "bin" / "pip", "install", *options, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
+        if done.returncode == 0:
+            return ""
+        if not UNREACHABLE.search(said):
+            raise SystemExit(f"{said[-4000:]}\nthe oldest versions that pyproject.toml allows cannot be installed")
+        if attempt < ATTEMPTS:
+            time.sleep(PAUSE * attempt)
     return said.strip().splitlines()[-1]
 
 
@@ -159,7 +158,8 @@ def main_job(programs: Path, work: Path) -> None:
     run("python", "-c", DOOR)
     run("ctxdeploy", "inspect", "query.jpg", "-o", "seen")
     run("ctxdeploy", "eval", "holidays", "-q", "--global", "--html", "worst.html")
-    export = ["ctxdeploy", "export", "ctx-small", "-q", "-o", "small.ctxbundle", "--image-size", "256"]
+    export = ["ctxdeploy", "export", "ctx-small", "-q", "-o", "small.ctxbundle", "--scales", "1", "--image-size", "256"]
+    export += ["--photos", "holidays/jpg"]
     run(*export, "--target", "onnxruntime", "--target", "openvino", "--triton", "triton", "--report", "report.html")
     run("ctxdeploy", "verify", "small.ctxbundle")
 
@@ -167,11 +167,11 @@ def main_job(programs: Path, work: Path) -> None:
 def main() -> int:
     """Return 0 if the main job works, or if the package index cannot be reached."""
     environment = Path(sys.argv[1]).resolve()
-    packages, extras = lowest(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
+    requirements = lowest(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
     mark = environment / "made-from"
     made_from = (ROOT / "pyproject.toml").read_text()
     if not mark.exists() or mark.read_text() != made_from:
-        reason = install(environment, packages, extras)
+        reason = install(environment, requirements)
         if reason:
             sys.stdout.write(f"skipped: the package index cannot be reached, tried {ATTEMPTS} times: {reason}\n")
             return 0
@@ -179,8 +179,7 @@ def main() -> int:
     copy_code(site_packages(environment) / "ctxdeploy")
     with tempfile.TemporaryDirectory(prefix="ctxdeploy-lowest-") as work:
         main_job(environment / "bin", Path(work))
-    names = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()) if name != TORCH)
-    sys.stdout.write(f"the main job works with the oldest versions that are allowed: {names}\n")
+    sys.stdout.write(f"the main job works with the oldest versions that are allowed: {', '.join(requirements)}\n")
     return 0
 
 

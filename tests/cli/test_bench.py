@@ -62,6 +62,7 @@ def _pytorch_operations(bundle: Bundle, content: dict[str, object]) -> float:
     return float(np.median(counts))
 
 
+@pytest.mark.slow
 def test_search(call: Callable[..., object]) -> None:
     common = ("--photos", 200, "--descriptors", 40, "--words", 64, "--queries", 4, "--threads", 1)
     sweeps = ("--sizes", "50", "--batch-sizes", "1,2", "--thread-counts", "")
@@ -101,6 +102,7 @@ def test_compare(call: Callable[..., object], tmp_path: Path) -> None:
     assert least["verdict"] == "no difference"
 
 
+@pytest.mark.slow
 def test_end_to_end(call: Callable[..., object], bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     common = ("--model", bundle.path, "--count", 2, "--words", 16, "--no-peer", "--threads", 1)
     done = call("bench", "end-to-end", photos, *common, "--windows", 1, "-q", "--json")

@@ -374,6 +374,7 @@ def _without_override() -> None:
             prctl(drop_from_bounding_set, capability, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities of Linux")
 def test_a_photo_without_permission_is_tried_by_every_run(bundle: Bundle, dirty: Path, tmp_path: Path) -> None:
     (dirty / "coins_0.jpg").chmod(0)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GUIDE = Path(__file__).parents[2] / "docs" / "bring-your-own-descriptors.md"
 
 
@@ -19,6 +21,7 @@ def _program() -> str:
     return "\n".join(parts)
 
 
+@pytest.mark.slow
 def test_every_block_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     program = _program()
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", program, re.MULTILINE)

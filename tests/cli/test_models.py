@@ -148,6 +148,7 @@ def test_the_built_in_model_is_never_written(call, work: Path, few: Path) -> Non
         assert "ctxdeploy export ctx-small -o mine.ctxbundle" in result.err
 
 
+@pytest.mark.slow
 def test_the_built_in_model_exports_like_any_checkpoint_with_a_codebook_of_one_s_own(call, work: Path) -> None:
     own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
     codebook_of(own).save(work / "words")

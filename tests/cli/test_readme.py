@@ -71,6 +71,7 @@ def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_search_my_photos(folder: Path) -> None:
     commands = _blocks(README, "sh")
     assert "ctxdeploy index photos/\n" in commands[0]

@@ -51,6 +51,7 @@ def test_every_artefact_is_compared_and_a_wrong_one_found(call, several: Bundle,
     assert found["onnxruntime", "fp16"]["verdict"].startswith("failed")
 
 
+@pytest.mark.slow
 def test_figures_are_recorded_on_request(call, several: Bundle, photos: Path) -> None:
     only = ("--target", "openvino", "-q")
     result = call("verify", several.path, "--photos", photos, *only)
@@ -86,6 +87,7 @@ def test_ground_truth_of_other_photos_does_not_spare_the_retrieval_run(
     assert (ranking["kind"], ranking["photos"]) == ("overlap", 18)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_the_reference_on_request(call, bundle: Bundle, checkpoint: Path, photos: Path) -> None:
     arguments = ("--photos", photos, "--checkpoint", checkpoint, "--json", "-q")
     result = call("verify", bundle.path, *arguments)
@@ -109,7 +111,7 @@ def test_ground_truth_beside_the_photos_gives_a_mean_average_precision(
     assert result.code == 0, result.err
     ranking = result.json[0]["artefacts"][0]["parity"]["ranking"]
     assert (ranking["kind"], ranking["queries"]) == ("map", 18)
-    assert ranking["map"] == ranking["reference_map"] and ranking["map"] > 0.6
+    assert ranking["map"] == ranking["reference_map"] and ranking["map"] > 0.4
     (folder / "gnd.json").write_text('{"scenes": 5}')
     result = call("verify", bundle.path, "--photos", folder / "images", "-q")
     assert result.code == 2 and "is not a ground truth in minibench's form" in result.err

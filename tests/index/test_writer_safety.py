@@ -91,6 +91,7 @@ def test_a_forked_child_commits_nothing(tmp_path: Path, codebook: Codebook) -> N
     index.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_line_of_a_merge_or_removal_leaves_every_name_once(tmp_path: Path, codebook: Codebook) -> None:
     _small_shards(tmp_path / "other", codebook, 3)
     number = 0

@@ -40,6 +40,7 @@ def release(call: Any, home: Path, checkpoint: bytes, photos: list[Path]) -> Any
     return run
 
 
+@pytest.mark.slow
 def test_a_released_model_is_whole_and_used_by_its_name(
     release: Any, call: Any, home: Path, photos: list[Path], checkpoint: bytes
 ) -> None:
