@@ -110,14 +110,14 @@ def install(environment: Path, requirements: list[str]) -> str:
 
 def pip(environment: Path, *arguments: str) -> str:
     """Install something; return why the package index cannot be reached, or nothing."""
-    options = ("-q", "--retries", "3", "--timeout", "60", "--progress-bar", "off")
+    options = ("--retries", "3", "--timeout", "60", "--progress-bar", "off")
     for attempt in range(1, ATTEMPTS + 1):
         command = [environment / "bin" / "pip", "install", *options, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = done.stdout + done.stderr
+        said = "".join(line for line in (done.stdout + done.stderr).splitlines(True) if " is ignored: " not in line)
         if done.returncode == 0:
             return ""
-        if not UNREACHABLE.search(said):
+        if "ResolutionImpossible" in said or not UNREACHABLE.search(said):
             raise SystemExit(f"{said[-4000:]}\nthe oldest versions that pyproject.toml allows cannot be installed")
         if attempt < ATTEMPTS:
             time.sleep(PAUSE * attempt)
