@@ -13,7 +13,7 @@ from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export import ExportConfig
+from ctxdeploy.export import ExportConfig, TritonConfig
 from ctxdeploy.indexing.codebook import add_codebook, read_codebook
 from ctxdeploy.models import BUNDLE_SUFFIX, find_checkpoint
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command("export")
 @click.argument("checkpoint", type=PATH)
 @click.option("-o", "--output", type=PATH, help=f"Bundle to make [default: CHECKPOINT's name with {BUNDLE_SUFFIX}].")
-@options_of(ExportConfig)
+@options_of(ExportConfig, TritonConfig)
 @click.option("--calibrate", type=PATH, metavar="DIR", help="Photos that int8 is fitted to [default: scikit-image's].")
 @click.option("--codebook", type=PATH, metavar="FILE", help="Codebook that the bundle carries, for `index` to use.")
 @click.option("--photos", type=PATH, metavar="DIR", help="Compare on these photos [default: some of scikit-image].")
@@ -64,12 +64,12 @@ def command(
             require(package, extra)
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"{report.parent} is not a folder: make it first, or choose another --report")
-    config = configured(ExportConfig)
-    if calibrate is not None and Precision.INT8 not in config.precisions:
-        raise ConfigError("--calibrate is for int8: add --precision int8")
+    config, serving = configured(ExportConfig), configured(TritonConfig)
+    _check_together(config, serving, calibrate, triton)
     if codebook is not None:
         _check_codebook(codebook, checkpoint, config)
-    chosen, fitted = _photos(checkpoint, config, photos, calibrate)
+    display = Display(quiet=quiet)
+    chosen, fitted = _photos(checkpoint, config, photos, calibrate, display)
     exported = export_bundle(
         checkpoint,
         output,
@@ -77,7 +77,7 @@ def command(
         retrieval=AsmkRetrieval,
         photos=chosen,
         calibration=fitted,
-        display=Display(quiet=quiet),
+        display=display,
     )
     if codebook is not None:
         exported = replace(exported, bundle=add_codebook(exported.bundle, codebook))
@@ -89,7 +89,7 @@ def command(
         for artefact in (*exported.bundle.artefacts, *exported.rejected):
             kind = "engine" if artefact.format == "engine" else "graph"
             what = f"{artefact.target} {artefact.precision} {kind}, {artefact.bytes / 1e6:.1f} MB"
-            echo(f"  {what}: {parity_line(artefact.parity)}")
+            echo(f"  {what}: {parity_line(artefact)}")
     if report is not None:
         from ctxdeploy.report import write_bundle_report
 
@@ -97,8 +97,18 @@ def command(
     if triton is not None:
         from ctxdeploy.export import write_model_repository
 
-        write_model_repository(exported.bundle, triton)
+        write_model_repository(exported.bundle, triton, serving)
     exported.check()
+
+
+def _check_together(config: ExportConfig, serving: TritonConfig, calibrate: Path | None, triton: Path | None) -> None:
+    """Raise ``ConfigError`` for an option that says something of another one, which is not given."""
+    if triton is None and serving != TritonConfig():
+        raise ConfigError("--triton-kind is for a model repository: add --triton DIR")
+    if calibrate is not None and Precision.INT8 not in config.precisions:
+        raise ConfigError("--calibrate is for int8: add --precision int8")
+    if calibrate is None and config.int8 != ExportConfig().int8:
+        raise ConfigError("--calibration-photos is a number of photos of a folder: add --calibrate DIR")
 
 
 def _check_codebook(codebook: Path, checkpoint: Path, config: ExportConfig) -> None:
@@ -108,17 +118,16 @@ def _check_codebook(codebook: Path, checkpoint: Path, config: ExportConfig) -> N
 
 
 def _photos(
-    checkpoint: Path, config: ExportConfig, photos: Path | None, calibrate: Path | None
+    checkpoint: Path, config: ExportConfig, photos: Path | None, calibrate: Path | None, display: Display
 ) -> tuple["ParityPhotos | None", "dict[str, Image] | None"]:
     """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
     if photos is None and calibrate is None:
         return None, None
     from ctxdeploy.export import load_checkpoint
-    from ctxdeploy.export.int8 import Int8Config
     from ctxdeploy.export.parity import folder_calibration, folder_parity_photos
 
     preprocessing = config.preprocessing(load_checkpoint(checkpoint, architecture=config.architecture))
     chosen = None if photos is None else folder_parity_photos(photos, preprocessing)
     if calibrate is None:
         return chosen, None
-    return chosen, folder_calibration(calibrate, preprocessing, Int8Config().max_photos)
+    return chosen, folder_calibration(calibrate, preprocessing, config.int8.max_photos, display)

@@ -79,7 +79,7 @@ def release_command(
         return
     echo(f"{printable(str(output))}: {size / 1e6:.2f} MB")
     for artefact in released.bundle.artefacts:
-        echo(f"  {artefact.target} {artefact.precision}: {parity_line(artefact.parity)}")
+        echo(f"  {artefact.target} {artefact.precision}: {parity_line(artefact)}")
     for reason in released.left_out:
         echo(f"  left out: {reason}")
 
@@ -126,7 +126,7 @@ def pull_command(
     if origin is not None:
         known = "the known one" if origin.known_sha256 else "not known to ctxdeploy before; recorded with the model"
         echo(f"  {origin.bytes:,} bytes, sha256 {origin.sha256} ({known})")
-    echo(f"  {parity_line(pulled.bundle.artefact().parity)}")
+    echo(f"  {parity_line(pulled.bundle.artefact())}")
     given = name if folder == models_folder() else printable(str(pulled.bundle.path))
     echo(f"  use it with  --model {given}")
 

@@ -3,24 +3,50 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ctxdeploy.core.bundle import Artefact
+from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.text import printable
 
 
-def parity_line(parity: Mapping[str, Any]) -> str:
-    """Return the figures of an artefact's ``parity`` for people."""
+def parity_line(artefact: Artefact, parity: Mapping[str, Any] | None = None) -> str:
+    """Return an artefact's verdict and figures for people, each with what its precision needs.
+
+    Args:
+        artefact: whose they are.
+        parity: its figures; those that it carries if None.
+    """
+    parity = artefact.parity if parity is None else parity
     if not parity:
         return "not measured"
+    needed: Mapping[str, float] = parity.get("tolerance", {})
     parts = [
-        f"cosine ≥ {_number(parity['cosine_min'])} (mean {_number(parity['cosine_mean'])})",
-        f"positions in common ≥ {_number(parity['overlap_min'])}",
+        _figure("cosine", parity["cosine_min"], needed.get("cosine")),
+        _figure("its 1st percentile", parity.get("cosine_p1"), needed.get("cosine_p1")),
+        _figure("its mean", parity["cosine_mean"], needed.get("cosine_mean")),
+        _figure("positions in common", parity["overlap_min"], needed.get("overlap")),
     ]
     ranking = parity["ranking"]
     if ranking is not None and ranking["map"] is not None:
         parts.append(f"mAP {ranking['map']:.4f} (reference {ranking['reference_map']:.4f})")
     elif ranking is not None:
-        parts.append(f"best ten in common {ranking['overlap']:.3f}")
-    return printable(f"{parity['verdict']}; {', '.join(parts)}")
+        parts.append(_figure("best ten in common", ranking["overlap"], needed.get("top_ten")))
+    return printable(f"{_verdict(artefact, parity)}; {', '.join(parts)}")
 
 
-def _number(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.5f}"
+def _verdict(artefact: Artefact, parity: Mapping[str, Any]) -> str:
+    if artefact.target not in ENGINE_TARGETS or artefact.format != "onnx":
+        return str(parity["verdict"])
+    where = parity.get("measured_with") or "another engine"
+    return (
+        f"{parity['verdict']} in {where}; {artefact.target} itself did not run, an engine is measured where it is built"
+    )
+
+
+def _figure(what: str, value: float | None, needed: float | None) -> str:
+    if value is None:
+        return f"{what} is not a number"
+    if needed is None:
+        return f"{what} ≥ {value:.5f}"
+    if needed <= 0:  # of int8: a few wrong descriptors change no answer
+        return f"{what} ≥ {value:.5f} (any may do: percentile, mean and answers decide)"
+    return f"{what} ≥ {value:.5f} (needed: {needed:g})"

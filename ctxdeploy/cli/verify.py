@@ -125,7 +125,7 @@ def _compared(
         {
             "target": result.artefact.target,
             "precision": result.artefact.precision,
-            "line": result.absent or parity_line(result.parity) + (_ITSELF if result.itself else ""),
+            "line": result.absent or parity_line(result.artefact, result.parity) + (_ITSELF if result.itself else ""),
             "parity": result.parity,
             "absent": result.absent,
         }

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.text import counted
 from ctxdeploy.report.figures import Style, rank_plot, scale_plot, style_of
 from ctxdeploy.report.pages import Cell, Row, words, write_page
@@ -142,7 +143,8 @@ def _figure(parity: Mapping[str, Any], key: str, sign: int, limit_name: str | No
 
 def _cell(value: float | None, sign: int = 1, limit: float | None = None) -> Cell:
     """Return a figure and, under it, its tolerance; what misses it, or is not a number, is marked."""
-    note = "" if limit is None else f"{'≥' if sign > 0 else '≤'} {limit:g}"
+    # The least cosine of int8 has no limit: percentile, mean and answers decide.
+    note = "" if limit is None else "any" if sign > 0 and limit <= 0 else f"{'≥' if sign > 0 else '≤'} {limit:g}"
     missed = value is None or (limit is not None and sign * value < sign * limit)
     return Cell(text="not a number" if value is None else _number(value), note=note, kind="bad" if missed else "")
 
@@ -171,6 +173,8 @@ def _verdict(artefact: Artefact, rejected: bool) -> Cell:
         return Cell(text=f"not measured: {reason}", kind="text soft")
     verdict = artefact.parity["verdict"]
     kind = "text good" if verdict == "passed" else "text bad"
+    if artefact.target in ENGINE_TARGETS and artefact.format == "onnx":
+        verdict += f" in {artefact.parity['measured_with']}; no engine of {artefact.target} was run"
     return Cell(text=verdict + "; rejected" * rejected, kind=kind)
 
 

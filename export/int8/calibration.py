@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require_onnxruntime
+from ctxdeploy.core.settings import setting
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
 
 
@@ -34,14 +35,16 @@ class Int8Config:
         source: where the photos come from, as reports say it.
     """
 
-    max_photos: int = 16
+    max_photos: int = setting(
+        16, "--calibration-photos", "Photos of --calibrate that int8 is fitted to, spread over them.", metavar="N"
+    )
     max_kept: float = 0.5
     keep: frozenset[str] = frozenset()
     source: str = "sample photos"
 
     def __post_init__(self) -> None:
         if type(self.max_photos) is not int or self.max_photos < 1:
-            raise ConfigError(f"max_photos is {self.max_photos!r}: give 1 or more photos to calibrate with")
+            raise ConfigError(f"--calibration-photos is {self.max_photos!r}: give 1 or more photos to calibrate with")
         if not 0 <= self.max_kept <= 1:
             raise ConfigError(f"max_kept is {self.max_kept}: give a share of the convolutions, 0 to 1")
 

@@ -51,7 +51,7 @@ def search(
         ConfigError: there is no photo, a name in ``config.keep`` is unknown, or the graph has no trunk.
     """
     config = config or Int8Config()
-    report(f"calibrating on {min(len(photos), config.max_photos)} photos")
+    report(f"calibrating on {min(len(photos), config.max_photos)} {config.source}")
     ranges = calibrate(proto, photos, config)
     layers = find_trunk(proto).layers
     max_kept = max(len(config.keep), int(config.max_kept * len(layers)))

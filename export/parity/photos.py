@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.progress import Display
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.core.scoring import GroundTruth, load_ground_truth
+from ctxdeploy.core.text import counted
 from ctxdeploy.core.types import Preprocessing
 from ctxdeploy.export.parity.parity_run import ParityPhotos
 
@@ -47,8 +49,16 @@ def sample_calibration(image_size: int) -> dict[str, Image]:
     return {name: _scaled(sample_photo(name), image_size) for name in _CALIBRATING}
 
 
-def folder_calibration(folder: Path, preprocessing: Preprocessing, max_photos: int) -> dict[str, Image]:
+def folder_calibration(
+    folder: Path, preprocessing: Preprocessing, max_photos: int, display: Display | None = None
+) -> dict[str, Image]:
     """Return up to ``max_photos`` photos of a folder, spread over it, as they enter the network.
+
+    Args:
+        folder: with photos.
+        preprocessing: how they enter the network.
+        max_photos: at most so many.
+        display: is told how many of how many are used.
 
     Raises:
         ConfigError: the folder cannot be listed.
@@ -57,7 +67,13 @@ def folder_calibration(folder: Path, preprocessing: Preprocessing, max_photos: i
     """
     from ctxdeploy.runtime import find_photos
 
-    return decoded(_spread(find_photos(folder), max_photos), preprocessing)
+    found = find_photos(folder)
+    chosen = _spread(found, max_photos)
+    if display is not None and len(chosen) < len(found):
+        display.say(
+            f"int8 is fitted to {len(chosen)} of {counted(len(found), 'photo')}: --calibration-photos takes more"
+        )
+    return decoded(chosen, preprocessing)
 
 
 def sample_parity_photos(preprocessing: Preprocessing) -> ParityPhotos:

@@ -147,6 +147,20 @@ def test_cpu(served: Bundle) -> None:
     assert not message.HasField("dynamic_batching")
 
 
+def test_batches_fit_where_the_model_runs(served: Bundle) -> None:
+    for kind, batch in (("cpu", 1), ("gpu", served.shapes.batch[1]), ("auto", served.shapes.batch[1])):
+        text = model_config(served, served.artefacts[0], TritonConfig(kind=kind))
+        message = text_format.Parse(text, schema.ModelConfig())
+        assert message.instance_group[0].kind == getattr(schema.ModelInstanceGroup, f"KIND_{kind.upper()}")
+        assert message.max_batch_size == batch
+        assert message.HasField("dynamic_batching") == (batch > 1)
+        assert max(warm_up.batch_size for warm_up in message.model_warmup) <= batch
+    told = text_format.Parse(
+        model_config(served, served.artefacts[0], TritonConfig(kind="cpu", max_batch=4)), schema.ModelConfig()
+    )
+    assert told.max_batch_size == 4
+
+
 ranges = st.tuples(st.integers(1, 900), st.integers(1, 900)).map(lambda pair: (min(pair), max(pair)))
 
 
@@ -154,7 +168,7 @@ ranges = st.tuples(st.integers(1, 900), st.integers(1, 900)).map(lambda pair: (m
 @given(
     shapes=st.builds(ShapeRange, batch=st.integers(1, 300).map(lambda n: (1, n)), height=ranges, width=ranges),
     preferred=st.none() | st.lists(st.integers(1, 300), max_size=3).map(tuple),
-    kind=st.sampled_from(("cpu", "gpu")),
+    kind=st.sampled_from(("cpu", "gpu", "auto")),
     instances=st.integers(1, 8),
     delay=st.integers(0, 10**6),
 )
@@ -167,7 +181,8 @@ def test_every_range(served: Bundle, shapes: ShapeRange, preferred: Any, kind: s
             model_config(bundle, served.artefacts[0], config)
         return
     message = text_format.Parse(model_config(bundle, served.artefacts[0], config), schema.ModelConfig())
-    assert message.max_batch_size == shapes.batch[1]
+    alone = kind == "cpu" and preferred is None
+    assert message.max_batch_size == (1 if alone else shapes.batch[1])
     batches = list(message.dynamic_batching.preferred_batch_size)
     assert batches == sorted(set(batches))
     assert all(1 <= batch <= message.max_batch_size for batch in batches)
@@ -270,7 +285,7 @@ def test_copies_where_links_are_impossible(served: Bundle, tmp_path: Path, monke
 
 def test_without_tritonclient(served: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tritonclient.grpc.model_config_pb2", None)
-    with pytest.raises(MissingExtraError, match=r"ctxdeploy\[triton\]"):
+    with pytest.raises(MissingExtraError, match=r"\[triton\]"):
         write_model_repository(served, tmp_path / "models")
 
 

@@ -176,7 +176,7 @@ def test_a_missing_onnx_is_named_with_its_extra(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     made = replace(bundle, artefacts=tuple(replace(a, precision=precision) for a in bundle.artefacts))
-    with pytest.raises(MissingExtraError, match=r"onnx is not installed: run  pip install 'ctxdeploy\[cpu\]'"):
+    with pytest.raises(MissingExtraError, match=r"onnx is not installed: run  pip install .*\[cpu\]"):
         open_backend(made, BackendConfig(name=name, precision=precision))
 
 
