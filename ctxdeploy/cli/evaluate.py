@@ -55,9 +55,9 @@ def command(
 ) -> None:
     """Say how good a model is on the data set in PLACE: mAP and mP@1, 5, 10, in percent.
 
-    PLACE holds Revisited Oxford or Paris (gnd_roxford5k.pkl, jpg/), minibench, any photos with gnd.json, or photos
-    named as in INRIA Holidays. Its photos are indexed and its queries asked as a user would, with the default settings.
-    Run it again to continue after an interruption, or to score again.
+    PLACE holds Revisited Oxford or Paris (gnd_roxford5k.pkl, jpg/), Oxford or Paris with their text files, minibench,
+    any photos with gnd.json, or photos named as in INRIA Holidays. Its photos are indexed and its queries asked as a
+    user would, with the default settings. Run it again to continue after an interruption, or to score again.
     """
     if page is not None and (page.suffix.lower() not in (".html", ".htm") or not page.parent.is_dir()):
         raise ConfigError(f"--html {page} must end in .html, and its folder exist")

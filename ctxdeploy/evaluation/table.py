@@ -4,10 +4,12 @@ from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import printable
-from ctxdeploy.evaluation import holidays, revisited, scenes
+from ctxdeploy.evaluation import holidays, oxford, revisited, scenes
 from ctxdeploy.evaluation.dataset import DataSet, Kind
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (revisited.KIND, scenes.MINIBENCH, scenes.KIND, holidays.KIND)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (revisited.KIND, oxford.KIND, scenes.MINIBENCH, scenes.KIND, holidays.KIND)
+}
 
 
 def open_set(place: Path, kind: str | None = None) -> DataSet:

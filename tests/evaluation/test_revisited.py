@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.types import Box
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.judging import figures, judge
@@ -259,6 +259,63 @@ def test_sets_as_they_were_before_they_were_revisited(
     found = figures(dataset, judge(dataset, zip(dataset.queries, named, strict=True)))
     assert list(found) == ["ok"] and found["ok"].queries == 70
     assert found["ok"].mean_average_precision == expected[0]
+
+
+def _as_text(content: dict, folder: Path, photos: Path, prefix: str) -> None:
+    """Write the lists of text files that Oxford's authors published; queries are photos of the database here."""
+    (folder / "images").symlink_to(photos)
+    (folder / "gt").mkdir()
+    for number, truth in enumerate(content["gnd"]):
+        name = folder / "gt" / f"scene_{number}"
+        edges = " ".join(map(str, truth["bbx"]))
+        Path(f"{name}_query.txt").write_text(f"{prefix}{content['qimlist'][number]} {edges}\n")
+        for kind, key in (("good", "easy"), ("ok", "hard"), ("junk", "junk")):
+            Path(f"{name}_{kind}.txt").write_text("".join(f"{content['imlist'][n]}\n" for n in truth[key]))
+
+
+@pytest.mark.parametrize("prefix", ["oxc1_", ""])
+def test_the_lists_that_oxford_was_published_with(revisited: Path, tmp_path: Path, content, prefix: str) -> None:
+    _as_text(content, tmp_path, revisited / "jpg", prefix)
+    dataset = open_set(tmp_path)
+    assert (dataset.kind, len(dataset.database)) == ("oxford", len(list((revisited / "jpg").iterdir())))
+    (task,) = dataset.tasks
+    by_name = {query.name: query for query in dataset.queries}
+    assert len(by_name) == 70
+    for name, truth in zip(content["qimlist"], content["gnd"], strict=True):
+        query = by_name[f"images/{name}.jpg"]
+        assert query.box == Box(**dict(zip(("x0", "y0", "x1", "y1"), truth["bbx"], strict=True)))
+        right = [content["imlist"][n] for key in ("easy", "hard") for n in truth[key]]
+        assert task.relevance[query.key].positives == tuple(f"images/{photo}.jpg" for photo in right)
+        assert task.relevance[query.key].junk == {f"images/{content['imlist'][n]}.jpg" for n in truth["junk"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("scene_3_query.txt", "", "scene_3_query.txt must be one line"),
+        ("scene_3_query.txt", "{photo} 1 2 3\n", "must be one line"),
+        ("scene_3_query.txt", "{photo} 1 2 3 x\n", "must be one line"),
+        ("scene_3_query.txt", "{photo} 9 2 3 4\n", "x0 < x1"),
+        ("scene_3_query.txt", "{photo} 1 2 nan 4\n", "finite"),
+        ("scene_3_query.txt", "nowhere 1 2 3 4\n", "'nowhere' is not among the photos"),
+        ("scene_3_ok.txt", "nowhere\n", "scene_3_ok.txt: 'nowhere' is not among the photos: complete the data set"),
+        ("scene_3_ok.txt", "\x1b[31m\n", r"'\x1b[31m' is not among"),
+        ("scene_3_ok.txt", "{photo}\n{photo}\n", "2 times"),
+        ("scene_3_junk.txt", None, "scene_3_junk.txt cannot be read: No such file"),
+        ("scene_3_junk.txt", "\udcff", "scene_3_junk.txt cannot be read: it is no text"),
+    ],
+)
+def test_lists_of_oxford_that_are_wrong(
+    revisited: Path, tmp_path: Path, content, file: str, text: str | None, words: str
+) -> None:
+    _as_text(content, tmp_path, revisited / "jpg", "")
+    path = tmp_path / "gt" / file
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text.format(photo=content["imlist"][0]).encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError) as caught:
+        open_set(tmp_path)
+    assert words in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 def test_interrupted_it_goes_on_to_the_same_rankings(
