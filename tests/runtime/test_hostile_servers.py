@@ -23,7 +23,7 @@ from ctxdeploy.runtime.sources.server import RemotePhoto, Servers
 for _package in ("fsspec", "aiohttp"):
     pytest.importorskip(_package, reason="the extra remote is not installed")
 
-QUICK = RemoteConfig(attempts=2, backoff=0.001, connect_timeout=2, timeout=5)
+QUICK = RemoteConfig(attempts=2, backoff=0.001, connect_timeout=60, timeout=60)
 MB = 1 << 20
 
 
