@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -267,6 +268,27 @@ def test_a_query_that_is_a_folder_or_a_url(call, archive: Path, photos: Path) ->
     assert "it is a folder" in result.err and "s3://bucket/b.jpg: it is a URL" in result.err
     for command in (("inspect", photos), ("diff", "ctx-small", "ctx-small", "--photo", photos)):
         _one_line(call(*command), 14, "it is a folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--triton-kind", "cpu"), "--triton-kind is for a model repository: add --triton DIR"),
+        (
+            ("--precision", "int8", "--calibration-photos", "99"),
+            "--calibration-photos is a number .* add --calibrate DIR",
+        ),
+        (("--calibrate", "."), "--calibrate is for int8: add --precision int8"),
+        (("--precision", "int8", "--calibrate", ".", "--calibration-photos", "0"), "--calibration-photos is 0: give 1"),
+    ],
+)
+def test_an_option_of_export_that_needs_another(
+    call, options: tuple[str, ...], said: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("export", "ctx-small", "-q", *options)
+    assert result.code == 2 and re.search(said, result.err), result.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

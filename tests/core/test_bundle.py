@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import FORMAT_VERSION, MANIFEST, MAX_MANIFEST, Artefact, Bundle, Extraction, ShapeRange
@@ -93,6 +95,24 @@ def test_a_flipped_bit(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx is damaged"):
         ctxdeploy.core.bundle.open(bundle.path)
     assert ctxdeploy.core.bundle.open(bundle.path, check_hashes=False) == bundle
+
+
+def test_a_graph_with_weights_in_another_file_is_refused(bundle: Bundle) -> None:
+    """Whatever is done to that file, no hash of the bundle would tell."""
+    tensor = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    (bundle.path / "weights.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    node = onnx.helper.make_node("Add", ["image", "w"], ["y"])
+    data = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [], [tensor])).SerializeToString()
+    (bundle.path / "model.onnx").write_bytes(data)
+    listed = replace(bundle.artefacts[0], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    replace(bundle, artefacts=(listed,)).write_manifest()
+    with pytest.raises(
+        BundleError, match=r"model\.onnx takes weights from another file, which the hashes of the bundle"
+    ):
+        ctxdeploy.core.bundle.open(bundle.path)
 
 
 @pytest.mark.parametrize("check_hashes", [True, False])

@@ -247,7 +247,7 @@ def test_messages(small_graph: Any, ranges: Ranges, samples: Mapping[str, Image]
         calibrate(small_graph, {})
     with pytest.raises(ConfigError, match=r"has no convolution layer9, only backbone\.conv1, "):
         quantise(small_graph, ranges, keep=["layer9"])
-    with pytest.raises(ConfigError, match="max_photos is 0: give 1 or more"):
+    with pytest.raises(ConfigError, match="--calibration-photos is 0: give 1 or more"):
         Int8Config(max_photos=0)
     with pytest.raises(ConfigError, match=r"max_kept is 1\.5: give a share"):
         Int8Config(max_kept=1.5)
