@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.text import counted
+from ctxdeploy.core.text import counted, native_path
 from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.report.pages import write_page
 
@@ -159,7 +159,7 @@ def picture_of(folder: Path | None, name: str) -> Path | None:
     """
     if folder is None or "\0" in name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         return None
-    return folder / name
+    return folder / native_path(name)
 
 
 def ranked(found: Iterable[tuple[str, float, Path | None]]) -> list[Result]:

@@ -20,7 +20,7 @@ RAW_EXTENSIONS = (
 )
 HEIF_PLUGINS = ("pi_heif", "pillow_heif")
 _LOADING = threading.Lock()
-_RAW_HINT = "raw files of cameras are read once rawpy is installed: pip install rawpy"
+RAW_HINT = "raw files of cameras are read once rawpy is installed: pip install rawpy"
 _JXL_HINT = "JPEG XL is not read: convert it, with  djxl photo.jxl photo.png"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -47,7 +47,7 @@ def is_unread_raw(name: str) -> bool:
 def extension_hint(extension: str) -> str | None:
     """Return what would make files of an extension photos that can be read; None if nothing is known that would."""
     if extension.lower() in RAW_EXTENSIONS and not reads_raw():
-        return _RAW_HINT
+        return RAW_HINT
     return _JXL_HINT if extension.lower() == ".jxl" else None
 
 

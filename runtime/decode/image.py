@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from ctxdeploy.runtime.decode.formats import readable_formats, why_not_opened
 from ctxdeploy.runtime.decode.integrity import load_jpeg, verify_png
 from ctxdeploy.runtime.decode.jpeg2000 import mend_white
 from ctxdeploy.runtime.decode.png import is_16_bits, mend_transparency, wide_samples
+from ctxdeploy.runtime.decode.raw import is_raw, read_raw
 from ctxdeploy.runtime.decode.samples import TOPS, alpha_to_8_bits, over_white, to_8_bits, white_of
 from ctxdeploy.runtime.decode.tiff import TiffLayout, read_layout, read_planes
 
@@ -38,6 +40,8 @@ def open_image(data: bytes, limits: DecodeLimits) -> "Image.Image":
     if canvas is not None:
         check_size(canvas, limits)  # the reader would claim the memory while it opens
     layout = read_layout(data)
+    if is_raw(data, layout):
+        return read_raw(data, partial(check_size, limits=limits))
     if layout is not None and layout.is_misread():
         return _open_planes(data, layout, limits)
     failures = []
