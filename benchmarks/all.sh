@@ -42,9 +42,11 @@ steps=(
     "part networks.py extract --photos '$DATA/images'"
     "part indexing.py whole --photos '$DATA/images' --bundle ../$BUNDLE --checkpoint ../$CHECKPOINT" # half an hour
     "part indexing.py whole --photos '$DATA/images' --bundle $SMALL --checkpoint $SMALL/ctx-small.pth --output results/whole-small.json"
+    "part turns.py --photos '$DATA/images'"
     "part indexing.py kills --photos '$DATA/images'"
     "part indexing.py shapes --photos '$DATA/images'" # ten minutes
-    "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model ctx-small -o $WORK/minibench-small.ctxindex --worst 5 --json >$RESULTS/eval-minibench.json"
+    "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model ctx-small -o $WORK/minibench-small.ctxindex --worst 5 --json >$RESULTS/eval-minibench-ctx-small.json"
+    "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model lite-small -o $WORK/minibench-lite.ctxindex --worst 5 --json >$RESULTS/eval-minibench.json"
     "part ablation.py --init $SMALL/ctx-small.pth --landmarks '$LANDMARKS' --data '$DATA'" # an hour and a half
     "part minibench.py --data '$DATA' --training '$TRAINING'"                              # ten minutes
     "$PYTHON benchmarks/performance.py"

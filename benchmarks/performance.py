@@ -78,7 +78,7 @@ def page(results: Results, folder: Path) -> str:
 
 _LIMITS = """\
 - Times on a shared machine drift. Ratios are of sides that took turns in one run; seconds alone are worth less.
-- All networks but ctx-small are untrained: their speed is that of trained ones, their parity and mAP are not.
+- All networks but the built-in ones are untrained: their speed is that of trained ones, their parity and mAP are not.
 - Postings of the large archives are synthetic, with the word statistics of photos; queries are drawn as photos are.
 - Archives lie in the page cache when they are queried. A machine without memory for them measures its disk.
 - Nothing here ran on a GPU; GPU memory and the energy of processors were not tried where a result does not say so.

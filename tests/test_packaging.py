@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ctxdeploy
+from ctxdeploy.models.table import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,10 +50,23 @@ def test_the_built_in_models_come_with_the_wheel_and_are_small() -> None:
     data = {path for pattern in settings["package-data"]["ctxdeploy.models"] for path in folder.glob(pattern)}
     data = {path for path in data if path.suffix not in (".py", ".pyc")}
     assert {path.relative_to(ROOT).as_posix() for path in data} <= _tracked()
-    for name in ("bundle.json", "model.onnx", "codebook.safetensors", "ctx-small.pth", "card.md"):
-        assert folder / "ctx-small" / name in data
+    for model in BUILT_IN:
+        for name in ("bundle.json", "model.onnx", "codebook.safetensors", f"{model}.pth", "card.md"):
+            assert folder / model / name in data
+        assert sum(path.stat().st_size for path in data if path.parent.name == model) <= 12_000_000
     assert {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")} == data
-    assert sum(path.stat().st_size for path in data) <= 12_000_000
+    assert sum(path.stat().st_size for path in data) <= 24_000_000
+
+
+def test_the_licence_of_the_weights_that_training_began_from_comes_with_them() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = ROOT / "ctxdeploy" / "models" / "lite-small"
+    assert "Apache License" in (folder / "LICENSE").read_text(encoding="utf-8")
+    notice = (folder / "NOTICE").read_text(encoding="utf-8")
+    assert "ML Illustrated" in notice and "TensorFlow" in notice and "changed" in notice
+    assert "Apache-2.0" in settings["license"]
+    for file in ("LICENSE", "NOTICE"):
+        assert f"ctxdeploy/models/lite-small/{file}" in settings["license-files"]
 
 
 def test_the_version_stands_in_one_place_and_in_the_citation() -> None:

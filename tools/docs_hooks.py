@@ -25,6 +25,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
+    "ctxdeploy/models/lite-small/card.md": "lite-small.md",
     "ctxdeploy/models/ctx-small/card.md": "ctx-small.md",
 }
 PICTURES = sorted((ROOT / "benchmarks" / "results").glob("*.svg"))

@@ -16,7 +16,7 @@ from ctxdeploy.demo import run_demo
 def command(output: Path, as_json: bool, quiet: bool) -> None:
     """Make a small archive of real photos (scikit-image's, each in several changed views), query it, write a page.
 
-    The model is the built-in one, ctx-small; PyTorch is not needed.
+    The model is the built-in one, lite-small; PyTorch is not needed.
     """
     result = run_demo(output, Display(quiet=quiet))
     if as_json:

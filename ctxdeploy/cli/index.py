@@ -69,7 +69,7 @@ def command(
 ) -> None:
     """Index the photos of PLACE. Run it again to take in new and changed photos, or to continue after an interruption.
 
-    Without --model the built-in model is used, ctx-small, or the only *.ctxbundle here; an archive that exists keeps
+    Without --model the built-in model is used, lite-small, or the only *.ctxbundle here; an archive that exists keeps
     its own. Without --codebook and --words the model's codebook is used; where it has none, one is trained from the
     photos.
 

@@ -1,10 +1,10 @@
-"""Models by name: the built-in one, those that can be fetched, and the folder that keeps fetched ones.
+"""Models by name: the built-in ones, those that can be fetched, and the folder that keeps fetched ones.
 
 - ``table``: the models, with addresses and licences;
 - ``finding``: from a name or a path to a bundle or a checkpoint;
 - ``listing``: what is known of each model that has a name;
 - ``download``, ``pulling``: from an address to a file, and from a file to a model;
-- ``release``: from a trained checkpoint and photos to a model's folder, such as ``ctx-small`` beside this file.
+- ``release``: from a trained checkpoint and photos to a model's folder, such as ``lite-small`` beside this file.
 
 The names below are imported on first use. ``pulling`` and ``release`` are not among them: they stand on the export, the
 evaluation and the archive, which find their models through this door.

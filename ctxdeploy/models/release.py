@@ -1,4 +1,4 @@
-"""A trained checkpoint and photos to the folder of a model, as ``ctx-small`` is made: one command, nothing by hand.
+"""A trained checkpoint and photos to the folder of a model, as ``lite-small`` is made: one command, nothing by hand.
 
 The folder is a bundle with its codebook, beside it the checkpoint, from which other precisions can be exported and
 training can go on, and ``card.md``. Matrices are rounded to float16 before anything is made of them, so that graph,

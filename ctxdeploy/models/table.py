@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 # The model that is used where none is named; its folder lies in this package.
-DEFAULT = "ctx-small"
+DEFAULT = "lite-small"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -56,7 +56,12 @@ class Published:
 BUILT_IN = {
     model.name: model
     for model in (
-        BuiltIn(name=DEFAULT, what="small network trained by ctxdeploy, used where no model is named", licence="MIT"),
+        BuiltIn(
+            name=DEFAULT,
+            what="EfficientNet-Lite 0 trained on by ctxdeploy, used where no model is named",
+            licence="Apache-2.0 (of the weights that training began from)",
+        ),
+        BuiltIn(name="ctx-small", what="smaller network that ctxdeploy trained from nothing", licence="MIT"),
     )
 }
 

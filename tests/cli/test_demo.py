@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctxdeploy.demo.run import MARKER
+from ctxdeploy.models import DEFAULT
 
 # As where the extra `export` is not installed.
 _WITHOUT_PYTORCH = """
@@ -32,17 +33,17 @@ def test_demo_finds_the_right_photos_without_pytorch_and_can_be_run_again(call, 
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["queries"] == 15 and found["model"] == "ctx-small"
+    assert found["queries"] == 15 and found["model"] == DEFAULT
     # By chance one of fifteen would be right. The views are easy: any trained network finds nearly all.
     assert found["first_right"] >= 14
     assert found["wanted"] == 60
     assert found["right"] >= 52
     page = Path(found["page"]).read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 15 * 9
-    assert f"ctx-small; {found['first_right']} of 15 queries" in page and "untrained" not in page
+    assert f"{DEFAULT}; {found['first_right']} of 15 queries" in page and "untrained" not in page
     assert call("verify", found["archive"]).code == 0
     info = call("info", found["archive"], "--json").json[0]
-    assert info["model"]["source"]["file"] == "ctx-small.pth" and info["images"] == 60
+    assert info["model"]["source"]["file"] == f"{DEFAULT}.pth" and info["images"] == 60
 
 
 def test_demo_leaves_the_folders_of_others_alone(call, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ctxdeploy.cli.index import _runs_here
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.indexing.report import StageTimes
-from ctxdeploy.models import built_in
+from ctxdeploy.models import DEFAULT, built_in
 
 
 @pytest.fixture
@@ -31,11 +31,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
-    """Nothing is written beside the built-in model, whatever a command does with it: it may lie where nobody can."""
-    folder = built_in("ctx-small")
-    before = {path: path.stat().st_mtime_ns for path in (folder, *folder.iterdir())}
+    """Nothing is written beside the built-in models, whatever a command does with it: it may lie where nobody can."""
+    folder = built_in(DEFAULT).parent
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*-small/**")}
+    assert {path.name for path in before} >= {DEFAULT, "ctx-small"}
     yield
-    assert {path: path.stat().st_mtime_ns for path in (folder, *folder.iterdir())} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*-small/**")} == before
 
 
 @pytest.fixture
@@ -54,10 +55,10 @@ def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
 ) -> None:
     result = call("index", few)
     assert result.code == 0, result.err
-    assert "6 photos; ctx-small (built in); " in result.err and "the model's own codebook of" in result.err
+    assert f"6 photos; {DEFAULT} (built in); " in result.err and "the model's own codebook of" in result.err
     assert "training a codebook" not in result.err
     archive = work / "few.ctxindex"
-    own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
+    own = ctxdeploy.core.bundle.open(built_in(DEFAULT))
     with Index.open(archive) as index:
         assert index.codebook.id == own.codebook.id
     answer = call("query", photos.parent / "queries" / "rocket_3.jpg", "--json").json[0]
@@ -68,9 +69,9 @@ def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
     assert not (archive / "model" / "codebook.safetensors").exists()
     assert call("verify", archive).code == 0
     # By its name it is the same model; a later run takes the archive's.
-    assert call("index", few, "--model", "ctx-small", "-q").out.startswith("few.ctxindex: 0 photos added, 6 unchanged")
+    assert call("index", few, "--model", DEFAULT, "-q").out.startswith("few.ctxindex: 0 photos added, 6 unchanged")
     assert "6 photos; its model; " in call("index", few).err
-    answer = call("query", few / "coffee_0.jpg", "--model", "ctx-small", "--json").json[0]
+    answer = call("query", few / "coffee_0.jpg", "--model", DEFAULT, "--json").json[0]
     assert answer["results"][0]["name"] == "coffee_0.jpg"
 
 
@@ -102,7 +103,21 @@ def test_what_is_advised_at_the_end_works_as_it_stands(call, work: Path, few: Pa
 
 
 def _small():
-    return ctxdeploy.core.bundle.open(built_in("ctx-small"))
+    return ctxdeploy.core.bundle.open(built_in(DEFAULT))
+
+
+@pytest.mark.slow
+def test_an_archive_of_the_former_default_goes_on_with_its_own_model(call, work: Path, few: Path, photos: Path) -> None:
+    assert call("index", few, "--model", "ctx-small", "-q").code == 0
+    shutil.copy2(photos / "rocket_2.jpg", few)
+    again = call("index", few, "--json").json[0]
+    assert again["extraction"]["model"] == "its model", again
+    archive = work / "few.ctxindex"
+    assert ctxdeploy.core.bundle.open(archive / "model").source["file"] == "ctx-small.pth"
+    answer = call("query", photos.parent / "queries" / "rocket_3.jpg", "--json").json[0]
+    assert {hit["name"] for hit in answer["results"][:3]} == {f"rocket_{number}.jpg" for number in range(3)}
+    refused = call("index", few, "--model", DEFAULT)
+    assert refused.code != 0 and "few.ctxindex" in refused.err
 
 
 def test_words_trains_a_codebook_and_codebook_takes_another(call, work: Path, few: Path) -> None:
@@ -111,69 +126,71 @@ def test_words_trains_a_codebook_and_codebook_takes_another(call, work: Path, fe
     vectors = np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32)
     Codebook.from_centroids(vectors).save("c.safetensors")
     result = call("index", few, "--codebook", "c.safetensors", "-o", "other.ctxindex", "--json")
-    assert result.json[0]["codebook"] is None and result.json[0]["extraction"]["model"] == "ctx-small (built in)"
+    assert result.json[0]["codebook"] is None and result.json[0]["extraction"]["model"] == f"{DEFAULT} (built in)"
     with Index.open("other.ctxindex") as index:
         assert len(index.codebook) == 20
 
 
 def test_what_is_nearer_than_the_built_in_model(call, work: Path, few: Path, monkeypatch) -> None:
     """A path, then the only bundle of the folder, then CTXDEPLOY_MODEL, then a bundle of the name, then the name."""
-    shutil.copytree(built_in("ctx-small"), work / "mine.ctxbundle")
+    shutil.copytree(built_in(DEFAULT), work / "mine.ctxbundle")
     assert "6 photos; mine.ctxbundle; " in call("index", few, "-o", "a.ctxindex").err
-    monkeypatch.setenv("CTXDEPLOY_MODEL", "ctx-small")
-    assert "ctx-small (built in); " in call("index", few, "-o", "b.ctxindex").err
-    (work / "ctx-small").mkdir()  # no bundle: the name means the model
-    assert call("info", "ctx-small", "--json").json[0]["path"] == str(built_in("ctx-small"))
-    (work / "ctx-small").rmdir()
-    shutil.copytree(built_in("ctx-small"), work / "ctx-small")
-    assert call("info", "ctx-small", "--json").json[0]["path"] == "ctx-small"
+    monkeypatch.setenv("CTXDEPLOY_MODEL", DEFAULT)
+    assert f"{DEFAULT} (built in); " in call("index", few, "-o", "b.ctxindex").err
+    (work / DEFAULT).mkdir()  # no bundle: the name means the model
+    assert call("info", DEFAULT, "--json").json[0]["path"] == str(built_in(DEFAULT))
+    (work / DEFAULT).rmdir()
+    shutil.copytree(built_in(DEFAULT), work / DEFAULT)
+    assert call("info", DEFAULT, "--json").json[0]["path"] == DEFAULT
 
 
 def test_commands_take_the_name(call, work: Path, few: Path) -> None:
-    assert call("verify", "ctx-small").out.endswith("ctx-small: sound\n")
-    assert call("inspect", few / "coffee_0.jpg", "--model", "ctx-small", "-q").code == 0
-    result = call("diff", "ctx-small", "ctx-small:fp32", "--image-size", 64, "-q")
+    assert call("verify", DEFAULT).out.endswith(f"{DEFAULT}: sound\n")
+    assert call("inspect", few / "coffee_0.jpg", "--model", DEFAULT, "-q").code == 0
+    result = call("diff", DEFAULT, f"{DEFAULT}:fp32", "--image-size", 64, "-q")
     assert result.code == 0, result.err
-    assert "fp32" in call("info", "ctx-small").out
+    assert "fp32" in call("info", DEFAULT).out
 
 
 def test_the_built_in_model_is_never_written(call, work: Path, few: Path) -> None:
     for arguments in (
-        ("build", "ctx-small", "--target", "tensorrt"),
-        ("verify", "ctx-small", "--photos", few, "--record"),
-        ("build", built_in("ctx-small"), "--target", "tensorrt"),
+        ("build", DEFAULT, "--target", "tensorrt"),
+        ("verify", DEFAULT, "--photos", few, "--record"),
+        ("build", built_in(DEFAULT), "--target", "tensorrt"),
     ):
         result = call(*arguments)
-        assert result.code == 2 and "ctx-small is built in and stays as it is" in result.err
-        assert "ctxdeploy export ctx-small -o mine.ctxbundle" in result.err
+        assert result.code == 2 and f"{DEFAULT} is built in and stays as it is" in result.err
+        assert f"ctxdeploy export {DEFAULT} -o mine.ctxbundle" in result.err
 
 
 @pytest.mark.slow
 def test_the_built_in_model_exports_like_any_checkpoint_with_a_codebook_of_one_s_own(call, work: Path) -> None:
-    own = ctxdeploy.core.bundle.open(built_in("ctx-small"))
+    own = ctxdeploy.core.bundle.open(built_in(DEFAULT))
     codebook_of(own).save(work / "words")
-    result = call("export", "ctx-small", "--codebook", "words", "--scales", "1", "--image-size", 96, "-q")
+    result = call("export", DEFAULT, "--codebook", "words", "--scales", "1", "--image-size", 96, "-q")
     assert result.code == 0, result.err
-    made = ctxdeploy.core.bundle.open(work / "ctx-small.ctxbundle")
+    made = ctxdeploy.core.bundle.open(work / f"{DEFAULT}.ctxbundle")
     assert made.source["weights_sha256"] == own.source["weights_sha256"] and made.codebook.id == own.codebook.id
     Codebook.from_centroids(np.eye(4, 16)).save(work / "other")
-    result = call("export", "ctx-small", "--codebook", "other", "-o", "b.ctxbundle", "-q")
+    result = call("export", DEFAULT, "--codebook", "other", "-o", "b.ctxbundle", "-q")
     assert result.code == 2 and "has dimension 16, the model 128" in result.err and not Path("b.ctxbundle").exists()
 
 
 def test_models_lists_what_there_is(call, work: Path) -> None:
     listed = {entry["name"]: entry for line in call("models", "--json").out.splitlines() if (entry := json.loads(line))}
-    assert list(listed) == ["ctx-small", "how-r18", "how-r50", "fire"]
-    small = listed["ctx-small"]
+    assert list(listed) == [DEFAULT, "ctx-small", "how-r18", "how-r50", "fire"]
+    small = listed[DEFAULT]
     assert small["kind"] == "built-in" and small["default"] and small["dim"] == 128 and small["words"] <= 16384
-    assert small["path"] == str(built_in("ctx-small")) and 0 < small["bytes"] <= 12_000_000
+    assert small["path"] == str(built_in(DEFAULT)) and 0 < small["bytes"] <= 12_000_000
+    former = listed["ctx-small"]
+    assert former["kind"] == "built-in" and not former["default"] and former["licence"] == "MIT"
     assert listed["fire"]["path"] is None and listed["fire"]["licence"] == "CC BY-NC-SA 4.0"
     text = call("models").out
-    assert "ctxdeploy models pull how-r18" in text and "licence: MIT" in text
+    assert "ctxdeploy models pull how-r18" in text and "licence: MIT" in text and "licence: Apache-2.0" in text
 
 
 def test_training_starts_from_a_model_of_a_name(work: Path) -> None:
     from ctxdeploy.cli.train import _start
 
-    start = _start(Path("ctx-small"), None, None, None, None, None, None, None)
-    assert start.checkpoint == built_in("ctx-small") / "ctx-small.pth"
+    start = _start(Path(DEFAULT), None, None, None, None, None, None, None)
+    assert start.checkpoint == built_in(DEFAULT) / f"{DEFAULT}.pth"

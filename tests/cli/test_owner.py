@@ -41,7 +41,7 @@ def test_info_begins_with_what_an_owner_wants(call, album: Path, tmp_path: Path)
     when = datetime.fromtimestamp(WHEN, UTC).isoformat()
     assert lines[2].startswith(f"  last run: {when}, onnxruntime fp32 on CPU")
     assert lines[3] == f"  photos from: {album}"
-    assert lines[4] == "  model: ctx-small.pth, how resnet18-half, 128 dimensions"
+    assert lines[4] == "  model: lite-small.pth, how efficientnet-lite0, 128 dimensions"
     assert lines[5:] == ["  codebook: 16,384 words"]
     assert rest.startswith("kind: archive\n") and "bad.jpg" in rest
     assert call("info", "a.ctxindex", "--json").json[0]["last_run"] == when
