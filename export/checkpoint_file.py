@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctxdeploy.core.errors import CheckpointError
+from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import printable
 
 _HEAD = 4096
@@ -123,7 +124,7 @@ def read(path: Path) -> dict[Any, Any]:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(_HEAD)
     except FileNotFoundError as error:
         if path.is_symlink():

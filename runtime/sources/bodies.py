@@ -44,7 +44,7 @@ async def read_web(system: Any, url: str, limit: int) -> bytes:
                 return await _body(answer, limit)
             target = _joined(answer.url, place)
         # Names are looked up, which may block.
-        refusal = await asyncio.to_thread(redirect_refusal, url, address, target)
+        refusal = await asyncio.to_thread(redirect_refusal, *map(_host, (url, address, target)))
         if refusal is not None:
             raise PhotoError(refusal)
         address = target
@@ -56,6 +56,13 @@ def _joined(here: Any, place: str) -> str:
         return str(here.join(require("yarl", "remote").URL(place, encoded=True)))
     except ValueError as error:
         raise PhotoError("the server redirects to something that is no address") from error
+
+
+def _host(url: str) -> str:
+    """Return a URL cut to its host, as the library reads it that connects: others read odd ones otherwise."""
+    parts = require("yarl", "remote").URL(url, encoded=True)
+    host = parts.raw_host or ""
+    return f"{parts.scheme or 'nothing'}://{f'[{host}]' if ':' in host else host}"
 
 
 async def _body(answer: Any, limit: int) -> bytes:
