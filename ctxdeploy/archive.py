@@ -20,6 +20,7 @@ from ctxdeploy.core.errors import (
     BundleError,
     ConfigError,
     CtxdeployError,
+    MismatchError,
 )
 from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
 from ctxdeploy.core.reading import read_regular
@@ -129,6 +130,49 @@ def open_extractor(
 def check_model(index: "Index", bundle: Bundle) -> None:
     """Raise ``MismatchError`` unless the bundle makes the descriptors that the archive holds."""
     index.check_source(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
+
+
+# Half of an archive in int8 whose descriptors have a mean cosine of 0.9994 to PyTorch's, half in fp32: nothing was lost
+# that could be measured (docs/archives.md). What is further away was not.
+_NEAR = 0.999
+
+
+def check_precision(archive: Path, bundle: Bundle, precision: str, *, other: str = "") -> str | None:
+    """Return what is to be said where photos are added in another precision than those before; None if in the same.
+
+    Args:
+        archive: new or not; of one without ``origin.json`` it is not known.
+        bundle: the model, which says how far each precision is from PyTorch.
+        precision: of the photos to be added.
+        other: `` of <the archive that they come from>``; empty if a network makes them now.
+
+    Raises:
+        MismatchError: descriptors of the two are not near enough to rank as one.
+    """
+    former = (extraction_of(archive) or {}).get("precision", precision)
+    if former == precision:
+        return None
+    for label in (former, precision):
+        near = _cosine(bundle, label)
+        if near is None or near < _NEAR:
+            advice = "index those photos anew" if other else f"give --precision {former}, or another archive with -o"
+            far = (
+                f"{label} has a mean cosine of {near:.3f} to the network, and {_NEAR} is needed"
+                if near
+                else (f"how near {label} is to the network was not measured")
+            )
+            raise MismatchError(
+                f"{archive} was made in {former}; descriptors in {precision}{other} would not rank with its own "
+                f"({far}): {advice}"
+            )
+    return f"the archive's photos were described in {former} before, now in {precision}; they rank as one"
+
+
+def _cosine(bundle: Bundle, precision: str) -> float | None:
+    """Return the least mean cosine to PyTorch that was measured in a precision; None if it was not."""
+    parities = [artefact.parity for artefact in bundle.artefacts if artefact.precision == precision]
+    found = [parity.get("cosine_mean") for parity in parities]
+    return min((value for value in found if isinstance(value, float)), default=None)
 
 
 def open_state(path: Path, at: str | int | None) -> "Index":

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ctxdeploy.archive import default_archive, has_model, is_archive, open_extractor
+from ctxdeploy.archive import check_precision, default_archive, has_model, is_archive, open_extractor
 from ctxdeploy.cli.options import (
     ARCHIVE,
     PATH,
@@ -179,8 +179,9 @@ def _remark(archive: Path, photos: PhotoList, report: IndexingReport, shown: Dis
     if report.failed:
         for failure in report.failures[:NAMED_FAILURES]:
             shown.say(f"  {failure['name']}: {failure['reason']}")
+        tried = report.found + len(photos.unreadable)
         raise SomePhotosFailedError(
-            f"{report.failed} of {report.found} photos could not be read; see  ctxdeploy info {printable(str(archive))}"
+            f"{report.failed} of {tried} photos could not be read; see  ctxdeploy info {printable(str(archive))}"
         )
 
 
@@ -192,6 +193,7 @@ def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: Indexi
         expected, why = None, str(error)
     else:
         extractor = open_extractor(archive, given, configured(BackendConfig), configured(ExtractorConfig))
+        check_precision(archive, extractor.bundle, extractor.description()["precision"])
         todo = [*plan.new.values(), *plan.changed.values()]
         expected, why = estimate(todo, archive, extractor, config), "none of a few photos could be read"
     if as_json:

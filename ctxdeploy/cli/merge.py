@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ctxdeploy.archive import check_precision, extraction_of, has_model, open_model
 from ctxdeploy.cli.options import ARCHIVE, archive_argument, echo, json_option, print_json, quiet_option
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
@@ -30,6 +31,14 @@ def command(archive: Path, others: tuple[Path, ...], conflicts: str, as_json: bo
     """
     from ctxdeploy.index import Index
 
+    for other in others if has_model(archive) else ():
+        precision = (extraction_of(other) or {}).get("precision")
+        if precision is None:
+            continue
+        model = open_model(archive, check_hashes=False)
+        remark = check_precision(archive, model, precision, other=f" of {printable(str(other))}")
+        if remark is not None:
+            Display(quiet=quiet).say(remark)
     with Index.open(archive, writable=True) as index:
         with Display(quiet=quiet).progress("merging", len(others), "archives") as bar:
             merged = []

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.archive import check_model, check_origin, is_archive, store_model, store_origin
+from ctxdeploy.archive import check_model, check_origin, check_precision, is_archive, store_model, store_origin
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.progress import Display
@@ -130,6 +130,7 @@ class IndexingJob:
         if self._given is not None:
             check_settings(self._given, self._archive, self._config)
             check_model(self._given, self._bundle)
+            self._check_precision()
             index = self._given
         elif is_archive(self._archive):
             index = Index.open(self._archive, writable=True)
@@ -139,6 +140,7 @@ class IndexingJob:
             if self._given is None:
                 check_settings(index, self._archive, self._config)
                 check_model(index, self._bundle)
+                self._check_precision()
             self._report.stages = self._trainer.times
             store_model(self._archive, self._bundle)
             yield index
@@ -147,6 +149,11 @@ class IndexingJob:
                 index.close()
         self._cache.remove()
         self._report.seconds = time.monotonic() - self._start
+
+    def _check_precision(self) -> None:
+        remark = check_precision(self._archive, self._bundle, self._extractor.description()["precision"])
+        if remark is not None:
+            self._display.say(remark)
 
     def _make(self, photos: "list[PhotoSource]") -> "Index":
         config = self._config

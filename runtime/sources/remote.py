@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -143,13 +144,19 @@ def change_of(info: dict[str, Any]) -> int | None:
         if isinstance(value, datetime):
             value = value if value.tzinfo else value.replace(tzinfo=UTC)
             return int(value.replace(microsecond=0).timestamp()) * 1_000_000_000 + value.microsecond * 1000
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return round(value * 1_000_000_000)
     for key in _TAGS:
         if info.get(key):
             digest = hashlib.blake2b(str(info[key]).encode("utf-8", "surrogateescape"), digest_size=8).digest()
             return int.from_bytes(digest) % _TAG_BIT + _TAG_BIT
     return None
+
+
+def _size_of(info: dict[str, Any], key: str) -> int | None:
+    """Return the size that a listing tells, if it is one."""
+    size = info.get(key)
+    return size if type(size) is int and 0 <= size < 1 << 63 else None
 
 
 def _place(shown: str) -> str:
@@ -169,7 +176,9 @@ def _list_s3(server: Server, path: str, recursive: bool, found: _Found) -> None:
         page = server.call("call_s3", "list_objects_v2", request)
         for info in page.get("Contents", ()):
             name = info["Key"].removeprefix(prefix)
-            reader = RemotePhoto(server=server, folder=folder, key=name, size=info["Size"], mtime_ns=change_of(info))
+            reader = RemotePhoto(
+                server=server, folder=folder, key=name, size=_size_of(info, "Size"), mtime_ns=change_of(info)
+            )
             found.add(name, reader)
         empty = 0 if page.get("Contents") or page.get("CommonPrefixes") else empty + 1
         token = page.get("NextContinuationToken")
@@ -222,7 +231,7 @@ def _folder(server: Server, place: str) -> Look:
             if info.get("type") == "directory":
                 below.append(f"{name}/")
             else:
-                size, change = info.get("size"), change_of(info)
+                size, change = _size_of(info, "size"), change_of(info)
                 files[name] = RemotePhoto(server=server, folder=root, key=name, size=size, mtime_ns=change)
         return files, below
 

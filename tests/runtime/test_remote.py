@@ -569,6 +569,8 @@ def test_the_time_of_change_as_file_systems_tell_it() -> None:
     assert change_of({"created": moment.replace(tzinfo=None)}) == expected
     assert change_of({"mtime": 1.5}) == 1_500_000_000
     assert change_of({"size": 5}) is None
+    for nothing in (float("inf"), float("nan"), -1.0, True, "yesterday", [5]):
+        assert change_of({"mtime": nothing}) is None
     tag = change_of({"ETag": '"abc"'})
     assert tag is not None
     assert 1 << 62 <= tag < 1 << 63
