@@ -124,6 +124,11 @@ def pip(environment: Path, *arguments: str) -> str:
     return said.strip().splitlines()[-1]
 
 
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Write no log."""
+
+
 def main_job(programs: Path, work: Path) -> None:
     """Index, query, evaluate, export and read from a server; raise where something does not work."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CTXDEPLOY_"))}
@@ -147,7 +152,7 @@ def main_job(programs: Path, work: Path) -> None:
     run("python", "-c", HOLIDAYS)
     run("ctxdeploy", "index", "photos", "-q", "--geometry")
     run("ctxdeploy", "index", "photos", "-q", "-o", "openvino.ctxindex", "--backend", "openvino")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(work / "photos"))
+    handler = partial(SilentHandler, directory=str(work / "photos"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         run("ctxdeploy", "index", f"http://127.0.0.1:{server.server_address[1]}/", "-q", "-o", "server.ctxindex")

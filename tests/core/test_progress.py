@@ -1,7 +1,7 @@
 """What is said of speed and of the time that is left: nothing where nothing is known."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +19,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(time, "monotonic", made)
+    monkeypatch.setattr("ctxdeploy.core.progress.time", SimpleNamespace(monotonic=made))  # not that of other threads
     return made
 
 
