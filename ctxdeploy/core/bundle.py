@@ -183,9 +183,11 @@ class Bundle:
         for artefact in exact + graphs:
             return artefact
         found = ", ".join(f"{a.target}/{a.precision}" for a in self.artefacts)
+        there = dict.fromkeys(a.precision for a in self.artefacts if a.precision != precision)
+        instead = f", or use  --precision {' or '.join(there)}" if there else ""
         raise BundleError(
             f"{self.path} has no {target}/{precision} artefact, only {found}: "
-            f"export one with  --target {target} --precision {precision}"
+            f"export one with  --target {target} --precision {precision}{instead}"
         )
 
     @property

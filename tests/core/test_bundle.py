@@ -324,7 +324,7 @@ def test_model_id_is_of_what_decides_the_descriptors(bundle: Bundle) -> None:
 def test_an_absent_artefact_names_those_there_are(bundle: Bundle) -> None:
     assert bundle.file(bundle.artefact("openvino", "fp32")) == bundle.path / "model.onnx"
     message = "no tensorrt/fp16 artefact, only onnxruntime/fp32: export one with  --target tensorrt --precision fp16"
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=f"{message}, or use  --precision fp32$"):
         bundle.artefact("tensorrt", "fp16")
 
 
