@@ -42,6 +42,9 @@ def open_image(data: bytes, limits: DecodeLimits) -> "Image.Image":
     layout = read_layout(data)
     if is_raw(data, layout):
         return read_raw(data, partial(check_size, limits=limits))
+    if layout is not None and layout.size[0] and layout.unknown_compression is not None:
+        how = layout.unknown_compression
+        raise PhotoError(f"it is a TIFF file compressed with {how}, which is not read: save it anew, with deflate")
     if layout is not None and layout.is_misread():
         return _open_planes(data, layout, limits)
     failures = []

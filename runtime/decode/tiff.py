@@ -29,6 +29,8 @@ _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, CMYK: 4}
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "LAB", 9: "LAB"}
 _KINDS = {1: "", 2: "signed ", 3: "float "}
 _PREMULTIPLIED, _ALPHA = 1, 2
+_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32946, 34676, 34677, 34925, 50000, 50001)
+_OTHER_COMPRESSIONS = {34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR", 50002: "JPEG XL"}
 # Bytes of the types of values, and their letters for struct.
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _NEEDED = {
@@ -74,6 +76,12 @@ class TiffLayout:
     def compression(self) -> int:
         """As in the file; 1 is none."""
         return self.tags.get(_COMPRESSION, (1,))[0]
+
+    @property
+    def unknown_compression(self) -> str | None:
+        """What it is compressed with that Pillow and libtiff do not undo; None if they do."""
+        number = self.compression
+        return None if number in _COMPRESSIONS else _OTHER_COMPRESSIONS.get(number, f"method {number}")
 
     @property
     def orientation(self) -> int:

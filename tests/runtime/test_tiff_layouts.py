@@ -348,6 +348,15 @@ def test_what_is_not_read_is_named(layout: Layout, more: dict[int, tuple[int, li
         decode_photo(data, SETTINGS)
 
 
+@pytest.mark.parametrize(("number", "name"), [(34712, "JPEG 2000"), (50002, "JPEG XL"), (40000, "method 40000")])
+def test_a_compression_that_is_not_read_is_named(number: int, name: str) -> None:
+    data = written(Layout(photometric=RGB), quantised(Layout(photometric=RGB), ramp(Layout(photometric=RGB))))
+    at = data.index(struct.pack("<HHI", 259, 3, 1))
+    data = data[: at + 8] + struct.pack("<H", number) + data[at + 10 :]
+    with pytest.raises(PhotoError, match=f"it is a TIFF file compressed with {name}, which is not read: save it anew"):
+        decode_photo(data, SETTINGS)
+
+
 def test_negative_samples_and_such_above_16_bits_are_refused() -> None:
     for dtype, value in ((np.int16, -1), (np.int32, 70_000), (np.uint32, 1 << 31), (np.float32, np.nan)):
         kind = {"i": SIGNED, "u": UNSIGNED, "f": FLOAT}[np.dtype(dtype).kind]
