@@ -169,7 +169,8 @@ def _move_to_free_name(temporary: Path, path: Path) -> None:
         try:
             os.replace(temporary, path)  # noqa: PTH105 (tests count the calls of os)
         except BaseException:
-            path.unlink()
+            with suppress(OSError):
+                path.unlink()
             raise
 
 

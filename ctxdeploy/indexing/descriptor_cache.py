@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,7 +56,8 @@ class DescriptorCache:
         try:
             yield
         finally:
-            self._remove_if_empty()
+            with suppress(OSError):  # a folder that cannot be looked into any more must not hide what led here
+                self._remove_if_empty()
             lock.release()
 
     def put(self, photo: PhotoDescriptors) -> None:

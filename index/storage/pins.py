@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctxdeploy.core.errors import ArchiveError
@@ -42,8 +42,9 @@ class Pin:
     def release(self) -> None:
         """Let the state be collected; may be called twice."""
         if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+            handle, self._handle = self._handle, None
+            with suppress(OSError):  # nothing was written
+                os.close(handle)
 
     def __del__(self) -> None:
         """Release a state whose reader was dropped without being closed."""

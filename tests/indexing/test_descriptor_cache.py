@@ -85,6 +85,18 @@ def test_one_process_fills_it(tmp_path: Path) -> None:
         pass
 
 
+def test_clean_up_that_fails_hides_nothing_and_keeps_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    cache = DescriptorCache(tmp_path / "s", KEY)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError), cache.locked():
+        patch.setattr(Path, "glob", failing)
+        raise ZeroDivisionError
+    with cache.locked():
+        pass
+
+
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="-o"), DescriptorCache(tmp_path / "file" / "s", KEY).locked():
