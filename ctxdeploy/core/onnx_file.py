@@ -45,6 +45,8 @@ _STANDARD, _OURS = ("", "ai.onnx"), "ctx"
 _MAKERS = ("ConstantOfShape", "Expand", "Tile")
 _MAX_NUMBERS = 1 << 28
 _MAX_RANK = 16
+# Graphs written here reckon sizes with at most 65,536 (K), and slice to the end with the largest number there is.
+_LARGEST, _TO_THE_END = 1 << 20, 1 << 62
 _MAX_DEPTH = 8
 # Texts and shapes are shorter; weights are passed over.
 _SHORT = 4096
@@ -116,6 +118,9 @@ class _Check:
             return
         numbers = _integers(tensor)
         if len(numbers) <= _MAX_RANK:
+            for number in numbers:
+                if _LARGEST < abs(number) < _TO_THE_END:
+                    self._refuse(f"reckons sizes with {number}, which no graph of ctxdeploy does")
             self._constants[tensor.text(_TENSOR_NAME).encode()] = numbers
             tensor.constants.append(numbers)
 
