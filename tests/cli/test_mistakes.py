@@ -198,11 +198,11 @@ def test_folder_that_is_no_archive_is_found_at_once(call, bundle: Bundle, photos
 def test_folder_below_that_cannot_be_listed(call, bundle: Bundle, photos: Path, tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "disk"
     shutil.copytree(photos, folder)
-    (folder / "lost+found").mkdir()
+    (folder / "sealed").mkdir()
     real = os.scandir
 
     def scandir(path):
-        if str(path).rstrip("/").endswith("lost+found"):
+        if str(path).rstrip("/").endswith("sealed"):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
@@ -210,7 +210,7 @@ def test_folder_below_that_cannot_be_listed(call, bundle: Bundle, photos: Path, 
     archive = tmp_path / "a.ctxindex"
     assert call("index", folder, "--model", bundle.path, "-o", archive).code == 19
     (failure,) = call("info", archive, "--json").json[0]["failed_photos"]
-    assert (failure["name"], failure["stage"]) == ("lost+found/", "list")
+    assert (failure["name"], failure["stage"]) == ("sealed/", "list")
     monkeypatch.undo()
     assert call("index", folder, "-o", archive).code == 0
     assert call("info", archive, "--json").json[0]["failed_photos"] == []
