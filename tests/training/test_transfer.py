@@ -240,9 +240,9 @@ def test_mistakes_in_weights_are_named(landmarks: Path, tmp_path: Path, text: st
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+    landmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
-    assert command_line(["train", str(tmp_path / "run"), *arguments]) == 2
+    assert command_line(["train", str(tmp_path / "run"), "--landmarks", str(landmarks), *arguments]) == 2
     printed = capsys.readouterr().err
     assert reason in printed and printed.count("\n") == 1
 
