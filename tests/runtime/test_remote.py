@@ -554,7 +554,7 @@ def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, place: str, 
         return real(name)
 
     monkeypatch.setattr("ctxdeploy.core.extras.importlib.import_module", missing)
-    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: run .*'ctxdeploy\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: run .*\[{extra}\]'"):
         list_photos(place, remote=QUICK)
 
 
