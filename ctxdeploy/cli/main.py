@@ -92,7 +92,8 @@ class _LazyGroup(click.Group):
 
 def _unknown(name: str) -> str:
     """Return what is said of a word that is no command."""
-    close = [ALIKE[name]] if name in ALIKE else get_close_matches(name, COMMANDS, 1)
+    word = name.lower()
+    close = [ALIKE[word]] if word in ALIKE else get_close_matches(word, COMMANDS, 1)
     if close:
         return f"there is no command {short(name)}. Did you mean {close[0]!r}?"
     if Path(name).is_dir():

@@ -243,7 +243,9 @@ def open(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle: 
         bundle = _parse(folder, manifest)
         expected = {"model_id": bundle.model_id, "preprocessing_hash": bundle.preprocessing.hash}
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, CtxdeployError) as error:
-        what = f"missing {error}" if isinstance(error, KeyError) else error
+        what = f"missing {error}" if isinstance(error, KeyError) else str(error)
+        # It may quote the manifest: a million numbers were a line of 5 MB.
+        what = what if len(what) <= 300 else f"{what[:300]}…"
         raise BundleError(f"{folder / MANIFEST} is not valid ({what}): export the bundle anew") from error
     for key, value in expected.items():
         if manifest.get(key) != value:

@@ -143,15 +143,20 @@ class LeftOut:
             parts.append(f"{counted(count, 'file')} {verb}: {_kinds(self.other)}")
         if self.system:
             count = sum(self.system.values())
-            parts.append(f"{counted(count, 'folder')} or files of systems and programs left out: {_kinds(self.system)}")
+            parts.append(f"{_either(count, '')} of systems and programs left out: {_kinds(self.system)}")
         if self.hidden:
-            parts.append(f"{counted(self.hidden, 'hidden file')} or folders left out")
+            parts.append(f"{_either(self.hidden, 'hidden ')} left out")
         if self.excluded:
-            parts.append(f"{counted(self.excluded, 'photo')} or folders left out by --include and --exclude")
+            folders = "folder" if self.excluded == 1 else "folders"
+            parts.append(f"{counted(self.excluded, 'photo')} or {folders} left out by --include and --exclude")
         return [*parts, *self.hints()]
 
 
 NOTHING = LeftOut()
+
+
+def _either(count: int, which: str) -> str:
+    return f"{count:,} {which}{'file or folder' if count == 1 else 'files or folders'}"
 
 
 def _kinds(counts: Mapping[str, int]) -> str:

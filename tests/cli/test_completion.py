@@ -23,6 +23,7 @@ def test_every_command_is_in_one_group_of_the_help(call) -> None:
         ("idnex", "there is no command 'idnex'. Did you mean 'index'?"),
         ("qeury", "Did you mean 'query'?"),
         ("Info", "Did you mean 'info'?"),
+        ("INDEX", "Did you mean 'index'?"),
         ("search", "Did you mean 'query'?"),
         ("rm", "Did you mean 'remove'?"),
         ("photos", "'photos' is a folder, and no command: run  ctxdeploy index FOLDER"),

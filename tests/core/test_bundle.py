@@ -245,6 +245,13 @@ def test_an_artefact_without_end_is_not_waited_for(bundle: Bundle, kind: str) ->
         ctxdeploy.core.bundle.open(bundle.path)
 
 
+def test_a_message_does_not_quote_a_manifest_without_end(bundle: Bundle, edit: Any) -> None:
+    edit(lambda manifest: manifest["extraction"].update(scales=[1.0] * 10_000))
+    with pytest.raises(BundleError, match=r"bundle.json is not valid \(--scales .*…\): export") as refused:
+        ctxdeploy.core.bundle.open(bundle.path)
+    assert len(str(refused.value)) < 400 + len(str(bundle.path))
+
+
 def test_many_entries_of_one_file_are_one_to_read(bundle: Bundle, edit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
     monkeypatch.setattr(ctxdeploy.core.bundle, "file_sha256", lambda path: hashed.append(path) or file_sha256(path))
