@@ -308,7 +308,7 @@ def test_what_is_left_out_is_told_by_the_run_and_before_it(call, photos: Path, b
         "2 files are not photos: 1 .CR9, 1 .jxl",
         "1 file or folder of systems and programs left out: 1 @eaDir",
         "1 hidden file or folder left out",
-        "1 photo or folders left out by --include and --exclude",
+        "1 photo or folder left out by --include and --exclude",
         "JPEG XL is not read: convert it, with  djxl photo.jxl photo.png",
     )
     options = ("--exclude", "OLD", "-o", archive, "--model", bundle.path, "--words", 32)
