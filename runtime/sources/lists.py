@@ -355,9 +355,9 @@ def _entry(row: dict[str, Any], at: str) -> _ListEntry:
     """Return the entry of a row: ``path``; ``name`` and the box, ``box`` or ``x0`` to ``y1``, if they are not empty."""
     path, name = row.get("path"), row.get("name")
     if not isinstance(path, str):
-        raise ConfigError(f"{at}: there is no path" if path is None else f"{at}: the path {path!r} is not a text")
+        raise ConfigError(f"{at}: there is no path" if path is None else f"{at}: the path {_shown(path)} is not a text")
     if name is not None and not isinstance(name, str):
-        raise ConfigError(f"{at}: the name {name!r} is not a text")
+        raise ConfigError(f"{at}: the name {_shown(name)} is not a text")
     return _ListEntry(where=at, path=path, name=name or None, box=_box(row, at))
 
 
@@ -376,12 +376,18 @@ def _box(row: dict[str, Any], at: str) -> Box | None:
     else:
         edges = whole.split(",") if isinstance(whole, str) else whole
     if not isinstance(edges, list) or len(edges) != 4:
-        raise ConfigError(f"{at}: the box {whole!r} is not four numbers x0,y0,x1,y1")
+        raise ConfigError(f"{at}: the box {_shown(whole)} is not four numbers x0,y0,x1,y1")
     try:
         x0, y0, x1, y1 = (_number(edge) for edge in edges)
         return Box(x0=x0, y0=y0, x1=x1, y1=y1)
     except ConfigError as error:
         raise ConfigError(f"{at}: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    """Return a value of a list as a message shows it: a line may have any length, and a failure is kept."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _number(value: Any) -> float:
@@ -390,4 +396,4 @@ def _number(value: Any) -> float:
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise ConfigError(f"{value!r} is not a number, as each of a box's x0,y0,x1,y1 must be")
+    raise ConfigError(f"{_shown(value)} is not a number, as each of a box's x0,y0,x1,y1 must be")
