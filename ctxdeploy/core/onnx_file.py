@@ -42,7 +42,7 @@ _OPERATORS = re.compile(
 _STANDARD, _OURS = ("", "ai.onnx"), "ctx"
 # Operators that make a tensor of the shape that their last input says, and the most numbers that a file may ask for
 # beside the photo's size: 1 GB. K descriptors of a batch of 64 take 0.3 at most.
-_MAKERS = ("ConstantOfShape", "Expand", "Tile")
+_MAKERS = ("ConstantOfShape", "Expand", "Resize", "Tile")
 _MAX_NUMBERS = 1 << 28
 _MAX_RANK = 16
 # Graphs written here reckon sizes with at most 65,536 (K), and slice to the end with the largest number there is.

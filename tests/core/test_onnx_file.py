@@ -125,6 +125,10 @@ GRAPHS: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "makes a tensor of the shape",
     ),
+    "12 GB, scaled": (
+        lambda: model([node("Resize", ["image", "", "", "s"], ["y"])], {"s": SHAPE}),
+        r"makes a tensor of the shape \[60000, 50000\]",
+    ),
     "12 GB, typed": (
         lambda: typed(model([node("ConstantOfShape", ["s"], ["y"])], {"s": SHAPE})),
         "makes a tensor of the shape",
