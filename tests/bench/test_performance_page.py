@@ -20,14 +20,14 @@ def generate(*options: object) -> subprocess.CompletedProcess[str]:
 
 
 def scaled(value: Any) -> Any:
-    """Return JSON with every figure changed, counts too."""
+    """Return JSON with every figure changed, counts and ratios too."""
     if isinstance(value, dict):
         return {key: scaled(part) for key, part in value.items()}
     if isinstance(value, list):
         return [scaled(part) for part in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    return type(value)(value * 3 + 1) if isinstance(value, int) else value * 1.618
+    return type(value)(value * 3 + 1) if isinstance(value, int) else value * 1.618 + 0.37
 
 
 def test_page_and_readme_are_those_of_the_results() -> None:

@@ -68,7 +68,7 @@ def test_a_runtime_that_is_not_installed(
 
     monkeypatch.setattr(preflight, "require", absent)
     jobs, _ = plan(("openvino",), (Precision.FP32,))
-    with pytest.raises(MissingExtraError, match=r"openvino is not installed: run  pip install 'ctxdeploy\[cpu\]'"):
+    with pytest.raises(MissingExtraError, match=r"openvino is not installed: run .*\[cpu\]'"):
         preflight.preflight(jobs, Extraction(), config_of("how"), ShapeRange())
 
 

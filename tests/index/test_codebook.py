@@ -68,7 +68,7 @@ def test_chosen_number_of_words(descriptors: int, words: int) -> None:
     [
         (vectors(15), None, "too few"),
         (vectors(15), 16, "16 words from 15"),
-        (vectors(15), 0, "outside"),
+        (vectors(15), 0, "0 words: give a whole number in 1"),
         (np.full((20, 4), np.inf), None, "infinity"),
         (np.ones(20), None, "n×D"),
         (np.full((20, 4), "a"), None, "n×D"),

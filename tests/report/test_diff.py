@@ -113,5 +113,5 @@ def test_file_that_cannot_be_written(found: Diff, tmp_path: Path) -> None:
 
 def test_without_matplotlib(found: Diff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"ctxdeploy\[export\]"):
+    with pytest.raises(MissingExtraError, match=r"\[export\]"):
         write_diff(tmp_path / "page.html", found)

@@ -162,7 +162,7 @@ def test_a_missing_package_names_its_extra(
         (bundle, CONFIG, "gpu"),
         (with_engine(key=rtx), BackendConfig(name=rtx.target), "rtx"),
     ):
-        with pytest.raises(MissingExtraError, match=rf"cuda is not installed: run  pip install 'ctxdeploy\[{extra}\]'"):
+        with pytest.raises(MissingExtraError, match=rf"cuda is not installed: run .*\[{extra}\]'"):
             open_backend(made, config)
 
 

@@ -241,7 +241,10 @@ def test_a_full_disk_is_said_and_leaves_the_model_that_is_there(
 def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
-    assert command_line(["train", str(tmp_path / "run"), *arguments]) == 2
+    (tmp_path / "x.pth").touch()
+    given = [str(tmp_path / argument) if argument == "x.pth" else argument for argument in arguments]
+    photos = ["--photos", str(tmp_path)] if given else []  # their lack is said first
+    assert command_line(["train", str(tmp_path / "run"), *photos, *given]) == 2
     printed = capsys.readouterr().err
     assert reason in printed and printed.count("\n") == 1
 
