@@ -15,7 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.archive import check_model, check_origin, check_precision, is_archive, store_model, store_origin
+from ctxdeploy.archive import (
+    check_model,
+    check_origin,
+    check_precision,
+    extraction_of,
+    is_archive,
+    store_model,
+    store_origin,
+)
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.progress import Display
@@ -82,7 +90,10 @@ class IndexingJob:
         with self._opened(photos.photos) as index:
             plan = make_checked_plan(index, self._archive, photos, config)
             report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
-            store_origin(self._archive, photos, self._extractor.description(), moved=config.moved)
+            # What made the photos stays known where a run adds none.
+            former = None if plan.new or plan.changed else extraction_of(self._archive)
+            extraction = self._extractor.description() if former is None else former
+            store_origin(self._archive, photos, extraction, moved=config.moved)
             index.forget_failures(plan.settled)
             committer = self._committer(index)
             pending = _failed_last(plan)

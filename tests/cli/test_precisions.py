@@ -74,3 +74,11 @@ def test_indexing_merging_and_dry_runs_are_refused_alike(
     assert result.code == 16 and f"descriptors in int8 of {other} would not rank with its own" in result.err
     (other / "origin.json").unlink()
     assert call("merge", indexed, other, "--conflicts", "keep").code == 0
+
+
+def test_a_run_that_adds_nothing_does_not_say_that_it_made_the_photos(call: Any, folder: Path, indexed: Path) -> None:
+    made = {"backend": "another", "precision": "fp32"}
+    store_origin(indexed, list_photos(str(folder)), made)
+    assert call("index", folder, "-o", indexed).code == 0 and extraction_of(indexed) == made
+    shutil.copy(folder / "coins_0.jpg", folder / "new.jpg")
+    assert call("index", folder, "-o", indexed).code == 0 and extraction_of(indexed) != made
