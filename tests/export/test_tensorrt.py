@@ -87,6 +87,7 @@ def untrained_graph(config: NetworkConfig, extraction: Extraction) -> Any:
     return build_graph(build(config, extraction).eval())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["ctx-gaussian", "ctx-graph", "fire"])
 def test_every_network_parses_and_builds(
     rtx: ModuleType, config_of: Callable[..., NetworkConfig], variant: str
