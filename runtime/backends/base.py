@@ -25,7 +25,8 @@ POLL_SECONDS = 0.1
 
 # The runtimes have no class for it: these are words of theirs, of oneDNN, CUDA and its libraries.
 _OUT_OF_MEMORY = re.compile(
-    r"bad.?alloc|out.?of.?memory|failed to allocate|cannot allocate|MemoryAllocation|ALLOC_FAILED|than requested bytes",
+    r"bad.?alloc|out.?of.?memory|failed to allocate|cannot allocate|MemoryAllocation|ALLOC_FAILED|than requested bytes"
+    r"|start new thread",  # no room for its stack
     re.IGNORECASE,
 )
 
