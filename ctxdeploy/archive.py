@@ -285,7 +285,7 @@ def _read_origin(archive: Path) -> dict[str, Any] | None:
         if origin.get("folder") is not None:
             _text(origin["folder"])
         if not isinstance(origin["extraction"], dict):
-            raise ValueError("extraction is no object")
+            raise ValueError("extraction is not an object")
         # Archives of format 1 have no checksum here.
         if set(origin) != {"photos", "extraction"} and origin["checksum"] != checksum(origin):
             raise ValueError("checksum is not that of its content")

@@ -186,7 +186,7 @@ class PhotoIndex:
             display: where progress and remarks go; nowhere if not given.
 
         Returns:
-            Counts, times, and the photos that could not be read with their reasons: they are no error here.
+            Counts, times, and the photos that could not be read with their reasons: they do not raise an error here.
 
         Raises:
             ArchiveError: the archive was opened for reading, is closed, or is damaged.

@@ -70,7 +70,7 @@ class Unwrapped:
 
     Attributes:
         content: the dictionary that describes the network; empty for a bare state dict.
-        state: the tensors by name, without prefixes of wrappers; what was there if that is no dictionary.
+        state: the tensors by name, without prefixes of wrappers; what was there if that is not a dictionary.
         remarks: what was left out or taken off, as people are told.
     """
 

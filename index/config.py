@@ -118,9 +118,9 @@ class DescriptorSource:
 class Hit:
     """A photo that answers a query, and its ASMK score.
 
-    A score is above 0 and orders the answers of one query; it is no share and no probability. The query's own photo has
-    about 0.07 to 0.3, not 1, because descriptors of a query are assigned to five words each, those of an archive to one
-    (with ``query_assignment=1`` in ``IndexConfig`` it has 1).
+    A score is above 0 and orders the answers of one query; it is neither a share nor a probability. The query's own
+    photo has about 0.07 to 0.3, not 1, because descriptors of a query are assigned to five words each, those of an
+    archive to one (with ``query_assignment=1`` in ``IndexConfig`` it has 1).
     """
 
     name: str

@@ -317,7 +317,7 @@ class Index(Reader):
     def remove(self, names: str | Iterable[str]) -> int:
         """Remove photos by name; return how many there were. Gone for others after ``commit``.
 
-        A name that is not there is no error; ``ConfigError`` for what is no name. Their postings stay on disk until a
+        A name that is not there is ignored; ``ConfigError`` for what is not a name. Their postings stay on disk until a
         compaction; ``compact(purge=True)`` and ``collect_garbage`` take them away.
         """
         with self._mutex:

@@ -101,7 +101,7 @@ def as_photos(
         items: what an extractor gives, or pairs of name and vectors.
         dim: D.
         geometry: the archive holds positions.
-        refused: called with what is no photo for the archive, and why; None to raise that.
+        refused: called with what the archive cannot take, and why; None to raise that.
     """
     photos = []
     for item in items:

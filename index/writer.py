@@ -207,7 +207,7 @@ class Writer:
         self._failures.update(normalised(records))
 
     def forget_failures(self, names: Iterable[str]) -> None:
-        """Drop failures by name; unknown names are no error."""
+        """Drop failures by name; unknown names are ignored."""
         for name in names:
             self._failures.pop(name, None)
 

@@ -26,7 +26,7 @@ class MemoryShares:
         network: by which this process may grow through batches.
         worker: that a worker may allocate.
         waiting: of photos that are decoded ahead, or wait for others of their size.
-        reading: of photos that are no files of their own, between reading and decoding.
+        reading: of photos that are not files of their own, between reading and decoding.
     """
 
     network: int

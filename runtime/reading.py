@@ -1,4 +1,4 @@
-"""Photos that are no files of their own, read by threads that hold a bounded number of bytes together."""
+"""Photos that are not files of their own, read by threads that hold a bounded number of bytes together."""
 
 import threading
 import time

@@ -45,7 +45,7 @@ class DecodeSettings:
         limits: which photos are refused.
         timeout: seconds that a worker has for a photo.
         memory: bytes that a worker may allocate; no limit if None.
-        reading: bytes that photos which are no files may have together, while they are read and until they are decoded.
+        reading: bytes that photos which are not files may have together, from reading to decoding.
     """
 
     preprocessing: Preprocessing

@@ -5,7 +5,8 @@ python tools/check_lowest.py ENVIRONMENT
 ENVIRONMENT is made, or used again where pyproject.toml is what it was made from; the code in it is always the
 repository's. PyTorch is that of the environment that this runs in: the oldest release for Linux comes with gigabytes
 of CUDA. Returns 1 if something does not work, 0 if all does or, with a line that says so, if the package index cannot
-be reached: that is no fault of a bound. Another Python than the oldest has no wheels of them: nothing is tried then.
+be reached: that is not the fault of a bound. Another Python than the oldest has no wheels of them: nothing is tried
+then.
 """
 
 import importlib.metadata

@@ -112,7 +112,7 @@ def load_product(root: Path) -> dict[str, Module]:
 
 
 def load_folder(folder: Path) -> dict[str, Module]:
-    """Return the modules below a folder that is no part of the product, by their paths."""
+    """Return the modules below a folder that is not part of the product, by their paths."""
     paths = sorted(
         path for path in folder.rglob("*.py") if not {"work", "__pycache__"} & set(path.relative_to(folder).parts)
     )

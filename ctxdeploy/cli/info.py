@@ -17,7 +17,7 @@ from ctxdeploy.photo_index import PhotoIndex
 
 # Values of a list that are shown; JSON has all.
 LISTED = 12
-# What is nested deeper is no field of ours.
+# What is nested deeper is not a field of ours.
 _MAX_INDENT = 40
 
 

@@ -91,7 +91,7 @@ class _LazyGroup(click.Group):
 
 
 def _unknown(name: str) -> str:
-    """Return what is said of a word that is no command."""
+    """Return what is said of a word that is not a command."""
     word = name.lower()
     close = [ALIKE[word]] if word in ALIKE else get_close_matches(word, COMMANDS, 1)
     if close:

@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Find the photos of an archive that show the same as PHOTOS.
 
-    Before each name stands its score. It orders the answers of one query, and is no share and no probability: the
+    Before each name stands its score. It orders the answers of one query, and is neither a share nor a probability: the
     queried photo itself has about 0.07 to 0.3, other photos of the same have less, often a hundredth.
 
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
@@ -98,7 +98,7 @@ def _without_picture(archive: Path, folder: Path | None, names: set[str]) -> str
     if not names:
         return None
     if folder is None:
-        return "the photos of this archive are no files of a folder: the page shows their names alone"
+        return "the photos of this archive are not files in a folder: the page shows only their names"
     gone = [name for name in names if (picture := picture_of(folder, name)) is None or not _is_there(picture)]
     if not gone:
         return None

@@ -28,7 +28,7 @@ class TooManyBytesError(OSError):
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Return an open file; ``OSError`` if it cannot be opened or is no regular file, as its ``strerror`` says."""
+    """Return an open file; ``OSError`` if it cannot be opened or is not a regular file, as its ``strerror`` says."""
     # Opened without blocking: a named pipe would hold the reader for ever.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(descriptor).st_mode

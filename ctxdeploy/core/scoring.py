@@ -216,7 +216,7 @@ def _parse(content: Any) -> GroundTruth:
     scenes = {**parts["scenes"], **parts["small_scenes"]}
     for scene, kind in parts["kinds"].items():
         if scene not in scenes:
-            raise ValueError(f"'kinds' has {short(scene)}, which is no scene")
+            raise ValueError(f"'kinds' has {short(scene)}, which is not a scene")
         _name(kind, f"the kind of the scene {short(scene)}")
     junk: dict[str, set[str]] = {}
     for number, pair in enumerate(_sequence(facts.get("junk_pairs", []), "'junk_pairs'")):

@@ -108,6 +108,6 @@ def native_path(name: str) -> str:
     """Return the path of this system that ``photo_name`` made a name of.
 
     Raises:
-        ValueError: it is no system's: lone surrogates that stand for no byte.
+        ValueError: it has lone surrogates that do not stand for a byte, so no system has such a path.
     """
     return name if name.isascii() else os.fsdecode(name.encode("utf-8", "surrogateescape"))

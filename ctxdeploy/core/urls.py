@@ -65,7 +65,7 @@ def check_protocol(url: str, named: Sequence[str] | None = None) -> None:
     protocol = protocol_of(url)
     if protocol in _NEVER:
         raise ConfigError(f"{protocol}:// is not read: such a file can run programs")
-    if "::" in url and protocol not in PROTOCOLS:  # the usual ones are no chains, whatever stands in their paths
+    if "::" in url and protocol not in PROTOCOLS:  # the usual ones are not chains, whatever stands in their paths
         raise ConfigError(
             f"a chain of addresses ({protocol}://…::…) is not read: copy the photos here, or give their own URL"
         )

@@ -66,7 +66,7 @@ class DataSet:
 
     Raises:
         ConfigError: names or keys twice, no query with an answer, answers that are not in the database, or that are
-            junk as well, or photos with answers that are no queries.
+            junk as well, or photos with answers that are not queries.
     """
 
     kind: str

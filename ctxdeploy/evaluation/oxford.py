@@ -101,7 +101,7 @@ def _lines(path: Path) -> list[str]:
     try:
         lines = read_regular(path, _MAX_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        why = error.strerror or str(error) if isinstance(error, OSError) else "it is no text"
+        why = error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"{printable(str(path))} cannot be read: {printable(why)}") from error
     return [line.strip() for line in lines if line.strip()]
 

@@ -21,7 +21,7 @@ def bare_config(architecture: Architecture, shapes: Shapes) -> tuple[NetworkConf
 
     Raises:
         CheckpointError: the trunk cannot be of this architecture.
-        ConfigError: what the tensors say is no network.
+        ConfigError: the tensors do not describe a network.
     """
     assumed: list[str] = []
     lit = _lit(shapes, assumed)

@@ -241,7 +241,7 @@ def _scaling(image: "Image.Image", photo: Pixels, preprocessing: Preprocessing) 
     height, width = photo.pixels.shape[:2]
     left, upper, right, lower = photo.region
     if (width, height) == (right - left, lower - upper):
-        return "none, it is no larger than the model takes"
+        return "none, it is not larger than the model takes"
     draft = preprocessing.draft and image.format in ("JPEG", "MPO")
     return "LANCZOS, after the JPEG decoder's own reduction" if draft else "LANCZOS"
 

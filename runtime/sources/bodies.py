@@ -55,7 +55,7 @@ def _joined(here: Any, place: str) -> str:
     try:
         return str(here.join(require("yarl", "remote").URL(place, encoded=True)))
     except ValueError as error:
-        raise PhotoError("the server redirects to something that is no address") from error
+        raise PhotoError("the server redirects to something that is not an address") from error
 
 
 def _host(url: str) -> str:

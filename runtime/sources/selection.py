@@ -105,7 +105,7 @@ class LeftOut:
     """What of a place is not among its photos; of a folder that is left out the folder alone is counted.
 
     Attributes:
-        other: files that are no photos, by their extension.
+        other: files that are not photos, by their extension.
         system: folders and files that systems and programs put there, by name.
         hidden: files and folders whose names begin with a dot.
         excluded: photos, and folders, that ``--include`` or ``--exclude`` leaves out.
@@ -217,7 +217,7 @@ class NameFilter:
         return self._reason(name) is None and self._includes(name) and name.lower().endswith(self._extensions)
 
     def other(self, kind: str) -> None:
-        """Count a file that is no photo, by its extension or another word for what it is."""
+        """Count a file that is not a photo, by its extension or another word for what it is."""
         if not kind or len(kind) > _MAX_KIND:
             kind = _NO_EXTENSION
         self._counts["other"][self._spelling.setdefault(kind.lower(), kind)] += 1

@@ -129,7 +129,7 @@ _TWO = {"a": ["1.jpg", "2.jpg"]}
         ({"scenes": {"a": ["1.jpg", ""]}}, "a photo of the scene 'a' is empty"),
         ({"scenes": _TWO, "small_scenes": _TWO}, "'a' stands in 'scenes' and in 'small_scenes'"),
         ({"scenes": _TWO, "small_scenes": ["a"]}, "'small_scenes' is a list, not an object"),
-        ({"scenes": _TWO, "kinds": {"b": "wild"}}, "'kinds' has 'b', which is no scene"),
+        ({"scenes": _TWO, "kinds": {"b": "wild"}}, "'kinds' has 'b', which is not a scene"),
         ({"scenes": _TWO, "kinds": {"a": 5}}, "the kind of the scene 'a' is a number"),
         ({"scenes": _TWO, "kinds": {"a": float("nan")}}, "the kind of the scene 'a' is a number"),
         ({"scenes": _TWO, "junk_pairs": None}, "'junk_pairs' is null, not a list"),

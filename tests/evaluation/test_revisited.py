@@ -302,7 +302,7 @@ def test_the_lists_that_oxford_was_published_with(revisited: Path, tmp_path: Pat
         ("scene_3_ok.txt", "\x1b[31m\n", r"'\x1b[31m' is not among"),
         ("scene_3_ok.txt", "{photo}\n{photo}\n", "2 times"),
         ("scene_3_junk.txt", None, "scene_3_junk.txt cannot be read: No such file"),
-        ("scene_3_junk.txt", "\udcff", "scene_3_junk.txt cannot be read: it is no text"),
+        ("scene_3_junk.txt", "\udcff", "scene_3_junk.txt cannot be read: it is not text"),
     ],
 )
 def test_lists_of_oxford_that_are_wrong(

@@ -256,7 +256,7 @@ def test_redirections(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "file:///etc/hostname": "redirects from http to file",
         "ftp://127.0.0.1/a": "redirects from http to ftp",
         "data:image/png,x": "redirects from http to data",
-        "http://[": "redirects to something that is no address",
+        "http://[": "redirects to something that is not an address",
     }
     for target, reason in refusals.items():
         with pytest.raises(PhotoError, match=f"^the server {reason}"):
