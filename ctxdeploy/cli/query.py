@@ -122,7 +122,8 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
         return
     box = f" [{answer.box}]" if answer.box is not None else ""
     echo(
-        f"{printable(answer.photo.name)}{box}: {len(answer.hits)} results for {len(answer.descriptors)} descriptors "
+        f"{printable(answer.photo.name)}{box}: {counted(len(answer.hits), 'result')} for "
+        f"{counted(len(answer.descriptors), 'descriptor')} "
         f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms; "
         f"{about['extraction']['backend']} {about['extraction']['precision']})"
     )

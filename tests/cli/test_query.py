@@ -47,6 +47,12 @@ def test_settings_out_of_range(call, photos: Path, shared_archive: Path, flags, 
     assert words in result.err
 
 
+def test_one_result_is_not_several(call, photos: Path, shared_archive: Path) -> None:
+    query = ("query", photos / "coins_0.jpg", "--index", shared_archive)
+    assert ": 1 result for " in call(*query, "--top", 1).out
+    assert ": 2 results for " in call(*query, "--top", 2).out
+
+
 def test_answers_of_several_are_those_of_each(call, photos: Path, shared_archive: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no photo")
     queries = sorted((photos.parent / "queries").iterdir())
