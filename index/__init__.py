@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated
     from ctxdeploy.index.codebook.codebook import Codebook
     from ctxdeploy.index.codebook.pickled import open_codebook
-    from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, Hit, IndexConfig
+    from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, Hit, IndexConfig, Verification
     from ctxdeploy.index.index import Index
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
     from ctxdeploy.index.search import Searcher
     from ctxdeploy.index.storage.format import NewerFormatError
-    from ctxdeploy.index.storage.positions import FeaturePositions
+    from ctxdeploy.index.storage.positions import Features
     from ctxdeploy.index.storage.state import State
     from ctxdeploy.index.threads import SearchThreads
 
@@ -35,7 +35,7 @@ __all__ = [
     "Aggregated",
     "Codebook",
     "DescriptorSource",
-    "FeaturePositions",
+    "Features",
     "Hit",
     "Index",
     "IndexConfig",
@@ -46,6 +46,7 @@ __all__ = [
     "Searcher",
     "SnapshotInfo",
     "State",
+    "Verification",
     "open_codebook",
 ]
 
@@ -53,7 +54,7 @@ _HOMES = {
     "Aggregated": "codebook.aggregation",
     "Codebook": "codebook.codebook",
     "DescriptorSource": "config",
-    "FeaturePositions": "storage.positions",
+    "Features": "storage.positions",
     "Hit": "config",
     "Index": "index",
     "IndexConfig": "config",
@@ -65,6 +66,7 @@ _HOMES = {
     "Searcher": "search",
     "SnapshotInfo": "maintenance.snapshots",
     "State": "storage.state",
+    "Verification": "config",
     "open_codebook": "codebook.pickled",
 }
 

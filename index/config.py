@@ -5,7 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import Box
 
 MAX_SHARD_IMAGES = 65536
 MAX_WORDS = 65536
@@ -114,6 +118,25 @@ class DescriptorSource:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verification:
+    """How a query lies in a photo that it found.
+
+    Attributes:
+        inliers: occupied cells of a 16×16 grid over the query whose matches one map explains, 0..256.
+        affine: 2×3 float64, from pixels of the query to pixels of the photo; None if no map explains the matches.
+        query_points: m×2 float32, x and y of the matches that the map explains, in pixels of the query.
+        photo_points: m×2 float32, theirs in pixels of the photo.
+        box: where the query, or its part, lies in the photo; None without a map.
+    """
+
+    inliers: int
+    affine: NDArray[np.float64] | None
+    query_points: NDArray[np.float32]
+    photo_points: NDArray[np.float32]
+    box: Box | None
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A photo that answers a query, and its ASMK score.
@@ -121,7 +144,15 @@ class Hit:
     A score is above 0 and orders the answers of one query; it is neither a share nor a probability. The query's own
     photo has about 0.07 to 0.3, not 1, because descriptors of a query are assigned to five words each, those of an
     archive to one (with ``query_assignment=1`` in ``IndexConfig`` it has 1).
+
+    Attributes:
+        name: of the photo.
+        score: of it.
+        verification: where the query lies in it; None if that was not looked into.
+        probability: that it shows the same, 0..1; None if the archive has no judgement.
     """
 
     name: str
     score: float
+    verification: Verification | None = None
+    probability: float | None = None

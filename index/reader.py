@@ -21,7 +21,7 @@ from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.storage.manifest import FORMAT_VERSION
-from ctxdeploy.index.storage.positions import FeaturePositions
+from ctxdeploy.index.storage.positions import Features
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.threads import SearchThreads
 
@@ -211,7 +211,7 @@ class Reader:
         """Return the photos that could not be read, as they were recorded."""
         return [dict(record) for record in self.state.failures.values()]
 
-    def geometry(self, name: str) -> FeaturePositions | None:
+    def geometry(self, name: str) -> Features | None:
         """Return words, positions and scales of a photo's features; None in an archive that does not keep them.
 
         A writer's changes are committed first.

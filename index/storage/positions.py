@@ -20,18 +20,24 @@ _SCALES = (6.2e-5, 65504.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FeaturePositions:
+class Features:
     """The features of a photo, by rising word.
 
     Attributes:
         words: F int32, the nearest word of each feature.
         positions: F×2 float32, x and y as they were given (pixels of the photo), to 1/65,535 of their extent.
         scales: F float32, as they were given, to 0.05 %.
+        codes: F×ceil(D/64) uint64, the signs of each feature's residual to its word; None where they are not kept.
+        vectors: F×D float32, the descriptors; None where they are not kept.
+        size: (width, height) of the photo in pixels; None where it is not known.
     """
 
     words: NDArray[np.int32]
     positions: NDArray[np.float32]
     scales: NDArray[np.float32]
+    codes: NDArray[np.uint64] | None = None
+    vectors: NDArray[np.float32] | None = None
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.words)
@@ -39,7 +45,7 @@ class FeaturePositions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedPositions:
-    """``FeaturePositions`` as a shard holds them.
+    """``Features`` as a shard holds them.
 
     Attributes:
         words: F uint16.
@@ -94,12 +100,12 @@ def pack_positions(words: NDArray[np.int32], descriptors: LocalDescriptors, name
     )
 
 
-def unpack_positions(packed: PackedPositions) -> FeaturePositions:
+def unpack_positions(packed: PackedPositions) -> Features:
     """Undo ``pack_positions``. Never fails: any bits are some positions, and words are below 65,536."""
     extent = packed.frame[2:].astype(np.float64) / _STEPS
     with np.errstate(all="ignore"):
         positions = (packed.frame[:2] + packed.positions * extent).astype(np.float32)
-    return FeaturePositions(
+    return Features(
         words=packed.words.astype(np.int32), positions=positions, scales=packed.scales.astype(np.float32)
     )
 

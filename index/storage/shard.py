@@ -41,7 +41,7 @@ from ctxdeploy.index.config import MAX_SHARD_IMAGES
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.manifest import SHARDS, TOMBSTONES, Manifest, ShardEntry, store
 from ctxdeploy.index.storage.names import decode_name, split_names, write_names
-from ctxdeploy.index.storage.positions import FeaturePositions, PackedPositions, unpack_positions
+from ctxdeploy.index.storage.positions import Features, PackedPositions, unpack_positions
 
 FORMAT_NAME = "ctxdeploy-shard"
 FORMAT_VERSION = 2
@@ -187,7 +187,7 @@ class Shard:
             frame=_there(self.geometry_frames)[number],
         )
 
-    def positions(self, number: int) -> FeaturePositions | None:
+    def positions(self, number: int) -> Features | None:
         """Return the features of a photo; None in a shard without geometry."""
         packed = self.packed_positions(number)
         return None if packed is None else unpack_positions(packed)
