@@ -11,17 +11,17 @@ from typing import Any, Self
 import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
-from ctxdeploy.core.types import FileState
+from ctxdeploy.core.types import FileState, LocalDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
 from ctxdeploy.index.codebook.assignment import Cells
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
-from ctxdeploy.index.inputs import as_vectors
+from ctxdeploy.index.inputs import as_vectors, make_photo
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.storage.manifest import FORMAT_VERSION
-from ctxdeploy.index.storage.positions import Features
+from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.threads import SearchThreads
 
@@ -211,19 +211,32 @@ class Reader:
         """Return the photos that could not be read, as they were recorded."""
         return [dict(record) for record in self.state.failures.values()]
 
-    def geometry(self, name: str) -> Features | None:
-        """Return words, positions and scales of a photo's features; None in an archive that does not keep them.
+    def features(self, query: str | LocalDescriptors, *, size: tuple[int, int] | None = None) -> Features | None:
+        """Return the features of a photo, by rising word: what geometric verification compares.
+
+        Args:
+            query: the name of a photo of the archive, or descriptors with positions.
+            size: (width, height) in pixels of the photo whose descriptors are given.
+
+        Returns:
+            Of a name: what the archive keeps (``config.geometry``); None in an archive that keeps no geometry. Of
+            descriptors: words, codes and vectors as well, whatever the archive keeps.
 
         A writer's changes are committed first.
 
         Raises:
-            ConfigError: no photo of that name.
+            ConfigError: no photo of that name, or descriptors that do not fit, or without positions.
         """
         state = self._committed().state
-        place = state.find(name)
+        if not isinstance(query, str):
+            given = make_photo("query", query, self.codebook.dim).descriptors
+            check_positions(given, "query")
+            words = self.codebook.assign(given.vectors, 1, threads=self._threads)[:, 0]
+            return features_of(given, words, self.codebook.centroids, size=size)
+        place = state.find(query)
         if place is None:
-            raise ConfigError(f"{name!r} is not in {self._folder}")
-        return state.shards[place[0]].positions(place[1])
+            raise ConfigError(f"{query!r} is not in {self._folder}")
+        return state.shards[place[0]].features(place[1])
 
     def info(self) -> dict[str, Any]:
         """Return what the opened state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""

@@ -69,7 +69,7 @@ def check_state(index: Index, expected: dict[str, Any]) -> None:
     assert index.failures() == expected["failures"]
     assert index.codebook.id == expected["codebook"]
     for name, features in expected["geometry"].items():
-        geometry = index.geometry(name)
+        geometry = index.features(name)
         assert geometry is not None
         assert {key: getattr(geometry, key).tolist() for key in features} == features
     assert bool(expected["geometry"]) == index.config.geometry

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.storage.format import Arrays
 
 _STEPS = 65535
@@ -69,9 +70,38 @@ def check_positions(descriptors: LocalDescriptors, name: str) -> None:
     """Raise ``ConfigError`` unless positions are known and below 1e9, and scales in 6.2e-5..65504."""
     places, scales = descriptors.positions, descriptors.scales
     if len(places) and np.isnan(places).all():
-        raise ConfigError(f"{name!r}: the archive keeps geometry: give positions (n×2) and scales with the descriptors")
+        raise ConfigError(f"{name!r}: geometry needs to know where descriptors are: give positions (n×2) and scales")
     if not (np.abs(places) < 1e9).all() or not ((scales >= _SCALES[0]) & (scales <= _SCALES[1])).all():
         raise ConfigError(f"{name!r}: positions must be below 1e9 and scales in {_SCALES[0]:g}..{_SCALES[1]:g}")
+
+
+def features_of(
+    descriptors: LocalDescriptors,
+    words: NDArray[np.int32],
+    centroids: NDArray[np.float32],
+    *,
+    size: tuple[int, int] | None = None,
+) -> Features:
+    """Return the features of a photo's descriptors, all that there is of them.
+
+    Args:
+        descriptors: n, with positions.
+        words: n, the nearest word of each descriptor.
+        centroids: W×D float32.
+        size: (width, height) of the photo; None if it is not known.
+    """
+    from ctxdeploy.index.kernels import build as build_kernels
+
+    order = np.argsort(words, kind="stable")
+    words, vectors = words[order], descriptors.vectors[order]
+    return Features(
+        words=words,
+        positions=descriptors.positions[order],
+        scales=descriptors.scales[order],
+        codes=build_kernels.pack(vectors - centroids[words], code_columns(centroids.shape[1])),
+        vectors=vectors,
+        size=size,
+    )
 
 
 def pack_positions(words: NDArray[np.int32], descriptors: LocalDescriptors, name: str) -> PackedPositions:
@@ -105,9 +135,7 @@ def unpack_positions(packed: PackedPositions) -> Features:
     extent = packed.frame[2:].astype(np.float64) / _STEPS
     with np.errstate(all="ignore"):
         positions = (packed.frame[:2] + packed.positions * extent).astype(np.float32)
-    return Features(
-        words=packed.words.astype(np.int32), positions=positions, scales=packed.scales.astype(np.float32)
-    )
+    return Features(words=packed.words.astype(np.int32), positions=positions, scales=packed.scales.astype(np.float32))
 
 
 def position_tensors(photos: Iterable[PackedPositions | None]) -> Arrays:

@@ -187,7 +187,7 @@ class Shard:
             frame=_there(self.geometry_frames)[number],
         )
 
-    def positions(self, number: int) -> Features | None:
+    def features(self, number: int) -> Features | None:
         """Return the features of a photo; None in a shard without geometry."""
         packed = self.packed_positions(number)
         return None if packed is None else unpack_positions(packed)

@@ -266,7 +266,7 @@ def test_geometry_is_in_pixels_of_the_photos(call, bundle: Bundle, photos: Path,
     with Index.open(archive) as index:
         assert index.config.geometry
         for name in sorted(index.names()):
-            descriptors, found = extractor.extract_one(photos / name), index.geometry(name)
+            descriptors, found = extractor.extract_one(photos / name), index.features(name)
             order = np.argsort(index.codebook.assign(descriptors.vectors, 1)[:, 0], kind="stable")
             assert np.abs(found.positions - descriptors.positions[order]).max() < 0.05
             assert np.allclose(found.scales, descriptors.scales[order], rtol=1e-3)

@@ -119,4 +119,4 @@ def test_a_name_that_cannot_be_stored_is_in_no_archive(make_photos: Any, make_ar
     with Index.open(path) as reader:
         assert "\ud800" not in reader
         with pytest.raises(ConfigError):
-            reader.geometry("\ud800")
+            reader.features("\ud800")

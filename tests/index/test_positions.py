@@ -35,7 +35,7 @@ def expected(codebook: Codebook, vectors: Any, facts: dict[str, Any]) -> tuple[A
 
 def check(index: Index, name: str, wanted: tuple[Any, Any, Any]) -> None:
     """Compare a photo's geometry with what was given."""
-    found = index.geometry(name)
+    found = index.features(name)
     assert found is not None and len(found) == len(wanted[0])
     assert (found.words.dtype, found.positions.dtype, found.scales.dtype) == (np.int32, np.float32, np.float32)
     assert np.array_equal(found.words, wanted[0])
@@ -79,7 +79,7 @@ def test_round_trip_through_compaction_and_merging(tmp_path: Path, photos: Any, 
             check(index, name, wanted[name])
         for name in ("000", "007", "unknown"):
             with pytest.raises(ConfigError, match="is not in"):
-                index.geometry(name)
+                index.features(name)
 
 
 def test_bytes_per_feature(tmp_path: Path, make_codebook: Any) -> None:
@@ -178,7 +178,7 @@ def test_an_archive_without_geometry_takes_positions_and_has_none(make_archive: 
     with Index.open(path, writable=True) as index:
         index.add("x", photos[0], **features(photos[0]))
         index.commit()
-        assert index.geometry("x") is None and index.geometry("000") is None
+        assert index.features("x") is None and index.features("000") is None
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -194,5 +194,29 @@ def test_damage_is_found(tmp_path: Path, make_codebook: Any, photos: Any, binary
         changed = {**arrays, name: np.full_like(arrays[name], value)}
         shard.write_bytes(b"".join(piece_bytes(piece) for piece in encode(changed, metadata)))
         with Index.open(tmp_path / "a") as index:
-            assert index.geometry("a") is not None, "any bits are some geometry"
+            assert index.features("a") is not None, "any bits are some geometry"
             assert any(text in problem for problem in index.verify())
+
+
+def test_features_of_a_query(tmp_path: Path, make_codebook: Any, photos: Any) -> None:
+    codebook = make_codebook(dim=16)
+    facts = features(photos[0])
+    given = {name: values.astype(np.float32) for name, values in facts.items()}
+    query = LocalDescriptors(vectors=photos[0], **given)
+    words, positions, scales = expected(codebook, photos[0], given)
+    vectors = photos[0][np.argsort(codebook.assign(photos[0])[:, 0], kind="stable")]
+    with Index.create(tmp_path / "a", codebook) as index:
+        found = index.features(query, size=(4000, 3000))
+        nothing = index.features(LocalDescriptors(vectors=np.empty((0, 16), np.float32)))
+        with pytest.raises(ConfigError, match=r"'query': .* give positions \(n×2\)"):
+            index.features(LocalDescriptors(vectors=photos[0]))
+        with pytest.raises(ConfigError, match="query: descriptors have dimension 3"):
+            index.features(LocalDescriptors(vectors=np.ones((2, 3), np.float32)))
+    assert found is not None and found.codes is not None and found.vectors is not None and found.size == (4000, 3000)
+    assert np.array_equal(found.words, words) and np.array_equal(found.positions, positions)
+    assert np.array_equal(found.scales, scales) and np.array_equal(found.vectors, vectors)
+    signs = vectors.astype(np.float64) - codebook.centroids[words].astype(np.float64) > 0
+    assert found.codes.shape == (len(words), 1)
+    for code, bits in zip(found.codes[:, 0], signs, strict=True):
+        assert [bool(int(code) >> d & 1) for d in range(64)] == [*bits, *[False] * 48]
+    assert nothing is not None and len(nothing) == 0

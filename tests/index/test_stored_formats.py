@@ -148,7 +148,7 @@ def test_version_2(copied: Any, maker: Any, maker_2: Any, name: str, dim: int) -
         assert [(info.name, info.manifest) for info in index.snapshots()] == [("first", 1)]
         index.check_source(model="m" * 64, preprocessing="p" * 64)
         check(index, photos, expected["now"])
-        geometry = index.geometry("a.jpg")
+        geometry = index.features("a.jpg")
         if index.config.geometry:
             assert geometry is not None
             order = np.argsort(index.codebook.assign(photos[2])[:, 0], kind="stable")

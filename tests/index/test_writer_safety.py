@@ -146,7 +146,7 @@ def test_the_geometry_of_a_photo_that_was_just_added(tmp_path: Path, codebook: C
     with Index.create(tmp_path / "a", codebook, config=IndexConfig(geometry=True)) as index:
         for name in ("a", "b"):
             index.add(name, np.ones((3, 8), np.float32), positions=np.zeros((3, 2)))
-            found = index.geometry(name)
+            found = index.features(name)
             assert found is not None
             assert len(found) == 3
 

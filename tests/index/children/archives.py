@@ -59,10 +59,12 @@ def answers(index: Index, queries: list[Any]) -> dict[str, Any]:
         found[f"hits {idf}"] = [[[hit.name, hit.score] for hit in part] for part in hits]
     if index.config.geometry:
         for name in sorted(index.known()):
-            geometry = index.geometry(name)
-            if geometry is None:
-                raise ValueError(f"{name!r} has lost its geometry")
-            found[f"geometry {name}"] = [part.tolist() for part in vars(geometry).values()]
+            features = index.features(name)
+            if features is None:
+                raise ValueError(f"{name!r} has lost its features")
+            found[f"features {name}"] = [
+                None if part is None else np.asarray(part).tolist() for part in vars(features).values()
+            ]
     return found
 
 

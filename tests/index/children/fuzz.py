@@ -115,7 +115,7 @@ def use(index: Index) -> None:
     list(index.names())
     for name in (*NAMES[:4], "unknown"):
         if name in index:
-            index.geometry(name)
+            index.features(name)
     index.known(), index.failures(), len(index)
 
 
