@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.storage.positions import Features
     from ctxdeploy.index.storage.state import State
     from ctxdeploy.index.threads import SearchThreads
+    from ctxdeploy.index.verification import VerificationConfig, rank, verify
 
 __all__ = [
     "MAX_WORDS",
@@ -47,7 +48,10 @@ __all__ = [
     "SnapshotInfo",
     "State",
     "Verification",
+    "VerificationConfig",
     "open_codebook",
+    "rank",
+    "verify",
 ]
 
 _HOMES = {
@@ -67,7 +71,10 @@ _HOMES = {
     "SnapshotInfo": "maintenance.snapshots",
     "State": "storage.state",
     "Verification": "config",
+    "VerificationConfig": "verification",
     "open_codebook": "codebook.pickled",
+    "rank": "verification",
+    "verify": "verification",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -1,0 +1,190 @@
+"""The loops of spatial verification that numba compiles: from matches of two photos' features to one map.
+
+Every match proposes a scale and a shift; how well each proposal explains all matches is an exact integer, and the best
+few are refined. 1000 matches are 10⁶ distances of float32, 16 at a time. Sums of the refinement are float64 over rising
+matches, so that a map depends on neither the processor nor on what else is verified.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.index.kernels.intrinsics import compiled, inlined
+
+GRID = 16
+# Proposals that are refined; ranks beyond it never won on the photos that the constants were chosen on.
+REFINED = 8
+REFITS = 2
+LEAST, MOST = 0.25, 4.0
+
+
+@compiled
+def fit(
+    query: NDArray[np.float32],
+    photo: NDArray[np.float32],
+    matches: NDArray[np.int32],
+    strengths: NDArray[np.int32],
+    frame: NDArray[np.float64],
+    tolerance: float,
+    affine: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.int32], int]:
+    """Find the map from query to photo that most matches agree with.
+
+    Args:
+        query: n×3, x, y and scale of each feature.
+        photo: n'×3, as ``query``.
+        matches: m×2, a feature of the query and one of the photo.
+        strengths: m, how alike they are: of two matches of a feature the stronger is kept, then the earlier.
+        frame: x0, y0, x1, y1 of the query.
+        tolerance: how far a match may be from where the map has it, in both photos.
+        affine: refine to an affine map, not to a similarity.
+
+    Returns:
+        2×3 map; the matches that it explains, each feature in one of them at most; cells of a 16×16 grid over the
+        frame that have one, 0 if there is no map.
+    """
+    count = matches.shape[0]
+    best = np.zeros((2, 3), np.float64)
+    none = np.zeros(0, np.int32)
+    if count == 0:
+        return best, none, 0
+    places = np.empty((4, count), np.float32)
+    ratios = np.empty(count, np.float32)
+    for m in range(count):
+        q, p = matches[m, 0], matches[m, 1]
+        places[0, m], places[1, m] = query[q, 0], query[q, 1]
+        places[2, m], places[3, m] = photo[p, 0], photo[p, 1]
+        ratios[m] = query[q, 2] / photo[p, 2]
+    order = np.argsort(-strengths, kind="mergesort")
+    votes = _vote(places, ratios, np.float32(tolerance))
+    kept, cells, strength = none, 0, np.int64(0)
+    used = np.zeros((2, max(query.shape[0], photo.shape[0])), np.bool_)
+    grid = np.zeros(GRID * GRID, np.bool_)
+    for _ in range(min(REFINED, count)):
+        m = int(np.argmax(votes))
+        if votes[m] <= 0:
+            break
+        votes[m] = -1
+        scale = np.float64(ratios[m])
+        current = np.zeros((2, 3), np.float64)
+        current[0, 0] = current[1, 1] = scale
+        current[0, 2] = places[2, m] - scale * places[0, m]
+        current[1, 2] = places[3, m] - scale * places[1, m]
+        for refit in range(REFITS + 1):
+            inliers = _inliers(current, places, tolerance, matches, order, used)
+            occupied = _cells(places, inliers, frame, grid)
+            total = np.int64(0)
+            for i in inliers:
+                total += strengths[i]
+            if occupied > cells or (occupied == cells and total > strength):
+                best, kept, cells, strength = current, inliers, occupied, total
+            if refit < REFITS:
+                current = _refined(places, inliers, affine)
+                if not _allowed(current):
+                    break
+    return best, kept, cells
+
+
+@compiled
+def _vote(places: NDArray[np.float32], ratios: NDArray[np.float32], tolerance: np.float32) -> NDArray[np.int32]:
+    """Return how many matches agree with the scale and shift of each; 0 where the scale is out of range."""
+    count = ratios.shape[0]
+    votes = np.zeros(count, np.int32)
+    qx, qy, px, py = places[0], places[1], places[2], places[3]
+    for m in range(count):
+        scale = ratios[m]
+        if not LEAST <= scale <= MOST:
+            continue
+        dx, dy = px[m] - scale * qx[m], py[m] - scale * qy[m]
+        limit = tolerance * tolerance * min(scale * scale, np.float32(1))
+        found = np.int32(0)
+        for i in range(count):
+            x, y = scale * qx[i] + dx - px[i], scale * qy[i] + dy - py[i]
+            found += np.int32(x * x + y * y <= limit)
+        votes[m] = found
+    return votes
+
+
+@inlined
+def _inliers(current, places, tolerance, matches, order, used):  # type: ignore[no-untyped-def]
+    """Return the matches that a map explains, strongest first where a feature has several, by rising number."""
+    a, b, c, d = current[0, 0], current[0, 1], current[1, 0], current[1, 1]
+    determinant = a * d - b * c
+    limit = tolerance * tolerance
+    kept = np.zeros(order.shape[0], np.bool_)
+    used[:] = False
+    found = 0
+    for m in order:
+        x = a * places[0, m] + b * places[1, m] + current[0, 2] - places[2, m]
+        y = c * places[0, m] + d * places[1, m] + current[1, 2] - places[3, m]
+        back_x, back_y = (d * x - b * y) / determinant, (a * y - c * x) / determinant
+        if x * x + y * y <= limit and back_x * back_x + back_y * back_y <= limit:
+            q, p = matches[m, 0], matches[m, 1]
+            if not used[0, q] and not used[1, p]:
+                used[0, q] = used[1, p] = True
+                kept[m] = True
+                found += 1
+    inliers = np.empty(found, np.int32)
+    at = 0
+    for m in range(kept.shape[0]):
+        if kept[m]:
+            inliers[at] = m
+            at += 1
+    return inliers
+
+
+@inlined
+def _cells(places, inliers, frame, grid):  # type: ignore[no-untyped-def]
+    grid[:] = False
+    width, height = max(frame[2] - frame[0], 1e-6), max(frame[3] - frame[1], 1e-6)
+    for m in inliers:
+        column = min(max(int((places[0, m] - frame[0]) / width * GRID), 0), GRID - 1)
+        row = min(max(int((places[1, m] - frame[1]) / height * GRID), 0), GRID - 1)
+        grid[row * GRID + column] = True
+    return np.sum(grid)
+
+
+@inlined
+def _refined(places, inliers, affine):  # type: ignore[no-untyped-def]
+    """Return the least-squares map of some matches; a similarity where they do not determine an affine one."""
+    count = inliers.shape[0]
+    mean = np.zeros(4, np.float64)
+    for m in inliers:
+        for k in range(4):
+            mean[k] += places[k, m]
+    mean /= count
+    xx = xy = yy = ux = uy = vx = vy = 0.0
+    for m in inliers:
+        x, y = places[0, m] - mean[0], places[1, m] - mean[1]
+        u, v = places[2, m] - mean[2], places[3, m] - mean[3]
+        xx += x * x
+        xy += x * y
+        yy += y * y
+        ux += u * x
+        uy += u * y
+        vx += v * x
+        vy += v * y
+    result = np.zeros((2, 3), np.float64)
+    determinant = xx * yy - xy * xy
+    if affine and count >= 3 and determinant > 1e-4 * (xx + yy) * (xx + yy):
+        result[0, 0] = (ux * yy - uy * xy) / determinant
+        result[0, 1] = (uy * xx - ux * xy) / determinant
+        result[1, 0] = (vx * yy - vy * xy) / determinant
+        result[1, 1] = (vy * xx - vx * xy) / determinant
+    elif xx + yy > 0:
+        result[0, 0] = result[1, 1] = (ux + vy) / (xx + yy)
+        result[1, 0] = (vx - uy) / (xx + yy)
+        result[0, 1] = -result[1, 0]
+    for row in range(2):
+        result[row, 2] = mean[2 + row] - result[row, 0] * mean[0] - result[row, 1] * mean[1]
+    return result
+
+
+@inlined
+def _allowed(current):  # type: ignore[no-untyped-def]
+    """Tell whether a map does not mirror, and neither stretches nor shrinks more than fourfold in any direction."""
+    a, b, c, d = current[0, 0], current[0, 1], current[1, 0], current[1, 1]
+    determinant = a * d - b * c
+    squares = a * a + b * b + c * c + d * d
+    # of the singular values: sum of squares and product
+    root = np.sqrt(max(squares * squares - 4 * determinant * determinant, 0.0))
+    return determinant > 0 and squares + root <= 2 * MOST * MOST and squares - root >= 2 * LEAST * LEAST
