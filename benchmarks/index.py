@@ -41,8 +41,8 @@ from ctxdeploy.bench import (
 )
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig, Searcher, SearchThreads
+from ctxdeploy.index.batch import make_batch
 from ctxdeploy.index.codebook import aggregate
-from ctxdeploy.index.search import make_batch
 
 TOP, SCORING = 10, IndexConfig().scoring()
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

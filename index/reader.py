@@ -1,8 +1,7 @@
 """Reading an archive: searches in one of its states, and what that state holds."""
 
-import operator
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -10,23 +9,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.core.errors import ArchiveError, MismatchError
 from ctxdeploy.core.types import FileState, LocalDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
 from ctxdeploy.index.codebook.assignment import Cells
 from ctxdeploy.index.codebook.codebook import Codebook
-from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
+from ctxdeploy.index.config import DescriptorSource, IndexConfig
 from ctxdeploy.index.inputs import as_vectors, make_photo
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
+from ctxdeploy.index.searches import Searches
 from ctxdeploy.index.storage.manifest import FORMAT_VERSION
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
-from ctxdeploy.index.threads import SearchThreads
 
 
-class Reader:
+class Reader(Searches):
     """An opened state of an archive. Several threads may call every method at once.
 
     Args:
@@ -36,9 +35,7 @@ class Reader:
     """
 
     def __init__(self, folder: Path, state: State, threads: int) -> None:
-        self._folder = folder
-        self._threads = SearchThreads(threads)
-        self._searcher = Searcher(state)
+        super().__init__(folder, state, threads)
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -100,55 +97,6 @@ class Reader:
                     f"{self._folder} was made with {what} {mine}{of}, but the descriptors come from {what} {other}: "
                     "query with the right --model, or make a new archive with  ctxdeploy index"
                 )
-
-    def search(
-        self,
-        vectors: Any,
-        top: int = 10,
-        *,
-        idf: bool | None = None,
-        alpha: float | None = None,
-        threshold: float | None = None,
-    ) -> list[Hit]:
-        """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
-
-        Args:
-            vectors: n×D descriptors, or anything with an attribute ``vectors``.
-            top: hits at most; only photos with a score above 0 are hits.
-            idf: weigh words by rarity; None for the archive's setting.
-            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
-
-        A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
-        of addition, on shards, on threads, or on other queries of a batch.
-        """
-        return self.search_batch([vectors], top, idf=idf, alpha=alpha, threshold=threshold)[0]
-
-    def search_batch(
-        self,
-        queries: Sequence[Any],
-        top: int = 10,
-        *,
-        idf: bool | None = None,
-        alpha: float | None = None,
-        threshold: float | None = None,
-    ) -> list[list[Hit]]:
-        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
-        scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
-        wanted = _checked_top(top)
-        searcher = self._committed()
-        arrays = [as_vectors(query, self.codebook.dim, "query") for query in queries]
-        top = min(wanted, max(len(searcher.state), 1))
-        return searcher.search(self._aggregate(arrays), top, scoring=scoring, threads=self._threads)
-
-    def _aggregate(self, queries: list[Any]) -> list[Aggregated]:
-        if not queries:
-            return []
-        words = self.codebook.assign(np.concatenate(queries), self.config.query_assignment, threads=self._threads)
-        ends = np.cumsum([len(query) for query in queries])
-        return [
-            aggregate(query, part, self.codebook.centroids, binary=self.config.binary)
-            for query, part in zip(queries, np.split(words, ends[:-1]), strict=True)
-        ]
 
     def prepare(self) -> None:
         """Load what a search needs, so that the first query is as fast as the others; touches a few pages of the files.
@@ -233,10 +181,8 @@ class Reader:
             check_positions(given, "query")
             words = self.codebook.assign(given.vectors, 1, threads=self._threads)[:, 0]
             return features_of(given, words, self.codebook.centroids, size=size)
-        place = state.find(query)
-        if place is None:
-            raise ConfigError(f"{query!r} is not in {self._folder}")
-        return state.shards[place[0]].features(place[1])
+        ((shard, number),) = self._places(state, [query])
+        return state.shards[shard].features(number)
 
     def info(self) -> dict[str, Any]:
         """Return what the opened state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
@@ -269,20 +215,9 @@ class Reader:
         return list_snapshots(self._folder)
 
     def _committed(self) -> Searcher:
-        """Return what a search goes over; a writer's changes are committed first."""
         self._check_open()
         return self._searcher
 
     def _check_open(self) -> None:
         if self._closed:
             raise ArchiveError(f"{self._folder} is closed: open it again")
-
-
-def _checked_top(top: Any) -> int:
-    try:
-        wanted = operator.index(top)
-    except TypeError as error:
-        raise ConfigError(f"{top!r} hits are wanted: give --top as a whole number") from error
-    if isinstance(top, bool) or wanted < 1:
-        raise ConfigError(f"{top} hits are wanted: give --top of at least 1")
-    return wanted

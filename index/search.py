@@ -2,64 +2,23 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.index.batch import Batch, make_batch
 from ctxdeploy.index.codebook.aggregation import Aggregated, code_bits, code_columns
 from ctxdeploy.index.config import Hit, Scoring
+from ctxdeploy.index.ranking import Part, joined, merge
 from ctxdeploy.index.storage.shard import Shard
 from ctxdeploy.index.storage.state import State
+from ctxdeploy.index.stored import Chosen, Postings
 from ctxdeploy.index.threads import SearchThreads
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """The words of Q queries, U different ones, E in all, and who has them.
-
-    Attributes:
-        words: U int32, rising.
-        starts: U+1 int64; word i has the entries ``starts[i]`` .. ``starts[i + 1]``.
-        owners: E int64, the query of each entry, 0..Q-1.
-        codes: E rows, as in ``Aggregated``.
-        weights: E float32, of each entry's word.
-        scales: Q float64, 1 / sqrt(norm) of each query.
-    """
-
-    words: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    owners: NDArray[np.int64]
-    codes: NDArray[np.uint64] | NDArray[np.float32]
-    weights: NDArray[np.float32]
-    scales: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.scales)
-
-
-def make_batch(queries: Sequence[Aggregated], weights: Sequence[NDArray[np.float32]], scales: Sequence[float]) -> Batch:
-    """Sort the words of one or more queries: 64 queries of 1933 words in 1 ms."""
-    words = np.concatenate([query.words for query in queries])
-    owners = np.repeat(np.arange(len(queries)), [len(query.words) for query in queries])
-    codes = np.concatenate([query.codes for query in queries])
-    joined = np.concatenate(weights)
-    if len(queries) > 1:
-        # numpy sorts 16 bits by radix, and codebooks seldom have more words.
-        order = np.argsort(words.astype(np.uint16) if words.max() < 1 << 16 else words, kind="stable")
-        words, owners, codes, joined = words[order], owners[order], codes.take(order, axis=0), joined[order]
-    starts = np.flatnonzero(np.concatenate(([True], words[1:] != words[:-1], [True])))
-    return Batch(
-        words=words[starts[:-1]],
-        starts=starts,
-        owners=owners,
-        codes=codes,
-        weights=joined,
-        scales=np.array(scales, np.float64),
-    )
-
+# Queries and what each counts: a photo's score is the sum of its scores for them, each times its coefficient.
+Combination = Sequence[tuple[Aggregated, float]]
 
 SCORES = 1 << 16
 # Queries that are searched together (fewer than 16 are not faster so), and photos at a time: 8 MB of scores, 4 MB kept.
@@ -88,13 +47,27 @@ def similarity_table(scoring: Scoring, dim: int) -> NDArray[np.float32]:
     return table
 
 
-class _Task(NamedTuple):
-    """Photos ``low`` .. ``high`` of a shard for a group of queries."""
+class Group(NamedTuple):
+    """Combinations that are searched together.
+
+    Attributes:
+        numbers: of the combinations.
+        batches: their queries, in order: all in one batch, or each its own.
+        coefficients: of each combination's queries.
+    """
+
+    numbers: Sequence[int]
+    batches: Sequence[Batch]
+    coefficients: Sequence[Sequence[float]]
+
+
+class Task(NamedTuple):
+    """Photos ``low`` .. ``high`` of a shard for a group."""
 
     shard: int
     low: int
     high: int
-    group: int
+    group: Group
 
 
 class Searcher:
@@ -109,97 +82,169 @@ class Searcher:
         self._local = threading.local()
 
     def search(
-        self, queries: Sequence[Aggregated], top: int, *, scoring: Scoring, threads: SearchThreads | None = None
+        self,
+        queries: Sequence[Aggregated],
+        top: int,
+        *,
+        scoring: Scoring,
+        threads: SearchThreads | None = None,
+        among: Chosen | None = None,
     ) -> list[list[Hit]]:
         """Return for each query at most ``top`` hits by falling score; equal scores: by name, byte by byte."""
-        weights = [self.state.weights(query.words, scoring.idf) for query in queries]
-        norms = [float(part.sum(dtype=np.float64)) for part in weights]
-        asked = [number for number, norm in enumerate(norms) if norm > 0]
-        groups = _groups(asked)
-        batches = [
-            make_batch([queries[i] for i in group], [weights[i] for i in group], [1 / np.sqrt(norms[i]) for i in group])
-            for group in groups
-        ]
+        return self.search_combined(
+            [[(query, 1.0)] for query in queries], top, scoring=scoring, threads=threads, among=among
+        )
+
+    def search_combined(
+        self,
+        combinations: Sequence[Combination],
+        top: int,
+        *,
+        scoring: Scoring,
+        threads: SearchThreads | None = None,
+        among: Chosen | None = None,
+    ) -> list[list[Hit]]:
+        """As ``search``, for sums of scores: float64, in the order of each combination's queries."""
+        groups = self.groups(combinations, scoring)
         # Derived before the threads start, so that they do not derive them twice.
         factors = self.state.factors(scoring.idf)
         threads = threads or SearchThreads(1)
-        tasks = list(self._tasks(groups, threads.count))
-        results = threads.run(
-            lambda task: self._scan(task, batches[task.group], factors[task.shard], top, scoring), tasks
-        )
-        found: list[list[tuple[NDArray[np.float64], NDArray[np.int64]]]] = [[] for _ in queries]
+        tasks = list(self._tasks(groups, threads.count, among))
+        results = threads.run(lambda task: self.scan(task, factors[task.shard], top, scoring, among), tasks)
+        found: list[list[Part]] = [[] for _ in combinations]
         for task, result in zip(tasks, results, strict=True):
-            for number, part in zip(groups[task.group], result, strict=True):
+            for number, part in zip(task.group.numbers, result, strict=True):
                 found[number].append(part)
-        return [self._merge(parts, top) for parts in found]
+        return [merge(self.state, parts, top) for parts in found]
 
-    def _tasks(self, groups: list[list[int]], threads: int) -> Iterator[_Task]:
+    def matrix(
+        self, queries: Sequence[Aggregated], chosen: Chosen, *, scoring: Scoring, threads: SearchThreads
+    ) -> NDArray[np.float64]:
+        """Return the scores of chosen photos, shard by shard and in a shard by number, for each query; 0 for none."""
+        factors = self.state.factors(scoring.idf)
+        result = np.zeros((len(queries), len(chosen)), np.float64)
+
+        def work(task: Task) -> None:
+            photos, columns = chosen.photos[task.shard], chosen.columns(task.shard)
+            places = np.arange(len(photos)) if chosen.is_taken(task.shard) else photos
+            for low, high, rows in self._rows(task, scoring, chosen):
+                here = np.flatnonzero((places >= low) & (places < high))
+                for number, (row, scale) in zip(task.group.numbers, rows, strict=True):
+                    values = row[places[here] - low].astype(np.float64) * factors[task.shard][photos[here]] * scale
+                    result[number, columns][here] = np.where((values > 0) & (values < np.inf), values, 0)
+
+        threads.run(work, list(self._tasks(self.groups([[(query, 1.0)] for query in queries], scoring), 1, chosen)))
+        return result
+
+    def groups(self, combinations: Sequence[Combination], scoring: Scoring) -> list[Group]:
+        """Divide combinations into groups that are searched together; each its own where that is as fast."""
+        asked: list[tuple[int, list[tuple[Aggregated, NDArray[np.float32], float, float]]]] = []
+        for number, combination in enumerate(combinations):
+            terms = []
+            for query, coefficient in combination:
+                weights = self.state.weights(query.words, scoring.idf)
+                norm = float(weights.sum(dtype=np.float64))
+                if norm > 0 and coefficient != 0:
+                    terms.append((query, weights, 1 / np.sqrt(norm), coefficient))
+            if terms:
+                asked.append((number, terms))
+        parts = _divided([len(terms) for _, terms in asked])
+        return [_group([asked[i] for i in part]) for part in parts]
+
+    def _tasks(self, groups: Sequence[Group], threads: int, among: Chosen | None) -> Iterator[Task]:
         shards = self.state.shards
         for number, shard in enumerate(shards):
-            parts = -(-threads // max(len(shards) * len(groups), 1))
-            length = max(-(-len(shard) // parts), MIN_PHOTOS)
-            for low in range(0, len(shard), length):
-                for group in range(len(groups)):
-                    yield _Task(number, low, min(low + length, len(shard)), group)
+            if among is not None and among.is_taken(number):
+                yield from (Task(number, 0, len(among.photos[number]), group) for group in groups)
+            elif among is None or len(among.photos[number]):
+                parts = -(-threads // max(len(shards) * len(groups), 1))
+                length = max(-(-len(shard) // parts), MIN_PHOTOS)
+                for low in range(0, len(shard), length):
+                    for group in groups:
+                        yield Task(number, low, min(low + length, len(shard)), group)
 
-    def _scan(
-        self, task: _Task, batch: Batch, factors: NDArray[np.float64], top: int, scoring: Scoring
-    ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    def scan(
+        self, task: Task, factors: NDArray[np.float64], top: int, scoring: Scoring, among: Chosen | None = None
+    ) -> list[Part]:
+        """Return for each combination of a task the scores and numbers of its best photos, and of all as good as them.
+
+        ``factors`` are those of the task's shard.
+        """
+        from ctxdeploy.index.kernels import gather as gather_kernels
         from ctxdeploy.index.kernels import select as select_kernels
 
-        shard, base = self.state.shards[task.shard], int(self.state.bases[task.shard])
+        base = int(self.state.bases[task.shard])
+        photos = None
+        if among is not None:
+            factors = among.factors(task.shard, factors)
+            photos = among.photos[task.shard] if among.is_taken(task.shard) else None
+        found: list[list[Part]] = [[] for _ in task.group.numbers]
+        for low, high, rows in self._rows(task, scoring, among):
+            part = factors[low:high]
+            for number, coefficients in enumerate(task.group.coefficients):
+                if list(coefficients) == [1.0]:
+                    row, scale = next(rows)
+                    values, places = select_kernels.select(row, part, scale, top)
+                else:
+                    totals = np.zeros(high - low, np.float64)
+                    for coefficient in coefficients:
+                        row, scale = next(rows)
+                        gather_kernels.combine(row, part, scale, coefficient, totals)
+                    values, places = select_kernels.select(totals, np.ones(high - low), 1.0, top)
+                found[number].append((values, base + (places + low if photos is None else photos[places + low])))
+        return [joined(parts) for parts in found]
+
+    def _rows(
+        self, task: Task, scoring: Scoring, among: Chosen | None
+    ) -> Iterator[tuple[int, int, Iterator[tuple[NDArray[np.float32], float]]]]:
+        """Yield parts of a task's photos: from, to, and the scores of each query, used one by one, with its scale."""
+        taken = among is not None and among.is_taken(task.shard)
+        batches = task.group.batches
         length = task.high - task.low
-        if len(batch) > 1:
+        if len(batches[0]) > 1:
             length = -(-length // -(-length // GROUP_PHOTOS))
-        result: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
-        begins = _places(shard, task.low, batch.words)
         for low in range(task.low, task.high, length):
             high = min(low + length, task.high)
-            ends = _places(shard, high, batch.words)
-            rows = self.scores(shard, low, high, batch, scoring, (begins, ends))
-            begins = ends
-            for row, scale in zip(rows, batch.scales, strict=True):
-                values, places = select_kernels.select(row, factors[low:high], float(scale), top)
-                result.append((values, places + (base + low)))
-        return [_joined(result[number :: len(batch)]) for number in range(len(batch))]
+
+            def rows(low: int = low, high: int = high) -> Iterator[tuple[NDArray[np.float32], float]]:
+                for batch in batches:
+                    lists: Shard | Postings = self.state.shards[task.shard]
+                    if taken and among is not None:
+                        lists = among.take(task.shard, batch.words)
+                    found = self.scores(lists, low, high, batch, scoring)
+                    yield from zip(found, map(float, batch.scales), strict=True)
+
+            yield low, high, rows()
 
     def scores(
-        self,
-        shard: Shard,
-        low: int,
-        high: int,
-        batch: Batch,
-        scoring: Scoring,
-        bounds: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        self, lists: Shard | Postings, low: int, high: int, batch: Batch, scoring: Scoring
     ) -> NDArray[np.float32]:
         """Return Σ weight · s^alpha of photos ``low`` .. ``high`` of a shard, not divided by norms.
-
-        ``bounds`` are where their postings begin and end in each word's list.
 
         Q×(high - low) float32, a view of what the next call in the same thread overwrites.
         """
         from ctxdeploy.index.kernels import batch as batch_kernels
         from ctxdeploy.index.kernels import scores as kernels
 
-        begins, ends = bounds or (_places(shard, low, batch.words), _places(shard, high, batch.words))
+        begins, ends = lists.bounds(batch.words, low, high)
         if batch.codes.shape[1] == 2 and self.state.manifest.config.binary and len(batch) == 1:
             row = self._buffer("scores", SCORES, np.float32)
             row[low:high] = 0
             table = similarity_table(scoring, self.state.manifest.dim)
-            kernels.score_pairs(begins, ends, shard.images, shard.codes, batch.codes, batch.weights, table, row)
+            kernels.score_pairs(begins, ends, lists.images, lists.codes, batch.codes, batch.weights, table, row)
             return row[np.newaxis, low:high]
         width = 1 << (high - low - 1).bit_length()
         rows = self._buffer("scores", len(batch) * width, np.float32).reshape(len(batch), width)
         rows.fill(0)
-        lists = (begins, ends, shard.images, shard.codes, batch.starts, batch.owners, batch.codes, batch.weights)
+        both = (begins, ends, lists.images, lists.codes, batch.starts, batch.owners, batch.codes, batch.weights)
         if not self.state.manifest.config.binary:
-            kernels.score_floats(*lists, float(scoring.alpha), float(scoring.threshold), low, rows)
+            kernels.score_floats(*both, float(scoring.alpha), float(scoring.threshold), low, rows)
         elif batch.codes.shape[1] == 2:
             table = similarity_table(scoring, self.state.manifest.dim)
             kept = self._buffer("kept", len(batch) * (batch_kernels.KEPT + batch_kernels.SPARE), np.uint32)
-            batch_kernels.score_pairs_of_many(*lists, table, low, kept, rows)
+            batch_kernels.score_pairs_of_many(*both, table, low, kept, rows)
         else:
-            kernels.score_codes(*lists, similarity_table(scoring, self.state.manifest.dim), low, rows)
+            kernels.score_codes(*both, similarity_table(scoring, self.state.manifest.dim), low, rows)
         return rows[:, : high - low]
 
     def _buffer(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
@@ -210,44 +255,23 @@ class Searcher:
             setattr(self._local, name, buffer)
         return buffer[:size]
 
-    def _merge(self, parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]], top: int) -> list[Hit]:
-        """Return the best photos of all parts; names are read of those alone, and of their equals at the last place."""
-        if not parts:
-            return []
-        scores = np.concatenate([part[0] for part in parts])
-        numbers = np.concatenate([part[1] for part in parts])
-        if len(scores) > top:
-            good = scores >= np.partition(scores, -top)[-top]
-            scores, numbers = scores[good], numbers[good]
-        names = [self.state.name(int(number)) for number in numbers]
-        order = sorted(range(len(names)), key=lambda i: (-scores[i], names[i].encode("utf-8", "surrogateescape")))
-        return [Hit(names[i], float(scores[i])) for i in order[:top]]
+
+def _divided(rows: Sequence[int]) -> list[list[int]]:
+    """Divide combinations of so many queries each into groups of about ``GROUP`` queries; fewer are searched alone."""
+    if sum(rows) < TOGETHER:
+        return [[number] for number in range(len(rows))]
+    ends = np.cumsum(rows)
+    parts = -(-int(ends[-1]) // GROUP)
+    labels = np.minimum((ends - 1) * parts // int(ends[-1]), parts - 1)
+    return [list(map(int, np.flatnonzero(labels == part))) for part in range(parts) if (labels == part).any()]
 
 
-def _groups(numbers: list[int]) -> list[list[int]]:
-    """Divide queries into groups that are searched together; each its own where that is as fast."""
-    if len(numbers) < TOGETHER:
-        return [[number] for number in numbers]
-    parts = -(-len(numbers) // GROUP)
-    return [list(map(int, part)) for part in np.array_split(np.array(numbers), parts)]
-
-
-def _joined(
-    parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-
-def _places(shard: Shard, photo: int, words: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return where the postings of photos from ``photo`` on begin in each word's list."""
-    from ctxdeploy.index.kernels import select as select_kernels
-
-    offsets, photos = shard.word_offsets, len(shard)
-    if photo <= 0:
-        return offsets[words].astype(np.int64)
-    if photo >= photos:
-        return offsets[words + 1].astype(np.int64)
-    places: NDArray[np.int64] = select_kernels.split_lists(offsets, shard.images, words, photos, photo)
-    return places
+def _group(asked: Sequence[tuple[int, Any]]) -> Group:
+    terms = [term for _, part in asked for term in part]
+    rows = [(query, weights, scale) for query, weights, scale, _ in terms]
+    together = [rows] if len(rows) >= TOGETHER else [[row] for row in rows]
+    return Group(
+        [number for number, _ in asked],
+        [make_batch(*map(list, zip(*part, strict=True))) for part in together],
+        [[coefficient for *_, coefficient in part] for _, part in asked],
+    )

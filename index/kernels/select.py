@@ -30,12 +30,13 @@ def split_lists(
         if i >= _AHEAD:
             word = words[i - _AHEAD]
             begin, end = np.int64(offsets[word]), np.int64(offsets[word + 1])
-            places[i - _AHEAD] = _first_from(images, begin, end, places[i - _AHEAD], bound)
+            places[i - _AHEAD] = first_from(images, begin, end, places[i - _AHEAD], bound)
     return places
 
 
 @compiled
-def _first_from(images: NDArray[np.uint16], begin: int, end: int, guess: int, bound: int) -> int:
+def first_from(images: NDArray[np.uint16], begin: int, end: int, guess: int, bound: int) -> int:
+    """Return the place of the first image from ``bound`` on in a rising list ``begin`` .. ``end``, near ``guess``."""
     low: Any = begin
     high: Any = end
     step: Any = 8
@@ -64,7 +65,7 @@ def _first_from(images: NDArray[np.uint16], begin: int, end: int, guess: int, bo
 
 @compiled
 def select(
-    scores: NDArray[np.float32], factors: NDArray[np.float64], scale: float, count: int
+    scores: NDArray[Any], factors: NDArray[np.float64], scale: float, count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the ``count`` largest products score · factor · scale above 0, all that equal the least of them, and their
     places, in order of place. NaN and inf, which codes of a damaged float shard may lead to, are never among them.
@@ -103,7 +104,7 @@ def select(
 
 @compiled
 def _at_least(
-    scores: NDArray[np.float32], factors: NDArray[np.float64], scale: float, bar: float, blocks: NDArray[np.int64]
+    scores: NDArray[Any], factors: NDArray[np.float64], scale: float, bar: float, blocks: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     total = 0
     for block in blocks:

@@ -175,6 +175,20 @@ class Shard:
         for name, (size, mtime_ns) in zip(self.live_names(), facts, strict=True):
             yield name, None if size == mtime_ns == -1 else FileState(size=size, mtime_ns=mtime_ns)
 
+    def bounds(self, words: NDArray[np.int32], low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the postings of photos ``low`` .. ``high`` begin and end in the list of each word, int64."""
+        return self._places(words, low), self._places(words, high)
+
+    def _places(self, words: NDArray[np.int32], photo: int) -> NDArray[np.int64]:
+        from ctxdeploy.index.kernels import select as select_kernels
+
+        if photo <= 0:
+            return self.word_offsets[words].astype(np.int64)
+        if photo >= len(self):
+            return self.word_offsets[words + 1].astype(np.int64)
+        found: NDArray[np.int64] = select_kernels.split_lists(self.word_offsets, self.images, words, len(self), photo)
+        return found
+
     def packed_positions(self, number: int) -> PackedPositions | None:
         """Return the features of a photo as they stand in the file; None in a shard without geometry."""
         if self.geometry_offsets is None:

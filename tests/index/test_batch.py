@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxdeploy.index import Hit, Index, IndexConfig, search
-from ctxdeploy.index.search import make_batch
+from ctxdeploy.index.batch import make_batch
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -1,0 +1,297 @@
+"""What can be asked of an archive: photos like a query, a stored photo or all of them, and how two photos agree."""
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.index.all_pairs import BLOCK, search_all
+from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
+from ctxdeploy.index.config import Hit, Progress
+from ctxdeploy.index.inputs import as_vectors
+from ctxdeploy.index.search import Combination, Searcher
+from ctxdeploy.index.storage.state import State
+from ctxdeploy.index.stored import Chosen, aggregated
+from ctxdeploy.index.threads import SearchThreads
+
+# n×D descriptors (or what has them as ``vectors``), words and codes, or the name of a stored photo.
+Query = Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CommonWords:
+    """The visual words that a query and a photo share.
+
+    Attributes:
+        words: U int32, rising.
+        scores: U float64, what each adds to the score; their sum is the score but for rounding.
+    """
+
+    words: NDArray[np.int32]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+class Searches(ABC):
+    """The questions of a ``Reader``.
+
+    A *query* is an array of n×D descriptors or anything with an attribute ``vectors``; an ``Aggregated``; or the name
+    of a stored photo, which is asked with its stored codes, with the same scores as with them from outside.
+
+    Args:
+        folder: the archive.
+        state: opened.
+        threads: of a search, the calling one included.
+    """
+
+    def __init__(self, folder: Path, state: State, threads: int) -> None:
+        self._folder = folder
+        self._threads = SearchThreads(threads)
+        self._searcher = Searcher(state)
+
+    @abstractmethod
+    def _committed(self) -> Searcher:
+        """Return what a search goes over; a writer's changes are committed first."""
+
+    def search(
+        self,
+        query: Query,
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+        among: Collection[str] | None = None,
+    ) -> list[Hit]:
+        """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
+
+        Args:
+            query: descriptors, an ``Aggregated`` or the name of a stored photo, which then finds itself too.
+            top: hits at most; only photos with a score above 0 are hits.
+            idf: weigh words by rarity; None for the archive's setting.
+            alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
+            among: names of the photos that may be hits; None for all.
+
+        A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
+        of addition, on shards, on threads, on ``among`` or on other queries of a batch.
+
+        Raises:
+            ConfigError: the query does not fit the codebook, or a name is not in the archive.
+        """
+        return self.search_batch([query], top, idf=idf, alpha=alpha, threshold=threshold, among=among)[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[Query],
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+        among: Collection[str] | None = None,
+    ) -> list[list[Hit]]:
+        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
+        return self.search_combined(
+            [[(query, 1.0)] for query in queries], top, idf=idf, alpha=alpha, threshold=threshold, among=among
+        )
+
+    def search_combined(
+        self,
+        combinations: Sequence[Sequence[tuple[Query, float]]],
+        top: int = 10,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+        among: Collection[str] | None = None,
+    ) -> list[list[Hit]]:
+        """As ``search_batch``, each search for several queries at once.
+
+        Args:
+            combinations: for each search its queries and what each counts. A photo's score is the sum of its scores for
+                the queries, each times its coefficient: in float64, in this order, over all photos.
+            top, idf, alpha, threshold, among: as for ``search``.
+        """
+        scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        wanted = checked_top(top)
+        searcher = self._committed()
+        asked = self._combined(searcher.state, combinations)
+        chosen = self._chosen(searcher.state, among)
+        if chosen is not None and len(combinations) > BLOCK:
+            chosen.prepare(self._threads)
+        top = min(wanted, max(len(searcher.state), 1))
+        return searcher.search_combined(asked, top, scoring=scoring, threads=self._threads, among=chosen)
+
+    def search_all(
+        self,
+        top: int = 10,
+        *,
+        names: Collection[str] | None = None,
+        among: Collection[str] | None = None,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[str, list[Hit]]]:
+        """Return the name and hits of stored photos, each asked with its codes and left out of its own hits.
+
+        In the order of the archive. Memory: 12 MB a thread and what ``top`` hits of some hundred photos take, however
+        many photos there are.
+
+        Args:
+            top: hits at most; more than there are photos gives all with a score above 0.
+            names: photos to ask for; None for all.
+            among: photos that may be hits; None for all.
+            idf, alpha, threshold: as for ``search``.
+            progress: called with photos that are done, and of how many.
+
+        Raises:
+            ConfigError: a name is not in the archive.
+        """
+        scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        wanted = checked_top(top)
+        searcher = self._committed()
+        return search_all(
+            searcher,
+            min(wanted, max(len(searcher.state), 1)),
+            scoring=scoring,
+            threads=self._threads,
+            asked=self._chosen(searcher.state, names),
+            among=self._chosen(searcher.state, among),
+            progress=progress,
+        )
+
+    def scores(
+        self,
+        names: Sequence[str],
+        others: Sequence[str],
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the score of each of ``others`` for each of ``names``, len(names)×len(others) float64; 0 for none.
+
+        Those of ``search``, and 1 for a photo and itself, but for rounding.
+
+        Raises:
+            ConfigError: a name is not in the archive.
+        """
+        scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        searcher = self._committed()
+        places = self._places(searcher.state, others)
+        queries = aggregated(searcher.state, self._places(searcher.state, names))
+        chosen = Chosen(searcher.state, places)
+        if len(queries) > BLOCK:
+            chosen.prepare(self._threads)
+        columns = np.array([chosen.column(place) for place in places], np.int64)
+        found = searcher.matrix(queries, chosen, scoring=scoring, threads=self._threads)
+        return np.ascontiguousarray(found[:, columns])
+
+    def aggregated(self, names: Iterable[str]) -> list[Aggregated]:
+        """Return words and codes of stored photos, as they were added.
+
+        Raises:
+            ConfigError: a name is not in the archive.
+        """
+        state = self._committed().state
+        return aggregated(state, self._places(state, names))
+
+    def common_words(
+        self,
+        query: Query,
+        name: str,
+        *,
+        idf: bool | None = None,
+        alpha: float | None = None,
+        threshold: float | None = None,
+    ) -> CommonWords:
+        """Return the visual words that a query shares with a stored photo, and what each adds to the score.
+
+        Raises:
+            ConfigError: the query does not fit the codebook, or a name is not in the archive.
+        """
+        scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        searcher = self._committed()
+        ((asked, _),) = self._combined(searcher.state, [[(query, 1.0)]])[0]
+        place = self._places(searcher.state, [name])
+        (photo,) = aggregated(searcher.state, place)
+        common = np.intersect1d(asked.words, photo.words)
+        parts = np.zeros(len(common), np.float64)
+        whole = float(searcher.state.weights(asked.words, scoring.idf).sum(dtype=np.float64))
+        if len(common) and whole > 0:
+            rows = np.searchsorted(asked.words, common)
+            each = [Aggregated(words=asked.words[row : row + 1], codes=asked.codes[row : row + 1]) for row in rows]
+            weights = searcher.state.weights(common, scoring.idf).astype(np.float64)
+            found = searcher.matrix(each, Chosen(searcher.state, place), scoring=scoring, threads=self._threads)
+            parts = found[:, 0] * np.sqrt(weights / whole)
+        return CommonWords(words=common, scores=parts)
+
+    def _combined(self, state: State, combinations: Sequence[Sequence[tuple[Query, float]]]) -> list[Combination]:
+        """Return combinations with the words and codes of their queries."""
+        queries = [query for combination in combinations for query, _ in combination]
+        found: list[Aggregated | None] = [None] * len(queries)
+        for number, query in enumerate(queries):
+            if isinstance(query, Aggregated):
+                binary = state.manifest.config.binary
+                check_aggregated(query, words=len(state.codebook), dim=state.codebook.dim, binary=binary, name="query")
+                found[number] = query
+        named = [number for number, query in enumerate(queries) if isinstance(query, str)]
+        places = self._places(state, [queries[number] for number in named])
+        for number, photo in zip(named, aggregated(state, places), strict=True):
+            found[number] = photo
+        rest = [number for number, query in enumerate(queries) if not isinstance(query, (str, Aggregated))]
+        arrays = [as_vectors(queries[number], state.codebook.dim, "query") for number in rest]
+        for number, photo in zip(rest, self._aggregate(state, arrays), strict=True):
+            found[number] = photo
+        ready = iter(photo for photo in found if photo is not None)
+        return [[(next(ready), float(part)) for _, part in combination] for combination in combinations]
+
+    def _aggregate(self, state: State, queries: list[NDArray[np.float32]]) -> list[Aggregated]:
+        if not queries:
+            return []
+        config, centroids = state.manifest.config, state.codebook.centroids
+        words = state.codebook.assign(np.concatenate(queries), config.query_assignment, threads=self._threads)
+        ends = np.cumsum([len(query) for query in queries])
+        return [
+            aggregate(query, part, centroids, binary=config.binary)
+            for query, part in zip(queries, np.split(words, ends[:-1]), strict=True)
+        ]
+
+    def _chosen(self, state: State, names: Collection[str] | None) -> Chosen | None:
+        return None if names is None else Chosen(state, self._places(state, names))
+
+    def _places(self, state: State, names: Iterable[str]) -> list[tuple[int, int]]:
+        """Return shard and number of stored photos."""
+        places = []
+        for name in [names] if isinstance(names, str) else names:
+            place = state.find(name) if isinstance(name, str) else None
+            if place is None:
+                raise ConfigError(
+                    f"{name!r} is not in {self._folder}:  ctxdeploy names {self._folder}  lists the photos that are"
+                )
+            places.append(place)
+        return places
+
+
+def checked_top(top: Any) -> int:
+    """Return the number of hits that are wanted, at least 1.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        wanted = operator.index(top)
+    except TypeError as error:
+        raise ConfigError(f"{top!r} hits are wanted: give --top as a whole number") from error
+    if isinstance(top, bool) or wanted < 1:
+        raise ConfigError(f"{top} hits are wanted: give --top of at least 1")
+    return wanted

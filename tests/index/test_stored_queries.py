@@ -1,0 +1,166 @@
+"""Stored photos as queries, restricted searches and all pairs: exactly the scores of the same codes from outside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.index import Aggregated, Hit, Index, IndexConfig, all_pairs, search, stored
+
+SETTINGS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+Make = Callable[..., Any]
+
+
+def write(path: Path, codebook: Any, photos: dict[str, Any], config: IndexConfig) -> dict[str, Aggregated]:
+    """Write an archive; return the words and codes of its photos as they were added."""
+    with Index.create(path, codebook, config=config) as index:
+        added = {name: index.aggregate(vectors) for name, vectors in photos.items()}
+        for name, photo in added.items():
+            index.add_aggregated(name, photo)
+    return added
+
+
+def without(hits: list[Hit], name: str) -> list[Hit]:
+    """Return hits but one."""
+    return [hit for hit in hits if hit.name != name]
+
+
+def make_everything_small(patch: pytest.MonkeyPatch) -> None:
+    """Groups, blocks and parts of shards for few photos."""
+    patch.setattr(search, "TOGETHER", 2)
+    patch.setattr(search, "GROUP", 5)
+    patch.setattr(search, "GROUP_PHOTOS", 11)
+    patch.setattr(search, "MIN_PHOTOS", 3)
+    patch.setattr(all_pairs, "BLOCK", 4)
+    patch.setattr(stored, "_SHARE", 3)
+
+
+@given(
+    shard_images=st.integers(1, 40),
+    threads=st.integers(1, 3),
+    dim=st.sampled_from([20, 64, 100, 128, 200]),
+    binary=st.booleans(),
+    assignment=st.integers(1, 3),
+    idf=st.booleans(),
+    threshold=st.sampled_from([-0.5, 0.0, 0.1]),
+    top=st.integers(1, 35),
+    few=st.booleans(),
+    seed=st.integers(0, 5),
+)
+@SETTINGS
+def test_stored_photos_ask_as_their_codes_do(
+    make_photos: Make,
+    make_codebook: Make,
+    tmp_path_factory: Any,
+    shard_images: int,
+    threads: int,
+    dim: int,
+    binary: bool,
+    assignment: int,
+    idf: bool,
+    threshold: float,
+    top: int,
+    few: bool,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    photos = {f"{number:03d}": photo for number, photo in enumerate(make_photos(30, dim, seed))}
+    photos["020"] = photos["029"] = photos["009"]
+    config = IndexConfig(binary=binary, assignment=assignment, idf=idf, threshold=threshold, shard_images=shard_images)
+    path = tmp_path_factory.mktemp("stored") / "archive"
+    added = write(path, make_codebook(words=24, dim=dim), photos, config)
+    with Index.open(path, writable=True) as index:
+        index.remove(["005", "017"])
+    kept = [name for name in photos if name not in ("005", "017")]
+    among = rng.permutation(kept)[: 3 if few else 20].tolist()
+    with pytest.MonkeyPatch.context() as patch, Index.open(path, threads=threads) as index:
+        if few:
+            make_everything_small(patch)
+        for name, photo in zip(kept, index.aggregated(kept), strict=True):
+            assert np.array_equal(photo.words, added[name].words) and np.array_equal(photo.codes, added[name].codes)
+            assert photo.words.dtype == np.int32 and photo.codes.dtype == added[name].codes.dtype
+        # Everything else is compared with codes from outside, one query at a time and over all photos.
+        whole = {name: index.search(added[name], 30) for name in kept}
+        assert index.search_batch(kept, 30) == list(whole.values())
+        assert index.search(kept[3], top) == whole[kept[3]][:top]
+        expected = [[hit for hit in whole[name] if hit.name in among][:top] for name in kept]
+        assert index.search_batch(kept, top, among=among) == expected
+        assert [index.search(added[name], top, among=among) for name in kept[:4]] == expected[:4]
+        everyone = [(name, without(whole[name], name)[:top]) for name in kept]
+        assert list(index.search_all(top)) == everyone
+        some = [(name, [hit for hit in without(whole[name], name) if hit.name in among][:top]) for name in kept]
+        assert list(index.search_all(top, among=among)) == some
+        assert list(index.search_all(top, names=among)) == [pair for pair in everyone if pair[0] in among]
+        scores = {name: {hit.name: hit.score for hit in hits} for name, hits in whole.items()}
+        matrix = [[scores[name].get(other, 0.0) for other in among] for name in kept]
+        assert index.scores(kept, among).tolist() == matrix
+        assert index.scores(among, kept).tolist() == [
+            [scores[name].get(other, 0.0) for other in kept] for name in among
+        ]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_common_words_add_up_to_the_score(make_photos: Make, make_codebook: Make, tmp_path: Path, binary: bool) -> None:
+    photos = {f"{number:03d}": photo for number, photo in enumerate(make_photos(20))}
+    added = write(tmp_path / "a", make_codebook(), photos, IndexConfig(binary=binary, idf=True))
+    with Index.open(tmp_path / "a") as index:
+        for query in (photos["003"], added["003"], "003"):
+            scores = {hit.name: hit.score for hit in index.search(query, 30)}
+            for name in photos:
+                common = index.common_words(query, name)
+                assert common.scores.sum() == pytest.approx(scores.get(name, 0.0), rel=1e-5, abs=1e-9)
+                if query is not photos["003"]:
+                    assert common.words.tolist() == sorted({*added["003"].words} & {*added[name].words})
+
+
+def test_equal_photos_do_not_hide_each_other(make_photos: Make, make_codebook: Make, tmp_path: Path) -> None:
+    photo, other = make_photos(2)
+    names = [f"{number:02d}" for number in range(9)]
+    write(tmp_path / "a", make_codebook(), {**dict.fromkeys(names, photo), "x": other}, IndexConfig(shard_images=4))
+    with Index.open(tmp_path / "a") as index:
+        for name, hits in index.search_all(3):
+            if name != "x":
+                assert [hit.name for hit in hits] == [one for one in names if one != name][:3]
+
+
+def test_a_writer_asks_with_what_it_has_just_added(make_photos: Make, make_codebook: Make, tmp_path: Path) -> None:
+    photos = make_photos(4)
+    with Index.create(tmp_path / "a", make_codebook()) as index:
+        index.add("a", photos[0])
+        index.add("b", photos[1])
+        assert index.search("a")[0].name == "a"
+        index.add("a", photos[2], replace=True)
+        assert np.array_equal(index.aggregated(["a"])[0].codes, index.aggregate(photos[2]).codes)
+        assert [name for name, _ in index.search_all()] == ["b", "a"]
+
+
+def test_what_is_not_there_is_said(make_photos: Make, make_archive: Make) -> None:
+    with Index.open(make_archive(make_photos(6))) as index:
+        asked: list[Callable[[], Any]] = [
+            lambda: index.search("x.jpg"),
+            lambda: index.search("000", among=["x.jpg"]),
+            lambda: index.aggregated(["000", "x.jpg"]),
+            lambda: index.search_all(names=["x.jpg"]),
+            lambda: index.scores(["000"], ["x.jpg"]),
+            lambda: index.common_words("000", "x.jpg"),
+        ]
+        for ask in asked:
+            with pytest.raises(ConfigError, match=r"'x\.jpg' is not in .*archive:  ctxdeploy names"):
+                ask()
+        wrong = Aggregated(words=np.array([3, 2], np.int32), codes=np.zeros((2, 2), np.uint64))
+        with pytest.raises(ConfigError, match="its words do not rise"):
+            index.search(wrong)
+        assert index.search("004") == [] and index.search("000", among=[]) == []
+        assert dict(index.search_all())["004"] == [] and index.scores(["004"], ["000", "004"]).tolist() == [[0, 0]]
+
+
+def test_photos_that_are_done_are_counted(make_photos: Make, make_archive: Make) -> None:
+    seen: list[tuple[int, int]] = []
+    with Index.open(make_archive(make_photos(70), IndexConfig(shard_images=30))) as index:
+        assert len(list(index.search_all(progress=lambda done, total: seen.append((done, total))))) == 70
+    assert seen == [(30, 70), (60, 70), (70, 70)]
