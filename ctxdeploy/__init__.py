@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ctxdeploy.indexing.report import IndexingReport
     from ctxdeploy.photo_index import PhotoIndex
     from ctxdeploy.query import Answer, QueryConfig
+    from ctxdeploy.querying.photo import IndexedPhoto
     from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
 # In the root of a checkout Python finds this folder before the installed package. The three rooms are then not in it,
@@ -43,6 +44,7 @@ __all__ = [
     "Box",
     "CtxdeployError",
     "ExtractorConfig",
+    "IndexedPhoto",
     "IndexingConfig",
     "IndexingReport",
     "PhotoIndex",
@@ -56,6 +58,7 @@ _HOMES = {
     "Box": "core.types",
     "CtxdeployError": "core.errors",
     "ExtractorConfig": "runtime",
+    "IndexedPhoto": "querying.photo",
     "IndexingConfig": "indexing.config",
     "IndexingReport": "indexing.report",
     "PhotoIndex": "photo_index",

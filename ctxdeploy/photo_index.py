@@ -1,7 +1,7 @@
 """The door of the product: a folder of photos to an archive, photos to answers, in one object."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
@@ -19,10 +19,10 @@ from ctxdeploy.archive import (
     store_model,
 )
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
 from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.text import native_path, photo_name
+from ctxdeploy.core.text import photo_name, printable
 from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
@@ -30,11 +30,11 @@ from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
-from ctxdeploy.query import Answer, Photo, QueryConfig, ask, ask_many, photo_source
+from ctxdeploy.query import Answer, Query, QueryConfig, ask, ask_many
+from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from ctxdeploy.core.errors import PhotoError
     from ctxdeploy.index import Hit, Index
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList, Selection
@@ -213,7 +213,7 @@ class PhotoIndex:
 
     def search(
         self,
-        photo: Photo,
+        photo: "Photo | IndexedPhoto",
         *,
         top: int = 10,
         box: Box | Sequence[float] | None = None,
@@ -223,7 +223,8 @@ class PhotoIndex:
 
         Args:
             photo: a file, the bytes of one, a PIL image, an H×W×3 or H×W uint8 array in RGB or grey, or the name of an
-                indexed photo, whose file is then read from the archive's place.
+                indexed photo (``IndexedPhoto(name=…)``, or a text where no file is called so), which is asked with what
+                the archive holds of it: no file is read, no network runs. For a part of it its file is read.
             top: hits at most.
             box: the part of the photo to search for, (x0, y0, x1, y1) in its pixels; the whole photo if None.
             config: all settings of a query; then leave out top and box.
@@ -236,17 +237,17 @@ class PhotoIndex:
         """
         given = config or QueryConfig(top=top, box=_box(box))
         with self._state.reading() as index:
-            return ask(index, self._model.checked(index), self._source(photo, index), given).hits
+            return ask(index, lambda: self._model.checked(index), self._query(photo, index, given.box), given).hits
 
     def search_many(
-        self, photos: Iterable[Photo], config: QueryConfig | None = None
+        self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None
     ) -> "Iterator[Answer | PhotoError]":
         """Yield an answer for each photo, in order, or why it cannot be read; all of one state of the archive.
 
         Queries that wait are searched together, which reads every posting once: 1.5 times as fast for 64 of them.
 
         Args:
-            photos: several of what ``search`` takes.
+            photos: several of what ``search`` takes, and ``PhotoSource``, such as ``list_photos(place).photos``.
             config: settings of all the queries.
 
         Raises:
@@ -258,9 +259,8 @@ class PhotoIndex:
         with self._state.reading() as index:
             # Refused before the model is loaded.
             index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
-            with index.preparing():
-                extractor = self._model.checked(index)
-            yield from ask_many(index, extractor, (self._source(photo, index) for photo in photos), given)
+            network = self._network(index)
+            yield from ask_many(index, network, self._queries(photos, index, given.box), given)
 
     def remove(self, names: str | Iterable[str]) -> int:
         """Take photos out of the archive, one or several, and commit that; return how many there were.
@@ -381,11 +381,40 @@ class PhotoIndex:
 
             self._writer = Index.open(self._path, writable=True)
 
-    def _source(self, photo: Photo, index: "Index") -> "PhotoSource":
-        folder = photo_folder(self._path) if isinstance(photo, str) and not _is_there(photo) else None
-        if folder is not None and (name := photo_name(str(photo))) in index:
-            return photo_source(folder / native_path(name), name=name)
-        return photo_source(photo)
+    def _network(self, index: "Index") -> "Callable[[], Extractor]":
+        """Return what loads the network when it is asked for it first, and all else that a search needs beside it."""
+        loaded: list[Extractor] = []
+
+        def load() -> "Extractor":
+            if not loaded:
+                with index.preparing():
+                    loaded.append(self._model.checked(index))
+            return loaded[0]
+
+        return load
+
+    def _queries(
+        self, photos: "Iterable[Photo | IndexedPhoto]", index: "Index", box: Box | None
+    ) -> Iterator[Query | PhotoError]:
+        for photo in photos:
+            try:
+                yield self._query(photo, index, box)
+            except PhotoError as error:
+                yield error
+
+    def _query(self, photo: "Photo | IndexedPhoto", index: "Index", box: Box | None) -> Query:
+        """Return what to ask with; a photo of the archive needs its file where a part of it is asked for."""
+        if isinstance(photo, IndexedPhoto):
+            name = photo.name
+            if name not in index:
+                raise PhotoError(
+                    f"{printable(name)}: the archive holds no photo of this name; see  ctxdeploy names {self._path}"
+                )
+        elif isinstance(photo, str) and (name := photo_name(photo)) in index and not _is_there(photo):
+            pass
+        else:
+            return Query(photo=photo_source(photo))
+        return Query(photo=indexed_source(name, photo_folder(self._path)), indexed=box is None)
 
 
 def _is_there(path: str) -> bool:

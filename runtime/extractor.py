@@ -1,6 +1,6 @@
 """An opened bundle that turns photos into local descriptors."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.cpu import check_address_space
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import TURNS, Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.runtime.backends.base import BackendConfig, RunLimits, open_backend
 from ctxdeploy.runtime.config import MAX_BYTES, NETWORK_TIMES, ExtractorConfig
 from ctxdeploy.runtime.memory import MemoryGrowth, share_memory
@@ -97,6 +97,22 @@ class Extractor:
             PhotoError: the photo cannot be read, or the box does not lie in it.
             BackendError: the network failed.
         """
+        return self.extract_turned(photo, box)[0].descriptors
+
+    def extract_turned(
+        self, photo: PhotoSource | Path | str | bytes, box: Box | None = None, *, turns: Sequence[int] = (0,)
+    ) -> list[PhotoDescriptors]:
+        """As ``extract_one``, for several turns of the photo, which is decoded once.
+
+        Args:
+            photo, box: as there; the box is one of the photo as it is.
+            turns: degrees, 0, 90, 180 or 270, by which the decoded pixels are turned clockwise for the network.
+
+        Returns:
+            a result for each turn, in their order; positions and size are those of the photo as it is.
+        """
+        if any(turn not in TURNS for turn in turns):
+            raise ConfigError(f"turns {tuple(turns)} are not among {TURNS}")
         item = WorkItem(source=_source(photo, box))
         name = printable(item.source.name)
         try:
@@ -104,13 +120,20 @@ class Extractor:
         except PhotoError as error:
             raise PhotoError(f"{name}: {error}") from error
         decode_item(item, replace(self._decoding, memory=None))
+        if isinstance(item.result, PhotoFailure):
+            raise PhotoError(f"{name}: {item.result.reason}")
+        return [self._run(replace(item, result=item.pixels.turned(turn) if turn else item.pixels)) for turn in turns]
+
+    def _run(self, item: WorkItem) -> PhotoDescriptors:
+        """Return what the network finds in one decoded photo."""
+        name = printable(item.source.name)
         self._network.check(item)
         if isinstance(item.result, PhotoFailure):
             raise PhotoError(f"{name}: {item.result.reason}")
         (result,) = self._network.run([item], ExtractionStatistics())
         if isinstance(result, PhotoFailure):
             raise BackendError(f"{name}: {result.reason}")
-        return result.descriptors
+        return result
 
     def description(self) -> dict[str, Any]:
         """Return what runs, for manifests and reports; every value fits into JSON."""

@@ -12,7 +12,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import GRAPH_TARGETS
 from ctxdeploy.export.diff import DiffConfig
 from ctxdeploy.models import find_bundle, is_name
-from ctxdeploy.query import check_photo
+from ctxdeploy.querying.photo import check_photo
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity import Image

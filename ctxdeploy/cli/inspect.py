@@ -19,7 +19,7 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_model
-from ctxdeploy.query import check_photo
+from ctxdeploy.querying.photo import check_photo
 from ctxdeploy.runtime.inspection import InspectionConfig
 
 SUFFIX = ".inspection"

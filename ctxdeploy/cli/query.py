@@ -19,16 +19,25 @@ from ctxdeploy.cli.options import (
     print_json,
     quiet_option,
 )
-from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.errors import ConfigError, CtxdeployError, PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import Answer, QueryConfig
+from ctxdeploy.querying.photo import IndexedPhoto, Photo
+from ctxdeploy.querying.places import list_queries
 from ctxdeploy.runtime import BackendConfig
+from ctxdeploy.runtime.sources import RemoteConfig, Selection
 
 
 @click.command("query")
-@click.argument("photos", type=PATH, nargs=-1, required=True)
+@click.argument("photos", nargs=-1, shell_complete=PATH.shell_complete)
+@click.option(
+    "--indexed",
+    multiple=True,
+    metavar="NAME",
+    help="Ask with this photo of the archive, from what is stored; may be repeated.",
+)
 @click.option(
     "--index",
     "index_path",
@@ -38,21 +47,28 @@ from ctxdeploy.runtime import BackendConfig
 )
 @at_option
 @options_of(QueryConfig)
+@click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
+@options_of(Selection, RemoteConfig)
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
 @model_option
 @options_of(BackendConfig)
 @json_option
 @quiet_option
 def command(
-    photos: tuple[Path, ...],
+    photos: tuple[str, ...],
+    indexed: tuple[str, ...],
     index_path: str | None,
     at: str | None,
+    recursive: bool,
     page: Path | None,
     model: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Find the photos of an archive that show the same as PHOTOS.
+
+    Each of PHOTOS is a photo, the URL of one, - for standard input, or a place of photos as  ctxdeploy index  takes
+    them: a folder, a list (.txt, .csv, .jsonl), a tar or zip file, or a URL (s3://…).
 
     Before each name stands its score. It orders the answers of one query, and is neither a share nor a probability: the
     queried photo itself has about 0.07 to 0.3, other photos of the same have less, often a hundredth.
@@ -62,21 +78,25 @@ def command(
     """
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
+    if not photos and not indexed:
+        raise ConfigError("there is nothing to ask with: name photos, or a photo of the archive with --indexed")
     config, archive = configured(QueryConfig), find_archive(index_path)
-    answers, failures, shown = [], list[PhotoError](), Display(quiet=quiet)
+    asked = list_queries(photos, recursive=recursive, remote=configured(RemoteConfig), selection=configured(Selection))
+    queries: list[Photo | IndexedPhoto] = [*asked.photos, *(IndexedPhoto(name=name) for name in indexed)]
+    failed = _Failures(count=len(queries) + len(asked.failures))
+    answers, shown = [], Display(quiet=quiet)
     with PhotoIndex.open(archive, at=at, model=model, backend=configured(BackendConfig)) as index:
         if not len(index):
             shown.say(f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}")
-        about: dict[str, Any] = {}
-        for answer in index.search_many(photos, config):
+        for failure in asked.failures:
+            failed.add(failure)
+        for answer in index.search_many(queries, config):
             if isinstance(answer, PhotoError):
-                failures.append(answer)
-                if len(photos) > 1:
-                    echo(printable(f"ctxdeploy: error: {answer}"), err=True)
+                failed.add(answer)
                 continue
-            about = about or {"archive": str(archive), "extraction": index.extraction()}
-            _print(answer, as_json, about)
-            answers.append(answer)
+            _print(answer, as_json, {"archive": str(archive), "extraction": _extraction(answer, index)})
+            if page is not None:
+                answers.append(answer)
         folder = index.folder
     if page is not None:
         from ctxdeploy.report import write_answers
@@ -86,9 +106,35 @@ def command(
         missing = _without_picture(archive, folder, {hit.name for answer in answers for hit in answer.hits})
         if missing:
             shown.say(missing)
-    if failures:
-        several = PhotoError(f"{len(failures)} of {len(photos)} queries could not be read")
-        raise failures[0] if len(photos) == 1 else several
+    failed.check()
+
+
+class _Failures:
+    """The queries that were not answered, each said at once if there are several queries.
+
+    Args:
+        count: of all queries.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._failures = count, list[CtxdeployError]()
+
+    def add(self, failure: CtxdeployError) -> None:
+        self._failures.append(failure)
+        if self._count > 1:
+            echo(printable(f"ctxdeploy: error: {failure}"), err=True)
+
+    def check(self) -> None:
+        """Raise what the command ends with, if there are any."""
+        if self._count == 1 and self._failures:
+            raise self._failures[0]
+        if self._failures:
+            raise PhotoError(f"{len(self._failures)} of {self._count} queries could not be read")
+
+
+def _extraction(answer: Answer, index: PhotoIndex) -> dict[str, Any] | None:
+    """Return what ran the network for an answer; None if nothing did."""
+    return None if answer.is_indexed else index.extraction()
 
 
 def _without_picture(archive: Path, folder: Path | None, names: set[str]) -> str | None:
@@ -120,12 +166,16 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
     if as_json:
         print_json({**answer.metadata(), **about})
         return
-    box = f" [{answer.box}]" if answer.box is not None else ""
-    echo(
-        f"{printable(answer.photo.name)}{box}: {counted(len(answer.hits), 'result')} for "
-        f"{counted(len(answer.descriptors), 'descriptor')} "
-        f"(extract {answer.extract_seconds:.2f} s, search {answer.search_seconds * 1000:.1f} ms; "
-        f"{about['extraction']['backend']} {about['extraction']['precision']})"
-    )
+    echo(_headline(answer, about["extraction"]))
     for rank, hit in enumerate(answer.hits, 1):
         echo(f"{rank:4d}  {hit.score:8.5f}  {printable(hit.name)}")
+
+
+def _headline(answer: Answer, extraction: dict[str, Any] | None) -> str:
+    name = printable(answer.photo.name) + (f" [{answer.box}]" if answer.box is not None else "")
+    found, search = counted(len(answer.hits), "result"), f"search {answer.search_seconds * 1000:.1f} ms"
+    if answer.descriptors is None or extraction is None:
+        return f"{name}: {found} from its stored codes ({search})"
+    extract = f"extract {answer.extract_seconds:.2f} s"
+    engine = f"{extraction['backend']} {extraction['precision']}"
+    return f"{name}: {found} for {counted(len(answer.descriptors), 'descriptor')} ({extract}, {search}; {engine})"

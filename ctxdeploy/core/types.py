@@ -14,6 +14,8 @@ from ctxdeploy.core.files import settings_sha256
 # Squared distances of such vectors, summed over 4096 dimensions, stay far below float32's 3.4e38; beyond it every word
 # would be infinitely far.
 LARGEST = 1e15
+# Degrees, clockwise, by which a photo may be turned for the network: its rows and columns stay such.
+TURNS = (0, 90, 180, 270)
 # Filled when the object is made, so that nobody has to ask whether an array is there.
 _NOT_GIVEN: Any = None
 

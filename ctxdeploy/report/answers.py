@@ -145,10 +145,19 @@ def answer_section(answer: "Answer", photos: Path | None) -> Section:
         title=answer.photo.name,
         facts=(
             *(() if answer.box is None else (f"searched for the part {answer.box}",)),
-            counted(len(answer.descriptors), "descriptor"),
-            f"extracted in {answer.extract_seconds:.2f} s, searched in {answer.search_seconds * 1000:.1f} ms",
+            *_effort(answer),
         ),
         results=ranked((hit.name, hit.score, picture_of(photos, hit.name)) for hit in answer.hits),
+    )
+
+
+def _effort(answer: "Answer") -> tuple[str, ...]:
+    searched = f"searched in {answer.search_seconds * 1000:.1f} ms"
+    if answer.descriptors is None:
+        return ("a photo of the archive, asked with its stored codes", searched)
+    return (
+        counted(len(answer.descriptors), "descriptor"),
+        f"extracted in {answer.extract_seconds:.2f} s, {searched}",
     )
 
 

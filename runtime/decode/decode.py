@@ -10,7 +10,7 @@ with limits of its own.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,11 +53,18 @@ class Pixels:
         pixels: H×W×3 uint8, RGB, C-contiguous.
         original_size: (width, height) of the whole photo after EXIF rotation, in pixels.
         region: (left, upper, right, lower) of what ``pixels`` shows, in whole pixels of the original photo.
+        turn: degrees, clockwise, by which ``pixels`` were turned after they were scaled: 0, 90, 180 or 270.
     """
 
     pixels: NDArray[np.uint8]
     original_size: tuple[int, int]
     region: tuple[int, int, int, int]
+    turn: int = 0
+
+    def turned(self, turn: int) -> "Pixels":
+        """Return the same photo turned clockwise by 0, 90, 180 or 270 degrees more, its pixels as they are."""
+        pixels = np.ascontiguousarray(np.rot90(self.pixels, -(turn // 90)))
+        return replace(self, pixels=pixels, turn=(self.turn + turn) % 360)
 
     def is_nearly_one_colour(self) -> bool:
         """Return whether there is next to nothing to see, as in a photo whose samples were misunderstood, or a cap."""
@@ -66,7 +73,7 @@ class Pixels:
         return bool((np.ptp(some, axis=(0, 1)) <= _ONE_COLOUR).all())
 
     def to_original(self, positions: ArrayLike) -> NDArray[np.float32]:
-        """Map positions from ``pixels`` to the original photo.
+        """Map positions from ``pixels`` to the original photo, which is not turned.
 
         Args:
             positions: n×2, x then y, in pixels; the centre of the top left pixel is (0.5, 0.5).
@@ -75,9 +82,11 @@ class Pixels:
             n×2 float32 in the same convention, in pixels of the original photo after EXIF rotation.
         """
         left, upper, right, lower = self.region
-        height, width = self.pixels.shape[:2]
+        height, width = self.pixels.shape[:2] if self.turn in (0, 180) else self.pixels.shape[1::-1]
+        x, y = np.asarray(positions, dtype=np.float64).T
+        x, y = {0: (x, y), 90: (y, height - x), 180: (width - x, height - y), 270: (width - y, x)}[self.turn]
         factor = np.array([(right - left) / width, (lower - upper) / height])
-        mapped = np.asarray(positions, dtype=np.float64) * factor + np.array([left, upper])
+        mapped = np.stack([x, y], axis=1) * factor + np.array([left, upper])
         return np.asarray(mapped, dtype=np.float32)
 
 

@@ -16,27 +16,37 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.config import RemoteConfig
     from ctxdeploy.runtime.sources.base import PhotoList
     from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
-    from ctxdeploy.runtime.sources.places import list_photos
+    from ctxdeploy.runtime.sources.places import is_place, list_photos
+    from ctxdeploy.runtime.sources.remote import remote_photo
     from ctxdeploy.runtime.sources.selection import LeftOut, Selection
+    from ctxdeploy.runtime.sources.stdin import STANDARD_INPUT, standard_input
 
 __all__ = [
+    "STANDARD_INPUT",
     "FilePhoto",
     "LeftOut",
     "PhotoList",
     "RemoteConfig",
     "Selection",
     "find_photos",
+    "is_place",
     "list_photos",
+    "remote_photo",
+    "standard_input",
 ]
 
 _HOMES = {
+    "STANDARD_INPUT": "ctxdeploy.runtime.sources.stdin",
     "FilePhoto": "ctxdeploy.runtime.sources.folder",
     "LeftOut": "ctxdeploy.runtime.sources.selection",
     "PhotoList": "ctxdeploy.runtime.sources.base",
     "RemoteConfig": "ctxdeploy.runtime.config",
     "Selection": "ctxdeploy.runtime.sources.selection",
     "find_photos": "ctxdeploy.runtime.sources.folder",
+    "is_place": "ctxdeploy.runtime.sources.places",
     "list_photos": "ctxdeploy.runtime.sources.places",
+    "remote_photo": "ctxdeploy.runtime.sources.remote",
+    "standard_input": "ctxdeploy.runtime.sources.stdin",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -52,6 +52,16 @@ def list_photos(
         raise ConfigError(f"{printable(place)} cannot be read ({error.strerror or error})") from error
 
 
+def is_place(text: str) -> bool:
+    """Return whether a text looks like a place of photos; everything else is the path of a photo."""
+    try:
+        if is_url(text) or Path(text).is_dir():
+            return True
+    except (OSError, ValueError):  # too long for a path, a zero byte: who reads it says so
+        return False
+    return text.lower().endswith((*LISTS, ".tar", ".zip", *COMPRESSED))
+
+
 def _list_url(url: str, recursive: bool, config: RemoteConfig, selection: Selection) -> PhotoList:
     path = (url.partition("#")[0].partition("?")[0] if is_web(url) else url).lower()
     if path.endswith(LISTS):

@@ -12,9 +12,9 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.urls import host_of, is_web, protocol_of, without_secrets
+from ctxdeploy.core.urls import host_of, is_url, is_web, protocol_of, without_secrets
 from ctxdeploy.runtime.config import RemoteConfig
-from ctxdeploy.runtime.decode.formats import photo_extensions
+from ctxdeploy.runtime.decode.formats import EXTENSIONS, RAW_EXTENSIONS, photo_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import MAX_PHOTOS, PhotoList, nothing_found
 from ctxdeploy.runtime.sources.selection import ALL, NameFilter, Selection
@@ -129,6 +129,24 @@ def list_remote(place: str, *, recursive: bool, config: RemoteConfig, selection:
         unreadable=tuple(unreadable),
         recursive=recursive,
         left_out=found.names.left_out(),
+    )
+
+
+def remote_photo(url: str, config: RemoteConfig | None = None) -> PhotoSource | None:
+    """Return the photo at a URL, whose name is the URL without its secrets; None if it does not look like a photo's.
+
+    Nothing is asked of the server before the photo is read.
+
+    Raises:
+        ConfigError: such URLs are not read.
+        MissingExtraError: what reads the protocol is not installed.
+    """
+    path = url.partition("#")[0].partition("?")[0] if is_web(url) else url
+    if not is_url(url) or not path.lower().endswith((*EXTENSIONS, *RAW_EXTENSIONS)):
+        return None
+    server = Servers(config or RemoteConfig()).open(url)
+    return PhotoSource(
+        name=printable(without_secrets(url)), reader=RemotePhoto(server=server, folder="", key=server.path(url))
     )
 
 

@@ -256,18 +256,28 @@ def test_codebook_of_another_dimension(call, bundle: Bundle, photos: Path, tmp_p
     _one_line(result, 2, "dimension 64", "128")
 
 
-def test_a_query_that_is_a_folder_or_a_url(call, archive: Path, photos: Path) -> None:
-    given = ("--index", archive)
-    _one_line(call("query", photos, *given), 14, f"{photos}: it is a folder: name the photos in it, such as")
-    url = "https://me:secret@example.org/a.jpg?token=secret&w=3"
-    result = call("query", url, *given)
-    _one_line(result, 14, "https://example.org/a.jpg?w=3: it is a URL: fetch the photo first")
-    assert "secret" not in result.err
-    result = call("query", photos, photos / "coins_0.jpg", "s3://bucket/b.jpg", *given, "--json")
-    assert result.code == 14 and [answer["query"] for answer in result.json] == [str(photos / "coins_0.jpg")]
-    assert "it is a folder" in result.err and "s3://bucket/b.jpg: it is a URL" in result.err
+def test_a_photo_that_is_a_folder(call, photos: Path) -> None:
     for command in (("inspect", photos), ("diff", "ctx-small", "ctx-small", "--photo", photos)):
         _one_line(call(*command), 14, "it is a folder")
+
+
+def test_a_query_of_nothing(call, archive: Path, photos: Path, tmp_path: Path) -> None:
+    given = ("--index", archive)
+    _one_line(call("query", *given), 2, "there is nothing to ask with: name photos, or a photo of the archive")
+    _one_line(call("query", "-", photos, "-", *given), 2, "standard input (-) holds one photo: name it once")
+    (tmp_path / "empty").mkdir()
+    _one_line(call("query", tmp_path / "empty", *given), 17, "holds no photos")
+    _one_line(call("query", tmp_path / "no.csv", *given), 2, "no.csv")
+    _one_line(call("query", "a.tar.gz", *given), 2, "decompress it to a plain .tar")
+    result = call("query", tmp_path / "empty", photos / "coins_0.jpg", tmp_path / "no.csv", *given, "--json")
+    assert result.code == 14 and [answer["query"] for answer in result.json] == [str(photos / "coins_0.jpg")]
+    assert "holds no photos" in result.err and "no.csv" in result.err and "2 of 3 queries" in result.err
+
+
+def test_a_url_shows_no_secrets(call, archive: Path) -> None:
+    url = "nothing://me:secret@example.org/a.jpg"
+    result = call("query", url, "--index", archive)
+    assert result.code in (2, 3) and "secret" not in result.err and "nothing" in result.err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,13 @@
 """Options of a query, and several queries at once."""
 
+import io
+import shutil
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +16,8 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.index import Hit, Index
-from ctxdeploy.query import Answer, QueryConfig, ask_many, photo_source
+from ctxdeploy.query import Answer, Query, QueryConfig, ask_many
+from ctxdeploy.querying.photo import photo_source
 from ctxdeploy.runtime import Extractor, PhotoSource
 
 
@@ -64,6 +72,78 @@ def test_answers_of_several_are_those_of_each(call, photos: Path, shared_archive
         assert answer["results"] == alone["results"]
 
 
+@pytest.fixture
+def places(photos: Path, tmp_path: Path) -> dict[str, Path]:
+    """The same photos, ``coffee_3.jpg`` and ``x/rocket_3.jpg``, in places of several kinds."""
+    folder = tmp_path / "folder"
+    (folder / "x").mkdir(parents=True)
+    files = {"coffee_3.jpg": "coffee_3.jpg", "rocket_3.jpg": "x/rocket_3.jpg"}
+    for source, name in files.items():
+        shutil.copy(photos.parent / "queries" / source, folder / name)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "list.txt").write_text("\n".join(files.values()))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
+        for name in files.values():
+            packed.write(folder / name, name)
+    return {"folder": folder, "list": folder / "list.txt", "zip": tmp_path / "all.zip"}
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("folder", ""), ("list", ""), ("zip", "all.zip/")])
+def test_a_place_of_queries(call, shared_archive: Path, places: dict[str, Path], kind: str, prefix: str) -> None:
+    files = [places["folder"] / name for name in ("coffee_3.jpg", "x/rocket_3.jpg")]
+    given = ("--index", shared_archive, "--json")
+    alone = call("query", *files, *given).json
+    found = call("query", places[kind], *given)
+    assert found.code == 0
+    assert [answer["query"] for answer in found.json] == [f"{prefix}coffee_3.jpg", f"{prefix}x/rocket_3.jpg"]
+    assert [answer["results"] for answer in found.json] == [answer["results"] for answer in alone]
+    top = call("query", places["folder"], "--no-recursive", *given).json
+    assert [answer["query"] for answer in top] == ["coffee_3.jpg"]
+    rest = call("query", places[kind], "--exclude", "coffee*", *given).json
+    assert [answer["query"] for answer in rest] == [f"{prefix}x/rocket_3.jpg"]
+
+
+def test_standard_input(call, photos: Path, shared_archive: Path, monkeypatch) -> None:
+    query = photos.parent / "queries" / "coffee_3.jpg"
+    given = ("--index", shared_archive, "--json")
+    (alone,) = call("query", query, *given).json
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(query.read_bytes())))
+    second, first = call("query", query, "-", *given).json
+    assert (first["query"], first["results"]) == ("-", alone["results"]) == ("-", second["results"])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO()))
+    result = call("query", "-", *given)
+    assert (result.code, result.err) == (14, "ctxdeploy: error: -: it is empty (0 bytes)\n")
+    monkeypatch.setattr("sys.stdin", None)
+    assert call("query", "-", *given).code == 14
+
+
+def test_the_url_of_a_photo(call, photos: Path, shared_archive: Path, monkeypatch) -> None:
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    query = photos.parent / "queries" / "coffee_3.jpg"
+    given = ("--index", shared_archive, "--json")
+    handler = partial(_Silent, directory=str(query.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        one = call("query", f"{url}/coffee_3.jpg?token=secret&w=3", f"{url}/no.jpg", *given)
+        all_of_them = call("query", f"{url}/", *given)
+        server.shutdown()
+        thread.join()
+    assert one.code == 14 and "secret" not in one.out + one.err and f"{url}/no.jpg" in one.err
+    (alone,) = call("query", query, *given).json
+    assert (one.json[0]["query"], one.json[0]["results"]) == (f"{url}/coffee_3.jpg?w=3", alone["results"])
+    names = sorted(path.name for path in query.parent.iterdir())
+    assert [answer["query"] for answer in all_of_them.json] == names
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Write no log."""
+
+
 class _Clock:
     """The time as ``ctxdeploy.query`` sees it: it passes where a test lets it."""
 
@@ -112,7 +192,8 @@ class _Index:
 
 
 def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
-    return list(ask_many(index, _Extractor(index.clock), map(photo_source, photos), QueryConfig()))
+    extractor = _Extractor(index.clock)
+    return list(ask_many(index, lambda: extractor, [Query(photo=photo_source(p)) for p in photos], QueryConfig()))
 
 
 def test_queries_wait_for_each_other_where_searching_is_what_takes_time(clock: _Clock) -> None:

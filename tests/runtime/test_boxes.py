@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ctxdeploy.core.errors import ConfigError, PhotoError
-from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.core.types import TURNS, Preprocessing
 from ctxdeploy.runtime import Box, decode_photo
 
 INVERSE = {  # what takes the upright photo back to the stored one
@@ -119,6 +119,7 @@ def blob(width: int, height: int, x: float, y: float, sigma: float, orientation:
     st.tuples(st.floats(0.3, 0.7), st.floats(0.3, 0.7)),
     st.integers(1, 8),
     st.booleans(),
+    st.sampled_from(TURNS),
     st.one_of(st.none(), st.tuples(st.floats(0, 0.15), st.floats(0, 0.15), st.floats(0.85, 1), st.floats(0.85, 1))),
 )
 def test_a_blob_is_found_where_it_was(
@@ -127,6 +128,7 @@ def test_a_blob_is_found_where_it_was(
     place: tuple[float, float],
     orientation: int,
     draft: bool,
+    turn: int,
     part: tuple[float, float, float, float] | None,
 ) -> None:
     assume(0.25 < width / height < 4)
@@ -136,7 +138,7 @@ def test_a_blob_is_found_where_it_was(
     if part is not None:
         box = Box(x0=part[0] * width, y0=part[1] * height, x1=part[2] * width, y1=part[3] * height)
     data = blob(width, height, x, y, sigma, orientation)
-    photo = decode_photo(data, Preprocessing(image_size=64, draft=draft), box)
+    photo = decode_photo(data, Preprocessing(image_size=64, draft=draft), box).turned(turn)
     assert photo.original_size == (width, height)
     light = photo.pixels.astype(float).sum(axis=2)
     light[light < 60] = 0  # JPEG noise
@@ -156,3 +158,16 @@ def test_corners_map_to_corners(width: int, height: int) -> None:
     np.testing.assert_allclose(corners, [[0, 0], [width, height]], rtol=1e-6)
     assert corners.dtype == np.float32
     assert photo.to_original(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_turns_are_clockwise_and_add_up() -> None:
+    photo = decode_photo(png(noise(20, 12)), Preprocessing(image_size=16))
+    upright = Image.fromarray(photo.pixels)
+    shown = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
+    for turn, transpose in shown.items():
+        turned = photo.turned(turn)
+        np.testing.assert_array_equal(turned.pixels, np.asarray(upright.transpose(transpose)))
+        assert turned.pixels.flags.c_contiguous and turned.turn == turn and turned.original_size == (20, 12)
+        again = turned.turned(360 - turn)
+        np.testing.assert_array_equal(again.pixels, photo.pixels)
+        assert again.turn == 0

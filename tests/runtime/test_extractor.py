@@ -47,6 +47,12 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
     return file.getvalue()
 
 
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of 13 photos of four sizes and two files that are none."""
@@ -126,6 +132,27 @@ def test_a_box(make_bundle: MakeBundle, tmp_path: Path) -> None:
     assert_same(boxed, extractor.extract_one(found, box))
     with pytest.raises(PhotoError, match="the box 10,20,90,40 does not lie in the photo of 60×40 pixels"):
         extractor.extract_one(data, Box.parse("10,20,90,40"))
+
+
+def test_turned_photos_are_those_of_turned_files(make_bundle: MakeBundle) -> None:
+    extractor = Extractor(make_bundle())
+    image = Image.open(io.BytesIO(jpeg(60, 40, seed=1)))
+    turns = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
+    upright, *results = extractor.extract_turned(png(image), turns=(0, *turns))
+    assert_same(upright.descriptors, extractor.extract_one(png(image)))
+    for result, (turn, transpose) in zip(results, turns.items(), strict=True):
+        alone = extractor.extract_one(png(image.transpose(transpose)))
+        np.testing.assert_array_equal(result.descriptors.vectors, alone.vectors)
+        np.testing.assert_array_equal(result.descriptors.scales, alone.scales)
+        x, y = alone.positions.T
+        back = {90: (y, 40 - x), 180: (60 - x, 40 - y), 270: (60 - y, x)}[turn]
+        np.testing.assert_array_equal(result.descriptors.positions, np.stack(back, axis=1))
+        assert result.size == (60, 40)
+    box = Box.parse("10,20,50,40")
+    (turned,) = extractor.extract_turned(png(image), box, turns=(90,))
+    assert turned.descriptors.positions[:, 1].min() >= 20 and turned.descriptors.positions[:, 0].min() >= 10
+    with pytest.raises(ConfigError, match="turns"):
+        extractor.extract_turned(png(image), turns=(45,))
 
 
 def test_one_photo_fails_with_its_name(make_bundle: MakeBundle, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""The steps of ``query``: what is asked with, turns, verification."""
