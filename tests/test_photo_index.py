@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import ctxdeploy
-from ctxdeploy import IndexingConfig, PhotoIndex, QueryConfig
+from ctxdeploy import IndexedPhoto, IndexingConfig, PhotoIndex, QueryConfig
 from ctxdeploy.core.errors import (
     ArchiveError,
     BundleError,
@@ -70,11 +70,38 @@ def test_all_kinds_of_queries_find_the_same(archive: Path, photos: Path) -> None
             assert wanted[0][0] == path.name and wanted[1][0] == f"{scene}_1.png"
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-                given = [str(path), path.read_bytes(), image, pixels, path.name]
+                given = [str(path), path.read_bytes(), image, pixels]
                 assert [hits_of(index, photo) for photo in given] == [wanted] * len(given)
             (many,) = index.search_many([path], QueryConfig(top=4))
             assert not isinstance(many, PhotoError)
             assert [(hit.name, hit.score) for hit in many.hits] == wanted
+
+
+def test_a_photo_of_the_archive_is_asked_with_what_is_stored(
+    archive: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: object, **settings: object) -> object:
+        raise AssertionError("a network was loaded")
+
+    with PhotoIndex.open(archive) as index, Index.open(archive) as state:
+        (mixed,) = (hits_of(index, photos / "coffee_0.png"),)
+        monkeypatch.setattr(index._model, "extractor", load)
+        for name in ("coffee_0.png", "rocket_1.png"):
+            (codes,) = state.aggregated([name])
+            wanted = [(hit.name, hit.score) for hit in state.search(codes, 4)]
+            assert wanted[0] == (name, pytest.approx(1.0))
+            assert hits_of(index, IndexedPhoto(name=name)) == hits_of(index, name) == wanted
+        monkeypatch.undo()
+        first, second, third = index.search_many(
+            [IndexedPhoto(name="rocket_1.png"), IndexedPhoto(name="nobody"), photos / "coffee_0.png"]
+        )
+        assert not isinstance(first, PhotoError) and first.is_indexed and first.descriptors is None
+        assert first.photo.path == photos / "rocket_1.png"
+        assert isinstance(second, PhotoError) and "nobody: the archive holds no photo of this name" in str(second)
+        assert not isinstance(third, PhotoError) and not third.is_indexed
+        assert [(hit.name, hit.score) for hit in third.hits[:4]] == mixed
+        part = index.search("coffee_0.png", box=(0, 0, 150, 150), top=4)
+        assert part == index.search(photos / "coffee_0.png", box=(0, 0, 150, 150), top=4)
 
 
 def test_grey_arrays_are_grey_photos(archive: Path, photos: Path, tmp_path: Path) -> None:
@@ -264,8 +291,9 @@ def test_any_text_names_a_photo(photos: Path, tmp_path: Path) -> None:
         index.add((name, (photos / "coffee_0.png").read_bytes()) for name in names)
         assert sorted(index.names()) == sorted(names)
         for name in names[2:]:
-            with pytest.raises(PhotoError):  # nothing says where it is
-                index.search(name)
+            assert index.search(name)[0].score > 0.99  # asked with its codes
+            with pytest.raises(PhotoError, match="does not say where the files of its photos are"):
+                index.search(name, box=(0, 0, 9, 9))
         assert index.remove("") == 1 and index.remove("x" * 5000) == 1 and len(index) == 2
 
 

@@ -103,6 +103,30 @@ def test_a_place_of_queries(call, shared_archive: Path, places: dict[str, Path],
     assert [answer["query"] for answer in rest] == [f"{prefix}x/rocket_3.jpg"]
 
 
+def test_photos_of_the_archive(
+    call, shared_archive: Path, photos: Path, read_page, tmp_path: Path, monkeypatch
+) -> None:
+    def load(*given: object, **settings: object) -> None:
+        raise AssertionError("a network was loaded")
+
+    page = tmp_path / "page.html"
+    given = ("--indexed", "coffee_0.jpg", "--indexed", "nobody.jpg", "--indexed", "rocket_1.jpg")
+    with monkeypatch.context() as patched:
+        patched.setattr(Extractor, "__init__", load)
+        result = call("query", *given, "--index", shared_archive, "--top", 3, "--json", "--html", page)
+    assert result.code == 14
+    assert "nobody.jpg: the archive holds no photo of this name" in result.err and "1 of 3 queries" in result.err
+    with Index.open(shared_archive) as index:
+        for answer, name in zip(result.json, ("coffee_0.jpg", "rocket_1.jpg"), strict=True):
+            assert (answer["query"], answer["indexed"], answer["extraction"]) == (name, True, None)
+            (codes,) = index.aggregated([name])
+            wanted = [(hit.name, hit.score) for hit in index.search(codes, 3)]
+            assert [(hit["name"], hit["score"]) for hit in answer["results"]] == wanted
+    assert len(read_page(page).all("img")) == 2 * 4
+    mixed = call("query", photos.parent / "queries" / "coffee_3.jpg", *given[-2:], "--index", shared_archive)
+    assert "results for " in mixed.out and " results from its stored codes (search " in mixed.out
+
+
 def test_standard_input(call, photos: Path, shared_archive: Path, monkeypatch) -> None:
     query = photos.parent / "queries" / "coffee_3.jpg"
     given = ("--index", shared_archive, "--json")
