@@ -30,6 +30,7 @@ from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
+from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
 from ctxdeploy.query import Answer, Query, QueryConfig, ask, ask_many
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.shared_state import SharedState
@@ -261,6 +262,20 @@ class PhotoIndex:
             index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
             network = self._network(index)
             yield from ask_many(index, network, self._queries(photos, index, given.box), given)
+
+    def pairs(self, config: PairsConfig | None = None, *, display: Display = _SILENT) -> FoundPairs:
+        """Return the pairs of photos that are worth matching: an iterable of two names and their score.
+
+        Args:
+            config: which pairs; the 20 best others of each photo if None.
+            display: where progress goes; nowhere if not given.
+
+        Raises:
+            ConfigError: it names photos that are not in the archive.
+            ArchiveError: the archive is closed.
+        """
+        with self._state.reading() as index:
+            return find_pairs(index, config or PairsConfig(), display)
 
     def remove(self, names: str | Iterable[str]) -> int:
         """Take photos out of the archive, one or several, and commit that; return how many there were.

@@ -28,6 +28,8 @@ GROUPS = {
     "Search photos": {
         "index": "Index a folder of photos into an archive.",
         "query": "Find the photos of an archive that show the same.",
+        "pairs": "Write the pairs of photos that are worth matching.",
+        "duplicates": "Find photos that are there more than once.",
         "demo": "Make a small archive of real photos and query it.",
     },
     "Keep an archive": {
@@ -48,6 +50,7 @@ GROUPS = {
     },
     "Measure and train": {
         "eval": "Say how good a model is on a benchmark.",
+        "eval-pairs": "Compare pairs with what a COLMAP model sees.",
         "bench": "Measure how fast it is here, and compare.",
         "inspect": "Show what a network sees in a photo.",
         "train": "Train a network on photos of landmarks.",
@@ -55,7 +58,7 @@ GROUPS = {
 }
 COMMANDS = {name: line for commands in GROUPS.values() for name, line in commands.items()}
 # Of commands whose module has another name: that of a builtin would hide it.
-MODULES = {"eval": "evaluate"}
+MODULES = {"eval": "evaluate", "eval-pairs": "evaluate_pairs"}
 # What other programs call the same.
 ALIKE = {
     **{"search": "query", "find": "query", "add": "index", "update": "index", "create": "index"},

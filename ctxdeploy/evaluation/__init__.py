@@ -9,6 +9,7 @@ from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.evaluation.codebooks import CodebookConfig
+    from ctxdeploy.evaluation.covisibility import MIN_POINTS, Covisibility, PairsFigures, judge_pairs, read_model
     from ctxdeploy.evaluation.dataset import DataSet, Query
     from ctxdeploy.evaluation.evaluation import Evaluation, EvaluationConfig, evaluate
     from ctxdeploy.evaluation.judging import Figures, Outcome, worst
@@ -19,20 +20,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "MIN_POINTS",
     "AsmkRetrieval",
     "CodebookConfig",
+    "Covisibility",
     "DataSet",
     "Evaluation",
     "EvaluationConfig",
     "Figures",
     "ObservedExtractor",
     "Outcome",
+    "PairsFigures",
     "Query",
     "Ranked",
     "asmk_scores",
     "evaluate",
+    "judge_pairs",
     "open_set",
     "rankings",
+    "read_model",
     "worst",
 ]
 
@@ -40,18 +46,23 @@ _HOMES = {
     "KINDS": "table",
     "AsmkRetrieval": "retrieval",
     "CodebookConfig": "codebooks",
+    "Covisibility": "covisibility",
     "DataSet": "dataset",
     "Evaluation": "evaluation",
     "EvaluationConfig": "evaluation",
     "Figures": "judging",
     "ObservedExtractor": "query_cache",
+    "MIN_POINTS": "covisibility",
     "Outcome": "judging",
+    "PairsFigures": "covisibility",
     "Query": "dataset",
     "Ranked": "ranking",
     "asmk_scores": "retrieval",
     "evaluate": "evaluation",
+    "judge_pairs": "covisibility",
     "open_set": "table",
     "rankings": "retrieval",
+    "read_model": "covisibility",
     "worst": "judging",
 }
 

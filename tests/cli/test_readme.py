@@ -1,6 +1,5 @@
 """The commands and programs of README and of the guides beside it, run word for word in a folder with photos."""
 
-import json
 import os
 import re
 import shutil
@@ -78,11 +77,11 @@ def test_search_my_photos(folder: Path) -> None:
     answers = _run(folder, "bash", "-e", "-c", commands[0])
     assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", answers, re.MULTILINE)
     assert (folder / "answers.html").stat().st_size > 10_000
-    pairs = next(block for block in commands if "neighbours.jsonl" in block)
-    _run(folder, "bash", "-e", "-c", pairs)
-    rows = [json.loads(line) for line in (folder / "neighbours.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == len(list((folder / "photos").iterdir()))
-    assert all(row["results"][0]["name"] == Path(row["query"]).name for row in rows), "a photo finds itself first"
+    _run(folder, "bash", "-e", "-c", next(block for block in commands if "ctxdeploy pairs" in block))
+    pairs = [line.split() for line in (folder / "pairs.txt").read_text(encoding="utf-8").splitlines()]
+    names = {path.name for path in (folder / "photos").iterdir()}
+    assert {name for pair in pairs for name in pair} == names, "connected: every photo is in a pair"
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs)
 
 
 def test_programs(folder: Path) -> None:
