@@ -13,6 +13,8 @@ from ctxdeploy.core.types import Box
 
 MAX_SHARD_IMAGES = 65536
 MAX_WORDS = 65536
+# What an archive may keep of each feature; each keeps what those before it keep.
+GEOMETRIES = ("none", "positions", "codes", "descriptors")
 
 # Called with how much is done, and of how much.
 Progress = Callable[[int, int], None]
@@ -57,7 +59,9 @@ class IndexConfig:
         threshold: similarities below it count 0.
         idf: weigh words by ln(images / photos with the word)²; a search may override it.
         shard_images: photos per shard file; image numbers in a shard are 16 bits wide, hence at most 65,536.
-        geometry: keep word, position and scale of each feature (8 bytes), for spatial verification.
+        geometry: what to keep of each feature, for geometric verification: "none"; "positions": word, position and
+            scale (8 bytes); "codes": also the signs of its residual, and each photo's size (24 bytes at D = 128);
+            "descriptors": also the descriptor in int8 (156 bytes). True stands for "codes", False for "none".
     """
 
     binary: bool = True
@@ -67,12 +71,12 @@ class IndexConfig:
     threshold: float = 0.0
     idf: bool = False
     shard_images: int = MAX_SHARD_IMAGES
-    geometry: bool = False
+    geometry: str = "none"
 
     def __post_init__(self) -> None:
-        for name in ("binary", "geometry"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} {getattr(self, name)!r} is not true or false")
+        if not isinstance(self.binary, bool):
+            raise ConfigError(f"binary {self.binary!r} is not true or false")
+        object.__setattr__(self, "geometry", parse_geometry(self.geometry))
         for name, high in (("assignment", 64), ("query_assignment", 64), ("shard_images", MAX_SHARD_IMAGES)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
@@ -89,9 +93,34 @@ class IndexConfig:
             idf=self.idf if idf is None else idf,
         )
 
+    def keeps(self, geometry: str) -> bool:
+        """Return whether at least "positions", "codes" or "descriptors" of features are kept."""
+        return keeps(self.geometry, geometry)
+
+    def feature_bytes(self, dim: int) -> int:
+        """Return how many bytes a feature of ``dim`` dimensions takes besides its posting."""
+        codes = 8 * -(-dim // 64) if self.keeps("codes") else 0
+        vectors = dim + 4 if self.keeps("descriptors") else 0
+        return (8 if self.keeps("positions") else 0) + codes + vectors
+
     def metadata(self) -> dict[str, Any]:
-        """Return the settings as they stand in the manifest."""
+        """Return the settings."""
         return asdict(self)
+
+
+def keeps(geometry: str, wanted: str) -> bool:
+    """Return whether an archive of one setting ``geometry`` keeps what another asks for."""
+    return GEOMETRIES.index(geometry) >= GEOMETRIES.index(wanted)
+
+
+def parse_geometry(value: Any) -> str:
+    """Return a setting ``geometry``: one of ``GEOMETRIES``, True for "codes" or False for "none"; else
+    ``ConfigError``."""
+    if isinstance(value, bool):
+        return "codes" if value else "none"
+    if value not in GEOMETRIES:
+        raise ConfigError(f"geometry {value!r} is not one of {', '.join(GEOMETRIES)}")
+    return str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,6 +242,7 @@ class Index(Reader):
         *,
         positions: Any = None,
         scales: Any = None,
+        size: tuple[int, int] | None = None,
         file: FileState | None = None,
         replace: bool = False,
     ) -> None:
@@ -252,6 +253,7 @@ class Index(Reader):
             vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
             positions: n×2, x and y, for archives with geometry; by default the attribute of ``vectors``.
             scales: n, as ``positions``; 1 if there are none.
+            size: (width, height) of the photo in pixels, which archives with codes keep.
             file: state of the photo's file, for ``known``.
             replace: take the place of a photo of the same name, if there is one.
 
@@ -261,7 +263,8 @@ class Index(Reader):
         """
         if not replace and name in self:
             raise ConfigError(f"{name!r} is in the archive already: leave it out, or replace it (replace=True)")
-        photo = make_photo(name, vectors, self.codebook.dim, positions=positions, scales=scales, file=file)
+        dim = self.codebook.dim
+        photo = make_photo(name, vectors, dim, positions=positions, scales=scales, size=size, file=file)
         self._add([photo], replace)
 
     def add_many(
@@ -287,7 +290,7 @@ class Index(Reader):
         stream = iter(photos)
         count = 0
         while items := list(islice(stream, _TOGETHER)):
-            group = as_photos(items, self.codebook.dim, geometry=self.config.geometry, refused=refused)
+            group = as_photos(items, self.codebook.dim, geometry=self.config.keeps("positions"), refused=refused)
             count += self._add(group, replace) if group else 0
         return count
 
@@ -301,7 +304,7 @@ class Index(Reader):
             StorageError: a full shard could not be written.
         """
         check_aggregated(photo, words=len(self.codebook), dim=self.codebook.dim, binary=self.config.binary, name=name)
-        if self.config.geometry:
+        if self.config.keeps("positions"):
             raise ConfigError(f"{name!r}: the archive keeps geometry: add descriptors with positions")
         check_file(name, file)
         with self._mutex:

@@ -1,5 +1,6 @@
 """What people give to an archive: arrays of descriptors, and photos."""
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,7 +45,14 @@ def as_vectors(source: Any, dim: int | None, what: str) -> NDArray[np.float32]:
 
 
 def make_photo(
-    name: str, vectors: Any, dim: int, *, positions: Any = None, scales: Any = None, file: FileState | None = None
+    name: str,
+    vectors: Any,
+    dim: int,
+    *,
+    positions: Any = None,
+    scales: Any = None,
+    size: tuple[int, int] | None = None,
+    file: FileState | None = None,
 ) -> PhotoDescriptors:
     """Return a photo whose descriptors an archive of dimension ``dim`` can take.
 
@@ -54,25 +62,26 @@ def make_photo(
         dim: D.
         positions: n×2, x and y; by default the attribute of ``vectors``, if there is one.
         scales: n; as ``positions``, or 1.
+        size: (width, height) of the photo in pixels; None if it is not known.
         file: state of the photo's file, for ``Index.known``.
 
     Raises:
         ConfigError: something of it does not fit.
     """
     check_file(name, file)
+    pixels = _checked_size(size, name)
     array = as_vectors(vectors, dim, name)
     places = _numbers(getattr(vectors, "positions", None) if positions is None else positions, name)
-    sizes = _numbers(getattr(vectors, "scales", None) if scales is None else scales, name)
+    extents = _numbers(getattr(vectors, "scales", None) if scales is None else scales, name)
     if len(array) == 0:
-        return PhotoDescriptors(name=name, descriptors=LocalDescriptors(vectors=array), file=file)
-    shapes = ((len(array), 2) if places is None else places.shape, (len(array),) if sizes is None else sizes.shape)
+        return PhotoDescriptors(name=name, descriptors=LocalDescriptors(vectors=array), size=pixels, file=file)
+    shapes = ((len(array), 2) if places is None else places.shape, (len(array),) if extents is None else extents.shape)
     if shapes != ((len(array), 2), (len(array),)):
         raise ConfigError(
             f"{name!r}: {len(array)} descriptors, but positions of shape {shapes[0]} and scales of {shapes[1]}"
         )
-    return PhotoDescriptors(
-        name=name, descriptors=LocalDescriptors(vectors=array, positions=places, scales=sizes), file=file
-    )
+    descriptors = LocalDescriptors(vectors=array, positions=places, scales=extents)
+    return PhotoDescriptors(name=name, descriptors=descriptors, size=pixels, file=file)
 
 
 def as_names(names: Any) -> list[str]:
@@ -121,7 +130,7 @@ def as_photos(
 def as_photo(item: Item, dim: int) -> PhotoDescriptors:
     """Return a photo as ``make_photo`` does, from what an extractor gives or a pair of name and vectors."""
     if isinstance(item, PhotoDescriptors):
-        return make_photo(item.name, item.descriptors, dim, file=item.file)
+        return make_photo(item.name, item.descriptors, dim, size=item.size, file=item.file)
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise ConfigError(f"{item!r} is neither PhotoDescriptors nor a pair of name and vectors"[:300])
     return make_photo(item[0], item[1], dim)
@@ -133,6 +142,18 @@ def check_file(name: str, file: FileState | None) -> None:
     for value in () if file is None else (file.size, file.mtime_ns):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -1 <= value < 1 << 63:
             raise ConfigError(f"size or mtime_ns {value!r} of {name!r} is not a whole number in -1..2^63")
+
+
+def _checked_size(size: Any, name: str) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    try:
+        width, height = (operator.index(side) for side in size)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name!r}: its size {size!r} is not a pair (width, height) of whole numbers") from error
+    if not (1 <= width < 1 << 32 and 1 <= height < 1 << 32):
+        raise ConfigError(f"{name!r}: its size {width}×{height} has a side outside 1..2^32-1")
+    return width, height
 
 
 def _numbers(values: Any, name: str) -> Any:

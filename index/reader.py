@@ -20,7 +20,6 @@ from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.searches import Searches
-from ctxdeploy.index.storage.manifest import FORMAT_VERSION
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
 
@@ -184,6 +183,22 @@ class Reader(Searches):
         ((shard, number),) = self._places(state, [query])
         return state.shards[shard].features(number)
 
+    def check_keeps(self, geometry: str, what: str) -> None:
+        """Raise ``ConfigError`` unless the archive keeps enough of its features.
+
+        Args:
+            geometry: what is needed of them: "positions", "codes" or "descriptors".
+            what: that needs it, such as "--verify", for the text.
+        """
+        if self.config.keeps(geometry):
+            return
+        kept = self.config.geometry
+        has = "no geometry" if kept == "none" else f"{kept} alone"
+        raise ConfigError(
+            f"{what} needs the {geometry} of features, but {self._folder} keeps {has}: index the photos into a new "
+            f"archive:  ctxdeploy index PLACE -o NEW --geometry {geometry}"
+        )
+
     def info(self) -> dict[str, Any]:
         """Return what the opened state holds: counts, bytes, codebook, settings and source; JSON-serialisable."""
         manifest = self.state.manifest
@@ -191,7 +206,7 @@ class Reader(Searches):
         photos = sum(entry.images for entry in manifest.shards)
         return {
             "path": str(self._folder),
-            "format_version": FORMAT_VERSION,
+            "format_version": manifest.format_version,
             "manifest": manifest.number,
             "images": manifest.images,
             "removed": photos - manifest.images,
@@ -204,6 +219,16 @@ class Reader(Searches):
             "source": None if self.source is None else self.source.metadata(),
             "snapshots": [info.name for info in list_snapshots(self._folder)],
             "failures": len(self.failures()),
+            "features": self._features_info(),
+        }
+
+    def _features_info(self) -> dict[str, Any]:
+        """Return what is kept of features: the setting, how many there are, and bytes of one, without its posting."""
+        offsets = (shard.geometry_offsets for shard in self.state.shards)
+        return {
+            "kept": self.config.geometry,
+            "count": sum(int(ends[-1]) for ends in offsets if ends is not None),
+            "bytes_each": self.config.feature_bytes(self.codebook.dim),
         }
 
     def verify(self) -> list[str]:

@@ -16,7 +16,7 @@ from ctxdeploy.index.storage.format import Arrays
 from ctxdeploy.index.storage.manifest import publish
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pending import Pending, shard_tensors
-from ctxdeploy.index.storage.positions import pack_positions
+from ctxdeploy.index.storage.positions import check_positions, features_of, pack_features
 from ctxdeploy.index.storage.shard import (
     HeldShard,
     Layout,
@@ -51,11 +51,16 @@ def make_pending(photos: Sequence[PhotoDescriptors], state: State, threads: Sear
     joined = np.concatenate([photo.descriptors.vectors for photo in photos])
     assigned = codebook.assign(joined, config.assignment, threads=threads)
     for photo, words in zip(photos, np.split(assigned, ends[:-1]), strict=True):
+        packed = None
+        if config.keeps("positions"):
+            check_positions(photo.descriptors, photo.name)
+            features = features_of(photo.descriptors, words[:, 0], codebook.centroids, size=photo.size)
+            packed = pack_features(features, config.geometry)
         yield Pending(
             name=photo.name,
             photo=aggregate(photo.descriptors.vectors, words, codebook.centroids, binary=config.binary),
             file=photo.file,
-            positions=pack_positions(words[:, 0], photo.descriptors, photo.name) if config.geometry else None,
+            features=packed,
         )
 
 

@@ -17,6 +17,7 @@ from ctxdeploy.cli.options import (
     options_of,
     print_json,
     quiet_option,
+    with_values,
 )
 from ctxdeploy.core.bundle import CODEBOOK, Bundle
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedError
@@ -42,11 +43,11 @@ _TYPED = "ctxdeploy.typed"
 
 
 class _Command(click.Command):
-    """Keeps what was typed, for advice that repeats it."""
+    """Keeps what was typed, for advice that repeats it, and leaves PLACE alone after an option without a value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = tuple(args)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, with_values(args, IndexingConfig))
 
 
 @click.command("index", cls=_Command)

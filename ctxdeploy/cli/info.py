@@ -85,6 +85,9 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
     if "model" in facts:
         yield f"  model: {_text(facts['model']['source'].get('file'))}, {_network(facts['model']['network'])}"
     yield f"  codebook: {counted(facts['codebook']['words'], 'word')}"
+    kept = facts["features"]
+    each = f", {kept['bytes_each']} bytes each for {counted(kept['count'], 'feature')}"
+    yield f"  geometry: {kept['kept']}{each if kept['bytes_each'] else ''}"
 
 
 def _network(network: dict[str, Any]) -> str:

@@ -140,6 +140,21 @@ def options_of(*configs: type) -> Callable[[_Command], _Command]:
     return add
 
 
+def with_values(args: Iterable[str], *configs: type) -> list[str]:
+    """Return arguments in which an option that may stand alone never takes what follows it for its value.
+
+    click takes any next argument, the command's own one too: ``--geometry photos``.
+    """
+    alone = {field.setting.flag: field.setting for config in configs for field in settings_of(config)}
+    given = list(args)
+    for place, (flag, following) in enumerate(zip(given, [*given[1:], ""], strict=True)):
+        if flag == "--":
+            break
+        if flag in alone and alone[flag].alone and following not in alone[flag].choices:
+            given[place] = f"{flag}={alone[flag].alone}"
+    return given
+
+
 def configured(config: type[_Config]) -> _Config:
     """Return the configuration that the options of the running command say.
 
@@ -157,6 +172,8 @@ def _option(field: SettingField) -> Callable[[_Command], _Command]:
     if shown:
         text += f" [default: {shown}]"
     declared: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": _type(field, kind)}
+    if setting.alone:
+        declared |= {"is_flag": False, "flag_value": setting.alone}
     # A tuple of choices or of texts is an option that may be given more than once.
     declared["multiple"] = get_origin(kind) is tuple and (bool(setting.choices) or setting.parse is None)
     return click.option(

@@ -33,6 +33,7 @@ class Setting:
         parse: makes the value from text. It raises ``ValueError`` with what is to be said after the flag and the text
             ("is not …"), or ``ConfigError`` with the whole message. Without it the type of the field decides (int,
             float, str, Path, bool; a tuple of str may be repeated).
+        alone: what the option stands for without a value, where that is possible; it has choices then.
         default_text: what ``--help`` calls the default; its value, if empty. A default of None, False or an empty text
             is not shown.
     """
@@ -42,6 +43,7 @@ class Setting:
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     parse: Callable[[str], Any] | None = None
+    alone: str = ""
     default_text: str = ""
 
 
@@ -54,10 +56,19 @@ def setting(
     metavar: str | None = None,
     choices: tuple[str, ...] = (),
     parse: Callable[[str], Any] | None = None,
+    alone: str = "",
     default_text: str = "",
 ) -> Any:
     """Return a dataclass field with an option; see ``Setting``. Give a default or a default factory."""
-    option = Setting(flag=flag, help=help, metavar=metavar, choices=choices, parse=parse, default_text=default_text)
+    option = Setting(
+        flag=flag,
+        help=help,
+        metavar=metavar,
+        choices=choices,
+        parse=parse,
+        alone=alone,
+        default_text=default_text,
+    )
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata={_KEY: option})
     return field(default=default, metadata={_KEY: option})

@@ -70,7 +70,8 @@ class IndexingConfig:
         seed: of the sample and of k-means.
         commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, and to
             five minutes at most.
-        geometry: keep the position and scale of each descriptor. Only for a new archive.
+        geometry: what to keep of each descriptor for geometric verification, as ``IndexConfig.geometry``. Only for a
+            new archive.
         sync: remove the archive's photos that are gone.
         moved: the photos are at another place now than the archive remembers.
         retry_failed: try photos again that could not be decoded before.
@@ -84,7 +85,15 @@ class IndexingConfig:
     words: int | None = setting(None, "--words", "Train a codebook of this size from the photos.", metavar="N")
     training_photos: int = setting(5000, "--training-photos", "Photos that train the codebook.")
     seed: int = 0
-    geometry: bool = setting(False, "--geometry", "Keep the position and scale of each descriptor (8 bytes).")
+    geometry: str = setting(
+        "none",
+        "--geometry",
+        "Keep each descriptor's position and scale, a code as well, or the descriptor too (8, 24 or 156 bytes at 128 "
+        "dimensions); without a value: codes.",
+        choices=("positions", "codes", "descriptors"),
+        alone="codes",
+        default_text="none is kept",
+    )
     sync: bool = setting(False, "--sync", "Remove photos from the archive that are gone from PLACE.")
     moved: bool = setting(False, "--moved", "The archive's photos are at PLACE now.")
     retry_failed: bool = setting(False, "--retry-failed", "Try photos again that could not be decoded before.")
@@ -102,8 +111,12 @@ class IndexingConfig:
     collect_garbage: bool = setting(False, "--gc", "At the end, remove files of interrupted runs and former states.")
 
     def __post_init__(self) -> None:
-        from ctxdeploy.index import MAX_WORDS
+        from ctxdeploy.index import MAX_WORDS, IndexConfig
 
+        try:
+            object.__setattr__(self, "geometry", IndexConfig(geometry=self.geometry).geometry)
+        except ConfigError as error:
+            raise ConfigError(f"--{error}") from error
         check_types(self)
         if self.codebook is not None and self.words is not None:
             raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")

@@ -67,6 +67,8 @@ class DescriptorCache:
         from ctxdeploy.core.files import write_file
 
         facts = {"name": json.dumps(photo.name), "remark": photo.remark, **_facts(photo.file)}
+        if photo.size is not None:
+            facts["pixels"] = json.dumps(photo.size)
         path = self._path(photo.name)
         descriptors = photo.descriptors
         arrays = {
@@ -147,6 +149,14 @@ def _facts(file: FileState | None) -> dict[str, str]:
     return {"size": str(size), "mtime_ns": str(mtime_ns)}
 
 
+def _pixels(text: str | None) -> tuple[int, int] | None:
+    """Return width and height as they were written; None where an earlier version wrote none."""
+    if text is None:
+        return None
+    width, height = json.loads(text)
+    return int(width), int(height)
+
+
 def _header(file: BinaryIO) -> dict[str, Any]:
     """Return what a safetensors file says of itself, and leave the file where its tensors begin."""
     length = int.from_bytes(file.read(8), "little")
@@ -172,6 +182,7 @@ def _read(path: Path) -> PhotoDescriptors | None:
         return PhotoDescriptors(
             name=json.loads(facts["name"]),
             descriptors=LocalDescriptors(**arrays),
+            size=_pixels(facts.get("pixels")),
             file=None if state.size < 0 else state,
             remark=facts.get("remark", ""),
         )

@@ -152,6 +152,11 @@ class IndexingJob:
                 check_settings(index, self._archive, self._config)
                 check_model(index, self._bundle)
                 self._check_precision()
+            if (self._config.geometry, index.config.geometry) == ("codes", "positions"):
+                self._display.say(
+                    f"{self._archive} keeps positions alone, as --geometry did before there were codes, and goes on "
+                    "so; --verify needs codes: index the photos into another -o"
+                )
             self._report.stages = self._trainer.times
             store_model(self._archive, self._bundle)
             yield index
@@ -324,8 +329,11 @@ def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> Non
         raise ConfigError(
             f"{archive} has a codebook of {words} words: leave out --codebook and --words, or choose another -o"
         )
-    if config.geometry and not index.config.geometry:
-        raise ConfigError(f"{archive} was made without --geometry: leave it out, or choose another -o")
+    kept = index.config.geometry
+    # --geometry meant positions before there were codes: the command that made such an archive goes on.
+    if config.geometry not in ("none", kept) and (config.geometry, kept) != ("codes", "positions"):
+        made = "without --geometry" if kept == "none" else f"with --geometry {kept}"
+        raise ConfigError(f"{archive} was made {made}: leave it out, or choose another -o")
 
 
 def _failed_last(plan: IndexingPlan) -> "dict[str, PhotoSource]":

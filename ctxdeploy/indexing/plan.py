@@ -12,7 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import Index, IndexConfig
     from ctxdeploy.indexing.config import IndexingConfig
     from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
@@ -147,7 +147,7 @@ def check_sync(plan: IndexingPlan, archive: object, photos: "PhotoList") -> None
 # Photos that are tried, spread over all; one more goes first, for engines compile at their first photo of a size.
 TRIED = 5
 # A posting: a code of one bit a dimension, 2 bytes for the photo's number, 8 for position and scale.
-_NUMBER_BYTES, _GEOMETRY_BYTES = 2, 8
+_NUMBER_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +214,8 @@ def estimate(
     spent, given = extractor.statistics.seconds, extractor.config
     seconds = max(spent.network, spent.decode / given.workers, spent.read / given.read_threads) / len(sample)
     descriptors = sum(counts) / len(counts)
-    posting = (
-        extractor.bundle.extraction.dim / 8 + _NUMBER_BYTES + (_GEOMETRY_BYTES if _geometry(archive, config) else 0)
-    )
+    dim = extractor.bundle.extraction.dim
+    posting = dim / 8 + _NUMBER_BYTES + _index_config(archive, config).feature_bytes(dim)
     return Estimate(
         photos=len(photos),
         tried=len(counts),
@@ -227,10 +226,10 @@ def estimate(
     )
 
 
-def _geometry(archive: Path, config: "IndexingConfig") -> bool:
-    from ctxdeploy.index import Index
+def _index_config(archive: Path, config: "IndexingConfig") -> "IndexConfig":
+    from ctxdeploy.index import Index, IndexConfig
 
     if not is_archive(archive):
-        return config.geometry
+        return IndexConfig(geometry=config.geometry)
     with Index.open(archive) as index:
-        return index.config.geometry
+        return index.config

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index.codebook.aggregation import code_columns
-from ctxdeploy.index.config import Progress
+from ctxdeploy.index.config import Progress, keeps
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.manifest import ShardEntry
 from ctxdeploy.index.storage.names import name_tensors
-from ctxdeploy.index.storage.positions import position_tensors
+from ctxdeploy.index.storage.positions import feature_tensors
 from ctxdeploy.index.storage.shard import PLACES, HeldShard, Layout, Shard, not_empty
 from ctxdeploy.index.writer import Writer
 
@@ -152,10 +152,11 @@ def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Array
         "mtimes": _joined([shard.mtimes[kept] for shard, kept in zip(shards, live, strict=True)], np.int64),
         **name_tensors(name for shard in shards for name in shard.live_names()),
     }
-    if layout.geometry:
-        facts |= position_tensors(
-            shard.packed_positions(int(number)) for shard, kept in zip(shards, live, strict=True) for number in kept
+    if keeps(layout.geometry, "positions"):
+        packed = (
+            shard.packed_features(int(number)) for shard, kept in zip(shards, live, strict=True) for number in kept
         )
+        facts |= feature_tensors(packed, layout.geometry, layout.dim)
     return facts
 
 

@@ -91,7 +91,7 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
         if here != there:
             raise MismatchError(
                 f"the archives cannot be merged: {name} is {here} here and {there} there; "
-                "index both alike: one model, one --codebook, --geometry for both or none"
+                "index both alike: one model, one --codebook, one --geometry"
             )
 
 

@@ -153,8 +153,21 @@ def _code_problems(shard: Shard, layout: Layout) -> Iterator[str]:
 
 
 def _geometry_problems(shard: Shard, layout: Layout) -> Iterator[str]:
-    words, frames = shard.geometry_words, shard.geometry_frames
-    if words is not None and words.size and int(words.max()) >= layout.words:
+    words, offsets, frames = shard.geometry_words, shard.geometry_offsets, shard.geometry_frames
+    if words is None or offsets is None or frames is None:
+        return
+    if words.size and int(words.max()) >= layout.words:
         yield f"geometry_words holds {int(words.max())}, but there are {layout.words} words"
-    if frames is not None and not np.isfinite(frames).all():
+    rising = words[1:] >= words[:-1]
+    rising[offsets[(offsets > 0) & (offsets < words.size)].astype(np.int64) - 1] = True
+    if not rising.all():
+        yield "geometry_words do not rise within every photo"
+    if not np.isfinite(frames).all():
         yield "geometry_frames hold NaN or infinity"
+    codes, sizes, steps, used = shard.geometry_codes, shard.geometry_sizes, shard.geometry_steps, layout.dim % 64
+    if codes is not None and used and bool((codes[:, -1] >> np.uint64(used)).any()):
+        yield "geometry_codes have bits set beyond the dimension"
+    if sizes is not None and not np.array_equal(sizes[:, 0] == 0, sizes[:, 1] == 0):
+        yield "geometry_sizes hold a width without a height, or a height without a width"
+    if steps is not None and not (np.isfinite(steps) & (steps >= 0)).all():
+        yield "geometry_steps hold NaN, infinity or a number below 0"

@@ -28,6 +28,7 @@ MAX_HEADER = 1 << 20
 _ALIGNMENT = 64
 _DTYPES = {
     "U8": "|u1",
+    "I8": "|i1",
     "U16": "<u2",
     "U32": "<u4",
     "U64": "<u8",

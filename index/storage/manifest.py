@@ -16,7 +16,9 @@ from ctxdeploy.index.storage.format import NewerFormatError, unreadable
 
 FORMAT_NAME = "ctxdeploy-archive"
 # 2: removed photos, lists of names, statistics, geometry, a checksum. 1 is read, and written as 2 by the next commit.
-FORMAT_VERSION = 2
+# 3: geometry with codes or descriptors. An archive that keeps neither is still written as 2.
+FORMAT_VERSION = 3
+_KEEPS_POSITIONS_AT_MOST = {"none": False, "positions": True}
 CURRENT = "CURRENT"
 SHARDS = "shards"
 NAMES = "names"
@@ -127,16 +129,23 @@ class Manifest:
         optional = tuple(entry for entry in (self.failures, self.statistics) if entry is not None)
         return (self.codebook, *(file for entry in self.shards for file in entry.files), *optional)
 
+    @property
+    def format_version(self) -> int:
+        """The format in which it is written."""
+        return 3 if self.config.keeps("codes") else 2
+
     def metadata(self) -> dict[str, Any]:
         """Return the content of the JSON file."""
+        config = self.config.metadata()
+        config["geometry"] = _KEEPS_POSITIONS_AT_MOST.get(self.config.geometry, self.config.geometry)
         facts = {
             "format": FORMAT_NAME,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "number": self.number,
             "images": self.images,
             "words": self.words,
             "dim": self.dim,
-            "config": self.config.metadata(),
+            "config": config,
             "source": None if self.source is None else self.source.metadata(),
             "codebook": self.codebook.metadata(),
             "codebook_id": self.codebook_id,
@@ -260,7 +269,7 @@ def parse(text: bytes, where: str) -> Manifest:
 def _build(data: dict[str, Any]) -> Manifest:
     return Manifest(
         number=_count(data, "number"),
-        config=IndexConfig(**data["config"]),
+        config=_config(data),
         source=None if data["source"] is None else DescriptorSource(**data["source"]),
         codebook=_file(data["codebook"], "codebook"),
         codebook_id=str(data["codebook_id"]),
@@ -270,6 +279,17 @@ def _build(data: dict[str, Any]) -> Manifest:
         failures=_optional(data, "failures"),
         statistics=_optional(data, "statistics"),
     )
+
+
+def _config(data: dict[str, Any]) -> IndexConfig:
+    facts = {**data["config"]}
+    geometry = facts.get("geometry", False)
+    if isinstance(geometry, bool):
+        facts["geometry"] = "positions" if geometry else "none"
+    config = IndexConfig(**facts)
+    if config.keeps("codes") and data["format_version"] < FORMAT_VERSION:
+        raise ValueError(f"geometry {geometry!r} belongs to format_version {FORMAT_VERSION}")
+    return config
 
 
 def _shard(entry: Any) -> ShardEntry:

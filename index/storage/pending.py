@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import Aggregated, code_columns
+from ctxdeploy.index.config import keeps
 from ctxdeploy.index.storage.format import Arrays
 from ctxdeploy.index.storage.names import name_tensors
-from ctxdeploy.index.storage.positions import PackedPositions, position_tensors
+from ctxdeploy.index.storage.positions import PackedFeatures, feature_tensors
 from ctxdeploy.index.storage.shard import Layout
 
 
@@ -23,14 +24,14 @@ class Pending:
         name: of the photo.
         photo: its words and codes.
         file: state of its file; None if it is not known.
-        positions: of its features, in an archive with geometry.
+        features: what is kept of them, in an archive with geometry.
         replaces: shard and number of the photo of the same name whose place it takes.
     """
 
     name: str
     photo: Aggregated
     file: FileState | None = None
-    positions: PackedPositions | None = None
+    features: PackedFeatures | None = None
     replaces: tuple[int, int] | None = None
 
     @property
@@ -40,7 +41,7 @@ class Pending:
             4 * len(self.name)
             + self.photo.codes.nbytes
             + self.photo.words.nbytes
-            + (self.positions.nbytes if self.positions else 0)
+            + (self.features.nbytes if self.features else 0)
         )
 
 
@@ -69,8 +70,8 @@ def shard_tensors(layout: Layout, photos: Sequence[Pending]) -> Arrays:
         "mtimes": mtimes,
         **name_tensors(pending.name for pending in photos),
     }
-    if layout.geometry:
-        tensors |= position_tensors(pending.positions for pending in photos)
+    if keeps(layout.geometry, "positions"):
+        tensors |= feature_tensors((pending.features for pending in photos), layout.geometry, layout.dim)
     return tensors
 
 

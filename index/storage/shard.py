@@ -10,7 +10,7 @@ Tensors (W words, D dimensions, n photos, P postings = pairs of photo and word, 
     name_offsets  uint32 n+1
     sizes, mtimes int64 n           size in bytes and time of change in ns of each photo's file, -1 if unknown
 
-and with geometry (format 2), photo after photo, in a photo by rising word:
+and with geometry, photo after photo, in a photo by rising word:
 
     geometry_words      uint16 F    nearest word of each feature
     geometry_positions  uint16 F×2  x, y in 65,535ths of the photo's frame
@@ -18,7 +18,14 @@ and with geometry (format 2), photo after photo, in a photo by rising word:
     geometry_frames     float32 n×4 least x and y, extent in x and y
     geometry_offsets    uint32 n+1  features of photo i are geometry_offsets[i] .. geometry_offsets[i + 1]
 
-Format 1 is format 2 without geometry.
+and where codes are kept, and descriptors:
+
+    geometry_codes      uint64 F×C  signs of each feature's residual to its word
+    geometry_sizes      uint32 n×2  width and height of each photo, 0 if unknown
+    geometry_vectors    int8 F×D    descriptors, in steps of geometry_steps
+    geometry_steps      float32 F
+
+Format 1 has no geometry, format 2 at most positions. A shard is of the lowest format that can hold it.
 
 A shard's file never changes. Which of its photos are removed stands in a file of its own, as of one manifest:
 ``tombstones/<sha256>.safetensors`` has the tensor ``removed`` (uint16, rising numbers of photos in the shard), and its
@@ -37,14 +44,14 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import code_columns
-from ctxdeploy.index.config import MAX_SHARD_IMAGES
+from ctxdeploy.index.config import MAX_SHARD_IMAGES, keeps
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.manifest import SHARDS, TOMBSTONES, Manifest, ShardEntry, store
 from ctxdeploy.index.storage.names import decode_name, split_names, write_names
-from ctxdeploy.index.storage.positions import Features, PackedPositions, unpack_positions
+from ctxdeploy.index.storage.positions import Features, PackedFeatures, unpack_features
 
 FORMAT_NAME = "ctxdeploy-shard"
-FORMAT_VERSION = 2
+FORMAT_VERSIONS = (1, 2, 3)
 _TOMBSTONES_NAME = "ctxdeploy-tombstones"
 _TOMBSTONES_VERSION = 1
 MAX_POSTINGS = (1 << 32) - 1
@@ -60,7 +67,7 @@ class Layout:
     dim: int
     binary: bool
     codebook_id: str
-    geometry: bool = False
+    geometry: str = "none"
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
@@ -72,6 +79,11 @@ class Layout:
             codebook_id=manifest.codebook_id,
             geometry=manifest.config.geometry,
         )
+
+    @property
+    def format_version(self) -> int:
+        """The format in which shards are written."""
+        return 3 if keeps(self.geometry, "codes") else 2
 
     def metadata(self) -> dict[str, str]:
         """Return the texts in a shard's header, but its format."""
@@ -95,7 +107,7 @@ class Layout:
             "sizes": ("<i8", (images,)),
             "mtimes": ("<i8", (images,)),
         }
-        if self.geometry:
+        if keeps(self.geometry, "positions"):
             wanted |= {
                 "geometry_words": ("<u2", (features,)),
                 "geometry_positions": ("<u2", (features, 2)),
@@ -103,6 +115,12 @@ class Layout:
                 "geometry_frames": ("<f4", (images, 4)),
                 "geometry_offsets": ("<u4", (images + 1,)),
             }
+        if keeps(self.geometry, "codes"):
+            wanted["geometry_codes"] = ("<u8", (features, code_columns(self.dim)))
+            wanted["geometry_sizes"] = ("<u4", (images, 2))
+        if keeps(self.geometry, "descriptors"):
+            wanted["geometry_vectors"] = ("|i1", (features, self.dim))
+            wanted["geometry_steps"] = ("<f4", (features,))
         return wanted
 
 
@@ -128,6 +146,10 @@ class Shard:
     geometry_scales: NDArray[np.float16] | None = None
     geometry_frames: NDArray[np.float32] | None = None
     geometry_offsets: NDArray[np.uint32] | None = None
+    geometry_codes: NDArray[np.uint64] | None = None
+    geometry_sizes: NDArray[np.uint32] | None = None
+    geometry_vectors: NDArray[np.int8] | None = None
+    geometry_steps: NDArray[np.float32] | None = None
     removed: NDArray[np.uint16] = field(default_factory=lambda: _NOTHING)
 
     def __len__(self) -> int:
@@ -189,22 +211,26 @@ class Shard:
         found: NDArray[np.int64] = select_kernels.split_lists(self.word_offsets, self.images, words, len(self), photo)
         return found
 
-    def packed_positions(self, number: int) -> PackedPositions | None:
+    def packed_features(self, number: int) -> PackedFeatures | None:
         """Return the features of a photo as they stand in the file; None in a shard without geometry."""
         if self.geometry_offsets is None:
             return None
         part = slice(int(self.geometry_offsets[number]), int(self.geometry_offsets[number + 1]))
-        return PackedPositions(
+        return PackedFeatures(
             words=_there(self.geometry_words)[part],
             positions=_there(self.geometry_positions)[part],
             scales=_there(self.geometry_scales)[part],
             frame=_there(self.geometry_frames)[number],
+            codes=None if self.geometry_codes is None else self.geometry_codes[part],
+            size=None if self.geometry_sizes is None else self.geometry_sizes[number],
+            vectors=None if self.geometry_vectors is None else self.geometry_vectors[part],
+            steps=None if self.geometry_steps is None else self.geometry_steps[part],
         )
 
     def features(self, number: int) -> Features | None:
         """Return the features of a photo; None in a shard without geometry."""
-        packed = self.packed_positions(number)
-        return None if packed is None else unpack_positions(packed)
+        packed = self.packed_features(number)
+        return None if packed is None else unpack_features(packed)
 
 
 def _there(array: Any) -> Any:
@@ -246,7 +272,7 @@ def write_shard(folder: Path, layout: Layout, tensors: file_format.Arrays) -> Sh
     if postings > MAX_POSTINGS:
         raise ConfigError(f"{postings} postings in one shard are above {MAX_POSTINGS}: give a lower shard_images")
     names = write_names(folder, tensors)
-    facts = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION), **layout.metadata()}
+    facts = {"format": FORMAT_NAME, "format_version": str(layout.format_version), **layout.metadata()}
     file = store(folder, f"{SHARDS}/{{}}.safetensors", file_format.encode(tensors, facts))
     return ShardEntry(**file.metadata(), images=len(tensors["counts"]), postings=postings, names=names)
 
@@ -261,7 +287,7 @@ def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
     arrays, metadata = file_format.map_file(path)
     where = str(path)
     layout = Layout.of(manifest)
-    file_format.check_version(metadata, FORMAT_NAME, (1, FORMAT_VERSION), where)
+    file_format.check_version(metadata, FORMAT_NAME, FORMAT_VERSIONS, where)
     for name, value in layout.metadata().items():
         if metadata.get(name) != value:
             raise ArchiveError(f"{where} is damaged: {name} is {metadata.get(name)!r}, not {value!r}"[:500])
@@ -271,7 +297,7 @@ def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
     file_format.check_tensors(arrays, layout.tensors(entry.images, entry.postings, features), where)
     file_format.check_offsets(arrays["word_offsets"], entry.postings, f"{where}: word_offsets")
     file_format.check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{where}: name_offsets")
-    if layout.geometry:
+    if keeps(layout.geometry, "positions"):
         file_format.check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
     return Shard(path=path, **arrays, removed=read_tombstones(folder, entry))
 

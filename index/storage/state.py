@@ -166,7 +166,7 @@ def create_state(
         ConfigError: geometry with more than 65,536 words.
         StorageError: it cannot be written.
     """
-    if config.geometry and len(codebook) > MAX_WORDS:
+    if config.keeps("positions") and len(codebook) > MAX_WORDS:
         raise ConfigError(f"geometry holds words up to {MAX_WORDS}, but the codebook has {len(codebook)}")
     check_free(folder)
     for place in FOLDERS:

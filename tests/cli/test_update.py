@@ -264,13 +264,13 @@ def test_geometry_is_in_pixels_of_the_photos(call, bundle: Bundle, photos: Path,
     assert call("index", photos, "-o", archive, *options).code == 0
     extractor = Extractor(bundle)
     with Index.open(archive) as index:
-        assert index.config.geometry
+        assert index.config.geometry == "codes"
         for name in sorted(index.names()):
             descriptors, found = extractor.extract_one(photos / name), index.features(name)
             order = np.argsort(index.codebook.assign(descriptors.vectors, 1)[:, 0], kind="stable")
             assert np.abs(found.positions - descriptors.positions[order]).max() < 0.05
             assert np.allclose(found.scales, descriptors.scales[order], rtol=1e-3)
-    assert call("info", archive, "--json").json[0]["config"]["geometry"] is True
+    assert call("info", archive, "--json").json[0]["config"]["geometry"] == "codes"
     assert call("index", photos, "-o", archive, "-q", "--geometry").code == 0
 
 

@@ -20,7 +20,7 @@ from ctxdeploy.runtime.config import DecodeLimits, RemoteConfig
         (IndexingConfig, {"training_photos": None}, "--training-photos None is not a whole number"),
         (IndexingConfig, {"seed": True}, "seed True is not a whole number"),
         (IndexingConfig, {"sync": "no"}, "--sync 'no' is not true or false"),
-        (IndexingConfig, {"geometry": 1}, "--geometry 1 is not true or false"),
+        (IndexingConfig, {"geometry": 1}, "--geometry 1 is not one of none, positions, codes, descriptors"),
         (IndexingConfig, {"commit_seconds": "10"}, "--commit-seconds '10' is not a number"),
         (QueryConfig, {"top": 2.5}, "--top 2.5 is not a whole number"),
         (QueryConfig, {"alpha": "3"}, "--alpha '3' is not a number"),

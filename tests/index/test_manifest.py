@@ -52,7 +52,9 @@ def test_what_is_written_is_read(tmp_path: Path, make_codebook: Any) -> None:
     ("change", "text"),
     [
         (lambda m: m.update(format="tar"), "format is not"),
-        (lambda m: m.update(format_version=3), "format_version 3, this ctxdeploy reads versions up to 2: upgrade"),
+        (lambda m: m.update(format_version=4), "format_version 4, this ctxdeploy reads versions up to 3: upgrade"),
+        (lambda m: m["config"].update(geometry="codes"), "geometry .codes. belongs to format_version 3"),
+        (lambda m: m["config"].update(geometry="all"), "geometry .all. is not one of none, positions"),
         (lambda m: m["shards"][0].update(removed=6), "removed 6 of .* is not below its images 6"),
         (lambda m: (m["shards"][0].update(removed=1), m.update(images=5)), "tombstones .* contradict"),
         (lambda m: m["shards"][0]["names"].update(file="names/x"), "names/x"),

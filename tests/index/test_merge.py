@@ -60,7 +60,7 @@ def test_archives_that_do_not_belong_together(tmp_path: Path, two: Any, make_cod
                 ({"codebook": make_codebook(seed=8)}, "codebook is"),
                 ({"config": IndexConfig(binary=False)}, "binary is True here and False there"),
                 ({"config": IndexConfig(assignment=2)}, "assignment is 1 here and 2 there"),
-                ({"config": IndexConfig(geometry=True)}, "geometry is False here"),
+                ({"config": IndexConfig(geometry=True)}, "geometry is none here"),
                 ({"source": source}, "model is None here and m there"),
             ]
         ):

@@ -194,7 +194,7 @@ def test_damaged_tensors_are_named(archive: Any, tensor: str, change: Any, text:
     ("field", "value", "text"),
     [
         ("format", "x", "format is 'x'"),
-        ("format_version", "3", "format_version '3', this ctxdeploy reads 1 or 2: upgrade"),
+        ("format_version", "4", "format_version '4', this ctxdeploy reads 1 or 2 or 3: upgrade"),
         ("kind", "float", "kind"),
         ("dim", "128", "dim"),
         ("words", "17", "words"),

@@ -149,7 +149,7 @@ def test_version_2(copied: Any, maker: Any, maker_2: Any, name: str, dim: int) -
         index.check_source(model="m" * 64, preprocessing="p" * 64)
         check(index, photos, expected["now"])
         geometry = index.features("a.jpg")
-        if index.config.geometry:
+        if index.config.keeps("positions"):
             assert geometry is not None
             order = np.argsort(index.codebook.assign(photos[2])[:, 0], kind="stable")
             assert np.allclose(geometry.positions, maker_2.positions(len(order))[order], atol=0.02)

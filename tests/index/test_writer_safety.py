@@ -143,7 +143,7 @@ def _interrupted(work: Callable[[], None], line: int) -> bool:
 
 
 def test_the_geometry_of_a_photo_that_was_just_added(tmp_path: Path, codebook: Codebook) -> None:
-    with Index.create(tmp_path / "a", codebook, config=IndexConfig(geometry=True)) as index:
+    with Index.create(tmp_path / "a", codebook, config=IndexConfig(geometry="descriptors")) as index:
         for name in ("a", "b"):
             index.add(name, np.ones((3, 8), np.float32), positions=np.zeros((3, 2)))
             found = index.features(name)

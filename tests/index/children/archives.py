@@ -57,7 +57,7 @@ def answers(index: Index, queries: list[Any]) -> dict[str, Any]:
     for idf in (False, True):
         hits = [by_score_and_name(found) for found in index.search_batch(queries, 1000, idf=idf)]
         found[f"hits {idf}"] = [[[hit.name, hit.score] for hit in part] for part in hits]
-    if index.config.geometry:
+    if index.config.keeps("positions"):
         for name in sorted(index.known()):
             features = index.features(name)
             if features is None:

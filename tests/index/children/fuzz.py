@@ -37,7 +37,8 @@ def make(path: Path, config: IndexConfig, words: Codebook) -> None:
     with Index.create(path, words, config=config) as index:
         for number, name in enumerate(NAMES[:9]):
             vectors = POOL[number][:, : words.dim]
-            index.add(name, vectors, positions=positions(vectors), file=FileState(size=number, mtime_ns=-1))
+            size = (4000, 3000 + number) if number % 2 else None
+            index.add(name, vectors, positions=positions(vectors), size=size, file=FileState(size=number, mtime_ns=-1))
         index.record_failures([{"name": "bad", "reason": "cut", "stage": "decode"}])
         index.commit()
         index.remove([NAMES[2], NAMES[7]])
@@ -178,7 +179,7 @@ def held_verify(folder: Path) -> list[str]:
 def main(folder: Path, count: int, seed: int) -> None:
     """Mutate three archives; that with the large codebook, which is slower, once in six times."""
     os.fsync = lambda handle: None  # type: ignore[assignment]
-    made: list[Any] = [(IndexConfig(shard_images=5, geometry=True), codebook())]
+    made: list[Any] = [(IndexConfig(shard_images=5, geometry="descriptors"), codebook())]
     made.append((IndexConfig(shard_images=5, binary=False, idf=True, assignment=2), codebook()))
     made.append((IndexConfig(shard_images=5, idf=True), codebook(4200, CELLS_DIM)))  # a codebook with cells
     archives = []

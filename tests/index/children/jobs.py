@@ -15,7 +15,7 @@ from ctxdeploy.index import Index, IndexConfig
 
 POOL = pool()
 CODEBOOK = codebook()
-CONFIG = IndexConfig(shard_images=4, idf=True, geometry=True)
+CONFIG = IndexConfig(shard_images=4, idf=True, geometry="descriptors")
 QUERIES = [POOL[1], POOL[5]]
 Job = Callable[[Path], None]
 
@@ -24,7 +24,8 @@ def photo(name: str, number: int) -> PhotoDescriptors:
     """Return one of the pool's photos under a name."""
     vectors = POOL[number]
     descriptors = LocalDescriptors(vectors=vectors, positions=positions(vectors).astype("float32"))
-    return PhotoDescriptors(name=name, descriptors=descriptors, file=FileState(size=number, mtime_ns=7))
+    file = FileState(size=number, mtime_ns=7)
+    return PhotoDescriptors(name=name, descriptors=descriptors, size=(4000, 3000 + number), file=file)
 
 
 def make_base(path: Path) -> None:

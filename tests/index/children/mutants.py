@@ -137,14 +137,14 @@ def wrong_layout(data: bytes, chance: random.Random) -> bytes:
     elif kind == 3:
         a["shape"], b["shape"] = b["shape"], a["shape"]
     else:
-        a["dtype"] = chance.choice(("U8", "U16", "U32", "U64", "I32", "I64", "F16", "F32", "F64", "BF16", "BOOL"))
+        a["dtype"] = chance.choice(("U8", "I8", "U16", "U32", "U64", "I32", "I64", "F16", "F32", "F64", "BF16", "BOOL"))
     return build(header, body)
 
 
 def arrays_of(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return header and writable arrays of a sound file."""
     header, body = parse(data)
-    types = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8", "F16": "<f2"}
+    types = {"U8": "u1", "I8": "i1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8", "F16": "<f2"}
     types |= {"F32": "<f4", "F64": "<f8"}
     arrays = {}
     for name, entry in header.items():
