@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctxdeploy.core.errors import ArchiveError, MismatchError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.core.types import FileState, LocalDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
 from ctxdeploy.index.codebook.assignment import Cells
