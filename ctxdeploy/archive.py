@@ -25,6 +25,7 @@ from ctxdeploy.core.errors import (
 from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
 from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.urls import is_url, without_secrets
+from ctxdeploy.judgement import Judgement
 from ctxdeploy.models import find_bundle, only_here
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def archive_problems(path: Path) -> list[str]:
     problems = Index.problems(path)
     # An archive made in Python has neither model nor origin.
     ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()
-    for check in (open_model, photo_place) if ours else ():
+    for check in (open_model, photo_place, Judgement.load) if ours else (Judgement.load,):
         try:
             check(path)
         except CtxdeployError as error:

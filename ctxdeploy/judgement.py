@@ -7,18 +7,25 @@ follows the score that the best of N unrelated photos is expected to have. What 
 how many of its matches one map explains, and whether it is a match of a hit that is sure.
 """
 
+import heapq
 import json
 import math
+import zlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ArchiveError, ConfigError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
 from ctxdeploy.core.files import checksum, write_file
 from ctxdeploy.core.reading import read_regular
+from ctxdeploy.core.text import name_bytes
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
 
 JUDGEMENT = "judgement.json"
 FORMAT_NAME = "ctxdeploy-judgement"
@@ -33,8 +40,8 @@ SAMPLE, COHORT = 256, 2048
 
 # Shares of a ranking whose scores are fitted. Above them are the photos that do show the same.
 _SHARES = (0.05, 0.1, 0.2, 0.3)
-# log s₀ and c where little or nothing is known: between those of the built-in models on their own archives, which weigh
-# as much as this many photos. Their 1000th part scores exp(-6.3), and no archive of theirs is a third or three times it.
+# log s₀ and c where little is known: between those of the built-in models. They weigh as much as this many photos. The
+# 1000th part of unrelated photos then scores exp(-6.3), and no archive was seen with a third or three times that.
 _LEVEL, _SHAPE, _WEIGHT = -9.2, 1.5, 50.0
 _MARGIN, _SHAPES = math.log(3), (0.7, 2.5)
 _RARE = math.log(math.log(1000))
@@ -58,16 +65,16 @@ class _Odds:
 # Fitted by benchmarks/judgement.py --fit on landmarks that the network was not trained on; one photo of the same in the
 # archive for every second query. By what matched the features; None without verification.
 _OUTSIDE: dict[str | None, _Odds] = {
-    None: _Odds(base=-1.23, height=4.21),
-    "words": _Odds(base=-2.49, height=3.18, matched=0.77),
-    "codes": _Odds(base=-2.49, height=3.18, matched=0.77),
-    "descriptors": _Odds(base=-7.36, height=2.49, matched=2.07),
+    None: _Odds(base=-1.3, height=4.2),
+    "words": _Odds(base=-8.2, height=3.2, matched=2.3),
+    "codes": _Odds(base=-2.5, height=3.2, matched=0.7),
+    "descriptors": _Odds(base=-7.3, height=2.5, matched=2.0),
 }
 _STORED: dict[str | None, _Odds] = {
-    None: _Odds(base=-2.05, height=3.31),
-    "words": _Odds(base=-3.3, height=2.5, matched=0.77),
-    "codes": _Odds(base=-3.3, height=2.5, matched=0.77),
-    "descriptors": _Odds(base=-8.2, height=2.0, matched=2.07),
+    None: _Odds(base=-2.1, height=3.3),
+    "words": _Odds(base=-9.1, height=2.4, matched=2.4),
+    "codes": _Odds(base=-3.2, height=2.3, matched=0.8),
+    "descriptors": _Odds(base=-8.4, height=1.7, matched=2.2),
 }
 
 
@@ -94,24 +101,16 @@ class Judgement:
     query_words: int
 
     def __post_init__(self) -> None:
-        ranges = {
-            "photos": (int, 0, math.inf),
-            "sampled": (int, 0, math.inf),
-            "level": (float, -30.0, 10.0),
-            "shape": (float, 0.1, 10.0),
-            "low": (float, -10.0, 0.0),
-            "high": (float, 0.0, 10.0),
-            "query_words": (int, 1, 64),
-        }
-        for name, (kind, least, most) in ranges.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
-                raise ConfigError(f"{name} of a judgement is {value!r}, not in {least:g}..{most:g}")
+        counts = (("photos", 0, math.inf), ("sampled", 0, math.inf), ("query_words", 1, 64))
+        numbers = (("level", -30.0, 10.0), ("shape", 0.1, 10.0), ("low", -10.0, 0.0), ("high", 0.0, 10.0))
+        for kind, ranges in ((int, counts), (float, numbers)):
+            for name, least, most in ranges:
+                value = getattr(self, name)
+                if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+                    raise ConfigError(f"{name} of a judgement is {value!r}, not in {least:g}..{most:g}")
 
     @classmethod
-    def fit(
-        cls, scores: NDArray[np.float64], *, photos: int, query_words: int = 5, usual: bool = True
-    ) -> "Judgement":
+    def fit(cls, scores: NDArray[np.float64], *, photos: int, query_words: int = 5, usual: bool = True) -> "Judgement":
         """Learn from the scores of stored photos for each other.
 
         Args:
@@ -121,9 +120,9 @@ class Judgement:
             usual: the archive scores as by default (binary, alpha 3, threshold 0, no idf), so that what is known of
                 other archives says something about this one.
 
-        Few photos say little: then what is known of other archives counts more. Photos that show the same do no harm
-        as long as they are fewer than a twentieth; in an archive of one thing alone the level is up to three times that
-        of others, and not higher.
+        Few photos say little: then what is known of other archives counts more. Photos that show the same do little
+        harm as long as they are fewer than a twentieth; in an archive of one thing alone what unrelated photos score is
+        taken to be three times what is usual, and not more.
         """
         rows = [row[~np.isnan(row)] for row in scores]
         tops = [_at_shares(row) for row in rows if len(row)]
@@ -141,7 +140,9 @@ class Judgement:
                     rare = _clipped(weight * rare + (1 - weight) * known, known - _MARGIN, known + _MARGIN)
                 level = rare - shape * _RARE
                 first = table[:, 0] - np.median(table[:, 0])
-                low, high = (weight * float(np.clip(np.quantile(first, q), -math.log(2), math.log(2))) for q in (0.1, 0.9))
+                low, high = (
+                    weight * float(np.clip(np.quantile(first, q), -math.log(2), math.log(2))) for q in (0.1, 0.9)
+                )
         return cls(
             photos=photos,
             sampled=len(tops),
@@ -194,9 +195,9 @@ class Judgement:
             stored: the query is asked with an archived photo's codes, not with descriptors.
             inliers: H, of the hits' verifications, -1 for a hit that was not verified; None if none was.
             matches: what matched the features: ``words``, ``codes`` or ``descriptors``.
-            links: L×H, the scores of the hits for each of the first L of them, asked as stored photos, 0 for itself. What
-                is a match of a hit is a match of the query, as surely as both: the best of these products counts, where
-                it is more than the hit's own. None if they are not known.
+            links: L×H, the scores of the hits for each of the first L of them, asked as stored photos, 0 for itself.
+                What is a match of a hit is a match of the query, as surely as both: the best of these products counts,
+                where it is more than the hit's own. None if they are not known.
         """
         table = _STORED if stored else _OUTSIDE
         height = self._height(np.asarray(scores, np.float64), photos, self._own(ranking, photos, stored), stored)
@@ -206,7 +207,8 @@ class Judgement:
             verified = _probability(table[matches], height, np.log1p(np.maximum(counted, 0)))
             found = np.where(counted >= 0, verified, found)
         if links is not None and len(links):
-            link = _probability(_STORED[None], self._height(np.asarray(links, np.float64), photos, 0.0, True))
+            heights = self._height(np.asarray(links[: len(found)], np.float64), photos, 0.0, True)
+            link = _probability(_STORED[None], heights)
             found = np.maximum(found, (found[: len(link), np.newaxis] * link).max(axis=0))
         return found
 
@@ -256,9 +258,43 @@ class Judgement:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ArchiveError(
-                f"{path} is damaged ({error}): remove it; the next run of  ctxdeploy index  makes it anew"
-            ) from error
+            raise ArchiveError(f"{path} is damaged: the next run of  ctxdeploy index  makes it anew") from error
+
+
+def judge_archive(index: "Index") -> Judgement:
+    """Fit an archive's judgement from its stored codes: no photo and no network is needed.
+
+    The photos that are compared are drawn by a hash of their names, so that the same photos give the same judgement.
+    """
+    names = heapq.nsmallest(COHORT, index.names(), key=_drawn)
+    scores = index.scores(names[:SAMPLE], names) if names else np.empty((0, 0))
+    np.fill_diagonal(scores, np.nan)
+    config = index.config
+    usual = config.binary and not config.idf and (config.alpha, config.threshold) == (3.0, 0.0)
+    return Judgement.fit(scores, photos=len(index), query_words=config.query_assignment, usual=usual)
+
+
+def judgement_of(index: "Index", *, keep: bool = True) -> Judgement:
+    """Return the judgement that an archive has; if it has none, a damaged one, or one of other photos: fit it.
+
+    Args:
+        index: the archive.
+        keep: store with the archive what had to be fitted, if it can be written.
+    """
+    try:
+        found = Judgement.load(index.path)
+    except ArchiveError:
+        found = None
+    if found is None or found.is_stale(len(index)):
+        found = judge_archive(index)
+        if keep and len(index):
+            with suppress(StorageError):  # it is fitted anew when it is needed
+                found.save(index.path)
+    return found
+
+
+def _drawn(name: str) -> tuple[int, str]:
+    return zlib.crc32(name_bytes(name)), name
 
 
 def _at_shares(row: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -33,6 +33,7 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
 from ctxdeploy.indexing.report import IndexingReport
+from ctxdeploy.judgement import judgement_of
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import PhotoDescriptors
@@ -234,7 +235,7 @@ class IndexingJob:
             self._report.missing = len(gone)
 
     def _finish(self, index: "Index") -> None:
-        """Compact if it is worth it, and remove what is no longer needed."""
+        """Compact if it is worth it, remove what is no longer needed, and judge the archive if its photos changed."""
         merged = 0
         try:
             with self._display.steps("compacting") as step:
@@ -246,6 +247,7 @@ class IndexingJob:
         if merged or self._config.collect_garbage:
             index.collect_garbage()
         self._report.compacted += merged
+        judgement_of(index)
 
 
 @contextmanager
