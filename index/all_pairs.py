@@ -48,8 +48,6 @@ def search_all(
     factors = state.factors(scoring.idf)
     photos = [np.flatnonzero(shard.live[: len(shard)]) for shard in state.shards] if asked is None else asked.photos
     total, done = sum(map(len, photos)), 0
-    if among is not None and total > BLOCK:
-        among.prepare(threads)
 
     def work(block: Block) -> list[list[Hit]]:
         return _ask(searcher, block, top, scoring, factors, among)

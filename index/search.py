@@ -136,6 +136,29 @@ class Searcher:
         threads.run(work, list(self._tasks(self.groups([[(query, 1.0)] for query in queries], scoring), 1, chosen)))
         return result
 
+    def parts(
+        self, query: Aggregated, photo: Aggregated, scoring: Scoring
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return the words that a query shares with a photo, rising, and what each adds to the score."""
+        common, left, right = np.intersect1d(query.words, photo.words, assume_unique=True, return_indices=True)
+        if not len(common):
+            return common, np.zeros(0, np.float64)
+        count = len(common)
+        codes = photo.codes[right]
+        # Each word a photo of its own.
+        lists = Postings(
+            words=common,
+            starts=np.arange(count + 1),
+            images=np.arange(count).astype(np.uint16),
+            codes=np.ascontiguousarray(codes.T) if self.state.manifest.config.binary else codes,
+        )
+        batch = make_batch(
+            [Aggregated(words=common, codes=query.codes[left])], [self.state.weights(common, scoring.idf)], [1.0]
+        )
+        norms = [self.state.weights(words, scoring.idf).sum(dtype=np.float64) for words in (query.words, photo.words)]
+        row = self.scores(lists, 0, count, batch, scoring)[0].astype(np.float64)
+        return common, np.divide(row, np.sqrt(norms[0] * norms[1]), out=np.zeros(count), where=norms[0] * norms[1] > 0)
+
     def groups(self, combinations: Sequence[Combination], scoring: Scoring) -> list[Group]:
         """Divide combinations into groups that are searched together; each its own where that is as fast."""
         asked: list[tuple[int, list[tuple[Aggregated, NDArray[np.float32], float, float]]]] = []
