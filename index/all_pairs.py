@@ -83,7 +83,7 @@ def _ask(
     found: list[list[Hit]] = [[] for _ in numbers]
     if not len(rows):
         return found
-    group = Group(rows.tolist(), [batch], [[1.0]] * len(rows))
+    group = Group(rows.tolist(), [batch], [[1.0]] * len(rows), [{}] * len(rows))
     # One hit more, and all as good as it, so that each photo itself can be left out wherever it stands among equals.
     parts = [
         searcher.scan(Task(other, 0, _length(state, other, among), group), factors[other], top + 1, scoring, among)

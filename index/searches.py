@@ -17,7 +17,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.all_pairs import BLOCK, search_all
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
 from ctxdeploy.index.config import Hit, Progress
-from ctxdeploy.index.expansion import checked_expand, expanding
+from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
@@ -113,15 +113,13 @@ class Searches(ABC):
         asked: list[Combination] = [[(query, 1.0)] for query, _ in ready]
         chosen = self._chosen(searcher.state, among, len(asked) * (1 + count))
         search = partial(searcher.search_combined, scoring=scoring, threads=self._threads, among=chosen)
+        added = None
         if count:
-            names = [query if isinstance(query, str) else None for query in queries]
-            found = [
-                [hit for hit in hits if hit.name != name]
-                for name, hits in zip(names, search(asked, 2 * count + 1), strict=True)
-            ]
             owns = [math.fsum(searcher.parts(query, own, scoring)[1]) for query, own in ready]
-            asked = self._expanded(searcher.state, asked, map(expanding, found, owns, repeat(count)))
-        return search(asked, min(wanted, max(len(searcher.state), 1)))
+            asked, added = self._expanded(
+                searcher.state, asked, map(expansion, search(asked, count + COPIES), owns, repeat(count))
+            )
+        return search(asked, min(wanted, max(len(searcher.state), 1)), added=added)
 
     def search_combined(
         self,
@@ -265,16 +263,18 @@ class Searches(ABC):
         return [found[number] for number in range(len(queries))]
 
     def _expanded(
-        self, state: State, asked: Sequence[Combination], others: Iterable[list[tuple[str, float]]]
-    ) -> list[Combination]:
-        """Return combinations with stored photos added, each of which is read once."""
-        added = list(others)
-        names = list(dict.fromkeys(name for part in added for name, _ in part))
+        self, state: State, asked: Sequence[Combination], expansions: Iterable[Expansion]
+    ) -> tuple[list[Combination], list[dict[int, float]]]:
+        """Return combinations with the hits that ask too, each of which is read once; and what each copy has more."""
+        found = list(expansions)
+        names = list(dict.fromkeys(name for one in found for name, _ in one.asking))
         photos = dict(zip(names, aggregated(state, self._places(state, names), self._threads), strict=True))
-        return [
-            [*combination, *((photos[name], coefficient) for name, coefficient in part)]
-            for combination, part in zip(asked, added, strict=True)
+        combinations: list[Combination] = [
+            [*combination, *((photos[name], weight) for name, weight in one.asking)]
+            for combination, one in zip(asked, found, strict=True)
         ]
+        copies = [self._places(state, one.copies) for one in found]
+        return combinations, [{int(state.bases[shard]) + number: 1.0 for shard, number in places} for places in copies]
 
     def _aggregate(
         self, state: State, queries: list[NDArray[np.float32]], own: bool
