@@ -27,12 +27,15 @@ from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
 from ctxdeploy.indexing.report import IndexingReport
+from ctxdeploy.judgement import Judgement, judgement_of
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
-from ctxdeploy.query import Answer, Query, QueryConfig, ask, ask_many
+from ctxdeploy.query import Answer, Query, QueryConfig
+from ctxdeploy.querying.answerer import Answerer
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
+from ctxdeploy.querying.verifying import PhotoFeatures
 from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
@@ -70,6 +73,8 @@ class PhotoIndex:
         self._writing_thread: int | None = None
         self._writer: Index | None = None
         self._config = IndexingConfig()
+        self._files = PhotoFeatures()
+        self._judged: tuple[int, Judgement] | None = None
 
     @classmethod
     def create(
@@ -238,7 +243,7 @@ class PhotoIndex:
         """
         given = config or QueryConfig(top=top, box=_box(box))
         with self._state.reading() as index:
-            return ask(index, lambda: self._model.checked(index), self._query(photo, index, given.box), given).hits
+            return self._answerer(index, given).answer(self._query(photo, index, given.box)).hits
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None
@@ -260,8 +265,7 @@ class PhotoIndex:
         with self._state.reading() as index:
             # Refused before the model is loaded.
             index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
-            network = self._network(index)
-            yield from ask_many(index, network, self._queries(photos, index, given.box), given)
+            yield from self._answerer(index, given).answers(self._queries(photos, index, given.box))
 
     def pairs(self, config: PairsConfig | None = None, *, display: Display = _SILENT) -> FoundPairs:
         """Return the pairs of photos that are worth matching: an iterable of two names and their score.
@@ -395,6 +399,25 @@ class PhotoIndex:
             from ctxdeploy.index import Index
 
             self._writer = Index.open(self._path, writable=True)
+
+    def _answerer(self, index: "Index", config: QueryConfig) -> Answerer:
+        return Answerer(
+            index=index,
+            name=fspath(self._path),
+            network=self._network(index),
+            judgement=lambda: self._judgement(index),
+            image_size=lambda: self._model.bundle.preprocessing.image_size,
+            folder=photo_folder(self._path),
+            files=self._files,
+            config=config,
+        )
+
+    def _judgement(self, index: "Index") -> Judgement:
+        """Return the judgement of a state, kept for later queries."""
+        number, judged = index.state.manifest.number, self._judged
+        if judged is None or judged[0] != number:
+            judged = self._judged = (number, judgement_of(index, keep=self._at is None))
+        return judged[1]
 
     def _network(self, index: "Index") -> "Callable[[], Extractor]":
         """Return what loads the network when it is asked for it first, and all else that a search needs beside it."""
