@@ -4,6 +4,7 @@ A query is a file, the bytes of one, a PIL image or an array, which all go throu
 photo of the archive, of which nothing but its stored codes is needed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -176,3 +177,14 @@ class QueryConfig:
     def is_judged(self) -> bool:
         """Whether hits have probabilities: what is known of an archive's scores holds for its own settings."""
         return self.alpha is None and self.threshold is None and self.idf is None
+
+
+def box_of(box: Box | Sequence[float] | None) -> Box | None:
+    """Return a box of four numbers (x0, y0, x1, y1), or as it is; ``ConfigError`` if it is not one."""
+    if box is None or isinstance(box, Box):
+        return box
+    try:
+        x0, y0, x1, y1 = map(float, box)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"box {box!r} is not four numbers: give it as x0, y0, x1, y1") from error
+    return Box(x0=x0, y0=y0, x1=x1, y1=y1)

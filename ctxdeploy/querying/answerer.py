@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.text import counted
+from ctxdeploy.core.text import counted, photo_name, printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Features, Hit, rank
 from ctxdeploy.judgement import LINKS, Judgement
 from ctxdeploy.query import Answer, Query, QueryConfig
+from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.querying.turning import choose, further_turns
 from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, no_geometry, verify_hits
 
@@ -98,17 +99,20 @@ class Answerer:
     files: PhotoFeatures
     config: QueryConfig
 
-    def answer(self, query: Query) -> Answer:
+    def answer(self, photo: "Photo | IndexedPhoto") -> Answer:
         """Return the answer to a query.
+
+        Args:
+            photo: a photo; a text may name one of the archive, where no file is called so.
 
         Raises:
             PhotoError: the photo cannot be read, or the box does not lie in it.
             ConfigError: the archive lacks what is asked of it.
         """
-        return self._answers([self._described(query)])[0]
+        return self._answers([self._described(photo)])[0]
 
-    def answers(self, queries: Iterable[Query | PhotoError]) -> Iterator[Answer | PhotoError]:
-        """Yield an answer for each query, or why there is none, in order.
+    def answers(self, photos: "Iterable[Photo | IndexedPhoto]") -> Iterator[Answer | PhotoError]:
+        """Yield an answer for each photo, or why there is none, in order.
 
         Searching for several at once reads every posting once. Where the network is slower than the search, nothing is
         won by that, so an answer waits for others no longer than the last search took.
@@ -116,9 +120,9 @@ class Answerer:
         waiting: list[_Found | PhotoError] = []
         max_wait = 0.0
         since = time.perf_counter()
-        for query in queries:
+        for photo in photos:
             try:
-                waiting.append(query if isinstance(query, PhotoError) else self._described(query))
+                waiting.append(self._described(photo))
             except PhotoError as error:
                 waiting.append(error)
             now = time.perf_counter()
@@ -134,7 +138,23 @@ class Answerer:
         for item in waiting:
             yield item if isinstance(item, PhotoError) else next(answers)
 
-    def _described(self, query: Query) -> _Found:
+    def _query(self, photo: "Photo | IndexedPhoto") -> Query:
+        """Return what to ask with; a photo of the archive needs its file where a part of it is asked for."""
+        if isinstance(photo, IndexedPhoto):
+            name = photo.name
+            if name not in self.index:
+                archive = printable(self.name)
+                raise PhotoError(
+                    f"{printable(name)}: the archive holds no photo of this name; see  ctxdeploy names {archive}"
+                )
+        elif isinstance(photo, str) and (name := photo_name(photo)) in self.index and not _is_there(photo):
+            pass
+        else:
+            return Query(photo=photo_source(photo))
+        return Query(photo=indexed_source(name, self.folder), indexed=self.config.box is None)
+
+    def _described(self, photo: "Photo | IndexedPhoto") -> _Found:
+        query = self._query(photo)
         if query.indexed:
             return _Found(query=query)
         return self._turned(query, (0,))[0]
@@ -272,3 +292,10 @@ def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> lis
     first = [known.get(hit.name) or NO_MAP for hit in hits[: config.verify]]
     ranked = rank(hits, first, config.verification)
     return [replace(hit, verification=known.get(hit.name)) for hit in ranked]
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long for a path, or in a folder that may not be looked into
+        return False
