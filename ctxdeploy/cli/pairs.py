@@ -1,7 +1,7 @@
 """``ctxdeploy pairs``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -22,9 +22,6 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.pairs import FORMATS, FoundPairs, PairsConfig, check_names, encode_pairs, write_pairs
 from ctxdeploy.photo_index import PhotoIndex
-
-if TYPE_CHECKING:
-    from ctxdeploy.pairs import Pair
 
 # Bridges and photos that are named; --json has all.
 _SHOWN = 5
@@ -55,7 +52,8 @@ def command(
 
     Each photo is paired with the K others that a search with its archived codes finds first: neither its file nor the
     network is needed. Each pair stands in the file once, and no photo with itself. Of each first photo the best pair
-    stands first. The file appears whole, or not at all.
+    stands first. The file appears whole, or not at all. With --format csv, inliers and probability
+    follow the score where they were asked for.
     """
     to_stdout = str(output) == "-"
     if to_stdout and as_json:
@@ -80,16 +78,22 @@ def command(
         shown.say(line) if to_stdout else echo(line)
 
 
-def _bridge(pair: "Pair") -> dict[str, Any]:
-    return {"name": pair.name, "other": pair.other, "score": pair.score}
-
-
 def _summary(found: FoundPairs, photos: int) -> dict[str, Any]:
     """Return what ``--json`` prints."""
     facts: dict[str, Any] = {"pairs": len(found), "photos": len(found.names), "asked": found.asked, "paired": photos}
     if found.parts is not None and found.alone is not None:
+        further = {name: column[found.bridges].tolist() for name, column in found.further.items()}
+        bridges = [
+            {
+                "name": pair.name,
+                "other": pair.other,
+                "score": pair.score,
+                **{name: of[i] for name, of in further.items()},
+            }
+            for i, pair in enumerate(found.at(found.bridges))
+        ]
         facts |= {
-            "bridges": [_bridge(pair) for pair in found.at(found.bridges)],
+            "bridges": bridges,
             "parts": found.parts,
             "alone": found.alone,
             "without_descriptors": found.without_descriptors,

@@ -10,6 +10,9 @@ from ctxdeploy.core.settings import check_types, setting
 # Names of photos: in a file, one a line; those that begin with a text that ends in / or *; or given one by one.
 Photos: TypeAlias = str | Collection[str]
 
+# What is left out where pairs are verified and nothing else is said.
+_VERIFIED = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
@@ -18,6 +21,9 @@ class PairsConfig:
     Attributes:
         top: other photos at most that one photo is paired with on its own behalf; of others' it may be in more pairs.
         min_score: pairs below it are left out; of the search with archived codes, in which a photo has 1 with itself.
+        min_probability: pairs less sure than this to show the same are left out; see ``Judgement``. None: none is, or
+            with ``verify`` those below 0.1.
+        verify: compare the pairs by geometry, by what the archive keeps of their features; their probability says it.
         queries: photos that look for others; all if None.
         mapped: photos that are looked for; all if None.
         skip_neighbours: pairs of one sequence nearer than this many frames are left out. A sequence is what lies in one
@@ -28,6 +34,10 @@ class PairsConfig:
 
     top: int = setting(20, "--top", "Other photos for each photo.", metavar="K")
     min_score: float = setting(0.0, "--min-score", "Leave out pairs below it.")
+    min_probability: float | None = setting(
+        None, "--min-probability", "Leave out pairs less sure to show the same.", default_text="0.1 with --verify"
+    )
+    verify: bool = setting(False, "--verify", "Compare the pairs by geometry (archives with --geometry).")
     queries: Photos | None = setting(
         None,
         "--queries",
@@ -50,6 +60,8 @@ class PairsConfig:
             raise ConfigError(f"--top {self.top} is not positive: ask for at least one other photo")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"--min-score {self.min_score:g} is not in 0..1")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise ConfigError(f"--min-probability {self.min_probability:g} is not in 0..1")
         if self.skip_neighbours < 0:
             raise ConfigError(f"--skip-neighbours {self.skip_neighbours} is negative: give a number of frames, or 0")
         for flag, photos in (("--queries", self.queries), ("--mapped", self.mapped)):
@@ -59,3 +71,8 @@ class PairsConfig:
             raise ConfigError(
                 "--connected is for pairs within one set of photos: give --queries and --mapped the same LIST"
             )
+
+    @property
+    def least_probability(self) -> float | None:
+        """The probability below which pairs are left out; None if they are not judged."""
+        return _VERIFIED if self.verify and self.min_probability is None else self.min_probability

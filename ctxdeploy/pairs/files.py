@@ -11,7 +11,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import write_file
 from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import printable, short
-from ctxdeploy.pairs.finding import Pair
+from ctxdeploy.pairs.finding import FoundPairs, Pair
 
 # Pairs that are written at once.
 _TOGETHER = 8192
@@ -126,12 +126,28 @@ def check_names(names: Iterable[str], form: str, *, allow_spaces: bool = False) 
 
 
 def encode_pairs(pairs: Iterable[Pair], form: str) -> Iterator[bytes]:
-    """Yield the bytes of a file of pairs, some thousand pairs at a time; names must have been checked."""
+    """Yield the bytes of a file of pairs, some thousand pairs at a time; names must have been checked.
+
+    In ``csv`` what else ``FoundPairs`` knows follows the score: inliers, probability.
+    """
+    if form == "csv" and isinstance(pairs, FoundPairs) and pairs.further:
+        yield from _wide(pairs)
+        return
     chosen, rest = FORMATS[form], iter(pairs)
     if chosen.head:
         yield chosen.head.encode()
     while block := list(islice(rest, _TOGETHER)):
         yield "".join(map(chosen.line, block)).encode("utf-8", "surrogateescape")
+
+
+def _wide(pairs: FoundPairs) -> Iterator[bytes]:
+    line, further = FORMATS["csv"].line, pairs.further
+    yield (_CSV_HEAD.rstrip() + "".join(f",{name}" for name in further) + "\n").encode()
+    columns = [column.tolist() for column in further.values()]
+    rows = zip(pairs, zip(*columns, strict=True), strict=True)
+    while block := list(islice(rows, _TOGETHER)):
+        lines = [line(pair).rstrip("\n") + "".join(f",{value!r}" for value in values) + "\n" for pair, values in block]
+        yield "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair], form: str) -> None:

@@ -1,16 +1,19 @@
 """The pairs of an archive: of each photo those others that a search with its archived codes finds first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.progress import Display
+from ctxdeploy.judgement import judgement_of
 from ctxdeploy.pairs.bridges import Graph, bridges, by_name, parts_of
+from ctxdeploy.pairs.columns import Columns, joined, ranks
 from ctxdeploy.pairs.config import PairsConfig
+from ctxdeploy.pairs.judging import Judge, matches_of, verifications
 from ctxdeploy.pairs.selection import Sequences, selected
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ class FoundPairs:
         names: of all photos of the archive, in order, byte by byte.
         first, second: P int32, places in ``names``.
         scores: P float64.
+        inliers: P int32, see ``Verification``; None if the pairs were not compared by geometry.
+        probabilities: P float64, that the two photos show the same; None if no pair was left out by it.
         asked: photos that looked for others.
         bridges: pairs that joined parts, best first: places in ``first``.
         parts: how many parts no pair joins, photos by themselves included; None if that was not looked into.
@@ -52,6 +57,8 @@ class FoundPairs:
     first: NDArray[np.int32]
     second: NDArray[np.int32]
     scores: NDArray[np.float64]
+    inliers: NDArray[np.int32] | None
+    probabilities: NDArray[np.float64] | None
     asked: int
     bridges: NDArray[np.int64]
     parts: int | None = None
@@ -64,6 +71,12 @@ class FoundPairs:
     def __iter__(self) -> Iterator[Pair]:
         return self.at(np.arange(len(self)))
 
+    @property
+    def further(self) -> dict[str, NDArray[Any]]:
+        """What is known of each pair besides its score, by name."""
+        columns = {"inliers": self.inliers, "probability": self.probabilities}
+        return {name: column for name, column in columns.items() if column is not None}
+
     def at(self, places: NDArray[np.int64]) -> Iterator[Pair]:
         """Yield the pairs at some places."""
         for begin in range(0, len(places), _TOGETHER):
@@ -73,32 +86,11 @@ class FoundPairs:
                 yield Pair(self.names[one], self.names[other], score)
 
 
-class _Columns(NamedTuple):
-    """Pairs as columns: numbers of both photos, the score, and whether it is a bridge."""
-
-    first: NDArray[np.int32]
-    second: NDArray[np.int32]
-    scores: NDArray[np.float64]
-    bridge: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, first: object, second: object, scores: object, *, bridge: bool) -> "_Columns":
-        columns = np.asarray(first, np.int32), np.asarray(second, np.int32), np.asarray(scores, np.float64)
-        return cls(*columns, np.full(len(columns[0]), bridge))
-
-    def at(self, places: NDArray[np.generic]) -> "_Columns":
-        return _Columns(*(column[places] for column in self))
-
-    def turned(self, where: NDArray[np.bool_]) -> "_Columns":
-        first, second = np.where(where, self.second, self.first), np.where(where, self.first, self.second)
-        return _Columns(first, second, self.scores, self.bridge)
-
-
 def find_pairs(index: "Index", config: PairsConfig, display: Display) -> FoundPairs:
     """Return the pairs of an archive: for each photo its best others, each pair once.
 
     The order is that of the first photos' names, and of each the best pair first; the first of a pair is the photo that
-    looked for the other, of two that did the first by name. Equal scores stand in order of names. 17 bytes a pair, and
+    looked for the other, of two that did the first by name. Equal scores stand in order of names. 29 bytes a pair, and
     the names, are held in memory.
 
     Args:
@@ -121,20 +113,26 @@ def find_pairs(index: "Index", config: PairsConfig, display: Display) -> FoundPa
         sequences=Sequences(names) if config.skip_neighbours > 1 else None,
         frames=config.skip_neighbours,
     )
-    pairs = _once(_joined([_Columns.of([], [], [], bridge=False), *_hits(graph, config, mapped, display)]), len(names))
+    search = _Search(graph, config, mapped, display)
+    pairs = search.judged(joined([Columns.of([], [], [], bridge=False), *search.pairs()]).once(len(names)))
+    if config.least_probability is not None:
+        pairs = pairs.at(np.flatnonzero(pairs.probabilities >= config.least_probability))
     part: NDArray[np.int64] | None = None
     if config.connected:
-        pairs, part = _connected(graph, pairs, display)
+        pairs = joined([pairs, search.judged(_bridges(graph, pairs, display))])
+        part = parts_of(len(names), pairs.first, pairs.second)
     pairs = pairs.turned(~(queries[pairs.first] & mapped[pairs.second]))
     if config.symmetric:
-        pairs = _joined([pairs, pairs.turned(np.ones(len(pairs.scores), np.bool_))])
-    pairs = pairs.at(np.lexsort((pairs.second, -pairs.scores, pairs.first)))
+        pairs = joined([pairs, pairs.turned(np.ones(len(pairs.scores), np.bool_))])
+    pairs = pairs.in_order()
     alone = None if part is None else _alone(graph, part)
     return FoundPairs(
         names=names,
         first=pairs.first,
         second=pairs.second,
         scores=pairs.scores,
+        inliers=pairs.inliers if config.verify else None,
+        probabilities=None if config.least_probability is None else pairs.probabilities,
         asked=int(queries.sum()),
         bridges=np.flatnonzero(pairs.bridge),
         parts=None if part is None else len(np.unique(part[queries])),
@@ -143,58 +141,65 @@ def find_pairs(index: "Index", config: PairsConfig, display: Display) -> FoundPa
     )
 
 
-def _hits(graph: Graph, config: PairsConfig, mapped: NDArray[np.bool_], display: Display) -> Iterator[_Columns]:
-    """Yield the pairs of each photo with its best others, some photos' at once."""
-    asked = graph.members
-    names = None if asked.all() else [graph.names[i] for i in np.flatnonzero(asked)]
-    among = None if mapped.all() else [graph.names[i] for i in np.flatnonzero(mapped)]
-    found = graph.index.search_all(config.top + graph.neighbours, names=names, among=among)
-    with display.progress("pairs", int(asked.sum())) as progress:
-        while block := list(islice(found, _TOGETHER)):
-            yield _best(block, graph, config)
-            progress.advance(len(block))
+class _Search:
+    """The search for the pairs of an archive, and what it learns on the way for judging them."""
+
+    def __init__(self, graph: Graph, config: PairsConfig, mapped: NDArray[np.bool_], display: Display) -> None:
+        self._graph, self._config, self._display, self._mapped = graph, config, display, mapped
+        self._judgement = None if config.least_probability is None else judgement_of(graph.index, keep=False)
+        # An archive without geometry is refused before it is searched.
+        self._matches = matches_of(graph.index) if config.verify else "words"
+        self._levels = np.full(len(graph.names), np.nan)
+        self._depth = 0
+        if self._judgement is not None and mapped.all():
+            self._depth = self._judgement.depth(len(graph.names))
+
+    def pairs(self) -> Iterator[Columns]:
+        """Yield the pairs of each photo with its best others, some photos' at once."""
+        graph, asked, mapped = self._graph, self._graph.members, self._mapped
+        names = None if asked.all() else [graph.names[i] for i in np.flatnonzero(asked)]
+        among = None if mapped.all() else [graph.names[i] for i in np.flatnonzero(mapped)]
+        top = max(self._config.top + graph.neighbours, self._depth)
+        found = graph.index.search_all(top, names=names, among=among)
+        with self._display.progress("pairs", int(asked.sum())) as progress:
+            while block := list(islice(found, _TOGETHER)):
+                yield self._best(block)
+                progress.advance(len(block))
+
+    def _best(self, block: "list[tuple[str, list[Hit]]]") -> Columns:
+        numbers, hits = self._graph.numbers, [hit for _, found in block for hit in found]
+        for name, found in block if self._depth else []:
+            if len(found) >= self._depth:
+                self._levels[numbers[name]] = found[self._depth - 1].score
+        owners = np.repeat([numbers[name] for name, _ in block], [len(found) for _, found in block])
+        others = np.fromiter((numbers[hit.name] for hit in hits), np.int32, len(hits))
+        pairs = Columns.of(owners, others, [hit.score for hit in hits], bridge=False)
+        good = pairs.scores >= self._config.min_score
+        if self._graph.sequences is not None:
+            good &= ~self._graph.sequences.near(pairs.first, pairs.second, self._graph.frames)
+        pairs = pairs.at(np.flatnonzero(good))
+        return pairs.at(np.flatnonzero(ranks(pairs.first) < self._config.top))
+
+    def judged(self, pairs: Columns) -> Columns:
+        """Return the pairs with their inliers and probabilities, as far as they are asked for."""
+        graph = self._graph
+        if self._config.verify:
+            inliers = pairs.inliers.copy()
+            for places, found in verifications(graph.index, graph.names, pairs, self._matches, self._display):
+                inliers[places] = [one.inliers for one in found]
+            pairs = pairs._replace(inliers=inliers)
+        if self._judgement is not None:
+            judge = Judge(self._judgement, self._levels, graph.members, self._matches)
+            pairs = pairs._replace(probabilities=judge.probabilities(pairs))
+        return pairs
 
 
-def _best(block: "list[tuple[str, list[Hit]]]", graph: Graph, config: PairsConfig) -> _Columns:
-    numbers, hits = graph.numbers, [hit for _, found in block for hit in found]
-    owners = np.repeat([numbers[name] for name, _ in block], [len(found) for _, found in block])
-    others = np.fromiter((numbers[hit.name] for hit in hits), np.int32, len(hits))
-    pairs = _Columns.of(owners, others, [hit.score for hit in hits], bridge=False)
-    good = pairs.scores >= config.min_score
-    if graph.sequences is not None:
-        good &= ~graph.sequences.near(pairs.first, pairs.second, graph.frames)
-    pairs = pairs.at(np.flatnonzero(good))
-    place = np.arange(len(pairs.first))
-    begins = np.append(True, pairs.first[1:] != pairs.first[:-1])[: len(place)]
-    rank = place - np.maximum.accumulate(np.where(begins, place, 0))
-    return pairs.at(np.flatnonzero(rank < config.top))
-
-
-def _joined(parts: Sequence[_Columns]) -> _Columns:
-    return _Columns(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _once(pairs: _Columns, count: int) -> _Columns:
-    """Return each pair of ``count`` photos once, its photos in order, with the higher of its scores."""
-    low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
-    keys = low.astype(np.int64) * count + high
-    order = np.lexsort((-pairs.scores, keys))
-    kept = order[np.append(True, np.diff(keys[order]) != 0)[: len(order)]]
-    return _Columns(low[kept], high[kept], pairs.scores[kept], pairs.bridge[kept])
-
-
-def _connected(graph: Graph, pairs: _Columns, display: Display) -> tuple[_Columns, NDArray[np.int64]]:
-    """Return the pairs with those that join their parts, and the part of each photo then."""
-    count = len(graph.names)
+def _bridges(graph: Graph, pairs: Columns, display: Display) -> Columns:
+    """Return pairs that join the parts that others leave."""
     with display.progress("bridges", None) as progress:
-        found = bridges(graph, parts_of(count, pairs.first, pairs.second), progress)
-    columns = (
-        [bridge.first for bridge in found],
-        [bridge.second for bridge in found],
-        [-bridge.cost for bridge in found],
-    )
-    pairs = _joined([pairs, _Columns.of(*columns, bridge=True)])
-    return pairs, parts_of(count, pairs.first, pairs.second)
+        found = bridges(graph, parts_of(len(graph.names), pairs.first, pairs.second), progress)
+    ends = [bridge.first for bridge in found], [bridge.second for bridge in found]
+    return Columns.of(*ends, [-bridge.cost for bridge in found], bridge=True)
 
 
 def _alone(graph: Graph, part: NDArray[np.int64]) -> list[str]:
