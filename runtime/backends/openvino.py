@@ -10,6 +10,7 @@ from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, CtxdeployError
 from ctxdeploy.core.extras import require
+from ctxdeploy.runtime.backends import unsigned
 from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, load_error
 
 # Compiled kernels that are kept, one per layer, scale and input shape. OpenVINO's default of 5000 took 634 MB after 320
@@ -78,7 +79,7 @@ def check_openvino_precision(capabilities: list[str], precision: str) -> None:
 
 
 def inlined(path: Path) -> bytes:
-    """Return a serialised ONNX model as OpenVINO needs it.
+    """Return a serialised ONNX model as OpenVINO needs it, int8 in its unsigned form.
 
     It takes the nodes of local functions for unknown operators: they are inlined. It adds a bias within a convolution
     only if no other one shares it: every scale gets its own, so that a convolution of int8 returns int8 and not fp32
@@ -88,6 +89,7 @@ def inlined(path: Path) -> bytes:
     model = onnx.load(str(path))
     if model.functions:
         model = require("onnx.inliner", "cpu").inline_local_functions(model)
+    unsigned.rewrite(model.graph)
     _own_biases(model.graph)
     serialised: bytes = model.SerializeToString()
     return serialised

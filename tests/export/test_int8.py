@@ -145,8 +145,13 @@ def test_onnxruntime_and_openvino_agree(
     small_graph: Any, int8_graph: Any, samples: Mapping[str, Image], session_of: Session, tmp_path: Path
 ) -> None:
     pytest.importorskip("openvino")
-    reference, ort = session_of(small_graph), session_of(int8_graph)
+    import onnx
+
+    from ctxdeploy.runtime.backends.unsigned import with_unsigned
+
     openvino = openvino_session(int8_graph, tmp_path)
+    unsigned = onnx.load_from_string(with_unsigned(tmp_path / "model.onnx"))
+    reference, ort = session_of(small_graph), session_of(unsigned)
     photos = {name: samples[name] for name in ("coffee", "rocket", "astronaut")}
     # OpenVINO adds to a sum before it rounds, ONNX Runtime after; both are as near to fp32.
     assert cosine(photos, ort, openvino) > 0.98
@@ -195,27 +200,94 @@ def test_openvino_gets_a_bias_for_every_convolution(int8_graph: Any, tmp_path: P
     assert sum(layer["runtimePrecision"] in ("i8", "u8") for layer in convolutions) == 2 * 19
 
 
-def test_unsigned_form_for_onnxruntime(
+def test_unsigned_form(
     small_graph: Any, int8_graph: Any, samples: Mapping[str, Image], session_of: Session, tmp_path: Path
 ) -> None:
     import onnx
 
-    from ctxdeploy.runtime.backends.onnxruntime import with_unsigned
+    from ctxdeploy.runtime.backends.unsigned import with_unsigned
 
     path = tmp_path / "model.onnx"
     path.write_bytes(int8_graph.SerializeToString())
     unsigned = onnx.load_from_string(with_unsigned(path))
-    zeros = {tensor.name: tensor.data_type for tensor in unsigned.graph.initializer}
+    zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in unsigned.graph.initializer}
     producers = {tensor: node for node in unsigned.graph.node for tensor in node.output}
     for node in unsigned.graph.node:
         if node.op_type == "QuantizeLinear":
-            signed = producers[node.input[0]].op_type not in ("Relu", "MaxPool")
-            assert zeros[node.input[2]] == (onnx.TensorProto.INT8 if signed else onnx.TensorProto.UINT8)
+            positive = producers[node.input[0]].op_type in ("Relu", "MaxPool")
+            assert zeros[node.input[2]].dtype == np.uint8 and zeros[node.input[2]] == (0 if positive else 128)
     photos = {name: samples[name] for name in ("coffee", "rocket")}
     assert cosine(photos, session_of(int8_graph), session_of(unsigned)) > 0.99
     # A graph without int8 stays as it is, byte for byte.
     path.write_bytes(small_graph.SerializeToString())
     assert with_unsigned(path) == path.read_bytes()
+
+
+def two_layers(reach: float, limit: float) -> Any:
+    """Return photo → 1×1 convolution → Clip(0, limit) → 1×1 convolution, int8 around the Clip reaching ``reach``."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = {
+        "w": np.arange(-6, 6, dtype=np.float32).reshape(4, 3, 1, 1),
+        "v": np.ones((2, 4, 1, 1), np.float32) / 4,
+        "low": np.float32(0),
+        "high": np.float32(limit),
+        "scale": np.float32(reach / 127),
+        "zero": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Clip", ["a", "low", "high"], ["b"]),
+        helper.make_node("QuantizeLinear", ["b", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Conv", ["d", "v"], ["y"]),
+    ]
+    shapes = {"x": [1, 3, 40, 40], "y": [1, 2, 40, 40]}
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "two", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(("reach", "limit"), [(6.0, 6.0), (2.5, 6.0), (9.0, 6.0)])
+def test_unsigned_form_is_a_relu6_with_half_the_error(reach: float, limit: float) -> None:
+    import onnx
+    import onnxruntime
+
+    from ctxdeploy.runtime.backends.unsigned import rewrite
+
+    signed = two_layers(reach, limit)
+    unsigned = onnx.ModelProto()
+    unsigned.CopyFrom(signed)
+    assert rewrite(unsigned.graph)
+    onnx.checker.check_model(unsigned, full_check=True)
+    assert [node.op_type for node in unsigned.graph.node] == ["Conv", "QuantizeLinear", "DequantizeLinear", "Conv"]
+    assert "low" not in {tensor.name for tensor in unsigned.graph.initializer}
+    x = np.random.default_rng(3).uniform(-1, 1, (1, 3, 40, 40)).astype(np.float32)
+    first, second = array(signed, "w")[:, :, 0, 0], array(signed, "v")[:, :, 0, 0]
+    inside = np.clip(np.einsum("oc,bchw->bohw", first.astype(float), x.astype(float)), 0, min(reach, limit))
+    wanted = np.einsum("oc,bchw->bohw", second.astype(float), inside)
+    errors = []
+    for proto in (signed, unsigned):
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        errors.append(float(np.square(session.run(None, {"x": x})[0] - wanted).mean()) ** 0.5)
+    step = min(reach, limit) / 255
+    assert errors[1] < step / 12**0.5 * 0.6, "the mean of four rounding errors is half of one"
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_other_clips_keep_their_limits() -> None:
+    from onnx import numpy_helper
+
+    from ctxdeploy.runtime.backends.unsigned import rewrite
+
+    proto = two_layers(6.0, 6.0)
+    (low,) = [tensor for tensor in proto.graph.initializer if tensor.name == "low"]
+    low.CopyFrom(numpy_helper.from_array(np.float32(-1), "low"))
+    assert rewrite(proto.graph)
+    assert [node.op_type for node in proto.graph.node][1] == "Clip"
+    (quantise_node,) = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    assert array(proto, quantise_node.input[2]) == 128 and array(proto, quantise_node.input[1]) == np.float32(6 / 127)
 
 
 def test_batch_equals_single_and_tiny_images_run(
