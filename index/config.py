@@ -157,6 +157,8 @@ class Verification:
         query_points: m×2 float32, x and y of the matches that the map explains, in pixels of the query.
         photo_points: m×2 float32, theirs in pixels of the photo.
         box: where the query, or its part, lies in the photo; None without a map.
+        similarity: of all these matches: the sum of cosine⁸ of matched descriptors, or their number where they match by
+            word and code. It orders hits better than ``inliers``.
     """
 
     inliers: int
@@ -164,6 +166,7 @@ class Verification:
     query_points: NDArray[np.float32]
     photo_points: NDArray[np.float32]
     box: Box | None
+    similarity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Every match proposes a scale and a shift; how well each proposal explains all matches is an exact integer, and the best
 few are refined. 1000 matches are 10⁶ distances of float32, 16 at a time. Sums of the refinement are float64 over rising
-matches, so that a map depends on neither the processor nor on what else is verified.
+matches, so that a map depends neither on the processor nor on what else is verified.
 """
 
 import numpy as np
@@ -11,10 +11,31 @@ from numpy.typing import NDArray
 from ctxdeploy.index.kernels.intrinsics import compiled, inlined
 
 GRID = 16
-# Proposals that are refined; ranks beyond it never won on the photos that the constants were chosen on.
+# Weight of a match that is as good as can be.
+FULL = 4096
+# Matches that propose a map, the heaviest: photos of 1000 features have 60 by descriptors, 300 by words.
+PROPOSALS = 1024
+# Proposals that are refined, the best by weight; 32 instead of 8 change no ranking of 150 queries.
 REFINED = 8
 REFITS = 2
+# How much a map may stretch or shrink, in any direction.
 LEAST, MOST = 0.25, 4.0
+# Matches that a map explains at least: two of them agree by chance in half of all unrelated photos.
+FEWEST = 4
+
+
+@compiled
+def points(
+    positions: NDArray[np.float32], scales: NDArray[np.float32], factor: float, turn: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return n×3: turned and scaled x and y, and scales as they are."""
+    result = np.empty((positions.shape[0], 3), np.float32)
+    for row in range(positions.shape[0]):
+        x, y = np.float64(positions[row, 0]), np.float64(positions[row, 1])
+        result[row, 0] = (turn[0, 0] * x + turn[0, 1] * y) * factor
+        result[row, 1] = (turn[1, 0] * x + turn[1, 1] * y) * factor
+        result[row, 2] = scales[row]
+    return result
 
 
 @compiled
@@ -22,31 +43,32 @@ def fit(
     query: NDArray[np.float32],
     photo: NDArray[np.float32],
     matches: NDArray[np.int32],
-    strengths: NDArray[np.int32],
+    weights: NDArray[np.int32],
     frame: NDArray[np.float64],
     tolerance: float,
     affine: bool,
-) -> tuple[NDArray[np.float64], NDArray[np.int32], int]:
-    """Find the map from query to photo that most matches agree with.
+) -> tuple[NDArray[np.float64], NDArray[np.int32], int, int]:
+    """Find the map from query to photo that explains most matches by weight; of equal ones, the one of the first match.
 
     Args:
         query: n×3, x, y and scale of each feature.
         photo: n'×3, as ``query``.
         matches: m×2, a feature of the query and one of the photo.
-        strengths: m, how alike they are: of two matches of a feature the stronger is kept, then the earlier.
+        weights: m, above 0: of several matches of a feature the heaviest is taken, then the first.
         frame: x0, y0, x1, y1 of the query.
         tolerance: how far a match may be from where the map has it, in both photos.
         affine: refine to an affine map, not to a similarity.
 
     Returns:
         2×3 map; the matches that it explains, each feature in one of them at most; cells of a 16×16 grid over the
-        frame that have one, 0 if there is no map.
+        frame that have one; the weight of all of them. Without a map there are no matches.
     """
     count = matches.shape[0]
     best = np.zeros((2, 3), np.float64)
-    none = np.zeros(0, np.int32)
-    if count == 0:
-        return best, none, 0
+    kept = np.zeros(0, np.int32)
+    heaviest = np.int64(0)
+    if count < FEWEST:
+        return best, kept, 0, 0
     places = np.empty((4, count), np.float32)
     ratios = np.empty(count, np.float32)
     for m in range(count):
@@ -54,11 +76,9 @@ def fit(
         places[0, m], places[1, m] = query[q, 0], query[q, 1]
         places[2, m], places[3, m] = photo[p, 0], photo[p, 1]
         ratios[m] = query[q, 2] / photo[p, 2]
-    order = np.argsort(-strengths, kind="mergesort")
-    votes = _vote(places, ratios, np.float32(tolerance))
-    kept, cells, strength = none, 0, np.int64(0)
+    order = np.argsort(-weights, kind="mergesort")
+    votes = _vote(places, ratios, weights, order[:PROPOSALS], np.float32(tolerance))
     used = np.zeros((2, max(query.shape[0], photo.shape[0])), np.bool_)
-    grid = np.zeros(GRID * GRID, np.bool_)
     for _ in range(min(REFINED, count)):
         m = int(np.argmax(votes))
         if votes[m] <= 0:
@@ -70,27 +90,29 @@ def fit(
         current[0, 2] = places[2, m] - scale * places[0, m]
         current[1, 2] = places[3, m] - scale * places[1, m]
         for refit in range(REFITS + 1):
-            inliers = _inliers(current, places, tolerance, matches, order, used)
-            occupied = _cells(places, inliers, frame, grid)
-            total = np.int64(0)
-            for i in inliers:
-                total += strengths[i]
-            if occupied > cells or (occupied == cells and total > strength):
-                best, kept, cells, strength = current, inliers, occupied, total
-            if refit < REFITS:
+            inliers, weight = _inliers(current, places, tolerance, matches, weights, order, used)
+            if weight > heaviest and len(inliers) >= FEWEST:
+                best, kept, heaviest = current, inliers, weight
+            if refit < REFITS and len(inliers) > 1:
                 current = _refined(places, inliers, affine)
                 if not _allowed(current):
                     break
-    return best, kept, cells
+    return best, kept, _cells(places, kept, frame), int(heaviest)
 
 
 @compiled
-def _vote(places: NDArray[np.float32], ratios: NDArray[np.float32], tolerance: np.float32) -> NDArray[np.int32]:
-    """Return how many matches agree with the scale and shift of each; 0 where the scale is out of range."""
+def _vote(
+    places: NDArray[np.float32],
+    ratios: NDArray[np.float32],
+    weights: NDArray[np.int32],
+    proposals: NDArray[np.int64],
+    tolerance: np.float32,
+) -> NDArray[np.int32]:
+    """Return the weight of what scale and shift of each proposing match explain; 0 where the scale is out of range."""
     count = ratios.shape[0]
     votes = np.zeros(count, np.int32)
     qx, qy, px, py = places[0], places[1], places[2], places[3]
-    for m in range(count):
+    for m in proposals:
         scale = ratios[m]
         if not LEAST <= scale <= MOST:
             continue
@@ -99,20 +121,20 @@ def _vote(places: NDArray[np.float32], ratios: NDArray[np.float32], tolerance: n
         found = np.int32(0)
         for i in range(count):
             x, y = scale * qx[i] + dx - px[i], scale * qy[i] + dy - py[i]
-            found += np.int32(x * x + y * y <= limit)
+            found += weights[i] if x * x + y * y <= limit else np.int32(0)
         votes[m] = found
     return votes
 
 
 @inlined
-def _inliers(current, places, tolerance, matches, order, used):  # type: ignore[no-untyped-def]
-    """Return the matches that a map explains, strongest first where a feature has several, by rising number."""
+def _inliers(current, places, tolerance, matches, weights, order, used):  # type: ignore[no-untyped-def]
+    """Return the matches that a map explains, by rising number, and their weight; each feature counts once."""
     a, b, c, d = current[0, 0], current[0, 1], current[1, 0], current[1, 1]
     determinant = a * d - b * c
     limit = tolerance * tolerance
     kept = np.zeros(order.shape[0], np.bool_)
     used[:] = False
-    found = 0
+    found, weight = 0, np.int64(0)
     for m in order:
         x = a * places[0, m] + b * places[1, m] + current[0, 2] - places[2, m]
         y = c * places[0, m] + d * places[1, m] + current[1, 2] - places[3, m]
@@ -123,24 +145,25 @@ def _inliers(current, places, tolerance, matches, order, used):  # type: ignore[
                 used[0, q] = used[1, p] = True
                 kept[m] = True
                 found += 1
+                weight += weights[m]
     inliers = np.empty(found, np.int32)
     at = 0
     for m in range(kept.shape[0]):
         if kept[m]:
             inliers[at] = m
             at += 1
-    return inliers
+    return inliers, weight
 
 
 @inlined
-def _cells(places, inliers, frame, grid):  # type: ignore[no-untyped-def]
-    grid[:] = False
+def _cells(places, inliers, frame):  # type: ignore[no-untyped-def]
+    grid = np.zeros(GRID * GRID, np.bool_)
     width, height = max(frame[2] - frame[0], 1e-6), max(frame[3] - frame[1], 1e-6)
     for m in inliers:
         column = min(max(int((places[0, m] - frame[0]) / width * GRID), 0), GRID - 1)
         row = min(max(int((places[1, m] - frame[1]) / height * GRID), 0), GRID - 1)
         grid[row * GRID + column] = True
-    return np.sum(grid)
+    return int(np.sum(grid))
 
 
 @inlined
@@ -184,7 +207,7 @@ def _allowed(current):  # type: ignore[no-untyped-def]
     """Tell whether a map does not mirror, and neither stretches nor shrinks more than fourfold in any direction."""
     a, b, c, d = current[0, 0], current[0, 1], current[1, 0], current[1, 1]
     determinant = a * d - b * c
-    squares = a * a + b * b + c * c + d * d
-    # of the singular values: sum of squares and product
-    root = np.sqrt(max(squares * squares - 4 * determinant * determinant, 0.0))
-    return determinant > 0 and squares + root <= 2 * MOST * MOST and squares - root >= 2 * LEAST * LEAST
+    # Of the two singular values squared: their sum, and the difference that their product leaves.
+    total = a * a + b * b + c * c + d * d
+    apart = np.sqrt(max(total * total - 4 * determinant * determinant, 0.0))
+    return determinant > 0 and total + apart <= 2 * MOST * MOST and total - apart >= 2 * LEAST * LEAST
