@@ -1,7 +1,7 @@
 """The door of the product: a folder of photos to an archive, photos to answers, in one object."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,26 +22,27 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
 from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.text import photo_name, printable
 from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
 from ctxdeploy.indexing.report import IndexingReport
+from ctxdeploy.judgement import Judgement, judgement_of
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
-from ctxdeploy.query import Answer, Query, QueryConfig, ask, ask_many
-from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
+from ctxdeploy.query import Answer, QueryConfig, box_of
+from ctxdeploy.querying.answerer import Answerer
+from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs
+from ctxdeploy.querying.verifying import PhotoFeatures
 from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Hit, Index
-    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoSource
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.sources import PhotoList, Selection
 
 _SILENT = Display(quiet=True)
-_GIVE_PAIRS = "give a folder, or pairs such as (path.name, path)"
 
 
 class PhotoIndex:
@@ -70,6 +71,8 @@ class PhotoIndex:
         self._writing_thread: int | None = None
         self._writer: Index | None = None
         self._config = IndexingConfig()
+        self._files = PhotoFeatures()
+        self._judged: tuple[int, Judgement] | None = None
 
     @classmethod
     def create(
@@ -207,7 +210,7 @@ class PhotoIndex:
                     return job.place(photos)
                 if isinstance(photos, str | PathLike):
                     return job.place(list_photos(fspath(photos), recursive=recursive, selection=selection))
-                return job.stream(_pairs(photos))
+                return job.stream(photo_pairs(photos))
             finally:
                 self._hold_writer()
                 self._state.refresh()
@@ -236,9 +239,9 @@ class PhotoIndex:
             MismatchError: it was made with another model or preprocessing.
             ConfigError: a setting is outside its range.
         """
-        given = config or QueryConfig(top=top, box=_box(box))
+        given = config or QueryConfig(top=top, box=box_of(box))
         with self._state.reading() as index:
-            return ask(index, lambda: self._model.checked(index), self._query(photo, index, given.box), given).hits
+            return self._answerer(index, given).answer(photo).hits
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None
@@ -260,8 +263,7 @@ class PhotoIndex:
         with self._state.reading() as index:
             # Refused before the model is loaded.
             index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
-            network = self._network(index)
-            yield from ask_many(index, network, self._queries(photos, index, given.box), given)
+            yield from self._answerer(index, given).answers(photos)
 
     def pairs(self, config: PairsConfig | None = None, *, display: Display = _SILENT) -> FoundPairs:
         """Return the pairs of photos that are worth matching: an iterable of two names and their score.
@@ -396,65 +398,21 @@ class PhotoIndex:
 
             self._writer = Index.open(self._path, writable=True)
 
-    def _network(self, index: "Index") -> "Callable[[], Extractor]":
-        """Return what loads the network when it is asked for it first, and all else that a search needs beside it."""
-        loaded: list[Extractor] = []
+    def _answerer(self, index: "Index", config: QueryConfig) -> Answerer:
+        return Answerer(
+            index=index,
+            name=fspath(self._path),
+            network=self._model.loading(index),
+            judgement=lambda: self._judgement(index),
+            image_size=lambda: self._model.bundle.preprocessing.image_size,
+            folder=photo_folder(self._path),
+            files=self._files,
+            config=config,
+        )
 
-        def load() -> "Extractor":
-            if not loaded:
-                with index.preparing():
-                    loaded.append(self._model.checked(index))
-            return loaded[0]
-
-        return load
-
-    def _queries(
-        self, photos: "Iterable[Photo | IndexedPhoto]", index: "Index", box: Box | None
-    ) -> Iterator[Query | PhotoError]:
-        for photo in photos:
-            try:
-                yield self._query(photo, index, box)
-            except PhotoError as error:
-                yield error
-
-    def _query(self, photo: "Photo | IndexedPhoto", index: "Index", box: Box | None) -> Query:
-        """Return what to ask with; a photo of the archive needs its file where a part of it is asked for."""
-        if isinstance(photo, IndexedPhoto):
-            name = photo.name
-            if name not in index:
-                raise PhotoError(
-                    f"{printable(name)}: the archive holds no photo of this name; see  ctxdeploy names {self._path}"
-                )
-        elif isinstance(photo, str) and (name := photo_name(photo)) in index and not _is_there(photo):
-            pass
-        else:
-            return Query(photo=photo_source(photo))
-        return Query(photo=indexed_source(name, photo_folder(self._path)), indexed=box is None)
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # too long for a path, or in a folder that may not be looked into
-        return False
-
-
-def _pairs(photos: Iterable[tuple[str, Photo]]) -> "Iterator[PhotoSource]":
-    try:
-        given = iter(photos)
-    except TypeError as error:
-        raise ConfigError(f"{photos!r} is neither a place nor pairs: {_GIVE_PAIRS}") from error
-    for pair in given:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise ConfigError(f"{str(pair)[:100]!r} is not a pair of a name and a photo: {_GIVE_PAIRS}")
-        yield photo_source(pair[1], name=pair[0])
-
-
-def _box(box: Box | Sequence[float] | None) -> Box | None:
-    if box is None or isinstance(box, Box):
-        return box
-    try:
-        x0, y0, x1, y1 = map(float, box)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"box {box!r} is not four numbers: give it as x0, y0, x1, y1") from error
-    return Box(x0=x0, y0=y0, x1=x1, y1=y1)
+    def _judgement(self, index: "Index") -> Judgement:
+        """Return the judgement of a state, kept for later queries."""
+        number, judged = index.state.manifest.number, self._judged
+        if judged is None or judged[0] != number:
+            judged = self._judged = (number, judgement_of(index, keep=self._at is None))
+        return judged[1]

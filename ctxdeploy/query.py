@@ -4,21 +4,22 @@ A query is a file, the bytes of one, a PIL image or an array, which all go throu
 photo of the archive, of which nothing but its stored codes is needed.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.errors import ConfigError, PhotoError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.types import Box, LocalDescriptors
+from ctxdeploy.index import VerificationConfig
+from ctxdeploy.judgement import FOUND
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Hit, Index
-    from ctxdeploy.runtime import Extractor, PhotoSource
+    from ctxdeploy.index import Hit
+    from ctxdeploy.runtime import PhotoSource
 
-# Queries that may wait for each other.
-_MAX_WAITING = 64
+TURN = ("auto", "none", "all")
+VERIFY_FROM = ("archive", "photos")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +44,20 @@ class Answer:
         box: its part that was searched for; None for the whole photo.
         descriptors: of the query; None of a photo of the archive that was asked with its stored codes.
         hits: best first.
+        turn: degrees, clockwise, by which the photo was turned to find them; positions and boxes are those of the
+            photo as it is.
+        remarks: what the user may not expect, a line each.
         extract_seconds: reading, decoding and network.
-        search_seconds: assignment, aggregation and search; of several searched for at once, each its share.
+        search_seconds: all that follows: assignment, search, verification, judgement; of several searched for at once,
+            each its share.
     """
 
     photo: "PhotoSource"
     box: Box | None
     descriptors: LocalDescriptors | None
     hits: list["Hit"] = field(default_factory=list)
+    turn: int = 0
+    remarks: tuple[str, ...] = ()
     extract_seconds: float = 0.0
     search_seconds: float = 0.0
 
@@ -59,16 +66,45 @@ class Answer:
         """Whether it was asked with what the archive holds."""
         return self.descriptors is None
 
+    @property
+    def found(self) -> int | None:
+        """How many hits are certain to show the same; None if that was not judged."""
+        if not self.hits or self.hits[0].probability is None:
+            return None
+        return sum(is_certain(hit) for hit in self.hits)
+
     def metadata(self) -> dict[str, Any]:
         """Return the answer as ``ctxdeploy query --json`` prints it."""
         return {
             "query": self.photo.name,
             "indexed": self.is_indexed,
             "box": _edges(self.box),
-            "results": [{"rank": i + 1, "name": hit.name, "score": hit.score} for i, hit in enumerate(self.hits)],
+            "turn": self.turn,
+            "found": self.found,
+            "results": [_result(rank, hit) for rank, hit in enumerate(self.hits, 1)],
             "descriptors": None if self.descriptors is None else len(self.descriptors),
             "seconds": {"extract": self.extract_seconds, "search": self.search_seconds},
         }
+
+
+def is_certain(hit: "Hit") -> bool:
+    """Return whether a hit is found, and not only among the nearest."""
+    return hit.probability is not None and hit.probability >= FOUND
+
+
+def _result(rank: int, hit: "Hit") -> dict[str, Any]:
+    verification = hit.verification
+    affine = None if verification is None else verification.affine
+    return {
+        "rank": rank,
+        "name": hit.name,
+        "score": hit.score,
+        "probability": hit.probability,
+        "certain": None if hit.probability is None else is_certain(hit),
+        "inliers": None if verification is None else verification.inliers,
+        "affine": None if affine is None else affine.tolist(),
+        "box": None if verification is None else _edges(verification.box),
+    }
 
 
 def _edges(box: Box | None) -> list[float] | None:
@@ -82,13 +118,33 @@ class QueryConfig:
     Attributes:
         box: the part of a photo to search for; the whole photo if None.
         top: hits at most.
-        alpha, threshold, idf: of the scores; None for the archive's settings.
+        expand: hits that ask too, with their stored codes.
+        verify: hits that are compared with the query by geometry, and ranked by it as well; 0 for none.
+        verify_from: what they are compared by: what the ``archive`` keeps of them, or the descriptors of their files
+            (``photos``), which are extracted for it.
+        verification: how they are compared.
+        turn: ``all``: the query is asked as it is and by quarter turns, and the best answer is kept; ``auto``: by
+            turns only where nothing is certain as it is; ``none``.
+        min_probability: hits that are less likely to show the same are left out; 0..1.
+        alpha, threshold, idf: of the scores; None for the archive's settings. With others nothing is judged.
     """
 
     box: Box | None = setting(
         None, "--box", "Search for this part of the photo (pixels).", metavar="x0,y0,x1,y1", parse=Box.parse
     )
     top: int = setting(10, "--top", "Results of a query.")
+    expand: int = setting(0, "--expand", "So many of the first results ask too; 0: none.", metavar="N")
+    verify: int = setting(0, "--verify", "Compare so many of the first results by geometry; 0: none.", metavar="N")
+    verify_from: str = setting(
+        "archive", "--verify-from", "What they are compared by: what is stored, or their files.", choices=VERIFY_FROM
+    )
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+    turn: str = setting(
+        "auto", "--turn", "Ask by quarter turns as well: where nothing is certain, never, always.", choices=TURN
+    )
+    min_probability: float | None = setting(
+        None, "--min-probability", "Leave out results less likely to show the same.", metavar="P"
+    )
     alpha: float | None = setting(
         None, "--alpha", "Selectivity: higher counts close matches more.", default_text="the archive's"
     )
@@ -101,81 +157,34 @@ class QueryConfig:
         check_types(self)
         if self.top < 1:
             raise ConfigError(f"--top {self.top} is not positive: ask for at least one result")
+        if self.expand < 0:
+            raise ConfigError(f"--expand {self.expand} is negative: 0 expands nothing")
+        if self.verify < 0:
+            raise ConfigError(f"--verify {self.verify} is negative: 0 verifies nothing")
+        for flag, value, known in (("--turn", self.turn, TURN), ("--verify-from", self.verify_from, VERIFY_FROM)):
+            if value not in known:
+                raise ConfigError(f"{flag} {value!r} is unknown: give {', '.join(known)}")
+        if self.min_probability is None:
+            return
+        if not 0 <= self.min_probability <= 1:
+            raise ConfigError(f"--min-probability {self.min_probability} is not a number in 0..1")
+        if not self.is_judged:
+            raise ConfigError(
+                "--min-probability needs scores as the archive's are: leave out --alpha, --threshold, --idf"
+            )
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether hits have probabilities: what is known of an archive's scores holds for its own settings."""
+        return self.alpha is None and self.threshold is None and self.idf is None
 
 
-def ask(index: "Index", network: "Callable[[], Extractor]", query: Query, config: QueryConfig) -> Answer:
-    """Query an archive.
-
-    Args:
-        index: the archive.
-        network: returns the model that made the archive; not called for photos of the archive.
-        query: what is asked with.
-        config: what is asked.
-
-    Raises:
-        PhotoError: the photo cannot be read, or the box does not lie in it.
-    """
-    return _search(index, [_described(network, query, config)], config)[0]
-
-
-def ask_many(
-    index: "Index", network: "Callable[[], Extractor]", queries: Iterable[Query | PhotoError], config: QueryConfig
-) -> Iterator[Answer | PhotoError]:
-    """Query an archive; yields an answer for each query, or why there is none, in order.
-
-    Searching for several at once reads every posting once. Where the network is slower than the search, nothing is won
-    by that, so an answer waits for others no longer than the last search took.
-    """
-    waiting: list[Answer | PhotoError] = []
-    max_wait = 0.0
-    since = time.perf_counter()
-    for query in queries:
-        try:
-            waiting.append(query if isinstance(query, PhotoError) else _described(network, query, config))
-        except PhotoError as error:
-            waiting.append(error)
-        now = time.perf_counter()
-        if now - since >= max_wait or len(waiting) >= _MAX_WAITING:
-            yield from _answered(index, waiting, config)
-            waiting = []
-            since = time.perf_counter()
-            max_wait = since - now
-    yield from _answered(index, waiting, config)
-
-
-def _described(network: "Callable[[], Extractor]", query: Query, config: QueryConfig) -> Answer:
-    """Return an answer that has its descriptors, and no hits yet."""
-    if query.indexed:
-        return Answer(photo=query.photo, box=None, descriptors=None)
-    extractor = network()
-    start = time.perf_counter()
-    descriptors = extractor.extract_one(query.photo, config.box)
-    return Answer(
-        photo=query.photo,
-        box=config.box if config.box is not None else query.photo.box,
-        descriptors=descriptors,
-        extract_seconds=time.perf_counter() - start,
-    )
-
-
-def _answered(
-    index: "Index", waiting: Sequence[Answer | PhotoError], config: QueryConfig
-) -> Iterator[Answer | PhotoError]:
-    answers = iter(_search(index, [item for item in waiting if isinstance(item, Answer)], config))
-    for item in waiting:
-        yield item if isinstance(item, PhotoError) else next(answers)
-
-
-def _search(index: "Index", queries: Sequence[Answer], config: QueryConfig) -> list[Answer]:
-    if not queries:
-        return []
-    start = time.perf_counter()
-    found = index.search_batch(
-        [query.photo.name if query.descriptors is None else query.descriptors for query in queries],
-        config.top,
-        alpha=config.alpha,
-        threshold=config.threshold,
-        idf=config.idf,
-    )
-    seconds = (time.perf_counter() - start) / len(queries)
-    return [replace(query, hits=hits, search_seconds=seconds) for query, hits in zip(queries, found, strict=True)]
+def box_of(box: Box | Sequence[float] | None) -> Box | None:
+    """Return a box of four numbers (x0, y0, x1, y1), or as it is; ``ConfigError`` if it is not one."""
+    if box is None or isinstance(box, Box):
+        return box
+    try:
+        x0, y0, x1, y1 = map(float, box)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"box {box!r} is not four numbers: give it as x0, y0, x1, y1") from error
+    return Box(x0=x0, y0=y0, x1=x1, y1=y1)

@@ -48,8 +48,6 @@ def search_all(
     factors = state.factors(scoring.idf)
     photos = [np.flatnonzero(shard.live[: len(shard)]) for shard in state.shards] if asked is None else asked.photos
     total, done = sum(map(len, photos)), 0
-    if among is not None and total > BLOCK:
-        among.prepare(threads)
 
     def work(block: Block) -> list[list[Hit]]:
         return _ask(searcher, block, top, scoring, factors, among)
@@ -85,7 +83,7 @@ def _ask(
     found: list[list[Hit]] = [[] for _ in numbers]
     if not len(rows):
         return found
-    group = Group(rows.tolist(), [batch], [[1.0]] * len(rows))
+    group = Group(rows.tolist(), [batch], [[1.0]] * len(rows), [{}] * len(rows))
     # One hit more, and all as good as it, so that each photo itself can be left out wherever it stands among equals.
     parts = [
         searcher.scan(Task(other, 0, _length(state, other, among), group), factors[other], top + 1, scoring, among)

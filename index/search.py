@@ -54,11 +54,13 @@ class Group(NamedTuple):
         numbers: of the combinations.
         batches: their queries, in order: all in one batch, or each its own.
         coefficients: of each combination's queries.
+        added: to the scores of photos, by number, for each combination.
     """
 
     numbers: Sequence[int]
     batches: Sequence[Batch]
     coefficients: Sequence[Sequence[float]]
+    added: Sequence[dict[int, float]]
 
 
 class Task(NamedTuple):
@@ -103,9 +105,13 @@ class Searcher:
         scoring: Scoring,
         threads: SearchThreads | None = None,
         among: Chosen | None = None,
+        added: Sequence[dict[int, float]] | None = None,
     ) -> list[list[Hit]]:
-        """As ``search``, for sums of scores: float64, in the order of each combination's queries."""
-        groups = self.groups(combinations, scoring)
+        """As ``search``, for sums of scores: float64, in the order of each combination's queries.
+
+        ``added`` comes last: of each combination, numbers of photos and what they have more.
+        """
+        groups = self.groups(combinations, scoring, added)
         # Derived before the threads start, so that they do not derive them twice.
         factors = self.state.factors(scoring.idf)
         threads = threads or SearchThreads(1)
@@ -136,7 +142,32 @@ class Searcher:
         threads.run(work, list(self._tasks(self.groups([[(query, 1.0)] for query in queries], scoring), 1, chosen)))
         return result
 
-    def groups(self, combinations: Sequence[Combination], scoring: Scoring) -> list[Group]:
+    def parts(
+        self, query: Aggregated, photo: Aggregated, scoring: Scoring
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return the words that a query shares with a photo, rising, and what each adds to the score."""
+        common, left, right = np.intersect1d(query.words, photo.words, assume_unique=True, return_indices=True)
+        if not len(common):
+            return common, np.zeros(0, np.float64)
+        count = len(common)
+        codes = photo.codes[right]
+        # Each word a photo of its own.
+        lists = Postings(
+            words=common,
+            starts=np.arange(count + 1),
+            images=np.arange(count).astype(np.uint16),
+            codes=np.ascontiguousarray(codes.T) if self.state.manifest.config.binary else codes,
+        )
+        batch = make_batch(
+            [Aggregated(words=common, codes=query.codes[left])], [self.state.weights(common, scoring.idf)], [1.0]
+        )
+        norms = [self.state.weights(words, scoring.idf).sum(dtype=np.float64) for words in (query.words, photo.words)]
+        row = self.scores(lists, 0, count, batch, scoring)[0].astype(np.float64)
+        return common, np.divide(row, np.sqrt(norms[0] * norms[1]), out=np.zeros(count), where=norms[0] * norms[1] > 0)
+
+    def groups(
+        self, combinations: Sequence[Combination], scoring: Scoring, added: Sequence[dict[int, float]] | None = None
+    ) -> list[Group]:
         """Divide combinations into groups that are searched together; each its own where that is as fast."""
         asked: list[tuple[int, list[tuple[Aggregated, NDArray[np.float32], float, float]]]] = []
         for number, combination in enumerate(combinations):
@@ -149,7 +180,7 @@ class Searcher:
             if terms:
                 asked.append((number, terms))
         parts = _divided([len(terms) for _, terms in asked])
-        return [_group([asked[i] for i in part]) for part in parts]
+        return [_group([asked[i] for i in part], added) for part in parts]
 
     def _tasks(self, groups: Sequence[Group], threads: int, among: Chosen | None) -> Iterator[Task]:
         shards = self.state.shards
@@ -178,11 +209,14 @@ class Searcher:
         if among is not None:
             factors = among.factors(task.shard, factors)
             photos = among.photos[task.shard] if among.is_taken(task.shard) else None
+        numbers = np.arange(task.low, task.high) if photos is None else photos
         found: list[list[Part]] = [[] for _ in task.group.numbers]
         for low, high, rows in self._rows(task, scoring, among):
             part = factors[low:high]
+            here = base + numbers[low - task.low : high - task.low]
             for number, coefficients in enumerate(task.group.coefficients):
-                if list(coefficients) == [1.0]:
+                more = task.group.added[number]
+                if list(coefficients) == [1.0] and not more:
                     row, scale = next(rows)
                     values, places = select_kernels.select(row, part, scale, top)
                 else:
@@ -190,8 +224,12 @@ class Searcher:
                     for coefficient in coefficients:
                         row, scale = next(rows)
                         gather_kernels.combine(row, part, scale, coefficient, totals)
+                    for photo, value in more.items():
+                        place = int(np.searchsorted(here, photo))
+                        if place < len(here) and here[place] == photo:
+                            totals[place] += value
                     values, places = select_kernels.select(totals, np.ones(high - low), 1.0, top)
-                found[number].append((values, base + (places + low if photos is None else photos[places + low])))
+                found[number].append((values, here[places]))
         return [joined(parts) for parts in found]
 
     def _rows(
@@ -266,7 +304,7 @@ def _divided(rows: Sequence[int]) -> list[list[int]]:
     return [list(map(int, np.flatnonzero(labels == part))) for part in range(parts) if (labels == part).any()]
 
 
-def _group(asked: Sequence[tuple[int, Any]]) -> Group:
+def _group(asked: Sequence[tuple[int, Any]], added: Sequence[dict[int, float]] | None) -> Group:
     terms = [term for _, part in asked for term in part]
     rows = [(query, weights, scale) for query, weights, scale, _ in terms]
     together = [rows] if len(rows) >= TOGETHER else [[row] for row in rows]
@@ -274,4 +312,5 @@ def _group(asked: Sequence[tuple[int, Any]]) -> Group:
         [number for number, _ in asked],
         [make_batch(*map(list, zip(*part, strict=True))) for part in together],
         [[coefficient for *_, coefficient in part] for _, part in asked],
+        [{} if added is None else added[number] for number, _ in asked],
     )

@@ -1,9 +1,12 @@
 """What can be asked of an archive: photos like a query, a stored photo or all of them, and how two photos agree."""
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.all_pairs import BLOCK, search_all
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
 from ctxdeploy.index.config import Hit, Progress
+from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
@@ -70,6 +74,7 @@ class Searches(ABC):
         alpha: float | None = None,
         threshold: float | None = None,
         among: Collection[str] | None = None,
+        expand: int = 0,
     ) -> list[Hit]:
         """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
 
@@ -79,14 +84,15 @@ class Searches(ABC):
             idf: weigh words by rarity; None for the archive's setting.
             alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
             among: names of the photos that may be hits; None for all.
+            expand: hits that ask too, with their stored codes (``expansion.py``), 0..64. Scores are sums then.
 
         A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
-        of addition, on shards, on threads, on ``among`` or on other queries of a batch.
+        of addition, on shards, on threads or on other queries of a batch; nor, unless expanded, on ``among``.
 
         Raises:
             ConfigError: the query does not fit the codebook, or a name is not in the archive.
         """
-        return self.search_batch([query], top, idf=idf, alpha=alpha, threshold=threshold, among=among)[0]
+        return self.search_batch([query], top, idf=idf, alpha=alpha, threshold=threshold, among=among, expand=expand)[0]
 
     def search_batch(
         self,
@@ -97,11 +103,23 @@ class Searches(ABC):
         alpha: float | None = None,
         threshold: float | None = None,
         among: Collection[str] | None = None,
+        expand: int = 0,
     ) -> list[list[Hit]]:
         """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
-        return self.search_combined(
-            [[(query, 1.0)] for query in queries], top, idf=idf, alpha=alpha, threshold=threshold, among=among
-        )
+        scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
+        wanted, count = checked_top(top), checked_expand(expand)
+        searcher = self._committed()
+        ready = self._ready(searcher.state, queries, own=count > 0)
+        asked: list[Combination] = [[(query, 1.0)] for query, _ in ready]
+        chosen = self._chosen(searcher.state, among, len(asked) * (1 + count))
+        search = partial(searcher.search_combined, scoring=scoring, threads=self._threads, among=chosen)
+        added = None
+        if count:
+            owns = [math.fsum(searcher.parts(query, own, scoring)[1]) for query, own in ready]
+            asked, added = self._expanded(
+                searcher.state, asked, map(expansion, search(asked, count + COPIES), owns, repeat(count))
+            )
+        return search(asked, min(wanted, max(len(searcher.state), 1)), added=added)
 
     def search_combined(
         self,
@@ -123,10 +141,10 @@ class Searches(ABC):
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         wanted = checked_top(top)
         searcher = self._committed()
-        asked = self._combined(searcher.state, combinations)
-        chosen = self._chosen(searcher.state, among)
-        if chosen is not None and len(combinations) > BLOCK:
-            chosen.prepare(self._threads)
+        queries = [query for combination in combinations for query, _ in combination]
+        ready = iter(self._ready(searcher.state, queries))
+        asked = [[(next(ready)[0], float(part)) for _, part in combination] for combination in combinations]
+        chosen = self._chosen(searcher.state, among, len(queries))
         top = min(wanted, max(len(searcher.state), 1))
         return searcher.search_combined(asked, top, scoring=scoring, threads=self._threads, among=chosen)
 
@@ -165,7 +183,7 @@ class Searches(ABC):
             scoring=scoring,
             threads=self._threads,
             asked=self._chosen(searcher.state, names),
-            among=self._chosen(searcher.state, among),
+            among=self._chosen(searcher.state, among, len(searcher.state if names is None else names)),
             progress=progress,
         )
 
@@ -188,10 +206,8 @@ class Searches(ABC):
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         searcher = self._committed()
         places = self._places(searcher.state, others)
-        queries = aggregated(searcher.state, self._places(searcher.state, names))
-        chosen = Chosen(searcher.state, places)
-        if len(queries) > BLOCK:
-            chosen.prepare(self._threads)
+        queries = aggregated(searcher.state, self._places(searcher.state, names), self._threads)
+        chosen = Chosen(searcher.state, places, threads=self._threads if len(queries) > BLOCK else None)
         columns = np.array([chosen.column(place) for place in places], np.int64)
         found = searcher.matrix(queries, chosen, scoring=scoring, threads=self._threads)
         return np.ascontiguousarray(found[:, columns])
@@ -203,7 +219,7 @@ class Searches(ABC):
             ConfigError: a name is not in the archive.
         """
         state = self._committed().state
-        return aggregated(state, self._places(state, names))
+        return aggregated(state, self._places(state, names), self._threads)
 
     def common_words(
         self,
@@ -221,53 +237,65 @@ class Searches(ABC):
         """
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         searcher = self._committed()
-        ((asked, _),) = self._combined(searcher.state, [[(query, 1.0)]])[0]
-        place = self._places(searcher.state, [name])
-        (photo,) = aggregated(searcher.state, place)
-        common = np.intersect1d(asked.words, photo.words)
-        parts = np.zeros(len(common), np.float64)
-        whole = float(searcher.state.weights(asked.words, scoring.idf).sum(dtype=np.float64))
-        if len(common) and whole > 0:
-            rows = np.searchsorted(asked.words, common)
-            each = [Aggregated(words=asked.words[row : row + 1], codes=asked.codes[row : row + 1]) for row in rows]
-            weights = searcher.state.weights(common, scoring.idf).astype(np.float64)
-            found = searcher.matrix(each, Chosen(searcher.state, place), scoring=scoring, threads=self._threads)
-            parts = found[:, 0] * np.sqrt(weights / whole)
-        return CommonWords(words=common, scores=parts)
+        (place,) = self._places(searcher.state, [name])
+        (photo,) = aggregated(searcher.state, [place], self._threads)
+        ((asked, _),) = self._ready(searcher.state, [query])
+        words, scores = searcher.parts(asked, photo, scoring)
+        return CommonWords(words=words, scores=scores)
 
-    def _combined(self, state: State, combinations: Sequence[Sequence[tuple[Query, float]]]) -> list[Combination]:
-        """Return combinations with the words and codes of their queries."""
-        queries = [query for combination in combinations for query, _ in combination]
-        found: list[Aggregated | None] = [None] * len(queries)
+    def _ready(
+        self, state: State, queries: Sequence[Query], *, own: bool = False
+    ) -> list[tuple[Aggregated, Aggregated]]:
+        """Return words and codes of queries and, if they are wanted, those with which the archive would hold them."""
+        found: dict[int, tuple[Aggregated, Aggregated]] = {}
         for number, query in enumerate(queries):
             if isinstance(query, Aggregated):
                 binary = state.manifest.config.binary
                 check_aggregated(query, words=len(state.codebook), dim=state.codebook.dim, binary=binary, name="query")
-                found[number] = query
+                found[number] = query, query
         named = [number for number, query in enumerate(queries) if isinstance(query, str)]
         places = self._places(state, [queries[number] for number in named])
-        for number, photo in zip(named, aggregated(state, places), strict=True):
-            found[number] = photo
+        for number, photo in zip(named, aggregated(state, places, self._threads), strict=True):
+            found[number] = photo, photo
         rest = [number for number, query in enumerate(queries) if not isinstance(query, (str, Aggregated))]
         arrays = [as_vectors(queries[number], state.codebook.dim, "query") for number in rest]
-        for number, photo in zip(rest, self._aggregate(state, arrays), strict=True):
-            found[number] = photo
-        ready = iter(photo for photo in found if photo is not None)
-        return [[(next(ready), float(part)) for _, part in combination] for combination in combinations]
+        found |= dict(zip(rest, self._aggregate(state, arrays, own), strict=True))
+        return [found[number] for number in range(len(queries))]
 
-    def _aggregate(self, state: State, queries: list[NDArray[np.float32]]) -> list[Aggregated]:
+    def _expanded(
+        self, state: State, asked: Sequence[Combination], expansions: Iterable[Expansion]
+    ) -> tuple[list[Combination], list[dict[int, float]]]:
+        """Return combinations with the hits that ask too, each of which is read once; and what each copy has more."""
+        found = list(expansions)
+        names = list(dict.fromkeys(name for one in found for name, _ in one.asking))
+        photos = dict(zip(names, aggregated(state, self._places(state, names), self._threads), strict=True))
+        combinations: list[Combination] = [
+            [*combination, *((photos[name], weight) for name, weight in one.asking)]
+            for combination, one in zip(asked, found, strict=True)
+        ]
+        copies = [self._places(state, one.copies) for one in found]
+        return combinations, [{int(state.bases[shard]) + number: 1.0 for shard, number in places} for places in copies]
+
+    def _aggregate(
+        self, state: State, queries: list[NDArray[np.float32]], own: bool
+    ) -> list[tuple[Aggregated, Aggregated]]:
         if not queries:
             return []
         config, centroids = state.manifest.config, state.codebook.centroids
         words = state.codebook.assign(np.concatenate(queries), config.query_assignment, threads=self._threads)
         ends = np.cumsum([len(query) for query in queries])
-        return [
-            aggregate(query, part, centroids, binary=config.binary)
-            for query, part in zip(queries, np.split(words, ends[:-1]), strict=True)
-        ]
+        found = []
+        for query, part in zip(queries, np.split(words, ends[:-1]), strict=True):
+            asked = aggregate(query, part, centroids, binary=config.binary)
+            same = not own or config.assignment >= part.shape[1]
+            nearest = part[:, : config.assignment]
+            found.append((asked, asked if same else aggregate(query, nearest, centroids, binary=config.binary)))
+        return found
 
-    def _chosen(self, state: State, names: Collection[str] | None) -> Chosen | None:
-        return None if names is None else Chosen(state, self._places(state, names))
+    def _chosen(self, state: State, names: Collection[str] | None, queries: int = 1) -> Chosen | None:
+        if names is None:
+            return None
+        return Chosen(state, self._places(state, names), threads=self._threads if queries > BLOCK else None)
 
     def _places(self, state: State, names: Iterable[str]) -> list[tuple[int, int]]:
         """Return shard and number of stored photos."""

@@ -64,15 +64,21 @@ def take(shard: Shard, photos: NDArray[np.int64], words: NDArray[np.int32] | Non
     return Postings(words=words, starts=starts, images=images, codes=codes)
 
 
-def aggregated(state: State, places: Sequence[tuple[int, int]]) -> list[Aggregated]:
+def aggregated(state: State, places: Sequence[tuple[int, int]], threads: SearchThreads) -> list[Aggregated]:
     """Return words and codes of photos, given by shard and number, as they were added."""
     binary = state.manifest.config.binary
+    asked: dict[int, set[int]] = {}
+    for shard, number in places:
+        asked.setdefault(shard, set()).add(number)
+
+    def work(shard: int) -> dict[tuple[int, int], Aggregated]:
+        photos = np.array(sorted(asked[shard]), np.int64)
+        parts = split(take(state.shards[shard], photos, None, binary=binary), len(photos), binary=binary)
+        return {(shard, int(photo)): part for photo, part in zip(photos, parts, strict=True)}
+
     found: dict[tuple[int, int], Aggregated] = {}
-    for number, shard in enumerate(state.shards):
-        photos = np.unique(np.array([place[1] for place in places if place[0] == number], np.int64))
-        if len(photos):
-            parts = split(take(shard, photos, None, binary=binary), len(photos), binary=binary)
-            found |= {(number, int(photo)): part for photo, part in zip(photos, parts, strict=True)}
+    for part in threads.run(work, list(asked)):
+        found |= part
     return [found[place] for place in places]
 
 
@@ -101,18 +107,25 @@ class Chosen:
     Args:
         state: which holds them.
         places: shard and number of each; doubled ones count once.
+        threads: take all words' postings out at once: for many queries; None to do so query by query.
 
     Attributes:
         photos: their rising numbers in each shard.
     """
 
-    def __init__(self, state: State, places: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, state: State, places: Sequence[tuple[int, int]], *, threads: SearchThreads | None = None
+    ) -> None:
         self._state = state
         found = np.array(places, np.int64).reshape(-1, 2)
         self.photos = [np.unique(found[found[:, 0] == number, 1]) for number in range(len(state.shards))]
         self._postings: dict[int, Postings] = {}
 
         self._bases = np.cumsum([0, *map(len, self.photos)])
+        if threads is not None:
+            shards = [number for number in range(len(self.photos)) if self.is_taken(number)]
+            taken = threads.run(lambda number: self._take(number, None), shards)
+            self._postings = dict(zip(shards, taken, strict=True))
 
     def __len__(self) -> int:
         return int(self._bases[-1])
@@ -146,11 +159,6 @@ class Chosen:
         if shard in self._postings:
             return self._postings[shard]
         return self._take(shard, words)
-
-    def prepare(self, threads: SearchThreads) -> None:
-        """Take all words' postings out now: for many queries."""
-        shards = [number for number in range(len(self.photos)) if self.is_taken(number)]
-        self._postings = dict(zip(shards, threads.run(lambda number: self._take(number, None), shards), strict=True))
 
     def _take(self, shard: int, words: NDArray[np.int32] | None) -> Postings:
         return take(self._state.shards[shard], self.photos[shard], words, binary=self._state.manifest.config.binary)

@@ -22,8 +22,9 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.index import Hit
 from ctxdeploy.photo_index import PhotoIndex
-from ctxdeploy.query import Answer, QueryConfig
+from ctxdeploy.query import Answer, QueryConfig, is_certain
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
 from ctxdeploy.querying.places import list_queries
 from ctxdeploy.runtime import BackendConfig
@@ -70,8 +71,9 @@ def command(
     Each of PHOTOS is a photo, the URL of one, - for standard input, or a place of photos as  ctxdeploy index  takes
     them: a folder, a list (.txt, .csv, .jsonl), a tar or zip file, or a URL (s3://…).
 
-    Before each name stands its score. It orders the answers of one query, and is neither a share nor a probability: the
-    queried photo itself has about 0.07 to 0.3, other photos of the same have less, often a hundredth.
+    Before each name stand its score, which orders the answers of one query (the queried photo itself has about 0.07 to
+    0.3, other photos of the same have less, often a hundredth), and the probability that it shows the same. What is
+    certain is found; the rest are the nearest that there are, and may show something else.
 
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
     and the exit code is 14.
@@ -94,6 +96,8 @@ def command(
             if isinstance(answer, PhotoError):
                 failed.add(answer)
                 continue
+            for remark in answer.remarks:
+                shown.say(f"{answer.photo.name}: {remark}")
             _print(answer, as_json, {"archive": str(archive), "extraction": _extraction(answer, index)})
             if page is not None:
                 answers.append(answer)
@@ -167,12 +171,37 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
         print_json({**answer.metadata(), **about})
         return
     echo(_headline(answer, about["extraction"]))
-    for rank, hit in enumerate(answer.hits, 1):
-        echo(f"{rank:4d}  {hit.score:8.5f}  {printable(hit.name)}")
+    lines = [(hit.probability is None, is_certain(hit), _line(rank, hit)) for rank, hit in enumerate(answer.hits, 1)]
+    found = [line for unjudged, certain, line in lines if certain or unjudged]
+    nearest = [line for unjudged, certain, line in lines if not certain and not unjudged]
+    if answer.found:
+        echo("found:")
+    for line in found:
+        echo(line)
+    if nearest:
+        echo("beyond that nothing is certain; the nearest:" if answer.found else "nothing certain; the nearest:")
+    for line in nearest:
+        echo(line)
+
+
+def _line(rank: int, hit: Hit) -> str:
+    sure = "" if hit.probability is None else f"  {_percent(hit.probability):>4}"
+    line = f"{rank:4d}  {hit.score:8.5f}{sure}  {printable(hit.name)}"
+    if hit.verification is None:
+        return line
+    box = hit.verification.box
+    place = "" if box is None else f" in {box.x0:.0f},{box.y0:.0f},{box.x1:.0f},{box.y1:.0f}"
+    return f"{line}  ({counted(hit.verification.inliers, 'inlier')}{place})"
+
+
+def _percent(probability: float) -> str:
+    """Return a probability that is never said to be more than it is."""
+    return f"{int(100 * probability)} %"
 
 
 def _headline(answer: Answer, extraction: dict[str, Any] | None) -> str:
     name = printable(answer.photo.name) + (f" [{answer.box}]" if answer.box is not None else "")
+    name += f", turned by {answer.turn}°" if answer.turn else ""
     found, search = counted(len(answer.hits), "result"), f"search {answer.search_seconds * 1000:.1f} ms"
     if answer.descriptors is None or extraction is None:
         return f"{name}: {found} from its stored codes ({search})"

@@ -1,6 +1,7 @@
 """A model in use: the bundle of an archive and its network, loaded when they are needed."""
 
 import threading
+from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,3 +65,15 @@ class LoadedModel:
         """Return the network, if it made the descriptors of an index."""
         check_model(index, self.bundle)
         return self.extractor()
+
+    def loading(self, index: "Index") -> "Callable[[], Extractor]":
+        """Return what loads the network when it is first called, and beside it all else that a search needs."""
+        loaded: list[Extractor] = []
+
+        def load() -> "Extractor":
+            if not loaded:
+                with index.preparing():
+                    loaded.append(self.checked(index))
+            return loaded[0]
+
+        return load

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -33,6 +34,7 @@ class IndexedPhoto:
 
 Photo: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | PhotoSource"
 _ORIENTATION = 0x0112  # EXIF
+_GIVE_PAIRS = "give a folder, or pairs such as (path.name, path)"
 
 
 def photo_source(photo: "Photo", name: str | None = None) -> "PhotoSource":
@@ -153,3 +155,15 @@ def _orientation(image: "Image.Image") -> int:
     except Exception:  # a damaged EXIF block raises anything from SyntaxError to struct.error; its photo is whole
         return 1
     return number if isinstance(number, int) and 1 <= number <= 8 else 1
+
+
+def photo_pairs(photos: Iterable[tuple[str, Photo]]) -> "Iterator[PhotoSource]":
+    """Yield the photos of pairs of a name and a photo; ``ConfigError`` for what is not such a pair."""
+    try:
+        given = iter(photos)
+    except TypeError as error:
+        raise ConfigError(f"{photos!r} is neither a place nor pairs: {_GIVE_PAIRS}") from error
+    for pair in given:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ConfigError(f"{str(pair)[:100]!r} is not a pair of a name and a photo: {_GIVE_PAIRS}")
+        yield photo_source(pair[1], name=pair[0])

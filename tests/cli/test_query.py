@@ -14,10 +14,11 @@ import pytest
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Hit, Index
-from ctxdeploy.query import Answer, Query, QueryConfig, ask_many
-from ctxdeploy.querying.photo import photo_source
+from ctxdeploy.query import Answer, QueryConfig
+from ctxdeploy.querying.answerer import Answerer
+from ctxdeploy.querying.verifying import PhotoFeatures
 from ctxdeploy.runtime import Extractor, PhotoSource
 
 
@@ -169,7 +170,7 @@ class _Silent(SimpleHTTPRequestHandler):
 
 
 class _Clock:
-    """The time as ``ctxdeploy.query`` sees it: it passes where a test lets it."""
+    """The time as ``ctxdeploy.querying.answerer`` sees it: it passes where a test lets it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -181,7 +182,7 @@ class _Clock:
 @pytest.fixture
 def clock(monkeypatch) -> _Clock:
     made = _Clock()
-    monkeypatch.setattr("ctxdeploy.query.time", made)
+    monkeypatch.setattr("ctxdeploy.querying.answerer.time", made)
     return made
 
 
@@ -191,16 +192,12 @@ class _Extractor:
     def __init__(self, clock: _Clock) -> None:
         self.clock = clock
 
-    def extract_one(self, photo: PhotoSource, box: object) -> LocalDescriptors:
+    def extract_turned(self, photo: PhotoSource, box: object, *, turns: tuple[int, ...]) -> list[PhotoDescriptors]:
         self.clock.now += 0.01
         if photo.name == "bad":
             raise PhotoError("bad")
-        return LocalDescriptors(
-            vectors=np.zeros((1, 4), np.float32),
-            attention=np.ones(1, np.float32),
-            positions=np.zeros((1, 2), np.float32),
-            scales=np.ones(1, np.float32),
-        )
+        descriptors = LocalDescriptors(vectors=np.zeros((1, 4), np.float32))
+        return [PhotoDescriptors(name=photo.name, descriptors=descriptors) for _ in turns]
 
 
 class _Index:
@@ -209,7 +206,10 @@ class _Index:
     def __init__(self, seconds: float, clock: _Clock) -> None:
         self.seconds, self.clock, self.groups = seconds, clock, list[int]()
 
-    def search_batch(self, queries, top, *, alpha, threshold, idf):
+    def __len__(self) -> int:
+        return 0  # nothing to judge by
+
+    def search_batch(self, queries, top, *, alpha, threshold, idf, expand):
         self.groups.append(len(queries))
         self.clock.now += self.seconds
         return [[Hit(str(number), 1.0)] for number in range(len(queries))]
@@ -217,7 +217,17 @@ class _Index:
 
 def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
     extractor = _Extractor(index.clock)
-    return list(ask_many(index, lambda: extractor, [Query(photo=photo_source(p)) for p in photos], QueryConfig()))
+    answerer = Answerer(
+        index=index,
+        name="a",
+        network=lambda: extractor,
+        judgement=lambda: None,
+        image_size=lambda: 1024,
+        folder=None,
+        files=PhotoFeatures(),
+        config=QueryConfig(),
+    )
+    return list(answerer.answers(photos))
 
 
 def test_queries_wait_for_each_other_where_searching_is_what_takes_time(clock: _Clock) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.index import Index
@@ -260,18 +261,56 @@ def test_disk_without_room_for_compaction_is_no_failed_run(call, folder: Path, i
 def test_geometry_is_in_pixels_of_the_photos(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     """Also of photos whose descriptors trained the codebook and come from the spool."""
     archive = tmp_path / "a.ctxindex"
-    options = ("--model", bundle.path, "-q", "--training-photos", 7, "--geometry")
-    assert call("index", photos, "-o", archive, *options).code == 0
+    options = ("--model", bundle.path, "-q", "--training-photos", 7)
+    # What follows the option is PLACE, not its value.
+    assert call("index", "-o", archive, *options, "--geometry", photos).code == 0
     extractor = Extractor(bundle)
     with Index.open(archive) as index:
         assert index.config.geometry == "codes"
         for name in sorted(index.names()):
             descriptors, found = extractor.extract_one(photos / name), index.features(name)
+            with Image.open(photos / name) as opened:
+                assert found.size == opened.size
+            assert np.array_equal(found.codes, index.features(descriptors).codes)
             order = np.argsort(index.codebook.assign(descriptors.vectors, 1)[:, 0], kind="stable")
             assert np.abs(found.positions - descriptors.positions[order]).max() < 0.05
             assert np.allclose(found.scales, descriptors.scales[order], rtol=1e-3)
-    assert call("info", archive, "--json").json[0]["config"]["geometry"] == "codes"
+        count, dim = sum(len(index.features(name)) for name in index.names()), index.codebook.dim
+    facts, each = call("info", archive, "--json").json[0], 8 + 8 * -(-dim // 64)
+    assert facts["config"]["geometry"] == "codes"
+    assert facts["features"] == {"kept": "codes", "count": count, "bytes_each": each}
+    assert f"  geometry: codes, {each} bytes each for {count:,} features" in call("info", archive).out.splitlines()
     assert call("index", photos, "-o", archive, "-q", "--geometry").code == 0
+    result = call("index", photos, "-o", archive, "-q", "--geometry", "descriptors")
+    assert result.code == 2 and "made with --geometry codes: leave it out, or choose another -o" in result.err
+    assert call("index", photos, "-o", archive, "-q", "--geometry=all").code == 2
+
+
+def test_descriptors_are_kept(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    archive, codebook = tmp_path / "a.ctxindex", bundle.path
+    options = ("--model", codebook, "-q", "--words", 16, "--geometry", "descriptors")
+    assert call("index", photos, "-o", archive, *options).code == 0
+    assert call("index", photos, "-o", archive, *options).code == 0
+    with Index.open(archive) as index:
+        asked = index.features(Extractor(bundle).extract_one(photos / "rocket_0.jpg"))
+        found = index.features("rocket_0.jpg")
+        assert np.abs(found.vectors - asked.vectors).max() <= np.abs(asked.vectors).max() / 253
+    assert call("verify", archive).code == 0
+
+
+def test_an_archive_of_positions_goes_on_as_it_is(call, bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    """--geometry meant positions before there were codes."""
+    archive = tmp_path / "a.ctxindex"
+    options = ("--model", bundle.path, "--words", 16)
+    assert call("index", folder, "-o", archive, *options, "--geometry", "positions").code == 0
+    (folder / "rocket_0.jpg").rename(folder / "renamed.jpg")
+    assert "--verify needs codes" not in call("index", folder, "-o", archive, "--dry-run").err
+    result = call("index", folder, "-o", archive, "--geometry")
+    assert result.code == 0 and f"{archive} keeps positions alone" in result.err and "needs codes" in result.err
+    with Index.open(archive) as index:
+        found = index.features("renamed.jpg")
+        assert (found.codes, found.size) == (None, None) and len(found) > 0
+    assert call("index", folder, "-o", archive, "--geometry", "descriptors").code == 2
 
 
 def test_geometry_of_an_archive_without(call, folder: Path, indexed: Path) -> None:

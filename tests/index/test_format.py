@@ -17,7 +17,7 @@ from ctxdeploy.index import Codebook, Index
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.format import decode, encode, map_file
 
-DTYPES = ("u1", "<u2", "<u4", "<u8", "<i4", "<i8", "<f4")
+DTYPES = ("u1", "i1", "<u2", "<u4", "<u8", "<i4", "<i8", "<f4")
 
 
 def joined(tensors: Any, metadata: Any = None) -> bytes:

@@ -17,6 +17,7 @@ from ctxdeploy.index import Codebook, Hit, Index
 FIXTURES = Path(__file__).parent / "fixtures"
 V1 = [("archive-v1", 100), ("archive-v1-float", 20)]
 V2 = [("archive-v2", 100), ("archive-v2-float", 20)]
+V3 = [("archive-v3", 100), ("archive-v3-codes", 20)]
 
 
 def script(name: str) -> Any:
@@ -38,6 +39,12 @@ def maker() -> Any:
 def maker_2() -> Any:
     """Return the script that made those of version 2."""
     return script("make_archive_v2")
+
+
+@pytest.fixture(scope="module")
+def maker_3() -> Any:
+    """Return the script that made those of version 3."""
+    return script("make_archive_v3")
 
 
 @pytest.fixture
@@ -168,12 +175,44 @@ def test_version_2(copied: Any, maker: Any, maker_2: Any, name: str, dim: int) -
     assert Index.repair(path).problems == ()
 
 
-def test_version_2_is_still_written(tmp_path: Path, maker_2: Any) -> None:
+@pytest.mark.parametrize(("name", "dim"), V3)
+def test_version_3(copied: Any, maker: Any, maker_3: Any, name: str, dim: int) -> None:
+    expected = json.loads((FIXTURES / f"{name}.json").read_text())
+    photos, geometry = maker.photos(dim), maker_3.CONFIGS[name][1].geometry
+
+    def check_state(index: Index, state: str) -> None:
+        check(index, photos, expected[state]["hits"])
+        assert index.config.geometry == geometry and index.verify() == []
+        assert sorted(index.names()) == sorted(expected[state]["features"])
+        for photo, wanted in expected[state]["features"].items():
+            found = maker_3.features(index, photo)
+            assert found["sums"] == (None if wanted["sums"] is None else pytest.approx(wanted["sums"], rel=1e-6))
+            assert {**found, "sums": None} == {**wanted, "sums": None}
+
+    for state, at in (("now", None), ("first", "first")):
+        with Index.open(FIXTURES / name, at=at) as index:
+            check_state(index, state)
+            assert index.info()["format_version"] == 3
+    path = copied(name)
+    with Index.open(path, writable=True) as index:
+        maker_3.add(index, "new", photos[0], 6)
+        index.compact(purge=True)
+        index.remove("new")
+        check_state(index, "now")
+        index.collect_garbage()
+        assert index.merge(FIXTURES / name, conflicts="replace").replaced == 5
+        index.commit()
+        check_state(index, "now")
+    assert Index.repair(path).problems == ()
+
+
+@pytest.mark.parametrize(("version", "name"), [(2, "archive-v2"), (3, "archive-v3")])
+def test_a_version_is_still_written(tmp_path: Path, version: int, name: str) -> None:
     """Byte for byte, in the same files; but for when the snapshot was made."""
-    dim, config = maker_2.CONFIGS["archive-v2"]
-    maker_2.make(tmp_path / "archive-v2", dim, config)
+    made = script(f"make_archive_v{version}")
+    made.make(tmp_path / name, *made.CONFIGS[name])
     contents = []
-    for path in (FIXTURES / "archive-v2", tmp_path / "archive-v2"):
+    for path in (FIXTURES / name, tmp_path / name):
         files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
         files.pop("LOCK", None)
         snapshot = json.loads(files.pop("snapshots/first.json"))

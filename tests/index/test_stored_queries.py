@@ -164,3 +164,16 @@ def test_photos_that_are_done_are_counted(make_photos: Make, make_archive: Make)
     with Index.open(make_archive(make_photos(70), IndexConfig(shard_images=30))) as index:
         assert len(list(index.search_all(progress=lambda done, total: seen.append((done, total))))) == 70
     assert seen == [(30, 70), (60, 70), (70, 70)]
+
+
+def test_sums_of_scores(make_photos: Make, make_archive: Make) -> None:
+    photos = make_photos(40)
+    with Index.open(make_archive(photos, IndexConfig(shard_images=15)), threads=2) as index:
+        asked = [[(photos[3], 1.0), ("007", 0.5), ("009", -0.25)], [], [("011", 1.0)], [("012", 0.0)]]
+        found = index.search_combined(asked, 50)
+        scores = [{hit.name: hit.score for hit in index.search(query, 50)} for query, _ in asked[0]]
+        for hit in found[0]:
+            first, second, third = (part.get(hit.name, 0.0) for part in scores)
+            assert hit.score == first + 0.5 * second + -0.25 * third
+        assert found[1:] == [[], index.search("011", 50), []]
+        assert index.search_combined(asked * 8, 50) == found * 8  # together, and each alone

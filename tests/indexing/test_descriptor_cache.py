@@ -21,17 +21,18 @@ def _photo(name: str, seed: int = 0, count: int = 5) -> PhotoDescriptors:
         positions=random.random((count, 2), np.float32),
         scales=random.random(count, np.float32),
     )
-    return PhotoDescriptors(name=name, descriptors=descriptors, file=STATE)
+    return PhotoDescriptors(name=name, descriptors=descriptors, size=(640, 480) if seed == 0 else None, file=STATE)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", ["a.jpg", "b/ü.jpg", "caf\udce9.jpg", "x\ny", "half a pair \ud800"])
-def test_what_is_put_comes_back(tmp_path: Path, name: str) -> None:
-    cache, photo = DescriptorCache(tmp_path / "s", KEY), _photo(name)
+def test_what_is_put_comes_back(tmp_path: Path, name: str, seed: int) -> None:
+    cache, photo = DescriptorCache(tmp_path / "s", KEY), _photo(name, seed)
     with cache.locked():
         cache.put(photo)
     found = cache.get(name, STATE)
     assert found is not None
-    assert (found.name, found.file) == (name, STATE)
+    assert (found.name, found.file, found.size) == (name, STATE, None if seed else (640, 480))
     for field in ("vectors", "attention", "positions", "scales"):
         np.testing.assert_array_equal(getattr(found.descriptors, field), getattr(photo.descriptors, field))
     assert cache.has(name, STATE)
