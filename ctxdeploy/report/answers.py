@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted, native_path
 from ctxdeploy.core.types import Box, Preprocessing
+from ctxdeploy.judgement import FOUND
+from ctxdeploy.report.matches import Drawing, draw
 from ctxdeploy.report.pages import write_page
 
 if TYPE_CHECKING:
+    from ctxdeploy.index import Hit, Verification
     from ctxdeploy.query import Answer
+    from ctxdeploy.runtime import PhotoSource
 
 # Longest sides in pixels, and the JPEG quality: a page of ten results has about 300 KB.
 LARGE, SMALL, QUALITY = 640, 320, 80
+# A query of more bytes is not compared with a file to see whether it is the same.
+_COMPARED = 64 << 20
+
+# Left, upper, width and height in shares of a photo's width and height.
+Frame = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +55,9 @@ class Result:
         rank: from 1.
         picture: its file; None if that is not known.
         verdict: ``right``, ``wrong`` or ``junk``; empty where nobody judged.
+        probability: that it shows the same as the query; None where that is not known.
+        verification: how the query lies in it; None where that was not looked into.
+        is_query: it is the query's own photo.
     """
 
     name: str
@@ -53,10 +65,38 @@ class Result:
     rank: int
     picture: Path | None
     verdict: str = ""
+    probability: float | None = None
+    verification: "Verification | None" = None
+    is_query: bool = False
 
     def thumbnail(self, large: bool = False) -> Thumbnail | None:
         """Return the photo; None if it is not there, or has become something else."""
         return None if self.picture is None else thumbnail(self.picture, LARGE if large else SMALL)
+
+    @property
+    def facts(self) -> str:
+        """How sure it is, and how many matches agree; empty if neither is known."""
+        sure = [] if self.probability is None else [f"{int(100 * self.probability)} % sure"]
+        agreed = [] if self.verification is None else [counted(self.verification.inliers, "inlier")]
+        return ", ".join([*sure, *agreed])
+
+    def frame(self, photo: Thumbnail) -> Frame | None:
+        """Return where the query lies in the photo, as ``Section.frame``; None where that is not known."""
+        box = None if self.verification is None else self.verification.box
+        return None if box is None else frame(box, photo.original_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Results under a heading.
+
+    Attributes:
+        heading: empty where there is one group alone.
+        results: best first.
+    """
+
+    heading: str
+    results: Sequence[Result]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +122,51 @@ class Section:
         """The query's photo; None if it cannot be read."""
         return None if self.photo is None else thumbnail(self.photo, LARGE)
 
+    @cached_property
+    def small(self) -> Thumbnail | None:
+        """The query's photo as it stands beside each photo that was found."""
+        return None if self.photo is None else thumbnail(self.photo, SMALL)
+
     @property
-    def frame(self) -> tuple[float, float, float, float] | None:
+    def frame(self) -> Frame | None:
         """The box on the photo: left, upper, width and height in shares of the photo's width and height."""
         if self.box is None or self.thumbnail is None:
             return None
-        width, height = self.thumbnail.original_size
-        left, upper, right, lower = self.box.pixels((width, height))
-        return left / width, upper / height, (right - left) / width, (lower - upper) / height
+        return frame(self.box, self.thumbnail.original_size)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the query stands beside photos that it found."""
+        mapped = [result.verification for result in self.results if result.picture is not None]
+        return any(found is not None and found.affine is not None for found in mapped) and self.small is not None
+
+    @property
+    def groups(self) -> list[Group]:
+        """The results: those that are certain, and the nearest of the others; one group if nobody judged."""
+        if any(result.probability is None for result in self.results):
+            return [Group(heading="", results=self.results)]
+        found = [result for result in self.results if (result.probability or 0.0) >= FOUND]
+        nearest = [result for result in self.results if (result.probability or 0.0) < FOUND]
+        beyond = "Beyond that nothing is certain; the nearest" if found else "Nothing certain; the nearest"
+        groups = (Group(heading="Found", results=found), Group(heading=beyond, results=nearest))
+        return [group for group in groups if group.results]
 
     def share(self, result: Result) -> float:
-        """Return a result's score as a share of the best one's, 0 to 1."""
-        best = self.results[0].score
+        """Return the length of a result's bar, 0 to 1: its probability, or its score as a share of the best.
+
+        The query's own photo scores a hundred times as much as others of the same; it is not what they are measured by.
+        """
+        if result.probability is not None:
+            return result.probability
+        others = [other.score for other in self.results if not other.is_query]
+        best = max(others, default=result.score)
         return min(max(result.score, 0.0) / best, 1.0) if best > 0 else 0.0
+
+    def drawing(self, result: Result, photo: Thumbnail | None) -> Drawing | None:
+        """Return the query beside a photo that it found, with their matches; None where there are none to show."""
+        if result.verification is None or photo is None or self.small is None:
+            return None
+        return draw(result.verification, self.small.original_size, photo.original_size, self.box)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +217,40 @@ def answer_section(answer: "Answer", photos: Path | None) -> Section:
         title=answer.photo.name,
         facts=(
             *(() if answer.box is None else (f"searched for the part {answer.box}",)),
+            *(() if not answer.turn else (f"turned by {answer.turn}°",)),
             *_effort(answer),
         ),
-        results=ranked((hit.name, hit.score, picture_of(photos, hit.name)) for hit in answer.hits),
+        results=[_result(answer, hit, rank, picture_of(photos, hit.name)) for rank, hit in enumerate(answer.hits, 1)],
     )
+
+
+def _result(answer: "Answer", hit: "Hit", rank: int, picture: Path | None) -> Result:
+    return Result(
+        name=hit.name,
+        score=hit.score,
+        rank=rank,
+        picture=picture,
+        probability=hit.probability,
+        verification=hit.verification,
+        is_query=(answer.is_indexed and hit.name == answer.photo.name) or _is_same(answer.photo, picture),
+    )
+
+
+def _is_same(query: "PhotoSource", picture: Path | None) -> bool:
+    """Return whether a query is the file of a photo that it found, or its bytes."""
+    if picture is None:
+        return False
+    try:
+        if query.path is not None and picture.samefile(query.path):
+            return True
+        state = query.state()
+        size = len(query.data) if query.data is not None else None if state is None else state.size
+        if size is None or size != picture.stat().st_size or size > _COMPARED:
+            return False
+        content = query.data if query.path is None else query.path.read_bytes()
+        return content is not None and content == picture.read_bytes()
+    except (OSError, ValueError):
+        return False
 
 
 def _effort(answer: "Answer") -> tuple[str, ...]:
@@ -171,12 +273,14 @@ def picture_of(folder: Path | None, name: str) -> Path | None:
     return folder / native_path(name)
 
 
-def ranked(found: Iterable[tuple[str, float, Path | None]]) -> list[Result]:
-    """Return names, scores and files, best first, as results."""
-    return [
-        Result(name=name, score=score, rank=rank, picture=picture)
-        for rank, (name, score, picture) in enumerate(found, 1)
-    ]
+def frame(box: Box, size: tuple[int, int]) -> Frame | None:
+    """Return a box as left, upper, width and height in shares of a photo's; None if it lies outside of it."""
+    width, height = size
+    left, right = max(box.x0, 0.0), min(box.x1, float(width))
+    upper, lower = max(box.y0, 0.0), min(box.y1, float(height))
+    if left >= right or upper >= lower:
+        return None
+    return left / width, upper / height, (right - left) / width, (lower - upper) / height
 
 
 def thumbnail(photo: Path | bytes, longest: int) -> Thumbnail | None:
