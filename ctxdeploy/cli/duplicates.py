@@ -50,7 +50,7 @@ def command(archive: Path, at: str | None, redundant: bool, as_json: bool, quiet
         print_json(
             {
                 "archive": str(archive),
-                "min_score": config.min_score,
+                "min_score": config.least_score,
                 "photos": photos,
                 "groups": facts,
                 "redundant": rest,

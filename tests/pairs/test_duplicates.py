@@ -1,6 +1,7 @@
 """Groups of photos that are one photo several times."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import FileState
-from ctxdeploy.index import Index
+from ctxdeploy.index import Codebook, Index, IndexConfig, Verification
 from ctxdeploy.pairs import DuplicatesConfig, find_duplicates
+from ctxdeploy.pairs.duplicates import is_same_frame
 
 SILENT = Display(quiet=True)
 NAMES = [f"{n}.jpg" for n in range(9)]
@@ -75,3 +77,61 @@ def test_photos_without_descriptors_are_no_duplicates(make_archive, some_photos)
 def test_a_least_score_out_of_range_is_refused(least: float) -> None:
     with pytest.raises(ConfigError, match="--min-score"):
         DuplicatesConfig(min_score=least)
+
+
+def found_at(affine: list[list[float]], inliers: int = 60) -> Verification:
+    nothing = np.empty((0, 2), np.float32)
+    return Verification(inliers=inliers, affine=np.array(affine), query_points=nothing, photo_points=nothing, box=None)
+
+
+FRAME = np.array([0.0, 0.0, 800.0, 600.0])
+HALF = np.array([0.0, 0.0, 400.0, 300.0])
+
+
+@pytest.mark.parametrize(
+    ("affine", "frame", "other", "is_same"),
+    [
+        ([[1, 0, 0], [0, 1, 0]], FRAME, FRAME, True),
+        ([[0.5, 0, 0], [0, 0.5, 0]], FRAME, HALF, True),
+        ([[1, 0, 40], [0, 1, 30]], np.array([0.0, 0.0, 720.0, 540.0]), FRAME, True),  # 5 % cut at each edge
+        ([[1, 0, 90], [0, 1, 80]], np.array([0.0, 0.0, 600.0, 450.0]), FRAME, False),  # much more
+        ([[1, 0, 60], [0, 1, 0]], FRAME, FRAME, False),  # the camera moved: each shows what the other does not
+        ([[1, 0.06, 0], [-0.06, 1, 0]], FRAME, FRAME, False),  # turned
+        ([[1, 0, 0], [0, 1.12, 0]], FRAME, FRAME, False),  # stretched
+        ([[-1, 0, 800], [0, 1, 0]], FRAME, FRAME, False),  # mirrored
+        ([[0, 0, 0], [0, 0, 0]], FRAME, FRAME, False),
+    ],
+)
+def test_one_frame_lies_on_the_other(affine: list[list[float]], frame: Any, other: Any, is_same: bool) -> None:
+    assert is_same_frame(found_at(affine), frame, other) is is_same
+    if is_same:  # in the other direction too
+        linear = np.linalg.inv(np.array(affine)[:, :2])
+        back = np.column_stack([linear, -linear @ np.array(affine)[:, 2]])
+        assert is_same_frame(found_at(back.tolist()), other, frame)
+        assert not is_same_frame(found_at(affine, inliers=39), frame, other)
+
+
+def test_photos_are_compared_by_their_positions(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    codebook = Codebook(random.standard_normal((512, 16)).astype(np.float32))
+    vectors = random.standard_normal((200, 16)).astype(np.float32)
+    places = random.uniform(0, 1000, (200, 2)).astype(np.float32)
+    # Of half the size: found at twice the scale. The third has the same things elsewhere.
+    seen = {"a.jpg": (places, 1.0), "b.jpg": (places / 2, 2.0), "c.jpg": (random.permutation(places), 1.0)}
+    with Index.create(tmp_path / "a", codebook, config=IndexConfig(geometry="codes")) as index:
+        for name, (shown, scale) in seen.items():
+            side = int(1000 / scale)
+            index.add(name, vectors, positions=shown, scales=np.full(200, scale), size=(side, side))
+    with Index.open(tmp_path / "a") as index:
+        (by_score,) = find_duplicates(index, DuplicatesConfig(), SILENT)
+        (by_positions,) = find_duplicates(index, DuplicatesConfig(verify=True), SILENT)
+    assert [one.name for one in by_score] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [one.name for one in by_positions] == ["a.jpg", "b.jpg"]
+
+
+def test_an_archive_without_positions_says_what_to_do(make_archive, some_photos) -> None:
+    with (
+        Index.open(make_archive(some_photos(["a", "b"]))) as index,
+        pytest.raises(ConfigError, match="with --geometry"),
+    ):
+        find_duplicates(index, DuplicatesConfig(verify=True), SILENT)
