@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxdeploy.core.errors import ConfigError, MismatchError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.core.files import piece_bytes
 from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Codebook, Features, Index, IndexConfig
@@ -354,3 +354,44 @@ def test_features_of_a_query(tmp_path: Path, make_codebook: Any, photos: Any) ->
     for code, bits in zip(found.codes[:, 0], signs, strict=True):
         assert [bool(int(code) >> d & 1) for d in range(64)] == [*bits, *[False] * 48]
     assert nothing is not None and len(nothing) == 0
+
+
+def test_a_flipped_bit_in_a_descriptor_is_found_and_repaired(tmp_path: Path, photos: Any, make_codebook: Any) -> None:
+    codebook, config = make_codebook(dim=16), IndexConfig(geometry="descriptors", shard_images=4)
+    fill(tmp_path / "a", codebook, photos, config)
+    with Index.open(tmp_path / "a") as index:
+        first = index.state.shards[0].path
+    data = bytearray(first.read_bytes())
+    arrays, _ = decode(bytes(data), "x")
+    vectors = arrays["geometry_vectors"]
+    place = bytes(data).index(vectors.tobytes())
+    data[place + vectors.size // 2] ^= 1
+    first.write_bytes(data)
+    with Index.open(tmp_path / "a") as index:
+        assert any(first.name in problem for problem in index.verify())
+    assert list(Index.repair(tmp_path / "a").lost) == [f"{number:03d}" for number in range(4)]
+    with Index.open(tmp_path / "a") as index:
+        assert index.verify() == [] and len(index) == 6
+        for number, vectors in enumerate(photos[4:], 4):
+            found = check(index, f"{number:03d}", expected(codebook, vectors, features(vectors, number)))
+            check_kept(found, codebook, vectors, "descriptors", None if number % 3 == 2 else (4000 + number, 3000))
+
+
+@pytest.mark.parametrize("tensor", ["geometry_codes", "geometry_sizes", "geometry_vectors", "geometry_steps"])
+def test_a_tensor_of_another_length_or_type_does_not_open(
+    tmp_path: Path, photos: Any, make_codebook: Any, tensor: str
+) -> None:
+    fill(tmp_path / "a", make_codebook(dim=16), photos[:3], IndexConfig(geometry="descriptors"))
+    (shard,) = (tmp_path / "a" / "shards").iterdir()
+    arrays, metadata = decode(shard.read_bytes(), "x")
+    whole = {name: np.array(array) for name, array in arrays.items()}
+    wide = {"geometry_steps": np.float64, "geometry_vectors": np.uint8}.get(tensor, np.int64)
+    without = {name: array for name, array in whole.items() if name != tensor}
+    for changed, text in (
+        ({**whole, tensor: whole[tensor][:-1]}, f"{tensor} is .* is needed"),
+        ({**whole, tensor: whole[tensor].astype(wide)}, f"{tensor} is .* is needed"),
+        (without, "its tensors are"),
+    ):
+        shard.write_bytes(b"".join(piece_bytes(piece) for piece in encode(changed, metadata)))
+        with pytest.raises(ArchiveError, match=text):
+            Index.open(tmp_path / "a")
