@@ -13,13 +13,13 @@ from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import aggregate
 from ctxdeploy.index.storage.failures import Failures, normalised, write_failures
 from ctxdeploy.index.storage.format import Arrays
+from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.manifest import publish
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pending import Pending, shard_tensors
 from ctxdeploy.index.storage.positions import check_positions, features_of, pack_features
 from ctxdeploy.index.storage.shard import (
     HeldShard,
-    Layout,
     Shard,
     not_empty,
     open_shard,

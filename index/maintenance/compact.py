@@ -11,10 +11,11 @@ from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.config import Progress, keeps
 from ctxdeploy.index.storage import format as file_format
+from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.manifest import ShardEntry
 from ctxdeploy.index.storage.names import name_tensors
 from ctxdeploy.index.storage.positions import feature_tensors
-from ctxdeploy.index.storage.shard import PLACES, HeldShard, Layout, Shard, not_empty
+from ctxdeploy.index.storage.shard import PLACES, HeldShard, Shard, not_empty
 from ctxdeploy.index.writer import Writer
 
 # A merged shard is made in memory: 26M postings of 18 bytes are 0.5 GB.

@@ -12,10 +12,11 @@ from ctxdeploy.index.maintenance.snapshots import pin_state, snapshot_names
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage import statistics
 from ctxdeploy.index.storage.failures import read_failures
+from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.manifest import FileEntry, Manifest, ShardEntry
 from ctxdeploy.index.storage.names import doubled_names, read_names
 from ctxdeploy.index.storage.pins import pin_current
-from ctxdeploy.index.storage.shard import Layout, Shard, open_shard, read_tombstones
+from ctxdeploy.index.storage.shard import Shard, open_shard, read_tombstones
 from ctxdeploy.index.storage.state import read_codebook
 
 

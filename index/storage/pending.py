@@ -11,9 +11,9 @@ from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import Aggregated, code_columns
 from ctxdeploy.index.config import keeps
 from ctxdeploy.index.storage.format import Arrays
+from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.names import name_tensors
 from ctxdeploy.index.storage.positions import PackedFeatures, feature_tensors
-from ctxdeploy.index.storage.shard import Layout
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,11 +18,12 @@ from ctxdeploy.index import Codebook, Index, IndexConfig
 from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.storage.format import decode, encode
+from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.manifest import Manifest, ShardEntry
 from ctxdeploy.index.storage.names import decode_name, encode_name
 from ctxdeploy.index.storage.pending import Pending, shard_tensors
 from ctxdeploy.index.storage.pins import pin_current
-from ctxdeploy.index.storage.shard import Layout, open_shard, write_shard
+from ctxdeploy.index.storage.shard import open_shard, write_shard
 from ctxdeploy.index.storage.state import State, open_state
 
 SCORING = {idf: IndexConfig().scoring(idf=idf) for idf in (False, True)}
