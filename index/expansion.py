@@ -1,28 +1,32 @@
 """Query expansion: the first hits ask too, with their stored codes, each as much as it certainly resembles the query.
 
-    final(x) = s(q, x) + Σ w(t) · s(t, x) over the first N hits t,  w(t) = (s(q, t) / own - 0.01) / 0.01 within 0..1
+    final(x) = s(q, x) + Σ w(t) · s(t, x) over the first N hits t,  w(t) = s(q, t) / u - 1 within 0..1
 
-``own`` is the score that the query's own photo would have. (Average query expansion: Chum et al., ICCV 2007; weighted:
-Radenović et al., PAMI 2019. With s(t, t) = 1 in the sum, the hits that ask stay in front.)
+``u`` is what unrelated photos may score. (Average query expansion: Chum et al., ICCV 2007; weighted: Radenović et al.,
+PAMI 2019. With s(t, t) = 1 in the sum, the hits that ask stay in front.)
 
-Half of the best scores of photos without a partner are below 0.0077 · own, 95 in 100 below 0.016: such a hit asks with
-little weight or none, so that no photo is expanded by noise. Weights relative to the first hit do not know noise, and
-are nothing where the query's photo is in the archive itself: that is the first hit then, 100 times above all others. It
-and its copies do not ask (they have nothing to add, with fewer words than the query), and stay in front with w = 1.
+Weights relative to the first hit, as published ones are, do not know noise: a photo without a partner is expanded by
+the best of many unrelated ones. And they vanish where the query's own photo is in the archive, which is the first hit
+then, 100 times above all others. It and its copies do not ask, for they have nothing to add, and stay in front.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.index.config import Hit
+from ctxdeploy.index.config import Hit, Scoring
 
 # Hits that may ask: each costs a scan.
 MOST = 64
-# Of ``own``: the scores from which on a hit asks, and asks with full weight; and that of the query's photo or a copy.
-_LEAST, _FULL, _COPY = 0.01, 0.02, 0.3
 # Copies that are looked for besides the N hits.
 COPIES = 4
+# u is this times the root of what two random codes have: 0.0021 at 128 bits and the default alpha. Of the photos most
+# like a query of another scene, 2 in 3 score less, and 95 in 100 less than 1.7 u; so for alpha 1 to 5, for codes of one
+# word a descriptor and of five (50 scenes of landmarks that the model had not seen).
+_UNRELATED = 0.09
+# Of the score of the query's own photo: what only that or a copy has. Others are below 0.1, mostly below 0.03.
+_COPY = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Expansion:
 
     Attributes:
         asking: names of hits that ask too, and their weights, above 0.
-        copies: names of hits that are the query's photo: each has 1 more.
+        copies: names of hits that are the query's photo: each has more by the sum of these weights.
     """
 
     asking: list[tuple[str, float]]
@@ -45,16 +49,27 @@ def checked_expand(expand: int) -> int:
     return expand
 
 
-def expansion(hits: Sequence[Hit], own: float, count: int) -> Expansion:
+def unrelated(scoring: Scoring, dim: int) -> float:
+    """Return u, what unrelated photos may score.
+
+    The mean of s^alpha over random codes of D bits falls far faster with alpha than the scores of real photos of
+    different things, whose root of it is within 1.25 times the truth from alpha 1 to 5.
+    """
+    similarities = ((math.comb(dim, h), 1 - 2 * h / dim) for h in range(dim + 1))
+    mean = math.fsum(n * s**scoring.alpha for n, s in similarities if s > 0 and s >= scoring.threshold) / 2**dim
+    return _UNRELATED * math.sqrt(mean)
+
+
+def expansion(hits: Sequence[Hit], own: float, count: int, unit: float) -> Expansion:
     """Return how a query is expanded.
 
     Args:
         hits: of the query, by falling score: ``count + COPIES``, if there are so many.
-        own: the score that the query's own photo would have; 0 for a query without words.
+        own: the score that the query's own photo would have.
         count: N.
+        unit: u.
     """
     copies = [hit.name for hit in hits if hit.score >= _COPY * own]
     others = [hit for hit in hits if hit.score < _COPY * own][:count]
-    weights = [min((hit.score / own - _LEAST) / (_FULL - _LEAST), 1.0) for hit in others]
-    asking = [(hit.name, weight) for hit, weight in zip(others, weights, strict=True) if weight > 0]
+    asking = [(hit.name, min(hit.score / unit - 1, 1.0)) for hit in others if hit.score > unit > 0]
     return Expansion(asking=asking, copies=copies)

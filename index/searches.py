@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.all_pairs import BLOCK, search_all
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
 from ctxdeploy.index.config import Hit, Progress
-from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion
+from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion, unrelated
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
@@ -116,9 +115,10 @@ class Searches(ABC):
         added = None
         if count:
             owns = [math.fsum(searcher.parts(query, own, scoring)[1]) for query, own in ready]
-            asked, added = self._expanded(
-                searcher.state, asked, map(expansion, search(asked, count + COPIES), owns, repeat(count))
-            )
+            unit = unrelated(scoring, searcher.state.codebook.dim)
+            first = search(asked, count + COPIES)
+            found = [expansion(hits, own, count, unit) for hits, own in zip(first, owns, strict=True)]
+            asked, added = self._expanded(searcher.state, asked, found)
         return search(asked, min(wanted, max(len(searcher.state), 1)), added=added)
 
     def search_combined(
@@ -263,18 +263,21 @@ class Searches(ABC):
         return [found[number] for number in range(len(queries))]
 
     def _expanded(
-        self, state: State, asked: Sequence[Combination], expansions: Iterable[Expansion]
+        self, state: State, asked: Sequence[Combination], expansions: Sequence[Expansion]
     ) -> tuple[list[Combination], list[dict[int, float]]]:
         """Return combinations with the hits that ask too, each of which is read once; and what each copy has more."""
-        found = list(expansions)
-        names = list(dict.fromkeys(name for one in found for name, _ in one.asking))
+        names = list(dict.fromkeys(name for one in expansions for name, _ in one.asking))
         photos = dict(zip(names, aggregated(state, self._places(state, names), self._threads), strict=True))
         combinations: list[Combination] = [
             [*combination, *((photos[name], weight) for name, weight in one.asking)]
-            for combination, one in zip(asked, found, strict=True)
+            for combination, one in zip(asked, expansions, strict=True)
         ]
-        copies = [self._places(state, one.copies) for one in found]
-        return combinations, [{int(state.bases[shard]) + number: 1.0 for shard, number in places} for places in copies]
+        added = []
+        for one in expansions:
+            more = math.fsum(weight for _, weight in one.asking)
+            places = self._places(state, one.copies)
+            added.append({int(state.bases[shard]) + number: more for shard, number in places} if more else {})
+        return combinations, added
 
     def _aggregate(
         self, state: State, queries: list[NDArray[np.float32]], own: bool
