@@ -164,6 +164,7 @@ def _matches(query: _Side, photo: _Side, config: VerificationConfig, kind: str) 
     from ctxdeploy.index.kernels import matches as kernels
 
     left, right = query.features, photo.features
+    _check_dimensions(left, right, kind)
     if query.numbers is not None and photo.numbers is not None:
         pairs, weights = kernels.mutual(query.numbers, len(left), kernels.packed(photo.numbers), len(right))
         return pairs, weights
@@ -171,6 +172,14 @@ def _matches(query: _Side, photo: _Side, config: VerificationConfig, kind: str) 
     furthest = int((1 - config.agreement) / 2 * 64 * codes.shape[1])
     pairs, weights = kernels.of_words(left.words, right.words, codes, others, furthest, _WORD_PAIRS)
     return pairs, weights
+
+
+def _check_dimensions(left: Features, right: Features, kind: str) -> None:
+    sides = [side.vectors if kind == "descriptors" else side.codes for side in (left, right)]
+    dims = [side.shape[1] for side in sides if side is not None]
+    if kind != "words" and len(dims) == 2 and dims[0] != dims[1]:
+        of = "dimensions" if kind == "descriptors" else "columns"
+        raise ConfigError(f"{kind} of {dims[0]} and {dims[1]} {of} cannot be compared: they are of different models")
 
 
 _Pairs = tuple[NDArray[np.int32], NDArray[np.int32]]

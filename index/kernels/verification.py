@@ -17,7 +17,7 @@ FULL = 4096
 PROPOSALS = 1024
 # Proposals that are refined, the best by weight; 32 instead of 8 change no ranking of 150 queries.
 REFINED = 8
-REFITS = 2
+REFITS = 5
 # How much a map may stretch or shrink, in any direction.
 LEAST, MOST = 0.25, 4.0
 # Matches that a map explains at least: two of them agree by chance in half of all unrelated photos.
@@ -89,10 +89,11 @@ def fit(
         current[0, 0] = current[1, 1] = scale
         current[0, 2] = places[2, m] - scale * places[0, m]
         current[1, 2] = places[3, m] - scale * places[1, m]
+        bar = heaviest + 1
         for refit in range(REFITS + 1):
             inliers, weight = _inliers(current, places, tolerance, matches, weights, order, used)
-            if weight > heaviest and len(inliers) >= FEWEST:
-                best, kept, heaviest = current, inliers, weight
+            if weight >= bar and len(inliers) >= FEWEST:  # of the maps of a proposal the most refined
+                best, kept, heaviest, bar = current, inliers, weight, weight
             if refit < REFITS and len(inliers) > 1:
                 current = _refined(places, inliers, affine)
                 if not _allowed(current):
