@@ -65,16 +65,16 @@ class _Odds:
 # Fitted by benchmarks/judgement.py --fit on landmarks that the network was not trained on; one photo of the same in the
 # archive for every second query. By what matched the features; None without verification.
 _OUTSIDE: dict[str | None, _Odds] = {
-    None: _Odds(base=-1.3, height=4.2),
-    "words": _Odds(base=-8.2, height=3.2, matched=2.3),
-    "codes": _Odds(base=-2.5, height=3.2, matched=0.7),
-    "descriptors": _Odds(base=-7.3, height=2.5, matched=2.0),
+    None: _Odds(base=-1.4, height=4.2),
+    "words": _Odds(base=-8.1, height=3.2, matched=2.2),
+    "codes": _Odds(base=-2.5, height=3.3, matched=0.7),
+    "descriptors": _Odds(base=-7.4, height=2.5, matched=2.0),
 }
 _STORED: dict[str | None, _Odds] = {
-    None: _Odds(base=-2.1, height=3.3),
-    "words": _Odds(base=-9.1, height=2.4, matched=2.4),
-    "codes": _Odds(base=-3.2, height=2.3, matched=0.8),
-    "descriptors": _Odds(base=-8.4, height=1.7, matched=2.2),
+    None: _Odds(base=-2.2, height=3.3),
+    "words": _Odds(base=-9.2, height=2.4, matched=2.4),
+    "codes": _Odds(base=-3.3, height=2.5, matched=0.8),
+    "descriptors": _Odds(base=-8.5, height=1.8, matched=2.2),
 }
 
 
@@ -200,17 +200,29 @@ class Judgement:
                 where it is more than the hit's own. None if they are not known.
         """
         table = _STORED if stored else _OUTSIDE
-        height = self._height(np.asarray(scores, np.float64), photos, self._own(ranking, photos, stored), stored)
+        height = self.heights(scores, photos=photos, ranking=ranking, stored=stored)
         found = _probability(table[None], height)
         if inliers is not None:
             counted = np.asarray(inliers, np.float64)
             verified = _probability(table[matches], height, np.log1p(np.maximum(counted, 0)))
             found = np.where(counted >= 0, verified, found)
         if links is not None and len(links):
-            heights = self._height(np.asarray(links[: len(found)], np.float64), photos, 0.0, True)
-            link = _probability(_STORED[None], heights)
+            link = _probability(_STORED[None], self.heights(links[: len(found)], photos=photos, stored=True))
             found = np.maximum(found, (found[: len(link), np.newaxis] * link).max(axis=0))
         return found
+
+    def heights(
+        self,
+        scores: NDArray[np.float64],
+        *,
+        photos: int,
+        ranking: NDArray[np.float64] | None = None,
+        stored: bool = False,
+    ) -> NDArray[np.float64]:
+        """Return by how much the logarithms of scores are above that of the expected best; see ``probabilities``."""
+        expected = math.log(self.expected_best(photos, stored=stored)) + self._own(ranking, photos, stored)
+        heights: NDArray[np.float64] = np.log(np.maximum(np.asarray(scores, np.float64), _LEAST)) - expected
+        return heights
 
     def _level(self, stored: bool) -> float:
         more = 0.0 if stored else _FIVE_WORDS * math.log(self.query_words) / math.log(5)
@@ -224,11 +236,6 @@ class Judgement:
         usual = self._level(stored) + self.shape * math.log(math.log(photos / depth))
         above = math.log(max(float(ranking[depth - 1]), _LEAST)) - usual
         return _OWN * photos / (photos + _OWN_WEIGHT) * _clipped(above, self.low, self.high)
-
-    def _height(self, scores: NDArray[np.float64], photos: int, own: float, stored: bool) -> NDArray[np.float64]:
-        """Return by how much the logarithms of scores are above that of the expected best."""
-        expected = math.log(self.expected_best(photos, stored=stored)) + own
-        return np.log(np.maximum(scores, _LEAST)) - expected
 
     def save(self, archive: Path) -> None:
         """Store it with an archive, durably.
