@@ -44,7 +44,7 @@ WAYS = ("scores", *KINDS, "scores and links", *(f"{kind} and links" for kind in 
 PARTNERS = 1.0
 # Photos of one landmark may show its other side, which no score can know: those are fitted that a map explains, or that
 # score e times the best of unrelated photos.
-VISIBLE_INLIERS, VISIBLE_HEIGHT = 18, 1.0
+VISIBLE_INLIERS, VISIBLE_HEIGHT = 38, 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

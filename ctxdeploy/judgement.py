@@ -65,17 +65,19 @@ class _Odds:
 # Fitted by benchmarks/judgement.py --fit on landmarks that the network was not trained on; one photo of the same in the
 # archive for every second query. By what matched the features; None without verification.
 _OUTSIDE: dict[str | None, _Odds] = {
-    None: _Odds(base=-1.4, height=4.2),
-    "words": _Odds(base=-8.1, height=3.2, matched=2.2),
-    "codes": _Odds(base=-2.5, height=3.3, matched=0.7),
-    "descriptors": _Odds(base=-7.4, height=2.5, matched=2.0),
+    None: _Odds(base=-1.5, height=4.4),
+    "words": _Odds(base=-13.9, height=3.2, matched=3.3),
+    "codes": _Odds(base=-13.2, height=3.1, matched=3.1),
+    "descriptors": _Odds(base=-7.7, height=2.75, matched=1.8),
 }
 _STORED: dict[str | None, _Odds] = {
-    None: _Odds(base=-2.2, height=3.3),
-    "words": _Odds(base=-9.2, height=2.4, matched=2.4),
-    "codes": _Odds(base=-3.3, height=2.5, matched=0.8),
-    "descriptors": _Odds(base=-8.5, height=1.8, matched=2.2),
+    None: _Odds(base=-2.4, height=3.4),
+    "words": _Odds(base=-15.2, height=2.4, matched=3.5),
+    "codes": _Odds(base=-14.6, height=2.35, matched=3.4),
+    "descriptors": _Odds(base=-9.3, height=2.1, matched=2.1),
 }
+# By how much few inliers lower log(p / (1 - p)) at most: a part of a photo has few features, and scenes are not flat.
+_DOUBT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,13 +203,15 @@ class Judgement:
         """
         table = _STORED if stored else _OUTSIDE
         height = self.heights(scores, photos=photos, ranking=ranking, stored=stored)
-        found = _probability(table[None], height)
+        logits = _logits(table[None], height)
         if inliers is not None:
             counted = np.asarray(inliers, np.float64)
-            verified = _probability(table[matches], height, np.log1p(np.maximum(counted, 0)))
-            found = np.where(counted >= 0, verified, found)
+            verified = _logits(table[matches], height, np.log1p(np.maximum(counted, 0)))
+            logits = np.where(counted >= 0, np.maximum(verified, logits - _DOUBT), logits)
+        found = _probability(logits)
         if links is not None and len(links):
-            link = _probability(_STORED[None], self.heights(links[: len(found)], photos=photos, stored=True))
+            height = self.heights(links[: len(found)], photos=photos, stored=True)
+            link = _probability(_logits(_STORED[None], height))
             found = np.maximum(found, (found[: len(link), np.newaxis] * link).max(axis=0))
         return found
 
@@ -326,8 +330,12 @@ def _line(logs: NDArray[np.float64]) -> tuple[float, float] | None:
     return mean_y - slope * mean_x, slope
 
 
-def _probability(odds: _Odds, height: NDArray[np.float64], matched: Any = 0.0) -> NDArray[np.float64]:
-    logits = odds.base + odds.height * height + odds.matched * matched
+def _logits(odds: _Odds, height: NDArray[np.float64], matched: Any = 0.0) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = odds.base + odds.height * height + odds.matched * matched
+    return logits
+
+
+def _probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
     return found
 
