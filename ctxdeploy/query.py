@@ -169,9 +169,7 @@ class QueryConfig:
         if not 0 <= self.min_probability <= 1:
             raise ConfigError(f"--min-probability {self.min_probability} is not a number in 0..1")
         if not self.is_judged:
-            raise ConfigError(
-                "--min-probability needs scores as the archive's are: leave out --alpha, --threshold, --idf"
-            )
+            raise ConfigError("--min-probability needs the archive's own scores: leave out --alpha, --threshold, --idf")
 
     @property
     def is_judged(self) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
     from ctxdeploy.index.search import Searcher
-    from ctxdeploy.index.searches import CommonWords
+    from ctxdeploy.index.searches import Asked, CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
     from ctxdeploy.index.storage.positions import Features
     from ctxdeploy.index.storage.state import State
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_WORDS",
     "Aggregated",
+    "Asked",
     "Codebook",
     "CommonWords",
     "DescriptorSource",
@@ -58,6 +59,7 @@ __all__ = [
 
 _HOMES = {
     "Aggregated": "codebook.aggregation",
+    "Asked": "searches",
     "Codebook": "codebook.codebook",
     "CommonWords": "searches",
     "DescriptorSource": "config",

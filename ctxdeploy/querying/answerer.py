@@ -1,7 +1,7 @@
 """From a query to its answer: describe, search, expand, verify, judge, and turn where nothing was found upright."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from ctxdeploy.querying.turning import choose, further_turns
 from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, no_geometry, verify_hits
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import Asked, Index
     from ctxdeploy.runtime import Extractor
 
 # Queries that may wait for each other.
@@ -195,12 +195,13 @@ class Answerer:
         judgement = self.judgement() if config.is_judged and len(self.index) else None
         most = max(config.top, config.verify)
         depth = most if judgement is None else max(most, judgement.depth(len(self.index)) + 1)
-        own = self._search(queries, depth)
-        shown = self._search(queries, most, config.expand) if config.expand else own
+        asked = self.index.asked([item.asked for item in queries])
+        own = self._search(asked, depth)
+        shown = self._search(asked, most, expand=config.expand) if config.expand else own
         found = []
-        for item, plain, hits in zip(queries, own, shown, strict=True):
+        for item, ready, plain, hits in zip(queries, asked, own, shown, strict=True):
             verified = self._verified(item, hits[: config.verify])
-            ranked = _ranked(hits, verified, config)[:most]
+            ranked = self._with_own_scores(ready, _ranked(hits, verified, config)[:most], plain)
             if judgement is not None:
                 ranked = self._judged(item, ranked, plain, verified, judgement)
             best = plain[0].score if plain else 0.0
@@ -208,11 +209,12 @@ class Answerer:
         seconds = (time.perf_counter() - start) / len(queries)
         return [replace(item, search_seconds=seconds) for item in found]
 
-    def _search(self, queries: Sequence[_Found], top: int, expand: int = 0) -> list[list[Hit]]:
+    def _search(
+        self, asked: "Sequence[Asked]", top: int, *, expand: int = 0, among: Collection[str] | None = None
+    ) -> list[list[Hit]]:
         config = self.config
-        asked = [item.asked for item in queries]
         return self.index.search_batch(
-            asked, top, alpha=config.alpha, threshold=config.threshold, idf=config.idf, expand=expand
+            asked, top, alpha=config.alpha, threshold=config.threshold, idf=config.idf, expand=expand, among=among
         )
 
     def _verified(self, item: _Found, hits: Sequence[Hit]) -> Verified:
@@ -243,6 +245,16 @@ class Answerer:
         name = item.query.photo.name
         return files[name] if name in files else self.index.features(name)
 
+    def _with_own_scores(self, asked: "Asked", hits: Sequence[Hit], own: Sequence[Hit]) -> list[Hit]:
+        """Return hits with their own scores for the query, by which people and judgements know them, not expanded."""
+        if not self.config.expand:
+            return list(hits)
+        scores = {hit.name: hit.score for hit in own}
+        unknown = [hit.name for hit in hits if hit.name not in scores]
+        if unknown:
+            scores |= {hit.name: hit.score for hit in self._search([asked], len(unknown), among=unknown)[0]}
+        return [replace(hit, score=scores.get(hit.name, 0.0)) for hit in hits]
+
     def _judged(
         self, item: _Found, hits: Sequence[Hit], own: Sequence[Hit], verified: Verified, judgement: Judgement
     ) -> list[Hit]:
@@ -250,10 +262,6 @@ class Answerer:
         if not hits:
             return []
         names = [hit.name for hit in hits]
-        scores = {hit.name: hit.score for hit in own}
-        unknown = [name for name in names if name not in scores]
-        if unknown:  # it came by expansion
-            scores |= {hit.name: hit.score for hit in self.index.search(item.asked, len(unknown), among=unknown)}
         stored = item.photo is None
         ranking = [hit.score for hit in own if not (stored and hit.name == item.query.photo.name)]
         links = self.index.scores(names[:LINKS], names)
@@ -263,7 +271,7 @@ class Answerer:
         for kind in set(kinds):
             inliers = [-1 if hit.verification is None else hit.verification.inliers for hit in hits]
             probabilities = judgement.probabilities(
-                np.array([scores.get(name, 0.0) for name in names]),
+                np.array([hit.score for hit in hits]),
                 photos=len(self.index),
                 ranking=np.array(ranking),
                 stored=stored,

@@ -48,8 +48,7 @@ def test_page_holds_query_box_and_results(
     expected = {"left": 14 / width, "top": 13 / height, "width": 176 / width, "height": 108 / height}
     assert found == pytest.approx({name: 100 * share for name, share in expected.items()}, abs=0.001)
     bars = [float(bar.attributes["style"].strip("width: %")) for bar in page.all("i")]
-    best = answer["results"][0]["score"]
-    assert bars == pytest.approx([100 * hit["score"] / best for hit in answer["results"]], abs=0.001)
+    assert bars == pytest.approx([100 * hit["probability"] for hit in answer["results"]], abs=0.001)
 
 
 def test_several_queries_are_linked(

@@ -177,3 +177,14 @@ def test_sums_of_scores(make_photos: Make, make_archive: Make) -> None:
             assert hit.score == first + 0.5 * second + -0.25 * third
         assert found[1:] == [[], index.search("011", 50), []]
         assert index.search_combined(asked * 8, 50) == found * 8  # together, and each alone
+
+
+def test_queries_whose_words_were_found_ask_alike(make_photos: Make, make_archive: Make) -> None:
+    photos = make_photos(40)
+    with Index.open(make_archive(photos)) as index:
+        queries = [photos[3], "007", photos[9]]
+        asked = index.asked(queries)
+        assert [(len(one.query.words) > len(one.own.words)) for one in asked] == [True, False, True]
+        for expand in (0, 2):
+            assert index.search_batch(asked, 9, expand=expand) == index.search_batch(queries, 9, expand=expand)
+        assert index.search(asked[0], among=["003", "011"]) == index.search(photos[3], among=["003", "011"])
