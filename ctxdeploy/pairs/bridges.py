@@ -1,5 +1,6 @@
 """The parts that pairs divide photos into, and the best pairs that join them."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # Parts of up to so many photos are asked together, each photo for as many others as its part has: one of them lies
 # outside. Larger ones, of which there cannot be many, are asked for photos outside alone.
 _TOGETHER = 256
+# Others outside of its part that are kept of each photo for the rounds that follow.
+_KEPT = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,29 +81,25 @@ class Bridge:
     second: int
 
 
-def bridges(graph: Graph, part: NDArray[np.int64], progress: Progress, *, min_score: float = 0.0) -> list[Bridge]:
+def bridges(graph: Graph, part: NDArray[np.int64], progress: Progress) -> list[Bridge]:
     """Return the best pairs that join parts, best first: a maximum spanning forest of the parts (Borůvka 1926).
 
     Args:
         graph: the photos; numbers in the order of their names, byte by byte, so that ties are broken by name.
         part: of each photo, see ``parts_of``; left as it is.
         progress: advanced by one for each photo that is asked.
-        min_score: pairs below it join nothing.
 
-    Each round asks the photos of every part but the largest for their best outside of it, which joins at least half of
-    the parts that anything can join. A part without any is left alone.
+    Each round finds the best pair that leads out of every part but the largest, which joins at least half of the parts
+    that anything can join. A part without any is left alone.
     """
     part, found, closed = part.copy(), list[Bridge](), set[int]()
+    leads = _Leads(graph, progress)
     while graph.members.any():
         roots, sizes = np.unique(part[graph.members], return_counts=True)
         largest = int(roots[np.argmax(sizes)])
-        asked = {int(root): int(size) for root, size in zip(roots, sizes, strict=True) if root not in closed}
-        asked.pop(largest, None)
-        best: dict[int, Bridge] = {}
-        for root, bridge in _leading_out(graph, part, asked, progress):
-            if -bridge.cost >= min_score and (root not in best or bridge < best[root]):
-                best[root] = bridge
-        closed.update(root for root in asked if root not in best)
+        open_ = [int(root) for root in roots if root != largest and root not in closed]
+        best = leads.best(part, open_)
+        closed.update(root for root in open_ if root not in best)
         if not best:
             break
         above: dict[int, int] = {}
@@ -126,42 +125,85 @@ def _top(above: dict[int, int], root: int) -> int:
     return root
 
 
-def _leading_out(
-    graph: Graph, part: NDArray[np.int64], sizes: dict[int, int], progress: Progress
-) -> Iterator[tuple[int, Bridge]]:
-    """Yield for photos of some parts, of so many photos each, the part and the best pair that leads out of it."""
-    small: dict[int, list[int]] = {}
-    for root, size in sizes.items():
-        if size <= _TOGETHER:
-            small.setdefault((size - 1).bit_length(), []).append(root)
-    member = np.flatnonzero(graph.members)
-    inside = None if graph.members.all() else [graph.names[i] for i in member]
-    for bits, roots in sorted(small.items()):
-        photos = member[np.isin(part[member], roots)]
-        yield from _best(graph, part, photos, (1 << bits) + graph.neighbours, inside, progress)
-    for root in sorted(root for root, size in sizes.items() if size > _TOGETHER):
-        photos = member[part[member] == root]
-        outside = [graph.names[i] for i in member[part[member] != root]]
-        yield from _best(graph, part, photos, 1 + graph.neighbours, outside, progress)
+class _Leads:
+    """The best pairs that lead out of parts, and what is known of each photo's others for the rounds that follow.
+
+    Of a photo up to 16 others outside of its part are kept, best first, and the score that all further ones have at
+    most. Parts only grow, so what lies inside of one once is dropped; a photo is asked again only where no other is
+    left and a further one might be the best of its part.
+    """
+
+    def __init__(self, graph: Graph, progress: Progress) -> None:
+        self._graph, self._progress = graph, progress
+        self._others: dict[int, deque[tuple[int, float]]] = {}
+        self._limits: dict[int, float] = {}
+
+    def best(self, part: NDArray[np.int64], roots: list[int]) -> dict[int, Bridge]:
+        """Return the best pair that leads out of each of some parts; nothing for a part without any."""
+        member = np.flatnonzero(self._graph.members)
+        member = member[np.isin(part[member], roots)]
+        photos = {int(part[group[0]]): group.tolist() for group in _grouped(member, part[member])}
+        found = {root: self._known(part, group) for root, group in photos.items()}
+        asked = {
+            root: [photo for photo in group if self._may_lead(photo, found[root])] for root, group in photos.items()
+        }
+        for group, top, among in self._calls(part, photos, {root: group for root, group in asked.items() if group}):
+            self._ask(part, group, top, among)
+        found |= {root: self._known(part, photos[root]) for root, group in asked.items() if group}
+        return {root: bridge for root, bridge in found.items() if bridge is not None}
+
+    def _known(self, part: NDArray[np.int64], photos: list[int]) -> Bridge | None:
+        best: Bridge | None = None
+        for photo in photos:
+            others = self._others.get(photo)
+            while others and part[others[0][0]] == part[photo]:
+                others.popleft()
+            if others:
+                other, score = others[0]
+                if best is None or -score <= best.cost:
+                    bridge = Bridge(cost=-score, first=min(photo, other), second=max(photo, other))
+                    best = bridge if best is None else min(best, bridge)
+        return best
+
+    def _may_lead(self, photo: int, best: Bridge | None) -> bool:
+        limit = self._limits.get(photo, 1.0)
+        return not self._others.get(photo) and limit > 0 and (best is None or limit >= -best.cost)
+
+    def _calls(
+        self, part: NDArray[np.int64], photos: dict[int, list[int]], asked: dict[int, list[int]]
+    ) -> Iterator[tuple[list[int], int, list[str] | None]]:
+        """Yield photos that are asked together, for how many others, and among which; None for all."""
+        names, member = self._graph.names, np.flatnonzero(self._graph.members)
+        inside = None if self._graph.members.all() else [names[i] for i in member]
+        small: dict[int, list[int]] = {}
+        for root, group in sorted(asked.items()):
+            size = len(photos[root])
+            if size <= _TOGETHER:
+                small.setdefault((size - 1).bit_length(), []).extend(group)
+            else:
+                outside = [names[i] for i in member[part[member] != root]]
+                yield group, self._graph.neighbours + _KEPT, outside
+        for bits, group in sorted(small.items()):
+            # One of so many lies outside.
+            yield sorted(group), (1 << bits) + self._graph.neighbours + _KEPT, inside
+
+    def _ask(self, part: NDArray[np.int64], photos: list[int], top: int, among: list[str] | None) -> None:
+        graph = self._graph
+        for name, hits in graph.index.search_all(top, names=[graph.names[i] for i in photos], among=among):
+            self._progress.advance()
+            photo = graph.numbers[name]
+            others = np.fromiter((graph.numbers[hit.name] for hit in hits), np.int32, len(hits))
+            good = np.flatnonzero((part[others] != part[photo]) & graph.allowed(photo, others))
+            kept = deque((int(others[i]), hits[i].score) for i in good[:_KEPT])
+            self._others[photo] = kept
+            is_all = len(hits) < top and len(good) <= _KEPT
+            self._limits[photo] = 0.0 if is_all else kept[-1][1] if len(good) > _KEPT else hits[-1].score
 
 
-def _best(
-    graph: Graph,
-    part: NDArray[np.int64],
-    photos: NDArray[np.int64],
-    top: int,
-    among: list[str] | None,
-    progress: Progress,
-) -> Iterator[tuple[int, Bridge]]:
-    for name, hits in graph.index.search_all(top, names=[graph.names[i] for i in photos], among=among):
-        progress.advance()
-        photo = graph.numbers[name]
-        others = np.fromiter((graph.numbers[hit.name] for hit in hits), np.int32, len(hits))
-        good = np.flatnonzero((part[others] != part[photo]) & graph.allowed(photo, others))
-        if len(good):
-            other = int(others[good[0]])
-            bridge = Bridge(cost=-hits[good[0]].score, first=min(photo, other), second=max(photo, other))
-            yield int(part[photo]), bridge
+def _grouped(photos: NDArray[np.int64], parts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return photos by part."""
+    order = np.argsort(parts, kind="stable")
+    return np.split(photos[order], np.flatnonzero(np.diff(parts[order])) + 1) if len(photos) else []
 
 
 def by_name(index: "Index") -> tuple[list[str], dict[str, int]]:

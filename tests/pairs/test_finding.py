@@ -179,9 +179,12 @@ def check_bridges(
     photos = some_photos(names, scenes=scenes, seed=seed)
     photos[names[-1]] = photos[names[-1]][:0]  # a photo without descriptors
     scores = all_scores(photos)
-    with PhotoIndex.open(make_archive(photos)) as index:
+    with PhotoIndex.open(make_archive(photos)) as index, pytest.MonkeyPatch.context() as patch:
         plain = as_dict(index.pairs(PairsConfig(top=1, min_score=least)))
         found = index.pairs(PairsConfig(top=1, min_score=least, connected=True))
+        # Fewer others are kept of each photo, and parts are asked for photos outside alone.
+        patch.setattr("ctxdeploy.pairs.bridges._KEPT", 1 + seed % 2)
+        patch.setattr("ctxdeploy.pairs.bridges._TOGETHER", seed % 3)
         again = index.pairs(PairsConfig(top=1, min_score=least, connected=True))
     pairs, wanted = as_dict(found), best_forest(scores, plain)
     added = {key: score for key, score in pairs.items() if key not in plain}
@@ -193,16 +196,6 @@ def check_bridges(
     assert found.alone == sorted((next(iter(part)) for part in left if len(part) == 1), key=str.encode)
     assert names[-1] in found.alone and found.without_descriptors == 1
     assert list(found) == list(again)
-
-
-def test_large_parts_are_joined_too(make_archive, all_scores, some_photos, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts above the limit for asking together are asked for photos outside alone."""
-    photos = some_photos(NAMES, scenes=2, seed=3)
-    archive = make_archive(photos)
-    with PhotoIndex.open(archive) as index:
-        wanted = list(index.pairs(PairsConfig(top=2, min_score=0.5, connected=True)))
-        monkeypatch.setattr("ctxdeploy.pairs.bridges._TOGETHER", 1)
-        assert list(index.pairs(PairsConfig(top=2, min_score=0.5, connected=True))) == wanted
 
 
 def test_bridges_are_no_neighbours_and_lie_within_the_photos_that_are_meant(make_archive, some_photos) -> None:
