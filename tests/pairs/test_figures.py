@@ -34,3 +34,16 @@ def test_duplicates() -> None:
     }
     assert not any(of["other_photos"] or of["other_scenes"] for of in stored.values())
     assert re.search(r"\b80 planted", (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8"))
+
+
+def test_pairs() -> None:
+    stored = results("pairs")
+    assert rows("recall | least") == {
+        label: [str(of["pairs"]), *(f"{of[what]:.3f}" for what in ("recall", "least_recall", "useless"))]
+        for label, of in stored["pairs"].items()
+    }
+    text = (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8")
+    assert f"most photos ({sum(stored['scenes'].values())}) among all its {stored['photos']}" in text
+    whole = stored["registered"].pop("all pairs")
+    assert {scene: of["registered"] for scene, of in whole.items()} == stored["scenes"]
+    assert not any(of["missing"] for models in stored["registered"].values() for of in models.values())
