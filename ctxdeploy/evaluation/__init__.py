@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ctxdeploy.evaluation.judging import Figures, Outcome, worst
     from ctxdeploy.evaluation.query_cache import ObservedExtractor
     from ctxdeploy.evaluation.ranking import Ranked
+    from ctxdeploy.evaluation.reranking import Reranking
     from ctxdeploy.evaluation.retrieval import AsmkRetrieval, asmk_scores, rankings
     from ctxdeploy.evaluation.table import KINDS, open_set
 
@@ -33,6 +34,7 @@ __all__ = [
     "PairsFigures",
     "Query",
     "Ranked",
+    "Reranking",
     "asmk_scores",
     "evaluate",
     "judge_pairs",
@@ -57,6 +59,7 @@ _HOMES = {
     "PairsFigures": "covisibility",
     "Query": "dataset",
     "Ranked": "ranking",
+    "Reranking": "reranking",
     "asmk_scores": "retrieval",
     "evaluate": "evaluation",
     "judge_pairs": "covisibility",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from ctxdeploy.evaluation.ranking import (
     global_rankings,
     open_distractors,
 )
+from ctxdeploy.evaluation.reranking import Reranking
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.photo_index import PhotoIndex
 
@@ -42,6 +43,7 @@ class EvaluationConfig:
         distractors: an archive that is searched as well.
         with_global: rank by global descriptors too.
         rankings: file that takes every ranking, a JSON object a line.
+        reranking: what follows the search.
     """
 
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
@@ -50,8 +52,11 @@ class EvaluationConfig:
     )
     with_global: bool = setting(False, "--global", "Rank by the sum-pooled global descriptor too.")
     rankings: Path | None = setting(None, "--rankings", "Write every ranking, one JSON object a line.", metavar="FILE")
+    reranking: Reranking = field(default_factory=Reranking)
 
     def __post_init__(self) -> None:
+        if self.distractors is not None and not self.reranking.is_none:
+            raise ConfigError("--distractors excludes --expand and --verify: they look into one archive")
         if self.with_global and self.distractors is not None:
             raise ConfigError("--global and --distractors exclude each other: an archive holds no global descriptors")
         if self.rankings is not None and not self.rankings.parent.is_dir():
@@ -169,8 +174,11 @@ def evaluate(
             provenance = finder.judge(index.codebook, "trained on the evaluated photos")
         if distractors is not None:
             check_alike(index, distractors)
+        config.reranking.check(index, archive)
         out = stack.enter_context(RankingsFile(config.rankings))
-        outcomes = _search(dataset, asmk_rankings(index, distractors, dataset.queries, cache), out, "asmk", display)
+        reranking = config.reranking.for_photos_of(extractor.bundle.preprocessing.image_size)
+        rankings = asmk_rankings(index, distractors, dataset.queries, cache, reranking)
+        outcomes = _search(dataset, rankings, out, "asmk", display)
         pooled = None
         if config.with_global:
             names = sorted(index.names())
@@ -234,8 +242,9 @@ def _indexed(
 
     # The archive holds photos of this set alone (see above), so wherever they were before, they have moved.
     words = config.codebook.words if config.codebook.photos is None else None
-    settings = IndexingConfig(codebook=codebook, words=words, moved=True)
+    settings = IndexingConfig(codebook=codebook, words=words, moved=True, geometry=config.reranking.geometry)
     if is_archive(archive):
+        settings = replace(settings, geometry="none")  # as it was made
         photos = PhotoIndex.open(archive, writable=True, extractor=extractor)
     else:
         photos = PhotoIndex.create(archive, config=settings, extractor=extractor)

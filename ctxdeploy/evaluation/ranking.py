@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.archive import check_model
+from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import MismatchError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import replacing
 from ctxdeploy.core.text import json_text
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.query_cache import QueryCache, pooled
+from ctxdeploy.evaluation.reranking import Reranking
+from ctxdeploy.index import SearchThreads
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Bundle
@@ -87,19 +90,26 @@ def check_alike(index: "Index", distractors: "Index") -> None:
 
 
 def asmk_rankings(
-    index: "Index", distractors: "Index | None", queries: Sequence[Query], cache: QueryCache
+    index: "Index",
+    distractors: "Index | None",
+    queries: Sequence[Query],
+    cache: QueryCache,
+    reranking: Reranking,
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield every photo that shares something with a query, best first, with the archive's default settings.
 
     A photo's score depends on it and the query alone, so that two archives are merged into what one would answer: by
-    score, then by name (its bytes).
+    score, then by name (its bytes). Where hits ask too, or are verified, there are no distractors.
     """
+    threads = SearchThreads(checked_threads(None))
     together = max(1, min(_MAX_QUERIES, _MAX_HITS // max(len(index), 1)))
     for start in range(0, len(queries), together):
         group = queries[start : start + together]
         vectors = [cache.descriptors(query) for query in group]
-        for query, asked, hits in zip(group, vectors, index.search_batch(vectors, max(len(index), 1)), strict=True):
-            ranked = [Ranked(hit.name, hit.score) for hit in hits]
+        found = index.search_batch(vectors, max(len(index), 1), expand=reranking.expand)
+        for query, asked, hits in zip(group, vectors, found, strict=True):
+            final = reranking.ranked(index, asked, hits, threads, part=query.box)
+            ranked = [Ranked(hit.name, hit.score) for hit in final]
             if distractors is not None:
                 # One query at a time: all of a million photos, for each query, do not fit into memory.
                 others = distractors.search(asked, max(len(distractors), 1))
