@@ -1,6 +1,5 @@
 """Nearest words of descriptors, the same for a descriptor whatever else is in the call."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,17 +62,19 @@ def parse_cells(
     return Cells(centres=centres, order=order, offsets=offsets, probes=probes)
 
 
-SPARE = 4
-# A flat search of 1000 descriptors among as many words takes 5 ms on one thread, as long as one through cells.
+# A flat search of 1000 descriptors among as many words takes as long as one through cells.
 FLAT_WORDS = 4096
 WORDS_PER_CELL = 64
-# Rows of one call of a kernel: lists of pairs and distances stay in the L2 and L3 cache.
-_ROWS = 8192
-# Rows of a thread at least. On two threads 32 rows take 0.71 ms instead of 0.82 among 16,384 words, 16 rows 0.64
-# instead of 0.61.
+# Rows of one call of a kernel: what is noted of them stays in the L2 cache.
+_ROWS = 2048
+# Rows of a thread at least.
 _FEW = 16
-# Packing a cell's words takes as long as comparing them with this many rows.
-_PACKING = 32
+# Words of a part of a flat search, which stay in the L2 cache.
+_PART = 512
+# Words that are kept of a descriptor for each that is wanted, and besides: of photos' descriptors 60 come near enough
+# to be kept for 5, one by one, and 8 of these are left.
+_ROOM, _ROOM_EACH = 48, 16
+_LINE = 64
 
 Found = tuple[NDArray[np.int32], NDArray[np.float64]]
 
@@ -84,23 +85,24 @@ class FlatAssigner:
     def __init__(self, centroids: NDArray[np.float32]) -> None:
         self._centroids = _frozen(centroids)
         self._order = _frozen(np.arange(len(centroids), dtype=np.int32))
-        self._offsets = np.array([0, len(centroids)], np.int64)
-        self._origin = _padded(_mean(centroids))
+        self._offsets = np.append(np.arange(0, len(centroids), _PART), len(centroids)).astype(np.int64)
+        self._middle = _mean(centroids)
+        origin = _padded(self._middle)
+        self._words = _pack(self._centroids, origin, origin, self._order, self._offsets)
 
     def search(self, vectors: NDArray[np.float32], count: int, threads: SearchThreads = ALONE) -> Found:
         """Return n×count words, nearest first, ties by number, and their squared distances; count is at most W."""
-        block = _ROWS if len(vectors) >= _ROWS * threads.count else max(_FEW, -(-len(vectors) // threads.count))
-        return _in_blocks(vectors, count, min(block, _ROWS), threads, lambda rows: self._rank(rows, count))
+        return _in_blocks(vectors, count, threads, self._rank)
 
     def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
-        from ctxdeploy.index.kernels import assign as assign_kernels
+        from ctxdeploy.index.kernels import packed as packed_kernels
 
-        members, ends = np.arange(len(rows), dtype=np.int32), np.array([0, len(rows)], np.int64)
-        kept = min(len(self._centroids), count + SPARE)
-        found, _ = assign_kernels.search_cells(
-            rows, self._centroids, self._origin, self._order, self._offsets, members, ends, kept
-        )
-        return assign_kernels.rank(rows, self._centroids, found, count)  # type: ignore[no-any-return]
+        parts = len(self._offsets) - 1
+        with np.errstate(over="ignore", invalid="ignore"):
+            near = np.square(rows - self._middle).sum(axis=1, dtype=np.float32)
+        chosen = np.tile(np.arange(parts, dtype=np.int32), (len(rows), 1))
+        lists = (self._words, self._order, self._offsets, chosen, np.repeat(near[:, None], parts, axis=1))
+        return packed_kernels.search_cells(rows, self._centroids, *lists, count, _room(count))  # type: ignore[no-any-return]
 
 
 class CellAssigner:
@@ -110,89 +112,88 @@ class CellAssigner:
         self._centroids = _frozen(centroids)
         self._centres, self._order = _frozen(cells.centres), _frozen(cells.order)
         self._probes = cells.probes
+        self._everywhere: FlatAssigner | None = None
         self._offsets = cells.offsets.astype(np.int64)
         self._origin = _padded(_mean(cells.centres))
-        self._origins = _padded(cells.centres)
+        self._words = _pack(self._centroids, _padded(cells.centres), self._origin, self._order, self._offsets)
 
     def search(self, vectors: NDArray[np.float32], count: int, threads: SearchThreads = ALONE) -> Found:
-        """Return n×count words, nearest first, ties by number, and their squared distances; count is at most W.
-
-        Threads divide blocks of rows. Where there are fewer of these than threads, they divide each block's cells: of
-        the time of a query's rows a third is the packing of words, which rows that were divided would do in each part.
-        """
-        if len(vectors) >= _ROWS * threads.count or len(vectors) < 2 * _FEW:
-            return _in_blocks(vectors, count, _ROWS, threads, lambda rows: self._rank(rows, count))
-        return _in_blocks(vectors, count, _ROWS, ALONE, lambda rows: self._rank_together(rows, count, threads))
+        """Return n×count words, nearest first, ties by number, and their squared distances; count is at most W."""
+        return _in_blocks(vectors, count, threads, self._rank)
 
     def _rank(self, rows: NDArray[np.float32], count: int) -> Found:
-        from ctxdeploy.index.kernels import assign as assign_kernels
+        from ctxdeploy.index.kernels import cells as cell_kernels
+        from ctxdeploy.index.kernels import packed as packed_kernels
 
-        chosen = assign_kernels.nearest_cells(rows, self._centres, self._origin, self._probes)
-        members, ends = assign_kernels.by_cell(chosen, len(self._centres))
-        kept = min(len(self._centroids), count + SPARE)
-        found, _ = assign_kernels.search_cells(
-            rows, self._centroids, self._origins, self._order, self._offsets, members, ends, kept
-        )
-        return self._completed(rows, *assign_kernels.rank(rows, self._centroids, found, count))
-
-    def _rank_together(self, rows: NDArray[np.float32], count: int, threads: SearchThreads) -> Found:
-        from ctxdeploy.index.kernels import assign as assign_kernels
-
-        kept = min(len(self._centroids), count + SPARE)
-        parts = _parts(np.ones(len(rows)), max(1, min(threads.count, len(rows) // _FEW)))
-
-        def cells_of(part: slice) -> Any:
-            return assign_kernels.nearest_cells(rows[part], self._centres, self._origin, self._probes)
-
-        def words_of(cells: slice) -> Any:
-            bounds = slice(cells.start, cells.stop + 1)
-            lists = (self._order, self._offsets[bounds], members, ends[bounds])
-            return assign_kernels.search_cells(rows, self._centroids, self._origins[cells], *lists, kept)
-
-        def ranked(part: slice) -> Any:
-            best = assign_kernels.nearest_of(words, near, part.start, part.stop)
-            return assign_kernels.rank(rows[part], self._centroids, best, count)
-
-        members, ends = assign_kernels.by_cell(np.concatenate(threads.run(cells_of, parts)), len(self._centres))
-        looking = np.diff(ends)
-        work = np.diff(self._offsets) * (looking + _PACKING * (looking > 0))
-        found = threads.run(words_of, _parts(work, len(parts)))
-        words, near = (np.stack(arrays) for arrays in zip(*found, strict=True))
-        found_parts = threads.run(ranked, parts)
-        return self._completed(rows, *(np.concatenate(arrays) for arrays in zip(*found_parts, strict=True)))
+        chosen, near = cell_kernels.nearest_cells(rows, self._centres, self._origin, self._probes)
+        lists = (self._words, self._order, self._offsets)
+        found = packed_kernels.search_cells(rows, self._centroids, *lists, chosen, near, count, _room(count))
+        return self._completed(rows, *found)
 
     def _completed(self, rows: NDArray[np.float32], words: NDArray[np.int32], distances: NDArray[np.float64]) -> Found:
         """Search rows whose cells hold fewer words than are wanted among all words."""
         short = np.flatnonzero(words[:, -1] < 0)
         if short.size:
-            words[short], distances[short] = FlatAssigner(self._centroids).search(rows[short], words.shape[1])
+            if self._everywhere is None:
+                self._everywhere = FlatAssigner(self._centroids)
+            words[short], distances[short] = self._everywhere.search(rows[short], words.shape[1])
         return words, distances
+
+
+def _pack(
+    centroids: NDArray[np.float32],
+    centres: NDArray[np.float32],
+    origin: NDArray[np.float32],
+    order: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+) -> Any:
+    """Return the words in int8 as the kernels want them, in a quarter of the bytes; of no blocks if they cannot be."""
+    from ctxdeploy.index.kernels import packed as packed_kernels
+    from ctxdeploy.index.kernels.integers import GROUP
+    from ctxdeploy.index.kernels.vectors import LANES
+
+    cells = len(offsets) - 1
+    blocks = np.concatenate([[0], np.cumsum(-(-np.diff(offsets) // LANES))]).astype(np.int64)
+    count, groups = int(blocks[-1]), origin.shape[1] // GROUP
+    codes = _in_lines((count, groups, LANES), np.uint32)
+    facts, numbers = _in_lines((count, 3, LANES), np.float32), np.empty((count, LANES), np.int32)
+    reach, worst = np.zeros(cells, np.float32), np.zeros(cells, np.float32)
+    arrays = (codes, facts, numbers, reach, worst)
+    if not packed_kernels.pack(centroids, centres, origin, order, offsets, blocks, *arrays):
+        blocks = blocks[:1]
+    return codes, facts, numbers, blocks, reach, worst, origin
+
+
+def _in_lines(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an empty array that begins with a cache line: a register that spans two of them takes two reads."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    array: NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
+def _room(count: int) -> int:
+    return _ROOM + _ROOM_EACH * count
 
 
 def _in_blocks(
     vectors: NDArray[np.float32],
     count: int,
-    size: int,
     threads: SearchThreads,
-    rank: Callable[[NDArray[np.float32]], Found],
+    rank: Callable[[NDArray[np.float32], int], Found],
 ) -> Found:
+    """Search blocks of rows, which threads divide."""
+    size = min(_ROWS, max(_FEW, -(-len(vectors) // threads.count)))
     words = np.empty((len(vectors), count), np.int32)
     distances = np.empty((len(vectors), count), np.float64)
 
     def fill(start: int) -> None:
         part = slice(start, start + size)
-        words[part], distances[part] = rank(_frozen(vectors[part]))
+        words[part], distances[part] = rank(_frozen(vectors[part]), count)
 
     threads.run(fill, range(0, len(vectors), size))
     return words, distances
-
-
-def _parts(work: NDArray[Any], count: int) -> list[slice]:
-    """Divide a row of things into at most ``count`` slices of about equal work, none of them empty."""
-    done = np.cumsum(work)
-    cuts = np.searchsorted(done, done[-1] * np.arange(1, count) / count) + 1
-    edges = np.unique([0, *np.minimum(cuts, len(work)), len(work)])
-    return [slice(int(start), int(stop)) for start, stop in itertools.pairwise(edges)]
 
 
 def _mean(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,21 +1,29 @@
 """The nearest words: against plain loops in float64, alone as in company, and with numbers that no file should hold."""
 
+import hashlib
+import inspect
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ctxdeploy.models
 from ctxdeploy.index import Codebook
 from ctxdeploy.index.codebook.assignment import CellAssigner, Cells, FlatAssigner
 from ctxdeploy.index.codebook.training import build_cells, cluster, fill_cells, number_by_cell
-from ctxdeploy.index.kernels import assign as assign_kernels
+from ctxdeploy.index.kernels import cells as cell_kernels
+from ctxdeploy.index.kernels import integers as integer_kernels
+from ctxdeploy.index.kernels import packed as packed_kernels
 from ctxdeploy.index.threads import SearchThreads
 
 
@@ -79,8 +87,9 @@ def test_nearest_cells_are_the_nearest(cells: int, dim: int, probes: int, levels
     centres = random.integers(0, levels, (cells, dim)).astype(np.float32)
     vectors = random.integers(0, levels, (20, dim)).astype(np.float32)
     probes = min(probes, cells)
-    chosen = assign_kernels.nearest_cells(vectors, centres, np.zeros((1, -(-dim // 16) * 16), np.float32), probes)
+    chosen, near = cell_kernels.nearest_cells(vectors, centres, np.zeros((1, -(-dim // 16) * 16), np.float32), probes)
     assert np.array_equal(chosen, np.sort(nearest(vectors, centres, probes)[0], axis=1))
+    assert np.array_equal(near, np.square(vectors[:, None] - centres[chosen]).sum(axis=2))
 
 
 @pytest.mark.parametrize(("probes", "count", "dim"), [(1, 3, 20), (4, 5, 32), (9, 16, 7)])
@@ -106,8 +115,11 @@ def test_words_numbered_by_cell_are_the_same_words() -> None:
 
 def test_rows_by_cell() -> None:
     chosen = np.array([[0, 3], [1, 3], [0, 1]], np.int32)
-    members, offsets = assign_kernels.by_cell(chosen, 5)
-    assert members.tolist() == [0, 2, 1, 2, 0, 1] and offsets.tolist() == [0, 2, 4, 4, 6, 6]
+    near, nearest_ = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([0, 1, 1])
+    members, distances, ends = packed_kernels.by_cell(chosen, near, nearest_, True, 5)
+    assert members.tolist() == [0, 2, 1] and distances.tolist() == [0, 5, 3] and ends.tolist() == [0, 1, 2, 2, 3, 3]
+    members, distances, ends = packed_kernels.by_cell(chosen, near, nearest_, False, 5)
+    assert members.tolist() == [2, 1, 0] and distances.tolist() == [4, 2, 1] and ends.tolist() == [0, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("through_cells", [False, True])
@@ -194,6 +206,144 @@ def test_empty_cells_and_one_that_holds_all() -> None:
         assert np.array_equal(
             CellAssigner(centroids, cells).search(vectors, 4)[0], FlatAssigner(centroids).search(vectors, 4)[0]
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scale=st.sampled_from([1e-30, 1e-18, 1e-9, 1e-3, 1.0, 1e6, 1e14, 1e17]),
+    offset=st.sampled_from([0.0, 1.0, 100.0]),
+    spread=st.sampled_from([1e-3, 1.0, 30.0]),
+    dim=st.integers(1, 70),
+    count=st.sampled_from([1, 5, 17, 40]),
+    seed=st.integers(0, 999),
+)
+def test_words_that_int8_cannot_tell_apart_are_in_their_order(
+    scale: float, offset: float, spread: float, dim: int, count: int, seed: int
+) -> None:
+    """Words whose distances differ by less than rounding to int8 takes, among others; descriptors near and far away."""
+    random = np.random.default_rng(seed)
+    kinds = random.normal(size=(6, dim))
+    centroids = kinds[random.integers(0, 6, 200)] + 1e-4 * random.normal(size=(200, dim)) + offset
+    vectors = kinds[random.integers(0, 6, 12)] + spread * random.normal(size=(12, dim)) + offset
+    centroids, vectors = ((scale * rows).astype(np.float32) for rows in (centroids, vectors))
+    expected = nearest(vectors, centroids, count)[0]
+    assert np.array_equal(FlatAssigner(centroids).search(vectors, count)[0], expected)
+    cells = fill_cells(centroids, centroids[:5].copy(), 5)
+    assert np.array_equal(CellAssigner(centroids, cells).search(vectors, count)[0], expected)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_more_equal_words_than_are_noted(count: int) -> None:
+    centroids, vectors = rows(3000, 12), rows(20, 12, seed=1)
+    centroids[1000:2500] = vectors[3]
+    cells = fill_cells(centroids, centroids[:20].copy(), 6)
+    for assigner in (FlatAssigner(centroids), CellAssigner(centroids, cells)):
+        found, distances = assigner.search(vectors, count)
+        assert found[3].tolist() == list(range(1000, 1000 + count)) and not distances[3].any()
+    assert np.array_equal(FlatAssigner(centroids).search(vectors, count)[0], nearest(vectors, centroids, count)[0])
+
+
+@pytest.mark.parametrize("dim", [5, 64, 128])
+def test_no_true_distance_is_outside_its_bounds(dim: int) -> None:
+    """The bounds of all words in one cell of 16 lanes, as the products of int8 give them."""
+    centroids, vectors = rows(16, dim), rows(50, dim, seed=1)
+    centroids[3] = 0
+    centroids[4, 1:] = 0
+    flat = FlatAssigner(centroids)
+    _, lanes, _, _, _, worst, origin = flat._words
+    whole, sums, facts = packed_kernels._rounded(vectors, origin)
+    codes = flat._words[0].view(np.uint8).reshape(-1, 16, 4).transpose(1, 0, 2).reshape(16, -1)
+    products = codes.astype(np.int64) @ whole.T.astype(np.int64) + sums
+    middle = facts[:, 3] + lanes[0, 0][:, None] - lanes[0, 1][:, None] * facts[:, 0] * products
+    margin = lanes[0, 1, :, None] * lanes[0, 2, :, None] * (facts[:, 1] * worst[0] + facts[:, 2])
+    true = np.square(centroids[:, None].astype(np.float64) - vectors).sum(axis=2)
+    assert (np.abs(true - middle) <= margin * 1.001 + 1e-4).all()
+    assert np.median(margin / true) < 0.1
+
+
+@pytest.mark.parametrize("way", ["plain", "pairs128", "pairs256", "pairs512", "vnni256", "vnni512"])
+def test_products_are_the_same_in_every_way(way: str) -> None:
+    needed = {
+        "pairs128": ["sse2"], "pairs256": ["avx2"], "pairs512": ["avx512bw"],
+        "vnni256": ["avxvnni"], "vnni512": ["avx512vnni"],
+    }  # fmt: skip
+    if not integer_kernels._has(*needed.get(way, [])):
+        pytest.skip("the processor has no such instructions")
+    groups, count, blocks = 9, integer_kernels.ROWS, 2
+    tile = integer_kernels._tile(blocks, way)
+
+    @numba.njit
+    def multiply(codes: Any, lanes: Any, rows: Any, own: Any, facts: Any, found: Any) -> None:
+        tile(codes, 0, lanes, 0, groups, rows, 0, own, 0, facts, 0, found, 0, codes, 0)
+
+    random = np.random.default_rng(0)
+    words = random.integers(-128, 128, (32, 4 * groups)).astype(np.int8)
+    words[:2], words[2:4] = -127, 127
+    numbers = random.integers(-127, 128, (count, 4 * groups)).astype(np.int8)
+    numbers[0], numbers[1] = -127, 127
+    biased = (words.astype(np.int16) + 128).astype(np.uint8)
+    codes = biased.reshape(blocks, 16, groups, 4).transpose(0, 2, 1, 3).copy().view(np.uint32)
+    norms, steps, sizes = random.random((3, blocks, 16), np.float32) + np.float32(1)
+    facts = (random.random((count, 3), np.float32) + np.float32(1)) * np.float32([1, 1, -1000])
+    found = np.zeros((count, integer_kernels.WIDE), np.float32)
+    starts, sums = np.arange(count) * 4 * groups, -128 * numbers.sum(axis=1, dtype=np.int64)
+    own = np.concatenate([starts, sums, np.zeros(count, np.int64)])
+    multiply(codes, np.stack([norms, steps, sizes], axis=1), numbers, own, facts, found)
+    masks = own[2 * count :]
+    products = numbers.astype(np.int64) @ words.T.astype(np.int64)
+    step, error, limit = facts.astype(np.float64).T[:, :, None]
+    expected = norms.reshape(-1) - steps.reshape(-1) * (step * products + error * sizes.reshape(-1))
+    assert np.allclose(found[:, :32], expected, rtol=1e-6, atol=1e-2)
+    assert masks.tolist() == [sum(1 << i for i in range(32) if row[i] <= limit[r]) for r, row in enumerate(found)]
+    assert sum(masks.tolist()) > 0
+
+
+def test_the_cells_lose_few_of_the_nearest() -> None:
+    random = np.random.default_rng(0)
+    turn = random.normal(size=(8, 40))
+    data = (random.normal(size=(31_000, 8)) @ turn + 0.1 * random.normal(size=(31_000, 40))).astype(np.float32)
+    codebook = Codebook.train(data[:30_000], 4200, iterations=2)
+    found = codebook.assign(data[30_000:], 5)
+    truth = nearest_by_matrix(data[30_000:], codebook.centroids)
+    assert codebook.cells is not None and codebook.cells.probes < len(codebook.cells.centres)
+    assert (found[:, :, None] == truth[:, None, :]).any(axis=1).mean() >= 0.992
+    assert np.array_equal(codebook.assign(data[30_000:], 5, exact=True), truth)
+
+
+def nearest_by_matrix(vectors: Any, centroids: Any) -> Any:
+    """Return the five nearest words of each, all distances in float64."""
+    squared = [np.square(centroids.astype(np.float64) - vector).sum(axis=1) for vector in vectors.astype(np.float64)]
+    return np.argsort(squared, axis=1, kind="stable")[:, :5]
+
+
+def words_of_the_built_in_codebook() -> Any:
+    """Return the five words of 2000 descriptors half-way between two words each."""
+    codebook = Codebook.load(Path(ctxdeploy.models.__file__).parent / "lite-small" / "codebook.safetensors")
+    first = np.arange(2000)
+    return codebook.assign((codebook.centroids[first] + codebook.centroids[7 * first + 3]) / np.float32(2), 5)
+
+
+# As versions 0.1 and 0.2 assign, which compare in float32.
+KNOWN = "91a2b4cc4698e04ea6ed15d078d0e2822302e1f0f23a80dbde18828787fecf7d"
+
+
+def test_words_are_those_of_earlier_versions() -> None:
+    assert hashlib.sha256(words_of_the_built_in_codebook().astype("<i4").tobytes()).hexdigest() == KNOWN
+
+
+@pytest.mark.slow
+def test_words_are_the_same_on_a_processor_without_vectors() -> None:
+    code = (
+        "import hashlib\nfrom pathlib import Path\nfrom typing import Any\nimport numpy as np\n"
+        "import ctxdeploy.models\nfrom ctxdeploy.index import Codebook\n"
+        f"{inspect.getsource(words_of_the_built_in_codebook)}\n"
+        "print(hashlib.sha256(words_of_the_built_in_codebook().astype('<i4').tobytes()).hexdigest())\n"
+        "from ctxdeploy.index.kernels.integers import WAY\n"
+        "print(WAY)\n"
+    )
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    run = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == [KNOWN, "plain"]
 
 
 def test_faiss_is_not_loaded() -> None:
