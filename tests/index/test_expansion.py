@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.index import Index, IndexConfig, search
+from ctxdeploy.index import Aggregated, Index, IndexConfig, search
 
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Make = Callable[..., Any]
@@ -130,12 +130,17 @@ def test_shards_threads_and_company_change_nothing(
 
 def test_a_photo_without_a_partner_is_not_expanded(make_codebook: Make, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    photos = {f"{number:03d}": rng.normal(size=(200, 128)).astype(np.float32) for number in range(40)}
-    query = rng.normal(size=(200, 128)).astype(np.float32)
-    with Index.open(write(tmp_path / "a", make_codebook(words=4000), photos, IndexConfig())) as index:
-        plain = index.search(query, 99)
-        assert plain and index.search(query, 99, expand=5) == plain
-        assert index.search(photos["007"], 99, expand=5) == index.search(photos["007"], 99)
+
+    def draw() -> Aggregated:
+        words = np.sort(rng.choice(1000, 300, replace=False)).astype(np.int32)
+        return Aggregated(words=words, codes=rng.integers(0, 1 << 64, (300, 2), dtype=np.uint64))
+
+    with Index.create(tmp_path / "a", make_codebook(words=1000)) as index:
+        for number in range(40):
+            index.add_aggregated(f"{number:03d}", draw())
+        for query in (draw(), "007"):
+            plain = index.search(query, 99)
+            assert len(plain) == 40 and index.search(query, 99, expand=5) == plain
 
 
 def test_the_querys_own_photo_changes_no_other_score(make_codebook: Make, tmp_path: Path) -> None:
