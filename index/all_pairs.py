@@ -78,7 +78,7 @@ def _ask(
 ) -> list[list[Hit]]:
     state = searcher.state
     shard, numbers = block
-    postings = take(state.shards[shard], numbers, None, binary=state.manifest.config.binary)
+    postings = take(state.shards[shard], numbers, None, state.manifest.config)
     rows, batch = _batch(state, postings, len(numbers), scoring)
     found: list[list[Hit]] = [[] for _ in numbers]
     if not len(rows):

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.index.all_pairs import BLOCK, search_all
+from ctxdeploy.index.all_pairs import search_all
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
 from ctxdeploy.index.config import Hit, Progress
 from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion, unrelated
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
-from ctxdeploy.index.stored import Chosen, aggregated
+from ctxdeploy.index.stored import MANY, Chosen, aggregated
 from ctxdeploy.index.threads import SearchThreads
 
 # n×D descriptors (or what has them as ``vectors``), words and codes, or the name of a stored photo.
@@ -226,7 +226,7 @@ class Searches(ABC):
         searcher = self._committed()
         places = self._places(searcher.state, others)
         queries = aggregated(searcher.state, self._places(searcher.state, names), self._threads)
-        chosen = Chosen(searcher.state, places, threads=self._threads if len(queries) > BLOCK else None)
+        chosen = Chosen(searcher.state, places, threads=self._threads if len(queries) >= MANY else None)
         columns = np.array([chosen.column(place) for place in places], np.int64)
         found = searcher.matrix(queries, chosen, scoring=scoring, threads=self._threads)
         return np.ascontiguousarray(found[:, columns])
@@ -319,7 +319,7 @@ class Searches(ABC):
     def _chosen(self, state: State, names: Collection[str] | None, queries: int = 1) -> Chosen | None:
         if names is None:
             return None
-        return Chosen(state, self._places(state, names), threads=self._threads if queries > BLOCK else None)
+        return Chosen(state, self._places(state, names), threads=self._threads if queries >= MANY else None)
 
     def _places(self, state: State, names: Iterable[str]) -> list[tuple[int, int]]:
         """Return shard and number of stored photos."""

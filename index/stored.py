@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.index.codebook.aggregation import Aggregated
+from ctxdeploy.index.config import IndexConfig
 from ctxdeploy.index.storage.shard import Shard
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.threads import SearchThreads
+
+# Places of postings, and where each word's begin.
+_Places = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+# Photos whose words are looked up one by one where they are known, 0.03 ms each; the lists are read for more.
+_KNOWN = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,40 +47,56 @@ class Postings:
         return self.starts[:-1], self.starts[1:]
 
 
-def take(shard: Shard, photos: NDArray[np.int64], words: NDArray[np.int32] | None, *, binary: bool) -> Postings:
+def take(shard: Shard, photos: NDArray[np.int64], words: NDArray[np.int32] | None, config: IndexConfig) -> Postings:
     """Return the postings of some photos of a shard.
 
     Args:
         shard: which holds them.
         photos: M rising numbers in it.
         words: U rising words; None for all.
-        binary: whether the archive is.
+        config: of the archive.
     """
+    asked = np.arange(len(shard.word_offsets) - 1, dtype=np.int32) if words is None else words
+    places, starts = _find(shard, photos, asked, known=config.assignment == 1)
+    images = np.searchsorted(photos, shard.images[places]).astype(np.uint16)
+    codes = np.ascontiguousarray(shard.codes[:, places]) if config.binary else shard.codes[places]
+    return Postings(words=words, starts=starts, images=images, codes=codes)
+
+
+def _find(shard: Shard, photos: NDArray[np.int64], words: NDArray[np.int32], *, known: bool) -> _Places:
+    """Return the places of the photos' postings in these words, and where each word's begin."""
     from ctxdeploy.index.kernels import gather as gather_kernels
 
-    offsets, total = shard.word_offsets, len(shard)
+    offsets, images = shard.word_offsets, shard.images
     capacity = int(shard.counts[photos].sum(dtype=np.int64))
-    asked = np.arange(len(offsets) - 1, dtype=np.int32) if words is None else words
     low, high = int(photos[0]), int(photos[-1]) + 1
-    if high - low == len(photos):
-        places, starts = gather_kernels.in_ranges(*shard.bounds(asked, low, high), capacity)
-    else:
-        places, starts = gather_kernels.of_photos(offsets, shard.images, asked, photos, total, capacity)
-    images = np.searchsorted(photos, shard.images[places]).astype(np.uint16)
-    codes = np.ascontiguousarray(shard.codes[:, places]) if binary else shard.codes[places]
-    return Postings(words=words, starts=starts, images=images, codes=codes)
+    if len(photos) > 1 and high - low == len(photos):
+        found: _Places = gather_kernels.in_ranges(*shard.bounds(words, low, high), capacity)
+        return found
+    if known and shard.geometry_words is not None and len(photos) <= _KNOWN:
+        wanted = np.zeros(len(offsets) - 1, np.bool_)
+        wanted[words] = True
+        features = shard.geometry_words, shard.geometry_offsets
+        complete, theirs, owners = gather_kernels.known_words(wanted, photos, shard.counts, *features)
+        if complete:
+            places = gather_kernels.look_up(offsets, images, len(shard), theirs, owners)
+            lists = np.searchsorted(offsets, places, side="right") - 1
+            sizes = np.bincount(lists, minlength=len(offsets) - 1)[words]
+            return places, np.concatenate([[0], np.cumsum(sizes)])
+    found = gather_kernels.of_photos(offsets, images, words, photos, len(shard), capacity)
+    return found
 
 
 def aggregated(state: State, places: Sequence[tuple[int, int]], threads: SearchThreads) -> list[Aggregated]:
     """Return words and codes of photos, given by shard and number, as they were added."""
-    binary = state.manifest.config.binary
+    config = state.manifest.config
     asked: dict[int, set[int]] = {}
     for shard, number in places:
         asked.setdefault(shard, set()).add(number)
 
     def work(shard: int) -> dict[tuple[int, int], Aggregated]:
         photos = np.array(sorted(asked[shard]), np.int64)
-        parts = split(take(state.shards[shard], photos, None, binary=binary), len(photos), binary=binary)
+        parts = split(take(state.shards[shard], photos, None, config), len(photos), binary=config.binary)
         return {(shard, int(photo)): part for photo, part in zip(photos, parts, strict=True)}
 
     found: dict[tuple[int, int], Aggregated] = {}
@@ -95,8 +118,10 @@ def split(postings: Postings, count: int, *, binary: bool) -> list[Aggregated]:
     ]
 
 
-# A search that is restricted to fewer of a shard's photos than this share takes their postings out first.
-_SHARE = 8
+# A search that is restricted to fewer of a shard's photos than this share of it takes their postings out first: one
+# query, and ``MANY``, for which they are taken once.
+_SHARE, _SHARE_OF_MANY = 512, 16
+MANY = 16
 
 
 class Chosen:
@@ -107,7 +132,7 @@ class Chosen:
     Args:
         state: which holds them.
         places: shard and number of each; doubled ones count once.
-        threads: take all words' postings out at once: for many queries; None to do so query by query.
+        threads: for many queries: take all words' postings out now; None to do so query by query.
 
     Attributes:
         photos: their rising numbers in each shard.
@@ -119,6 +144,7 @@ class Chosen:
         self._state = state
         found = np.array(places, np.int64).reshape(-1, 2)
         self.photos = [np.unique(found[found[:, 0] == number, 1]) for number in range(len(state.shards))]
+        self._share = _SHARE if threads is None else _SHARE_OF_MANY
         self._postings: dict[int, Postings] = {}
 
         self._bases = np.cumsum([0, *map(len, self.photos)])
@@ -142,7 +168,7 @@ class Chosen:
     def is_taken(self, shard: int) -> bool:
         """Whether the postings of these photos are taken out of a shard."""
         count = len(self.photos[shard])
-        return 0 < count * _SHARE <= len(self._state.shards[shard])
+        return 0 < count * self._share <= len(self._state.shards[shard])
 
     def factors(self, shard: int, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the photos' factors: of these alone if they are taken out, else 0 for all others."""
@@ -161,4 +187,4 @@ class Chosen:
         return self._take(shard, words)
 
     def _take(self, shard: int, words: NDArray[np.int32] | None) -> Postings:
-        return take(self._state.shards[shard], self.photos[shard], words, binary=self._state.manifest.config.binary)
+        return take(self._state.shards[shard], self.photos[shard], words, self._state.manifest.config)

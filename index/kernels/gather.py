@@ -80,6 +80,74 @@ def of_photos(
 
 
 @compiled
+def known_words(
+    wanted: NDArray[np.bool_],
+    photos: NDArray[np.int64],
+    counts: NDArray[np.uint32],
+    features: NDArray[np.uint16],
+    ends: NDArray[np.uint32],
+) -> tuple[bool, NDArray[np.int32], NDArray[np.int64]]:
+    """Return whether photos' words are those of their features, and then each wanted word and whose it is.
+
+    Args:
+        wanted: W.
+        photos: rising numbers.
+        counts: words of each photo of the shard; as many must its features have.
+        features: rising words of the features of each photo, those of photo i from ``ends[i]`` to ``ends[i + 1]``.
+        ends: photos of the shard + 1.
+    """
+    capacity: Any = 0
+    for photo in photos:
+        capacity += np.int64(counts[photo])
+    words, owners = np.empty(capacity, np.int32), np.empty(capacity, np.int64)
+    size: Any = 0
+    for photo in photos:
+        distinct: Any = 0
+        last: Any = -1
+        for i in range(np.int64(ends[photo]), np.int64(ends[photo + 1])):
+            word = np.int64(features[i])
+            if last < word < wanted.size:
+                last = word
+                distinct += 1
+                if wanted[word] and size < capacity:
+                    words[size], owners[size] = word, photo
+                    size += 1
+        if distinct != counts[photo]:
+            return False, words[:0], owners[:0]
+    return True, words[:size], owners[:size]
+
+
+@compiled
+def look_up(
+    offsets: NDArray[np.uint32],
+    images: NDArray[np.uint16],
+    count: int,
+    words: NDArray[np.int32],
+    owners: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the place of the posting of each photo ``owners[i]`` in the list of ``words[i]``, rising; none is left
+    out unless it is not there.
+    """
+    guesses, places = np.empty(words.size, np.int64), np.empty(words.size, np.int64)
+    size: Any = 0
+    for i in range(words.size + _AHEAD):
+        if i < words.size:
+            begin, end = np.int64(offsets[words[i]]), np.int64(offsets[words[i] + 1])
+            guesses[i] = begin + (end - begin) * owners[i] // count
+            prefetch(images, guesses[i])
+        if i >= _AHEAD:
+            j = i - _AHEAD
+            begin, end = np.int64(offsets[words[j]]), np.int64(offsets[words[j] + 1])
+            place = first_from(images, begin, end, guesses[j], owners[j])
+            if place < end and images[place] == owners[j]:
+                places[size] = place
+                size += 1
+    places = places[:size]
+    places.sort()
+    return places
+
+
+@compiled
 def combine(
     row: NDArray[np.float32],
     factors: NDArray[np.float64],

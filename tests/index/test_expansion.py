@@ -81,7 +81,7 @@ def test_expansion_is_what_the_formula_says(
             own = reference.scores(asked, [aggregate(query, 1)], binary=binary, alpha=alpha)[0]
             for count in (1, 3, 6):
                 found = {hit.name: hit.score for hit in index.search(query, 99, expand=count)}
-                wanted = expanded(score, asked, own, stored, count, 0.09 * math.sqrt(mean))
+                wanted = expanded(score, asked, own, stored, count, 0.107 * math.sqrt(mean))
                 assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
                 weighed += found != pytest.approx({hit.name: hit.score for hit in plain}, rel=1e-3)
     assert weighed > 3

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.index import Aggregated, Hit, Index, IndexConfig, all_pairs, search, stored
+from ctxdeploy.index.kernels import gather
 
-SETTINGS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Make = Callable[..., Any]
 
 
@@ -37,7 +39,8 @@ def make_everything_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(search, "GROUP_PHOTOS", 11)
     patch.setattr(search, "MIN_PHOTOS", 3)
     patch.setattr(all_pairs, "BLOCK", 4)
-    patch.setattr(stored, "_SHARE", 3)
+    patch.setattr(stored, "_SHARE", 2)
+    patch.setattr(stored, "_SHARE_OF_MANY", 3)
 
 
 @given(
@@ -188,3 +191,50 @@ def test_queries_whose_words_were_found_ask_alike(make_photos: Make, make_archiv
         for expand in (0, 2):
             assert index.search_batch(asked, 9, expand=expand) == index.search_batch(queries, 9, expand=expand)
         assert index.search(asked[0], among=["003", "011"]) == index.search(photos[3], among=["003", "011"])
+
+
+@pytest.mark.parametrize("assignment", [1, 2])
+@pytest.mark.parametrize("binary", [True, False])
+def test_with_geometry_a_photos_words_are_known(
+    make_photos: Make,
+    make_codebook: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assignment: int,
+    binary: bool,
+) -> None:
+    photos, codebook = make_photos(40), make_codebook(words=200)
+    added: dict[bool, Any] = {}
+    for geometry in (False, True):
+        config = IndexConfig(assignment=assignment, binary=binary, geometry=geometry, shard_images=25)
+        with Index.create(tmp_path / str(geometry), codebook, config=config) as index:
+            for number, vectors in enumerate(photos):
+                places = np.zeros((len(vectors), 2), np.float32)
+                index.add(f"{number:03d}", vectors, positions=places, scales=np.ones(len(vectors), np.float32))
+        with Index.open(tmp_path / str(geometry)) as index:
+            names = ["003", "004", "011", "030"]
+            added[geometry] = (
+                [(one.words.tolist(), one.codes.tolist()) for one in index.aggregated(names)],
+                index.search("007", 40),
+                index.search_batch(photos[:3], 40, among=["001", "029"]),
+                index.search_batch(names * 5, 40, among=["001", "029"]),
+            )
+            if geometry and assignment == 1:
+                monkeypatch.setattr(gather, "of_photos", None)  # not needed
+                assert len(index.aggregated(names)) == 4
+    assert added[True] == added[False]
+
+
+def test_geometry_that_does_not_belong_to_the_postings_is_not_believed(
+    make_photos: Make, make_codebook: Make, tmp_path: Path
+) -> None:
+    photos = make_photos(8)
+    with Index.create(tmp_path / "a", make_codebook(), config=IndexConfig(geometry=True)) as index:
+        for number, vectors in enumerate(photos):
+            index.add(f"{number:03d}", LocalDescriptors(vectors=vectors, positions=np.zeros((len(vectors), 2))))
+    with Index.open(tmp_path / "a") as index:
+        before = index.aggregated(["001"])[0]
+        (shard,) = index.state.shards
+        object.__setattr__(shard, "geometry_words", np.zeros_like(shard.geometry_words))
+        after = index.aggregated(["001"])[0]
+    assert np.array_equal(before.words, after.words) and np.array_equal(before.codes, after.codes)
