@@ -138,6 +138,6 @@ def test_photos_are_compared_by_their_positions(tmp_path: Path) -> None:
 def test_an_archive_without_positions_says_what_to_do(make_archive, some_photos) -> None:
     with (
         Index.open(make_archive(some_photos(["a", "b"]))) as index,
-        pytest.raises(ConfigError, match="keeps nothing of its .* -o NEW --geometry"),
+        pytest.raises(ConfigError, match=r"keeps nothing of its .* -o NEW --geometry"),
     ):
         find_duplicates(index, DuplicatesConfig(verify=True), SILENT)
