@@ -21,7 +21,7 @@ RUNS = {
     f"{model}, {runtime} {precision}": (model, runtime, precision)
     for runtime, precision in (("onnxruntime", "fp32"), ("openvino", "bf16"))
     for model in ("lite-small", "ctx-small")
-}
+} | {"lite-small, openvino int8": ("lite-small", "openvino", "int8")}
 
 
 def main() -> None:

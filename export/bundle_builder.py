@@ -8,7 +8,7 @@ from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, ParityError
 from ctxdeploy.core.files import file_sha256, move, write_json
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import ENGINE_TARGETS
+from ctxdeploy.core.targets import ENGINE_TARGETS, OPENVINO
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.parity import Image
@@ -44,6 +44,7 @@ class BundleBuilder:
         parity_run: what everything is measured against.
         quantising: how int8 is made; None where it is not.
         display: told of each step.
+        hinted: OpenVINO's bf16 is the fp32 file.
         rejected: the artefacts that did not pass.
     """
 
@@ -52,6 +53,7 @@ class BundleBuilder:
     parity_run: ParityRun
     quantising: Quantising | None
     display: Display
+    hinted: bool = False
     rejected: list[Artefact] = field(default_factory=list)
     # The same file in the same engine has the same figures, for whichever target it is.
     _parities: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
@@ -60,14 +62,20 @@ class BundleBuilder:
 
     def make(self, job: Job) -> None:
         """Make an artefact, measure it, and take it into the bundle or among the rejected."""
-        if job.precision not in self._details:
-            self.display.say(f"making the {job.precision.label} graph")
-            self._graphs[job.precision], self._details[job.precision] = self._converted(job.precision)
-        artefact = replace(self._artefact(job, self._graphs[job.precision]), details=self._details[job.precision])
+        written = self._written(job)
+        if written not in self._details:
+            self.display.say(f"making the {written.label} graph")
+            self._graphs[written], self._details[written] = self._converted(written)
+        artefact = replace(self._artefact(job, self._graphs[written]), details=self._details[written])
         if artefact.parity["verdict"] == "passed":
             self.bundle = replace(self.bundle, artefacts=(*self.bundle.artefacts, artefact))
         else:
             self.rejected.append(artefact)
+
+    def _written(self, job: Job) -> Precision:
+        """Return the precision whose file an artefact has: OpenVINO may round the fp32 graph as it computes."""
+        hinted = self.hinted and job.target == OPENVINO and job.precision is Precision.BF16
+        return Precision.FP32 if hinted else job.precision
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Write the manifest, keep what was rejected, and build the engines that can be built on this machine."""
@@ -119,7 +127,7 @@ class BundleBuilder:
         """Write a graph under the name of its precision, and measure it."""
         from ctxdeploy.export.graph.graph import save_graph
 
-        path = self.bundle.path / job.precision.file
+        path = self.bundle.path / self._written(job).file
         save_graph(proto, path)
         artefact = Artefact(
             file=path.name,

@@ -43,6 +43,7 @@ class ExportConfig:
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
+        hinted: OpenVINO's bf16 is the fp32 file, which it rounds as it computes, and none of its own.
         int8: how int8 is made.
     """
 
@@ -85,6 +86,7 @@ class ExportConfig:
     draft: bool = setting(False, "--draft", "Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
     inline: bool = setting(False, "--inline", "Standard operators only: our own operators' bodies in their place.")
     max_batch: int = 64
+    hinted: bool = False
     int8: Int8Config = field(default_factory=Int8Config)
 
     def __post_init__(self) -> None:
@@ -198,6 +200,7 @@ def export_bundle(
             ),
             quantising=_quantising(config, bundle.preprocessing, calibration),
             display=display,
+            hinted=config.hinted,
         )
         for remark in remarks:
             display.say(f"left out: {remark}")

@@ -1,5 +1,6 @@
 """What a clean clone holds: everything that is needed to install it."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ctxdeploy
-from ctxdeploy.models.table import BUILT_IN
+from ctxdeploy.models.table import BUILT_IN, DEFAULT
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +57,19 @@ def test_the_built_in_models_come_with_the_wheel_and_are_small() -> None:
         assert sum(path.stat().st_size for path in data if path.parent.name == model) <= 12_000_000
     assert {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")} == data
     assert sum(path.stat().st_size for path in data) <= 24_000_000
+
+
+def test_the_default_model_has_every_precision_of_a_cpu_without_torch() -> None:
+    manifest = json.loads((ROOT / "ctxdeploy" / "models" / DEFAULT / "bundle.json").read_text(encoding="utf-8"))
+    made = {(artefact["precision"], artefact["target"]): artefact["file"] for artefact in manifest["artefacts"]}
+    assert made == {
+        ("fp32", "onnxruntime"): "model.onnx",
+        ("fp32", "openvino"): "model.onnx",
+        ("bf16", "openvino"): "model.onnx",
+        ("int8", "onnxruntime"): "model.int8.onnx",
+        ("int8", "openvino"): "model.int8.onnx",
+    }
+    assert {artefact["parity"]["verdict"] for artefact in manifest["artefacts"]} == {"passed"}
 
 
 def test_the_licence_of_the_weights_that_training_began_from_comes_with_them() -> None:

@@ -185,7 +185,7 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
 def _export(
     checkpoint: Path, target: Path, calibration: list["PhotoSource"], display: Display
 ) -> tuple[Bundle, tuple[str, ...]]:
-    """Export the fp32 graph, and those in bf16 (for OpenVINO) and int8 that pass; return also what did not.
+    """Export the fp32 graph, which is OpenVINO's in bf16 too, and the one in int8 if it passes; return what did not.
 
     Args:
         checkpoint: with the rounded weights.
@@ -197,7 +197,7 @@ def _export(
     from ctxdeploy.export import REJECTED, ExportConfig, export_bundle, load_checkpoint
     from ctxdeploy.export.parity import decoded
 
-    config = ExportConfig(targets=GRAPH_TARGETS, precisions=(Precision.FP32, Precision.BF16))
+    config = ExportConfig(targets=GRAPH_TARGETS, precisions=(Precision.FP32, Precision.BF16), hinted=True)
     images = None
     if calibration:
         config = replace(config, precisions=(*config.precisions, Precision.INT8))

@@ -27,6 +27,12 @@ def test_every_runtime_takes_graphs_or_engines_and_every_precision_has_one_on_a_
     assert {TARGETS[name].device for name in GRAPH_TARGETS} == {"CPU"}
     for precision in PRECISIONS:
         assert choose(AUTO, precision) in GRAPH_TARGETS
+    assert [choose(AUTO, precision) for precision in ("fp32", "fp16", "bf16", "int8")] == [
+        "onnxruntime",
+        "onnxruntime",
+        "openvino",
+        "openvino",
+    ]
     assert label_of("a-later-runtime") == "a-later-runtime"
 
 
