@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.index.config import Hit
+from ctxdeploy.index.storage.names import decode_name
 from ctxdeploy.index.storage.state import State
 
 # Scores above 0 of photos, and the photos' numbers.
@@ -31,6 +32,9 @@ def merge(state: State, parts: Sequence[Part], top: int, *, without: int = -1) -
     if len(scores) > top:
         good = scores >= np.partition(scores, -top)[-top]
         scores, numbers = scores[good], numbers[good]
-    names = [state.name(int(number)) for number in numbers]
-    order = sorted(range(len(names)), key=lambda i: (-scores[i], names[i].encode("utf-8", "surrogateescape")))
-    return [Hit(names[i], float(scores[i])) for i in order[:top]]
+    order = np.argsort(-scores, kind="stable")
+    scores, names = scores[order], state.names_of(numbers[order])
+    pairs = list(zip((-scores).tolist(), names, strict=True))
+    if bool((scores[1:] == scores[:-1]).any()):
+        pairs.sort()  # equal scores: by the names' bytes
+    return [Hit(decode_name(name), -score) for score, name in pairs[:top]]
