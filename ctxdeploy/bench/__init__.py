@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         photo_files,
         prepare,
     )
-    from ctxdeploy.bench.machine import peak_memory
+    from ctxdeploy.bench.machine import own_memory, peak_memory
     from ctxdeploy.bench.peers import choose_openblas, reference_of, score_difference
     from ctxdeploy.bench.questions import (
         end_to_end_question,
@@ -59,7 +59,7 @@ _NAMES = {
         "BYTES_PER_POSTING", "DIM", "WORDS", "build_archive", "draw_aggregated", "draw_photos",
         "draw_queries", "photo_files", "prepare",
     ),
-    "machine": ("peak_memory",),
+    "machine": ("own_memory", "peak_memory"),
     "peers": ("choose_openblas", "reference_of", "score_difference"),
     "questions": (
         "end_to_end_question", "extraction_question", "index_case", "photo_case", "pytorch_case",
@@ -109,6 +109,7 @@ __all__ = [
     "markdown",
     "measure",
     "milliseconds",
+    "own_memory",
     "peak_memory",
     "photo_case",
     "photo_files",
