@@ -37,7 +37,6 @@ steps=(
     "part index.py add"
     "part index.py batch"
     "part index.py query"
-    "part geometry.py --photos '$DATA/images'"
     "part assign.py"
     "part million.py" # a quarter of an hour, 8 GB
     "part networks.py extract --photos '$DATA/images'"
@@ -50,6 +49,8 @@ steps=(
     "\"$PYTHON\" -m ctxdeploy.cli.main eval '$DATA' --model lite-small -o $WORK/minibench-lite.ctxindex --worst 5 --json >$RESULTS/eval-minibench.json"
     "part ablation.py --init $SMALL/ctx-small.pth --landmarks '$LANDMARKS' --data '$DATA'" # an hour and a half
     "part minibench.py --data '$DATA' --training '$TRAINING'"                              # ten minutes
+    "part judgement.py --data '$DATA' --model lite-small"                                               # ten minutes
+    "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes
     "$PYTHON benchmarks/performance.py"
 )
 

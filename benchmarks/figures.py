@@ -253,3 +253,49 @@ def _trained(result: Mapping[str, Any]) -> str:
 
 def cores(result: Mapping[str, Any]) -> str:
     return f"{result['processors']} cores"
+
+
+# What results are judged by, in the words of the page.
+_JUDGED = {
+    "score": "score, without any judgement",
+    "scores": "score",
+    "scores and links": "score, and what its matches are: a query without `--verify`",
+    "codes and links": "and inliers of matches by word and code (`--geometry codes`)",
+    "descriptors and links": "and inliers of matches by descriptor (`--geometry descriptors`)",
+}
+
+
+def sureness(r: Results) -> str:
+    """How right the probabilities of results are."""
+    files = {"lite-small": "judgement", "ctx-small": "judgement-ctx-small"}
+    models = {model: r[file] for model, file in files.items() if file in r}
+    head = [
+        "",
+        *(f"recall at precision {precision}" for precision in models["lite-small"]["outside"]["score"]["recall"]),
+    ]
+    head += ["of the found, right", "queries with a photo of their scene found", "nothing certain without the scene"]
+    parts = [
+        f"{models['lite-small']['photos']} photos of minibench's dev split, on which nothing was chosen. Each photo of "
+        "a scene is a query, of the archive as it is and of the archive without the rest of its scene; its first 50 "
+        "results count. Recall is of all pairs of a scene, small scenes included. Found: a probability of 0.8 or more."
+    ]
+    for model, result in models.items():
+        rows = [f"| {' | '.join([f'`{model}`', *head[1:]])} |", "|---" * len(head) + "|"]
+        for way, label in _JUDGED.items():
+            found = result["outside"][way]
+            cells = [f"{value:.3f}" for value in found["recall"].values()]
+            if "found" in found:
+                sure = found["found"]
+                cells += [f"{value:.3f}" for value in (sure["precision"], sure["queries"], found["nothing"])]
+            rows.append(f"| {label} | {' | '.join(cells + [''] * (len(head) - 1 - len(cells)))} |")
+        parts.append("\n".join(rows))
+    bins = models["lite-small"]["outside"]["scores and links"]["reliability"]
+    shares = ", ".join(f"{one['right']:.2f} where it is {one['probability']:.2f}" for one in bins[1:])
+    parts.append(
+        "Of results of about the same probability (`lite-small`, without `--verify`, both runs together) this share is "
+        f"right: {shares}.\n\n"
+        "![Share of results that are right against their probability](../benchmarks/results/judgement.svg)"
+    )
+    seconds = models["lite-small"]["judgement"]["seconds"]
+    parts.append(f"An archive of {models['lite-small']['photos']} photos is judged in {seconds:.2f} s.")
+    return "\n\n".join(parts)

@@ -28,6 +28,7 @@ from figures import (
     million,
     precisions,
     quality,
+    sureness,
 )
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
@@ -63,6 +64,7 @@ def page(results: Results, folder: Path) -> str:
         f"`benchmarks/all.sh` measures them again. The machine: {_machines(results)}.",
         f"## How well the built-in model finds\n\n{quality(results)}\n\n### Learned smoothing and graph refinement\n\n"
         f"{ablation(results)}",
+        f"## How sure a result is\n\n{sureness(results)}",
         f"## Beside what the papers' authors published\n\nEach row side by side in one run.\n\n{comparison(results)}",
         f"## Every precision\n\n{precisions(results)}\n\nAll networks:\n\n{_all(results)}",
         f"## Whole archives\n\n{archives(results)}",

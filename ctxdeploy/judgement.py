@@ -51,6 +51,7 @@ _FIVE_WORDS = 0.42
 # How far the scores of a query's own ranking move what is expected of it, at most, in an archive of many photos.
 _OWN, _OWN_WEIGHT = 0.5, 100.0
 _LEAST = 1e-12
+_FEWEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,9 @@ _STORED: dict[str | None, _Odds] = {
 }
 # By how much few inliers lower log(p / (1 - p)) at most: a part of a photo has few features, and scenes are not flat.
 _DOUBT = 2.0
+# By how much that is lowered for a photo that was turned to be asked: one in twenty lies on its side, and three more
+# questions are three more chances for unrelated photos.
+_TURNED = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +172,10 @@ class Judgement:
         """Return the score that the best of N unrelated photos is expected to have for a query.
 
         Args:
-            photos: N, at least 10 are assumed.
+            photos: N; 100 are assumed where they are fewer, since one photo of ten may well look like another.
             stored: the query is asked with an archived photo's codes.
         """
-        return math.exp(self._level(stored) + self.shape * math.log(math.log(max(photos, 10))))
+        return math.exp(self._level(stored) + self.shape * math.log(math.log(max(photos, _FEWEST))))
 
     def probabilities(
         self,
@@ -183,6 +187,7 @@ class Judgement:
         inliers: NDArray[np.int64] | None = None,
         matches: str = "codes",
         links: NDArray[np.float64] | None = None,
+        turned: bool = False,
     ) -> NDArray[np.float64]:
         """Return the probability of each hit that it shows the same as the query, H float64, 0..1.
 
@@ -200,6 +205,7 @@ class Judgement:
             links: L×H, the scores of the hits for each of the first L of them, asked as stored photos, 0 for itself.
                 What is a match of a hit is a match of the query, as surely as both: the best of these products counts,
                 where it is more than the hit's own. None if they are not known.
+            turned: the query was turned by a quarter or more, to be tried that way too.
         """
         table = _STORED if stored else _OUTSIDE
         height = self.heights(scores, photos=photos, ranking=ranking, stored=stored)
@@ -208,7 +214,7 @@ class Judgement:
             counted = np.asarray(inliers, np.float64)
             verified = _logits(table[matches], height, np.log1p(np.maximum(counted, 0)))
             logits = np.where(counted >= 0, np.maximum(verified, logits - _DOUBT), logits)
-        found = _probability(logits)
+        found = _probability(logits - _TURNED if turned else logits)
         if links is not None and len(links):
             height = self.heights(links[: len(found)], photos=photos, stored=True)
             link = _probability(_logits(_STORED[None], height))

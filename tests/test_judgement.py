@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ctxdeploy import PhotoIndex
 from ctxdeploy.archive import archive_problems
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import checksum
+from ctxdeploy.demo.photos import scene_of, write_photos
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.judgement import FOUND, JUDGEMENT, LINKS, Judgement, judge_archive, judgement_of
 
@@ -154,6 +156,13 @@ def test_a_query_that_scores_with_everything_needs_more() -> None:
     assert busy < plain
 
 
+def test_a_photo_that_was_turned_to_be_asked_needs_more() -> None:
+    scores = USUAL.expected_best(790) * np.array([10.0, 2.5, 1.0])
+    upright, turned = (USUAL.probabilities(scores, photos=790, turned=turned) for turned in (False, True))
+    assert (turned < upright).all()
+    assert turned[0] > FOUND and upright[1] > FOUND > turned[1]
+
+
 def test_a_match_of_a_sure_hit_is_found_and_one_of_a_doubtful_hit_is_not() -> None:
     scores = np.array([0.1, 0.001])
     link = 0.1
@@ -219,7 +228,7 @@ def test_small_archives_are_judged_by_what_is_known_of_others(count: int, codebo
     assert found.photos == count and found.sampled == (count if count > 1 else 0)
     known = Judgement.fit(np.empty((0, 0)), photos=0)
     assert abs(math.log(found.expected_best(count) / known.expected_best(count))) <= math.log(3) + 1e-9
-    sure, unsure = found.probabilities(np.array([0.15, 0.0003]), photos=count)
+    sure, unsure = found.probabilities(np.array([0.1, 0.0003]), photos=count)
     assert sure > FOUND > 0.5 > unsure
 
 
@@ -243,6 +252,22 @@ def test_it_does_not_depend_on_order_or_shards(codebook: Codebook, tmp_path: Pat
                 index.commit()
         index.commit()
         assert judge_archive(index) == one
+
+
+@pytest.mark.slow  # the built-in network describes 55 photos
+def test_real_photos_are_found_and_those_of_something_else_are_not(tmp_path: Path) -> None:
+    photos, queries = write_photos(tmp_path)
+    others = {"astronaut", "coffee", "moon", "page", "stereo_motorcycle"}
+    for path in (*photos.iterdir(), *queries):  # which look like a lawn
+        if scene_of(path.name) in ("gravel", "brick"):
+            path.unlink()
+    with PhotoIndex.create(tmp_path / "demo.ctxindex") as archive:
+        archive.add([(path.name, path) for path in sorted(photos.iterdir()) if scene_of(path.name) not in others])
+        answers = {scene_of(query.name): archive.search(query) for query in queries if query.exists()}
+    assert Judgement.load(tmp_path / "demo.ctxindex") is not None
+    for scene, hits in answers.items():
+        found = [hit.name for hit in hits if (hit.probability or 0.0) >= FOUND]
+        assert {scene_of(name) for name in found} == (set() if scene in others else {scene}), (scene, hits)
 
 
 # On disk.
