@@ -3,7 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.index.kernels.intrinsics import compiled
+from ctxdeploy.index.kernels.intrinsics import compiled, prefetch
+
+# Words of a photo whose centroids come into the cache before they are needed.
+_RUNS_AHEAD = 8
 
 
 @compiled
@@ -30,10 +33,15 @@ def residuals(
 
     float32 in the order of the rows, as the reference sums. A row that names a word twice counts once. Rows are taken
     out before the inner loop, which the compiler vectorises only then: 0.03 ms for 1000 descriptors instead of 0.23.
+    Centroids of the next runs come into the cache meanwhile.
     """
     dim = vectors.shape[1]
     sums = np.zeros((starts.size - 1, dim), np.float32)
     for run in range(starts.size - 1):
+        if run + _RUNS_AHEAD < starts.size - 1:
+            next_ = np.int64(words[starts[run + _RUNS_AHEAD]]) * dim
+            for d in range(0, dim, 16):
+                prefetch(centroids, next_ + d)
         target = sums[run]
         centre = centroids[words[starts[run]]]
         for i in range(starts[run], starts[run + 1]):
