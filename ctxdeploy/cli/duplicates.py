@@ -30,7 +30,7 @@ from ctxdeploy.pairs import DuplicatesConfig, find_duplicates
 @json_option
 @quiet_option
 def command(archive: Path, at: str | None, redundant: bool, as_json: bool, quiet: bool) -> None:
-    r"""Find the photos of ARCHIVE that are in it more than once: recompressed, resized a little, cut at an edge.
+    """Find the photos of ARCHIVE that are in it more than once: recompressed, resized a little, cut at an edge.
 
     Neither the files nor the network are needed. Before each name stands its score with the nearest of its group; the
     first of a group, the largest file, is the one to keep.

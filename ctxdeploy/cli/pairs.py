@@ -61,6 +61,8 @@ def command(
     config, shown = configured(PairsConfig), Display(quiet=quiet)
     check_names([], form, allow_spaces=allow_spaces)
     with PhotoIndex.open(archive, at=at) as index:
+        if config.queries is None and config.mapped is None:  # said before a search of an hour
+            check_names(sorted(index.names()), form, allow_spaces=allow_spaces)
         found = index.pairs(config, display=shown)
     there = np.unique(np.concatenate([found.first, found.second]))
     check_names((found.names[i] for i in there), form, allow_spaces=allow_spaces)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.archive import has_model, open_model
 from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
@@ -53,6 +54,9 @@ def verifications(
         Places of pairs of one first photo, and what was found of each.
     """
     config = VerificationConfig(matches=matches)
+    if has_model(index.path):
+        size = open_model(index.path, check_hashes=False).preprocessing.image_size
+        config = VerificationConfig(matches=matches, image_size=size)
 
     @lru_cache(_CACHED)
     def features(photo: int) -> "Features":

@@ -78,6 +78,8 @@ def test_names_with_blanks_are_refused_before_anything_is_written(
     assert done.code == 2 and not out.exists()
     assert "'two words.jpg' has a blank" in done.err and "--format csv" in done.err and "--allow-spaces" in done.err
     assert len(done.err.splitlines()) == 1
+    some = call("pairs", archive, "-o", out, "--queries", "two*")
+    assert some.code == 2 and not out.exists() and "'two words.jpg' has a blank" in some.err
     assert call("pairs", archive, "-o", out, "--allow-spaces").code == 0 and "two words.jpg" in out.read_text()
     assert call("pairs", archive, "-o", out, "--format", "kapture").code == 0
     done = call("pairs", archive, "-o", out, "--queries", "day1/", "--mapped", "day1/")
