@@ -20,7 +20,7 @@ from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansi
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
-from ctxdeploy.index.stored import MANY, Chosen, aggregated
+from ctxdeploy.index.stored import Chosen, aggregated
 from ctxdeploy.index.threads import SearchThreads
 
 # n×D descriptors (or what has them as ``vectors``), words and codes, or the name of a stored photo.
@@ -226,13 +226,17 @@ class Searches(ABC):
         searcher = self._committed()
         places = self._places(searcher.state, others)
         queries = aggregated(searcher.state, self._places(searcher.state, names), self._threads)
-        chosen = Chosen(searcher.state, places, threads=self._threads if len(queries) >= MANY else None)
+        chosen = Chosen(searcher.state, places, len(queries), self._threads)
         columns = np.array([chosen.column(place) for place in places], np.int64)
         found = searcher.matrix(queries, chosen, scoring=scoring, threads=self._threads)
         return np.ascontiguousarray(found[:, columns])
 
     def aggregated(self, names: Iterable[str]) -> list[Aggregated]:
         """Return words and codes of stored photos, as they were added.
+
+        One photo among 65,536 of a shard takes 5 ms, for the list of each of 65,536 words is looked into; for more of
+        them all lists are read once, in 12 ms, and 0.1 ms each. Side by side they take 0.1 ms each, and with geometry,
+        where a photo's words are known, 0.3 ms.
 
         Raises:
             ConfigError: a name is not in the archive.
@@ -319,7 +323,7 @@ class Searches(ABC):
     def _chosen(self, state: State, names: Collection[str] | None, queries: int = 1) -> Chosen | None:
         if names is None:
             return None
-        return Chosen(state, self._places(state, names), threads=self._threads if queries >= MANY else None)
+        return Chosen(state, self._places(state, names), queries, self._threads)
 
     def _places(self, state: State, names: Iterable[str]) -> list[tuple[int, int]]:
         """Return shard and number of stored photos."""

@@ -21,7 +21,7 @@ from ctxdeploy.index.threads import SearchThreads
 _Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 # Photos whose words are looked up one by one where they are known, 0.03 ms each; the lists are read for more.
-_KNOWN = 256
+_KNOWN = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,10 +118,11 @@ def split(postings: Postings, count: int, *, binary: bool) -> list[Aggregated]:
     ]
 
 
-# A search that is restricted to fewer of a shard's photos than this share of it takes their postings out first: one
-# query, and ``MANY``, for which they are taken once.
-_SHARE, _SHARE_OF_MANY = 512, 16
-MANY = 16
+# A search that is restricted to at most this share of a shard takes those photos' postings out first (at 1/256 it is as
+# fast as without), and from so many queries on in all words at once, which pays up to a share that grows with them.
+_SHARE, _MANY, _PAYING = 1 / 256, 16, 1 / 3600
+# Photos that are taken out at most, 7 KB each; a mask takes 8 bytes a photo of the archive.
+_MOST = 1 << 14
 
 
 class Chosen:
@@ -132,23 +133,22 @@ class Chosen:
     Args:
         state: which holds them.
         places: shard and number of each; doubled ones count once.
-        threads: for many queries: take all words' postings out now; None to do so query by query.
+        queries: that will be asked; many have the postings taken out now.
+        threads: to do so.
 
     Attributes:
         photos: their rising numbers in each shard.
     """
 
-    def __init__(
-        self, state: State, places: Sequence[tuple[int, int]], *, threads: SearchThreads | None = None
-    ) -> None:
+    def __init__(self, state: State, places: Sequence[tuple[int, int]], queries: int, threads: SearchThreads) -> None:
         self._state = state
         found = np.array(places, np.int64).reshape(-1, 2)
         self.photos = [np.unique(found[found[:, 0] == number, 1]) for number in range(len(state.shards))]
-        self._share = _SHARE if threads is None else _SHARE_OF_MANY
-        self._postings: dict[int, Postings] = {}
-
         self._bases = np.cumsum([0, *map(len, self.photos)])
-        if threads is not None:
+        share = max(_SHARE, min(queries * _PAYING, 0.5)) if queries >= _MANY else _SHARE
+        self._share = share if len(self) <= _MOST else 0.0
+        self._postings: dict[int, Postings] = {}
+        if queries >= _MANY:
             shards = [number for number in range(len(self.photos)) if self.is_taken(number)]
             taken = threads.run(lambda number: self._take(number, None), shards)
             self._postings = dict(zip(shards, taken, strict=True))
@@ -167,8 +167,7 @@ class Chosen:
 
     def is_taken(self, shard: int) -> bool:
         """Whether the postings of these photos are taken out of a shard."""
-        count = len(self.photos[shard])
-        return 0 < count * self._share <= len(self._state.shards[shard])
+        return 0 < len(self.photos[shard]) <= self._share * len(self._state.shards[shard])
 
     def factors(self, shard: int, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the photos' factors: of these alone if they are taken out, else 0 for all others."""

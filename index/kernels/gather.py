@@ -10,7 +10,7 @@ from ctxdeploy.index.kernels.select import first_from
 
 # Look-ups that are under way at once, and postings of a word that are filtered in the time of one look-up.
 _AHEAD = 16
-LOOKUP = 24
+LOOKUP = 100
 
 
 @compiled

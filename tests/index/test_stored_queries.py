@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ctxdeploy.bench import draw_photos, reference_of
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.index import Aggregated, Hit, Index, IndexConfig, all_pairs, search, stored
@@ -39,8 +40,8 @@ def make_everything_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(search, "GROUP_PHOTOS", 11)
     patch.setattr(search, "MIN_PHOTOS", 3)
     patch.setattr(all_pairs, "BLOCK", 4)
-    patch.setattr(stored, "_SHARE", 2)
-    patch.setattr(stored, "_SHARE_OF_MANY", 3)
+    patch.setattr(stored, "_SHARE", 0.4)
+    patch.setattr(stored, "_MANY", 5)
 
 
 @given(
@@ -238,3 +239,24 @@ def test_geometry_that_does_not_belong_to_the_postings_is_not_believed(
         object.__setattr__(shard, "geometry_words", np.zeros_like(shard.geometry_words))
         after = index.aggregated(["001"])[0]
     assert np.array_equal(before.words, after.words) and np.array_equal(before.codes, after.codes)
+
+
+def test_all_pairs_are_those_of_asmk(make_codebook: Make, tmp_path: Path) -> None:
+    pytest.importorskip("asmk")
+    rng, words = np.random.default_rng(0), 500
+    with Index.create(tmp_path / "a", make_codebook(words=words), config=IndexConfig(shard_images=130)) as index:
+        for chunk in draw_photos(300, 60, rng, words):
+            for photo in chunk:
+                index.add_aggregated(f"{len(index):03d}", photo)
+    with Index.open(tmp_path / "a") as index:
+        inverted, similarity = reference_of(index)
+        names = list(index.names())
+        found = dict(index.search_all(20))
+        assert list(found) == names
+        for number, query in enumerate(index.aggregated(names)):
+            packed = np.ascontiguousarray(query.codes).view(np.uint32)
+            ranks, values = inverted.search(packed, query.words, similarity_func=similarity, topk=300)
+            scores = {names[rank]: value for rank, value in zip(ranks, values, strict=True) if rank != number}
+            hits = found[names[number]]
+            assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True)[:20], rel=1e-5)
+            assert [hit.score for hit in hits] == pytest.approx([scores[hit.name] for hit in hits], rel=1e-5)
