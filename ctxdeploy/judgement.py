@@ -77,10 +77,8 @@ _STORED: dict[str | None, _Odds] = {
     "codes": _Odds(base=-14.6, height=2.35, matched=3.4),
     "descriptors": _Odds(base=-9.3, height=2.1, matched=2.1),
 }
-# By how much few inliers lower log(p / (1 - p)) at most: a part of a photo has few features, and scenes are not flat.
-_DOUBT = 2.0
-# By how much that is lowered for a photo that was turned to be asked: one in twenty lies on its side, and three more
-# questions are three more chances for unrelated photos.
+# By how much log(p / (1 - p)) is lowered for a photo that was turned to be asked: one in twenty lies on its side, and
+# three more questions are three more chances for unrelated photos.
 _TURNED = 3.0
 
 
@@ -191,8 +189,9 @@ class Judgement:
     ) -> NDArray[np.float64]:
         """Return the probability of each hit that it shows the same as the query, H float64, 0..1.
 
-        It rises with a hit's score and its inliers. Scores are those of the search itself, as the archive is set, not
-        of expansion, which gives a photo the scores of others.
+        It rises with a hit's score and its inliers, and few inliers do not lower it: a part of a photo has few
+        features, and no one map explains a scene in relief. Scores are those of the search itself, as the archive is
+        set, not of expansion, which gives a photo the scores of others.
 
         Args:
             scores: H, of the hits, best first or in any other order.
@@ -213,7 +212,7 @@ class Judgement:
         if inliers is not None:
             counted = np.asarray(inliers, np.float64)
             verified = _logits(table[matches], height, np.log1p(np.maximum(counted, 0)))
-            logits = np.where(counted >= 0, np.maximum(verified, logits - _DOUBT), logits)
+            logits = np.where(counted >= 0, np.maximum(verified, logits), logits)
         found = _probability(logits - _TURNED if turned else logits)
         if links is not None and len(links):
             height = self.heights(links[: len(found)], photos=photos, stored=True)

@@ -124,23 +124,20 @@ def test_the_same_score_says_less_among_more_photos(photos: int, more: int, scor
 
 @pytest.mark.parametrize("kind", ["words", "codes", "descriptors"])
 def test_a_hit_that_was_not_verified_is_judged_by_its_score(kind: str) -> None:
-    scores = np.array([0.02, 0.005, 0.001])
+    scores = np.array([0.02, 0.002, 0.001])
     alone = USUAL.probabilities(scores, photos=790)
-    some = USUAL.probabilities(scores, photos=790, inliers=np.array([-1, 3, -1]), matches=kind)
-    assert some[0] == alone[0] and some[2] == alone[2] and some[1] != alone[1]
+    some = USUAL.probabilities(scores, photos=790, inliers=np.array([-1, 200, -1]), matches=kind)
+    assert some[0] == alone[0] and some[2] == alone[2] and some[1] > alone[1] + 0.2
 
 
-@given(score=st.floats(1e-4, 0.02), inliers=st.integers(0, 256), stored=st.booleans(), kind=KIND)
-def test_few_inliers_lower_it_a_little_and_no_more(score: float, inliers: int, stored: bool, kind: str) -> None:
+@given(score=SCORE, inliers=st.integers(0, 256), stored=st.booleans(), kind=KIND)
+def test_few_inliers_do_not_lower_it(score: float, inliers: int, stored: bool, kind: str) -> None:
     """A part of a photo has few features, and a scene in relief has no one map."""
-
-    def logit(inliers: int) -> float:
-        verified = np.array([inliers])
-        found = USUAL.probabilities(np.array([score]), photos=790, stored=stored, inliers=verified, matches=kind)[0]
-        return math.log(found / (1 - found))
-
-    assert logit(inliers) >= logit(-1) - 2 - 1e-6
-    assert logit(0) < logit(-1)
+    alone, verified = (
+        USUAL.probabilities(np.array([score]), photos=790, stored=stored, inliers=np.array([count]), matches=kind)[0]
+        for count in (-1, inliers)
+    )
+    assert verified >= alone
 
 
 def test_what_no_photo_scores_is_not_found_and_what_none_of_unrelated_ones_scores_is() -> None:
