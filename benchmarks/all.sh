@@ -37,6 +37,7 @@ steps=(
     "part index.py add"
     "part index.py batch"
     "part index.py query"
+    "part geometry.py --photos '$DATA/images'"
     "part assign.py"
     "part million.py" # a quarter of an hour, 8 GB
     "part networks.py extract --photos '$DATA/images'"

@@ -143,7 +143,8 @@ def main() -> None:
     }
     lines = [
         f"{name}: {facts['bytes_a_feature']} bytes a feature, {facts['bytes_a_photo'] / 1e3:.0f} kB a photo, added in "
-        f"{facts['add_ms_a_photo']} ms, features of {READ} photos read in {facts['read_100_photos_ms']} ms"
+        f"{facts['add_ms_a_photo']} ms"
+        + ("" if name == "none" else f", features of {READ} photos read in {facts['read_100_photos_ms']} ms")
         for name, facts in settings.items()
     ]
     publish(result, options.output, [*lines, f"of {result['matches']} matches: {result['kept']}"])

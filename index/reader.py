@@ -178,20 +178,25 @@ class Reader(Searches):
         ((shard, number),) = self._places(state, [query])
         return state.shards[shard].features(number)
 
-    def check_keeps(self, geometry: str, what: str) -> None:
+    def check_keeps(self, geometry: str, what: str, *, otherwise: str = "") -> None:
         """Raise ``ConfigError`` unless the archive keeps enough of its features.
 
         Args:
             geometry: what is needed of them: "positions", "codes" or "descriptors".
             what: that needs it, such as "--verify", for the text.
+            otherwise: what can be done instead of making another archive, for the text.
         """
-        if self.config.keeps(geometry):
-            return
+        if not self.config.keeps(geometry):
+            raise self.keeps_too_little(geometry, what, otherwise=otherwise)
+
+    def keeps_too_little(self, geometry: str, what: str, *, otherwise: str = "") -> ConfigError:
+        """Return the error of an archive that keeps too little of its features; see ``check_keeps``."""
         kept = self.config.geometry
-        has = "no geometry" if kept == "none" else f"{kept} alone"
-        raise ConfigError(
-            f"{what} needs the {geometry} of features, but {self._folder} keeps {has}: index the photos into a new "
-            f"archive:  ctxdeploy index PLACE -o NEW --geometry {geometry}"
+        has = "nothing of its photos' features" if kept == "none" else f"no {geometry} of its photos' features"
+        value = " descriptors" if geometry == "descriptors" else ""
+        return ConfigError(
+            f"{self._folder} keeps {has}, but {what} compares their {geometry}: index the photos into a new archive:  "
+            f"ctxdeploy index PLACE -o NEW --geometry{value}{f'  ; or {otherwise}' if otherwise else ''}"
         )
 
     def info(self) -> dict[str, Any]:

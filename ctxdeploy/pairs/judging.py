@@ -29,12 +29,8 @@ def matches_of(index: "Index") -> str:
     Raises:
         ConfigError: it keeps no positions.
     """
-    kept = next((kind for kind in ("descriptors", "codes", "positions") if index.config.keeps(kind)), None)
-    if kept is None:
-        raise ConfigError(
-            f"{index.path} keeps no positions of its photos' descriptors, which --verify needs: index them into a new "
-            "archive with --geometry"
-        )
+    index.check_keeps("positions", "--verify")
+    kept = index.config.geometry
     return "words" if kept == "positions" else kept
 
 

@@ -16,7 +16,7 @@ from ctxdeploy.judgement import LINKS, Judgement
 from ctxdeploy.query import Answer, Query, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.querying.turning import choose, further_turns
-from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, no_geometry, verify_hits
+from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, verify_hits
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Asked, Index
@@ -225,7 +225,9 @@ class Answerer:
         photos = {name: files[name] if name in files else self.index.features(name) for name in names}
         query = self._features(item, files)
         if query is None or all(photo is None for photo in photos.values()):
-            raise no_geometry(self.name)
+            raise self.index.keeps_too_little(
+                "positions", "--verify", otherwise="compare their files with --verify-from photos"
+            )
         turn = (360 - item.turn) // 90 % 4
         config = replace(self.config.verification, turn=turn, image_size=self.image_size())
         verified = verify_hits(query, photos, config, part=item.box)

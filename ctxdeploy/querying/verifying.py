@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Box, FileState, PhotoDescriptors
 from ctxdeploy.index import Features, Verification, VerificationConfig, verify
 from ctxdeploy.querying.photo import indexed_source
@@ -113,11 +112,3 @@ def _match(query: Features, photo: Features, wanted: str) -> str:
     if query.vectors is not None and photo.vectors is not None:
         return "descriptors"
     return "codes" if query.codes is not None and photo.codes is not None else "words"
-
-
-def no_geometry(archive: str) -> ConfigError:
-    """Return what to raise where an archive keeps no geometry, and that is all there is."""
-    return ConfigError(
-        f"{archive} keeps no positions of its photos' descriptors, which --verify needs: index them into a new archive "
-        "with --geometry, or verify from their files with --verify-from photos"
-    )

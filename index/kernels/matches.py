@@ -14,8 +14,8 @@ from ctxdeploy.index.kernels.verification import FULL
 
 # Squares of it, and sums of two of them, fit into int32.
 LENGTH = 32000.0
-# Photos are padded to so many features, a multiple of what ``dots`` takes of each side.
-SIDE = ROWS * BLOCKS * LANES
+# Photos are padded to a multiple of so many features, and by what ``dots`` reads of rows at once.
+SIDE = BLOCKS * LANES
 
 
 @compiled
@@ -41,7 +41,7 @@ def of_words(
         m×2 features, and their weights: ``FULL``, and 1 more for each bit by which the codes differ less than they may.
     """
     size = 0
-    matches = np.empty((max(len(query), len(photo)), 2), np.int32)
+    matches = np.empty((2 * max(len(query), len(photo)), 2), np.int32)
     weights = np.empty(len(matches), np.int32)
     i = j = 0
     while i < len(query) and j < len(photo):
@@ -81,7 +81,7 @@ def quantised(vectors: NDArray[np.float32]) -> NDArray[np.int16]:
     count, dim = vectors.shape
     whole = dim - dim % LANES
     zeros = np.zeros(LANES if whole == 0 else whole, np.float32)
-    result = np.zeros((-(-count // SIDE) * SIDE, dim + dim % 2), np.int16)
+    result = np.zeros((-(-(count + ROWS - 1) // SIDE) * SIDE, dim + dim % 2), np.int16)
     for row in range(count):
         total = gap(vectors, row * dim, zeros, 0, whole)
         for d in range(whole, dim):

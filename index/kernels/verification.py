@@ -89,15 +89,22 @@ def fit(
         current[0, 0] = current[1, 1] = scale
         current[0, 2] = places[2, m] - scale * places[0, m]
         current[1, 2] = places[3, m] - scale * places[1, m]
-        bar = heaviest + 1
-        for refit in range(REFITS + 1):
-            inliers, weight = _inliers(current, places, tolerance, matches, weights, order, used)
-            if weight >= bar and len(inliers) >= FEWEST:  # of the maps of a proposal the most refined
-                best, kept, heaviest, bar = current, inliers, weight, weight
-            if refit < REFITS and len(inliers) > 1:
-                current = _refined(places, inliers, affine)
-                if not _allowed(current):
-                    break
+        inliers, weight = _inliers(current, places, tolerance, matches, weights, order, used)
+        for _ in range(REFITS):
+            refined = _refined(places, inliers, affine)
+            if len(inliers) < 2 or not _allowed(refined):
+                break
+            others, other = _inliers(refined, places, tolerance, matches, weights, order, used)
+            if other < weight:
+                break
+            gain = other - weight
+            current, inliers, weight = refined, others, other
+            if gain == 0:
+                break
+        for i in inliers:
+            votes[i] = -1  # they would propose the same
+        if weight > heaviest and len(inliers) >= FEWEST:
+            best, kept, heaviest = current, inliers, weight
     return best, kept, _cells(places, kept, frame), int(heaviest)
 
 
@@ -133,14 +140,15 @@ def _inliers(current, places, tolerance, matches, weights, order, used):  # type
     a, b, c, d = current[0, 0], current[0, 1], current[1, 0], current[1, 1]
     determinant = a * d - b * c
     limit = tolerance * tolerance
+    back_limit = limit * determinant * determinant
     kept = np.zeros(order.shape[0], np.bool_)
     used[:] = False
     found, weight = 0, np.int64(0)
     for m in order:
         x = a * places[0, m] + b * places[1, m] + current[0, 2] - places[2, m]
         y = c * places[0, m] + d * places[1, m] + current[1, 2] - places[3, m]
-        back_x, back_y = (d * x - b * y) / determinant, (a * y - c * x) / determinant
-        if x * x + y * y <= limit and back_x * back_x + back_y * back_y <= limit:
+        back_x, back_y = d * x - b * y, a * y - c * x  # times the determinant
+        if x * x + y * y <= limit and back_x * back_x + back_y * back_y <= back_limit:
             q, p = matches[m, 0], matches[m, 1]
             if not used[0, q] and not used[1, p]:
                 used[0, q] = used[1, p] = True

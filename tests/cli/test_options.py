@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ctxdeploy.cli.options import configured, options_of
+from ctxdeploy.cli.options import configured, options_of, with_values
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import parse_bytes, parse_numbers, setting, settings_of
 
@@ -108,3 +108,43 @@ def test_numbers() -> None:
     assert json.dumps(parse_numbers("1.414,1,.5")) == "[1.414, 1.0, 0.5]"
     with pytest.raises(ValueError, match="is not a list"):
         parse_numbers("1,,2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """An option that may stand alone."""
+
+    kept: str = setting("none", "--keep", "What is kept.", choices=("some", "all"), alone="some")
+
+
+@pytest.mark.parametrize(
+    ("args", "kept", "place"),
+    [
+        (["here"], "none", "here"),
+        (["--keep", "here"], "some", "here"),
+        (["here", "--keep"], "some", "here"),
+        (["--keep", "-q", "here"], "some", "here"),
+        (["--keep", "all", "here"], "all", "here"),
+        (["--keep=all", "here"], "all", "here"),
+        (["here", "--keep", "all", "--keep"], "some", "here"),
+        (["--", "--keep"], "none", "--keep"),
+        (["--keep", "--", "all"], "some", "all"),
+    ],
+)
+def test_an_option_that_may_stand_alone_takes_no_argument_of_the_command(
+    args: list[str], kept: str, place: str
+) -> None:
+    class Command(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            return super().parse_args(ctx, with_values(args, Kept))
+
+    @click.command(cls=Command)
+    @click.argument("where")
+    @click.option("-q", is_flag=True)
+    @options_of(Kept)
+    def command(where: str, q: bool) -> None:
+        click.echo(json.dumps([configured(Kept).kept, where]))
+
+    result = CliRunner().invoke(command, args)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output) == [kept, place]

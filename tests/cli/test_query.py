@@ -1,6 +1,7 @@
 """Options of a query, and several queries at once."""
 
 import io
+import re
 import shutil
 import threading
 import zipfile
@@ -11,7 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from ctxdeploy.cli.main import run
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.types import LocalDescriptors, PhotoDescriptors
@@ -71,6 +74,60 @@ def test_answers_of_several_are_those_of_each(call, photos: Path, shared_archive
     for query, answer in zip(queries, result.json, strict=True):
         alone = call("query", query, "--index", shared_archive, "--json").json[0]
         assert answer["results"] == alone["results"]
+
+
+@pytest.fixture(scope="module")
+def trained_archive(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of ``photos`` with the built-in model, and codes of their features; not to be changed."""
+    path = tmp_path_factory.mktemp("trained") / "photos.ctxindex"
+    assert run(["index", str(photos), "-o", str(path), "--geometry", "--quiet"]) == 0
+    return path
+
+
+def test_what_is_found_is_told_from_the_nearest(call, photos: Path, trained_archive: Path) -> None:
+    query = photos.parent / "queries" / "coffee_3.jpg"
+    given = ("--index", trained_archive, "--top", 5)
+    head, found, *lines = call("query", query, *given, "--verify", 3).out.splitlines()
+    assert ": 5 results for " in head and found == "found:"
+    border = lines.index("beyond that nothing is certain; the nearest:")
+    assert border == 3
+    assert all(
+        re.fullmatch(r" +\d  +0\.\d{5}  +[89]\d %  coffee_\d\.jpg  \(\d+ inliers in .*\)", x) for x in lines[:border]
+    )
+    assert all(re.search(r"  +[0-7]?\d %  ", line) for line in lines[border + 1 :])
+    (answer,) = call("query", query, *given, "--verify", 3, "--json").json
+    assert answer["found"] == border and [hit["certain"] for hit in answer["results"]] == [
+        number < border for number in range(5)
+    ]
+    likely = call("query", query, *given, "--min-probability", 0.8, "--json").json[0]["results"]
+    assert [hit["certain"] for hit in likely] == [True] * len(likely) and len(likely) >= 3
+
+
+def test_nothing_certain_is_said(call, photos: Path, trained_archive: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    given = ("query", tmp_path / "noise.png", "--index", trained_archive)
+    assert call(*given).out.splitlines()[1:2] in ([], ["nothing certain; the nearest:"])
+    nothing = call(*given, "--min-probability", 0.8)
+    assert nothing.code == 0 and ": 0 results for " in nothing.out and len(nothing.out.splitlines()) == 1
+
+
+def test_a_turned_query_says_by_how_much(call, photos: Path, trained_archive: Path, tmp_path: Path) -> None:
+    with Image.open(photos.parent / "queries" / "rocket_3.jpg") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png")
+    given = ("query", tmp_path / "turned.png", "--index", trained_archive, "--turn")
+    result = call(*given, "all")
+    assert "turned.png, turned by 90°: " in result.out and "rocket_" in result.out.splitlines()[2]
+    assert call(*given, "none", "--json").json[0]["turn"] == 0
+
+
+def test_verifying_needs_geometry(call, photos: Path, shared_archive: Path) -> None:
+    given = ("query", photos / "coins_0.jpg", "--index", shared_archive, "--verify", 2)
+    result = call(*given)
+    assert result.code == 2 and f"{shared_archive} keeps no positions" in result.err
+    assert result.err.count("\n") == 1 and "--geometry" in result.err and "--verify-from photos" in result.err
+    answer = call(*given, "--verify-from", "photos", "--json").json[0]
+    assert answer["results"][0]["inliers"] > 20 and answer["results"][2]["inliers"] is None
 
 
 @pytest.fixture

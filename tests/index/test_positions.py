@@ -160,9 +160,17 @@ def test_true_and_false_stand_for_codes_and_none(tmp_path: Path, make_codebook: 
 @pytest.mark.parametrize(
     ("geometry", "needed", "text"),
     [
-        ("none", "codes", "--verify needs the codes of features, but {} keeps no geometry: .* --geometry codes$"),
-        ("positions", "codes", "--verify needs the codes of features, but {} keeps positions alone: "),
-        ("codes", "descriptors", "--verify needs the descriptors of .* -o NEW --geometry descriptors$"),
+        (
+            "none",
+            "codes",
+            "{} keeps nothing of .* --verify compares their codes: .* --geometry$",
+        ),
+        (
+            "positions",
+            "codes",
+            "{} keeps no codes of .* --verify compares their codes: .* --geometry$",
+        ),
+        ("codes", "descriptors", "{} keeps no descriptors of .* -o NEW --geometry descriptors$"),
         ("descriptors", "codes", ""),
         ("codes", "codes", ""),
     ],

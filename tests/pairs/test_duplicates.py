@@ -80,8 +80,14 @@ def test_a_least_score_out_of_range_is_refused(least: float) -> None:
 
 
 def found_at(affine: list[list[float]], inliers: int = 60) -> Verification:
-    nothing = np.empty((0, 2), np.float32)
-    return Verification(inliers=inliers, affine=np.array(affine), query_points=nothing, photo_points=nothing, box=None)
+    """A verification whose map is a little off; three matches in four lie where ``affine`` says."""
+    random, table = np.random.default_rng(0), np.array(affine, np.float64)
+    points = random.uniform(0, 300, (80, 2))
+    shown = points @ table[:, :2].T + table[:, 2]
+    shown[:20] += random.uniform(-20, 20, (20, 2))
+    near = table + np.array([[0.01, -0.01, 5], [0.01, 0.01, -5]])
+    both = points.astype(np.float32), shown.astype(np.float32)
+    return Verification(inliers=inliers, affine=near, query_points=both[0], photo_points=both[1], box=None)
 
 
 FRAME = np.array([0.0, 0.0, 800.0, 600.0])
@@ -108,7 +114,7 @@ def test_one_frame_lies_on_the_other(affine: list[list[float]], frame: Any, othe
         linear = np.linalg.inv(np.array(affine)[:, :2])
         back = np.column_stack([linear, -linear @ np.array(affine)[:, 2]])
         assert is_same_frame(found_at(back.tolist()), other, frame)
-        assert not is_same_frame(found_at(affine, inliers=39), frame, other)
+        assert not is_same_frame(found_at(affine, inliers=29), frame, other)
 
 
 def test_photos_are_compared_by_their_positions(tmp_path: Path) -> None:
@@ -132,6 +138,6 @@ def test_photos_are_compared_by_their_positions(tmp_path: Path) -> None:
 def test_an_archive_without_positions_says_what_to_do(make_archive, some_photos) -> None:
     with (
         Index.open(make_archive(some_photos(["a", "b"]))) as index,
-        pytest.raises(ConfigError, match="with --geometry"),
+        pytest.raises(ConfigError, match=r"keeps nothing of its .* -o NEW --geometry"),
     ):
         find_duplicates(index, DuplicatesConfig(verify=True), SILENT)

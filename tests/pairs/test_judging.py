@@ -124,7 +124,10 @@ def test_an_archive_without_geometry_says_what_to_do(archive) -> None:
     path = archive("none")
     with (
         PhotoIndex.open(path) as photos,
-        pytest.raises(ConfigError, match="--verify needs: index them into a new archive with --geometry"),
+        pytest.raises(
+            ConfigError,
+            match=r"--verify compares their positions: .* -o NEW --geometry",
+        ),
     ):
         photos.pairs(PairsConfig(verify=True))
 

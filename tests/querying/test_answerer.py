@@ -169,7 +169,7 @@ def test_files_are_compared_where_the_archive_keeps_nothing(
     query = photos.with_name("queries") / "coffee_2.png"
     with PhotoIndex.create(tmp_path / "a") as index:
         index.add(folder)
-        with pytest.raises(ConfigError, match=r"keeps no positions.*--geometry.*--verify-from photos"):
+        with pytest.raises(ConfigError, match=r"keeps nothing of its photos.*--geometry.*--verify-from photos"):
             ask(index, query, verify=2)
         extracted = count_extracted(monkeypatch)
         answer = ask(index, query, verify=3, verify_from="photos")

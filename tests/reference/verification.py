@@ -52,18 +52,26 @@ def fit(
             explained = [i for i, match in enumerate(matches) if misses(found, query, photo, match) <= TOLERANCE]
             proposals.append((-sum(weights[i] for i in explained), m, found))
     best: tuple[Any, list[int], int] = (None, [], 0)
-    for _, _, proposal in sorted(proposals)[:REFINED]:
-        current: Any = proposal
-        bar = best[2] + 1
-        for _ in range(REFITS + 1):
-            kept = one_to_one(current, query, photo, matches, weights)
-            weight = sum(weights[i] for i in kept)
-            if len(kept) >= FEWEST and weight >= bar:
-                best, bar = (current, kept, weight), weight
-            if len(kept) > 1:
-                current = least_squares([query[matches[i][0]] for i in kept], [photo[matches[i][1]] for i in kept])
-                if not allowed(current):
-                    break
+    for _ in range(REFINED):
+        if not proposals:
+            break
+        _, m, current = min(proposals)
+        kept = one_to_one(current, query, photo, matches, weights)
+        for _ in range(REFITS):
+            if len(kept) < 2:
+                break
+            refined = least_squares([query[matches[i][0]] for i in kept], [photo[matches[i][1]] for i in kept])
+            others = one_to_one(refined, query, photo, matches, weights) if allowed(refined) else []
+            gain = sum(weights[i] for i in others) - sum(weights[i] for i in kept)
+            if gain < 0:
+                break
+            current, kept = refined, others
+            if gain == 0:
+                break
+        proposals = [proposal for proposal in proposals if proposal[1] != m and proposal[1] not in kept]
+        weight = sum(weights[i] for i in kept)
+        if weight > best[2] and len(kept) >= FEWEST:
+            best = (current, kept, weight)
     x0, y0, x1, y1 = frame
     cells = set()
     for i in best[1]:
