@@ -13,6 +13,7 @@ then, 100 times above all others. It and its copies do not ask, for they have no
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.config import Hit, Scoring
@@ -50,14 +51,20 @@ def checked_expand(expand: int) -> int:
     return expand
 
 
+@lru_cache(maxsize=16)
 def unrelated(scoring: Scoring, dim: int) -> float:
     """Return u, what unrelated photos may score.
 
     The mean of s^alpha over random codes of D bits falls far faster with alpha than the scores of real photos of
     different things, whose root of it is within 1.25 times the truth from alpha 1 to 5.
     """
-    similarities = ((math.comb(dim, h), 1 - 2 * h / dim) for h in range(dim + 1))
-    mean = math.fsum(n * s**scoring.alpha for n, s in similarities if s > 0 and s >= scoring.threshold) / 2**dim
+    parts, ways = [], 1  # of a code to differ in h of D bits from another, out of 2^D
+    for h in range(dim + 1):
+        similarity = 1 - 2 * h / dim
+        if similarity > 0 and similarity >= scoring.threshold:
+            parts.append(ways / 2**dim * similarity**scoring.alpha)
+        ways = ways * (dim - h) // (h + 1)
+    mean = math.fsum(parts)
     return _UNRELATED * math.sqrt(mean)
 
 

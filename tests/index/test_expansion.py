@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.index import Aggregated, Index, IndexConfig, search
+from ctxdeploy.index import Aggregated, Hit, Index, IndexConfig, search
+from ctxdeploy.index.expansion import expansion, unrelated
 
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Make = Callable[..., Any]
@@ -164,3 +165,20 @@ def test_without_expansion_nothing_changes(make_photos: Make, make_archive: Make
         for wrong in (-1, 65, True, 2.0, "3"):
             with pytest.raises(ConfigError, match=r"give --expand as a whole number in 0\.\.64"):
                 index.search(photos[0], expand=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dim", "alpha", "threshold"), [(8, 3.0, 0.0), (64, 2.5, 0.1), (128, 3.0, -0.5)])
+def test_what_unrelated_photos_score(dim: int, alpha: float, threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    similarity = 1 - 2 * rng.binomial(dim, 0.5, 2_000_000) / dim
+    counted = np.where((similarity >= threshold) & (similarity > 0), np.maximum(similarity, 0) ** alpha, 0)
+    scoring = IndexConfig(alpha=alpha, threshold=threshold).scoring()
+    assert unrelated(scoring, dim) == pytest.approx(0.107 * math.sqrt(counted.mean()), rel=0.01)
+
+
+def test_no_dimension_is_too_large_and_no_photo_passes_a_threshold_of_one() -> None:
+    assert 0 < unrelated(IndexConfig().scoring(), 4096) < unrelated(IndexConfig().scoring(), 128)
+    assert (
+        expansion([Hit("a", 0.01)], 0.5, 1, unrelated(IndexConfig(threshold=1.0, alpha=3).scoring(), 128)).copies == []
+    )
+    assert expansion([Hit("a", 0.5)], 0.5, 1, 0.0).asking == []
