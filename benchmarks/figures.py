@@ -228,6 +228,24 @@ def batches(r: Results) -> str:
     )
 
 
+def assignment(r: Results) -> str:
+    """Descriptors to words, at equal recall."""
+    result, found = r["assign"], r["assign"]["searches"]
+    ours, names = found["ctxdeploy"], ("flat", "IVF", "HNSW", "FastScan")
+
+    def both(name: str) -> str:
+        other = found.get(f"{name}, 2 threads")
+        return f"{found[name]['median_ms']:.1f} ms" + (f" ({other['median_ms']:.1f} on two)" if other else "")
+
+    peers = ", ".join(f"{name} {both(f'faiss {name}')}" for name in names if f"faiss {name}" in found)
+    question = result["question"].removeprefix("one thread: ")
+    return (
+        f"{question} of {result['words']:,} take {both('ctxdeploy')} on one thread and find "
+        f"{ours['recall_at_5']:.3f} of the nearest five; the products alone take {result['limit_ms']:.1f} ms. faiss, "
+        f"set to find as many: {peers}."
+    )
+
+
 def _network_row(label: str, name: str, networks: Results, shown: tuple[str, ...]) -> str:
     cells = [cell(networks[network][label]) for network in shown]
     peaks = [networks[network][label]["peak_mb"] for network in shown]

@@ -21,6 +21,7 @@ from figures import (
     Results,
     ablation,
     archives,
+    assignment,
     batches,
     cell,
     comparison,
@@ -70,7 +71,7 @@ def page(results: Results, folder: Path) -> str:
         f"## Whole archives\n\n{archives(results)}",
         f"## Archives by size\n\n{million(results)}\n\n{_sizes(results)}\n\n"
         "![Query time and memory against the number of photos](../benchmarks/results/million.svg)",
-        f"## Queries\n\n{_stages(results)}\n\n{batches(results)}",
+        f"## Queries\n\n{_stages(results)}\n\n{assignment(results)}\n\n{batches(results)}",
         *_bench(results, folder),
         f"## Where each figure comes from\n\n{_sources(results)}",
         f"## What the figures do not say\n\n{_LIMITS}",
