@@ -71,9 +71,9 @@ _ROWS = 2048
 _FEW = 16
 # Words of a part of a flat search, which stay in the L2 cache.
 _PART = 512
-# Words that are kept of a descriptor for each that is wanted, and besides: of photos' descriptors 60 come near enough
-# to be kept for 5, one by one, and 8 of these are left.
-_ROOM, _ROOM_EACH = 48, 16
+# Words that are noted of a descriptor for each that is wanted, and besides: of photos' descriptors 35 come near enough
+# for 5, one after another, and 9 of these are left in the end.
+_ROOM, _ROOM_EACH = 32, 8
 _LINE = 64
 
 Found = tuple[NDArray[np.int32], NDArray[np.float64]]

@@ -160,7 +160,7 @@ def search_cells(
     blocks = words[3]
     found = _found(n, count, room)
     if blocks.size == 1:
-        found[3][:] = _PLAIN
+        found[2][:] = _PLAIN
         return rank(vectors, centroids, found, order, offsets, chosen, count)
     rounded = _rounded(vectors, words[6])
     dim = vectors.shape[1]
@@ -203,12 +203,13 @@ def by_cell(
 
 @compiled
 def _found(n: int, count: int, room: int) -> Any:
-    """Of n descriptors: the smallest upper bounds, rising; words that may be among the nearest; their bounds; how many.
+    """Of n descriptors: the smallest upper bounds, rising; words that may be among the nearest, and how many.
 
-    As wide as a register, where that is enough.
+    The bounds are as wide as a register, where that is enough. A word is noted beside its lower bound, in one line of
+    the cache, as a float32, which holds every whole number up to 2^24.
     """
     highs = np.full((n, max(count, LANES)), _OPEN, np.float32)
-    return highs, np.empty((n, room), np.int32), np.empty((n, room), np.float32), np.zeros(n, np.int32)
+    return highs, np.empty((n, room, 2), np.float32), np.zeros(n, np.int32)
 
 
 @compiled
@@ -234,7 +235,7 @@ def _scan(
     row: Any = 0
     for row in range(facts.shape[0]):
         if facts[row, 0] == 0:
-            found[3][row] = _PLAIN
+            found[2][row] = _PLAIN
     for cell in range(blocks.size - 1):
         ahead = blocks[cell + 1] * groups * LANES
         for begin in range(ends[cell], ends[cell + 1], ROWS):
@@ -280,10 +281,10 @@ def _note(
     found: Any,
 ) -> None:
     """Note the words of a tile whose bits are set for a descriptor, where their lower bounds are low enough."""
-    highs, words, lows, sizes = found
+    highs, notes, sizes = found
     _, lanes, numbers, _, _, _, _ = packed
     base, slack, error = own
-    room: Any = words.shape[1]
+    room: Any = notes.shape[1]
     while mask:
         lane = first_bit(mask)
         mask &= mask - 1
@@ -293,11 +294,11 @@ def _note(
         inside, column = block + lane // LANES, lane % LANES
         high = low + 2 * (error * lanes[inside, 1, column] * lanes[inside, 2, column] + slack)
         if sizes[row] == room:
-            sizes[row] = kept(words, lows, row, room, highs[row, count - 1])
+            sizes[row] = kept(notes, row, room, highs[row, count - 1])
             if sizes[row] == room:
                 sizes[row] = _PLAIN
                 continue
-        words[row, sizes[row]], lows[row, sizes[row]] = numbers[inside, column], low
+        notes[row, sizes[row], 0], notes[row, sizes[row], 1] = numbers[inside, column], low
         sizes[row] += 1
         if highs.shape[1] == LANES:
             insert(high, highs, row * LANES)

@@ -15,12 +15,12 @@ _AHEAD = 4
 
 
 @compiled
-def kept(words: Any, lows: Any, row: int, size: int, high: Any) -> int:
+def kept(notes: Any, row: int, size: int, high: Any) -> int:
     """Drop the words of a row whose lower bound is above ``high``; return how many are left."""
     left = 0
     for i in range(size):
-        words[row, left], lows[row, left] = words[row, i], lows[row, i]
-        left += lows[row, i] <= high
+        notes[row, left, 0], notes[row, left, 1] = notes[row, i, 0], notes[row, i, 1]
+        left += notes[row, i, 1] <= high
     return left
 
 
@@ -35,22 +35,23 @@ def rank(
     count: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Order what was noted, or where that was too much all words of the chosen cells, by distance in float64."""
-    highs, lists, lows, sizes = found
+    highs, notes, sizes = found
     n: Any = vectors.shape[0]
     words = np.full((n, count), NO_WORD, np.int32)
     distances = np.full((n, count), np.inf, np.float64)
     for ahead in range(n + _AHEAD):
         if ahead < n and sizes[ahead] > 0:
-            sizes[ahead] = kept(lists, lows, ahead, sizes[ahead], highs[ahead, count - 1])
+            sizes[ahead] = kept(notes, ahead, sizes[ahead], highs[ahead, count - 1])
             for i in range(sizes[ahead]):
                 for d in range(0, centroids.shape[1], LANES):
-                    prefetch(centroids, np.int64(lists[ahead, i]) * centroids.shape[1] + d)
+                    prefetch(centroids, np.int64(notes[ahead, i, 0]) * centroids.shape[1] + d)
         row = ahead - _AHEAD
         if row < 0:
             continue
         if sizes[row] >= 0:
             for i in range(sizes[row]):
-                _insert(_gap(vectors, row, centroids, lists[row, i]), lists[row, i], distances, words, row)
+                word = np.int32(notes[row, i, 0])
+                _insert(_gap(vectors, row, centroids, word), word, distances, words, row)
         else:
             for column in range(chosen.shape[1]):
                 for place in range(offsets[chosen[row, column]], offsets[chosen[row, column] + 1]):
