@@ -35,14 +35,14 @@ VARIANTS = {
     **{f"k = 20, score from {least:g}": PairsConfig(top=20, min_score=least) for least in (0.002, 0.005, 0.01)},
     **{
         f"k = 20, probability from {least:g}": PairsConfig(top=20, min_probability=least)
-        for least in (0.05, 0.1, 0.3, 0.5, 0.8)
+        for least in (0.01, 0.02, 0.05, 0.1, 0.3, 0.5)
     },
     **{
         f"k = 20, verified, probability from {least:g}": PairsConfig(top=20, min_probability=least, verify=True)
-        for least in (0.05, 0.1, 0.3, 0.5, 0.8)
+        for least in (0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 0.5)
     },
 }
-REBUILT = ("k = 3", "k = 5", "k = 10", "k = 20, probability from 0.1", "k = 20, verified, probability from 0.1")
+REBUILT = ("k = 3", "k = 5", "k = 10", "k = 20, probability from 0.02", "k = 20, verified, probability from 0.01")
 
 
 @dataclass(frozen=True, kw_only=True)

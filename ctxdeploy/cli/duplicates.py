@@ -13,6 +13,7 @@ from ctxdeploy.cli.options import (
     echo,
     json_option,
     options_of,
+    print_bytes,
     print_json,
     quiet_option,
 )
@@ -77,5 +78,4 @@ def _print_names(names: list[str]) -> None:
         for name in names:
             echo(name)
         return
-    for name in names:
-        click.echo(name_bytes(name))
+    print_bytes(*(name_bytes(name) + b"\n" for name in names))

@@ -147,7 +147,7 @@ def with_values(args: Iterable[str], *configs: type) -> list[str]:
     """
     alone = {field.setting.flag: field.setting for config in configs for field in settings_of(config)}
     given = list(args)
-    for place, (flag, following) in enumerate(zip(given, [*given[1:], ""], strict=True)):
+    for place, (flag, following) in enumerate(zip(given, [*given[1:], ""], strict=False)):
         if flag == "--":
             break
         if flag in alone and alone[flag].alone and following not in alone[flag].choices:
@@ -240,6 +240,12 @@ def echo(*lines: str, err: bool = False) -> None:
     there, adds a line of its own, or shows a secret of a URL.
     """
     click.echo("\n".join(map(printable, lines)), err=err)
+
+
+def print_bytes(*pieces: bytes) -> None:
+    """Print what a program reads as it is: names in their own bytes, or a file."""
+    for piece in pieces:
+        click.echo(piece, nl=False)
 
 
 def print_json(value: Any) -> None:

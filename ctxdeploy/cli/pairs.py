@@ -14,6 +14,7 @@ from ctxdeploy.cli.options import (
     echo,
     json_option,
     options_of,
+    print_bytes,
     print_json,
     quiet_option,
 )
@@ -68,7 +69,7 @@ def command(
     check_names((found.names[i] for i in there), form, allow_spaces=allow_spaces)
     if to_stdout:
         for piece in encode_pairs(found, form):
-            click.echo(piece, nl=False)
+            print_bytes(piece)
     else:
         write_pairs(output, found, form)
     if as_json:
