@@ -52,6 +52,9 @@ steps=(
     "part minibench.py --data '$DATA' --training '$TRAINING'"                              # ten minutes
     "part judgement.py --data '$DATA' --model lite-small"                                               # ten minutes
     "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes
+    "part turned.py --data '$DATA' --model lite-small" # ten minutes
+    "part ranking.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors" # ten minutes
+    "part verification.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     "$PYTHON benchmarks/performance.py"
 )
 

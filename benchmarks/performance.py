@@ -72,6 +72,7 @@ def page(results: Results, folder: Path) -> str:
         f"## Archives by size\n\n{million(results)}\n\n{_sizes(results)}\n\n"
         "![Query time and memory against the number of photos](../benchmarks/results/million.svg)",
         f"## Queries\n\n{_stages(results)}\n\n{assignment(results)}\n\n{batches(results)}",
+        *_reranking(results),
         *_bench(results, folder),
         f"## Where each figure comes from\n\n{_sources(results)}",
         f"## What the figures do not say\n\n{_LIMITS}",
@@ -155,6 +156,34 @@ def _stages(results: Results) -> str:
         f"A query of {query['descriptors_a_query']} descriptors ({query['words_a_query']:.0f} words) to "
         f"{query['photos']:,} photos on one thread: {stages}."
     )
+
+
+def _reranking(results: Results) -> list[str]:
+    """Return what expansion and verification find and cost, where that was measured."""
+    parts = []
+    if "ranking" in results:
+        rows = results["ranking"]["rows"]
+        tasks = list(rows["none"]["mAP"])
+        lines = [f"| | {' | '.join(tasks)} | ms a query | bytes a feature |", "|---" * (len(tasks) + 3) + "|"]
+        for name, row in rows.items():
+            values = " | ".join(f"{row['mAP'][task]:.2f}" for task in tasks)
+            lines.append(f"| {name} | {values} | {row['median_ms']:.1f} | {row['feature_bytes']} |")
+        parts.append(
+            f"`ctxdeploy eval --expand N --verify {results['ranking']['verified']}`: mAP in percent, one thread, "
+            "without the network; bytes besides the postings.\n\n" + "\n".join(lines)
+        )
+    if "verification" in results:
+        found = results["verification"]
+        lines = ["| on the same matches | ms a pair | mAP | recall at precision 0.95 |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {row['median_ms']:.3f} | {next(iter(row['mAP'].values())):.2f} | {row['recall']:.3f} |"
+            for name, row in found["rows"].items()
+        ]
+        parts.append(
+            f"{found['pairs']:,} pairs of photos, one thread. Matching the descriptors of a pair takes "
+            f"{found['matching']['median_ms']:.2f} ms.\n\n" + "\n".join(lines)
+        )
+    return ["## Expansion and verification\n\n" + "\n\n".join(parts)] if parts else []
 
 
 def _bench(results: Results, folder: Path) -> list[str]:

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("descriptors", type=Path)
     parser.add_argument("codebook", type=Path)
     parser.add_argument("--model", default="lite-small")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ranking.json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "ranking.json")
     given = parser.parse_args()
     dataset = open_set(given.dataset)
     if not given.descriptors.exists():

@@ -81,7 +81,7 @@ def fit(
     used = np.zeros((2, max(query.shape[0], photo.shape[0])), np.bool_)
     for _ in range(min(REFINED, count)):
         m = int(np.argmax(votes))
-        if votes[m] <= 0:
+        if votes[m] <= 0 or 2 * np.int64(votes[m]) < heaviest:  # refined it would not overtake
             break
         votes[m] = -1
         scale = np.float64(ratios[m])

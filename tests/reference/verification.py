@@ -55,7 +55,9 @@ def fit(
     for _ in range(REFINED):
         if not proposals:
             break
-        _, m, current = min(proposals)
+        votes, m, current = min(proposals)
+        if 2 * -votes < best[2]:
+            break
         kept = one_to_one(current, query, photo, matches, weights)
         for _ in range(REFITS):
             if len(kept) < 2:
