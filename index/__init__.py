@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
+    from ctxdeploy.index.asked import Asked
     from ctxdeploy.index.codebook.aggregation import Aggregated
     from ctxdeploy.index.codebook.codebook import Codebook
     from ctxdeploy.index.codebook.pickled import open_codebook
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
     from ctxdeploy.index.search import Searcher
-    from ctxdeploy.index.searches import Asked, CommonWords
+    from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
     from ctxdeploy.index.storage.positions import Features
     from ctxdeploy.index.storage.state import State
@@ -59,7 +60,7 @@ __all__ = [
 
 _HOMES = {
     "Aggregated": "codebook.aggregation",
-    "Asked": "searches",
+    "Asked": "asked",
     "Codebook": "codebook.codebook",
     "CommonWords": "searches",
     "DescriptorSource": "config",

@@ -1,30 +1,25 @@
 """What can be asked of an archive: photos like a query, a stored photo or all of them, and how two photos agree."""
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.all_pairs import search_all
-from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
+from ctxdeploy.index.asked import Asked, Query, checked_top, find_words
+from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import Hit, Progress
 from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion, unrelated
-from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.stored import Chosen, aggregated
 from ctxdeploy.index.threads import SearchThreads
-
-# n×D descriptors (or what has them as ``vectors``), words and codes, or the name of a stored photo.
-Query = Any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,19 +36,6 @@ class CommonWords:
 
     def __len__(self) -> int:
         return len(self.words)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """A query whose words have been found, as ``Searches.asked`` returns it: for several searches.
-
-    Attributes:
-        query: words and codes that ask.
-        own: those with which the archive would hold the query.
-    """
-
-    query: Aggregated
-    own: Aggregated
 
 
 class Searches(ABC):
@@ -122,13 +104,13 @@ class Searches(ABC):
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         wanted, count = checked_top(top), checked_expand(expand)
         searcher = self._committed()
-        ready = self._ready(searcher.state, queries, own=count > 0)
-        asked: list[Combination] = [[(query, 1.0)] for query, _ in ready]
+        ready = self._asked(searcher.state, queries, own=count > 0)
+        asked: list[Combination] = [[(one.query, 1.0)] for one in ready]
         chosen = self._chosen(searcher.state, among, len(asked) * (1 + count))
         search = partial(searcher.search_combined, scoring=scoring, threads=self._threads, among=chosen)
         added = None
         if count:
-            owns = [math.fsum(searcher.parts(query, own, scoring)[1]) for query, own in ready]
+            owns = [math.fsum(searcher.parts(one.query, one.own, scoring)[1]) for one in ready]
             unit = unrelated(scoring, searcher.state.codebook.dim)
             first = search(asked, count + COPIES)
             found = [expansion(hits, own, count, unit) for hits, own in zip(first, owns, strict=True)]
@@ -137,8 +119,7 @@ class Searches(ABC):
 
     def asked(self, queries: Sequence[Query]) -> list[Asked]:
         """Return queries with their words and codes, which every search finds anew otherwise: 5 to 20 ms each."""
-        ready = self._ready(self._committed().state, queries, own=True)
-        return [Asked(query=query, own=own) for query, own in ready]
+        return self._asked(self._committed().state, queries, own=True)
 
     def search_combined(
         self,
@@ -161,8 +142,8 @@ class Searches(ABC):
         wanted = checked_top(top)
         searcher = self._committed()
         queries = [query for combination in combinations for query, _ in combination]
-        ready = iter(self._ready(searcher.state, queries))
-        asked = [[(next(ready)[0], float(part)) for _, part in combination] for combination in combinations]
+        ready = iter(self._asked(searcher.state, queries))
+        asked = [[(next(ready).query, float(part)) for _, part in combination] for combination in combinations]
         chosen = self._chosen(searcher.state, among, len(queries))
         top = min(wanted, max(len(searcher.state), 1))
         return searcher.search_combined(asked, top, scoring=scoring, threads=self._threads, among=chosen)
@@ -262,30 +243,9 @@ class Searches(ABC):
         searcher = self._committed()
         (place,) = self._places(searcher.state, [name])
         (photo,) = aggregated(searcher.state, [place], self._threads)
-        ((asked, _),) = self._ready(searcher.state, [query])
-        words, scores = searcher.parts(asked, photo, scoring)
+        (asked,) = self._asked(searcher.state, [query])
+        words, scores = searcher.parts(asked.query, photo, scoring)
         return CommonWords(words=words, scores=scores)
-
-    def _ready(
-        self, state: State, queries: Sequence[Query], *, own: bool = False
-    ) -> list[tuple[Aggregated, Aggregated]]:
-        """Return words and codes of queries and, if they are wanted, those with which the archive would hold them."""
-        found: dict[int, tuple[Aggregated, Aggregated]] = {}
-        for number, query in enumerate(queries):
-            if isinstance(query, Asked):
-                found[number] = query.query, query.own
-            elif isinstance(query, Aggregated):
-                binary = state.manifest.config.binary
-                check_aggregated(query, words=len(state.codebook), dim=state.codebook.dim, binary=binary, name="query")
-                found[number] = query, query
-        named = [number for number, query in enumerate(queries) if isinstance(query, str)]
-        places = self._places(state, [queries[number] for number in named])
-        for number, photo in zip(named, aggregated(state, places, self._threads), strict=True):
-            found[number] = photo, photo
-        rest = [number for number, query in enumerate(queries) if not isinstance(query, (str, Aggregated, Asked))]
-        arrays = [as_vectors(queries[number], state.codebook.dim, "query") for number in rest]
-        found |= dict(zip(rest, self._aggregate(state, arrays, own), strict=True))
-        return [found[number] for number in range(len(queries))]
 
     def _expanded(
         self, state: State, asked: Sequence[Combination], expansions: Sequence[Expansion]
@@ -304,21 +264,8 @@ class Searches(ABC):
             added.append({int(state.bases[shard]) + number: more for shard, number in places} if more else {})
         return combinations, added
 
-    def _aggregate(
-        self, state: State, queries: list[NDArray[np.float32]], own: bool
-    ) -> list[tuple[Aggregated, Aggregated]]:
-        if not queries:
-            return []
-        config, centroids = state.manifest.config, state.codebook.centroids
-        words = state.codebook.assign(np.concatenate(queries), config.query_assignment, threads=self._threads)
-        ends = np.cumsum([len(query) for query in queries])
-        found = []
-        for query, part in zip(queries, np.split(words, ends[:-1]), strict=True):
-            asked = aggregate(query, part, centroids, binary=config.binary)
-            same = not own or config.assignment >= part.shape[1]
-            nearest = part[:, : config.assignment]
-            found.append((asked, asked if same else aggregate(query, nearest, centroids, binary=config.binary)))
-        return found
+    def _asked(self, state: State, queries: Sequence[Query], *, own: bool = False) -> list[Asked]:
+        return find_words(state, queries, self._threads, partial(self._places, state), own=own)
 
     def _chosen(self, state: State, names: Collection[str] | None, queries: int = 1) -> Chosen | None:
         if names is None:
@@ -336,18 +283,3 @@ class Searches(ABC):
                 )
             places.append(place)
         return places
-
-
-def checked_top(top: Any) -> int:
-    """Return the number of hits that are wanted, at least 1.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    try:
-        wanted = operator.index(top)
-    except TypeError as error:
-        raise ConfigError(f"{top!r} hits are wanted: give --top as a whole number") from error
-    if isinstance(top, bool) or wanted < 1:
-        raise ConfigError(f"{top} hits are wanted: give --top of at least 1")
-    return wanted

@@ -260,3 +260,23 @@ def test_all_pairs_are_those_of_asmk(make_codebook: Make, tmp_path: Path) -> Non
             hits = found[names[number]]
             assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True)[:20], rel=1e-5)
             assert [hit.score for hit in hits] == pytest.approx([scores[hit.name] for hit in hits], rel=1e-5)
+
+
+def test_a_snapshot_asks_with_what_it_held(make_photos: Make, make_archive: Make) -> None:
+    path = make_archive(make_photos(20), IndexConfig(shard_images=7))
+    with Index.open(path) as index:
+        before = dict(index.search_all(5))
+    with Index.open(path, writable=True) as index:
+        index.snapshot("kept")
+        running = index.search_all(5)
+        first = next(running)
+        index.remove(["003", "010"])
+        index.compact(purge=True)
+        assert dict([first, *running]) == before  # what was begun goes over the state in which it was
+        after = dict(index.search_all(5))
+        assert sorted(after) == sorted(before.keys() - {"003", "010"})
+        assert not {"003", "010"} & {hit.name for hits in after.values() for hit in hits}
+        with pytest.raises(ConfigError, match="'003' is not in"):
+            index.search("003")
+    with Index.open(path, at="kept") as index:
+        assert dict(index.search_all(5)) == before and index.search("003")[0].name == "003"
