@@ -133,7 +133,7 @@ class QueryConfig:
         None, "--box", "Search for this part of the photo (pixels).", metavar="x0,y0,x1,y1", parse=Box.parse
     )
     top: int = setting(10, "--top", "Results of a query.")
-    expand: int = setting(0, "--expand", "So many of the first results ask too; 0: none.", metavar="N")
+    expand: int = setting(5, "--expand", "So many of the first results ask too; 0: none.", metavar="N")
     verify: int = setting(0, "--verify", "Compare so many of the first results by geometry; 0: none.", metavar="N")
     verify_from: str = setting(
         "archive", "--verify-from", "What they are compared by: what is stored, or their files.", choices=VERIFY_FROM

@@ -90,7 +90,9 @@ def test_a_photo_of_the_archive_is_asked_with_what_is_stored(
             (codes,) = state.aggregated([name])
             wanted = [(hit.name, hit.score) for hit in state.search(codes, 4)]
             assert wanted[0] == (name, pytest.approx(1.0))
-            assert hits_of(index, IndexedPhoto(name=name)) == hits_of(index, name) == wanted
+            plain = QueryConfig(top=4, expand=0)
+            found = [index.search(photo, config=plain) for photo in (IndexedPhoto(name=name), name)]
+            assert [[(hit.name, hit.score) for hit in hits] for hits in found] == [wanted, wanted]
         monkeypatch.undo()
         first, second, third = index.search_many(
             [IndexedPhoto(name="rocket_1.png"), IndexedPhoto(name="nobody"), photos / "coffee_0.png"]

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted, photo_name, printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.index import Features, Hit, rank
+from ctxdeploy.index import Features, Hit, SearchThreads, rank
 from ctxdeploy.judgement import LINKS, Judgement
 from ctxdeploy.query import Answer, Query, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
@@ -230,7 +232,7 @@ class Answerer:
             )
         turn = (360 - item.turn) // 90 % 4
         config = replace(self.config.verification, turn=turn, image_size=self.image_size())
-        verified = verify_hits(query, photos, config, part=item.box)
+        verified = verify_hits(query, photos, config, _threads(), part=item.box)
         missing = sum(name not in files for name in names) if self.config.verify_from == "photos" else 0
         return replace(verified, missing=missing)
 
@@ -303,6 +305,12 @@ def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> lis
     first = [known.get(hit.name) or NO_MAP for hit in hits[: config.verify]]
     ranked = rank(hits, first, config.verification)
     return [replace(hit, verification=known.get(hit.name)) for hit in ranked]
+
+
+@cache
+def _threads() -> SearchThreads:
+    """Return the threads that verify, for all archives of this process."""
+    return SearchThreads(checked_threads(None))
 
 
 def _is_there(path: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxdeploy.core.types import Box, FileState, PhotoDescriptors
-from ctxdeploy.index import Features, Verification, VerificationConfig, verify
+from ctxdeploy.index import Features, SearchThreads, Verification, VerificationConfig, verify
 from ctxdeploy.querying.photo import indexed_source
 
 if TYPE_CHECKING:
@@ -85,7 +85,12 @@ class Verified:
 
 
 def verify_hits(
-    query: Features, photos: Mapping[str, Features | None], config: VerificationConfig, *, part: Box | None
+    query: Features,
+    photos: Mapping[str, Features | None],
+    config: VerificationConfig,
+    threads: SearchThreads,
+    *,
+    part: Box | None,
 ) -> Verified:
     """Compare a query with photos that it found.
 
@@ -93,6 +98,7 @@ def verify_hits(
         query: its features.
         photos: the features of each by its name; None where nothing is known of its geometry.
         config: of the verification.
+        threads: that take the photos in turn.
         part: the part of its photo that the query is.
     """
     found: dict[str, Verification] = {}
@@ -100,7 +106,7 @@ def verify_hits(
     matches = {name: _match(query, photo, config.matches) for name, photo in known.items()}
     for kind in sorted(set(matches.values())):
         names = [name for name, match in matches.items() if match == kind]
-        results = verify(query, [known[name] for name in names], replace(config, matches=kind), part=part)
+        results = verify(query, [known[name] for name in names], replace(config, matches=kind), threads, part=part)
         found |= dict(zip(names, results, strict=True))
     return Verified(by_name=found, matches=matches)
 

@@ -36,7 +36,7 @@ from ctxdeploy.runtime import Extractor, PhotoSource
 )
 def test_scores_are_those_of_the_settings(call, bundle: Bundle, photos, shared_archive, flags, settings) -> None:
     query = photos.parent / "queries" / "coffee_3.jpg"
-    answer = call("query", query, "--index", shared_archive, "--json", *flags).json[0]
+    answer = call("query", query, "--index", shared_archive, "--expand", 0, "--json", *flags).json[0]
     descriptors = Extractor(bundle).extract_one(query)
     with Index.open(shared_archive) as index:
         hits, plain = index.search(descriptors, **settings), index.search(descriptors)
@@ -171,7 +171,7 @@ def test_photos_of_the_archive(
     given = ("--indexed", "coffee_0.jpg", "--indexed", "nobody.jpg", "--indexed", "rocket_1.jpg")
     with monkeypatch.context() as patched:
         patched.setattr(Extractor, "__init__", load)
-        result = call("query", *given, "--index", shared_archive, "--top", 3, "--json", "--html", page)
+        result = call("query", *given, "--index", shared_archive, "--top", 3, "--expand", 0, "--json", "--html", page)
     assert result.code == 14
     assert "nobody.jpg: the archive holds no photo of this name" in result.err and "1 of 3 queries" in result.err
     with Index.open(shared_archive) as index:
@@ -285,7 +285,7 @@ def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
         image_size=lambda: 1024,
         folder=None,
         files=PhotoFeatures(),
-        config=QueryConfig(),
+        config=QueryConfig(expand=0),
     )
     return list(answerer.answers(photos))
 
