@@ -98,8 +98,8 @@ def _kept(data: Path, bundle: Bundle, queries: set[str], file: Path | None) -> d
     return columns
 
 
-def _found(kept: dict[str, Any], bundle: Bundle, truth: GroundTruth) -> dict[tuple[str, int], Found]:
-    """Return what each query finds by each turn, itself left out."""
+def _found(kept: dict[str, Any], bundle: Bundle, truth: GroundTruth) -> dict[tuple[str, int, bool], Found]:
+    """Return what each query finds by each turn, as it was given or turned to be asked; itself left out."""
     codebook = codebook_of(bundle)
     if codebook is None:
         raise SystemExit(f"{bundle.path} carries no codebook: give a bundle that does with --model")
@@ -116,7 +116,9 @@ def _found(kept: dict[str, Any], bundle: Bundle, truth: GroundTruth) -> dict[tup
         return {(name, turn): _judged(index, judgement, name, of[f"{name}@{turn}"], scene_of) for name, turn in asked}
 
 
-def _judged(index: Index, judgement: Judgement, name: str, vectors: Any, scene_of: dict[str, str]) -> Found:
+def _judged(
+    index: Index, judgement: Judgement, name: str, vectors: Any, scene_of: dict[str, str], *, turned: bool
+) -> Found:
     """Return what a query finds as ``ctxdeploy query`` judges it, but that its own photo is not there."""
     hits = [hit for hit in index.search(vectors, judgement.depth(len(index)) + 1) if hit.name != name]
     if not hits:
@@ -129,6 +131,7 @@ def _judged(index: Index, judgement: Judgement, name: str, vectors: Any, scene_o
         photos=len(index),
         ranking=np.array([hit.score for hit in hits]),
         links=links,
+        turned=turned,
     )
     return Found(
         best_score=hits[0].score,
@@ -137,14 +140,14 @@ def _judged(index: Index, judgement: Judgement, name: str, vectors: Any, scene_o
     )
 
 
-def _figures(found: dict[tuple[str, int], Found], names: list[str], turn: str) -> dict[str, Any]:
+def _figures(found: dict[tuple[str, int, bool], Found], names: list[str], turn: str) -> dict[str, Any]:
     """Return what one setting answers to queries that are given by each turn."""
-    reference = [name for name in names if found[name, 0].right]
+    reference = [name for name in names if found[name, 0, False].right]
     figures: dict[str, Any] = {"queries": len(names), "right upright": len(reference)}
     for given in TURNS:
         answers, runs = {}, 0
         for name in names:
-            seen = [found[name, (given + further) % 360] for further in TURNS]
+            seen = [found[name, (given + further) % 360, further > 0] for further in TURNS]
             more = further_turns(seen[0], turn)
             runs += 1 + len(more)
             answers[name] = choose(seen[0], seen[1:]) if more else seen[0]
