@@ -148,3 +148,7 @@ def test_an_option_that_may_stand_alone_takes_no_argument_of_the_command(
     result = CliRunner().invoke(command, args)
     assert result.exit_code == 0, result.output
     assert json.loads(result.output) == [kept, place]
+
+
+def test_there_may_be_no_arguments() -> None:
+    assert with_values([], Kept) == []
