@@ -289,13 +289,16 @@ def sureness(r: Results) -> str:
     models = {model: r[file] for model, file in files.items() if file in r}
     head = [
         "",
-        *(f"recall at precision {precision}" for precision in models["lite-small"]["outside"]["score"]["recall"]),
+        *(
+            f"recall at a precision of {100 * float(precision):.0f} %"
+            for precision in models["lite-small"]["outside"]["score"]["recall"]
+        ),
     ]
     head += ["of the found, right", "queries with a photo of their scene found", "nothing certain without the scene"]
     parts = [
         f"{models['lite-small']['photos']} photos of minibench's dev split, on which nothing was chosen. Each photo of "
         "a scene is a query, of the archive as it is and of the archive without the rest of its scene; its first 50 "
-        "results count. Recall is of all pairs of a scene, small scenes included. Found: a probability of 0.8 or more."
+        "results count. Recall is of all pairs of a scene, small scenes included. Found: a probability of 80 % or more."
     ]
     for model, result in models.items():
         rows = [f"| {' | '.join([f'`{model}`', *head[1:]])} |", "|---" * len(head) + "|"]
