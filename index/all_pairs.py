@@ -85,8 +85,11 @@ def _ask(
         return found
     group = Group(rows.tolist(), [batch], [[1.0]] * len(rows), [{}] * len(rows))
     # One hit more, and all as good as it, so that each photo itself can be left out wherever it stands among equals.
+    least = np.zeros(len(rows))
     parts = [
-        searcher.scan(Task(other, 0, _length(state, other, among), group), factors[other], top + 1, scoring, among)
+        searcher.scan(
+            Task(other, 0, _length(state, other, among), group), factors[other], top + 1, scoring, among, least
+        )
         for other in range(len(state.shards))
         if among is None or len(among.photos[other])
     ]

@@ -33,8 +33,8 @@ def merge(state: State, parts: Sequence[Part], top: int, *, without: int = -1) -
         good = scores >= np.partition(scores, -top)[-top]
         scores, numbers = scores[good], numbers[good]
     order = np.argsort(-scores, kind="stable")
-    scores, names = scores[order], state.names_of(numbers[order])
-    pairs = list(zip((-scores).tolist(), names, strict=True))
-    if bool((scores[1:] == scores[:-1]).any()):
-        pairs.sort()  # equal scores: by the names' bytes
+    scores, numbers = scores[order], numbers[order]
+    if not (scores[1:] == scores[:-1]).any():
+        return list(map(Hit, map(decode_name, state.names_of(numbers[:top])), scores[:top].tolist()))
+    pairs = sorted(zip((-scores).tolist(), state.names_of(numbers), strict=True))  # equal scores: by the names' bytes
     return [Hit(decode_name(name), -score) for score, name in pairs[:top]]

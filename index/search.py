@@ -195,11 +195,18 @@ class Searcher:
                         yield Task(number, low, min(low + length, len(shard)), group)
 
     def scan(
-        self, task: Task, factors: NDArray[np.float64], top: int, scoring: Scoring, among: Chosen | None = None
+        self,
+        task: Task,
+        factors: NDArray[np.float64],
+        top: int,
+        scoring: Scoring,
+        among: Chosen | None = None,
+        least: NDArray[np.float64] | None = None,
     ) -> list[Part]:
         """Return for each combination of a task the scores and numbers of its best photos, and of all as good as them.
 
-        ``factors`` are those of the task's shard.
+        ``factors`` are those of the task's shard. ``least``, float64 of each combination, is a score that ``top``
+        photos of other shards have, and rises with what is found here.
         """
         from ctxdeploy.index.kernels import gather as gather_kernels
         from ctxdeploy.index.kernels import select as select_kernels
@@ -211,6 +218,7 @@ class Searcher:
             photos = among.photos[task.shard] if among.is_taken(task.shard) else None
         numbers = np.arange(task.low, task.high) if photos is None else photos
         found: list[list[Part]] = [[] for _ in task.group.numbers]
+        least = np.zeros(len(found)) if least is None else least
         for low, high, rows in self._rows(task, scoring, among):
             part = factors[low:high]
             here = base + numbers[low - task.low : high - task.low]
@@ -218,7 +226,7 @@ class Searcher:
                 more = task.group.added[number]
                 if list(coefficients) == [1.0] and not more:
                     row, scale = next(rows)
-                    values, places = select_kernels.select(row, part, scale, top)
+                    values, places = select_kernels.select(row, part, scale, top, least[number])
                 else:
                     totals = np.zeros(high - low, np.float64)
                     for coefficient in coefficients:
@@ -228,7 +236,9 @@ class Searcher:
                         place = int(np.searchsorted(here, photo))
                         if place < len(here) and here[place] == photo:
                             totals[place] += value
-                    values, places = select_kernels.select(totals, np.ones(high - low), 1.0, top)
+                    values, places = select_kernels.select(totals, np.ones(high - low), 1.0, top, least[number])
+                if len(values) >= top:
+                    least[number] = max(least[number], np.partition(values, -top)[-top])
                 found[number].append((values, here[places]))
         return [joined(parts) for parts in found]
 
@@ -237,34 +247,48 @@ class Searcher:
     ) -> Iterator[tuple[int, int, Iterator[tuple[NDArray[np.float32], float]]]]:
         """Yield parts of a task's photos: from, to, and the scores of each query, used one by one, with its scale."""
         taken = among is not None and among.is_taken(task.shard)
-        batches = task.group.batches
+        batches, shard = task.group.batches, self.state.shards[task.shard]
         length = task.high - task.low
         if len(batches[0]) > 1:
             length = -(-length // -(-length // GROUP_PHOTOS))
+        ends: dict[int, NDArray[np.int64]] = {}  # of one part are the begins of the next
         for low in range(task.low, task.high, length):
             high = min(low + length, task.high)
 
             def rows(low: int = low, high: int = high) -> Iterator[tuple[NDArray[np.float32], float]]:
-                for batch in batches:
-                    lists: Shard | Postings = self.state.shards[task.shard]
+                for number, batch in enumerate(batches):
                     if taken and among is not None:
-                        lists = among.take(task.shard, batch.words)
-                    found = self.scores(lists, low, high, batch, scoring)
+                        lists: Shard | Postings = among.take(task.shard, batch.words)
+                        bounds = lists.bounds(batch.words, low, high)
+                    else:
+                        lists = shard
+                        begins = ends[number] if number in ends else shard.places(batch.words, low)
+                        ends[number] = shard.places(batch.words, high)
+                        bounds = begins, ends[number]
+                    found = self.scores(lists, low, high, batch, scoring, bounds)
                     yield from zip(found, map(float, batch.scales), strict=True)
 
             yield low, high, rows()
 
     def scores(
-        self, lists: Shard | Postings, low: int, high: int, batch: Batch, scoring: Scoring
+        self,
+        lists: Shard | Postings,
+        low: int,
+        high: int,
+        batch: Batch,
+        scoring: Scoring,
+        bounds: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float32]:
         """Return Σ weight · s^alpha of photos ``low`` .. ``high`` of a shard, not divided by norms.
+
+        ``bounds`` are where their postings begin and end in each word's list.
 
         Q×(high - low) float32, a view of what the next call in the same thread overwrites.
         """
         from ctxdeploy.index.kernels import batch as batch_kernels
         from ctxdeploy.index.kernels import scores as kernels
 
-        begins, ends = lists.bounds(batch.words, low, high)
+        begins, ends = bounds or lists.bounds(batch.words, low, high)
         if batch.codes.shape[1] == 2 and self.state.manifest.config.binary and len(batch) == 1:
             row = self._buffer("scores", SCORES, np.float32)
             row[low:high] = 0

@@ -134,9 +134,10 @@ class Shard:
 
     def bounds(self, words: NDArray[np.int32], low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the postings of photos ``low`` .. ``high`` begin and end in the list of each word, int64."""
-        return self._places(words, low), self._places(words, high)
+        return self.places(words, low), self.places(words, high)
 
-    def _places(self, words: NDArray[np.int32], photo: int) -> NDArray[np.int64]:
+    def places(self, words: NDArray[np.int32], photo: int) -> NDArray[np.int64]:
+        """Return where the postings of photos from ``photo`` on begin in the list of each word, int64."""
         from ctxdeploy.index.kernels import select as select_kernels
 
         if photo <= 0:

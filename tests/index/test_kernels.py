@@ -173,7 +173,7 @@ def test_lists_are_divided_by_photo(photos: list[list[int]], bound: int) -> None
 def test_the_best_are_selected_with_all_that_equal_the_last(values: list[int], count: int, gap: int) -> None:
     scores = np.zeros(len(values) + gap, np.float32)
     scores[gap:] = values
-    found, places = select_kernels.select(scores, np.ones(len(scores)), 2.0, count)
+    found, places = select_kernels.select(scores, np.ones(len(scores)), 2.0, count, 0.0)
     positive = sorted((2.0 * value for value in values if value > 0), reverse=True)
     last = positive[:count][-1] if positive else 0.0
     expected = [(2.0 * value, place + gap) for place, value in enumerate(values) if value > 0 and 2.0 * value >= last]
@@ -185,7 +185,7 @@ def test_what_is_no_number_and_what_is_removed_is_never_selected() -> None:
     scores[3:7] = 1, np.inf, 2, -1
     factors = np.ones(65536)
     factors[5] = 0
-    assert select_kernels.select(scores, factors, 1.0, 5)[1].tolist() == [3]
+    assert select_kernels.select(scores, factors, 1.0, 5, 0.0)[1].tolist() == [3]
 
 
 @pytest.mark.parametrize("kernel", [kernels.score_pairs, batch_kernels.score_pairs_of_many])
