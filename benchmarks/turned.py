@@ -113,7 +113,12 @@ def _found(kept: dict[str, Any], bundle: Bundle, truth: GroundTruth) -> dict[tup
         index.commit()
         judgement = judge_archive(index)
         asked = [(name, turn) for name in scene_of for turn in TURNS]
-        return {(name, turn): _judged(index, judgement, name, of[f"{name}@{turn}"], scene_of) for name, turn in asked}
+        found: dict[tuple[str, int, bool], Found] = {}
+        for name, turn in asked:
+            vectors = of[f"{name}@{turn}"]
+            for turned in (False, True):
+                found[name, turn, turned] = _judged(index, judgement, name, vectors, scene_of, turned=turned)
+        return found
 
 
 def _judged(
