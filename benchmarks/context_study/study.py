@@ -177,11 +177,10 @@ def table(options: argparse.Namespace) -> None:
         spread = "" if row["spread"] is None else f" ± {row['spread']:.2f}"
         cells = [f"{row['mean'][key]:.2f}{spread if key == 'map' else ''}" for key in shown if key in row["mean"]]
         by_seed = ", ".join(f"{value:+.2f}" for value in row.get("by_seed", []))
-        interval = f"{row['queries'][0]:+.2f} ({row['queries'][1]:+.2f} to {row['queries'][2]:+.2f})" * (
-            "queries" in row
-        )
+        interval = "{:+.2f} ({:+.2f} to {:+.2f})".format(*row["queries"]) if "queries" in row else ""
         lines.append(f"| {row['form']} | {len(row['seeds'])} | {' | '.join(cells)} | {by_seed} | {interval} |")
-    publish({"steps": options.steps, "forms": rows}, options.output, lines)
+    each = [{key: run[key] for key in ("form", "seed", "figures", "learned", "seconds")} for run in runs]
+    publish({"steps": options.steps, "forms": rows, "runs": each}, options.output, lines)
 
 
 def _paired(seeds: list[dict], base: list[dict]) -> dict[str, object]:
