@@ -13,10 +13,11 @@ from ctxdeploy.index.kernels.intrinsics import compiled, inlined
 GRID = 16
 # Weight of a match that is as good as can be.
 FULL = 4096
-# Matches that propose a map, the heaviest: photos of 1000 features have 60 by descriptors, 300 by words.
-PROPOSALS = 1024
-# Proposals that are refined, the best by weight; 32 instead of 8 change no ranking of 150 queries.
-REFINED = 8
+# Matches that propose a map, the heaviest: photos of 1000 features have 60 by descriptors, 300 by words. 1024 of them
+# take three times as long on words, for the same rankings.
+PROPOSALS = 256
+# Proposals that are refined, the best by weight: 8 take twice as long, for the same mAP of 150 queries within 0.02.
+REFINED = 4
 REFITS = 5
 # How much a map may stretch or shrink, in any direction.
 LEAST, MOST = 0.25, 4.0

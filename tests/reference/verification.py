@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE, FEWEST, REFINED, REFITS, GRID, FULL = 64.0, 4, 8, 5, 16, 4096
+TOLERANCE, FEWEST, REFINED, REFITS, GRID, FULL = 64.0, 4, 4, 5, 16, 4096
 Match = tuple[int, int]
 
 
