@@ -250,7 +250,8 @@ class Searcher:
         batches, shard = task.group.batches, self.state.shards[task.shard]
         length = task.high - task.low
         if len(batches[0]) > 1:
-            length = -(-length // -(-length // GROUP_PHOTOS))
+            photos = GROUP_PHOTOS if len(batches[0]) <= GROUP else GROUP_PHOTOS // 2
+            length = -(-length // -(-length // photos))
         ends: dict[int, NDArray[np.int64]] = {}  # of one part are the begins of the next
         for low in range(task.low, task.high, length):
             high = min(low + length, task.high)

@@ -161,7 +161,7 @@ class Searches(ABC):
     ) -> Iterator[tuple[str, list[Hit]]]:
         """Return the name and hits of stored photos, each asked with its codes and left out of its own hits.
 
-        In the order of the archive. Memory: 12 MB a thread and what ``top`` hits of some hundred photos take, however
+        In the order of the archive. Memory: 34 MB a thread and what ``top`` hits of some hundred photos take, however
         many photos there are.
 
         Args:
