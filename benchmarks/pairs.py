@@ -39,10 +39,10 @@ VARIANTS = {
     },
     **{
         f"k = 20, verified, probability from {least:g}": PairsConfig(top=20, min_probability=least, verify=True)
-        for least in (0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 0.5)
+        for least in (0.01, 0.02, 0.05, 0.1, 0.3, 0.5)
     },
 }
-REBUILT = ("k = 3", "k = 5", "k = 10", "k = 20, probability from 0.02", "k = 20, verified, probability from 0.01")
+REBUILT = ("k = 3", "k = 5", "k = 10", "k = 20, probability from 0.02", "k = 20, verified, probability from 0.05")
 
 
 @dataclass(frozen=True, kw_only=True)
