@@ -31,7 +31,7 @@ from ctxdeploy.bench import (
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Index
 
-TOP, BLOCK = 20, 64
+TOP, BLOCK = 20, 256
 
 
 def all_of_them(path: Path, at: str, threads: int) -> tuple[float, int, int]:
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--blocks", type=int, default=20, help=f"timed blocks of {BLOCK} photos on one thread")
+    parser.add_argument("--blocks", type=int, default=9, help=f"timed blocks of {BLOCK} photos on one thread")
     parser.add_argument("--sample", type=int, default=200, help="photos that asmk is asked with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="for the archive; the default is the temporary folder")
