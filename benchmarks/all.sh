@@ -57,6 +57,7 @@ steps=(
     "part turned.py --data '$DATA' --model lite-small" # ten minutes
     "part ranking.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors" # ten minutes
     "part verification.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
+    # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
     "$PYTHON benchmarks/performance.py"
 )
 

@@ -19,7 +19,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pycolmap
+try:
+    import pycolmap
+except ImportError:
+    pycolmap = None
 
 from ctxdeploy import IndexingConfig, PhotoIndex
 from ctxdeploy.bench import publish
@@ -70,6 +73,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="databases of COLMAP; kept, and used again")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pairs.json")
     options = parser.parse_args()
+    if pycolmap is None:
+        parser.error("COLMAP is missing: pip install pycolmap")
     pycolmap.logging.minloglevel = 2
     scenes = [_truth(options.place, options.work, name, photos) for name, photos in _captures(options.place).items()]
     if not options.archive.exists():

@@ -124,7 +124,7 @@ def test_a_turned_query_says_by_how_much(call, photos: Path, trained_archive: Pa
 def test_verifying_needs_geometry(call, photos: Path, shared_archive: Path) -> None:
     given = ("query", photos / "coins_0.jpg", "--index", shared_archive, "--verify", 2)
     result = call(*given)
-    assert result.code == 2 and f"{shared_archive} keeps no positions" in result.err
+    assert result.code == 2 and f"{shared_archive} keeps nothing of its photos' features" in result.err
     assert result.err.count("\n") == 1 and "--geometry" in result.err and "--verify-from photos" in result.err
     answer = call(*given, "--verify-from", "photos", "--json").json[0]
     assert answer["results"][0]["inliers"] > 20 and answer["results"][2]["inliers"] is None

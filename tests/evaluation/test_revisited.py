@@ -88,7 +88,7 @@ def test_rankings_are_what_queries_with_boxes_return(call, evaluated, content, r
     rankings = _rankings(evaluated.rankings, "asmk")
     for number in (0, 33, 69):
         name, box = f"{content['qimlist'][number]}.jpg", content["gnd"][number]["bbx"]
-        options = ("--index", evaluated.archive, "--top", 1000, "--json")
+        options = ("--index", evaluated.archive, "--top", 1000, "--expand", 0, "--turn", "none", "--json")
         answer = call("query", revisited / "jpg" / name, *options, "--box", ",".join(map(str, box)))
         assert [hit["name"] for hit in answer.json["results"]] == rankings[name]
 
