@@ -24,8 +24,8 @@ MOST = 64
 COPIES = 4
 # u is this times the root of what two random codes have: 0.0025 at 128 bits and the default alpha. Of the photos most
 # like a query of another scene, 4 in 5 score less, and 99 in 100 less than 2 u; so for alpha 1 to 5, for codes of one
-# word a descriptor and of five (50 scenes of landmarks that the model had not seen; by them alone it would be 0.0021, at
-# which minibench's small scenes lost two points).
+# word a descriptor and of five (50 scenes of landmarks that the model had not seen; by them alone it would be 0.0021,
+# at which minibench's small scenes lost two points).
 _UNRELATED = 0.107
 # Of the score of the query's own photo: what only that or a copy has. Others are below 0.1, mostly below 0.03.
 _COPY = 0.3

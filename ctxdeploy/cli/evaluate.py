@@ -57,7 +57,8 @@ def command(
 
     PLACE holds Revisited Oxford or Paris (gnd_roxford5k.pkl, jpg/), Oxford or Paris with their text files, minibench,
     any photos with gnd.json, or photos named as in INRIA Holidays. Its photos are indexed and its queries asked as a
-    user would, with the default settings. Run it again to continue after an interruption, or to score again.
+    user would, with the default settings; but for --expand, which is 0 here, as published figures are.
+    Run it again to continue after an interruption, or to score again.
     """
     if page is not None and (page.suffix.lower() not in (".html", ".htm") or not page.parent.is_dir()):
         raise ConfigError(f"--html {page} must end in .html, and its folder exist")
