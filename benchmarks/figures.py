@@ -299,8 +299,8 @@ def sureness(r: Results) -> str:
         f"{models['lite-small']['photos']} photos of minibench's dev split. The constants were fitted on landmarks "
         "that the network had not seen, the form of the judgement was chosen with a look at these photos too: on "
         "others it may be a little less right. Each photo of a scene is a query, of the archive as it is and of the "
-        "archive without the rest of its scene; its first 50 results count. Recall is of all pairs of a scene, small scenes "
-        "included. Found: a probability of 80 % or more."
+        "archive without the rest of its scene; its first 50 results count. Recall is of all pairs of a scene, "
+        "small scenes included. Found: a probability of 80 % or more."
     ]
     for model, result in models.items():
         rows = [f"| {' | '.join([f'`{model}`', *head[1:]])} |", "|---" * len(head) + "|"]
