@@ -19,6 +19,7 @@ from ctxdeploy.cli.options import (
     quiet_option,
 )
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.files import check_target
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.pairs import FORMATS, FoundPairs, PairsConfig, check_names, encode_pairs, write_pairs
@@ -61,6 +62,8 @@ def command(
         raise ConfigError("--json and -o - would both write to stdout: give the pairs a file")
     config, shown = configured(PairsConfig), Display(quiet=quiet)
     check_names([], form, allow_spaces=allow_spaces)
+    if not to_stdout:
+        check_target(output, advice="choose another -o")
     with PhotoIndex.open(archive, at=at) as index:
         if config.queries is None and config.mapped is None:  # said before a search of an hour
             check_names(sorted(index.names()), form, allow_spaces=allow_spaces)

@@ -20,9 +20,10 @@ from ctxdeploy.cli.options import (
     quiet_option,
 )
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, PhotoError
+from ctxdeploy.core.files import check_target
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
-from ctxdeploy.index import Hit
+from ctxdeploy.index import Hit, VerificationConfig
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import Answer, QueryConfig, is_certain
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
@@ -71,9 +72,10 @@ def command(
     Each of PHOTOS is a photo, the URL of one, - for standard input, or a place of photos as  ctxdeploy index  takes
     them: a folder, a list (.txt, .csv, .jsonl), a tar or zip file, or a URL (s3://…).
 
-    Before each name stand its score, which orders the answers of one query (the queried photo itself has about 0.07 to
-    0.3, other photos of the same have less, often a hundredth), and the probability that it shows the same. What is
-    certain is found; the rest are the nearest that there are, and may show something else.
+    Before each name stand its own score for the query (the queried photo itself has about 0.07 to 0.3, other photos of
+    the same have less, often a hundredth), and the probability that it shows the same. What is certain is found; the
+    rest are the nearest that there are, and may show something else. With --expand 0 and --verify 0 the scores alone
+    order the answers; otherwise the hits that ask too and the geometry do so as well.
 
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
     and the exit code is 14.
@@ -83,6 +85,9 @@ def command(
     if not photos and not indexed:
         raise ConfigError("there is nothing to ask with: name photos, or a photo of the archive with --indexed")
     config, archive = configured(QueryConfig), find_archive(index_path)
+    _check_verifying(config)
+    if page is not None:
+        check_target(page, advice="choose another --html")
     asked = list_queries(photos, recursive=recursive, remote=configured(RemoteConfig), selection=configured(Selection))
     queries: list[Photo | IndexedPhoto] = [*asked.photos, *(IndexedPhoto(name=name) for name in indexed)]
     failed = _Failures(count=len(queries) + len(asked.failures))
@@ -111,6 +116,20 @@ def command(
         if missing:
             shown.say(missing)
     failed.check()
+
+
+def _check_verifying(config: QueryConfig) -> None:
+    """Refuse settings of a verification that is not asked for."""
+    given = {
+        "--verify-from": config.verify_from != QueryConfig.verify_from,
+        "--verify-by": config.verification.matches != VerificationConfig.matches,
+        "--verify-model": config.verification.model != VerificationConfig.model,
+    }
+    flag = next((flag for flag, is_given in given.items() if is_given), None)
+    if flag is not None and config.verify == 0:
+        raise ConfigError(
+            f"{flag} needs --verify N: give how many of the first results are compared, such as --verify 10"
+        )
 
 
 class _Failures:

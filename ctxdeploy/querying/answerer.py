@@ -227,14 +227,16 @@ class Answerer:
         photos = {name: files[name] if name in files else self.index.features(name) for name in names}
         query = self._features(item, files)
         if query is None or all(photo is None for photo in photos.values()):
-            raise self.index.keeps_too_little(
-                "positions", "--verify", otherwise="compare their files with --verify-from photos"
-            )
+            otherwise = "compare their files with --verify-from photos"
+            if self.config.verify_from == "photos":  # and none of them could be read
+                otherwise = f"say where their files are now:  ctxdeploy index FOLDER -o {self.name} --moved"
+            raise self.index.keeps_too_little("positions", "--verify", otherwise=otherwise)
         turn = (360 - item.turn) // 90 % 4
         config = replace(self.config.verification, turn=turn, image_size=self.image_size())
         verified = verify_hits(query, photos, config, _threads(), part=item.box)
-        missing = sum(name not in files for name in names) if self.config.verify_from == "photos" else 0
-        return replace(verified, missing=missing)
+        gone = [name for name in names if name not in files] if self.config.verify_from == "photos" else []
+        unknown = sum(name not in verified.by_name for name in gone)
+        return replace(verified, missing=len(gone), unknown=unknown)
 
     def _files(self, names: list[str], item: _Found) -> dict[str, Features]:
         """Return the features of photos' files, by name, and of the query's if it is of the archive."""
@@ -291,10 +293,10 @@ class Answerer:
         if not verified.missing:
             return ()
         where = "no folder of the photos is known" if self.folder is None else f"not in {self.folder}, or unreadable"
-        return (
-            f"the files of {counted(verified.missing, 'result')} could not be compared ({where}): what the archive "
-            "keeps of them was",
-        )
+        kept = "what the archive keeps of them was"
+        if verified.unknown:
+            kept += f", but of {verified.unknown:,} it keeps nothing, and they stand behind what was compared"
+        return (f"the files of {counted(verified.missing, 'result')} could not be compared ({where}): {kept}",)
 
 
 def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> list[Hit]:

@@ -44,6 +44,19 @@ def test_a_file_of_pairs_and_what_is_said(call: Callable[..., Any], archive: Pat
     assert done.out == f"{out}: {len(wanted)} pairs of 8 photos; 9 looked for others\n"
 
 
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [("none/pairs.txt", "No such file or directory"), ("", "Is a directory"), ("a.txt/b", "Not a directory")],
+)
+def test_a_file_without_a_place_is_refused_before_the_search(
+    call: Callable[..., Any], archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, why: str
+) -> None:
+    monkeypatch.setattr(PhotoIndex, "pairs", lambda *_args, **_settings: pytest.fail("it was searched"))
+    (tmp_path / "a.txt").touch()
+    done = call("pairs", archive, "-o", tmp_path / target)
+    assert done.code == 18 and f"cannot be written: {why}; choose another -o" in done.err
+
+
 def test_pairs_on_stdout_are_the_bytes_of_the_file(call: Callable[..., Any], archive: Path, tmp_path: Path) -> None:
     for form in ("hloc", "colmap", "kapture", "csv"):
         assert call("pairs", archive, "-o", tmp_path / "pairs", "--format", form).code == 0

@@ -51,12 +51,23 @@ def test_scores_are_those_of_the_settings(call, bundle: Bundle, photos, shared_a
         (("--threshold", 2), "threshold 2.0 is not a number in -1..1"),
         (("--alpha", 2.5, "--threshold", -0.5), "whole alpha"),
         (("--alpha", "nan"), "alpha nan"),
+        (("--verify-from", "photos"), "--verify-from needs --verify N"),
+        (("--verify-by", "words"), "--verify-by needs --verify N"),
+        (("--verify-model", "similarity"), "--verify-model needs --verify N"),
     ],
 )
 def test_settings_out_of_range(call, photos: Path, shared_archive: Path, flags, words: str) -> None:
     result = call("query", photos / "coins_0.jpg", "--index", shared_archive, *flags)
     assert result.code == 2
     assert words in result.err
+
+
+def test_a_page_without_a_place_is_refused_before_the_photos_are_read(
+    call, shared_archive: Path, tmp_path: Path
+) -> None:
+    result = call("query", tmp_path / "none.jpg", "--index", shared_archive, "--html", tmp_path / "none" / "page.html")
+    assert result.code == 18 and result.out == ""
+    assert "page.html cannot be written: No such file or directory; choose another --html" in result.err
 
 
 def test_one_result_is_not_several(call, photos: Path, shared_archive: Path) -> None:

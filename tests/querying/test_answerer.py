@@ -182,10 +182,14 @@ def test_files_are_compared_where_the_archive_keeps_nothing(
         fewer = ask(index, query, verify=3, verify_from="photos")
         assert sum(hit.verification is None for hit in fewer.hits[:3]) == 1
         assert "1 result could not be compared" in fewer.remarks[0] and str(folder) in fewer.remarks[0]
+        assert "but of 1 it keeps nothing" in fewer.remarks[0]
+        shutil.rmtree(folder)
+        with pytest.raises(ConfigError, match=r"keeps nothing of its photos.*; or say where .* --moved$"):
+            ask(index, query, verify=3, verify_from="photos")
     with PhotoIndex.open(archive) as index:
         monkeypatch.setattr("ctxdeploy.photo_index.photo_folder", lambda path: None)
         answer = ask(index, query, verify=2, verify_from="photos")
-        assert "no folder of the photos is known" in answer.remarks[0]
+        assert "no folder of the photos is known" in answer.remarks[0] and "nothing" not in answer.remarks[0]
         assert answer.hits[0].verification is not None and answer.hits[0].verification.inliers > 10
 
 
