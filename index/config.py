@@ -153,8 +153,9 @@ class Verification:
 
     Attributes:
         inliers: occupied cells of a 16×16 grid over the query whose matches one map explains, 0..256.
-        affine: 2×3 float64, from pixels of the query to pixels of the photo; None if no map explains the matches.
-        query_points: m×2 float32, x and y of the matches that the map explains, in pixels of the query.
+        affine: 2×3 float64, from pixels of the query to pixels of the photo, fitted to those of the matches that agree
+            most closely; None if no map explains the matches.
+        query_points: m×2 float32, x and y of the matches that one map explains, in pixels of the query.
         photo_points: m×2 float32, theirs in pixels of the photo.
         box: where the query, or its part, lies in the photo; None without a map.
         similarity: of all these matches: the sum of cosine⁸ of matched descriptors, or their number where they match by

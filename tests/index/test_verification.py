@@ -89,6 +89,21 @@ def test_the_box_is_the_querys_part_as_the_map_has_it_within_the_photo() -> None
     assert np.allclose([unknown.box.x0, unknown.box.x1], [-20, 1180], atol=1)
 
 
+def test_the_box_of_a_small_part_is_exact_though_a_larger_one_explains_as_much() -> None:
+    rng = np.random.default_rng(4)
+    part = Box(x0=100, y0=100, x1=400, y1=400)
+    query = features(rng)
+    query = replace(query, positions=rng.uniform(100, 400, query.positions.shape).astype(np.float32))
+    # Every match proposes a scale of 4/3, by which also the tenth that lies wrong, far from the middle, is explained.
+    photo = replace(query, scales=(query.scales * 0.75).astype(np.float32), size=(640, 640))
+    places = query.positions.copy()
+    far = np.argsort(-np.linalg.norm(places - 250, axis=1))[: len(places) // 10]
+    places[far] = 250 + (places[far] - 250) * 1.5
+    found = verify(query, [replace(photo, positions=places)], part=part)[0]
+    assert found.box is not None and len(found.query_points) >= 0.9 * len(places)
+    assert np.allclose([found.box.x0, found.box.y0, found.box.x1, found.box.y1], [100, 100, 400, 400], atol=3)
+
+
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
 def test_a_turned_query_has_a_map_that_turns(turn: int) -> None:
     rng = np.random.default_rng(turn)

@@ -80,7 +80,27 @@ def fit(
         x, y, _ = query[matches[i][0]]
         column, row = int((x - x0) / (x1 - x0) * GRID), int((y - y0) / (y1 - y0) * GRID)
         cells.add((min(max(column, 0), GRID - 1), min(max(row, 0), GRID - 1)))
-    return best[0], best[1], len(cells), best[2]
+    return narrowed(best[0], best[1], query, photo, matches), best[1], len(cells), best[2]
+
+
+def narrowed(found: Any, kept: list[int], query: Any, photo: Any, matches: list[Match]) -> Any:
+    """Return the least-squares map of those matches that agree within a half, a quarter, an eighth of the tolerance."""
+    near, limit = kept, TOLERANCE
+    for _ in range(3):
+        if len(near) < 6:
+            break
+        refined = least_squares([query[matches[i][0]] for i in near], [photo[matches[i][1]] for i in near])
+        limit /= 2
+        a, b, c, d, e, f = refined
+        near = []
+        for i in kept:
+            (x, y, _), (u, v, _) = query[matches[i][0]], photo[matches[i][1]]
+            if math.hypot(a * x + b * y + c - u, d * x + e * y + f - v) <= limit:
+                near.append(i)
+        if not allowed(refined) or 4 * len(near) < len(kept) or len(near) < 6:
+            break
+        found = refined
+    return found
 
 
 def misses(found: Any, query: Any, photo: Any, match: Match) -> float:
