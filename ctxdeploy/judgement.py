@@ -13,6 +13,7 @@ import math
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,8 @@ class Judgement:
             scores: M×C, of C photos drawn at random for each of M stored photos; NaN where a photo meets itself.
             photos: in the archive.
             query_words: words per descriptor of a query from outside.
-            usual: the archive scores as by default (binary, alpha 3, threshold 0, no idf), so that what is known of
-                other archives says something about this one.
+            usual: the archive is of a built-in model and scores as by default (binary, alpha 3, threshold 0, no idf),
+                so that what is known of other archives says something about this one.
 
         Few photos say little: then what is known of other archives counts more. Photos that show the same do little
         harm as long as they are fewer than a twentieth; in an archive of one thing alone what unrelated photos score is
@@ -285,9 +286,24 @@ def judge_archive(index: "Index") -> Judgement:
     names = heapq.nsmallest(COHORT, index.names(), key=_drawn)
     scores = index.scores(names[:SAMPLE], names) if names else np.empty((0, 0))
     np.fill_diagonal(scores, np.nan)
-    config = index.config
-    usual = config.binary and not config.idf and (config.alpha, config.threshold) == (3.0, 0.0)
-    return Judgement.fit(scores, photos=len(index), query_words=config.query_assignment, usual=usual)
+    return Judgement.fit(scores, photos=len(index), query_words=index.config.query_assignment, usual=is_usual(index))
+
+
+def is_usual(index: "Index") -> bool:
+    """Return whether what is known of the built-in models' archives says something about this one."""
+    config, source = index.config, index.source
+    if not config.binary or config.idf or (config.alpha, config.threshold) != (3.0, 0.0):
+        return False
+    return source is not None and source.model in _built_in_ids()
+
+
+@lru_cache(maxsize=1)
+def _built_in_ids() -> frozenset[str]:
+    from ctxdeploy.core import bundle as bundles
+    from ctxdeploy.models import built_in
+    from ctxdeploy.models.table import BUILT_IN
+
+    return frozenset(bundles.open(built_in(name), check_hashes=False).model_id for name in BUILT_IN)
 
 
 def judgement_of(index: "Index", *, keep: bool = True) -> Judgement:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ctxdeploy.index import Hit
     from ctxdeploy.runtime import PhotoSource
 
+# Hits that ask too where nothing else is said.
+EXPAND = 5
 TURN = ("auto", "none", "all")
 VERIFY_FROM = ("archive", "photos")
 
@@ -118,7 +120,8 @@ class QueryConfig:
     Attributes:
         box: the part of a photo to search for; the whole photo if None.
         top: hits at most.
-        expand: hits that ask too, with their stored codes.
+        expand: hits that ask too, with their stored codes; None for 5 in archives of the built-in models, with which
+            that was measured, and 0 in others.
         verify: hits that are compared with the query by geometry, and ranked by it as well; 0 for none.
         verify_from: what they are compared by: what the ``archive`` keeps of them, or the descriptors of their files
             (``photos``), which are extracted for it.
@@ -133,7 +136,13 @@ class QueryConfig:
         None, "--box", "Search for this part of the photo (pixels).", metavar="x0,y0,x1,y1", parse=Box.parse
     )
     top: int = setting(10, "--top", "Results of a query.")
-    expand: int = setting(5, "--expand", "So many of the first results ask too; 0: none.", metavar="N")
+    expand: int | None = setting(
+        None,
+        "--expand",
+        "So many of the first results ask too; 0: none.",
+        metavar="N",
+        default_text=f"{EXPAND} with the built-in models, else 0",
+    )
     verify: int = setting(0, "--verify", "Compare so many of the first results by geometry; 0: none.", metavar="N")
     verify_from: str = setting(
         "archive", "--verify-from", "What they are compared by: what is stored, or their files.", choices=VERIFY_FROM
@@ -157,7 +166,7 @@ class QueryConfig:
         check_types(self)
         if self.top < 1:
             raise ConfigError(f"--top {self.top} is not positive: ask for at least one result")
-        if self.expand < 0:
+        if self.expand is not None and self.expand < 0:
             raise ConfigError(f"--expand {self.expand} is negative: 0 expands nothing")
         if self.verify < 0:
             raise ConfigError(f"--verify {self.verify} is negative: 0 verifies nothing")

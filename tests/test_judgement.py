@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from ctxdeploy import PhotoIndex
 from ctxdeploy.archive import archive_problems
+from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import checksum
 from ctxdeploy.demo.photos import scene_of, write_photos
-from ctxdeploy.index import Codebook, Index
+from ctxdeploy.index import Codebook, DescriptorSource, Index
 from ctxdeploy.judgement import FOUND, JUDGEMENT, LINKS, Judgement, judge_archive, judgement_of
+from ctxdeploy.models import built_in
 
 USUAL = Judgement(photos=790, sampled=256, level=-9.3, shape=1.6, low=-0.35, high=0.4, query_words=5)
 SCORE = st.floats(0.0, 1.0)
@@ -50,7 +52,9 @@ def _photo(random: np.random.Generator, codebook: Codebook, count: int = 60) -> 
 
 
 def _archive(path: Path, codebook: Codebook, photos: dict[str, NDArray[np.float32]]) -> Index:
-    index = Index.create(path, codebook)
+    bundle = bundles.open(built_in("lite-small"), check_hashes=False)
+    source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
+    index = Index.create(path, codebook, source=source)
     for name, vectors in photos.items():
         index.add(name, vectors)
     index.commit()
@@ -229,6 +233,23 @@ def test_small_archives_are_judged_by_what_is_known_of_others(count: int, codebo
     assert sure > FOUND > 0.5 > unsure
 
 
+def test_an_archive_of_another_model_is_judged_by_its_own_photos_alone(codebook: Codebook, tmp_path: Path) -> None:
+    """Of its scores nothing is known beforehand: in a small archive in which all score alike, nothing is certain."""
+    random = np.random.default_rng(3)
+    photo = _photo(random, codebook)
+    photos = {f"{i}.jpg": photo + random.normal(0, 0.1, photo.shape).astype(np.float32) for i in range(10)}
+    with Index.create(tmp_path / "a.ctxindex", codebook) as index:
+        for name, vectors in photos.items():
+            index.add(name, vectors)
+        index.commit()
+        found = judge_archive(index)
+        scores = np.array([hit.score for hit in index.search(photo, top=10)])
+    assert found.level != Judgement.fit(np.empty((0, 0)), photos=0).level
+    assert (found.probabilities(scores, photos=10) < FOUND).all()
+    with _archive(tmp_path / "b.ctxindex", codebook, photos) as index:
+        assert (judge_archive(index).probabilities(scores, photos=10) > FOUND).all()
+
+
 def test_photos_without_descriptors_do_no_harm(codebook: Codebook, tmp_path: Path) -> None:
     nothing = np.empty((0, DIM), np.float32)
     with _archive(tmp_path / "a.ctxindex", codebook, {f"{i}.jpg": nothing for i in range(5)}) as index:
@@ -242,7 +263,7 @@ def test_it_does_not_depend_on_order_or_shards(codebook: Codebook, tmp_path: Pat
     with _archive(tmp_path / "a.ctxindex", codebook, photos) as index:
         one = judge_archive(index)
         assert judge_archive(index) == one
-    with Index.create(tmp_path / "b.ctxindex", codebook) as index:
+    with _archive(tmp_path / "b.ctxindex", codebook, {}) as index:
         for number, name in enumerate(reversed(photos)):
             index.add(name, photos[name])
             if number % 25 == 0:

@@ -14,8 +14,8 @@ from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted, photo_name, printable
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Features, Hit, SearchThreads, rank
-from ctxdeploy.judgement import LINKS, Judgement
-from ctxdeploy.query import Answer, Query, QueryConfig
+from ctxdeploy.judgement import LINKS, Judgement, is_usual
+from ctxdeploy.query import EXPAND, Answer, Query, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.querying.turning import choose, further_turns
 from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, verify_hits
@@ -195,11 +195,11 @@ class Answerer:
             return []
         config, start = self.config, time.perf_counter()
         judgement = self.judgement() if config.is_judged and len(self.index) else None
-        most = max(config.top, config.verify)
+        most, expand = max(config.top, config.verify), self._expand()
         depth = most if judgement is None else max(most, judgement.depth(len(self.index)) + 1)
         asked = self.index.asked([item.asked for item in queries])
         own = self._search(asked, depth)
-        shown = self._search(asked, most, expand=config.expand) if config.expand else own
+        shown = self._search(asked, most, expand=expand) if expand else own
         found = []
         for item, ready, plain, hits in zip(queries, asked, own, shown, strict=True):
             verified = self._verified(item, hits[: config.verify])
@@ -218,6 +218,12 @@ class Answerer:
         return self.index.search_batch(
             asked, top, alpha=config.alpha, threshold=config.threshold, idf=config.idf, expand=expand, among=among
         )
+
+    def _expand(self) -> int:
+        """Return how many hits ask too."""
+        if self.config.expand is not None:
+            return self.config.expand
+        return EXPAND if is_usual(self.index) else 0
 
     def _verified(self, item: _Found, hits: Sequence[Hit]) -> Verified:
         if not hits:
@@ -253,7 +259,7 @@ class Answerer:
 
     def _with_own_scores(self, asked: "Asked", hits: Sequence[Hit], own: Sequence[Hit]) -> list[Hit]:
         """Return hits with their own scores for the query, by which people and judgements know them, not expanded."""
-        if not self.config.expand:
+        if not self._expand():
             return list(hits)
         scores = {hit.name: hit.score for hit in own}
         unknown = [hit.name for hit in hits if hit.name not in scores]

@@ -75,7 +75,7 @@ def test_search_my_photos(folder: Path) -> None:
     commands = _blocks(README, "sh")
     assert "ctxdeploy index photos/\n" in commands[0]
     answers = _run(folder, "bash", "-e", "-c", commands[0])
-    assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", answers, re.MULTILINE)
+    assert re.search(r"^ +1 +[\d.]+ +\d+ % +rocket_\d\.jpg$", answers, re.MULTILINE)
     assert (folder / "answers.html").stat().st_size > 10_000
     _run(folder, "bash", "-e", "-c", next(block for block in commands if "ctxdeploy pairs" in block))
     pairs = [line.split() for line in (folder / "pairs.txt").read_text(encoding="utf-8").splitlines()]
@@ -96,7 +96,7 @@ def test_the_guides_commands_and_programs_run(folder: Path) -> None:
     _run(folder, "ctxdeploy", "index", "photos/", "-q")  # the archive of the guides, with the built-in model
     checkpoint = next(block for block in _blocks(README, "sh") if "how_r18.pth" in block)
     answers = _run(folder, "bash", "-e", "-c", checkpoint)
-    assert re.search(r"^ +1 +[\d.]+ +rocket_\d\.jpg$", answers, re.MULTILINE)
+    assert re.search(r"^ +1 +[\d.]+ +\d+ % +rocket_\d\.jpg$", answers, re.MULTILINE)
     for page in (EXPORTING, ARCHIVES):
         for block in _blocks(page, "sh"):
             _run(folder, "bash", "-e", "-c", block)
