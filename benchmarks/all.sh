@@ -39,6 +39,7 @@ steps=(
     "part index.py query"
     "part geometry.py --photos '$DATA/images'"
     "part assign.py"
+    "part all_pairs.py"
     "part million.py" # a quarter of an hour, 8 GB
     "part networks.py extract --photos '$DATA/images'"
     "part indexing.py whole --photos '$DATA/images' --bundle ../$BUNDLE --checkpoint ../$CHECKPOINT" # half an hour
