@@ -17,11 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pydegensac
 from numpy.typing import NDArray
 from ranking import Dump
+
+try:
+    import cv2
+    import pydegensac
+except ImportError:
+    cv2 = pydegensac = None
 
 from ctxdeploy.bench import milliseconds, publish, timed
 from ctxdeploy.evaluation import Ranked, open_set
@@ -163,6 +167,8 @@ def main() -> None:
     parser.add_argument("--by", choices=("descriptors", "codes", "words"), default="descriptors")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "verification.json")
     given = parser.parse_args()
+    if cv2 is None:
+        parser.error("the peers are missing: pip install opencv-python-headless pydegensac")
     cv2.setNumThreads(1)
     dataset, dump = open_set(given.dataset), Dump.load(given.descriptors)
     names = [query.name for query in dataset.queries]
