@@ -29,7 +29,7 @@ from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.scoring import GROUND_TRUTH, read_ground_truth
 from ctxdeploy.core.types import LocalDescriptors
-from ctxdeploy.index import Features, Index, IndexConfig, VerificationConfig, verify
+from ctxdeploy.index import DescriptorSource, Features, Index, IndexConfig, VerificationConfig, verify
 from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.judgement import FOUND, LINKS, Judgement, judge_archive
 from ctxdeploy.models import find_bundle
@@ -171,7 +171,10 @@ def _archive(folder: Path, photos: Photos, bundle: Bundle) -> Index:
     codebook = codebook_of(bundle)
     if codebook is None:
         raise SystemExit(f"{bundle.path} carries no codebook: give a bundle that does with --model")
-    index = Index.create(folder / "archive", codebook, config=IndexConfig(geometry="descriptors"))
+    # A judgement knows the built-in models by the source of an archive.
+    source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
+    config = IndexConfig(geometry="descriptors")
+    index = Index.create(folder / "archive", codebook, config=config, source=source)
     together = zip(photos.names, photos.descriptors, photos.sizes, strict=True)
     index.add_many(
         PhotoDescriptors(name=name, descriptors=descriptors, size=size) for name, descriptors, size in together

@@ -27,7 +27,7 @@ from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.scoring import GROUND_TRUTH, GroundTruth, read_ground_truth
 from ctxdeploy.core.types import TURNS, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.index import Index
+from ctxdeploy.index import DescriptorSource, Index
 from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.judgement import LINKS, Judgement, judge_archive
 from ctxdeploy.models import find_bundle
@@ -105,7 +105,12 @@ def _found(kept: dict[str, Any], bundle: Bundle, truth: GroundTruth) -> dict[tup
         raise SystemExit(f"{bundle.path} carries no codebook: give a bundle that does with --model")
     of = dict(zip(map(str, kept["labels"]), np.split(kept["vectors"], kept["offsets"][1:-1]), strict=True))
     scene_of = {Path(file).name: scene for scene, files in truth.scenes.items() for file in files}
-    with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "archive", codebook) as index:
+    # A judgement knows the built-in models by the source of an archive.
+    source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Index.create(Path(folder) / "archive", codebook, source=source) as index,
+    ):
         upright = [(label.removesuffix("@0"), vectors) for label, vectors in of.items() if label.endswith("@0")]
         index.add_many(
             PhotoDescriptors(name=name, descriptors=LocalDescriptors(vectors=vectors)) for name, vectors in upright

@@ -107,7 +107,7 @@ def test_a_release_may_have_an_int8_graph_fitted_to_its_photos(release: Any, hom
     left_out = " ".join(result.json[0]["left_out"])
     # Whether random weights bear int8 is another matter: it is there for both runtimes, or the reason is.
     assert ("onnxruntime", "int8") in made or "onnxruntime int8: failed" in left_out
-    # OpenVINO rounds the fp32 file to bf16 as it computes: there is no file of its own.
+    # OpenVINO rounds the fp32 file to bf16 as it computes, so that bf16 has none of its own.
     files = {artefact.file for artefact in bundle.artefacts if artefact.precision == "bf16"}
     assert (files or {"model.onnx"}) == {"model.onnx"} and (files or "openvino bf16: failed" in left_out)
     assert not (home / "small" / "model.bf16.onnx").exists()
