@@ -1,8 +1,8 @@
 """The bundle: a folder with a network's artefacts and ``bundle.json``, which describes them and their parity.
 
 ``ctxdeploy.export`` writes it, ``ctxdeploy.runtime`` reads it; neither needs the other. Format version 2 has several
-artefacts, each with ``details``; version 1 (one fp32 graph) is read as well. Version 3 carries a codebook; a bundle
-without a codebook stays at version 2.
+artefacts, each with ``details``; version 1 (one fp32 graph) is read as well. Version 3 carries a codebook, version 4
+gives global descriptors; a bundle with neither stays at version 2.
 """
 
 import json
@@ -19,9 +19,10 @@ from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.types import Preprocessing
 
 FORMAT_NAME = "ctxdeploy-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+_WITHOUT_GLOBAL = 3
 _WITHOUT_CODEBOOK = 2
-_READABLE = (1, 2, 3)
+_READABLE = (1, 2, 3, 4)
 MANIFEST = "bundle.json"
 # Bytes of the manifest (of ten artefacts it has 20 KB), and files that it may list: four runtimes in five precisions,
 # and engines for a few dozen GPUs.
@@ -32,6 +33,7 @@ CODEBOOK = "codebook.safetensors"
 _KINDS: Mapping[str, type] = {"bytes": int, "words": int, "parity": dict, "details": dict}
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("descriptors", "attention", "positions", "scales")
+GLOBAL_OUTPUT = "global"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +42,21 @@ class Extraction:
 
     Attributes:
         scales: factors of the image pyramid, in the order in which ties of attention are broken.
-        top_k: rows that the graph returns for every photo (padded with attention 0).
-        dim: descriptor dimension D.
+        top_k: rows that the graph returns for every photo (padded with attention 0); 0 for a network that gives
+            a global descriptor and no local ones.
+        dim: dimension D of the local descriptors; of the global one where there are no local ones.
+        global_dim: dimension of the global descriptor; 0 for a network without.
+        global_scales: factors of the image pyramid of the global descriptor; none without one.
     """
 
     scales: tuple[float, ...] = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
     top_k: int = 1000
     dim: int = 128
+    global_dim: int = 0
+    global_scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_global()
         if not self.scales or len(set(self.scales)) != len(self.scales):
             raise ConfigError(f"--scales {self.scales}: give at least one scale, each once")
         for scale in self.scales:
@@ -58,10 +66,43 @@ class Extraction:
                 )
         if type(self.top_k) is not int or type(self.dim) is not int:
             raise ConfigError(f"--top-k {self.top_k!r} and dimension {self.dim!r} must be whole numbers")
-        if not 1 <= self.top_k <= 65536:
-            raise ConfigError(f"--top-k {self.top_k} is outside 1..65536")
+        least = 0 if self.global_dim else 1
+        if not least <= self.top_k <= 65536:
+            raise ConfigError(f"--top-k {self.top_k} is outside {least}..65536")
         if not 1 <= self.dim <= 4096:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..4096")
+
+    def _check_global(self) -> None:
+        if type(self.global_dim) is not int or not 0 <= self.global_dim <= 8192:
+            raise ConfigError(
+                f"dimension {self.global_dim!r} of the global descriptor is not a whole number in 0..8192"
+            )
+        scales = self.global_scales
+        if bool(scales) != bool(self.global_dim) or len(set(scales)) != len(scales):
+            raise ConfigError(
+                f"scales {scales} of a global descriptor of {self.global_dim} dimensions: give at least "
+                "one scale, each once"
+            )
+        for scale in scales:
+            if not 0.05 <= scale <= 4.0:
+                raise ConfigError(f"scale {scale} of the global descriptor is outside 0.05..4")
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What a photo gets: ``local``, ``global``, or both."""
+        return (*(("local",) if self.top_k else ()), *(("global",) if self.global_dim else ()))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in their order."""
+        return (*(OUTPUT_NAMES if self.top_k else ()), *((GLOBAL_OUTPUT,) if self.global_dim else ()))
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the settings; those of the global descriptor only where there is one, so that ids stay."""
+        settings = asdict(self)
+        if not self.global_dim:
+            del settings["global_dim"], settings["global_scales"]
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +209,7 @@ class Bundle:
             {
                 "network": dict(self.network),
                 "weights": self.source["weights_sha256"],
-                "extraction": asdict(self.extraction),
+                "extraction": self.extraction.metadata(),
             }
         )
 
@@ -191,6 +232,13 @@ class Bundle:
         )
 
     @property
+    def format_version(self) -> int:
+        """The format in which it is written: the oldest that holds it."""
+        if self.extraction.global_dim:
+            return FORMAT_VERSION
+        return _WITHOUT_CODEBOOK if self.codebook is None else _WITHOUT_GLOBAL
+
+    @property
     def entries(self) -> tuple[Artefact | CodebookFile, ...]:
         """The files of the bundle: its artefacts, and the codebook if it carries one."""
         return self.artefacts if self.codebook is None else (*self.artefacts, self.codebook)
@@ -203,13 +251,13 @@ class Bundle:
         """Return the content of ``bundle.json``."""
         return {
             "format": FORMAT_NAME,
-            "format_version": _WITHOUT_CODEBOOK if self.codebook is None else FORMAT_VERSION,
+            "format_version": self.format_version,
             "model_id": self.model_id,
             "network": dict(self.network),
             "source": dict(self.source),
             "preprocessing": self.preprocessing.metadata(),
             "preprocessing_hash": self.preprocessing.hash,
-            "extraction": asdict(self.extraction),
+            "extraction": self.extraction.metadata(),
             "input": {"name": INPUT_NAME, "dtype": "uint8", "layout": "BHWC, RGB", "ranges": asdict(self.shapes)},
             "outputs": _outputs(self.extraction),
             "artefacts": [asdict(artefact) for artefact in self.artefacts],
@@ -283,7 +331,12 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         network=manifest["network"],
         source=manifest["source"],
         preprocessing=Preprocessing(**manifest["preprocessing"]),
-        extraction=Extraction(**{**extraction, "scales": tuple(extraction["scales"])}),
+        extraction=Extraction(
+            **{
+                **extraction,
+                **{name: tuple(extraction[name]) for name in ("scales", "global_scales") if name in extraction},
+            }
+        ),
         shapes=ShapeRange(**{name: (int(low), int(high)) for name, (low, high) in ranges.items()}),
         artefacts=tuple(Artefact(**artefact) for artefact in manifest["artefacts"]),
         tools=manifest["tools"],
@@ -334,5 +387,6 @@ def _outputs(extraction: Extraction) -> list[dict[str, Any]]:
         "attention": ["batch", k],
         "positions": ["batch", k, 2],
         "scales": ["batch", k],
+        GLOBAL_OUTPUT: ["batch", extraction.global_dim],
     }
-    return [{"name": name, "dtype": "float32", "shape": shapes[name]} for name in OUTPUT_NAMES]
+    return [{"name": name, "dtype": "float32", "shape": shapes[name]} for name in extraction.outputs]

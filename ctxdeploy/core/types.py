@@ -55,6 +55,27 @@ class LocalDescriptors:
         return len(self.vectors)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GlobalDescriptor:
+    """One vector that stands for a whole photo; photos are compared by the inner product.
+
+    Attributes:
+        vector: D float32 of length 1, or all 0 where the network saw nothing.
+
+    Raises:
+        ConfigError: it is not one-dimensional.
+    """
+
+    vector: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim != 1:
+            raise ConfigError(f"a global descriptor of shape {self.vector.shape}, but D numbers are needed")
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+
 class Precision(Enum):
     """Arithmetic of a network's convolutions and matrix products, and the ONNX file that is written for it.
 
@@ -216,11 +237,13 @@ class StageSeconds:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhotoDescriptors:
-    """A photo's local descriptors.
+    """A photo's descriptors.
 
     Attributes:
         name: as in its ``PhotoSource``.
-        descriptors: n rows, n at most K; positions in pixels of the original photo.
+        descriptors: n local ones, n at most K; positions in pixels of the original photo. n is 0 of a network that
+            gives none.
+        global_descriptor: of the photo; None of a network that gives none.
         size: (width, height) of the original photo after EXIF rotation; None where it is not known.
         seconds: time per stage.
         file: state of the file before it was read; None for a photo from memory.
@@ -229,6 +252,7 @@ class PhotoDescriptors:
 
     name: str
     descriptors: LocalDescriptors
+    global_descriptor: GlobalDescriptor | None = None
     size: tuple[int, int] | None = None
     seconds: StageSeconds = StageSeconds()
     file: FileState | None = None

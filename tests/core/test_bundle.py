@@ -159,7 +159,7 @@ def test_a_bundle_of_format_1_opens(bundle: Bundle, edit: Any) -> None:
     assert ctxdeploy.core.bundle.open(bundle.path).artefact().details == {}
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", None])
+@pytest.mark.parametrize("version", [0, 5, "1", None])
 def test_another_format_version(bundle: Bundle, edit: Any, version: Any) -> None:
     edit(lambda m: m.update(format_version=version))
     expected = f"has bundle format {version}, this ctxdeploy reads 1 to {FORMAT_VERSION}: upgrade"
@@ -440,3 +440,21 @@ def test_a_damaged_codebook_is_found_when_the_bundle_is_opened(bundle: Bundle, t
     path.unlink()
     with pytest.raises(BundleError, match=r"codebook.safetensors is missing"):
         ctxdeploy.core.bundle.open(bundle.path)
+
+
+def test_the_settings_of_a_global_descriptor_stand_only_where_there_is_one() -> None:
+    local, both = Extraction(), Extraction(global_dim=2048, global_scales=(1.0, 0.5))
+    assert "global_dim" not in local.metadata()  # the ids of bundles made before stay
+    assert Extraction(**{**both.metadata()}) == both
+    assert (local.gives, both.gives) == (("local",), ("local", "global"))
+    alone = Extraction(top_k=0, global_dim=512, global_scales=(1.0,))
+    assert (alone.gives, alone.outputs) == (("global",), ("global",))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"top_k": 0}, {"global_dim": 8}, {"global_scales": (1.0,)}, {"global_dim": 8, "global_scales": (1.0, 1.0)}],
+)
+def test_settings_of_a_global_descriptor_that_do_not_fit(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Extraction(**settings)
