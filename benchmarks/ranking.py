@@ -8,7 +8,8 @@ besides the postings.
     python benchmarks/ranking.py minibench descriptors.npz codebook.safetensors
 
 Descriptors of the data set's photos: `vectors` (n×D float32), `positions` (n×2, pixels), `scales` (n), `offsets`
-(photos + 1), `names` as in the data set and `sizes` (width, height). `--model` extracts them if the file is not there.
+(photos + 1), `names` as in the data set, `sizes` (width, height) and perhaps `attention` (n). `--model` extracts them
+if the file is not there.
 """
 
 import argparse
@@ -46,11 +47,15 @@ class Dump:
     def load(cls, path: Path) -> "Dump":
         with np.load(path) as file:
             found = {key: file[key] for key in ("vectors", "positions", "scales", "offsets", "names", "sizes")}
+            attention = file["attention"] if "attention" in file else np.ones(len(found["vectors"]), np.float32)
         photos, sizes = {}, {}
         for row, name in enumerate(found["names"].tolist()):
             part = slice(found["offsets"][row], found["offsets"][row + 1])
             photos[name] = LocalDescriptors(
-                vectors=found["vectors"][part], positions=found["positions"][part], scales=found["scales"][part]
+                vectors=found["vectors"][part],
+                attention=attention[part],
+                positions=found["positions"][part],
+                scales=found["scales"][part],
             )
             width, height = found["sizes"][row].tolist()
             sizes[name] = (width, height)
@@ -77,6 +82,7 @@ def extract(model: str, dataset: DataSet, path: Path) -> None:
     parts = [result.descriptors for result in found]
     arrays: dict[str, Any] = {
         "vectors": np.concatenate([part.vectors for part in parts]),
+        "attention": np.concatenate([part.attention for part in parts]),
         "positions": np.concatenate([part.positions for part in parts]),
         "scales": np.concatenate([part.scales for part in parts]),
         "offsets": np.cumsum([0, *map(len, parts)]),

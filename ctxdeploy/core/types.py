@@ -1,9 +1,9 @@
 """The types that cross the walls between the rooms: descriptors, precisions, preprocessing, boxes."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,19 @@ class GlobalDescriptor:
     def __post_init__(self) -> None:
         if self.vector.ndim != 1:
             raise ConfigError(f"a global descriptor of shape {self.vector.shape}, but D numbers are needed")
+
+    @classmethod
+    def pooled(cls, descriptors: LocalDescriptors) -> Self:
+        """Return Σ attention · descriptor over local descriptors of all scales, divided by its length (HOW, ECCV 2020).
+
+        In training the sum runs over all positions of the feature maps; a graph returns the K with the largest
+        attention. What attention is divided by does not matter, since the length is divided out. Summed row by row in
+        float64, so that every machine has the same bits; 0 without descriptors, and where they cancel out.
+        """
+        weighted = descriptors.attention.astype(np.float64)[:, np.newaxis] * descriptors.vectors
+        total = np.add.reduce(weighted, axis=0)
+        length = math.sqrt(math.fsum((total * total).tolist()))
+        return cls(vector=(total / length if length > 0 else np.zeros_like(total)).astype(np.float32))
 
     def __len__(self) -> int:
         return len(self.vector)
@@ -257,3 +270,9 @@ class PhotoDescriptors:
     seconds: StageSeconds = StageSeconds()
     file: FileState | None = None
     remark: str = ""
+
+    def with_global(self) -> "PhotoDescriptors":
+        """Return it with a global descriptor: its network's own, else the sum of its local ones."""
+        if self.global_descriptor is not None:
+            return self
+        return replace(self, global_descriptor=GlobalDescriptor.pooled(self.descriptors))

@@ -78,7 +78,7 @@ class QueryCache:
         if query is not None:
             self._put(_query_name(query), result, result.descriptors)
         if self._with_global:
-            self._put(_global_name(result.name), result, _as_descriptors(pooled(result.descriptors)))
+            self._put(_global_name(result.name), result, _as_descriptors(pooled(result)))
 
     def extract_queries(self, display: Display, *, outside: bool) -> None:
         """Extract queries that are not here yet.
@@ -156,20 +156,10 @@ class QueryCache:
         return self._photo(name).state()
 
 
-def pooled(descriptors: LocalDescriptors) -> NDArray[np.float32] | None:
-    """Return the global descriptor of a photo, D float32 of length 1, from what the graph of its network gives.
-
-    It is Σ attention · descriptor over the selected descriptors of all scales, divided by its length.
-
-    In training the sum runs over all positions of the feature maps; a graph returns the K with the largest attention.
-    What attention is divided by (the maximum of the photo) does not matter, since the length is divided out. None
-    without descriptors, and where they cancel out.
-    """
-    total = descriptors.attention.astype(np.float64) @ descriptors.vectors.astype(np.float64)
-    length = float(np.linalg.norm(total))
-    if not len(descriptors) or length == 0.0:
-        return None
-    return (total / length).astype(np.float32)
+def pooled(photo: PhotoDescriptors) -> NDArray[np.float32] | None:
+    """Return the global descriptor of a photo, D float32 of length 1; None if it is 0."""
+    found = photo.with_global().global_descriptor
+    return found.vector if found is not None and found.vector.any() else None
 
 
 def _query_name(query: Query) -> str:

@@ -15,6 +15,7 @@ from ctxdeploy.core.errors import MismatchError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import replacing
 from ctxdeploy.core.text import json_text
+from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.query_cache import QueryCache, pooled
 from ctxdeploy.evaluation.reranking import Reranking
@@ -136,7 +137,7 @@ def global_rankings(
     index = faiss.IndexFlatIP(matrix.shape[1])
     index.add(matrix)
     for query in queries:
-        vector = pooled(cache.descriptors(query))
+        vector = pooled(PhotoDescriptors(name=query.key, descriptors=cache.descriptors(query)))
         yield query, [] if vector is None else _found(index.search(vector[np.newaxis], len(ordered)), ordered)
 
 
