@@ -46,6 +46,7 @@ class Answer:
         box: its part that was searched for; None for the whole photo.
         descriptors: of the query; None of a photo of the archive that was asked with its stored codes.
         hits: best first.
+        best_probability: of all hits, also of those that ``min_probability`` leaves out; None if that was not judged.
         turn: degrees, clockwise, by which the photo was turned to find them; positions and boxes are those of the
             photo as it is.
         remarks: what the user may not expect, a line each.
@@ -58,6 +59,7 @@ class Answer:
     box: Box | None
     descriptors: LocalDescriptors | None
     hits: list["Hit"] = field(default_factory=list)
+    best_probability: float | None = None
     turn: int = 0
     remarks: tuple[str, ...] = ()
     extract_seconds: float = 0.0
@@ -71,7 +73,7 @@ class Answer:
     @property
     def found(self) -> int | None:
         """How many hits are certain to show the same; None if that was not judged."""
-        if not self.hits or self.hits[0].probability is None:
+        if self.best_probability is None:
             return None
         return sum(is_certain(hit) for hit in self.hits)
 
@@ -83,9 +85,11 @@ class Answer:
             "box": _edges(self.box),
             "turn": self.turn,
             "found": self.found,
+            "best_probability": self.best_probability,
             "results": [_result(rank, hit) for rank, hit in enumerate(self.hits, 1)],
             "descriptors": None if self.descriptors is None else len(self.descriptors),
             "seconds": {"extract": self.extract_seconds, "search": self.search_seconds},
+            "remarks": list(self.remarks),
         }
 
 
@@ -126,8 +130,9 @@ class QueryConfig:
         verify_from: what they are compared by: what the ``archive`` keeps of them, or the descriptors of their files
             (``photos``), which are extracted for it.
         verification: how they are compared.
-        turn: ``all``: the query is asked as it is and by quarter turns, and the best answer is kept; ``auto``: by
-            turns only where nothing is certain as it is; ``none``.
+        turn: ``all``: the query is asked as it is and by quarter turns, and the best answer is kept, for which the
+            file of a photo of the archive is read; ``auto``: by turns only where nothing is certain as it is, and an
+            archived photo never; ``none``.
         min_probability: hits that are less likely to show the same are left out; 0..1.
         alpha, threshold, idf: of the scores; None for the archive's settings. With others nothing is judged.
     """

@@ -1,6 +1,7 @@
 """``ctxdeploy index``."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,26 @@ def _advice(archive: Path, report: IndexingReport, about: dict[str, Any], bundle
         return said
     for precision in FASTER.get(about["precision"], ()):
         if _runs_here(bundle, precision):
-            typed = click.get_current_context().meta[_TYPED]  # an option that is given again replaces the first
             other = ("-o", str(archive.with_name(f"{archive.stem}-{precision}{archive.suffix}")))
-            engine = ("--backend", "auto", "--precision", precision)
-            command = shlex.join(("ctxdeploy", "index", *typed, *other, *_own(archive, bundle), *engine))
-            return f"{said}; a new archive in {precision} may take less:  {command}"
+            changed = (*other, *_own(archive, bundle), "--backend", "auto", "--precision", precision)
+            return f"{said}; a new archive in {precision} may take less:  {_changed(changed)}"
     return said
+
+
+def _changed(options: Sequence[str]) -> str:
+    """Return the command that was typed, with some options in place of what was typed of these."""
+    context = click.get_current_context()
+    same = {name: set(option.opts) for option in context.command.params for name in option.opts}
+    gone = {name for given in options if given in same for name in same[given]}
+    kept, values = list[str](), iter(context.meta[_TYPED])
+    for value in values:
+        if value == "--":
+            return shlex.join(("ctxdeploy", "index", *kept, *options, value, *values))
+        if value in gone:
+            next(values, None)
+        elif value.partition("=")[0] not in gone and (value.startswith("--") or value[:2] not in gone):
+            kept.append(value)
+    return shlex.join(("ctxdeploy", "index", *kept, *options))
 
 
 def _own(archive: Path, bundle: Bundle) -> tuple[str, ...]:

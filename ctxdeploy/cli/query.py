@@ -193,6 +193,9 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
     lines = [(hit.probability is None, is_certain(hit), _line(rank, hit)) for rank, hit in enumerate(answer.hits, 1)]
     found = [line for unjudged, certain, line in lines if certain or unjudged]
     nearest = [line for unjudged, certain, line in lines if not certain and not unjudged]
+    if not answer.hits and answer.best_probability is not None:
+        best = _percent(answer.best_probability)
+        echo(f"nothing is as likely as --min-probability asks; the best that there is has {best}")
     if answer.found:
         echo("found:")
     for line in found:
@@ -220,7 +223,8 @@ def _percent(probability: float) -> str:
 
 def _headline(answer: Answer, extraction: dict[str, Any] | None) -> str:
     name = printable(answer.photo.name) + (f" [{answer.box}]" if answer.box is not None else "")
-    name += f", turned by {answer.turn}°" if answer.turn else ""
+    if answer.turn:
+        name += f", turned by {answer.turn}°" if answer.found else f", most like these when turned by {answer.turn}°"
     found, search = counted(len(answer.hits), "result"), f"search {answer.search_seconds * 1000:.1f} ms"
     if answer.descriptors is None or extraction is None:
         return f"{name}: {found} from its stored codes ({search})"

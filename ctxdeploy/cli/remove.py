@@ -12,7 +12,7 @@ from ctxdeploy.cli.options import PATH, archive_argument, echo, json_option, pri
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
-from ctxdeploy.core.text import counted, native_path, photo_name, printable
+from ctxdeploy.core.text import counted, native_path, photo_name, printable, printed_names
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -42,6 +42,9 @@ def command(archive: Path, names: tuple[str, ...], source: Path | None, as_json:
     wanted = list(dict.fromkeys([*given, *(_names_in(source) if source is not None else [])]))
     with Index.open(archive, writable=True) as index:
         unknown = _unknown(index, wanted)
+        if printed := printed_names(unknown, index.names() if unknown else ()):
+            wanted = [printed.get(name, name) for name in wanted]
+            unknown = [name for name in unknown if name not in printed]
         removed = index.remove(wanted)
         index.commit()
         left = len(index)

@@ -140,8 +140,19 @@ def _event(kind: str, facts: dict[str, Any]) -> None:
     sys.stderr.flush()
 
 
+_announced: set[str] = set()
+_speaking: "Display | None" = None
+
+
+def announce(text: str) -> None:
+    """Say, once a process, what takes long far below a command; nothing where no command speaks to a user."""
+    if _speaking is not None and text not in _announced:
+        _announced.add(text)
+        _speaking.say(text)
+
+
 class Display:
-    """How long work speaks to the user, on stderr.
+    """How long work speaks to the user, on stderr; the latest is the one that announces.
 
     Args:
         quiet: say and show nothing.
@@ -149,7 +160,9 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool, as_json: bool = False) -> None:
+        global _speaking
         self._quiet, self._as_json = quiet, as_json
+        _speaking = None if quiet else self
 
     def say(self, text: str) -> None:
         """Print one remark."""

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ctxdeploy.core.urls import redacted
@@ -20,6 +20,16 @@ def printable(text: str) -> str:
         return text
     escaped = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
+
+
+def printed_names(printed: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """Return by each text the one name that ``printable`` prints so; texts of no name or of several are left out."""
+    wanted = {text for text in printed if "\\" in text}
+    found = dict[str, list[str]]()
+    for name in names if wanted else ():
+        if not name.isprintable() and (text := printable(name)) in wanted:
+            found.setdefault(text, []).append(name)
+    return {text: same[0] for text, same in found.items() if len(same) == 1}
 
 
 def json_text(value: Any) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.reading import open_regular
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.text import counted, printable
 
 # COLMAP uses a pair for reconstruction from 15 inliers on (TwoViewGeometry.min_num_inliers).
 MIN_POINTS = 15
@@ -113,7 +113,7 @@ def _records(data: NDArray[np.uint8], where: str) -> tuple[list[str], list[NDArr
         names.append(text[:length].decode("utf-8", "surrogateescape"))
         seen.append(np.unique(ids[ids >= 0]).astype(np.int64))
     if at != size:
-        raise ConfigError(f"{where} is damaged: {size - at:,} bytes follow its last photo")
+        raise ConfigError(f"{where} is damaged: its last photo ends {counted(size - at, 'byte')} before its end")
     return names, seen
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.core.text import counted, photo_name, printable
+from ctxdeploy.core.text import counted, photo_name, printable, printed_names
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Features, Hit, SearchThreads, rank
 from ctxdeploy.judgement import LINKS, Judgement, is_usual
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Queries that may wait for each other.
 _MAX_WAITING = 64
+# Photos that a remark names.
+_NAMED = 3
+_OTHERWISE = "compare their files with --verify-from photos; or leave out --verify-by"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +74,7 @@ class _Found:
             box=self.box,
             descriptors=None if self.photo is None else self.photo.descriptors,
             hits=hits[: config.top],
+            best_probability=self.best_probability,
             turn=self.turn,
             remarks=self.remarks,
             extract_seconds=self.extract_seconds,
@@ -141,19 +146,22 @@ class Answerer:
             yield item if isinstance(item, PhotoError) else next(answers)
 
     def _query(self, photo: "Photo | IndexedPhoto") -> Query:
-        """Return what to ask with; a photo of the archive needs its file where a part of it is asked for."""
+        """Return what to ask with; a photo of the archive needs its file where it is asked in part, or turned."""
         if isinstance(photo, IndexedPhoto):
             name = photo.name
             if name not in self.index:
+                name = printed_names([name], self.index.names()).get(name, name)
+            if name not in self.index:
                 archive = printable(self.name)
                 raise PhotoError(
-                    f"{printable(name)}: the archive holds no photo of this name; see  ctxdeploy names {archive}"
+                    f"{printable(photo.name)}: the archive holds no photo of this name; see  ctxdeploy names {archive}"
                 )
         elif isinstance(photo, str) and (name := photo_name(photo)) in self.index and not _is_there(photo):
             pass
         else:
             return Query(photo=photo_source(photo))
-        return Query(photo=indexed_source(name, self.folder), indexed=self.config.box is None)
+        stored = self.config.box is None and self.config.turn != "all"
+        return Query(photo=indexed_source(name, self.folder), indexed=stored)
 
     def _described(self, photo: "Photo | IndexedPhoto") -> _Found:
         query = self._query(photo)
@@ -164,7 +172,14 @@ class Answerer:
     def _turned(self, query: Query, turns: tuple[int, ...]) -> list[_Found]:
         extractor, box = self.network(), self.config.box
         start = time.perf_counter()
-        photos = extractor.extract_turned(query.photo, box, turns=turns)
+        try:
+            photos = extractor.extract_turned(query.photo, box, turns=turns)
+        except PhotoError as error:
+            path = query.photo.path
+            if path is None or query.photo.name == fspath(path) or path.exists():
+                raise
+            moved = f"ctxdeploy index FOLDER -o {printable(self.name)} --moved"
+            raise PhotoError(f"{error}: {path}; if the photos were moved, say where they are with  {moved}") from error
         seconds = (time.perf_counter() - start) / len(turns)
         part = box if box is not None else query.photo.box
         return [
@@ -237,12 +252,15 @@ class Answerer:
             if self.config.verify_from == "photos":  # and none of them could be read
                 otherwise = f"say where their files are now:  ctxdeploy index FOLDER -o {self.name} --moved"
             raise self.index.keeps_too_little("positions", "--verify", otherwise=otherwise)
+        wanted = self.config.verification.matches
+        if wanted in ("codes", "descriptors") and not _have(wanted, [query, *photos.values()]):
+            raise self.index.keeps_too_little(wanted, f"--verify-by {wanted}", otherwise=_OTHERWISE)
         turn = (360 - item.turn) // 90 % 4
         config = replace(self.config.verification, turn=turn, image_size=self.image_size())
         verified = verify_hits(query, photos, config, _threads(), part=item.box)
         gone = [name for name in names if name not in files] if self.config.verify_from == "photos" else []
         unknown = sum(name not in verified.by_name for name in gone)
-        return replace(verified, missing=len(gone), unknown=unknown)
+        return replace(verified, missing=tuple(gone), unknown=unknown)
 
     def _files(self, names: list[str], item: _Found) -> dict[str, Features]:
         """Return the features of photos' files, by name, and of the query's if it is of the archive."""
@@ -299,10 +317,13 @@ class Answerer:
         if not verified.missing:
             return ()
         where = "no folder of the photos is known" if self.folder is None else f"not in {self.folder}, or unreadable"
+        names = ", ".join(map(printable, verified.missing[:_NAMED])) + (", …" if len(verified.missing) > _NAMED else "")
         kept = "what the archive keeps of them was"
         if verified.unknown:
-            kept += f", but of {verified.unknown:,} it keeps nothing, and they stand behind what was compared"
-        return (f"the files of {counted(verified.missing, 'result')} could not be compared ({where}): {kept}",)
+            kept += f", but of {verified.unknown:,} it keeps nothing, and they lose places to what was compared"
+        return (
+            f"the files of {counted(len(verified.missing), 'result')} could not be compared ({where}): {names}; {kept}",
+        )
 
 
 def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> list[Hit]:
@@ -313,6 +334,12 @@ def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> lis
     first = [known.get(hit.name) or NO_MAP for hit in hits[: config.verify]]
     ranked = rank(hits, first, config.verification)
     return [replace(hit, verification=known.get(hit.name)) for hit in ranked]
+
+
+def _have(kind: str, features: Iterable[Features | None]) -> bool:
+    """Return whether all features that are known have descriptors, or codes."""
+    known = [one for one in features if one is not None]
+    return all((one.vectors if kind == "descriptors" else one.codes) is not None for one in known)
 
 
 @cache

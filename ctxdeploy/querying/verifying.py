@@ -76,13 +76,13 @@ class Verified:
     Attributes:
         by_name: of the hits of whose geometry something is known.
         matches: what matched their features, by name: ``descriptors``, ``codes`` or ``words``.
-        missing: hits whose files should have been compared, and could not be.
+        missing: names of hits whose files should have been compared, and could not be.
         unknown: of these, hits of which the archive keeps nothing either.
     """
 
     by_name: dict[str, Verification] = field(default_factory=dict)
     matches: dict[str, str] = field(default_factory=dict)
-    missing: int = 0
+    missing: tuple[str, ...] = ()
     unknown: int = 0
 
 

@@ -11,6 +11,10 @@ from typing import Any
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps, loads
 
+from ctxdeploy.core.progress import announce
+
+_COMPILES = "compiling the loops of the index for this processor, once after an installation: up to 20 s"
+
 
 class _CheckedCode(CompileResultCacheImpl):
     """What is kept, with its sha256: code with a flipped bit would run."""
@@ -42,9 +46,12 @@ class MachineCode(FunctionCache):
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled loop, or None where it must be compiled."""
         try:
-            return super().load_overload(signature, target_context)
+            found = super().load_overload(signature, target_context)
         except Exception:  # unpickling what is damaged raises anything
-            return None
+            found = None
+        if found is None:
+            announce(_COMPILES)
+        return found
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled loop, in place of what cannot be read, or do without."""

@@ -45,3 +45,20 @@ def test_what_is_not_an_archive_is_said(call: Callable[..., Any], tmp_path: Path
     done = call("names", tmp_path / "gone.ctxindex")
     assert done.code == 15
     assert len(done.err.splitlines()) == 1 and "gone.ctxindex" in done.err
+
+
+def test_names_are_taken_back_as_they_are_printed(call: Callable[..., Any], archive: Path) -> None:
+    with Index.open(archive, writable=True) as index:
+        index.add("twice\n.jpg", np.ones((3, 8), np.float32))
+        index.add(r"twice\n.jpg", np.ones((3, 8), np.float32))  # and of two, the one that is named so itself
+        index.commit()
+    printed = [r"line\nend.jpg", r"x\udcff.jpg", r"twice\n.jpg", r"never\nthere.jpg"]
+    done = call("remove", archive, *printed)
+    assert (done.code, "3 photos removed" in done.out, r"not in the archive: never\nthere.jpg" in done.err) == (
+        0,
+        True,
+        True,
+    )
+    assert call("names", archive).out.splitlines() == ["b/é.jpg", r"twice\n.jpg"]
+    with Index.open(archive) as index:
+        assert sorted(index.names()) == ["b/é.jpg", "twice\n.jpg"]

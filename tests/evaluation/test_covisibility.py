@@ -116,11 +116,11 @@ def hostile() -> Iterable[tuple[bytes, str]]:
     yield whole[:5], "ends after 5 bytes"
     yield huge + whole[8:], "photos do not fit"
     yield whole[:-1], "more than its bytes"
-    yield whole + b"\0", "1 bytes follow"
+    yield whole + b"\0", "ends 1 byte before"
     yield head + b"x" * 5000, "has no end"
     yield head + b"a.jpg\0" + huge, "more than its bytes"
     yield head + b"a.jpg\0" + struct.pack("<Q", (1 << 64) // 24 + 1), "more than its bytes"
-    yield images_bin({"a.jpg": [1]}).replace(b"a.jpg", b"same!")[:8] + images_bin({"a": [1]})[8:] * 2, "follow"
+    yield images_bin({"a.jpg": [1]}).replace(b"a.jpg", b"same!")[:8] + images_bin({"a": [1]})[8:] * 2, "bytes before"
     yield struct.pack("<Q", 2) + images_bin({"a": [1]})[8:] * 2, "is in it twice"
 
 

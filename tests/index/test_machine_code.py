@@ -12,6 +12,8 @@ from typing import Any
 import numba
 import pytest
 
+from ctxdeploy.core import progress
+
 _SOURCE = """
 from ctxdeploy.index.kernels import compiled
 
@@ -39,6 +41,23 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
         return module.twice
 
     return load
+
+
+def test_compiling_is_announced_once_and_not_with_what_is_kept(
+    fresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_announced", set())
+    monkeypatch.setattr(progress, "_speaking", None)
+    progress.Display(quiet=False)
+    assert fresh()(2) == 4 and fresh()(2) == 4
+    loop = fresh()
+    assert loop(2.0) == 4.0  # compiled again, and not said again
+    assert capsys.readouterr().err.count("compiling the loops of the index") == 1
+    monkeypatch.setattr(progress, "_announced", set())
+    fresh()(2)
+    progress.Display(quiet=True)
+    fresh()(2j)
+    assert capsys.readouterr() == ("", "")
 
 
 def kept(tmp_path: Path, suffix: str) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 from ctxdeploy import IndexedPhoto, IndexingConfig, PhotoIndex, QueryConfig
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
-from ctxdeploy.index import Index
+from ctxdeploy.index import Index, VerificationConfig
 from ctxdeploy.query import Answer, is_certain
 from ctxdeploy.runtime import Extractor
 
@@ -103,8 +103,10 @@ def test_turns_are_asked_only_where_upright_is_uncertain(
     assert turns_seen == [(0,)]
     ask(index, np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8))
     assert turns_seen[1:] == [(0,), (90, 180, 270)]
-    ask(index, IndexedPhoto(name="coffee_0.png"), turn="all")
+    assert ask(index, IndexedPhoto(name="coffee_0.png")).is_indexed
     assert len(turns_seen) == 3  # nothing is extracted, so that nothing can be turned
+    assert not ask(index, IndexedPhoto(name="coffee_0.png"), turn="all").is_indexed  # its file is read
+    assert turns_seen[3:] == [(0,), (90, 180, 270)]
 
 
 def test_hits_keep_their_own_scores_where_they_are_expanded(archive: Path, index: PhotoIndex, photos: Path) -> None:
@@ -131,6 +133,8 @@ def test_judged_hits(index: PhotoIndex, photos: Path) -> None:
     assert [result["certain"] for result in told["results"]] == [is_certain(hit) for hit in answer.hits]
     likely = ask(index, query, min_probability=0.8)
     assert [hit.name for hit in likely.hits] == certain
+    none = ask(index, query, min_probability=1.0)
+    assert none.hits == [] and none.found == 0 and none.best_probability == max(probabilities)
     nothing = ask(index, np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8))
     assert nothing.found in (0, None)
     assert ask(index, query, alpha=2.0).found is None
@@ -191,6 +195,19 @@ def test_files_are_compared_where_the_archive_keeps_nothing(
         answer = ask(index, query, verify=2, verify_from="photos")
         assert "no folder of the photos is known" in answer.remarks[0] and "nothing" not in answer.remarks[0]
         assert answer.hits[0].verification is not None and answer.hits[0].verification.inliers > 10
+
+
+def test_what_the_archive_lacks_is_said_with_what_to_do(
+    archive: Path, index: PhotoIndex, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"verify": 2, "verification": VerificationConfig(matches="descriptors")}
+    with pytest.raises(ConfigError, match=r"no descriptors of.*--verify-by descriptors.*--geometry descriptors"):
+        ask(index, photos / "coffee_0.png", **settings)
+    by_files = ask(index, photos / "coffee_0.png", verify_from="photos", **settings)
+    assert by_files.hits[0].verification is not None
+    monkeypatch.setattr("ctxdeploy.photo_index.photo_folder", lambda path: tmp_path)
+    with pytest.raises(PhotoError, match=rf"{tmp_path / 'coffee_0.png'}; if the photos were moved.*--moved"):
+        index.search(IndexedPhoto(name="coffee_0.png"), box=(0, 0, 99, 99))
 
 
 def count_extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
