@@ -6,11 +6,12 @@ Numbers of fields are those of ``onnx.proto``, which never change.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctxdeploy.core.errors import BundleError
+from ctxdeploy.core.protobuf import fields, varints
 from ctxdeploy.core.text import printable
 
 # Which fields of a message hold messages that are looked into.
@@ -24,7 +25,6 @@ _INSIDE: Mapping[str, Mapping[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DATA_TYPE, _INT64, _INT64_DATA, _TENSOR_NAME, _RAW, _EXTERNAL, _LOCATION = 2, 7, 7, 8, 9, 13, 14
 _INPUT, _OUTPUT, _OP, _NODE_DOMAIN, _FUNCTION_DOMAIN, _INTS = 1, 2, 4, 7, 10, 8
 # The standard operators of graphs that are written here, by any version of PyTorch's exporter, each of which computes
@@ -150,7 +150,7 @@ class _Check:
 def _read(data: memoryview, inside: Mapping[int, str]) -> tuple[_Message, list[tuple[str, memoryview]]]:
     """Return what a message says by itself, and the messages in it with their kinds."""
     found, later = _Message(), []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if isinstance(value, int):
             found.values.setdefault(number, []).append(value)
         elif number in inside:
@@ -172,49 +172,5 @@ def _numbers(parts: list[int | bytes]) -> tuple[int, ...]:
     """Return the signed numbers of a field, packed or one by one."""
     numbers: list[int] = []
     for part in parts:
-        numbers += [part] if isinstance(part, int) else list(_varints(memoryview(part)))
+        numbers += [part] if isinstance(part, int) else list(varints(memoryview(part)))
     return tuple(number - (1 << 64) if number >> 63 else number for number in numbers)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of every field of a message; ``ValueError`` and ``IndexError`` where it is none."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if number == 0:
-            raise ValueError("no field has the number 0")
-        if wire == _VARINT:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == _BYTES:
-            length, at = _varint(data, at)
-        elif wire in (_FIXED64, _FIXED32):
-            length = 8 if wire == _FIXED64 else 4
-        else:
-            raise ValueError("groups are not written any more")
-        if length > len(data) - at:
-            raise ValueError("a field beyond the end")
-        yield number, data[at : at + length]
-        at += length
-
-
-def _varints(data: memoryview) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        yield value
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at += 1
-        if byte < 128:
-            return value & (1 << 64) - 1, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number that is too long")
