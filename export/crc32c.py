@@ -75,9 +75,9 @@ def _columns(power: int) -> Words:
     if power:
         half = _columns(power - 1)
         return _product(half, half)
-    words = np.uint32(1) << np.arange(32, dtype=np.uint32)
+    words: Words = np.uint32(1) << np.arange(32, dtype=np.uint32)
     for _ in range(8):
-        words = (words >> 1) ^ np.where(words & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
+        words = (words >> np.uint32(1)) ^ np.where(words & np.uint32(1), np.uint32(_POLYNOMIAL), np.uint32(0))
     return words
 
 
