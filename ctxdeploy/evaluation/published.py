@@ -220,7 +220,8 @@ PUBLISHED: tuple[PublishedRow, ...] = (
     PublishedRow(
         name="HOW R50", framework=LOCAL, method="HOW-ASMK, 1000 descriptors",
         network="ResNet-50 without its last block", training="SfM-120k", roxford=_F(78.3, None),
-        rparis=_F(80.1, None), memory_gb=7.9, model="how-r50", source=f"{_HOW}; memory: {_DECK}", deck=True, caution="the README gives medium alone",
+        rparis=_F(80.1, None), memory_gb=7.9, model="how-r50", source=f"{_HOW}; memory: {_DECK}", deck=True,
+        caution="the README gives medium alone",
     ),
     PublishedRow(
         name="HOW R50 2000", framework=LOCAL, method="HOW-ASMK, 2000 descriptors", certain=False,

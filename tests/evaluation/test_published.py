@@ -17,7 +17,7 @@ def test_rows_have_names_of_their_own_and_figures_in_percent() -> None:
             x for pair in (row.roxford, row.rparis, row.roxford_1m, row.rparis_1m) for x in pair if x is not None
         ]
         assert figures and all(20 < figure < 90 for figure in figures)
-        for easier, harder in (row.roxford, row.rparis, row.roxford_1m, row.rparis_1m):
+        for easier, harder in pairs:
             assert harder is None or (easier is not None and harder < easier)
         # Distractors make every figure worse.
         for alone, among in ((row.roxford, row.roxford_1m), (row.rparis, row.rparis_1m)):
@@ -46,7 +46,5 @@ def test_a_row_prints_as_json() -> None:
 
 
 def test_an_unknown_row_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(
-        ConfigError, match=r"--row 'DELG R18' is not a row of the published tables: choose one of 'R-MAC"
-    ):
+    with pytest.raises(ConfigError, match=r"--row 'DELG R18' is not a row of the published tables: choose"):
         find_row("DELG R18")
