@@ -13,9 +13,8 @@ def test_rows_have_names_of_their_own_and_figures_in_percent() -> None:
     assert len(set(names)) == len(names)
     for row in PUBLISHED:
         assert row.framework in FRAMEWORKS and row.source
-        figures = [
-            x for pair in (row.roxford, row.rparis, row.roxford_1m, row.rparis_1m) for x in pair if x is not None
-        ]
+        pairs = (row.roxford, row.rparis, row.roxford_1m, row.rparis_1m)
+        figures = [figure for pair in pairs for figure in pair if figure is not None]
         assert figures and all(20 < figure < 90 for figure in figures)
         for easier, harder in pairs:
             assert harder is None or (easier is not None and harder < easier)
