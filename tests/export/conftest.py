@@ -147,7 +147,7 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
     import onnxruntime
     from onnx import helper
 
-    from ctxdeploy.export.graph.graph import functions_of
+    from ctxdeploy.export.graph.functions import functions_of
 
     def make(config: NetworkConfig, inputs: Mapping[str, int], attributes: Mapping[str, Any]) -> Any:
         (function,) = (ir.to_proto(f) for f in functions_of(config))
@@ -169,5 +169,29 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
             return result
 
         return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def proto_session() -> Callable[..., Callable[..., list[NDArray[np.float32]]]]:
+    """Return a function that runs an ``onnx_ir.Function`` of ours in ONNX Runtime, given the ranks of its values."""
+    import onnx
+    import onnx_ir as ir
+    import onnxruntime
+    from onnx import helper
+
+    def make(function: Any, inputs: Mapping[str, int], outputs: list[int]) -> Any:
+        proto = ir.to_proto(function)
+        kind = onnx.TensorProto.FLOAT
+        given = [helper.make_tensor_value_info(name, kind, [None] * rank) for name, rank in inputs.items()]
+        names = [f"y{i}" for i in range(len(outputs))]
+        made = [helper.make_tensor_value_info(n, kind, [None] * rank) for n, rank in zip(names, outputs, strict=True)]
+        node = helper.make_node(proto.name, list(inputs), names, domain=proto.domain)
+        opsets = [*proto.opset_import, helper.make_opsetid(proto.domain, 1)]
+        graph = helper.make_graph([node], "one operator", given, made)
+        model = helper.make_model(graph, functions=[proto], opset_imports=opsets, ir_version=10)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return lambda *arrays: session.run(None, dict(zip(inputs, arrays, strict=True)))
 
     return make

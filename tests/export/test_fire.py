@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctxdeploy.core.bundle import Extraction
-from ctxdeploy.export.graph.graph import trace
+from ctxdeploy.export.graph.tracing import trace
 from ctxdeploy.export.networks import NetworkConfig
 from ctxdeploy.export.networks.super_features import SuperFeatureNetwork
 

@@ -13,8 +13,8 @@ from PIL import Image as Pillow
 from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Extraction
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph import build_graph, save_graph
-from ctxdeploy.export.graph.graph import OPSET
 from ctxdeploy.export.graph.mixed import to_mixed
+from ctxdeploy.export.graph.tracing import OPSET
 from ctxdeploy.export.networks import NetworkConfig
 from ctxdeploy.export.networks.operators import DOMAIN
 from ctxdeploy.export.parity import TOLERANCES, Parity, ParityPhotos, ParityRun, torch_runner

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export import untrained_network
-from ctxdeploy.export.graph.graph import trace
+from ctxdeploy.export.graph.tracing import trace
 from ctxdeploy.export.networks import NetworkConfig, build, l2_attention
 from ctxdeploy.export.networks.network import cell_centres, scaled_size
 

@@ -1,0 +1,187 @@
+"""The bodies of our own operators: each the graph of the same PyTorch code that the network runs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ctxdeploy.export.graph.tracing import OPSET, trace
+from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
+from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
+from ctxdeploy.export.networks.operators import DOMAIN, emit_operator
+from ctxdeploy.export.networks.refinement import graph_convolution, graph_rows
+from ctxdeploy.export.networks.regions import pooled_regions
+from ctxdeploy.export.networks.second_order import attend
+from ctxdeploy.export.networks.smoothing import gaussian_smoothing
+
+
+class _GaussianSmoothing(nn.Module):
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor, bandwidth: Tensor, confidence: Tensor) -> Tensor:
+        return gaussian_smoothing(x, bandwidth, confidence, self.kernel_size)
+
+
+class _GraphConvolution(nn.Module):
+    def __init__(self, edges: Edges, neighbours: int) -> None:
+        super().__init__()
+        self.edges = edges
+        self.neighbours = neighbours
+
+    def forward(self, x: Tensor, weight: Tensor, parameter: Tensor) -> Tensor:
+        return graph_convolution(x, weight, parameter, self.edges, self.neighbours, _emitted_rows)
+
+
+class _GraphRows(nn.Module):
+    def __init__(self, edges: Edges, neighbours: int) -> None:
+        super().__init__()
+        self.edges = edges
+        self.neighbours = neighbours
+
+    def forward(self, block: Tensor, transposed: Tensor, projected: Tensor, parameter: Tensor) -> Tensor:
+        return graph_rows(block, transposed, projected, parameter, self.edges, self.neighbours)
+
+
+def _emitted_rows(
+    block: Tensor, transposed: Tensor, projected: Tensor, parameter: Tensor, edges: Edges, neighbours: int
+) -> Tensor:
+    return emit_operator("GraphRows", (block, transposed, projected, parameter), {}, like=block)
+
+
+class _LocalFeatureIntegration(nn.Module):
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def forward(
+        self,
+        x: Tensor,
+        input_gain: Tensor,
+        input_shift: Tensor,
+        template_gain: Tensor,
+        template_shift: Tensor,
+        mlp_gain: Tensor,
+        mlp_shift: Tensor,
+        query_key: Tensor,
+        value: Tensor,
+        templates: Tensor,
+        inner: Tensor,
+        inner_bias: Tensor,
+        outer: Tensor,
+        outer_bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        norms = (input_gain, input_shift, template_gain, template_shift, mlp_gain, mlp_shift)
+        weights = (*norms, query_key, value, templates, inner, inner_bias, outer, outer_bias)
+        return local_feature_integration(x, weights, self.steps)
+
+
+class _Regions(nn.Module):
+    def __init__(self, largest: bool) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return pooled_regions(x, self.largest)
+
+
+class _SecondOrderAttention(nn.Module):
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value)
+
+
+def region_function(channels: int, *, largest: bool) -> Any:
+    """Return the function of the regions of R-MAC, an ``onnx_ir.Function``."""
+    name = "RegionMaxima" if largest else "RegionMeans"
+    return _function(name, _Regions(largest), (torch.rand(2, channels, 9, 11),), ({0: "b", 2: "h", 3: "w"},), ())
+
+
+def second_order_function() -> Any:
+    """Return the function of second-order attention, an ``onnx_ir.Function`` for any number of channels."""
+    inputs = (torch.rand(2, 99, 16), torch.rand(2, 99, 16), torch.rand(2, 99, 16))
+    return _function("SecondOrderAttention", _SecondOrderAttention(), inputs, ({0: "b", 1: "n", 2: "c"},) * 3, ())
+
+
+def functions_of(config: NetworkConfig) -> list[Any]:
+    """Return an ``onnx_ir.Function`` for each operator of our own in a network."""
+    functions = []
+    channels = config.channels
+    if config.smoothing.kind == "gaussian":
+        size = (2, channels, 9, 11)
+        inputs: tuple[Tensor, ...] = (torch.rand(size), torch.rand(2, 1, 9, 11), torch.rand(2, 1, 9, 11))
+        dynamic: tuple[dict[int, str], ...] = ({0: "b", 2: "h", 3: "w"},) * 3
+        module: nn.Module = _GaussianSmoothing(config.smoothing.kernel_size)
+        functions.append(_function("GaussianSmoothing", module, inputs, dynamic, ("kernel_size",)))
+    if config.refinement is not None:
+        inputs = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
+        dynamic = ({0: "b", 1: "n"}, {}, {})
+        module = _GraphConvolution(config.refinement.edges, config.refinement.neighbours)
+        rows = _graph_rows(config.refinement, channels)
+        functions.append(_function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours"), rows))
+    if config.lit is not None:
+        weights = tuple(FoldedIntegration(LocalFeatureIntegration(channels, config.lit)).constants)
+        inputs = (torch.rand(2, 99, channels), *(weight.detach() for weight in weights))
+        dynamic = ({0: "b", 1: "n"}, *({} for _ in weights))
+        module = _LocalFeatureIntegration(config.lit.steps)
+        functions.append(_function("LocalFeatureIntegration", module, inputs, dynamic, ("steps",)))
+    return functions
+
+
+def _graph_rows(refinement: Refinement, channels: int) -> Any:
+    """Return the function of one block of rows; ``GraphConvolution`` has it once for each block, inlined."""
+    inputs = (torch.rand(2, 9, channels), torch.rand(2, channels, 99), torch.rand(2, 99, channels), torch.tensor(0.5))
+    dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "r"}, {0: "b", 2: "n"}, {0: "b", 1: "n"}, {})
+    return _function("GraphRows", _GraphRows(refinement.edges, refinement.neighbours), inputs, dynamic, ())
+
+
+def _function(
+    name: str,
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    dynamic: tuple[dict[int, str], ...],
+    attributes: Iterable[str],
+    part: Any = None,
+) -> Any:
+    """Export ``module`` on its own and wrap its graph as a function; ``part`` is a function that it calls."""
+    import onnx_ir as ir
+
+    model = trace(module, inputs, dynamic)
+    if part is not None:
+        model = _inlined(model, part)
+    graph = model.graph
+    _constants_from_initializers(graph)
+    for node in graph.all_nodes():
+        node.metadata_props.clear()  # they hold the exporter's stack traces, with paths of this machine
+    graph.opset_imports.clear()
+    graph.opset_imports[""] = OPSET
+    # The attributes describe the node to a kernel; the body has their values built in and does not refer to them.
+    types = {"edges": ir.AttributeType.STRING}
+    declared = [ir.Attr(attribute, types.get(attribute, ir.AttributeType.INT), None) for attribute in attributes]
+    return ir.Function(DOMAIN, name, "", graph=graph, attributes=declared)
+
+
+def _inlined(model: Any, function: Any) -> Any:
+    import onnx.inliner
+    import onnx_ir as ir
+
+    model.functions[function.identifier()] = function
+    model.opset_imports[DOMAIN] = 1
+    return ir.from_proto(onnx.inliner.inline_local_functions(ir.to_proto(model)))
+
+
+def _constants_from_initializers(graph: Any) -> None:
+    """Replace initialisers by Constant nodes in front: functions have no initialisers."""
+    import onnx_ir as ir
+
+    constants = []
+    for value in list(graph.initializers.values()):
+        node = ir.node("Constant", [], {"value": value.const_value})
+        node.outputs[0].name = value.name
+        node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+        value.replace_all_uses_with(node.outputs[0])
+        constants.append(node)
+    graph.initializers.clear()
+    if constants:
+        graph.insert_before(graph[0], constants)
