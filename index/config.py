@@ -15,6 +15,9 @@ MAX_SHARD_IMAGES = 65536
 MAX_WORDS = 65536
 # What an archive may keep of each feature; each keeps what those before it keep.
 GEOMETRIES = ("none", "positions", "codes", "descriptors")
+# How an archive may keep the global vector of each photo.
+GLOBAL_VECTORS = ("none", "fp32", "fp16", "int8")
+MAX_GLOBAL_DIM = 1 << 16
 
 # Called with how much is done, and of how much.
 Progress = Callable[[int, int], None]
@@ -62,6 +65,9 @@ class IndexConfig:
         geometry: what to keep of each feature, for geometric verification: "none"; "positions": word, position and
             scale (8 bytes); "codes": also the signs of its residual, and each photo's size (24 bytes at D = 128);
             "descriptors": also the descriptor in int8 (156 bytes). True stands for "codes", False for "none".
+        global_vectors: how to keep the global vector of each photo: "none"; "fp32"; "fp16"; "int8", in steps of a 127th
+            of its largest number.
+        global_dim: dimension of the global vectors, 1..65,536; 0 where none are kept.
     """
 
     binary: bool = True
@@ -72,6 +78,8 @@ class IndexConfig:
     idf: bool = False
     shard_images: int = MAX_SHARD_IMAGES
     geometry: str = "none"
+    global_vectors: str = "none"
+    global_dim: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.binary, bool):
@@ -81,7 +89,28 @@ class IndexConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
                 raise ConfigError(f"{name} {value!r} is not a whole number in 1..{high}")
+        self._check_global()
         self.scoring()
+
+    def _check_global(self) -> None:
+        if self.global_vectors not in GLOBAL_VECTORS:
+            raise ConfigError(f"global_vectors {self.global_vectors!r} is not one of {', '.join(GLOBAL_VECTORS)}")
+        dim, low, high = self.global_dim, *((1, MAX_GLOBAL_DIM) if self.keeps_global else (0, 0))
+        if isinstance(dim, bool) or not isinstance(dim, int) or not low <= dim <= high:
+            allowed = f"a whole number in 1..{MAX_GLOBAL_DIM}" if self.keeps_global else "0"
+            raise ConfigError(f"global_dim {dim!r} is not {allowed}, with global_vectors {self.global_vectors!r}")
+
+    @property
+    def keeps_global(self) -> bool:
+        """Whether a global vector of each photo is kept."""
+        return self.global_vectors != "none"
+
+    @property
+    def global_bytes(self) -> int:
+        """Bytes of a photo's global vector."""
+        return self.global_dim * {"none": 0, "fp32": 4, "fp16": 2, "int8": 1}[self.global_vectors] + (
+            4 if self.global_vectors == "int8" else 0
+        )
 
     def scoring(
         self, *, alpha: float | None = None, threshold: float | None = None, idf: bool | None = None

@@ -10,12 +10,11 @@ from typing import Any, Self
 
 from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.files import WriterLock
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, IndexConfig, Progress
-from ctxdeploy.index.inputs import Item, as_names, as_photos, check_file, make_photo
+from ctxdeploy.index.inputs import Item, as_names, as_photos, check_file, make_photo, with_global
 from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
@@ -24,12 +23,11 @@ from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot,
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.storage.manifest import manifest_numbers, read_pointer
 from ctxdeploy.index.storage.names import encode_name
 from ctxdeploy.index.storage.pending import Pending
 from ctxdeploy.index.storage.pins import Pin, pin_current
 from ctxdeploy.index.storage.state import State, check_free, create_state, open_state
-from ctxdeploy.index.writer import Writer, make_pending
+from ctxdeploy.index.writer import Writer, make_pending, open_writer
 
 PathLike = str | os.PathLike[str]
 # Photos whose descriptors are assigned in one call: assignment is fastest from some ten thousand descriptors on.
@@ -55,7 +53,7 @@ class Index(Reader):
     def create(
         cls,
         path: PathLike,
-        codebook: Codebook,
+        codebook: Codebook | None,
         *,
         config: IndexConfig | None = None,
         source: DescriptorSource | None = None,
@@ -65,14 +63,14 @@ class Index(Reader):
 
         Args:
             path: the folder, new or empty.
-            codebook: copied into it.
+            codebook: copied into it; None for an archive of global vectors alone, which ``config`` then keeps.
             config: how to aggregate and compare; the defaults are those of HOW.
             source: where the descriptors will come from, for ``check_source``.
             threads: of a search; None for the processors this process may use.
 
         Raises:
             ArchiveError: there is an archive already, or other files.
-            ConfigError: geometry with more than 65,536 words.
+            ConfigError: geometry with more than 65,536 words; neither a codebook nor global vectors.
             StorageError: it cannot be written.
         """
         folder = Path(path)
@@ -102,28 +100,13 @@ class Index(Reader):
         if writable:
             if at is not None:
                 raise ConfigError(f"the state {at!r} of {folder} can only be read: leave out writable or at")
-            return cls._open_for_writing(folder, count)
+            writer = open_writer(folder)
+            return cls(folder, writer.state, count, pin=None, writer=writer)
         pin = pin_state(folder, at)
         try:
             return cls(folder, open_state(folder, pin), count, pin=pin, writer=None)
         except BaseException:
             pin.release()
-            raise
-
-    @classmethod
-    def _open_for_writing(cls, folder: Path, threads: int) -> Self:
-        read_pointer(folder)  # no lock file in a folder that is not an archive
-        lock = WriterLock(folder)
-        try:
-            pin = pin_current(folder)
-            try:
-                state = open_state(folder, pin, check=True)
-            finally:
-                pin.release()
-            writer = Writer(folder, lock, state, max(manifest_numbers(folder)))
-            return cls(folder, state, threads, pin=None, writer=writer)
-        except BaseException:
-            lock.release()
             raise
 
     @staticmethod
@@ -240,6 +223,7 @@ class Index(Reader):
         name: str,
         vectors: Any,
         *,
+        global_descriptor: Any = None,
         positions: Any = None,
         scales: Any = None,
         size: tuple[int, int] | None = None,
@@ -250,7 +234,10 @@ class Index(Reader):
 
         Args:
             name: any text.
-            vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found.
+            vectors: n×D descriptors, or anything with an attribute ``vectors``; n = 0 is indexed and never found. An
+                archive without a codebook leaves them out, so that None does, too.
+            global_descriptor: a ``GlobalDescriptor`` or D' numbers, of length 1 or all 0, for an archive that keeps
+                global vectors, and for none else.
             positions: n×2, x and y, for archives with geometry; by default the attribute of ``vectors``.
             scales: n, as ``positions``; 1 if there are none.
             size: (width, height) of the photo in pixels, which archives with codes keep.
@@ -263,9 +250,9 @@ class Index(Reader):
         """
         if not replace and name in self:
             raise ConfigError(f"{name!r} is in the archive already: leave it out, or replace it (replace=True)")
-        dim = self.codebook.dim
+        dim = self.state.manifest.dim
         photo = make_photo(name, vectors, dim, positions=positions, scales=scales, size=size, file=file)
-        self._add([photo], replace)
+        self._add([with_global(photo, global_descriptor, self.config)], replace)
 
     def add_many(
         self,
@@ -290,7 +277,7 @@ class Index(Reader):
         stream = iter(photos)
         count = 0
         while items := list(islice(stream, _TOGETHER)):
-            group = as_photos(items, self.codebook.dim, geometry=self.config.keeps("positions"), refused=refused)
+            group = as_photos(items, self.state.manifest.dim, self.config, refused=refused)
             count += self._add(group, replace) if group else 0
         return count
 
@@ -306,6 +293,8 @@ class Index(Reader):
         check_aggregated(photo, words=len(self.codebook), dim=self.codebook.dim, binary=self.config.binary, name=name)
         if self.config.keeps("positions"):
             raise ConfigError(f"{name!r}: the archive keeps geometry: add descriptors with positions")
+        if self.config.keeps_global:
+            raise ConfigError(f"{name!r}: the archive keeps global vectors: add descriptors with global_descriptor")
         check_file(name, file)
         with self._mutex:
             self._writing().add(Pending(name=name, photo=photo, file=file), replacing=replace)

@@ -2,13 +2,15 @@
 
 import operator
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.types import LARGEST, FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import LARGEST, FileState, GlobalDescriptor, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.index.config import IndexConfig
 from ctxdeploy.index.storage.names import encode_name
 from ctxdeploy.index.storage.positions import check_positions
 
@@ -59,7 +61,7 @@ def make_photo(
     Args:
         name: any text.
         vectors: as ``as_vectors`` takes them; n = 0 is indexed and never found.
-        dim: D.
+        dim: D; 0 where no local descriptors are kept, whatever is given.
         positions: n×2, x and y; by default the attribute of ``vectors``, if there is one.
         scales: n; as ``positions``, or 1.
         size: (width, height) of the photo in pixels; None if it is not known.
@@ -70,7 +72,7 @@ def make_photo(
     """
     check_file(name, file)
     pixels = _checked_size(size, name)
-    array = as_vectors(vectors, dim, name)
+    array = as_vectors(vectors, dim, name) if dim else np.empty((0, 0), np.float32)
     places = _numbers(getattr(vectors, "positions", None) if positions is None else positions, name)
     extents = _numbers(getattr(vectors, "scales", None) if scales is None else scales, name)
     if len(array) == 0:
@@ -82,6 +84,55 @@ def make_photo(
         )
     descriptors = LocalDescriptors(vectors=array, positions=places, scales=extents)
     return PhotoDescriptors(name=name, descriptors=descriptors, size=pixels, file=file)
+
+
+def with_global(photo: PhotoDescriptors, given: Any, config: IndexConfig) -> PhotoDescriptors:
+    """Return a photo with its global descriptor as an archive keeps it: none where it keeps none.
+
+    Args:
+        photo: the rest of it.
+        given: a ``GlobalDescriptor`` or D' numbers; None for none.
+        config: of the archive.
+
+    Raises:
+        ConfigError: it is missing where the archive keeps global vectors, given where it keeps none, or of another
+            dimension, not finite, or neither of length 1 nor all 0.
+    """
+    if given is None:
+        if config.keeps_global:
+            raise ConfigError(
+                f"{photo.name!r} has no global descriptor, but the archive keeps one of each photo "
+                f"({config.global_vectors}, {config.global_dim} numbers): give global_descriptor"
+            )
+        return replace(photo, global_descriptor=None)
+    if not config.keeps_global:
+        raise ConfigError(
+            f"{photo.name!r} has a global descriptor, but the archive keeps none: leave it out, or make an archive "
+            "that keeps them (--global)"
+        )
+    vectors = as_global(getattr(given, "vector", given), config, repr(photo.name))
+    length = float(np.linalg.norm(vectors[0].astype(np.float64)))
+    if length != 0 and not 0.99 <= length <= 1.01:
+        raise ConfigError(f"{photo.name!r}: its global descriptor has length {length:.4g}: scale it to length 1")
+    return replace(photo, global_descriptor=GlobalDescriptor(vector=vectors[0]))
+
+
+def as_global(source: Any, config: IndexConfig, what: str) -> NDArray[np.float32]:
+    """Return Q×D' float32 global vectors, C-contiguous; one alone may be given as D' numbers.
+
+    Raises:
+        ConfigError: another D', not finite, or beyond 1e15.
+    """
+    try:
+        array = np.asarray(source)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{what}: the global vectors are not an array: {error}") from error
+    array = array[None] if array.ndim == 1 and len(array) else array
+    if array.ndim == 2 and array.shape[1] != config.global_dim:
+        raise ConfigError(
+            f"{what}: a global vector has dimension {array.shape[1]}, but those of the archive have {config.global_dim}"
+        )
+    return as_vectors(array, config.global_dim, what)
 
 
 def as_names(names: Any) -> list[str]:
@@ -102,21 +153,22 @@ Item = PhotoDescriptors | tuple[str, Any]
 
 
 def as_photos(
-    items: Iterable[Item], dim: int, *, geometry: bool, refused: Callable[[Item, ConfigError], None] | None
+    items: Iterable[Item], dim: int, config: IndexConfig, *, refused: Callable[[Item, ConfigError], None] | None
 ) -> list[PhotoDescriptors]:
     """Return photos as ``as_photo`` does.
 
     Args:
         items: what an extractor gives, or pairs of name and vectors.
-        dim: D.
-        geometry: the archive holds positions.
+        dim: D; 0 for an archive without a codebook, which leaves local descriptors out.
+        config: of the archive.
         refused: called with what the archive cannot take, and why; None to raise that.
     """
     photos = []
     for item in items:
         try:
             photo = as_photo(item, dim)
-            if geometry:
+            photo = with_global(photo, item.global_descriptor if isinstance(item, PhotoDescriptors) else None, config)
+            if config.keeps("positions"):
                 check_positions(photo.descriptors, photo.name)
         except ConfigError as error:
             if refused is None:
@@ -128,7 +180,8 @@ def as_photos(
 
 
 def as_photo(item: Item, dim: int) -> PhotoDescriptors:
-    """Return a photo as ``make_photo`` does, from what an extractor gives or a pair of name and vectors."""
+    """Return a photo as ``make_photo`` does, from what an extractor gives or a pair of name and vectors, without its
+    global descriptor."""
     if isinstance(item, PhotoDescriptors):
         return make_photo(item.name, item.descriptors, dim, size=item.size, file=item.file)
     if not isinstance(item, (tuple, list)) or len(item) != 2:

@@ -7,16 +7,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.core.types import FileState, LocalDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.config import DescriptorSource, IndexConfig
+from ctxdeploy.index.global_index import search_global
 from ctxdeploy.index.inputs import as_vectors, make_photo
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.searches import Searches
+from ctxdeploy.index.storage.manifest import CODEBOOK
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
 
@@ -64,13 +68,19 @@ class Reader(Searches):
 
     @property
     def codebook(self) -> Codebook:
-        """The archive's visual words."""
+        """The archive's visual words; ``ConfigError`` in an archive of global vectors alone."""
         return self.state.codebook
 
     @property
+    def keeps_local(self) -> bool:
+        """Whether there are a codebook and postings; else there are global vectors alone."""
+        return self.state.manifest.codebook is not None
+
+    @property
     def codebook_path(self) -> Path:
-        """The file of the archive's codebook."""
-        return self._folder / self.state.manifest.codebook.file
+        """The file of the archive's codebook; ``ConfigError`` in an archive of global vectors alone."""
+        self.state.check_local()
+        return self._folder / CODEBOOK
 
     @property
     def source(self) -> DescriptorSource | None:
@@ -102,11 +112,15 @@ class Reader(Searches):
         """
         self._check_open()
         state = self.state
+        if self.config.keeps_global:
+            search_global(state, np.zeros((1, self.config.global_dim), np.float32), 1, among=[])
+        if not self.keeps_local:
+            return
         state.factors(self.config.idf)
         few = self.codebook.centroids[:64]
         words = self.codebook.assign(few, self.config.query_assignment, threads=self._threads)
         query = aggregate(few, words, self.codebook.centroids, binary=self.config.binary)
-        part = State(state.manifest, self.codebook, state.shards[:1])
+        part = state.over(state.manifest, state.shards[:1])
         Searcher(part).search([query], 1, scoring=self.config.scoring(idf=False))
 
     @contextmanager
@@ -214,13 +228,19 @@ class Reader(Searches):
             "postings": postings,
             "words_per_image": postings / photos if photos else 0.0,
             "bytes": sum(entry.bytes for entry in manifest.files),
-            "codebook": self.codebook.metadata(),
+            "codebook": self.codebook.metadata() if self.keeps_local else None,
             "config": manifest.config.metadata(),
             "source": None if self.source is None else self.source.metadata(),
             "snapshots": [info.name for info in list_snapshots(self._folder)],
             "failures": len(self.failures()),
             "features": self._features_info(),
+            "global": self._global_info(),
         }
+
+    def _global_info(self) -> dict[str, Any]:
+        """Return how global vectors are kept, their dimension, and bytes of one."""
+        config = self.config
+        return {"kept": config.global_vectors, "dim": config.global_dim, "bytes_each": config.global_bytes}
 
     def _features_info(self) -> dict[str, Any]:
         """Return what is kept of features: the setting, how many there are, and bytes of one, without its posting."""
@@ -228,7 +248,7 @@ class Reader(Searches):
         return {
             "kept": self.config.geometry,
             "count": sum(int(ends[-1]) for ends in offsets if ends is not None),
-            "bytes_each": self.config.feature_bytes(self.codebook.dim),
+            "bytes_each": self.config.feature_bytes(self.state.manifest.dim),
         }
 
     def verify(self) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from ctxdeploy.index.asked import Asked, Query, checked_top, find_words
 from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import Hit, Progress
 from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion, unrelated
+from ctxdeploy.index.global_index import search_global, vectors_of
+from ctxdeploy.index.inputs import as_global
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.stored import Chosen, aggregated
@@ -177,6 +180,7 @@ class Searches(ABC):
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         wanted = checked_top(top)
         searcher = self._committed()
+        searcher.state.check_local()
         return search_all(
             searcher,
             min(wanted, max(len(searcher.state), 1)),
@@ -205,6 +209,7 @@ class Searches(ABC):
         """
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         searcher = self._committed()
+        searcher.state.check_local()
         places = self._places(searcher.state, others)
         queries = aggregated(searcher.state, self._places(searcher.state, names), self._threads)
         chosen = Chosen(searcher.state, places, len(queries), self._threads)
@@ -223,6 +228,7 @@ class Searches(ABC):
             ConfigError: a name is not in the archive.
         """
         state = self._committed().state
+        state.check_local()
         return aggregated(state, self._places(state, names), self._threads)
 
     def common_words(
@@ -241,11 +247,54 @@ class Searches(ABC):
         """
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         searcher = self._committed()
+        searcher.state.check_local()
         (place,) = self._places(searcher.state, [name])
         (photo,) = aggregated(searcher.state, [place], self._threads)
         (asked,) = self._asked(searcher.state, [query])
         words, scores = searcher.parts(asked.query, photo, scoring)
         return CommonWords(words=words, scores=scores)
+
+    def search_global(self, queries: Any, top: int = 10, *, among: Collection[str] | None = None) -> list[list[Hit]]:
+        """Return for each query the photos whose global vectors have the largest inner products with its own.
+
+        Args:
+            queries: Q×D' float32, or Q names of stored photos, which then find themselves too.
+            top: hits at most. A score is the inner product, with vectors of length 1 the cosine, and may be below 0.
+            among: names of the photos that may be hits; None for all.
+
+        By falling score; equal scores: by name (its bytes). A writer's changes are committed first. Hits and scores do
+        not depend on the order of addition, on shards, on threads or on other queries of the call.
+
+        Raises:
+            ConfigError: the archive keeps no global vectors, a query does not fit them, or a name is not there.
+        """
+        self._check_keeps_global()
+        wanted = checked_top(top)
+        state = self._committed().state
+        if isinstance(queries, str) or _are_names(queries):
+            vectors = self._global_vectors(state, [queries] if isinstance(queries, str) else queries)
+        else:
+            vectors = as_global(queries, state.manifest.config, "query")
+        return search_global(state, vectors, wanted, among=None if among is None else self._places(state, among))
+
+    def global_vectors(self, names: Iterable[str]) -> NDArray[np.float32]:
+        """Return the global vectors of stored photos, N×D' float32, as they are kept: fp16 and int8 are rounded.
+
+        Raises:
+            ConfigError: the archive keeps no global vectors, or a name is not in the archive.
+        """
+        self._check_keeps_global()
+        return self._global_vectors(self._committed().state, names)
+
+    def _global_vectors(self, state: State, names: Iterable[str]) -> NDArray[np.float32]:
+        places = np.array(self._places(state, names), np.int64).reshape(-1, 2)
+        return vectors_of(state, state.bases[places[:, 0]] + places[:, 1])
+
+    def _check_keeps_global(self) -> None:
+        if not self._searcher.state.manifest.config.keeps_global:
+            raise ConfigError(
+                f"{self._folder} keeps no global vectors: make an archive that does with  ctxdeploy index --global"
+            )
 
     def _expanded(
         self, state: State, asked: Sequence[Combination], expansions: Sequence[Expansion]
@@ -265,6 +314,7 @@ class Searches(ABC):
         return combinations, added
 
     def _asked(self, state: State, queries: Sequence[Query], *, own: bool = False) -> list[Asked]:
+        state.check_local()
         return find_words(state, queries, self._threads, partial(self._places, state), own=own)
 
     def _chosen(self, state: State, names: Collection[str] | None, queries: int = 1) -> Chosen | None:
@@ -283,3 +333,7 @@ class Searches(ABC):
                 )
             places.append(place)
         return places
+
+
+def _are_names(queries: Any) -> bool:
+    return isinstance(queries, (list, tuple)) and len(queries) > 0 and all(isinstance(one, str) for one in queries)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import WriterLock
@@ -14,9 +15,10 @@ from ctxdeploy.index.codebook.aggregation import aggregate
 from ctxdeploy.index.storage.failures import Failures, normalised, write_failures
 from ctxdeploy.index.storage.format import Arrays
 from ctxdeploy.index.storage.layout import Layout
-from ctxdeploy.index.storage.manifest import publish
+from ctxdeploy.index.storage.manifest import manifest_numbers, publish, read_pointer
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pending import Pending, shard_tensors
+from ctxdeploy.index.storage.pins import pin_current
 from ctxdeploy.index.storage.positions import check_positions, features_of, pack_features
 from ctxdeploy.index.storage.shard import (
     HeldShard,
@@ -27,12 +29,29 @@ from ctxdeploy.index.storage.shard import (
     without,
     write_shard,
 )
-from ctxdeploy.index.storage.state import State
+from ctxdeploy.index.storage.state import State, open_state
 from ctxdeploy.index.storage.statistics import with_statistics
+from ctxdeploy.index.storage.vectors import GlobalVectors, narrowed, write_vectors
 from ctxdeploy.index.threads import SearchThreads
 
 # Then a shard is written though it is not full: 0.5 GB of postings take 1.5 GB while they are sorted.
 MAX_PENDING_BYTES = 1 << 29
+
+
+def open_writer(folder: Path) -> "Writer":
+    """Take the lock of an archive's one writer and open the state in force; errors as ``Index.open``."""
+    read_pointer(folder)  # no lock file in a folder that is not an archive
+    lock = WriterLock(folder)
+    try:
+        pin = pin_current(folder)
+        try:
+            state = open_state(folder, pin, check=True)
+        finally:
+            pin.release()
+        return Writer(folder, lock, state, max(manifest_numbers(folder)))
+    except BaseException:
+        lock.release()
+        raise
 
 
 def make_pending(photos: Sequence[PhotoDescriptors], state: State, threads: SearchThreads) -> Iterator[Pending]:
@@ -46,7 +65,14 @@ def make_pending(photos: Sequence[PhotoDescriptors], state: State, threads: Sear
     Raises:
         ConfigError: the archive keeps geometry, and a photo has no positions that it can hold.
     """
-    config, codebook = state.manifest.config, state.codebook
+    config = state.manifest.config
+    if state.manifest.codebook is None:
+        no_vectors, no_words = np.empty((0, 0), np.float32), np.empty((0, 1), np.int32)
+        nothing = aggregate(no_vectors, no_words, no_vectors, binary=config.binary)
+        for photo in photos:
+            yield Pending(name=photo.name, photo=nothing, file=photo.file, vector=vector_of(photo))
+        return
+    codebook = state.codebook
     ends = np.cumsum([len(photo.descriptors) for photo in photos])
     joined = np.concatenate([photo.descriptors.vectors for photo in photos])
     assigned = codebook.assign(joined, config.assignment, threads=threads)
@@ -61,7 +87,13 @@ def make_pending(photos: Sequence[PhotoDescriptors], state: State, threads: Sear
             photo=aggregate(photo.descriptors.vectors, words, codebook.centroids, binary=config.binary),
             file=photo.file,
             features=packed,
+            vector=vector_of(photo),
         )
+
+
+def vector_of(photo: PhotoDescriptors) -> NDArray[np.float32] | None:
+    """Return a photo's global vector, None if it has none."""
+    return None if photo.global_descriptor is None else photo.global_descriptor.vector
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,9 +158,12 @@ class Writer:
     def dirty(self) -> bool:
         """Whether a commit would change anything."""
         # What is removed, not how much: a merge may bring the file of a shard back with other photos removed.
-        now = [(held.entry.file, held.shard.removed.tobytes()) for held in not_empty(self.shards)]
+        # The vectors too: without a codebook, photos of the same names and files have the same shard.
+        now = [(held.entry.file, held.entry.vectors, held.shard.removed.tobytes()) for held in not_empty(self.shards)]
         entries, shards = self._state.manifest.shards, self._state.shards
-        before = [(entry.file, shard.removed.tobytes()) for entry, shard in zip(entries, shards, strict=True)]
+        before = [
+            (entry.file, entry.vectors, shard.removed.tobytes()) for entry, shard in zip(entries, shards, strict=True)
+        ]
         return bool(self._contents.pending) or now != before or self._failures != self._committed_failures
 
     def __len__(self) -> int:
@@ -223,7 +258,10 @@ class Writer:
             return
         self._lock.check()
         photos = tuple(pending.values())
-        written = self.write_shard(shard_tensors(self.layout, photos))
+        config, vectors = self._state.manifest.config, None
+        if config.keeps_global:
+            vectors = narrowed(np.stack([photo.vector for photo in photos if photo.vector is not None]), config)
+        written = self.write_shard(shard_tensors(self.layout, photos), vectors)
         shards = without(self.shards, [photo.replaces for photo in photos if photo.replaces is not None])
         if self._names is not None:
             # Before the contents that have it: a name that is missing here would be added twice.
@@ -233,9 +271,12 @@ class Writer:
         self._contents = Contents(shards=(*shards, written), pending={})
         self._pending_bytes = 0
 
-    def write_shard(self, tensors: Arrays) -> HeldShard:
-        """Write a shard into the folder, and open it; the archive does not hold it yet."""
+    def write_shard(self, tensors: Arrays, vectors: GlobalVectors | None) -> HeldShard:
+        """Write a shard and its global vectors into the folder, and open them; the archive does not hold them yet."""
         entry = write_shard(self.folder, self.layout, tensors)
+        if vectors is not None:
+            file = write_vectors(self.folder, entry.sha256, vectors, self._state.manifest.config)
+            entry = replace(entry, vectors=file)
         return HeldShard(entry, open_shard(self.folder, entry, self._state.manifest))
 
     def replace_shards(self, shards: Iterable[HeldShard]) -> None:
@@ -264,7 +305,7 @@ class Writer:
         entries = tuple(held.entry for held in kept)
         manifest = replace(before, number=number, shards=entries, failures=failures, statistics=None)
         manifest, statistics = with_statistics(self.folder, manifest, shards)
-        state = State(manifest, self._state.codebook, shards, dict(self._failures), statistics)
+        state = self._state.over(manifest, shards, dict(self._failures), statistics)
         publish(self.folder, manifest)
         if len(kept) != len(self.shards):
             self._names = None  # numbers of shards have changed

@@ -12,10 +12,11 @@ from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.config import Progress, keeps
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.layout import Layout
-from ctxdeploy.index.storage.manifest import ShardEntry
+from ctxdeploy.index.storage.manifest import FileEntry, ShardEntry
 from ctxdeploy.index.storage.names import name_tensors
 from ctxdeploy.index.storage.positions import feature_tensors
 from ctxdeploy.index.storage.shard import PLACES, HeldShard, Shard, not_empty
+from ctxdeploy.index.storage.vectors import GlobalVectors, joined
 from ctxdeploy.index.writer import Writer
 
 # A merged shard is made in memory: 26M postings of 18 bytes are 0.5 GB.
@@ -53,9 +54,10 @@ def compact(writer: Writer, *, purge: bool, progress: Progress | None) -> int:
         progress(0, total)  # a clock that starts with the first group done has no rate
     for group in groups:
         for i in group:
-            check_whole(writer.folder, entries[i])
+            for file in (entries[i], entries[i].vectors):
+                check_whole(writer.folder, file)
         tensors = merged_tensors(writer.layout, [shards[i].shard for i in group])
-        merged[group[0]] = writer.write_shard(tensors)
+        merged[group[0]] = writer.write_shard(tensors, _merged_vectors(writer, [shards[i].shard for i in group]))
         done += len(tensors["counts"])
         if progress is not None:
             progress(done, total)
@@ -101,9 +103,11 @@ def is_worth_it(entries: Sequence[ShardEntry], shard_images: int) -> bool:
     return len(candidates) >= SMALL_SHARDS or any(entry.removed > _REMOVED * entry.images for entry in candidates)
 
 
-def check_whole(folder: Path, entry: ShardEntry) -> None:
-    """Raise ``ArchiveError`` unless a shard's hash is right: a flipped bit would get a sound one in the merged shard,
-    and nobody could find it any more."""
+def check_whole(folder: Path, entry: FileEntry | None) -> None:
+    """Raise ``ArchiveError`` unless the hash of a file, if there is one, is right: a flipped bit would get a sound one
+    in the merged shard, and nobody could find it any more."""
+    if entry is None:
+        return
     try:
         file_format.check_hash(folder / entry.file, entry.sha256)
     except file_format.NotDamagedError:
@@ -159,6 +163,15 @@ def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Array
         )
         facts |= feature_tensors(packed, layout.geometry, layout.dim)
     return facts
+
+
+def _merged_vectors(writer: Writer, shards: Sequence[Shard]) -> GlobalVectors | None:
+    """Return the global vectors of the live photos of several shards, in their order; None in an archive without."""
+    config = writer.state.manifest.config
+    if not config.keeps_global:
+        return None
+    live = [np.flatnonzero(shard.live[: len(shard)]) for shard in shards]
+    return joined([s.vectors.rows(kept) for s, kept in zip(shards, live, strict=True) if s.vectors is not None], config)
 
 
 def _place_codes(shard: Shard, places: NDArray[np.int64], codes: NDArray[Any], binary: bool) -> None:

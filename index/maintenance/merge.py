@@ -7,7 +7,7 @@ import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.index.storage.format import map_bytes
-from ctxdeploy.index.storage.manifest import NAMES, SHARDS, FileEntry, Manifest, store
+from ctxdeploy.index.storage.manifest import NAMES, SHARDS, VECTORS, FileEntry, Manifest, store
 from ctxdeploy.index.storage.names import name_tensors, write_names
 from ctxdeploy.index.storage.shard import HeldShard, open_shard, without
 from ctxdeploy.index.storage.state import State
@@ -80,10 +80,12 @@ def merge(writer: Writer, other: State, conflicts: str) -> Merged:
 
 def _check_alike(mine: Manifest, other: Manifest) -> None:
     facts = [
-        ("codebook", mine.codebook_id, other.codebook_id),
+        ("codebook", mine.codebook_id or "none", other.codebook_id or "none"),
         ("binary", mine.config.binary, other.config.binary),
         ("assignment", mine.config.assignment, other.config.assignment),
         ("geometry", mine.config.geometry, other.config.geometry),
+        ("global_vectors", mine.config.global_vectors, other.config.global_vectors),
+        ("global_dim", mine.config.global_dim, other.config.global_dim),
         ("model", mine.source and mine.source.model, other.source and other.source.model),
         ("preprocessing", mine.source and mine.source.preprocessing, other.source and other.source.preprocessing),
     ]
@@ -91,7 +93,7 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
         if here != there:
             raise MismatchError(
                 f"the archives cannot be merged: {name} is {here} here and {there} there; "
-                "index both alike: one model, one --codebook, one --geometry"
+                "index both alike: one model, one --codebook, one --geometry, one --global"
             )
 
 
@@ -103,7 +105,8 @@ def _copied(writer: Writer, held: HeldShard) -> HeldShard:
         names = write_names(folder, name_tensors(held.shard.all_names()))
     else:
         names = _copy(source, held.entry.names, folder, NAMES)
-    entry = replace(held.entry, **shard_file.metadata(), names=names, removed=0, tombstones=None)
+    vectors = None if held.entry.vectors is None else _copy(source, held.entry.vectors, folder, VECTORS)
+    entry = replace(held.entry, **shard_file.metadata(), names=names, vectors=vectors, removed=0, tombstones=None)
     opened = open_shard(folder, entry, writer.state.manifest)
     return HeldShard(entry, replace(opened, removed=np.asarray(held.shard.removed)))
 

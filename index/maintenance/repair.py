@@ -86,10 +86,11 @@ class _Findings:
 def repair(folder: Path) -> Repaired:
     """Check every byte of the state in force, and publish a state without what is damaged.
 
-    A damaged or missing shard is dropped. A damaged list of names is written again from its shard, damaged statistics
-    from the postings. Damaged tombstones are forgotten: photos that were removed return, unless a newer photo has their
-    name. Damaged failures are forgotten. Of photos of one name, the last stays. If ``CURRENT`` or the manifest it names
-    is damaged, the newest sound manifest takes its place. Damaged files stay until garbage collection.
+    A damaged or missing shard is dropped, and so is one with damaged global vectors. A damaged list of names is written
+    again from its shard, damaged statistics from the postings. Damaged tombstones are forgotten: photos that were
+    removed return, unless a newer photo has their name. Damaged failures are forgotten. Of photos of one name, the last
+    stays. If ``CURRENT`` or the manifest it names is damaged, the newest sound manifest takes its place. Damaged files
+    stay until garbage collection.
 
     Raises:
         ArchiveError: not an archive, being written by another process, no sound manifest, or the codebook is damaged:
@@ -179,7 +180,10 @@ def _sound_shard(
 ) -> HeldShard | None:
     """Return a shard if its file is sound, with its names and tombstones made sound; else note what is lost."""
     bare = replace(entry, removed=0, names=None, tombstones=None)
+    vectors = entry.vectors
     problems = _problems(lambda: check_file(folder, entry))
+    if vectors is not None:
+        problems += _problems(lambda: check_file(folder, vectors))
     shard = None
     if not problems:
         try:

@@ -18,6 +18,7 @@ from ctxdeploy.index.storage.names import doubled_names, read_names
 from ctxdeploy.index.storage.pins import pin_current
 from ctxdeploy.index.storage.shard import Shard, open_shard, read_tombstones
 from ctxdeploy.index.storage.state import read_codebook
+from ctxdeploy.index.storage.vectors import vector_problems
 
 
 def verify(folder: Path) -> list[str]:
@@ -82,7 +83,9 @@ def _problem(check: Callable[[], object]) -> Iterator[str]:
 
 def check_codebook(folder: Path, manifest: Manifest) -> None:
     """Raise ``ArchiveError`` unless the codebook is the manifest's, its centroids finite, and its id theirs."""
-    read_codebook(folder, manifest, check=True).check(str(folder / manifest.codebook.file))
+    codebook = read_codebook(folder, manifest, check=True)
+    if codebook is not None and manifest.codebook is not None:
+        codebook.check(str(folder / manifest.codebook.file))
 
 
 def check_file(folder: Path, entry: FileEntry) -> None:
@@ -100,6 +103,9 @@ def check_file(folder: Path, entry: FileEntry) -> None:
 def shard_problems(folder: Path, entry: ShardEntry, shard: Shard, manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong with the content of a shard, whatever its hash, and with the list of its names."""
     layout = Layout.of(manifest)
+    if shard.vectors is not None and entry.vectors is not None:
+        for problem in vector_problems(shard.vectors):
+            yield f"{folder / entry.vectors.file} is damaged: {problem}"
     for problem in (*_posting_problems(shard), *_code_problems(shard, layout), *_geometry_problems(shard, layout)):
         yield f"{shard.path} is damaged: {problem}"
     if entry.names is not None:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from ctxdeploy.index.storage.format import NewerFormatError, unreadable
 
 FORMAT_NAME = "ctxdeploy-archive"
 # 2: removed photos, lists of names, statistics, geometry, a checksum. 1 is read, and written as 2 by the next commit.
-# 3: geometry with codes or descriptors. An archive that keeps neither is still written as 2.
-FORMAT_VERSION = 3
+# 3: geometry with codes or descriptors. An archive that keeps neither is still written as 2. 4: global vectors.
+FORMAT_VERSION = 4
 _KEEPS_POSITIONS_AT_MOST = {"none": False, "positions": True}
 CURRENT = "CURRENT"
 SHARDS = "shards"
 NAMES = "names"
 TOMBSTONES = "tombstones"
-FOLDERS = (SHARDS, NAMES, TOMBSTONES)
+VECTORS = "vectors"
+# Every archive has the first three; the last one comes with the first global vectors.
+FOLDERS = (SHARDS, NAMES, TOMBSTONES, VECTORS)
 CODEBOOK = "codebook.safetensors"
 _HASH = r"[0-9a-f]{64}"
 _POINTER = re.compile(rf"(manifest-\d{{6,12}}\.json) ({_HASH})\n")
@@ -33,6 +36,7 @@ _FILES = {
     SHARDS: re.compile(rf"{SHARDS}/{_HASH}\.safetensors"),
     NAMES: re.compile(rf"{NAMES}/{_HASH}\.safetensors"),
     TOMBSTONES: re.compile(rf"{TOMBSTONES}/{_HASH}\.safetensors"),
+    VECTORS: re.compile(rf"{VECTORS}/{_HASH}\.safetensors"),
     "failures": re.compile(r"failures-\d{6,12}\.jsonl"),
     "statistics": re.compile(r"statistics-\d{6,12}\.safetensors"),
 }
@@ -61,6 +65,7 @@ class ShardEntry(FileEntry):
         removed: photos of the file that are no longer in the archive; fewer than ``images``.
         names: the list of the photos' names; None in archives of format 1.
         tombstones: the file that says which photos are removed; None if none is.
+        vectors: the global vectors of all its photos, in their order; None in an archive without.
     """
 
     images: int
@@ -68,6 +73,7 @@ class ShardEntry(FileEntry):
     removed: int = 0
     names: FileEntry | None = None
     tombstones: FileEntry | None = None
+    vectors: FileEntry | None = None
 
     @property
     def live(self) -> int:
@@ -76,18 +82,15 @@ class ShardEntry(FileEntry):
 
     def metadata(self) -> dict[str, Any]:
         """Return the entry as it stands in a manifest."""
-        counts = {"images": self.images, "postings": self.postings, "removed": self.removed}
-        return {
-            **super().metadata(),
-            **counts,
-            "names": _metadata(self.names),
-            "tombstones": _metadata(self.tombstones),
-        }
+        facts: dict[str, Any] = {"images": self.images, "postings": self.postings, "removed": self.removed}
+        facts |= {"names": _metadata(self.names), "tombstones": _metadata(self.tombstones)}
+        vectors = {} if self.vectors is None else {"vectors": self.vectors.metadata()}
+        return {**super().metadata(), **facts, **vectors}
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """The shard file and those that belong to it."""
-        return (self, *(entry for entry in (self.names, self.tombstones) if entry is not None))
+        return (self, *(entry for entry in (self.names, self.tombstones, self.vectors) if entry is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +101,10 @@ class Manifest:
         number: rises with each commit.
         config: how the archive aggregates and compares.
         source: where its descriptors came from, if known.
-        codebook: the file.
-        codebook_id: id of the codebook in it.
-        words: W.
-        dim: D.
+        codebook: the file; None in an archive of global vectors alone.
+        codebook_id: id of the codebook in it; empty without one.
+        words: W; 0 without a codebook.
+        dim: D; 0 without a codebook.
         shards: in order of addition.
         failures: the file, or None if every photo could be read.
         statistics: the file of idf's statistics, only where ``config.idf`` is set.
@@ -110,7 +113,7 @@ class Manifest:
     number: int
     config: IndexConfig
     source: DescriptorSource | None
-    codebook: FileEntry
+    codebook: FileEntry | None
     codebook_id: str
     words: int
     dim: int
@@ -126,17 +129,21 @@ class Manifest:
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file that belongs to this state, but the manifest."""
-        optional = tuple(entry for entry in (self.failures, self.statistics) if entry is not None)
-        return (self.codebook, *(file for entry in self.shards for file in entry.files), *optional)
+        codebook, *optional = ((file,) if file else () for file in (self.codebook, self.failures, self.statistics))
+        return (*codebook, *(file for entry in self.shards for file in entry.files), *chain(*optional))
 
     @property
     def format_version(self) -> int:
         """The format in which it is written."""
+        if self.config.keeps_global:
+            return 4
         return 3 if self.config.keeps("codes") else 2
 
     def metadata(self) -> dict[str, Any]:
         """Return the content of the JSON file."""
         config = self.config.metadata()
+        if not self.config.keeps_global:
+            config = {key: value for key, value in config.items() if not key.startswith("global_")}
         config["geometry"] = _KEEPS_POSITIONS_AT_MOST.get(self.config.geometry, self.config.geometry)
         facts = {
             "format": FORMAT_NAME,
@@ -147,7 +154,7 @@ class Manifest:
             "dim": self.dim,
             "config": config,
             "source": None if self.source is None else self.source.metadata(),
-            "codebook": self.codebook.metadata(),
+            "codebook": _metadata(self.codebook),
             "codebook_id": self.codebook_id,
             "shards": [entry.metadata() for entry in self.shards],
             "failures": _metadata(self.failures),
@@ -261,6 +268,9 @@ def parse(text: bytes, where: str) -> Manifest:
         raise ArchiveError(f"{where}: {error} is missing") from error
     except (TypeError, ValueError, RecursionError, ConfigError) as error:
         raise ArchiveError(f"{where}: {error}") from error
+    problem = _contradiction(manifest, data["format_version"])
+    if problem is not None:
+        raise ArchiveError(f"{where}: {problem}")
     if manifest.images != data.get("images"):
         raise ArchiveError(f"{where}: images {data.get('images')!r} is not the sum over the shards")
     return manifest
@@ -271,7 +281,7 @@ def _build(data: dict[str, Any]) -> Manifest:
         number=_count(data, "number"),
         config=_config(data),
         source=None if data["source"] is None else DescriptorSource(**data["source"]),
-        codebook=_file(data["codebook"], "codebook"),
+        codebook=_optional(data, "codebook") if data["format_version"] >= 4 else _file(data["codebook"], "codebook"),
         codebook_id=str(data["codebook_id"]),
         words=_count(data, "words"),
         dim=_count(data, "dim"),
@@ -287,9 +297,25 @@ def _config(data: dict[str, Any]) -> IndexConfig:
     if isinstance(geometry, bool):
         facts["geometry"] = "positions" if geometry else "none"
     config = IndexConfig(**facts)
-    if config.keeps("codes") and data["format_version"] < FORMAT_VERSION:
-        raise ValueError(f"geometry {geometry!r} belongs to format_version {FORMAT_VERSION}")
+    if config.keeps("codes") and data["format_version"] < 3:
+        raise ValueError(f"geometry {geometry!r} belongs to format_version 3")
     return config
+
+
+def _contradiction(manifest: Manifest, version: int) -> str | None:
+    """Return what of a manifest does not belong together; None if all does."""
+    config = manifest.config
+    if config.keeps_global and version < 4:
+        return f"global_vectors {config.global_vectors!r} belongs to format_version 4"
+    if manifest.codebook is None:
+        if not config.keeps_global or config.keeps("positions"):
+            return "without a codebook there are global vectors and nothing else"
+        if manifest.words or manifest.dim or manifest.codebook_id:
+            return "words, dim or codebook_id without a codebook"
+    for entry in manifest.shards:
+        if (entry.vectors is not None) != config.keeps_global:
+            return f"global_vectors is {config.global_vectors!r}, and vectors of {entry.file} contradict it"
+    return None
 
 
 def _shard(entry: Any) -> ShardEntry:
@@ -301,6 +327,7 @@ def _shard(entry: Any) -> ShardEntry:
         removed=_count({"removed": 0, **entry}, "removed"),
         names=_optional(entry, NAMES),
         tombstones=_optional(entry, TOMBSTONES),
+        vectors=_optional(entry, VECTORS),
     )
     if not 0 <= shard.removed < shard.images:
         raise ValueError(f"removed {shard.removed} of {file.file} is not below its images {shard.images}")

@@ -25,6 +25,7 @@ class Pending:
         photo: its words and codes.
         file: state of its file; None if it is not known.
         features: what is kept of them, in an archive with geometry.
+        vector: D' float32, its global vector, in an archive that keeps them.
         replaces: shard and number of the photo of the same name whose place it takes.
     """
 
@@ -32,6 +33,7 @@ class Pending:
     photo: Aggregated
     file: FileState | None = None
     features: PackedFeatures | None = None
+    vector: NDArray[np.float32] | None = None
     replaces: tuple[int, int] | None = None
 
     @property
@@ -42,6 +44,7 @@ class Pending:
             + self.photo.codes.nbytes
             + self.photo.words.nbytes
             + (self.features.nbytes if self.features else 0)
+            + (0 if self.vector is None else self.vector.nbytes)
         )
 
 

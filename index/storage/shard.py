@@ -49,6 +49,7 @@ from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.manifest import SHARDS, TOMBSTONES, Manifest, ShardEntry, store
 from ctxdeploy.index.storage.names import decode_name, split_names, write_names
 from ctxdeploy.index.storage.positions import Features, PackedFeatures, unpack_features
+from ctxdeploy.index.storage.vectors import GlobalVectors, open_vectors
 
 FORMAT_NAME = "ctxdeploy-shard"
 FORMAT_VERSIONS = (1, 2, 3)
@@ -64,6 +65,7 @@ class Shard:
     """An opened shard; the arrays are those of the file, mapped and read-only.
 
     Attributes:
+        vectors: the global vectors of its photos, mapped from a file of their own; None in an archive without.
         removed: rising numbers of the photos that are no longer in the archive.
     """
 
@@ -85,6 +87,7 @@ class Shard:
     geometry_sizes: NDArray[np.uint32] | None = None
     geometry_vectors: NDArray[np.int8] | None = None
     geometry_steps: NDArray[np.float32] | None = None
+    vectors: GlobalVectors | None = None
     removed: NDArray[np.uint16] = field(default_factory=lambda: _NOTHING)
 
     def __len__(self) -> int:
@@ -235,7 +238,10 @@ def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
     file_format.check_offsets(arrays["name_offsets"], len(arrays["names"]), f"{where}: name_offsets")
     if keeps(layout.geometry, "positions"):
         file_format.check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
-    return Shard(path=path, **arrays, removed=read_tombstones(folder, entry))
+    vectors = None
+    if entry.vectors is not None:
+        vectors = open_vectors(folder, entry.vectors, entry.sha256, entry.images, manifest.config)
+    return Shard(path=path, **arrays, vectors=vectors, removed=read_tombstones(folder, entry))
 
 
 def with_tombstones(folder: Path, held: HeldShard) -> ShardEntry:

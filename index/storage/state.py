@@ -29,7 +29,6 @@ class State:
 
     Attributes:
         manifest: the state.
-        codebook: its words.
         shards: in order; the number of a photo counts through them, removed photos included.
         failures: photos that could not be read, by name.
     """
@@ -37,13 +36,13 @@ class State:
     def __init__(
         self,
         manifest: Manifest,
-        codebook: Codebook,
+        codebook: Codebook | None,
         shards: tuple[Shard, ...],
         failures: Failures | None = None,
         statistics: Statistics | None = None,
     ) -> None:
         self.manifest = manifest
-        self.codebook = codebook
+        self._codebook = codebook
         self.shards = shards
         self.failures = failures or {}
         self._statistics = statistics
@@ -51,6 +50,30 @@ class State:
     def __len__(self) -> int:
         """Photos in the archive."""
         return self.manifest.images
+
+    @property
+    def codebook(self) -> Codebook:
+        """The archive's visual words; ``ConfigError`` in an archive of global vectors alone."""
+        if self._codebook is None:
+            raise ConfigError(
+                "the archive keeps global vectors alone, no local descriptors: ask it with search_global (--rank "
+                "global), or index the photos with a codebook"
+            )
+        return self._codebook
+
+    def check_local(self) -> None:
+        """Raise ``ConfigError`` in an archive of global vectors alone."""
+        _ = self.codebook
+
+    def over(
+        self,
+        manifest: Manifest,
+        shards: tuple[Shard, ...],
+        failures: Failures | None = None,
+        statistics: Statistics | None = None,
+    ) -> "State":
+        """Return a state of other shards with the same codebook."""
+        return State(manifest, self._codebook, shards, failures, statistics)
 
     @cached_property
     def bases(self) -> NDArray[np.int64]:
@@ -158,8 +181,11 @@ def open_state(folder: Path, held: Pin, *, check: bool = False) -> State:
     return State(manifest, codebook, shards, failures, statistics)
 
 
-def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook:
-    """Open the archive's codebook; ``check`` reads all of it (33 MB at 65,536 words) and compares its hash."""
+def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook | None:
+    """Open the archive's codebook, None if it has none; ``check`` reads all of it (33 MB at 65,536 words) and compares
+    its hash."""
+    if manifest.codebook is None:
+        return None
     path = folder / manifest.codebook.file
     codebook = Codebook.load(path)
     if (codebook.id, len(codebook), codebook.dim) != (manifest.codebook_id, manifest.words, manifest.dim):
@@ -170,19 +196,21 @@ def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook:
 
 
 def create_state(
-    folder: Path, codebook: Codebook, config: IndexConfig, source: DescriptorSource | None
+    folder: Path, codebook: Codebook | None, config: IndexConfig, source: DescriptorSource | None
 ) -> tuple[WriterLock, State]:
     """Make an empty archive and return its lock, held, and its state.
 
     Raises:
         ArchiveError: there is an archive already, or a folder with other things in it.
-        ConfigError: geometry with more than 65,536 words.
+        ConfigError: geometry with more than 65,536 words, or without a codebook; neither codebook nor global vectors.
         StorageError: it cannot be written.
     """
-    if config.keeps("positions") and len(codebook) > MAX_WORDS:
+    if codebook is None and (config.keeps("positions") or not config.keeps_global):
+        raise ConfigError("an archive without a codebook keeps global vectors (global_vectors) and no geometry")
+    if codebook is not None and config.keeps("positions") and len(codebook) > MAX_WORDS:
         raise ConfigError(f"geometry holds words up to {MAX_WORDS}, but the codebook has {len(codebook)}")
     check_free(folder)
-    for place in FOLDERS:
+    for place in FOLDERS if config.keeps_global else FOLDERS[:-1]:
         make_folder(folder / place)
     lock = WriterLock(folder)
     try:
@@ -191,10 +219,10 @@ def create_state(
             number=0,
             config=config,
             source=source,
-            codebook=store(folder, CODEBOOK, codebook.encode()),
-            codebook_id=codebook.id,
-            words=len(codebook),
-            dim=codebook.dim,
+            codebook=None if codebook is None else store(folder, CODEBOOK, codebook.encode()),
+            codebook_id="" if codebook is None else codebook.id,
+            words=0 if codebook is None else len(codebook),
+            dim=0 if codebook is None else codebook.dim,
         )
         publish(folder, manifest)
     except BaseException:

@@ -52,7 +52,18 @@ def test_what_is_written_is_read(tmp_path: Path, make_codebook: Any) -> None:
     ("change", "text"),
     [
         (lambda m: m.update(format="tar"), "format is not"),
-        (lambda m: m.update(format_version=4), "format_version 4, this ctxdeploy reads versions up to 3: upgrade"),
+        (lambda m: m.update(format_version=5), "format_version 5, this ctxdeploy reads versions up to 4: upgrade"),
+        (lambda m: m["config"].update(global_vectors="fp16", global_dim=8), "fp16. belongs to format_version 4"),
+        (lambda m: m["config"].update(global_vectors="fp16"), "global_dim 0"),
+        (
+            lambda m: (m.update(format_version=4), m["config"].update(global_vectors="fp16", global_dim=8)),
+            "global_vectors is .fp16., and vectors of .* contradict it",
+        ),
+        (
+            lambda m: (m.update(format_version=4), m["shards"][0].update(vectors={**m["shards"][0]["names"]})),
+            "vectors names the file .names",
+        ),
+        (lambda m: m.update(format_version=4, codebook=None), "without a codebook there are global vectors"),
         (lambda m: m["config"].update(geometry="codes"), "geometry .codes. belongs to format_version 3"),
         (lambda m: m["config"].update(geometry="all"), "geometry .all. is not one of none, positions"),
         (lambda m: m["shards"][0].update(removed=6), "removed 6 of .* is not below its images 6"),
