@@ -20,6 +20,7 @@ from ctxdeploy.cli.main import COMMANDS, INTERRUPTED, TERMINATED, cli
 from ctxdeploy.core import errors
 from ctxdeploy.core.targets import PRECISIONS, TARGETS
 from ctxdeploy.core.types import Precision
+from ctxdeploy.evaluation.published import FRAMEWORKS, PUBLISHED, rows_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 MADE = "<!-- Made by tools/pages.py (`make pages`). Do not edit. -->\n"
@@ -167,7 +168,54 @@ def export_formats() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"exit-codes.md": exit_codes, "options.md": options, "export-formats.md": export_formats}
+# --- published figures
+
+
+def figures(pair: tuple[float | None, float | None]) -> str:
+    """Return medium and hard as tables print them."""
+    if pair == (None, None):
+        return "–"
+    return " / ".join("–" if figure is None else f"{figure:.1f}" for figure in pair)
+
+
+def published_figures() -> str:
+    """Return the page of what authors published."""
+    notes = sorted({row.caution for row in PUBLISHED if row.caution})
+    sources = sorted({row.source for row in PUBLISHED})
+    lines = [
+        "# Published figures",
+        "",
+        MADE,
+        "Mean average precision in percent on Revisited Oxford and Paris, medium / hard, and with the million distractors",
+        "(R1M), as their sources print it. None of it was measured by ctxdeploy; `ctxdeploy eval` measures yours.",
+        "",
+    ]
+    for framework in FRAMEWORKS:
+        rows: list[tuple[str, ...]] = [
+            (
+                f"`{row.name}`",
+                cell(row.network),
+                cell(row.training),
+                *(figures(pair) for pair in (row.roxford, row.rparis, row.roxford_1m, row.rparis_1m)),
+                "–" if row.memory_gb is None else f"{row.memory_gb:g}",
+                f"{sources.index(row.source) + 1}"
+                + (f" ({chr(97 + notes.index(row.caution))})" if row.caution else ""),
+            )
+            for row in rows_of(framework)
+        ]
+        head = ("row", "network", "trained on", "ROxf", "RPar", "ROxf + R1M", "RPar + R1M", "GB at 1M", "source (note)")
+        lines += [f"## {framework}", "", *table(head, rows)]
+    lines += ["## Sources", "", *(f"{number}. {cell(text)}" for number, text in enumerate(sources, 1)), ""]
+    lines += ["## Notes", "", *(f"- ({chr(97 + number)}) {cell(text)}" for number, text in enumerate(notes)), ""]
+    return "\n".join(lines)
+
+
+PAGES = {
+    "exit-codes.md": exit_codes,
+    "options.md": options,
+    "export-formats.md": export_formats,
+    "published-figures.md": published_figures,
+}
 
 
 def main() -> int:
