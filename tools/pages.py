@@ -186,8 +186,8 @@ def published_figures() -> str:
         "# Published figures",
         "",
         MADE,
-        "Mean average precision in percent on Revisited Oxford and Paris, medium / hard, and with the million distractors",
-        "(R1M), as their sources print it. None of it was measured by ctxdeploy; `ctxdeploy eval` measures yours.",
+        "Mean average precision in percent on Revisited Oxford and Paris, medium / hard, and with the million",
+        "distractors (R1M), as their sources print it. None of it was measured by ctxdeploy; `ctxdeploy eval` measures yours.",
         "",
     ]
     for framework in FRAMEWORKS:
