@@ -187,7 +187,8 @@ def published_figures() -> str:
         "",
         MADE,
         "Mean average precision in percent on Revisited Oxford and Paris, medium / hard, and with the million",
-        "distractors (R1M), as their sources print it. None of it was measured by ctxdeploy; `ctxdeploy eval` measures yours.",
+        "distractors (R1M), as their sources print it. None of it was measured by ctxdeploy; `ctxdeploy eval`",
+        "measures yours.",
         "",
     ]
     for framework in FRAMEWORKS:
