@@ -44,6 +44,8 @@ def untrained_network(
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif isinstance(module, GraphConvolution):
             nn.init.normal_(module.weight, std=config.channels**-0.5, generator=generator)
+            for projection in module.projections():
+                nn.init.normal_(projection, std=projection.shape[1] ** -0.5, generator=generator)
         elif isinstance(module, LocalFeatureIntegration):
             _initialise_integration(module, generator)
     for module in network.modules():

@@ -15,6 +15,7 @@ from ctxdeploy.core.text import counted, printable
 from ctxdeploy.export.networks import (
     PRETRAINED,
     Architecture,
+    Edges,
     NetworkConfig,
     Refinement,
     Smoothing,
@@ -64,6 +65,7 @@ _SETTABLE = ", ".join(
 @click.option("--smoothing", type=click.Choice(["none", "average", "gaussian"]), help="[default: average, or --init's]")
 @click.option("--kernel-size", type=int, help="Of --smoothing [default: 3].")
 @click.option("--graph", type=int, metavar="BLOCKS", help="Graph refinement [default: none, or --init's].")
+@click.option("--edges", type=click.Choice([e.value for e in Edges]), help="Of --graph [default: threshold].")
 @click.option(
     "--recipe", type=click.Choice(list(RECIPES)), help="[default: pairs; contrastive or transfer with --init]"
 )
@@ -93,6 +95,7 @@ def command(
     smoothing: str | None,
     kernel_size: int | None,
     graph: int | None,
+    edges: str | None,
     recipe: str | None,
     steps: int | None,
     learning_rate: float | None,
@@ -113,7 +116,7 @@ def command(
     from ctxdeploy.training import train
 
     config = _config(recipe, steps, learning_rate, settings, _Defaults.of(init))
-    start = _start(init, block, architecture, skip_layer, dim, smoothing, kernel_size, graph)
+    start = _start(init, block, architecture, skip_layer, dim, smoothing, kernel_size, _refinement(graph, edges))
     photo_set = _photo_set({"landmarks": landmarks, "photos": photos, "sfm120k": sfm120k}, weights)
     display = Display(quiet=quiet, as_json=as_json)
     display.say(f"{counted(len(photo_set.paths), 'photo')}; recipe {config.recipe.kind}, {config.steps} steps")
@@ -200,6 +203,14 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, int | float | None]:
     return values
 
 
+def _refinement(blocks: int | None, edges: str | None) -> Refinement | None:
+    if blocks is None:
+        if edges is not None:
+            raise ConfigError(f"--edges {edges} is of the graph refinement: give --graph BLOCKS too")
+        return None
+    return Refinement(blocks=blocks, edges=Edges.THRESHOLD if edges is None else Edges(edges))
+
+
 def _start(
     init: Path | None,
     block: int | None,
@@ -208,11 +219,10 @@ def _start(
     dim: int | None,
     smoothing: str | None,
     kernel_size: int | None,
-    graph: int | None,
+    refinement: Refinement | None,
 ) -> "Start":
     from ctxdeploy.training import Start
 
-    refinement = None if graph is None else Refinement(blocks=graph)
     size = 3 if kernel_size is None else kernel_size
     chosen = None if smoothing is None else Smoothing(kind=smoothing, kernel_size=size)
     trunk = None if init is None else _trunk_of(init)

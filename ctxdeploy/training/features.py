@@ -41,8 +41,20 @@ def initialise_refinements(network: DenseNetwork, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, GraphConvolution):
             nn.init.normal_(module.weight, std=_GRAPH_GAIN * len(module.weight) ** -0.5, generator=generator)
+            _initialise_projections(module, generator)
         elif isinstance(module, GaussianSmoothing):
             nn.init.normal_(module.predict.weight, std=0.01, generator=generator)
+
+
+def _initialise_projections(block: GraphConvolution, generator: torch.Generator) -> None:
+    """Begin with queries that are the keys, and products of them that are the cosines on average: softmax edges.
+
+    With queries and keys that know nothing of each other a position would take the mean of all, and learn that.
+    """
+    for projection in block.projections()[:1]:
+        nn.init.normal_(projection, std=projection.shape[1] ** -0.5, generator=generator)
+        with torch.no_grad():
+            block.key.copy_(projection)
 
 
 class Maps:

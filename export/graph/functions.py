@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ctxdeploy.export.graph.tracing import OPSET, trace
 from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
-from ctxdeploy.export.networks.operators import DOMAIN, emit_operator
+from ctxdeploy.export.networks.operators import DOMAIN, emit_operators
 from ctxdeploy.export.networks.refinement import graph_convolution, graph_rows
 from ctxdeploy.export.networks.regions import pooled_regions
 from ctxdeploy.export.networks.second_order import attend
@@ -35,6 +35,12 @@ class _GraphConvolution(nn.Module):
         return graph_convolution(x, weight, parameter, self.edges, self.neighbours, _emitted_rows)
 
 
+class _AttentiveConvolution(_GraphConvolution):
+    def forward(self, x: Tensor, weight: Tensor, parameter: Tensor, query: Tensor, key: Tensor) -> Tensor:  # type: ignore[override]
+        edges, neighbours = self.edges, self.neighbours
+        return graph_convolution(x, weight, parameter, edges, neighbours, _emitted_rows, (query, key))
+
+
 class _GraphRows(nn.Module):
     def __init__(self, edges: Edges, neighbours: int) -> None:
         super().__init__()
@@ -48,7 +54,8 @@ class _GraphRows(nn.Module):
 def _emitted_rows(
     block: Tensor, transposed: Tensor, projected: Tensor, parameter: Tensor, edges: Edges, neighbours: int
 ) -> Tensor:
-    return emit_operator("GraphRows", (block, transposed, projected, parameter), {}, like=block)
+    shape = (*block.shape[:2], projected.shape[2])
+    return emit_operators("GraphRows", (block, transposed, projected, parameter), {}, [shape])[0]
 
 
 class _LocalFeatureIntegration(nn.Module):
@@ -115,9 +122,13 @@ def functions_of(config: NetworkConfig) -> list[Any]:
         module: nn.Module = _GaussianSmoothing(config.smoothing.kernel_size)
         functions.append(_function("GaussianSmoothing", module, inputs, dynamic, ("kernel_size",)))
     if config.refinement is not None:
+        edges, neighbours, dim = config.refinement.edges, config.refinement.neighbours, config.refinement.dim
         inputs = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
-        dynamic = ({0: "b", 1: "n"}, {}, {})
-        module = _GraphConvolution(config.refinement.edges, config.refinement.neighbours)
+        module = _GraphConvolution(edges, neighbours)
+        if edges is Edges.ATTENTION:
+            inputs = (*inputs, torch.rand(channels, dim), torch.rand(channels, dim))
+            module = _AttentiveConvolution(edges, neighbours)
+        dynamic = ({0: "b", 1: "n"}, *({} for _ in inputs[1:]))
         rows = _graph_rows(config.refinement, channels)
         functions.append(_function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours"), rows))
     if config.lit is not None:
@@ -131,7 +142,8 @@ def functions_of(config: NetworkConfig) -> list[Any]:
 
 def _graph_rows(refinement: Refinement, channels: int) -> Any:
     """Return the function of one block of rows; ``GraphConvolution`` has it once for each block, inlined."""
-    inputs = (torch.rand(2, 9, channels), torch.rand(2, channels, 99), torch.rand(2, 99, channels), torch.tensor(0.5))
+    dim = refinement.dim if refinement.edges is Edges.ATTENTION else channels
+    inputs = (torch.rand(2, 9, dim), torch.rand(2, dim, 99), torch.rand(2, 99, channels), torch.tensor(0.5))
     dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "r"}, {0: "b", 2: "n"}, {0: "b", 1: "n"}, {})
     return _function("GraphRows", _GraphRows(refinement.edges, refinement.neighbours), inputs, dynamic, ())
 

@@ -77,6 +77,11 @@ def _refinement(shapes: Shapes, assumed: list[str]) -> Refinement | None:
         return None
     if "refinement.blocks.0.threshold" in shapes:
         return Refinement(blocks=blocks, edges=Edges.THRESHOLD)
+    query = shapes.get("refinement.blocks.0.query")
+    if query is not None:
+        if len(query) != 2:
+            raise ConfigError(f"refinement.blocks.0.query has the shape {query}, but C×D is needed")
+        return Refinement(blocks=blocks, edges=Edges.ATTENTION, dim=query[1])
     if "refinement.blocks.0.temperature" in shapes:
         return Refinement(blocks=blocks, edges=Edges.SOFTMAX)
     found = Refinement(blocks=blocks, edges=Edges.TOPK)

@@ -61,6 +61,7 @@ class Edges(Enum):
     THRESHOLD = "threshold"
     TOPK = "topk"
     SOFTMAX = "softmax"
+    ATTENTION = "attention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +91,15 @@ class Refinement:
 
     Attributes:
         blocks: residual graph convolutions in a row, each with its own weight and threshold or temperature.
-        edges: ``threshold``, ``topk`` or ``softmax``.
+        edges: ``threshold``, ``topk``, ``softmax`` or ``attention``.
         neighbours: edges of a node with ``topk`` (itself included).
+        dim: of the queries and keys of ``attention``, whose projections each block has too.
     """
 
     blocks: int = 2
     edges: Edges = Edges.THRESHOLD
     neighbours: int = 16
+    dim: int = 64
 
     def __post_init__(self) -> None:
         _check_whole("number of refinement blocks", self.blocks)
@@ -105,6 +108,16 @@ class Refinement:
             raise ConfigError(f"graph refinement with {self.blocks} blocks: use 1 to 16")
         if not 1 <= self.neighbours <= 1024:
             raise ConfigError(f"graph refinement with {self.neighbours} neighbours: use 1 to 1024")
+        _check_whole("dimension of queries and keys", self.dim)
+        if not 1 <= self.dim <= 4096:
+            raise ConfigError(f"self-attention with queries and keys of {self.dim} dimensions: use 1 to 4096")
+
+    def metadata(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form; ``dim`` stands in it only where it is used, as for ``lit`` and ``block``."""
+        found = {**asdict(self), "edges": self.edges.value}
+        if self.edges is not Edges.ATTENTION:
+            del found["dim"]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,16 +227,13 @@ class NetworkConfig:
 
         ``lit`` and ``block`` stand in it only where there are any: networks without keep the identity of their bundles.
         """
-        refinement = None
-        if self.refinement is not None:
-            refinement = {**asdict(self.refinement), "edges": self.refinement.edges.value}
         return {
             "family": self.family,
             "architecture": self.architecture.label,
             "skip_layer": self.skip_layer,
             "dim": self.dim,
             "smoothing": asdict(self.smoothing),
-            "refinement": refinement,
+            "refinement": None if self.refinement is None else self.refinement.metadata(),
             **({} if self.lit is None else {"lit": asdict(self.lit)}),
             "mean": list(self.mean),
             "std": list(self.std),

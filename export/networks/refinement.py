@@ -1,6 +1,11 @@
-"""Graph refinement of the feature map: residual graph convolutions over all pairs of positions (``networks.md``)."""
+"""Graph refinement of the feature map: residual graph convolutions over all pairs of positions (``networks.md``).
 
-from collections.abc import Callable
+Edges of ``attention`` are those of dot-product attention with one head ("Attention is all you need", NeurIPS 2017):
+a softmax of ⟨q, k⟩ / t, queries and keys two learned projections of the features of length 1, t learned too. With both
+projections the identity they are those of ``softmax``.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +30,13 @@ Rows = Callable[[Tensor, Tensor, Tensor, Tensor, Edges, int], Tensor]
 
 
 def edge_weights(similarity: Tensor, edges: Edges, parameter: Tensor, neighbours: int) -> Tensor:
-    """Turn rows of cosine similarities into edges.
+    """Turn rows of similarities into edges.
 
     Args:
-        similarity: B×R×N.
+        similarity: B×R×N: cosines; of ``attention`` products of queries and keys.
         edges: the kind.
-        parameter: one number: the threshold τ, or the temperature t of ``softmax``; ``topk`` does not use it.
+        parameter: one number: the threshold τ, or the temperature t of ``softmax`` and ``attention``; ``topk`` does not
+            use it.
         neighbours: edges of a node with ``topk``. Nodes as similar as the last of them are kept too, so that the result
             does not depend on an order among equals. Negative similarities do not become edges.
 
@@ -39,7 +45,7 @@ def edge_weights(similarity: Tensor, edges: Edges, parameter: Tensor, neighbours
     """
     if edges is Edges.THRESHOLD:
         return torch.relu(similarity - parameter)
-    if edges is Edges.SOFTMAX:
+    if edges in (Edges.SOFTMAX, Edges.ATTENTION):
         return torch.softmax(similarity / parameter, dim=-1)
     # Padded by `neighbours` columns below any cosine, so that TopK has enough of them on a tiny feature map.
     padded = F.pad(similarity, (0, neighbours), value=-2.0)
@@ -53,8 +59,8 @@ def graph_rows(
     """Return D⁻¹ A x W of some rows of A.
 
     Args:
-        block: B×R×C, the rows' features of length 1.
-        transposed: B×C×N, the same of all positions.
+        block: B×R×C, the rows' features of length 1; of ``attention`` B×R×D, their queries.
+        transposed: B×C×N, the same of all positions; of ``attention`` B×D×N, the keys.
         projected: B×N×C, x W times ``_SHRINK``.
         parameter: one number, see ``edge_weights``.
 
@@ -68,7 +74,13 @@ def graph_rows(
 
 
 def graph_convolution(
-    x: Tensor, weight: Tensor, parameter: Tensor, edges: Edges, neighbours: int, rows: Rows = graph_rows
+    x: Tensor,
+    weight: Tensor,
+    parameter: Tensor,
+    edges: Edges,
+    neighbours: int,
+    rows: Rows = graph_rows,
+    projections: Sequence[Tensor] = (),
 ) -> Tensor:
     """One residual block: x + relu(D⁻¹ A x W), A the edges between the positions and D its row sums.
 
@@ -77,45 +89,55 @@ def graph_convolution(
         weight: C×C, applied from the right.
         parameter: one number, see ``edge_weights``.
         rows: computes a block of rows; the exporter writes one block and repeats it.
+        projections: of ``attention``: to queries and to keys, C×D each, applied from the right.
 
     Returns:
         B×N×C.
     """
     unit = x / torch.clamp(torch.linalg.vector_norm(x, dim=2, keepdim=True), min=_TINY)
-    transposed = unit.transpose(1, 2)
+    queries, keys = (unit @ projection for projection in projections) if projections else (unit, unit)
+    transposed = keys.transpose(1, 2)
     projected = (x * _SHRINK) @ weight
-    batch, n, channels = x.shape
+    batch, n, dim = queries.shape
     # Blocks of one size, the last ones padded: sizes that differ cost the tracer 0.5 s each.
     size = (n + ROW_BLOCKS - 1) // ROW_BLOCKS
-    padded = F.pad(unit, (0, 0, 0, ROW_BLOCKS * size - n)).reshape(batch, ROW_BLOCKS, size, channels)
+    padded = F.pad(queries, (0, 0, 0, ROW_BLOCKS * size - n)).reshape(batch, ROW_BLOCKS, size, dim)
     blocks = [rows(block, transposed, projected, parameter, edges, neighbours) for block in padded.unbind(1)]
     return x + torch.relu(torch.cat(blocks, dim=1)[:, :n])
 
 
 class GraphConvolution(nn.Module):
-    """A block of the refinement with its weight and its threshold (or temperature)."""
+    """A block of the refinement with its weight, its threshold or temperature, and its projections if it attends."""
 
     def __init__(self, channels: int, config: Refinement) -> None:
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.zeros(channels, channels))
-        if config.edges is Edges.SOFTMAX:
-            self.temperature = nn.Parameter(torch.tensor(0.1))
-        elif config.edges is Edges.THRESHOLD:
+        if config.edges is Edges.THRESHOLD:
             self.threshold = nn.Parameter(torch.tensor(0.5))
+        if config.edges in (Edges.SOFTMAX, Edges.ATTENTION):
+            self.temperature = nn.Parameter(torch.tensor(0.1))
+        if config.edges is Edges.ATTENTION:
+            self.query = nn.Parameter(torch.zeros(channels, config.dim))
+            self.key = nn.Parameter(torch.zeros(channels, config.dim))
 
     def parameter(self) -> Tensor:
         """Return the threshold or the temperature, 0 where the edges need neither."""
-        if self.config.edges is Edges.SOFTMAX:
+        if self.config.edges in (Edges.SOFTMAX, Edges.ATTENTION):
             return self.temperature
         return self.threshold if self.config.edges is Edges.THRESHOLD else self.weight.new_zeros(())
 
+    def projections(self) -> tuple[Tensor, ...]:
+        """Return those of ``attention``, to queries and to keys; none of other edges."""
+        return (self.query, self.key) if self.config.edges is Edges.ATTENTION else ()
+
     def forward(self, x: Tensor) -> Tensor:
         edges, neighbours = self.config.edges, self.config.neighbours
+        weight, parameter, projections = self.weight, self.parameter(), self.projections()
         if is_exporting():
             attributes = {"edges": edges.value, "neighbours": neighbours}
-            return emit_operator("GraphConvolution", (x, self.weight, self.parameter()), attributes, like=x)
-        return graph_convolution(x, self.weight, self.parameter(), edges, neighbours)
+            return emit_operator("GraphConvolution", (x, weight, parameter, *projections), attributes, like=x)
+        return graph_convolution(x, weight, parameter, edges, neighbours, projections=projections)
 
 
 class GraphRefinement(nn.Module):

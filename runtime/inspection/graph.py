@@ -6,11 +6,12 @@ exporter's. Our own operators may be nodes of the domain ``ctx`` or inlined.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import BundleError
 from ctxdeploy.core.extras import require
@@ -19,6 +20,7 @@ DOMAIN = "ctx"
 # What lies between an output and the Concat of all scales.
 _SELECTION = ("Cast", "Div", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "TopK")
 _LAYOUT = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_MOVEMENT = (*_LAYOUT, "Cast", "Gather", "Pad", "Slice", "Split")
 _NORM = ("Add", "Cast", "Identity", "Mul", "Sqrt")
 
 
@@ -28,15 +30,17 @@ class Block:
 
     Attributes:
         nodes: name of the value that enters it, B×N×C.
-        edges: ``threshold``, ``topk`` or ``softmax``.
-        parameter: the threshold τ, or the temperature t of ``softmax``.
+        edges: ``threshold``, ``topk``, ``softmax`` or ``attention``.
+        parameter: the threshold τ, or the temperature t of ``softmax`` and ``attention``.
         neighbours: edges of a node with ``topk``.
+        projections: of ``attention``, to queries and to keys, C×D each.
     """
 
     nodes: str
     edges: str
-    parameter: float
-    neighbours: int
+    parameter: float = 0.0
+    neighbours: int = 0
+    projections: tuple[NDArray[np.float64], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +199,17 @@ class BundleGraph:
             neighbours = int(self._attribute(node, "neighbours"))
             if edges == "topk":  # has none
                 parameter = 0.0
-            if parameter is None:
+            given = [self._matrix(name) for name in node.input[3:]]
+            projections = tuple(matrix for matrix in given if matrix is not None)
+            if parameter is None or len(projections) < len(given):
                 return None
-            return Block(nodes=node.input[0], edges=edges, parameter=parameter, neighbours=neighbours)
+            return Block(
+                nodes=node.input[0],
+                edges=edges,
+                parameter=parameter,
+                neighbours=neighbours,
+                projections=projections,
+            )
         if node.op_type == "Add":
             for before, change in (node.input, reversed(node.input)):
                 relu = self._producers.get(change)
@@ -212,14 +224,30 @@ class BundleGraph:
             if node.op_type == "Softmax":
                 divided = self._producers.get(node.input[0])
                 temperature = self._scalar(divided.input[1]) if divided is not None else None
-                return None if temperature is None else _inlined(nodes, "softmax", parameter=temperature)
+                if divided is None or temperature is None:
+                    return None
+                found = self._projections(divided.input[0])
+                edges = "attention" if found else "softmax"
+                return Block(nodes=nodes, edges=edges, parameter=temperature, projections=found)
             if node.op_type == "TopK":
                 count = self._scalar(node.input[1])
-                return None if count is None else _inlined(nodes, "topk", neighbours=int(count))
+                return None if count is None else Block(nodes=nodes, edges="topk", neighbours=int(count))
             made = self._producers.get(node.input[0]) if node.op_type == "Sub" else None
             if made is not None and made.op_type == "MatMul":
                 threshold = self._scalar(node.input[1])
-        return None if threshold is None else _inlined(nodes, "threshold", parameter=threshold)
+        return None if threshold is None else Block(nodes=nodes, edges="threshold", parameter=threshold)
+
+    def _projections(self, similarity: str) -> tuple[NDArray[np.float64], ...]:
+        """Return what the two factors of a product were projected by; nothing where they are the features."""
+        product = self._producers.get(self._through(similarity, ("Cast",)))
+        found = []
+        for name in product.input if product is not None and product.op_type == "MatMul" else ():
+            made = self._producers.get(self._through(name, _MOVEMENT))
+            matrix = self._matrix(made.input[1]) if made is not None and made.op_type == "MatMul" else None
+            if matrix is None:
+                return ()
+            found.append(matrix)
+        return tuple(found)
 
     def _shares(self, places: str) -> str | None:
         """Return the shares that positions are weighted with: these are ``sharesᵀ @ (centres - middle) + middle``."""
@@ -231,9 +259,10 @@ class BundleGraph:
         return None
 
     def _through(self, name: str, operators: Sequence[str]) -> str:
-        """Follow a value backwards through operators with one input that is not a constant (a layout's first)."""
+        """Follow a value backwards through operators with one input that is not a constant (a movement's first)."""
         while (node := self._producers.get(name)) is not None and node.op_type in operators:
-            inputs = [node.input[0]] if node.op_type in _LAYOUT else [n for n in node.input if not self._is_constant(n)]
+            moves = node.op_type in _MOVEMENT
+            inputs = [node.input[0]] if moves else [n for n in node.input if not self._is_constant(n)]
             if len(inputs) != 1:
                 break
             name = inputs[0]
@@ -265,6 +294,13 @@ class BundleGraph:
         value = self._onnx.numpy_helper.to_array(self._constants[name])
         return float(value.reshape(-1)[0]) if np.size(value) == 1 else None
 
+    def _matrix(self, name: str) -> NDArray[np.float64] | None:
+        """Return a constant with two axes; None for anything else."""
+        if name not in self._constants:
+            return None
+        value = np.asarray(self._onnx.numpy_helper.to_array(self._constants[name]), np.float64)
+        return value if value.ndim == 2 else None
+
     def _attribute(self, node: Any, name: str, default: Any = None) -> Any:
         for attribute in node.attribute:
             if attribute.name == name:
@@ -274,7 +310,3 @@ class BundleGraph:
 
 def _is_square(node: Any) -> bool:
     return bool(node.op_type == "Pow" or (node.op_type == "Mul" and node.input[0] == node.input[1]))
-
-
-def _inlined(nodes: str, edges: str, *, parameter: float = 0.0, neighbours: int = 0) -> Block:
-    return Block(nodes=nodes, edges=edges, parameter=parameter, neighbours=neighbours)

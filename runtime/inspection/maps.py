@@ -28,7 +28,7 @@ class Edge:
     Attributes:
         row: of the feature map.
         column: of the feature map.
-        similarity: cosine of the two positions' features.
+        similarity: cosine of the two positions' features; with ``attention`` the product of query and key.
         weight: share of what the chosen position takes, of 1 over all positions.
     """
 
@@ -46,7 +46,8 @@ class BlockEdges:
         block: kind and parameter of the edges.
         row: of the position.
         column: of the position.
-        similarity: h×w float64, cosine of the position with every other; S.
+        similarity: h×w float64, cosine of the position with every other; S. With ``attention`` the product of its query
+            and every key.
         weights: h×w float64, shares that sum to 1 (0 everywhere at a position without activation); D⁻¹ A.
     """
 
@@ -95,7 +96,8 @@ def edges_of(nodes: NDArray[np.float32], block: Block, cell: tuple[int, int], sh
     row, column = cell
     x = nodes.astype(np.float64)
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY)
-    similarity = unit @ unit[row * shape[1] + column]
+    queries, keys = (unit @ matrix for matrix in block.projections) if block.projections else (unit, unit)
+    similarity = keys @ queries[row * shape[1] + column]
     adjacency = _adjacency(similarity, block)
     weights = adjacency / max(float(adjacency.sum()), _TINY)
     return BlockEdges(
@@ -105,7 +107,7 @@ def edges_of(nodes: NDArray[np.float32], block: Block, cell: tuple[int, int], sh
 
 def _adjacency(similarity: NDArray[np.float64], block: Block) -> NDArray[np.float64]:
     """Return a row of A from one of S."""
-    if block.edges == "softmax":
+    if block.edges in ("softmax", "attention"):
         exponent = similarity / block.parameter
         softmax: NDArray[np.float64] = np.exp(exponent - exponent.max())
         return softmax

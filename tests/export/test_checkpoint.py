@@ -125,6 +125,7 @@ COMBINATIONS = [
         (Architecture.RESNET18, Smoothing(kind="none"), Refinement(edges=Edges.TOPK, neighbours=9), 16),
         (Architecture.RESNET18, Smoothing(kind="gaussian", kernel_size=3), None, 16),
         (Architecture.RESNET18, Smoothing(kind="gaussian", kernel_size=5), Refinement(edges=Edges.SOFTMAX), 16),
+        (Architecture.RESNET18, Smoothing(), Refinement(edges=Edges.ATTENTION, dim=24), 16),
         (Architecture.RESNET18, Smoothing(kind="gaussian", kernel_size=7), Refinement(blocks=3), 256),
         (Architecture.RESNET50, Smoothing(kind="gaussian", kernel_size=3), Refinement(blocks=1), 16),
     ]

@@ -135,6 +135,7 @@ def test_safetensors_are_a_bare_state_dict(saved: tuple[Content, str], tmp_path:
         {"family": "ctx", "refinement": Refinement(blocks=3)},
         {"family": "ctx", "refinement": Refinement(edges=Edges.SOFTMAX)},
         {"family": "ctx", "refinement": Refinement(edges=Edges.TOPK)},
+        {"family": "ctx", "refinement": Refinement(edges=Edges.ATTENTION, dim=12)},
         {"family": "fire", "smoothing": Smoothing(kind="none"), "lit": Lit(templates=8, dim=32)},
         {"architecture": Architecture.EFFICIENTNET_LITE0, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3},
         {
@@ -144,7 +145,18 @@ def test_safetensors_are_a_bare_state_dict(saved: tuple[Content, str], tmp_path:
             "std": (128 / 255,) * 3,
         },
     ],
-    ids=["no whitening", "stride 32", "gaussian", "threshold", "softmax", "topk", "fire", "lite", "lite, cut"],
+    ids=[
+        "no whitening",
+        "stride 32",
+        "gaussian",
+        "threshold",
+        "softmax",
+        "topk",
+        "attention",
+        "fire",
+        "lite",
+        "lite, cut",
+    ],
 )
 def test_every_part_of_a_network_is_told_by_its_tensors(options: dict[str, Any], tmp_path: Path) -> None:
     network = network_of(**options)

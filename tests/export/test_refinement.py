@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks import Edges, GraphConvolution, NetworkConfig, Refinement
 from ctxdeploy.export.networks.refinement import ROW_BLOCKS, GraphRefinement, graph_convolution
 
 CHANNELS, NEIGHBOURS = 256, 10
-PARAMETERS = {Edges.THRESHOLD: 0.3, Edges.TOPK: 0.0, Edges.SOFTMAX: 0.1}
+QUERIES = 24
+PARAMETERS = {Edges.THRESHOLD: 0.3, Edges.TOPK: 0.0, Edges.SOFTMAX: 0.1, Edges.ATTENTION: 0.2}
 # Fewer nodes than row blocks, as many, fewer than neighbours, and sizes that no block divides.
 COUNTS = [1, 2, ROW_BLOCKS - 1, ROW_BLOCKS, ROW_BLOCKS + 1, 37, 99]
 
@@ -30,10 +32,19 @@ def by_function(request: pytest.FixtureRequest, function_session: Any) -> tuple[
     from ctxdeploy.export.networks import Architecture
 
     edges = request.param
-    refinement = Refinement(edges=edges, neighbours=NEIGHBOURS)
+    refinement = Refinement(edges=edges, neighbours=NEIGHBOURS, dim=QUERIES)
     config = NetworkConfig(family="ctx", architecture=Architecture.RESNET18, skip_layer=1, refinement=refinement)
     attributes = {"edges": edges.value, "neighbours": NEIGHBOURS}
-    return edges, function_session(config, {"x": 3, "w": 2, "p": 0}, attributes)
+    more = {"q": 2, "k": 2} if edges is Edges.ATTENTION else {}
+    run = function_session(config, {"x": 3, "w": 2, "p": 0, **more}, attributes)
+    return edges, lambda x, weight, parameter: run(x, weight, parameter, *projections(edges))
+
+
+def projections(edges: Edges) -> list[NDArray[np.float32]]:
+    """Return the matrices to queries and to keys, of edges that have some: no two numbers of them are equal."""
+    rng = np.random.default_rng(7)
+    drawn = [(rng.normal(size=(CHANNELS, QUERIES)) / QUERIES**0.5).astype(np.float32) for _ in "qk"]
+    return drawn if edges is Edges.ATTENTION else []
 
 
 def nodes(count: int, batch: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -48,12 +59,15 @@ def nodes(count: int, batch: int = 3) -> tuple[NDArray[np.float32], NDArray[np.f
 def expected(reference: Any, x: Any, weight: Any, edges: Edges) -> NDArray[np.float64]:
     x, weight = x.astype(np.float64), weight.astype(np.float64)
     parameter = float(np.float32(PARAMETERS[edges]))
-    return np.stack([reference.graph_convolution(one, weight, parameter, edges.value, NEIGHBOURS) for one in x])
+    more = [matrix.astype(np.float64) for matrix in projections(edges)]
+    return np.stack([reference.graph_convolution(one, weight, parameter, edges.value, NEIGHBOURS, *more) for one in x])
 
 
 def in_pytorch(x: Any, weight: Any, edges: Edges) -> NDArray[np.float32]:
     parameter = torch.tensor(PARAMETERS[edges])
-    return graph_convolution(torch.from_numpy(x), torch.from_numpy(weight), parameter, edges, NEIGHBOURS).numpy()
+    more = [torch.from_numpy(matrix) for matrix in projections(edges)]
+    x, weight = torch.from_numpy(x), torch.from_numpy(weight)
+    return graph_convolution(x, weight, parameter, edges, NEIGHBOURS, projections=more).numpy()
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -127,4 +141,24 @@ def test_parameters_are_those_that_the_edges_need() -> None:
         Edges.THRESHOLD: {"weight", "threshold"},
         Edges.SOFTMAX: {"weight", "temperature"},
         Edges.TOPK: {"weight"},
+        Edges.ATTENTION: {"weight", "temperature", "query", "key"},
     }
+
+
+def test_attention_with_the_features_as_queries_and_keys_is_softmax() -> None:
+    x, weight = (torch.from_numpy(values) for values in nodes(20))
+    same = [torch.eye(CHANNELS)] * 2
+    attended = graph_convolution(x, weight, torch.tensor(0.1), Edges.ATTENTION, NEIGHBOURS, projections=same)
+    expected = graph_convolution(x, weight, torch.tensor(0.1), Edges.SOFTMAX, NEIGHBOURS)
+    torch.testing.assert_close(attended, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 4097, 8.0])
+def test_dimensions_of_queries_that_are_refused(dim: Any) -> None:
+    with pytest.raises(ConfigError, match="queries and keys"):
+        Refinement(edges=Edges.ATTENTION, dim=dim)
+
+
+def test_dimensions_of_queries_stand_in_metadata_of_attention_alone() -> None:
+    """So that the networks of other edges keep the identity of their bundles."""
+    assert [edges for edges in Edges if "dim" in Refinement(edges=edges).metadata()] == [Edges.ATTENTION]

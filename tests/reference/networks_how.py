@@ -41,12 +41,22 @@ def gaussian_smoothing(x: Array, bandwidth: Array, confidence: Array, size: int)
     return out
 
 
-def graph_convolution(x: Array, weight: Array, parameter: float, edges: str, neighbours: int) -> Array:
-    """One residual block on nodes N×C; a node without edges keeps its features."""
+def graph_convolution(
+    x: Array,
+    weight: Array,
+    parameter: float,
+    edges: str,
+    neighbours: int,
+    query: Array | None = None,
+    key: Array | None = None,
+) -> Array:
+    """One residual block on nodes N×C; a node without edges keeps its features. Attention has two projections C×D."""
     out = x.copy()
     unit = np.stack([row / np.linalg.norm(row) if np.linalg.norm(row) > 0 else row for row in x])
+    queries = unit if query is None else np.stack([row @ query for row in unit])
+    keys = unit if key is None else np.stack([row @ key for row in unit])
     for i in range(len(x)):
-        similarity = [float(unit[i] @ unit[j]) for j in range(len(x))]
+        similarity = [float(queries[i] @ keys[j]) for j in range(len(x))]
         edge = _edges(similarity, parameter, edges, neighbours)
         total = sum(edge)
         if total > 0:
@@ -58,7 +68,7 @@ def graph_convolution(x: Array, weight: Array, parameter: float, edges: str, nei
 def _edges(similarity: list[float], parameter: float, edges: str, neighbours: int) -> list[float]:
     if edges == "threshold":
         return [max(s - parameter, 0.0) for s in similarity]
-    if edges == "softmax":
+    if edges in ("softmax", "attention"):
         largest = max(similarity)
         powers = [math.exp((s - largest) / parameter) for s in similarity]
         return [p / sum(powers) for p in powers]

@@ -42,11 +42,12 @@ VARIANTS: dict[str, tuple[str, Smoothing, Refinement | None, Lit | None, tuple[f
         (1.0,),
     ),
     "topk": ("ctx", Smoothing(), Refinement(blocks=1, edges=Edges.TOPK, neighbours=7), None, (1.0,)),
+    "attention": ("ctx", Smoothing(), Refinement(blocks=1, edges=Edges.ATTENTION, dim=8), None, (1.0,)),
     "how": ("how", Smoothing(), None, None, (1.414, 1.0)),
     "fire": ("fire", Smoothing(kind="none"), None, Lit(steps=2, templates=24, dim=64), (1.0, 0.707)),
 }
 DENSE = [name for name in VARIANTS if name != "fire"]
-SLOW = ("softmax", "topk", "how")  # 5 to 10 seconds of tracing each
+SLOW = ("softmax", "topk", "attention", "how")  # 5 to 10 seconds of tracing each
 FORMS = ("functions", "inlined")
 
 
@@ -208,6 +209,8 @@ def test_edges_are_those_of_pytorch(dense: Case, form: str) -> None:
         assert np.abs(taken).max() > 1e-3
         config = dense.network.config.refinement
         assert edges.block.edges == config.edges.value
+        for matrix, own in zip(edges.block.projections, refinement.blocks[number].projections(), strict=True):
+            np.testing.assert_array_equal(matrix, own.detach().numpy())
         if config.edges is Edges.TOPK:
             assert edges.block.neighbours == config.neighbours
             assert edges.count <= config.neighbours - 1
@@ -306,13 +309,16 @@ def test_position_is_one_of_the_original_photo(
         assert abs(y - at[1]) < (lower - upper) / rows / 2 + 1e-3
 
 
-@pytest.mark.parametrize("kind", ["threshold", "topk", "softmax"])
+@pytest.mark.parametrize("kind", ["threshold", "topk", "softmax", "attention"])
 def test_edge_weights_are_those_of_plain_loops(kind: str) -> None:
     random = np.random.default_rng(2)
     rows, columns = 4, 5
     nodes = np.maximum(random.normal(size=(rows * columns, 6)), 0).astype(np.float32)
     nodes[7] = 0.0  # a position without activation
-    block = Block(nodes="x", edges=kind, parameter={"threshold": 0.4, "softmax": 0.1}.get(kind, 0.0), neighbours=4)
+    parameter = {"threshold": 0.4, "softmax": 0.1, "attention": 0.1}.get(kind, 0.0)
+    query, key = random.normal(size=(2, 6, 3))
+    matrices = (query, key) if kind == "attention" else ()
+    block = Block(nodes="x", edges=kind, parameter=parameter, neighbours=4, projections=matrices)
     for cell in ((0, 0), (1, 2), (3, 4)):
         here = cell[0] * columns + cell[1]
         found = edges_of(nodes, block, cell, (rows, columns))
@@ -322,6 +328,11 @@ def test_edge_weights_are_those_of_plain_loops(kind: str) -> None:
                 np.sqrt(sum(v * v for v in other)), 1e-12
             )
             similarity.append(sum(a * b for a, b in zip(nodes[here].astype(float), other, strict=True)) / norms)
+        if kind == "attention":
+            unit = [nodes[i].astype(float) / max(np.sqrt(sum(nodes[i].astype(float) ** 2)), 1e-12) for i in range(20)]
+            asked = [sum(unit[here][c] * query[c, d] for c in range(6)) for d in range(3)]
+            offered = [[sum(one[c] * key[c, d] for c in range(6)) for d in range(3)] for one in unit]
+            similarity = [sum(a * b for a, b in zip(asked, other, strict=True)) for other in offered]
         if kind == "threshold":
             edges = [max(s - 0.4, 0.0) for s in similarity]
         elif kind == "topk":

@@ -19,12 +19,13 @@ from ctxdeploy.cli.main import run as command_line
 from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError, TrainingError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
-from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks import Architecture, Edges, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training.config import ContrastiveConfig, OptimiserConfig, PairsConfig, RunConfig, TrainConfig
 from ctxdeploy.training.features import Maps
 from ctxdeploy.training.objectives import objective_of
 from ctxdeploy.training.run import Start, Trained, train
 from ctxdeploy.training.sets import read_set
+from ctxdeploy.training.start import new_network
 from ctxdeploy.training.state import load_state, locked, save_state
 
 BOTH = NetworkConfig(
@@ -233,6 +234,7 @@ def test_a_full_disk_is_said_and_leaves_the_model_that_is_there(
         (["--set", "temperature=none"], "temperature None is outside 0.001..10"),
         (["--photo-memory", "nan"], "--photo-memory 'nan' is not a number of gigabytes"),
         (["--init", "x.pth", "--kernel-size", "5"], "--kernel-size 5 is of --smoothing"),
+        (["--edges", "attention"], "--edges attention is of the graph refinement: give --graph BLOCKS too"),
         (["--set", "temperature=0"], "temperature 0 is outside 0.001..10"),
         (["--architecture", "vgg"], "architecture 'vgg' is not one of"),
         (["--steps", "0"], "steps 0 is outside 1"),
@@ -247,6 +249,24 @@ def test_mistakes_are_one_line(
     assert command_line(["train", str(tmp_path / "run"), *photos, *given]) == 2
     printed = capsys.readouterr().err
     assert reason in printed and printed.count("\n") == 1
+
+
+def test_attention_begins_as_softmax_edges_and_learns() -> None:
+    """Queries are the keys, whose products are the cosines but for chance, and a gradient comes to both projections."""
+    config = replace(BOTH, refinement=Refinement(blocks=1, edges=Edges.ATTENTION, dim=256))
+    network = new_network(config, seed=3)
+    assert network.refinement is not None
+    block = network.refinement.blocks[0]
+    assert torch.equal(block.query, block.key) and block.query.abs().min() > 0
+    x = torch.nn.functional.normalize(
+        torch.rand(1, 30, config.channels, generator=torch.Generator().manual_seed(0)), dim=2
+    )
+    cosines = (x @ x.mT)[0]
+    products = ((x @ block.query) @ (x @ block.key).mT)[0]
+    assert (products - cosines).abs().max() < 0.5 and (products - cosines).abs().mean() < 0.15
+    block(x).square().sum().backward()
+    for parameter in (block.query, block.key, block.temperature, block.weight):
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0
 
 
 def test_a_configuration_prints_itself() -> None:

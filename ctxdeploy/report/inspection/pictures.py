@@ -296,6 +296,8 @@ def _rule(block: "BlockEdges") -> str:
     kind = block.block
     if kind.edges == "softmax":
         return f"every position is joined to every other, by softmax(similarity / {kind.parameter:.4g})"
+    if kind.edges == "attention":
+        return f"every position is joined to every other, by softmax(query · key / {kind.parameter:.4g})"
     if kind.edges == "topk":
         return f"edges go to the {kind.neighbours} most similar positions, by their similarity"
     return f"edges go to positions more similar than τ = {kind.parameter:.4g}, by how much they exceed it"
