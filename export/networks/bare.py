@@ -47,7 +47,7 @@ def _with_cut(config: NetworkConfig, shapes: Shapes) -> NetworkConfig:
     """Return the configuration with the cut of the trunk whose tensors are the given ones."""
     given = {name for name in shapes if name.startswith("backbone.")}
     lite, nearest = config.architecture.lite, ""
-    for skip_layer in (0, 1):
+    for skip_layer in (0,) if config.architecture is Architecture.VGG16 else (0, 1):
         for block in [None] if lite is None else [*lite.cuts(skip_layer)]:
             tried = replace(config, skip_layer=skip_layer, block=block, dim=None)
             expected = {name for name in state_shapes(tried, Extraction()) if name.startswith("backbone.")}

@@ -18,14 +18,17 @@ def _check_whole(what: str, value: object) -> None:
 class Architecture(Enum):
     """A trunk; of a ResNet name, bottleneck blocks or basic ones, blocks of its four layers, channels of its first.
 
-    The ResNets are those of He et al. (CVPR 2016), and ResNet-18 at half the width: 0.7M parameters up to layer3. The
-    EfficientNets are the Lite variants of Tan and Le's (ICML 2019): 0.8, 1.1 and 1.2M parameters at stride 16.
+    The ResNets are those of He et al. (CVPR 2016), and ResNet-18 at half the width: 0.7M parameters up to layer3.
+    VGG-16 is Simonyan and Zisserman's (ICLR 2015) up to its last convolution. The EfficientNets are the Lite variants of Tan
+    and Le's (ICML 2019): 0.8, 1.1 and 1.2M parameters at stride 16.
     """
 
     RESNET18 = ("resnet18", False, (2, 2, 2, 2), 64)
     RESNET34 = ("resnet34", False, (3, 4, 6, 3), 64)
     RESNET50 = ("resnet50", True, (3, 4, 6, 3), 64)
     RESNET101 = ("resnet101", True, (3, 4, 23, 3), 64)
+    RESNET152 = ("resnet152", True, (3, 8, 36, 3), 64)
+    VGG16 = ("vgg16", False, (), 64)
     RESNET18_HALF = ("resnet18-half", False, (2, 2, 2, 2), 32)
     EFFICIENTNET_LITE0 = ("efficientnet-lite0", False, (), 0, Lite(width=1.0, depth=1.0))
     EFFICIENTNET_LITE1 = ("efficientnet-lite1", False, (), 0, Lite(width=1.0, depth=1.1))
@@ -39,6 +42,11 @@ class Architecture(Enum):
         self.blocks = blocks
         self.width = width
         self.lite = lite
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the whole trunk's feature map."""
+        return 16 if self is Architecture.VGG16 else 32
 
     @classmethod
     def parse(cls, label: object) -> "Architecture":
@@ -182,6 +190,8 @@ class NetworkConfig:
             _check_whole("descriptor dimension", self.dim)
         if self.skip_layer not in (0, 1):
             raise ConfigError(f"skip_layer {self.skip_layer}: use 0 or 1")
+        if self.skip_layer and self.architecture is Architecture.VGG16:
+            raise ConfigError(f"skip_layer {self.skip_layer} of vgg16: it has no layers to leave out, use 0")
         if self.block is not None:
             self._check_block(self.block)
         if self.dim is not None and not 1 <= self.dim <= self.feature_dim:
@@ -210,7 +220,7 @@ class NetworkConfig:
     @property
     def stride(self) -> int:
         """Pixels of the scaled image per cell of the feature map."""
-        return 32 >> self.skip_layer
+        return self.architecture.stride >> self.skip_layer
 
     @property
     def feature_dim(self) -> int:

@@ -2,14 +2,20 @@
 
 from torch import nn
 
-from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
 from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
+from ctxdeploy.export.networks.vgg import VggTrunk
 
 
 def trunk_of(config: NetworkConfig) -> nn.Module:
-    """Return the trunk of a configuration, its weights not loaded yet: B×3×H×W to B×C×⌈H/stride⌉×⌈W/stride⌉."""
+    """Return the trunk of a configuration, its weights not loaded yet.
+
+    B×3×H×W to B×C×⌈H/stride⌉×⌈W/stride⌉, of VGG rounded down.
+    """
     lite = config.architecture.lite
+    if config.architecture is Architecture.VGG16:
+        return VggTrunk()
     if lite is None:
         return ResNetTrunk(config.architecture, config.skip_layer)
     return EfficientNetTrunk(lite, lite.cut(config.skip_layer, config.block))

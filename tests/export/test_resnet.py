@@ -48,6 +48,7 @@ def torchvision_state(blocks: tuple[int, ...], bottleneck: bool) -> Shapes:
         (Architecture.RESNET34, (3, 4, 6, 3), False, 21_797_672 - 513_000),
         (Architecture.RESNET50, (3, 4, 6, 3), True, 25_557_032 - 2_049_000),
         (Architecture.RESNET101, (3, 4, 23, 3), True, 44_549_160 - 2_049_000),
+        (Architecture.RESNET152, (3, 8, 36, 3), True, 60_192_808 - 2_049_000),
     ],
 )
 def test_state_is_torchvisions(
