@@ -19,8 +19,8 @@ class Architecture(Enum):
     """A trunk; of a ResNet name, bottleneck blocks or basic ones, blocks of its four layers, channels of its first.
 
     The ResNets are those of He et al. (CVPR 2016), and ResNet-18 at half the width: 0.7M parameters up to layer3.
-    VGG-16 is Simonyan and Zisserman's (ICLR 2015) up to its last convolution. The EfficientNets are the Lite variants of Tan
-    and Le's (ICML 2019): 0.8, 1.1 and 1.2M parameters at stride 16.
+    VGG-16 is Simonyan and Zisserman's (ICLR 2015) up to its last convolution. The EfficientNets are the Lite variants
+    of Tan and Le's (ICML 2019): 0.8, 1.1 and 1.2M parameters at stride 16.
     """
 
     RESNET18 = ("resnet18", False, (2, 2, 2, 2), 64)
