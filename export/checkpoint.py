@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,11 @@ from ctxdeploy.export.state_dict import as_trunk, file_name, module_name, unwrap
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 
 _STEPS = "num_batches_tracked"
-_NEEDED = ("backbone.conv1.", "backbone.stem.", "dim_reduction.")
+_NEEDED = ("backbone.conv1.", "backbone.stem.", "dim_reduction.", "global_head.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,13 +47,13 @@ class Checkpoint:
     state: Mapping[str, "Tensor"]
     remarks: tuple[str, ...] = ()
 
-    def network(self, extraction: Extraction | None = None) -> "RetrievalNetwork":
+    def network(self, extraction: Extraction | None = None) -> "DescriptorNetwork":
         """Return the network with its weights, in evaluation mode, float32.
 
         Raises:
             CheckpointError: tensors are missing, unexpected, of another shape or not finite; the message names them.
         """
-        extraction = replace(extraction or self.extraction, dim=self.config.descriptor_dim)
+        extraction = self.config.fitted(extraction or self.extraction)
         network = build(self.config, extraction)
         expected = network.state_dict()
         given = {module_name(name): tensor for name, tensor in self.state.items()}
@@ -79,7 +79,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: state_dict holds entries that are not tensors of real numbers: {_listed(strange)}"
             )
-        expected = state_shapes(self.config, replace(self.extraction, dim=self.config.descriptor_dim))
+        expected = state_shapes(self.config, self.config.fitted(self.extraction))
         given = {module_name(name): tensor for name, tensor in self.state.items()}
         self._refuse(
             {
@@ -276,11 +276,13 @@ def _state_of_2020(state: Any) -> Any:
 
 def _extraction(config: NetworkConfig, runtime: dict[str, Any]) -> Extraction:
     default = Extraction()
-    return Extraction(
+    found = Extraction(
         scales=tuple(float(scale) for scale in runtime.get("scales", default.scales)),
         top_k=runtime.get("features_num") or default.top_k,
-        dim=config.descriptor_dim,
+        global_scales=tuple(float(s) for s in runtime.get("global_scales", (1.0,))) if config.global_dim else (),
+        global_dim=config.global_dim,
     )
+    return config.fitted(found)
 
 
 def _listed(names: list[str], max_names: int = 8) -> str:

@@ -10,11 +10,11 @@ from ctxdeploy.export.networks.families import family
 from ctxdeploy.export.state_dict import file_name
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 
 def save_checkpoint(
-    network: "RetrievalNetwork", path: str | Path, *, image_size: int = 1024, half: bool = False
+    network: "DescriptorNetwork", path: str | Path, *, image_size: int = 1024, half: bool = False
 ) -> None:
     """Write a network in the form of its family: FIRe's own, else the ctx form (HOW's with more options).
 
@@ -35,6 +35,7 @@ def save_checkpoint(
             "image_size": image_size,
             "features_num": network.extraction.top_k,
             "scales": list(network.extraction.scales),
+            **({"global_scales": list(scales)} if (scales := network.extraction.global_scales) else {}),
             "training_scales": [1],
         },
     }

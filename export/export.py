@@ -26,7 +26,7 @@ from ctxdeploy.export.parity.verify import torch_runner
 from ctxdeploy.export.preflight import check_graph, plan, preflight
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ def _refused(builder: BundleBuilder, output: Path) -> ParityError:
     )
 
 
-def _photos(network: "RetrievalNetwork", preprocessing: Preprocessing, photos: ParityPhotos | None) -> ParityPhotos:
+def _photos(network: "DescriptorNetwork", preprocessing: Preprocessing, photos: ParityPhotos | None) -> ParityPhotos:
     photos = photos or sample_parity_photos(preprocessing)
     for name, photo in (*photos.parity.items(), *photos.retrieval.items()):
         if max(photo.shape[:2]) > preprocessing.image_size:

@@ -46,6 +46,7 @@ ROOTS = frozenset(
         "backbone",
         "whiten",
         "dim_reduction",
+        "global_head",
         "smoothing",
         "refinement",
         "lit",

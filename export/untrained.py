@@ -16,7 +16,8 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.families import build
 from ctxdeploy.export.networks.lit import LocalFeatureIntegration
-from ctxdeploy.export.networks.network import RetrievalNetwork
+from ctxdeploy.export.networks.network import DescriptorNetwork, RetrievalNetwork
+from ctxdeploy.export.networks.pooling import GlobalHead
 from ctxdeploy.export.networks.refinement import GraphConvolution
 from ctxdeploy.export.networks.smoothing import GaussianSmoothing
 
@@ -27,7 +28,7 @@ _SHARPNESS = 4.0
 
 def untrained_network(
     config: NetworkConfig, extraction: Extraction, photos: Sequence[Image], *, seed: int = 0
-) -> RetrievalNetwork:
+) -> DescriptorNetwork:
     """Return a network with random weights (He initialisation), fitted to photos.
 
     Args:
@@ -53,8 +54,11 @@ def untrained_network(
             # Weak enough that bandwidth and confidence vary around softplus(0) and 1/2 instead of saturating.
             nn.init.normal_(module.predict.weight, std=0.1 * config.channels**-0.5, generator=generator)
     _fit_batch_norm(network, photos)
-    if config.dim is not None:
+    if isinstance(network, RetrievalNetwork) and config.dim is not None:
         _fit_whitening(network, photos)
+    for head in network.modules():
+        if isinstance(head, GlobalHead):
+            _fit_global_whitening(network, head, photos, generator)
     return network.eval()
 
 
@@ -70,7 +74,7 @@ def _initialise_integration(module: LocalFeatureIntegration, generator: torch.Ge
 
 
 @torch.no_grad()
-def _fit_batch_norm(network: RetrievalNetwork, photos: Sequence[Image]) -> None:
+def _fit_batch_norm(network: DescriptorNetwork, photos: Sequence[Image]) -> None:
     """Set the running statistics to the mean over the photos of what each layer sees in training mode."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -104,5 +108,24 @@ def _fit_whitening(network: RetrievalNetwork, photos: Sequence[Image], shrinkage
     layer.bias.copy_(-(projection @ mean))
 
 
-def _input(network: RetrievalNetwork, photo: Image) -> Tensor:
+@torch.no_grad()
+def _fit_global_whitening(
+    network: DescriptorNetwork, head: GlobalHead, photos: Sequence[Image], generator: torch.Generator
+) -> None:
+    """Turn the vectors of the photos about their mean: pooled features are positive, and nearly alike before.
+
+    A dozen photos say nothing of most of 2048 directions: all of them keep their length.
+    """
+    for layer in (module for module in head.modules() if isinstance(module, nn.Linear)):
+        nn.init.orthogonal_(layer.weight, generator=generator)
+        seen: list[Tensor] = []
+        with layer.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0])):
+            for photo in photos:
+                network(torch.from_numpy(np.array(photo))[None])
+        # What takes maps of features uses weight and bias without a call.
+        mean = torch.cat(seen).mean(dim=0) if seen else torch.zeros(layer.in_features)
+        layer.bias.copy_(-(layer.weight @ mean))
+
+
+def _input(network: DescriptorNetwork, photo: Image) -> Tensor:
     return network.normalise(torch.from_numpy(np.array(photo))[None])

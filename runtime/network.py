@@ -9,7 +9,7 @@ import numpy as np
 
 from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
-from ctxdeploy.core.types import LARGEST, LocalDescriptors, PhotoDescriptors, StageSeconds
+from ctxdeploy.core.types import LARGEST, GlobalDescriptor, LocalDescriptors, PhotoDescriptors, StageSeconds
 from ctxdeploy.runtime.backends.base import Backend, GraphOutputs, RunTimeoutError
 from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.memory import MemoryGrowth, return_free_memory
@@ -121,10 +121,11 @@ class Network:
 
 
 def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors | PhotoFailure:
+    whole = None if outputs.global_vectors is None else outputs.global_vectors[row]
     attention = outputs.attention[row]
     keep = attention != 0  # not > 0, which would take NaN for padding
     vectors = outputs.descriptors[row][keep]
-    if not (np.isfinite(attention).all() and np.isfinite(vectors).all()):
+    if not all(np.isfinite(array).all() for array in (attention, vectors, whole) if array is not None):
         return item.fail("the network returned NaN or infinity", "network")
     if len(vectors) and np.abs(vectors).max() > LARGEST:
         return item.fail(f"the network returned a number beyond {LARGEST:g}", "network")
@@ -138,15 +139,16 @@ def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors
     return PhotoDescriptors(
         name=item.source.name,
         descriptors=descriptors,
+        global_descriptor=None if whole is None else GlobalDescriptor.unit(whole),
         size=pixels.original_size,
         seconds=item.seconds,
         file=item.file,
-        remark=_remark(pixels, len(descriptors)),
+        remark=_remark(pixels, bool(len(descriptors)) or (whole is not None and bool(whole.any()))),
     )
 
 
-def _remark(pixels: Pixels, count: int) -> str:
+def _remark(pixels: Pixels, is_found: bool) -> str:
     """Return why hardly any query will find a photo; nothing where one may."""
     if pixels.is_nearly_one_colour():
         return "it is nearly one colour"
-    return "" if count else "the network found nothing in it"
+    return "" if is_found else "the network found nothing in it"

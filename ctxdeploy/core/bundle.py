@@ -60,10 +60,8 @@ class Extraction:
         if not self.scales or len(set(self.scales)) != len(self.scales):
             raise ConfigError(f"--scales {self.scales}: give at least one scale, each once")
         for scale in self.scales:
-            if not 0.05 <= scale <= 4.0 or round(scale, 3) != scale:
-                raise ConfigError(
-                    f"scale {scale} is not a number from 0.05 to 4 with at most three decimals (--scales)"
-                )
+            if not 0.05 <= scale <= 4.0 or round(scale, 4) != scale:
+                raise ConfigError(f"scale {scale} is not a number from 0.05 to 4 with at most four decimals (--scales)")
         if type(self.top_k) is not int or type(self.dim) is not int:
             raise ConfigError(f"--top-k {self.top_k!r} and dimension {self.dim!r} must be whole numbers")
         least = 0 if self.global_dim else 1
@@ -96,6 +94,11 @@ class Extraction:
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs, in their order."""
         return (*(OUTPUT_NAMES if self.top_k else ()), *((GLOBAL_OUTPUT,) if self.global_dim else ()))
+
+    @property
+    def pyramid(self) -> tuple[float, ...]:
+        """All scales at which the network sees a photo, each once."""
+        return tuple(dict.fromkeys((*(self.scales if self.top_k else ()), *self.global_scales)))
 
     def metadata(self) -> dict[str, Any]:
         """Return the settings; those of the global descriptor only where there is one, so that ids stay."""
@@ -380,13 +383,19 @@ def _check_file(bundle: Bundle, entry: Artefact | CodebookFile, hashes: dict[str
         hashes[graph] = "sound"
 
 
-def _outputs(extraction: Extraction) -> list[dict[str, Any]]:
+def output_shapes(extraction: Extraction) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each of the graph's outputs, in their order, without the batch."""
     k, d = extraction.top_k, extraction.dim
     shapes = {
-        "descriptors": ["batch", k, d],
-        "attention": ["batch", k],
-        "positions": ["batch", k, 2],
-        "scales": ["batch", k],
-        GLOBAL_OUTPUT: ["batch", extraction.global_dim],
+        "descriptors": (k, d),
+        "attention": (k,),
+        "positions": (k, 2),
+        "scales": (k,),
+        GLOBAL_OUTPUT: (extraction.global_dim,),
     }
-    return [{"name": name, "dtype": "float32", "shape": shapes[name]} for name in extraction.outputs]
+    return {name: shapes[name] for name in extraction.outputs}
+
+
+def _outputs(extraction: Extraction) -> list[dict[str, Any]]:
+    shapes = output_shapes(extraction)
+    return [{"name": name, "dtype": "float32", "shape": ["batch", *shape]} for name, shape in shapes.items()]

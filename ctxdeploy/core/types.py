@@ -81,7 +81,15 @@ class GlobalDescriptor:
         float64, so that every machine has the same bits; 0 without descriptors, and where they cancel out.
         """
         weighted = descriptors.attention.astype(np.float64)[:, np.newaxis] * descriptors.vectors
-        total = np.add.reduce(weighted, axis=0)
+        return cls.unit(np.add.reduce(weighted, axis=0))
+
+    @classmethod
+    def unit(cls, vector: NDArray[np.floating[Any]]) -> Self:
+        """Return a vector of D finite numbers divided by its length, in float64; 0 stays 0.
+
+        A network's own is of length 1 but for its rounding: 0.002 in bf16.
+        """
+        total = vector.astype(np.float64)
         length = math.sqrt(math.fsum((total * total).tolist()))
         return cls(vector=(total / length if length > 0 else np.zeros_like(total)).astype(np.float32))
 

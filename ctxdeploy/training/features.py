@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.export.networks import DenseNetwork, GaussianSmoothing, GraphConvolution, RetrievalNetwork, l2_attention
+from ctxdeploy.export.networks import DenseNetwork, DescriptorNetwork, GaussianSmoothing, GraphConvolution, l2_attention
 
 # Standard deviation of a graph convolution's first weights, times the square root of the channels: with 0 the ReLU
 # behind them would pass no gradient, with 1 they would bury the features that they refine.
 _GRAPH_GAIN = 0.1
 
 
-def trainable(network: RetrievalNetwork) -> DenseNetwork:
+def trainable(network: DescriptorNetwork) -> DenseNetwork:
     """Return a HOW or ctx network as such; ``ConfigError`` for FIRe, whose training is another."""
     if not isinstance(network, DenseNetwork):
         raise ConfigError(f"networks of the family {network.config.family} cannot be trained here: how and ctx can")

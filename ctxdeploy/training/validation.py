@@ -14,7 +14,7 @@ from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.scoring import load_ground_truth
 from ctxdeploy.evaluation import asmk_scores
-from ctxdeploy.export.networks import DenseNetwork, RetrievalNetwork, build
+from ctxdeploy.export.networks import DenseNetwork, DescriptorNetwork, build
 from ctxdeploy.training.config import ValidationConfig
 from ctxdeploy.training.photos import Image, PhotoStore
 
@@ -65,7 +65,7 @@ class Validation:
         photos = {name: _describe(pyramid, self._photos.load(i)) for i, name in enumerate(self._names)}
         return asmk_scores(photos, np.concatenate(training), self._config.words, self._truth)
 
-    def _pyramid(self, network: DenseNetwork) -> RetrievalNetwork:
+    def _pyramid(self, network: DenseNetwork) -> DescriptorNetwork:
         """Return a copy of a network over all scales, its batch normalisation folded."""
         extraction = Extraction(scales=self._config.scales, top_k=self._config.top_k, dim=network.config.descriptor_dim)
         copy = build(network.config, extraction)
@@ -74,7 +74,7 @@ class Validation:
         return copy.to(network.get_buffer("mean").device)
 
 
-def _describe(network: RetrievalNetwork, image: Image | None) -> NDArray[np.float32]:
+def _describe(network: DescriptorNetwork, image: Image | None) -> NDArray[np.float32]:
     """Return descriptors of a photo n×D float32; none of an unreadable one."""
     mean = network.get_buffer("mean")
     if image is None:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES
+from ctxdeploy.core.bundle import INPUT_NAME, output_shapes
 from ctxdeploy.export.graph.functions import functions_of
 from ctxdeploy.export.graph.tracing import trace
 from ctxdeploy.export.networks.operators import DOMAIN, exporting
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 
-def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
+def build_graph(network: "DescriptorNetwork", *, inline: bool = False) -> Any:
     """Return the ``onnx.ModelProto`` of a network: input and outputs as in the bundle contract, dynamic B, H and W.
 
     Args:
@@ -36,10 +36,10 @@ def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
     network = copy.deepcopy(network)
     network.fold()
     # Two cells at least at the smallest scale: the tracer would take a size of 1 for a constant.
-    side = max(212, math.ceil(3 * network.config.stride / min(network.extraction.scales)))
+    side = max(212, math.ceil(3 * network.config.stride / min(network.extraction.pyramid)))
     image = torch.zeros(2, side, side + 88, 3, dtype=torch.uint8)
     with exporting():
-        model = trace(network, (image,), ({0: "batch", 1: "height", 2: "width"},), OUTPUT_NAMES)
+        model = trace(network, (image,), ({0: "batch", 1: "height", 2: "width"},), network.extraction.outputs)
     model.graph.inputs[0].name = INPUT_NAME
     _declare_outputs(model.graph.outputs, network)
     for function in functions_of(network.config):
@@ -59,13 +59,11 @@ def build_graph(network: "RetrievalNetwork", *, inline: bool = False) -> Any:
     return proto
 
 
-def _declare_outputs(values: Any, network: "RetrievalNetwork") -> None:
+def _declare_outputs(values: Any, network: "DescriptorNetwork") -> None:
     import onnx_ir as ir
 
-    k, d = network.extraction.top_k, network.config.descriptor_dim
-    shapes: list[list[int | str]] = [["batch", k, d], ["batch", k], ["batch", k, 2], ["batch", k]]
-    for value, shape in zip(values, shapes, strict=True):
-        value.shape = ir.Shape(shape)
+    for value, shape in zip(values, output_shapes(network.extraction).values(), strict=True):
+        value.shape = ir.Shape(["batch", *shape])
 
 
 def save_graph(proto: Any, path: Path) -> None:

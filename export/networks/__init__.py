@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ctxdeploy.export.networks.dense import DenseNetwork
     from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
     from ctxdeploy.export.networks.families import build
-    from ctxdeploy.export.networks.network import RetrievalNetwork, l2_attention
+    from ctxdeploy.export.networks.global_network import GlobalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork, RetrievalNetwork, l2_attention
+    from ctxdeploy.export.networks.pooling import GlobalHead
+    from ctxdeploy.export.networks.pooling_config import Pooling
     from ctxdeploy.export.networks.pretrained import PRETRAINED, find_weights, load_trunk, pretrained_config
     from ctxdeploy.export.networks.refinement import GraphConvolution
     from ctxdeploy.export.networks.smoothing import GaussianSmoothing
@@ -21,12 +24,16 @@ __all__ = [
     "PRETRAINED",
     "Architecture",
     "DenseNetwork",
+    "DescriptorNetwork",
     "Edges",
     "EfficientNetTrunk",
     "GaussianSmoothing",
+    "GlobalHead",
+    "GlobalNetwork",
     "GraphConvolution",
     "Lit",
     "NetworkConfig",
+    "Pooling",
     "Refinement",
     "RetrievalNetwork",
     "Smoothing",
@@ -45,11 +52,15 @@ _HOMES = {
     "pretrained_config": "pretrained",
     "Architecture": "config",
     "DenseNetwork": "dense",
+    "DescriptorNetwork": "network",
     "Edges": "config",
     "GaussianSmoothing": "smoothing",
+    "GlobalHead": "pooling",
+    "GlobalNetwork": "global_network",
     "GraphConvolution": "refinement",
     "Lit": "config",
     "NetworkConfig": "config",
+    "Pooling": "pooling_config",
     "Refinement": "config",
     "RetrievalNetwork": "network",
     "Smoothing": "config",

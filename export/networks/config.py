@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
+from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.lite import Lite
+from ctxdeploy.export.networks.pooling_config import Pooling
 
 
 def _check_whole(what: str, value: object) -> None:
@@ -171,6 +173,7 @@ class NetworkConfig:
         mean: per channel, of RGB in 0..1, taken off the input.
         std: per channel, the input is divided by it.
         block: of an EfficientNet-Lite, counted from 0, whose expansion ends the trunk; None for the last of its stride.
+        pooling: what gives a global descriptor; None in a network of local ones alone.
     """
 
     family: str
@@ -183,6 +186,7 @@ class NetworkConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     block: int | None = None
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         _check_whole("skip_layer", self.skip_layer)
@@ -198,6 +202,9 @@ class NetworkConfig:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.feature_dim}")
         if self.lit is not None and (self.refinement is not None or self.smoothing.kind != "none"):
             raise ConfigError("super-features (lit) take neither smoothing nor refinement: give smoothing 'none'")
+        parts = self.dim is not None or self.lit or self.refinement or self.smoothing.kind != "none"
+        if self.pooling is not None and not self.pooling.beside_local and parts:
+            raise ConfigError("a network with a global descriptor alone has no dim, lit, refinement or smoothing")
         finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std positive")
@@ -229,13 +236,34 @@ class NetworkConfig:
 
     @property
     def descriptor_dim(self) -> int:
-        """Dimension of the descriptors."""
+        """Dimension of the local descriptors, or of the global one where there are no local ones."""
+        if self.pooling is not None and not self.pooling.beside_local:
+            return self.global_dim
         return self.feature_dim if self.dim is None else self.dim
+
+    @property
+    def global_dim(self) -> int:
+        """Dimension of the global descriptor; 0 without one."""
+        if self.pooling is None:
+            return 0
+        return self.pooling.final_dim or self.pooling.dim or self.channels
+
+    def fitted(self, extraction: Extraction) -> Extraction:
+        """Return scales and K with the dimensions of this network, and without what it does not give."""
+        if self.pooling is None:
+            return replace(extraction, dim=self.descriptor_dim, global_dim=0, global_scales=())
+        found = replace(
+            extraction,
+            dim=self.descriptor_dim,
+            global_dim=self.global_dim,
+            global_scales=extraction.global_scales or (1.0,),
+        )
+        return found if self.pooling.beside_local else replace(found, scales=(1.0,), top_k=0)
 
     def metadata(self) -> dict[str, Any]:
         """Return a JSON-serialisable form that ``parse`` reads.
 
-        ``lit`` and ``block`` stand in it only where there are any: networks without keep the identity of their bundles.
+        ``lit``, ``block`` and ``pooling`` stand in it only where there are any: other networks keep their bundles' ids.
         """
         return {
             "family": self.family,
@@ -248,13 +276,14 @@ class NetworkConfig:
             "mean": list(self.mean),
             "std": list(self.std),
             **({} if self.block is None else {"block": self.block}),
+            **({} if self.pooling is None else {"pooling": self.pooling.metadata()}),
         }
 
     @classmethod
     def parse(cls, metadata: Mapping[str, Any]) -> "NetworkConfig":
         """Return the configuration that ``metadata`` wrote; ``ConfigError`` names what is wrong with it."""
         try:
-            refinement, lit = metadata["refinement"], metadata.get("lit")
+            refinement, lit, pooling = metadata["refinement"], metadata.get("lit"), metadata.get("pooling")
             if refinement is not None:
                 refinement = Refinement(**{**refinement, "edges": Edges(refinement["edges"])})
             return cls(
@@ -268,6 +297,7 @@ class NetworkConfig:
                 mean=tuple(metadata["mean"]),
                 std=tuple(metadata["std"]),
                 block=metadata.get("block"),
+                pooling=None if pooling is None else Pooling.parse(pooling),
             )
         except ConfigError:
             raise

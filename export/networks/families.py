@@ -7,14 +7,15 @@ from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.ctx import Ctx
 from ctxdeploy.export.networks.family import Family, Params
 from ctxdeploy.export.networks.fire import Fire
+from ctxdeploy.export.networks.gem import Gem
 from ctxdeploy.export.networks.how import How
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Extraction
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 # In the order in which they are asked whether a checkpoint is theirs.
-FAMILIES: dict[str, Family] = {family.label: family for family in (Fire(), How(), Ctx())}
+FAMILIES: dict[str, Family] = {family.label: family for family in (Fire(), Gem(), How(), Ctx())}
 
 
 def family(label: str) -> Family:
@@ -29,7 +30,7 @@ def family_of(params: Params) -> Family:
     return next(known for known in FAMILIES.values() if known.claims(params))
 
 
-def build(config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork":
+def build(config: NetworkConfig, extraction: "Extraction") -> "DescriptorNetwork":
     """Return the network of a configuration in evaluation mode, its weights not loaded yet.
 
     Raises:

@@ -9,7 +9,7 @@ from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Extraction
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 Params = Mapping[str, Any]
 # What ``net_params`` of every family holds.
@@ -46,7 +46,7 @@ class Family(ABC):
         """Return the ``options`` of a network: the inverse of ``parts``."""
 
     @abstractmethod
-    def build(self, config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork":
+    def build(self, config: NetworkConfig, extraction: "Extraction") -> "DescriptorNetwork":
         """Return the network, its weights not loaded yet."""
 
     def configuration(self, params: Params) -> NetworkConfig:

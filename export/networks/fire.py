@@ -8,7 +8,7 @@ from ctxdeploy.export.networks.family import Family, Params
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Extraction
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 
 class Fire(Family):
@@ -39,7 +39,7 @@ class Fire(Family):
         lit = config.lit or Lit()
         return {"lit": {"T": lit.steps, "N": lit.templates, "dim": lit.dim}}
 
-    def build(self, config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork":
+    def build(self, config: NetworkConfig, extraction: "Extraction") -> "DescriptorNetwork":
         from ctxdeploy.export.networks.super_features import SuperFeatureNetwork
 
         return SuperFeatureNetwork(config, extraction)

@@ -7,7 +7,7 @@ from ctxdeploy.export.networks.family import Family, Params
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Extraction
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 
 class How(Family):
@@ -28,7 +28,7 @@ class How(Family):
     def entries(self, config: NetworkConfig) -> dict[str, Any]:
         return {"smoothing": config.metadata()["smoothing"], "refinement": None}
 
-    def build(self, config: NetworkConfig, extraction: "Extraction") -> "RetrievalNetwork":
+    def build(self, config: NetworkConfig, extraction: "Extraction") -> "DescriptorNetwork":
         from ctxdeploy.export.networks.dense import DenseNetwork
 
         return DenseNetwork(config, extraction)

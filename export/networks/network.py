@@ -1,26 +1,70 @@
 """The whole network: a batch of equally large images to K local descriptors each, over all scales."""
 
+import math
 from abc import ABC, abstractmethod
+from fractions import Fraction
+from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.trunks import fold_trunk, trunk_of
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+# Longest side of a photo that sizes are exact for.
+_LONGEST = 16384
+
+
+@cache
+def scale_ratio(scale: float) -> tuple[int, int]:
+    """Return whole numbers a and b for which ⌊n·a/b⌋ is ⌊n·scale⌋ for every n to 16384.
+
+    n·a stays below 2³¹, in which OpenVINO computes sizes: 1/√2 is 8119/11482, and √2 47321/33461. A scale of four
+    decimals is taken at its word, though 0.29 is a little less as a float, and ⌊100·0.29⌋ therefore 28.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if round(scale, 4) == scale:
+        return Fraction(round(scale * 10000), 10000).as_integer_ratio()
+    sizes = np.arange(1, _LONGEST + 1)
+    wanted = np.floor(sizes * scale)
+    for bits in range(10, 18):
+        a, b = Fraction(scale).limit_denominator(1 << bits).as_integer_ratio()
+        if a * _LONGEST < 1 << 31 and np.array_equal(sizes * a // b, wanted):
+            return a, b
+    raise ConfigError(f"scale {scale!r} has no exact sizes: give it with at most four decimals")
 
 
 def scaled_size(size: int, scale: float) -> int:
     """Return ⌊size·scale⌋, at least 1, in integers.
 
-    Scales have three decimals. ``int(size * 1.414)`` would be exported as a product of floats, which OpenVINO computes
-    in bf16 (descriptor cosine 0.43). For the default scales the result is PyTorch's for every size to 16384 (tested).
+    ``int(size * 1.414)`` would be exported as a product of floats, which OpenVINO computes in bf16 (descriptor cosine
+    0.43). For the default scales the result is PyTorch's for every size to 16384 (tested).
     """
-    scaled: int = torch.sym_max(size * round(scale * 1000) // 1000, 1)  # type: ignore[no-untyped-call]
+    a, b = scale_ratio(scale)
+    scaled: int = torch.sym_max(size * a // b, 1)  # type: ignore[no-untyped-call]
     return scaled
+
+
+def scaled_by(x: Tensor, scale: float) -> Tensor:
+    """Return images B×3×⌊H·scale⌋×⌊W·scale⌋, sampled at the ratio 1/scale: PyTorch's ``recompute_scale_factor=False``.
+
+    A runtime that is given the ratio chooses the size itself, and OpenVINO 2026.4 chooses one more than ⌊H·scale⌋ for
+    some (2157 at 1.414, 1157 at 0.707). So the image is continued by its border, which bilinear sampling does anyhow,
+    until the result is too large in any rounding, and its first rows and columns are taken.
+    """
+    more = math.ceil(1 / scale)
+    x_more = F.pad(x, (0, more, 0, more), mode="replicate")
+    scaled = F.interpolate(
+        x_more, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
+    )
+    return scaled[:, :, : scaled_size(x.shape[2], scale), : scaled_size(x.shape[3], scale)]
 
 
 def l2_attention(x: Tensor) -> Tensor:
@@ -40,8 +84,37 @@ def cell_centres(rows: int, columns: int, height: int, width: int, device: torch
     return torch.stack(grid, dim=2).reshape(-1, 2)
 
 
-class RetrievalNetwork(nn.Module, ABC):
-    """What the networks share: trunk, pyramid, whitening, selection. A subclass makes the features of a scale.
+class DescriptorNetwork(nn.Module, ABC):
+    """What all networks share: a trunk, and images as it takes them. A subclass makes the outputs of a bundle.
+
+    ``forward`` takes images uint8, B×H×W×3, RGB, and returns the outputs that ``Extraction.outputs`` names, float32.
+    """
+
+    def __init__(self, config: NetworkConfig, extraction: Extraction) -> None:
+        super().__init__()
+        self.config = config
+        self.extraction = extraction
+        self.backbone = trunk_of(config)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of a batch."""
+
+    def fold(self) -> None:
+        """Fold constants into the weights, in place; for exporting, not for training."""
+        fold_trunk(self.backbone)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return B×3×H×W, centred and scaled, from uint8 B×H×W×3."""
+        # The cast comes first: of uint8 tensors, TensorRT transposes none.
+        x = image.to(self.get_buffer("mean").dtype).permute(0, 3, 1, 2) / 255
+        return (x - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+class RetrievalNetwork(DescriptorNetwork):
+    """What networks of local descriptors share: pyramid, whitening, selection. A subclass makes a scale's features.
 
     ``forward`` takes images uint8, B×H×W×3, RGB, and returns descriptors B×K×D, attention B×K (0 marks padding),
     positions B×K×2 (pixels of the input image, x then y) and scales B×K, all float32.
@@ -53,15 +126,10 @@ class RetrievalNetwork(nn.Module, ABC):
     relative_attention: bool
 
     def __init__(self, config: NetworkConfig, extraction: Extraction) -> None:
-        super().__init__()
-        self.config = config
-        self.extraction = extraction
-        self.backbone = trunk_of(config)
+        super().__init__(config, extraction)
         self.dim_reduction: nn.Module = nn.Identity()
         if config.dim is not None:
             self.dim_reduction = nn.Conv2d(config.feature_dim, config.dim, 1)
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
     @abstractmethod
     def resize(self, x: Tensor, scale: float) -> Tensor:
@@ -79,16 +147,6 @@ class RetrievalNetwork(nn.Module, ABC):
         Returns:
             Features B×C×r×c, attention B×r×c, positive, and positions (r·c)×2, or B×(r·c)×2 where photos differ.
         """
-
-    def fold(self) -> None:
-        """Fold constants into the weights, in place; for exporting, not for training."""
-        fold_trunk(self.backbone)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """Return B×3×H×W, centred and scaled, from uint8 B×H×W×3."""
-        # The cast comes first: of uint8 tensors, TensorRT transposes none.
-        x = image.to(self.get_buffer("mean").dtype).permute(0, 3, 1, 2) / 255
-        return (x - self.get_buffer("mean")) / self.get_buffer("std")
 
     def forward(self, image: Tensor) -> Outputs:
         x = self.normalise(image)

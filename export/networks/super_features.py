@@ -1,15 +1,12 @@
 """FIRe: templates gather the positions of a scale into a fixed number of super-features."""
 
-import math
-
-import torch.nn.functional as F
 from torch import Tensor
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration
-from ctxdeploy.export.networks.network import RetrievalNetwork, cell_centres, l2_attention, scaled_size
+from ctxdeploy.export.networks.network import RetrievalNetwork, cell_centres, l2_attention, scaled_by
 
 
 class SuperFeatureNetwork(RetrievalNetwork):
@@ -24,18 +21,8 @@ class SuperFeatureNetwork(RetrievalNetwork):
         self.lit: LocalFeatureIntegration | FoldedIntegration = LocalFeatureIntegration(config.channels, config.lit)
 
     def resize(self, x: Tensor, scale: float) -> Tensor:
-        """Sampled at the ratio 1/scale, PyTorch's ``recompute_scale_factor=False``.
-
-        A runtime that is given the ratio chooses the size itself, and OpenVINO 2026.4 chooses one more than ⌊H·scale⌋
-        for some (2157 at 1.414, 1157 at 0.707). So the image is continued by its border, which bilinear sampling does
-        anyhow, until the result is too large in any rounding, and its first rows and columns are taken.
-        """
-        more = math.ceil(1 / scale)
-        x_more = F.pad(x, (0, more, 0, more), mode="replicate")
-        scaled = F.interpolate(
-            x_more, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
-        )
-        return scaled[:, :, : scaled_size(x.shape[2], scale), : scaled_size(x.shape[3], scale)]
+        """Sampled at the ratio 1/scale, PyTorch's ``recompute_scale_factor=False``."""
+        return scaled_by(x, scale)
 
     def features(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         grid = self.backbone(x)

@@ -27,7 +27,7 @@ from ctxdeploy.export.preflight import REFERENCE
 from ctxdeploy.runtime.backends import Backend, BackendConfig, open_backend
 
 if TYPE_CHECKING:
-    from ctxdeploy.export.networks.network import RetrievalNetwork
+    from ctxdeploy.export.networks.network import DescriptorNetwork
 
 # ONNX Runtime with the roundings of the low types written into the graph.
 EMULATED = "emulation"
@@ -97,7 +97,7 @@ def reference_run(bundle: Bundle) -> tuple[Run, str]:
     return backend_run(backend), f"{backend.name} {backend.version} fp32"
 
 
-def torch_runner(network: "RetrievalNetwork") -> Run:
+def torch_runner(network: "DescriptorNetwork") -> Run:
     """Return a network in PyTorch as a function on numpy arrays."""
     import torch
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.bundle import OUTPUT_NAMES, Bundle
+from ctxdeploy.core.bundle import GLOBAL_OUTPUT, Bundle, output_shapes
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.targets import AUTO, PRECISIONS, TARGETS, choose, choose_for
@@ -63,17 +63,21 @@ class BackendConfig:
 class GraphOutputs:
     """What the graph returns for a batch; rows with attention 0 are padding.
 
+    K is 0 of a network that gives no local descriptors.
+
     Attributes:
         descriptors: B×K×D float32.
         attention: B×K float32.
         positions: B×K×2 float32, x then y, in pixels of the input, half-pixel convention.
         scales: B×K float32.
+        global_vectors: B×D' float32; None of a network that gives no global descriptor.
     """
 
     descriptors: NDArray[np.float32]
     attention: NDArray[np.float32]
     positions: NDArray[np.float32]
     scales: NDArray[np.float32]
+    global_vectors: NDArray[np.float32] | None = None
 
 
 class RunTimeoutError(BackendError):
@@ -132,7 +136,7 @@ class Backend(ABC):
 
     def __init__(self, bundle: Bundle) -> None:
         self._shapes = bundle.shapes
-        self._top_k, self._dim = bundle.extraction.top_k, bundle.extraction.dim
+        self._dim, self._outputs = bundle.extraction.dim, output_shapes(bundle.extraction)
 
     def run(self, images: NDArray[np.uint8]) -> GraphOutputs:
         """Compute a batch.
@@ -159,16 +163,31 @@ class Backend(ABC):
                     f"{self.name} has not enough memory for an input of {images.shape}: {first_line(error)}"
                 ) from error
             raise BackendError(f"{self.name} failed on an input of {images.shape}: {first_line(error)}") from error
-        batch = len(images)
-        shapes = ((batch, self._top_k, self._dim), (batch, self._top_k), (batch, self._top_k, 2), (batch, self._top_k))
-        for output, array, shape in zip(OUTPUT_NAMES, arrays, shapes, strict=True):
+        return self._checked(len(images), dict(zip(self._outputs, arrays, strict=True)))
+
+    def _checked(self, batch: int, found: dict[str, NDArray[np.float32]]) -> GraphOutputs:
+        """Return the outputs of a batch by name; no rows of local descriptors where there are none."""
+        for output, array in found.items():
+            shape = (batch, *self._outputs[output])
             if array.shape != shape or array.dtype != np.float32:
                 raise BackendError(f"output {output} is {array.dtype} {array.shape}, not float32 {shape}: export anew")
-        return GraphOutputs(descriptors=arrays[0], attention=arrays[1], positions=arrays[2], scales=arrays[3])
+        rows = np.zeros((batch, 0), np.float32)
+        return GraphOutputs(
+            descriptors=found.get("descriptors", np.zeros((batch, 0, self._dim), np.float32)),
+            attention=found.get("attention", rows),
+            positions=found.get("positions", np.zeros((batch, 0, 2), np.float32)),
+            scales=found.get("scales", rows),
+            global_vectors=found.get(GLOBAL_OUTPUT),
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in their order."""
+        return tuple(self._outputs)
 
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return the four outputs in the order of ``OUTPUT_NAMES``, in memory that later runs leave alone."""
+        """Return the outputs in the order of ``outputs``, in memory that later runs leave alone."""
 
 
 def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:

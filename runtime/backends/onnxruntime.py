@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Bundle
+from ctxdeploy.core.bundle import INPUT_NAME, Bundle
 from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, CtxdeployError
 from ctxdeploy.core.extras import require_onnxruntime
@@ -51,7 +51,7 @@ class OnnxRuntimeBackend(Backend):
         options = self._run_options()
         options.log_severity_level = _FATAL_ONLY  # errors are raised
         try:
-            return run_session(self._session, options, OUTPUT_NAMES, images, self.limits)
+            return run_session(self._session, options, self.outputs, images, self.limits)
         except Exception as error:
             if is_out_of_memory(error):
                 self._session = None  # its arena keeps what it got before there was no more, from any smaller run

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.core.bundle import INPUT_NAME, Artefact, Bundle
 from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, CtxdeployError
 from ctxdeploy.core.extras import require
@@ -59,7 +59,7 @@ class OpenVinoBackend(Backend):
             self._request = self._compiled.create_infer_request()  # the old one would refuse the next run
             raise
         # The request reuses its output tensors in the next run.
-        return [np.array(self._request.get_tensor(name).data) for name in OUTPUT_NAMES]
+        return [np.array(self._request.get_tensor(name).data) for name in self.outputs]
 
 
 def _artefact(bundle: Bundle, precision: str) -> Artefact:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.core.bundle import INPUT_NAME, Artefact, Bundle
 from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package, logged_errors, make_log, read_gpu
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.core.targets import TARGETS, label_of
@@ -42,11 +42,11 @@ class TensorRtBackend(Backend):
         self._log = make_log(package)
         self._runtime = _runtime(package, self._log, key)
         self._engine = _engine(self._runtime, self._log, bundle.file(artefact))
-        _check_interface(package, self._engine)
+        _check_interface(package, self._engine, self.outputs)
         self._context = _context(self._engine, self._log)
         self._stream = self._cuda.stream()
         weakref.finalize(self, self._cuda.releaser("cudaStreamDestroy", self._stream))
-        self._buffers = {name: Buffer(self._cuda) for name in (INPUT_NAME, *OUTPUT_NAMES)}
+        self._buffers = {name: Buffer(self._cuda) for name in (INPUT_NAME, *self.outputs)}
         self.device = f"GPU: {gpu.label}"
         self.precision = artefact.precision
         self.threads = None
@@ -65,7 +65,7 @@ class TensorRtBackend(Backend):
         if not context.set_input_shape(INPUT_NAME, images.shape):
             raise ConfigError(_outside(self._engine, images.shape))
         missing = context.infer_shapes()
-        shapes = {name: tuple(int(size) for size in context.get_tensor_shape(name)) for name in OUTPUT_NAMES}
+        shapes = {name: tuple(int(size) for size in context.get_tensor_shape(name)) for name in self.outputs}
         missing += [name for name, shape in shapes.items() if min(shape) < 0]  # a shape that depends on the values
         if missing:
             raise RuntimeError(f"no shape for {', '.join(missing)}: build the engine anew")
@@ -79,14 +79,14 @@ class TensorRtBackend(Backend):
         self._cuda.upload(source, images.nbytes, self._stream)
         started = context.execute_async_v3(self._stream)
         if started:
-            for name in OUTPUT_NAMES:
+            for name in self.outputs:
                 self._cuda.download(self._buffers[name], counts[name], self._stream)
         self._cuda.synchronise(self._stream)
         if not started:
             raise RuntimeError(logged_errors(self._log))
         return [
             self._buffers[name].host[: counts[name]].view(np.float32).reshape(shapes[name]).copy()
-            for name in OUTPUT_NAMES
+            for name in self.outputs
         ]
 
 
@@ -125,10 +125,10 @@ def _context(engine: "trt.ICudaEngine", log: Any) -> "trt.IExecutionContext":
     return context
 
 
-def _check_interface(trt: Any, engine: "trt.ICudaEngine") -> None:
+def _check_interface(trt: Any, engine: "trt.ICudaEngine", outputs: tuple[str, ...]) -> None:
     """Raise ``BackendError`` unless the engine's inputs and outputs are those of the bundle contract."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    wanted = {INPUT_NAME: trt.DataType.UINT8, **dict.fromkeys(OUTPUT_NAMES, trt.DataType.FLOAT)}
+    wanted = {INPUT_NAME: trt.DataType.UINT8, **dict.fromkeys(outputs, trt.DataType.FLOAT)}
     if set(names) != set(wanted) or any(engine.get_tensor_dtype(name) != wanted[name] for name in names):
         raise BackendError(f"the engine's inputs and outputs are {', '.join(names)}: build it anew")
 

@@ -1,0 +1,116 @@
+"""One vector of a feature map: GeM, MAC, SPoC, and what stands around them in networks with a global descriptor."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.export.networks.pooling_config import Pooling
+
+# Activations are at least this before they are raised to a power (cirtorch, dirtorch and DELG alike).
+_FLOOR = 1e-6
+_START_P = 3.0
+_SIGNED_P = 3.0
+
+
+class GeM(nn.Module):
+    """Generalised mean (Radenović, Tolias, Chum, TPAMI 2018): the p-th root of the mean of p-th powers.
+
+    Args:
+        fixed_p: the power where it is not trained; None makes it a parameter of one number.
+    """
+
+    def __init__(self, fixed_p: float | None = None) -> None:
+        super().__init__()
+        self.p: Tensor | float = fixed_p if fixed_p is not None else nn.Parameter(torch.full((1,), _START_P))
+
+    def forward(self, x: Tensor) -> Tensor:
+        powers = torch.clamp(x, min=_FLOOR) ** self.p
+        return powers.mean(dim=(2, 3)) ** (1 / self.p)
+
+    def fold(self) -> None:
+        """Make the power a number of the graph: no node computes its inverse."""
+        if isinstance(self.p, nn.Parameter):
+            p = float(self.p.detach())
+            del self.p
+            self.p = p
+
+
+class Mac(nn.Module):
+    """Maximum over the positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3))
+
+
+class Spoc(nn.Module):
+    """Mean over the positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def pool_of(pooling: Pooling, channels: int) -> nn.Module:
+    """Return what makes B×C of B×C×H×W."""
+    if pooling.regional or pooling.kind == "rmac":
+        raise ConfigError(f"pooling of kind {pooling.kind!r} over regions is not known here: upgrade ctxdeploy")
+    if pooling.kind == "gem":
+        return GeM(pooling.fixed_p)
+    return Mac() if pooling.kind == "mac" else Spoc()
+
+
+def unit(x: Tensor, norm: str = "floored") -> Tensor:
+    """Return vectors of length 1, B×D; ``norm`` as in ``Pooling``. Zeros stay zeros."""
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / (length + 1e-6) if norm == "added" else x / torch.clamp(length, min=1e-12)
+
+
+class GlobalHead(nn.Module):
+    """Feature maps of several scales to one vector of length 1.
+
+    Args:
+        channels: of the feature maps.
+        pooling: how.
+    """
+
+    def __init__(self, channels: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.local_whitening = nn.Linear(channels, channels) if pooling.local_whitening else None
+        self.pool = pool_of(pooling, channels)
+        self.whitening = None if pooling.dim is None else nn.Linear(channels, pooling.dim)
+        dim = pooling.dim or channels
+        self.final = None if pooling.final_dim is None else nn.Linear(dim, pooling.final_dim)
+
+    def describe(self, x: Tensor) -> Tensor:
+        """Return the vector of one scale, B×D from B×C×H×W."""
+        if self.local_whitening is not None:
+            x = F.conv2d(x, self.local_whitening.weight[:, :, None, None], self.local_whitening.bias)
+        pooled: Tensor = self.pool(x)
+        if self.whitening is None:
+            return unit(pooled, self.pooling.norm)
+        pooled = unit(pooled, self.pooling.norm) if self.pooling.norm_pooled else pooled
+        return unit(self.whitening(pooled), self.pooling.norm)
+
+    def combine(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return the vector of all scales, B×D' of length 1 from B×D each."""
+        found = unit(self._mean(levels) if len(levels) > 1 else levels[0])
+        return found if self.final is None else unit(self.final(found))
+
+    def _mean(self, levels: Sequence[Tensor]) -> Tensor:
+        if self.pooling.over_scales == "mean":
+            return torch.stack(tuple(levels)).mean(dim=0)
+        if self.pooling.over_scales == "gem" and isinstance(self.pool, GeM):
+            p = self.pool.p
+            return torch.stack([level**p for level in levels]).mean(dim=0) ** (1 / p)
+        powers = [torch.sign(level) * torch.clamp(level.abs(), min=_FLOOR) ** _SIGNED_P for level in levels]
+        mean = torch.stack(powers).mean(dim=0)
+        return torch.sign(mean) * mean.abs() ** (1 / _SIGNED_P)
+
+    def fold(self) -> None:
+        """Fold constants, in place; for exporting, not for training."""
+        for module in self.modules():
+            if isinstance(module, GeM):
+                module.fold()

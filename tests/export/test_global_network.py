@@ -1,0 +1,184 @@
+"""Networks with a global descriptor: pooling against golden numbers, sizes of the pyramid, checkpoints, the graph."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ctxdeploy.core.bundle import Extraction
+from ctxdeploy.core.errors import CheckpointError, ConfigError
+from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export.networks import Architecture, GlobalHead, NetworkConfig, Pooling, Smoothing, build
+from ctxdeploy.export.networks.network import scale_ratio, scaled_size
+from ctxdeploy.export.networks.pooling import GeM, pool_of, unit
+
+ROOT2 = math.sqrt(2)
+# cirtorch's two pyramids, the second as it writes it.
+SCALES = (1.0, ROOT2, 1.0 / math.sqrt(2))
+GOLDEN = Path(__file__).parents[2] / "../shared/data/golden/global.json"
+
+
+def gem(**pooling: Any) -> NetworkConfig:
+    return NetworkConfig(
+        family="gem",
+        architecture=Architecture.RESNET18_HALF,
+        dim=None,
+        smoothing=Smoothing(kind="none"),
+        pooling=Pooling(**pooling),
+    )
+
+
+def fitted(config: NetworkConfig, scales: tuple[float, ...] = SCALES) -> Extraction:
+    return config.fitted(Extraction(global_dim=1, global_scales=scales))
+
+
+def ruled(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the golden numbers' input."""
+    i = np.arange(math.prod(shape), dtype=np.float64)
+    return torch.from_numpy((np.sin(0.37 * i) ** 2 + 0.1 * np.cos(0.011 * i)).astype(np.float32).reshape(shape))
+
+
+def parameters(shape: tuple[int, ...], j: int) -> torch.Tensor:
+    i = np.arange(math.prod(shape), dtype=np.float64)
+    return torch.from_numpy((0.2 * np.sin(0.013 * i + j)).astype(np.float32).reshape(shape))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    if not GOLDEN.exists():
+        pytest.skip("the golden numbers of the authors' modules are not here (../shared/data/golden)")
+    found: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return found
+
+
+def test_poolings_are_those_of_the_authors(golden: dict[str, Any]) -> None:
+    x = ruled((1, 6, 7, 11))
+    for p in (3.0, 2.9135):
+        trained = GeM()
+        trained.p.data.fill_(p)
+        for module in (trained, GeM(p)):
+            assert np.allclose(module(x)[0].detach(), golden[f"gem p={p:g}"], atol=2e-6)
+    assert np.allclose(pool_of(Pooling(kind="mac"), 6)(x)[0], golden["mac"], atol=2e-6)
+    assert np.allclose(pool_of(Pooling(kind="spoc"), 6)(x)[0], x[0].mean(dim=(1, 2)), atol=1e-6)
+
+
+def test_a_whitened_vector_is_that_of_the_authors(golden: dict[str, Any]) -> None:
+    head = GlobalHead(6, Pooling(dim=6))
+    with torch.no_grad():
+        head.whitening.weight.copy_(parameters((6, 6), 0))
+        head.whitening.bias.copy_(parameters((6,), 1))
+        found = head.describe(ruled((1, 6, 7, 11)))
+    assert np.allclose(found[0], golden["gem -> l2n -> whiten -> l2n"], atol=2e-5)
+
+
+def test_vectors_of_scales_are_combined_as_the_authors_do(golden: dict[str, Any]) -> None:
+    wanted = golden["dirtorch multi-scale gem p=3 of 3 vectors v_j[i]=normalise(sin(1.3 i + j))"]
+    levels = [unit(torch.sin(1.3 * torch.arange(len(wanted), dtype=torch.float32) + j)[None]) for j in range(3)]
+    found = GlobalHead(6, Pooling(norm="floored", over_scales="signed", dim=6)).combine(levels)
+    assert np.allclose(found[0].detach(), unit(torch.tensor(wanted)[None])[0], atol=2e-6)
+    # cirtorch's power mean is that of GeM; of one scale both are the vector itself.
+    positive = [level.abs() for level in levels]
+    mean = (torch.stack(positive) ** 3).mean(dim=0) ** (1 / 3)
+    head = GlobalHead(6, Pooling(over_scales="gem"))
+    assert torch.allclose(head.combine(positive), mean / mean.norm(), atol=1e-6)
+    assert torch.allclose(head.combine(positive[:1]), positive[0], atol=1e-6)
+
+
+def test_norms_differ_in_their_epsilon() -> None:
+    x = torch.full((1, 4), 1e-6)
+    assert unit(x, "added").norm() == pytest.approx(2 / 3, rel=1e-5)
+    assert unit(x, "floored").norm() == pytest.approx(1.0, rel=1e-5)
+    assert torch.equal(unit(torch.zeros(1, 4)), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("scale", [ROOT2, 1.0 / ROOT2, 2**-0.5, 0.5, 2 ** (1 / 3)])
+def test_sizes_of_levels_are_those_of_the_authors(scale: float) -> None:
+    a, b = scale_ratio(scale)
+    sizes = np.arange(1, 16385)
+    assert 16384 * a < 2**31
+    assert np.array_equal(sizes * a // b, np.floor(sizes * scale))
+    for size in (1, 7, 362, 1023, 1024, 2157):
+        image = torch.zeros(1, 3, size, 2)
+        if int(size * scale):
+            level = torch.nn.functional.interpolate(image, scale_factor=(scale, 1.0), mode="bilinear")
+            assert scaled_size(size, scale) == level.shape[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "attention"}, "kind 'attention' is not one of gem, mac, spoc, rmac"),
+        ({"norm": "l2"}, "norm 'l2' is not one of added, floored"),
+        ({"kind": "mac", "fixed_p": 3.0}, "only with kind 'gem'"),
+        ({"fixed_p": 0.5}, "give 1 to 100"),
+        ({"over_scales": "gem", "dim": 8}, "neither regional nor with a dim"),
+        ({"dim": 0}, r"dim 0 is not a whole number in 1\.\.8192"),
+        ({"regional": 1}, "regional 1 is neither true nor false"),
+    ],
+)
+def test_poolings_that_there_are_not(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pooling(**options)
+
+
+def test_a_network_is_what_its_checkpoint_and_bundle_say(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = gem(dim=24, final_dim=16, local_whitening=True)
+    assert NetworkConfig.parse(json.loads(json.dumps(config.metadata()))) == config
+    assert (config.global_dim, config.descriptor_dim) == (16, 16)
+    network = build(config, fitted(config))
+    save_checkpoint(network, tmp_path / "gem.pth", image_size=320)
+    loaded = load_checkpoint(tmp_path / "gem.pth")
+    assert (loaded.config, loaded.image_size) == (config, 320)
+    assert loaded.extraction == fitted(config) and loaded.extraction.gives == ("global",)
+    image = torch.randint(0, 256, (2, 50, 70, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        (found,) = network(image)
+        (again,) = loaded.network()(image)
+    assert torch.equal(found, again) and found.shape == (2, 16)
+    assert torch.allclose(found.norm(dim=1), torch.ones(2))
+
+
+def test_a_checkpoint_without_its_power_is_refused(tmp_path: Path) -> None:
+    content = {"_version": "ctx/1", "net_params": {}, "state_dict": {}}
+    network = build(gem(), fitted(gem()))
+    save_checkpoint(network, tmp_path / "gem.pth")
+    content = torch.load(tmp_path / "gem.pth", weights_only=True)
+    del content["state_dict"]["global_head.pool.p"]
+    torch.save(content, tmp_path / "gem.pth")
+    with pytest.raises(CheckpointError, match=r"missing: global_head\.pool\.p"):
+        load_checkpoint(tmp_path / "gem.pth")
+
+
+def test_a_global_network_has_no_parts_of_local_ones() -> None:
+    with pytest.raises(ConfigError, match="a global descriptor alone has no dim"):
+        NetworkConfig(family="gem", architecture=Architecture.RESNET18, dim=16, pooling=Pooling())
+    beside = Pooling(beside_local=True)
+    with pytest.raises(ConfigError, match="cannot have all the parts"):
+        build(NetworkConfig(family="how", architecture=Architecture.RESNET18, pooling=beside), Extraction())
+
+
+@pytest.mark.slow
+def test_the_graph_computes_what_the_network_computes(
+    samples: Mapping[str, NDArray[np.uint8]],
+    network_of: Callable[[NetworkConfig, Extraction], Any],
+    traced: Callable[[str, Any], Any],
+) -> None:
+    import onnxruntime
+
+    config = gem(dim=128)
+    network = network_of(config, fitted(config))
+    graph = traced("gem", network)
+    assert [(o.name, [d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim]) for o in graph.graph.output]
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    for image in (samples["coffee"], samples["rocket"][:97, :33], samples["page"][:1, :1]):
+        with torch.inference_mode():
+            (wanted,) = network(torch.from_numpy(np.array(image))[None])
+        (found,) = session.run(["global"], {"image": image[None]})
+        assert found.shape == (1, 128) and float((found * wanted.numpy()).sum()) > 0.99999
