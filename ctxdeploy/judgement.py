@@ -34,8 +34,10 @@ FORMAT_VERSION = 1
 # A hit of at least this probability is "found". On held-out landmarks 99 % of such hits are right, and 19 of 20 queries
 # of something that is not in the archive have none.
 FOUND = 0.8
-# First hits whose own matches are taken into account.
-LINKS = 5
+# First hits whose own matches are taken into account, and links from hit to hit that may lead to another. Of landmarks
+# that the network was not trained on 0.36 are found at a precision of 0.99, by one link from 5 hits 0.33.
+LINKS = 10
+_CHAIN = 3
 # Stored photos that are asked for, and photos that they are compared with: half a million scores.
 SAMPLE, COHORT = 256, 2048
 
@@ -204,7 +206,7 @@ class Judgement:
             matches: what matched the features: ``words``, ``codes`` or ``descriptors``.
             links: L×H, the scores of the hits for each of the first L of them, asked as stored photos, 0 for itself.
                 What is a match of a hit is a match of the query, as surely as both: the best of these products counts,
-                where it is more than the hit's own. None if they are not known.
+                where it is more than the hit's own, over up to 3 links. None if they are not known.
             turned: the query was turned by a quarter or more, to be tried that way too.
         """
         table = _STORED if stored else _OUTSIDE
@@ -218,7 +220,8 @@ class Judgement:
         if links is not None and len(links):
             height = self.heights(links[: len(found)], photos=photos, stored=True)
             link = _probability(_logits(_STORED[None], height))
-            found = np.maximum(found, (found[: len(link), np.newaxis] * link).max(axis=0))
+            for _ in range(_CHAIN):
+                found = np.maximum(found, (found[: len(link), np.newaxis] * link).max(axis=0))
         return found
 
     def heights(
