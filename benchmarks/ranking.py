@@ -26,6 +26,7 @@ from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.evaluation import DataSet, Query, Ranked, Reranking, open_set
 from ctxdeploy.evaluation.judging import figures, judge
 from ctxdeploy.index import Codebook, Index, IndexConfig, SearchThreads, VerificationConfig
+from ctxdeploy.judgement import judge_archive
 
 VERIFIED = 100
 KINDS = ("words", "codes", "descriptors")
@@ -130,12 +131,13 @@ def main() -> None:
     threads = SearchThreads(1)
     rows = {}
     with tempfile.TemporaryDirectory() as folder, dump.index(Path(folder) / "a.ctxindex", given.codebook) as index:
+        unit = judge_archive(index).unit(len(index))
         for name, reranking in variants().items():
             seconds: list[float] = []
 
             def ask(reranking: Reranking, query: Query) -> list[Ranked]:
                 asked = dump.photos[query.name]
-                hits = index.search(asked, len(index), expand=reranking.expand)
+                hits = index.search(asked, len(index), expand=reranking.expand, unit=unit)
                 hits = reranking.ranked(index, asked, hits, threads, part=query.box)
                 return [Ranked(hit.name, hit.score) for hit in hits]
 

@@ -53,6 +53,9 @@ _RARE = math.log(math.log(1000))
 _FIVE_WORDS = 0.42
 # How far the scores of a query's own ranking move what is expected of it, at most, in an archive of many photos.
 _OWN, _OWN_WEIGHT = 0.5, 100.0
+# Of the score that the best of all unrelated photos is expected to have: from it on hits ask. On held-out landmarks 0.6
+# and 1 are as good within half a point of mAP, 1.5 loses two.
+_ASKING = 0.8
 _LEAST = 1e-12
 _FEWEST = 100
 
@@ -177,6 +180,10 @@ class Judgement:
             stored: the query is asked with an archived photo's codes.
         """
         return math.exp(self._level(stored) + self.shape * math.log(math.log(max(photos, _FEWEST))))
+
+    def unit(self, photos: int, *, stored: bool = False) -> float:
+        """Return what a hit has to score to ask too, as ``Searches.search`` takes it; see ``expected_best``."""
+        return _ASKING * self.expected_best(photos, stored=stored)
 
     def probabilities(
         self,

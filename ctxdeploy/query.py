@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # Hits that ask too where nothing else is said.
 EXPAND = 5
+# Photos that an archive of another model than the built-in ones must hold for that: fewer say too little of what
+# unrelated ones score.
+EXPANDED_FROM = 100
 TURN = ("auto", "none", "all")
 VERIFY_FROM = ("archive", "photos")
 
@@ -124,8 +127,8 @@ class QueryConfig:
     Attributes:
         box: the part of a photo to search for; the whole photo if None.
         top: hits at most.
-        expand: hits that ask too, with their stored codes; None for 5 in archives of the built-in models, with which
-            that was measured, and 0 in others.
+        expand: hits that ask too, with their stored codes; None for 5, but for 0 in an archive of another model than
+            the built-in ones that has fewer than 100 photos, or is asked with other settings than its own.
         verify: hits that are compared with the query by geometry, and ranked by it as well; 0 for none.
         verify_from: what they are compared by: what the ``archive`` keeps of them, or the descriptors of their files
             (``photos``), which are extracted for it.
@@ -146,7 +149,7 @@ class QueryConfig:
         "--expand",
         "So many of the first results ask too; 0: none.",
         metavar="N",
-        default_text=f"{EXPAND} with the built-in models, else 0",
+        default_text=f"{EXPAND}; of fewer than {EXPANDED_FROM} photos only with the built-in models",
     )
     verify: int = setting(0, "--verify", "Compare so many of the first results by geometry; 0: none.", metavar="N")
     verify_from: str = setting(

@@ -1,13 +1,16 @@
 """Query expansion: the first hits ask too, with their stored codes, each as much as it certainly resembles the query.
 
-    final(x) = s(q, x) + Σ w(t) · s(t, x) over the first N hits t,  w(t) = s(q, t) / u - 1 within 0..1
+    final(x) = s(q, x) + Σ w(t) · s(t, x) over the first N hits t
+    w(t) = (s(q, t) / u - 1 within 0..1) · (2 s(q, t) / s(q, first hit) within 0..1)
 
 ``u`` is what unrelated photos may score. (Average query expansion: Chum et al., ICCV 2007; weighted: Radenović et al.,
 PAMI 2019. With s(t, t) = 1 in the sum, the hits that ask stay in front.)
 
-Weights relative to the first hit, as published ones are, do not know noise: a photo without a partner is expanded by
-the best of many unrelated ones. And they vanish where the query's own photo is in the archive, which is the first hit
-then, 100 times above all others. It and its copies do not ask, for they have nothing to add, and stay in front.
+Weights relative to the first hit alone, as published ones are, do not know noise: a photo without a partner is expanded
+by the best of many unrelated ones. Without the first hit they do not know that where one scores 25 times as much, a
+photo that shares a texture with the query is most likely something else: a hit that asks with its whole weight stands
+in front of all that do not. The query's own photo, which is 100 times above all others, and its copies do not ask, for
+they have nothing to add, and stay in front; the first hit is the first of the others.
 """
 
 import math
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.text import counted
 from ctxdeploy.index.config import Hit, Scoring
 
 # Hits that may ask: each costs a scan.
@@ -27,6 +31,8 @@ COPIES = 4
 # word a descriptor and of five (50 scenes of landmarks that the model had not seen; by them alone it would be 0.0021,
 # at which minibench's small scenes lost two points).
 _UNRELATED = 0.107
+# Of the first hit's score: what may ask with its whole weight.
+_STRONG = 0.5
 # Of the score of the query's own photo: what only that or a copy has. Others are below 0.1, mostly below 0.03.
 _COPY = 0.3
 
@@ -49,6 +55,17 @@ def checked_expand(expand: int) -> int:
     if isinstance(expand, bool) or not isinstance(expand, int) or not 0 <= expand <= MOST:
         raise ConfigError(f"{expand!r} hits are to expand the query: give --expand as a whole number in 0..{MOST}")
     return expand
+
+
+def checked_units(units: Sequence[float] | None, count: int, usual: float) -> list[float]:
+    """Return u of each query, ``usual`` where none are given; ``ConfigError`` unless each is above 0 and finite."""
+    if units is None:
+        return [usual] * count
+    if len(units) != count or not all(0 < unit < math.inf for unit in units):
+        raise ConfigError(
+            f"units {list(units)!r} of {counted(count, 'query')}: give what unrelated photos score for each, above 0"
+        )
+    return [float(unit) for unit in units]
 
 
 @lru_cache(maxsize=16)
@@ -79,5 +96,9 @@ def expansion(hits: Sequence[Hit], own: float, count: int, unit: float) -> Expan
     """
     copies = [hit.name for hit in hits if hit.score >= _COPY * own]
     others = [hit for hit in hits if hit.score < _COPY * own][:count]
-    asking = [(hit.name, min(hit.score / unit - 1, 1.0)) for hit in others if hit.score > unit > 0]
+    asking = [
+        (hit.name, min(hit.score / unit - 1, 1.0) * min(hit.score / (_STRONG * others[0].score), 1.0))
+        for hit in others
+        if hit.score > unit > 0
+    ]
     return Expansion(asking=asking, copies=copies)

@@ -16,7 +16,7 @@ from ctxdeploy.index.all_pairs import search_all
 from ctxdeploy.index.asked import Asked, Query, checked_top, find_words
 from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import Hit, Progress
-from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, expansion, unrelated
+from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, checked_units, expansion, unrelated
 from ctxdeploy.index.global_index import search_global, vectors_of
 from ctxdeploy.index.inputs import as_global
 from ctxdeploy.index.search import Combination, Searcher
@@ -73,6 +73,7 @@ class Searches(ABC):
         threshold: float | None = None,
         among: Collection[str] | None = None,
         expand: int = 0,
+        unit: float | None = None,
     ) -> list[Hit]:
         """Return the best photos for a query, by falling score; equal scores: by name (its bytes).
 
@@ -83,6 +84,8 @@ class Searches(ABC):
             alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
             among: names of the photos that may be hits; None for all.
             expand: hits that ask too, with their stored codes (``expansion.py``), 0..64. Scores are sums then.
+            unit: what unrelated photos may score for the query, above 0: hits above it ask. None for what random codes
+                say.
 
         A writer's changes are committed first. Without descriptors there are no hits. Scores do not depend on the order
         of addition, on shards, on threads or on other queries of a batch; nor, unless expanded, on ``among``.
@@ -90,7 +93,10 @@ class Searches(ABC):
         Raises:
             ConfigError: the query does not fit the codebook, or a name is not in the archive.
         """
-        return self.search_batch([query], top, idf=idf, alpha=alpha, threshold=threshold, among=among, expand=expand)[0]
+        units = None if unit is None else [unit]
+        return self.search_batch(
+            [query], top, idf=idf, alpha=alpha, threshold=threshold, among=among, expand=expand, units=units
+        )[0]
 
     def search_batch(
         self,
@@ -102,8 +108,12 @@ class Searches(ABC):
         threshold: float | None = None,
         among: Collection[str] | None = None,
         expand: int = 0,
+        units: Sequence[float] | None = None,
     ) -> list[list[Hit]]:
-        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them."""
+        """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them.
+
+        ``units`` are the unit of each.
+        """
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         wanted, count = checked_top(top), checked_expand(expand)
         searcher = self._committed()
@@ -114,9 +124,9 @@ class Searches(ABC):
         added = None
         if count:
             owns = [math.fsum(searcher.parts(one.query, one.own, scoring)[1]) for one in ready]
-            unit = unrelated(scoring, searcher.state.codebook.dim)
+            known = checked_units(units, len(asked), unrelated(scoring, searcher.state.codebook.dim))
             first = search(asked, count + COPIES)
-            found = [expansion(hits, own, count, unit) for hits, own in zip(first, owns, strict=True)]
+            found = [expansion(hits, own, count, unit) for hits, own, unit in zip(first, owns, known, strict=True)]
             asked, added = self._expanded(searcher.state, asked, found)
         return search(asked, min(wanted, max(len(searcher.state), 1)), added=added)
 

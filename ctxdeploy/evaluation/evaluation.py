@@ -174,7 +174,7 @@ def evaluate(
             provenance = finder.judge(index.codebook, "trained on the evaluated photos")
         if distractors is not None:
             check_alike(index, distractors)
-        config.reranking.check(index, archive)
+        config.reranking.check(index)
         out = stack.enter_context(RankingsFile(config.rankings))
         reranking = config.reranking.for_photos_of(extractor.bundle.preprocessing.image_size)
         rankings = asmk_rankings(index, distractors, dataset.queries, cache, reranking)

@@ -20,6 +20,7 @@ from ctxdeploy.evaluation.dataset import Query
 from ctxdeploy.evaluation.query_cache import QueryCache, pooled
 from ctxdeploy.evaluation.reranking import Reranking
 from ctxdeploy.index import SearchThreads
+from ctxdeploy.judgement import judge_archive
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Bundle
@@ -103,11 +104,13 @@ def asmk_rankings(
     score, then by name (its bytes). Where hits ask too, or are verified, there are no distractors.
     """
     threads = SearchThreads(checked_threads(None))
+    unit = judge_archive(index).unit(len(index)) if reranking.expand else None
     together = max(1, min(_MAX_QUERIES, _MAX_HITS // max(len(index), 1)))
     for start in range(0, len(queries), together):
         group = queries[start : start + together]
         vectors = [cache.descriptors(query) for query in group]
-        found = index.search_batch(vectors, max(len(index), 1), expand=reranking.expand)
+        units = None if unit is None else [unit] * len(vectors)
+        found = index.search_batch(vectors, max(len(index), 1), expand=reranking.expand, units=units)
         for query, asked, hits in zip(group, vectors, found, strict=True):
             final = reranking.ranked(index, asked, hits, threads, part=query.box)
             ranked = [Ranked(hit.name, hit.score) for hit in final]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.errors import ConfigError
@@ -51,15 +50,13 @@ class Reranking:
         """Return it for photos that a model sees with so many pixels on their longest side."""
         return replace(self, verification=replace(self.verification, image_size=image_size))
 
-    def check(self, index: "Index", path: Path) -> None:
+    def check(self, index: "Index") -> None:
         """Raise ``ConfigError`` unless an archive keeps what is compared."""
         wanted = self.verification.matches
         needed = "positions" if wanted == "auto" else self.geometry
         if self.verify and not index.config.keeps(needed):
-            raise ConfigError(
-                f"{path} does not keep what --verify compares: give another -o, whose archive is made with it, or "
-                + ("leave out --verify" if wanted == "auto" else "another --verify-by")
-            )
+            what = "--verify" if wanted == "auto" else f"--verify-by {wanted}"
+            raise index.keeps_too_little(needed, what, otherwise=f"give another -o, or leave out {what}")
 
     def ranked(
         self,
@@ -85,5 +82,5 @@ class Reranking:
         photos = [index.features(hit.name) for hit in hits[: self.verify]]
         known = [photo for photo in photos if photo is not None]
         if asked is None or len(known) < len(photos):
-            raise ConfigError("the archive keeps no geometry: make it with --geometry to verify")
+            raise index.keeps_too_little("positions", "--verify")
         return rank(hits, verify(asked, known, self.verification, threads, part=part), self.verification)

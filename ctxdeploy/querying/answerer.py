@@ -16,7 +16,7 @@ from ctxdeploy.core.text import counted, photo_name, printable, printed_names
 from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Features, Hit, SearchThreads, rank
 from ctxdeploy.judgement import LINKS, Judgement, is_usual
-from ctxdeploy.query import EXPAND, Answer, Query, QueryConfig
+from ctxdeploy.query import EXPAND, EXPANDED_FROM, Answer, Query, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.querying.turning import choose, further_turns
 from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, verify_hits
@@ -214,7 +214,10 @@ class Answerer:
         depth = most if judgement is None else max(most, judgement.depth(len(self.index)) + 1)
         asked = self.index.asked([item.asked for item in queries])
         own = self._search(asked, depth)
-        shown = self._search(asked, most, expand=expand) if expand else own
+        units = None
+        if judgement is not None:
+            units = [judgement.unit(len(self.index), stored=item.photo is None) for item in queries]
+        shown = self._search(asked, most, expand=expand, units=units) if expand else own
         found = []
         for item, ready, plain, hits in zip(queries, asked, own, shown, strict=True):
             verified = self._verified(item, hits[: config.verify])
@@ -227,18 +230,25 @@ class Answerer:
         return [replace(item, search_seconds=seconds) for item in found]
 
     def _search(
-        self, asked: "Sequence[Asked]", top: int, *, expand: int = 0, among: Collection[str] | None = None
+        self,
+        asked: "Sequence[Asked]",
+        top: int,
+        *,
+        expand: int = 0,
+        units: Sequence[float] | None = None,
+        among: Collection[str] | None = None,
     ) -> list[list[Hit]]:
-        config = self.config
+        alpha, threshold, idf = self.config.alpha, self.config.threshold, self.config.idf
         return self.index.search_batch(
-            asked, top, alpha=config.alpha, threshold=config.threshold, idf=config.idf, expand=expand, among=among
+            asked, top, alpha=alpha, threshold=threshold, idf=idf, expand=expand, units=units, among=among
         )
 
     def _expand(self) -> int:
         """Return how many hits ask too."""
         if self.config.expand is not None:
             return self.config.expand
-        return EXPAND if is_usual(self.index) else 0
+        is_known = self.config.is_judged and len(self.index) >= EXPANDED_FROM
+        return EXPAND if is_known or is_usual(self.index) else 0
 
     def _verified(self, item: _Found, hits: Sequence[Hit]) -> Verified:
         if not hits:

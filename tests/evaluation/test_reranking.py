@@ -10,6 +10,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import LocalDescriptors
 from ctxdeploy.evaluation import EvaluationConfig, Reranking
 from ctxdeploy.index import Index, VerificationConfig, rank, verify
+from ctxdeploy.judgement import judge_archive
 from ctxdeploy.runtime import Extractor
 from ctxdeploy.runtime.sources import FilePhoto
 
@@ -41,10 +42,11 @@ def test_rankings_are_those_of_search_verify_and_rank(
     assert len(found) == 5
     config = VerificationConfig(image_size=bundle.preprocessing.image_size)
     with Index.open(archive) as index:
+        unit = judge_archive(index).unit(len(index))
         assert index.config.geometry == "descriptors"
         for name, ranked in found.items():
             query = _descriptors(bundle, tmp_path / "photos", name)
-            hits = index.search(query, 8, expand=2)
+            hits = index.search(query, 8, expand=2, unit=unit)
             asked = index.features(query)
             photos = [index.features(hit.name) for hit in hits[:4]]
             assert asked is not None
@@ -67,7 +69,7 @@ def test_an_archive_without_geometry_says_what_to_do(
     options = ("eval", tmp_path / "photos", "--model", bundle.path, "--codebook", codebook, "-o", archive, "-q", SAME)
     assert call(*options).code == 0
     result = call(*options, "--verify", "2")
-    assert "does not keep what --verify compares: give another -o" in result.err
+    assert "of its photos' features, but --verify compares their positions" in result.err
     assert result.code not in (0, 1)
 
 

@@ -47,7 +47,9 @@ def expanded(
     hits = hits[: count + 4]
     copies = [name for name in hits if total[name] >= 0.3 * own]
     others = [name for name in hits if name not in copies][:count]
-    weights = {name: min(max(total[name] / unit - 1, 0), 1) for name in others}
+    weights = {
+        name: min(max(total[name] / unit - 1, 0), 1) * min(2 * total[name] / total[others[0]], 1) for name in others
+    }
     result = dict(total)
     for name, weight in weights.items():
         for other, value in score(stored[name]).items():
@@ -80,9 +82,9 @@ def test_expansion_is_what_the_formula_says(
         for query in (photos["000"], photos["005"], photos["004"] + np.float32(0.1)):
             asked, plain = aggregate(query, 5), index.search(query, 99)
             own = reference.scores(asked, [aggregate(query, 1)], binary=binary, alpha=alpha)[0]
-            for count in (1, 3, 6):
-                found = {hit.name: hit.score for hit in index.search(query, 99, expand=count)}
-                wanted = expanded(score, asked, own, stored, count, 0.107 * math.sqrt(mean))
+            for count, unit in ((1, None), (3, None), (6, None), (6, 0.5 * max(hit.score for hit in plain[1:]))):
+                found = {hit.name: hit.score for hit in index.search(query, 99, expand=count, unit=unit)}
+                wanted = expanded(score, asked, own, stored, count, unit or 0.107 * math.sqrt(mean))
                 assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
                 weighed += found != pytest.approx({hit.name: hit.score for hit in plain}, rel=1e-3)
     assert weighed > 3
@@ -182,3 +184,21 @@ def test_no_dimension_is_too_large_and_no_photo_passes_a_threshold_of_one() -> N
         expansion([Hit("a", 0.01)], 0.5, 1, unrelated(IndexConfig(threshold=1.0, alpha=3).scoring(), 128)).copies == []
     )
     assert expansion([Hit("a", 0.5)], 0.5, 1, 0.0).asking == []
+
+
+def test_a_weak_hit_does_not_ask_with_the_weight_of_a_strong_one() -> None:
+    """Views of the moon at 0.12, a photo of coins at 0.005, which is twice what unrelated photos score."""
+    hits = [Hit("moon", 0.12), Hit("moon too", 0.06), Hit("coins", 0.005), Hit("sand", 0.002)]
+    asking = expansion(hits, 1.0, 5, 0.0025).asking
+    assert asking == [("moon", 1.0), ("moon too", 1.0), ("coins", pytest.approx(0.005 / 0.06))]
+    assert expansion(hits[2:], 1.0, 5, 0.0025).asking == [("coins", 1.0)]
+
+
+@pytest.mark.parametrize("units", [[0.0], [float("nan")], [float("inf")], [], [0.1, 0.1]])
+def test_units_that_are_refused(make_codebook: Make, tmp_path: Path, units: list[float]) -> None:
+    photos = make_scenes(4, 32, 0)
+    with (
+        Index.open(write(tmp_path / "a", make_codebook(words=8, dim=32), photos, IndexConfig())) as index,
+        pytest.raises(ConfigError, match="of 1 query"),
+    ):
+        index.search_batch(["000"], expand=1, units=units)
