@@ -335,6 +335,25 @@ def judgement_of(index: "Index", *, keep: bool = True) -> Judgement:
     return found
 
 
+class LatestJudgement:
+    """The judgement of the state that was asked last, kept for later queries. Any thread may ask.
+
+    Args:
+        keep: as in ``judgement_of``.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self._keep = keep
+        self._found: tuple[int, Judgement] | None = None
+
+    def of(self, index: "Index") -> Judgement:
+        """Return the judgement of an archive's state."""
+        number, found = index.state.manifest.number, self._found
+        if found is None or found[0] != number:
+            found = self._found = (number, judgement_of(index, keep=self._keep))
+        return found[1]
+
+
 def _drawn(name: str) -> tuple[int, str]:
     return zlib.crc32(name_bytes(name)), name
 

@@ -24,15 +24,16 @@ from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
-from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook
+from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook, is_trained
 from ctxdeploy.indexing.report import IndexingReport
-from ctxdeploy.judgement import Judgement, judgement_of
+from ctxdeploy.judgement import LatestJudgement
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
-from ctxdeploy.query import Answer, QueryConfig, box_of
+from ctxdeploy.query import RERANK, Answer, QueryConfig, box_of
 from ctxdeploy.querying.answerer import Answerer
+from ctxdeploy.querying.first_stage import OtherArchives
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs
 from ctxdeploy.querying.verifying import PhotoFeatures
 from ctxdeploy.shared_state import SharedState
@@ -72,7 +73,8 @@ class PhotoIndex:
         self._writer: Index | None = None
         self._config = IndexingConfig()
         self._files = PhotoFeatures()
-        self._judged: tuple[int, Judgement] | None = None
+        self._judgements = LatestJudgement(keep=at is None)
+        self._others = OtherArchives(model.backend)
 
     @classmethod
     def create(
@@ -112,9 +114,8 @@ class PhotoIndex:
         made = cls(folder, found, writable=True)
         made._config = config or IndexingConfig()
         found.extractor()  # an archive whose model cannot run here is not made
-        codebook = given_codebook(made._config, found.bundle)
-        if codebook is not None:
-            made._writer = create_index(folder, codebook, found.bundle, made._config)
+        if not is_trained(made._config, found.bundle):
+            made._writer = create_index(folder, given_codebook(made._config, found.bundle), found.bundle, made._config)
             try:
                 store_model(folder, found.bundle)
             except BaseException:
@@ -221,6 +222,8 @@ class PhotoIndex:
         *,
         top: int = 10,
         box: Box | Sequence[float] | None = None,
+        rank: str | None = None,
+        rerank: int = RERANK,
         config: QueryConfig | None = None,
     ) -> "list[Hit]":
         """Return the photos that show the same as a photo, best first: hits with ``name`` and ``score`` (see ``Hit``).
@@ -231,7 +234,8 @@ class PhotoIndex:
                 the archive holds of it: no file is read, no network runs. For a part of it its file is read.
             top: hits at most.
             box: the part of the photo to search for, (x0, y0, x1, y1) in its pixels; the whole photo if None.
-            config: all settings of a query; then leave out top and box.
+            rank, rerank: what orders the answers, and how many are ordered anew; see ``QueryConfig``.
+            config: all settings of a query; then leave out the others.
 
         Raises:
             PhotoError: the photo cannot be read, or the box does not lie in it.
@@ -239,9 +243,9 @@ class PhotoIndex:
             MismatchError: it was made with another model or preprocessing.
             ConfigError: a setting is outside its range.
         """
-        given = config or QueryConfig(top=top, box=box_of(box))
-        with self._state.reading() as index:
-            return self._answerer(index, given).answer(photo).hits
+        given = config or QueryConfig(top=top, box=box_of(box), rank=rank, rerank=rerank)
+        with self._answering(given) as answerer:
+            return answerer.answer(photo).hits
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None
@@ -260,10 +264,8 @@ class PhotoIndex:
         if isinstance(photos, str | bytes | bytearray):
             raise ConfigError("search_many takes several photos: give a list of them, or call search for one")
         given = config or QueryConfig()
-        with self._state.reading() as index:
-            # Refused before the model is loaded.
-            index.config.scoring(alpha=given.alpha, threshold=given.threshold, idf=given.idf)
-            yield from self._answerer(index, given).answers(photos)
+        with self._answering(given) as answerer:
+            yield from answerer.answers(photos)
 
     def pairs(self, config: PairsConfig | None = None, *, display: Display = _SILENT) -> FoundPairs:
         """Return the pairs of photos that are worth matching: an iterable of two names and their score.
@@ -368,6 +370,7 @@ class PhotoIndex:
         """Release the archive for other writers. Searches that run are finished. May be called twice."""
         self._check_idle()
         self._state.close()
+        self._others.close()
         with self._writing:
             writer, self._writer = self._writer, None
             if writer is not None:
@@ -398,21 +401,19 @@ class PhotoIndex:
 
             self._writer = Index.open(self._path, writable=True)
 
-    def _answerer(self, index: "Index", config: QueryConfig) -> Answerer:
-        return Answerer(
-            index=index,
-            name=fspath(self._path),
-            network=self._model.loading(index),
-            judgement=lambda: self._judgement(index),
-            image_size=lambda: self._model.bundle.preprocessing.image_size,
-            folder=photo_folder(self._path),
-            files=self._files,
-            config=config,
-        )
-
-    def _judgement(self, index: "Index") -> Judgement:
-        """Return the judgement of a state, kept for later queries."""
-        number, judged = index.state.manifest.number, self._judged
-        if judged is None or judged[0] != number:
-            judged = self._judged = (number, judgement_of(index, keep=self._at is None))
-        return judged[1]
+    @contextmanager
+    def _answering(self, config: QueryConfig) -> Iterator[Answerer]:
+        """Hold a state, and what answers from it; what cannot be asked is refused before the model is loaded."""
+        with self._state.reading() as index, self._others.reading(config.global_from, index) as first:
+            index.config.scoring(alpha=config.alpha, threshold=config.threshold, idf=config.idf)
+            yield Answerer(
+                index=index,
+                name=fspath(self._path),
+                network=self._model.loading(index),
+                judgement=lambda: self._judgements.of(index),
+                image_size=lambda: self._model.bundle.preprocessing.image_size,
+                folder=photo_folder(self._path),
+                files=self._files,
+                config=config,
+                first=first,
+            ).checked()

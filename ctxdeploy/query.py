@@ -6,10 +6,12 @@ photo of the archive, of which nothing but its stored codes is needed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import check_types, setting
+from ctxdeploy.core.text import counted
 from ctxdeploy.core.types import Box, LocalDescriptors
 from ctxdeploy.index import VerificationConfig
 from ctxdeploy.judgement import FOUND
@@ -25,6 +27,10 @@ EXPAND = 5
 EXPANDED_FROM = 100
 TURN = ("auto", "none", "all")
 VERIFY_FROM = ("archive", "photos")
+# What orders the answers, and what orders the first ones anew. Photos that are ranked anew where nothing is said.
+LOCAL, GLOBAL, GLOBAL_THEN_LOCAL = RANKS = ("local", "global", "global-then-local")
+ASMK, GEOMETRY = RERANK_BY = ("asmk", "geometry")
+RERANK = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +56,12 @@ class Answer:
         descriptors: of the query; None of a photo of the archive that was asked with its stored codes.
         hits: best first.
         best_probability: of all hits, also of those that ``min_probability`` leaves out; None if that was not judged.
+        rank: what ordered them, one of ``RANKS``. Scores of ``global`` are inner products of global vectors, and are
+            not judged.
         turn: degrees, clockwise, by which the photo was turned to find them; positions and boxes are those of the
             photo as it is.
-        remarks: what the user may not expect, a line each.
+        remarks: what the user may not expect, a line each,
+        notes: and what holds for all queries of the archive.
         extract_seconds: reading, decoding and network.
         search_seconds: all that follows: assignment, search, verification, judgement; of several searched for at once,
             each its share.
@@ -63,8 +72,10 @@ class Answer:
     descriptors: LocalDescriptors | None
     hits: list["Hit"] = field(default_factory=list)
     best_probability: float | None = None
+    rank: str = LOCAL
     turn: int = 0
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     extract_seconds: float = 0.0
     search_seconds: float = 0.0
 
@@ -72,6 +83,16 @@ class Answer:
     def is_indexed(self) -> bool:
         """Whether it was asked with what the archive holds."""
         return self.descriptors is None
+
+    @property
+    def asked_with(self) -> str:
+        """What was asked with, in words."""
+        if self.descriptors is None:
+            return {LOCAL: "its stored codes", GLOBAL: "its stored global vector"}.get(
+                self.rank, "its stored global vector and codes"
+            )
+        local = counted(len(self.descriptors), "descriptor")
+        return {LOCAL: local, GLOBAL: "its global vector"}.get(self.rank, f"its global vector and {local}")
 
     @property
     def found(self) -> int | None:
@@ -87,6 +108,7 @@ class Answer:
             "indexed": self.is_indexed,
             "box": _edges(self.box),
             "turn": self.turn,
+            "rank": self.rank,
             "found": self.found,
             "best_probability": self.best_probability,
             "results": [_result(rank, hit) for rank, hit in enumerate(self.hits, 1)],
@@ -108,6 +130,7 @@ def _result(rank: int, hit: "Hit") -> dict[str, Any]:
         "rank": rank,
         "name": hit.name,
         "score": hit.score,
+        "global_score": hit.global_score,
         "probability": hit.probability,
         "certain": None if hit.probability is None else is_certain(hit),
         "inliers": None if verification is None else verification.inliers,
@@ -127,6 +150,16 @@ class QueryConfig:
     Attributes:
         box: the part of a photo to search for; the whole photo if None.
         top: hits at most.
+        rank: what orders the answers: ``local`` descriptors by ASMK; ``global`` vectors; ``global-then-local``: the
+            first by global vectors are ordered anew by their local descriptors. None for local, and for global in an
+            archive of global vectors alone.
+        rerank: so many are ordered anew; the others follow as they were.
+        rerank_by: what orders them: ``asmk``, as a search among them alone, with ``expand`` and ``verify`` as in a
+            search of all; or ``geometry`` alone, as DELG does it (Cao et al., ECCV 2020).
+        refine_global: so many of the first by global vectors are ordered anew by vectors that are refined with their
+            neighbours among them (``ctxdeploy/index/refinement.py``); 0 for none. Scores stay what they are.
+        global_from: archive whose global vectors are searched first, with its own model; its photos have the same
+            names. None for those of the archive itself.
         expand: hits that ask too, with their stored codes; None for 5, but for 0 in an archive of another model than
             the built-in ones that has fewer than 100 photos, or is asked with other settings than its own.
         verify: hits that are compared with the query by geometry, and ranked by it as well; 0 for none.
@@ -144,6 +177,25 @@ class QueryConfig:
         None, "--box", "Search for this part of the photo (pixels).", metavar="x0,y0,x1,y1", parse=Box.parse
     )
     top: int = setting(10, "--top", "Results of a query.")
+    rank: str | None = setting(
+        None,
+        "--rank",
+        "What orders the answers: local descriptors, global vectors, or these and then, of the first, local ones.",
+        choices=RANKS,
+        default_text="local, or what the archive has",
+    )
+    rerank: int = setting(RERANK, "--rerank", "With global-then-local: so many are ordered anew.", metavar="N")
+    rerank_by: str = setting(ASMK, "--rerank-by", "What orders them: ASMK, or geometry alone.", choices=RERANK_BY)
+    refine_global: int = setting(
+        0, "--refine-global", "Order so many of the first by global vectors refined by their neighbours.", metavar="N"
+    )
+    global_from: Path | None = setting(
+        None,
+        "--global-from",
+        "Search the global vectors of this archive first, with its own model.",
+        metavar="ARCHIVE",
+        default_text="the same archive",
+    )
     expand: int | None = setting(
         None,
         "--expand",
@@ -178,15 +230,69 @@ class QueryConfig:
             raise ConfigError(f"--expand {self.expand} is negative: 0 expands nothing")
         if self.verify < 0:
             raise ConfigError(f"--verify {self.verify} is negative: 0 verifies nothing")
-        for flag, value, known in (("--turn", self.turn, TURN), ("--verify-from", self.verify_from, VERIFY_FROM)):
+        for flag, value, known in (
+            ("--turn", self.turn, TURN),
+            ("--verify-from", self.verify_from, VERIFY_FROM),
+            ("--rank", self.rank or LOCAL, RANKS),
+            ("--rerank-by", self.rerank_by, RERANK_BY),
+        ):
             if value not in known:
                 raise ConfigError(f"{flag} {value!r} is unknown: give {', '.join(known)}")
+        self._check_rank()
         if self.min_probability is None:
             return
         if not 0 <= self.min_probability <= 1:
             raise ConfigError(f"--min-probability {self.min_probability} is not a number in 0..1")
         if not self.is_judged:
             raise ConfigError("--min-probability needs the archive's own scores: leave out --alpha, --threshold, --idf")
+
+    def _check_rank(self) -> None:
+        """Refuse what belongs to other rankings than the one that is asked for."""
+        if self.rerank < 1:
+            raise ConfigError(f"--rerank {self.rerank} is not positive: give how many are ordered anew")
+        if self.refine_global < 0 or (self.refine_global and self.rank in (None, LOCAL)):
+            raise ConfigError(
+                f"--refine-global {self.refine_global} says how many of the first by global vectors are refined: give "
+                f"0 or more, with --rank {GLOBAL} or {GLOBAL_THEN_LOCAL}"
+            )
+        if self.rank == GLOBAL:
+            self.check_global()
+        if self.rank == GLOBAL_THEN_LOCAL:
+            if self.rerank_by == GEOMETRY and self.verify:
+                raise ConfigError("--rerank-by geometry compares all that --rerank says: leave out --verify")
+            return
+        given = {
+            "--rerank": self.rerank != RERANK,
+            "--rerank-by": self.rerank_by != ASMK,
+            "--global-from": self.global_from is not None,
+        }
+        flag = next((flag for flag, is_given in given.items() if is_given), None)
+        if flag is not None:
+            raise ConfigError(f"{flag} needs --rank {GLOBAL_THEN_LOCAL}")
+
+    def check_global(self) -> None:
+        """Raise ``ConfigError`` for what global vectors alone do not answer: local descriptors do."""
+        given = {
+            "--verify": self.verify > 0,
+            "--expand": bool(self.expand),
+            "--min-probability": self.min_probability is not None,
+            "--turn all": self.turn == "all",
+            "--alpha": self.alpha is not None,
+            "--threshold": self.threshold is not None,
+            "--idf": self.idf is not None,
+        }
+        flag = next((flag for flag, is_given in given.items() if is_given), None)
+        if flag is not None:
+            raise ConfigError(
+                f"{flag} is about local descriptors, and --rank {GLOBAL} ranks by global vectors alone: leave it out, "
+                f"or say --rank {GLOBAL_THEN_LOCAL} in an archive that has both"
+            )
+
+    @property
+    def compared(self) -> int:
+        """How many hits are compared with the query by geometry."""
+        by_geometry = self.rank == GLOBAL_THEN_LOCAL and self.rerank_by == GEOMETRY
+        return self.rerank if by_geometry else self.verify
 
     @property
     def is_judged(self) -> bool:

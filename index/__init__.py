@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
+    from ctxdeploy.index.refinement import refined_scores
     from ctxdeploy.index.search import Searcher
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
@@ -55,6 +56,7 @@ __all__ = [
     "VerificationConfig",
     "open_codebook",
     "rank",
+    "refined_scores",
     "verify",
 ]
 
@@ -80,6 +82,7 @@ _HOMES = {
     "VerificationConfig": "verification",
     "open_codebook": "codebook.pickled",
     "rank": "verification",
+    "refined_scores": "refinement",
     "verify": "verification",
 }
 

@@ -212,9 +212,11 @@ class Hit:
         score: of it.
         verification: where the query lies in it; None if that was not looked into.
         probability: that it shows the same, 0..1; None if the archive has no judgement.
+        global_score: inner product of its global vector and the query's, -1..1; None where they were not compared.
     """
 
     name: str
     score: float
     verification: Verification | None = None
     probability: float | None = None
+    global_score: float | None = None

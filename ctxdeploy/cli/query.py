@@ -25,7 +25,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.index import Hit, VerificationConfig
 from ctxdeploy.photo_index import PhotoIndex
-from ctxdeploy.query import Answer, QueryConfig, is_certain
+from ctxdeploy.query import GLOBAL, Answer, QueryConfig, is_certain
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
 from ctxdeploy.querying.places import list_queries
 from ctxdeploy.runtime import BackendConfig
@@ -75,7 +75,8 @@ def command(
     Before each name stand its own score for the query (the queried photo itself has about 0.07 to 0.3, other photos of
     the same have less, often a hundredth), and the probability that it shows the same. What is certain is found; the
     rest are the nearest that there are, and may show something else. With --expand 0 and --verify 0 the scores alone
-    order the answers; otherwise the hits that ask too and the geometry do so as well.
+    order the answers; otherwise the hits that ask too and the geometry do so as well. With --rank global the scores are
+    inner products of global vectors, of which no probability is known.
 
     With --json, one object is printed for each query. A query that cannot be read is reported, the others are answered,
     and the exit code is 14.
@@ -97,12 +98,12 @@ def command(
             shown.say(f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}")
         for failure in asked.failures:
             failed.add(failure)
+        said: set[str] = set()
         for answer in index.search_many(queries, config):
             if isinstance(answer, PhotoError):
                 failed.add(answer)
                 continue
-            for remark in answer.remarks:
-                shown.say(f"{answer.photo.name}: {remark}")
+            _remark(answer, said, shown)
             _print(answer, as_json, {"archive": str(archive), "extraction": _extraction(answer, index)})
             if page is not None:
                 answers.append(answer)
@@ -118,6 +119,16 @@ def command(
     failed.check()
 
 
+def _remark(answer: Answer, said: set[str], shown: Display) -> None:
+    """Say what may not be expected: of the archive once, of the answer each time."""
+    for note in answer.notes:
+        if note not in said:
+            shown.say(note)
+    said.update(answer.notes)
+    for remark in answer.remarks:
+        shown.say(f"{answer.photo.name}: {remark}")
+
+
 def _check_verifying(config: QueryConfig) -> None:
     """Refuse settings of a verification that is not asked for."""
     given = {
@@ -126,7 +137,7 @@ def _check_verifying(config: QueryConfig) -> None:
         "--verify-model": config.verification.model != VerificationConfig.model,
     }
     flag = next((flag for flag, is_given in given.items() if is_given), None)
-    if flag is not None and config.verify == 0:
+    if flag is not None and config.compared == 0:
         raise ConfigError(
             f"{flag} needs --verify N: give how many of the first results are compared, such as --verify 10"
         )
@@ -198,6 +209,8 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
         echo(f"nothing is as likely as --min-probability asks; the best that there is has {best}")
     if answer.found:
         echo("found:")
+    elif answer.rank == GLOBAL and answer.hits:
+        echo("by global vectors, how sure is not known; the nearest:")
     for line in found:
         echo(line)
     if nearest:
@@ -227,7 +240,7 @@ def _headline(answer: Answer, extraction: dict[str, Any] | None) -> str:
         name += f", turned by {answer.turn}°" if answer.found else f", most like these when turned by {answer.turn}°"
     found, search = counted(len(answer.hits), "result"), f"search {answer.search_seconds * 1000:.1f} ms"
     if answer.descriptors is None or extraction is None:
-        return f"{name}: {found} from its stored codes ({search})"
+        return f"{name}: {found} from {answer.asked_with} ({search})"
     extract = f"extract {answer.extract_seconds:.2f} s"
     engine = f"{extraction['backend']} {extraction['precision']}"
-    return f"{name}: {found} for {counted(len(answer.descriptors), 'descriptor')} ({extract}, {search}; {engine})"
+    return f"{name}: {found} for {answer.asked_with} ({extract}, {search}; {engine})"

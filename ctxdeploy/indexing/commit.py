@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -154,7 +155,8 @@ class IndexCommitter:
         Raises:
             TooManyFailuresError: it is one too many that the archive cannot hold.
         """
-        self._waiting.append(photo)
+        keeps_global = self._index.config.keeps_global
+        self._waiting.append(photo.with_global() if keeps_global else replace(photo, global_descriptor=None))
         if photo.remark:
             self._report.remarks.append({"name": photo.name, "remark": photo.remark})
         if len(self._waiting) >= _TOGETHER:

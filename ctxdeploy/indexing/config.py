@@ -9,6 +9,8 @@ from ctxdeploy.core.errors import ConfigError, TooManyFailuresError
 from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.text import printable
 
+# How global vectors are kept where nothing is said.
+GLOBAL = "fp16"
 # Photos that must have been tried before a share of them means something.
 MIN_TRIED = 100
 
@@ -72,6 +74,9 @@ class IndexingConfig:
             five minutes at most.
         geometry: what to keep of each descriptor for geometric verification, as ``IndexConfig.geometry``. Only for a
             new archive.
+        global_vectors: how to keep the global vector of each photo, as ``IndexConfig.global_vectors``: the network's,
+            or the sum of the local descriptors where it gives none. Of a network without local descriptors it is always
+            kept, in ``GLOBAL`` if nothing else is said. Only for a new archive.
         sync: remove the archive's photos that are gone.
         moved: the photos are at another place now than the archive remembers.
         retry_failed: try photos again that could not be decoded before.
@@ -93,6 +98,15 @@ class IndexingConfig:
         choices=("positions", "codes", "descriptors"),
         alone="codes",
         default_text="none is kept",
+    )
+    global_vectors: str = setting(
+        "none",
+        "--global",
+        "Keep a global vector of each photo too, for --rank global and global-then-local: the network's, or the sum of "
+        f"the local descriptors; without a value: {GLOBAL}.",
+        choices=("fp32", "fp16", "int8"),
+        alone=GLOBAL,
+        default_text="kept only where there is nothing else",
     )
     sync: bool = setting(False, "--sync", "Remove photos from the archive that are gone from PLACE.")
     moved: bool = setting(False, "--moved", "The archive's photos are at PLACE now.")
@@ -117,6 +131,7 @@ class IndexingConfig:
             object.__setattr__(self, "geometry", IndexConfig(geometry=self.geometry).geometry)
         except ConfigError as error:
             raise ConfigError(f"--{error}") from error
+        IndexConfig(global_vectors=self.global_vectors, global_dim=int(self.global_vectors != "none"))
         check_types(self)
         if self.codebook is not None and self.words is not None:
             raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import settings_sha256, storing
 from ctxdeploy.core.text import name_bytes
-from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import FileState, GlobalDescriptor, LocalDescriptors, PhotoDescriptors
 
 _TENSORS = ("vectors", "attention", "positions", "scales")
+_GLOBAL = "global"  # of networks that give a global descriptor
 _MAX_HEADER = 1 << 20
 # What reading a file may raise that is absent, or was cut.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -77,6 +78,8 @@ class DescriptorCache:
             "positions": descriptors.positions,
             "scales": descriptors.scales,
         }
+        if photo.global_descriptor is not None:
+            arrays[_GLOBAL] = photo.global_descriptor.vector
         write_file(path, [save(arrays, facts)])
 
     def has(self, name: str, file: FileState | None) -> bool:
@@ -163,7 +166,8 @@ def _header(file: BinaryIO) -> dict[str, Any]:
     if length > _MAX_HEADER:
         raise ValueError(f"a header of {length} bytes")
     header: dict[str, Any] = json.loads(file.read(length))
-    end = max(header[name]["data_offsets"][1] for name in _TENSORS)
+    given = (*_TENSORS, *((_GLOBAL,) if _GLOBAL in header else ()))
+    end = max(header[name]["data_offsets"][1] for name in given)
     if file.seek(0, os.SEEK_END) != 8 + length + end:
         raise ValueError("the file was cut")
     file.seek(8 + length)
@@ -177,11 +181,13 @@ def _read(path: Path) -> PhotoDescriptors | None:
     try:
         data = path.read_bytes()  # not mapped, which some file systems cannot do
         facts = _header(io.BytesIO(data))["__metadata__"]
-        arrays = {key: array for key, array in load(data).items() if key in _TENSORS}
+        tensors = load(data)
+        arrays = {key: tensors[key] for key in _TENSORS}
         state = FileState(size=int(facts["size"]), mtime_ns=int(facts["mtime_ns"]))
         return PhotoDescriptors(
             name=json.loads(facts["name"]),
             descriptors=LocalDescriptors(**arrays),
+            global_descriptor=GlobalDescriptor(vector=tensors[_GLOBAL]) if _GLOBAL in tensors else None,
             size=_pixels(facts.get("pixels")),
             file=None if state.size < 0 else state,
             remark=facts.get("remark", ""),

@@ -29,7 +29,7 @@ from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, read_codebook
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
-from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.config import GLOBAL, IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
 from ctxdeploy.indexing.report import IndexingReport
@@ -37,7 +37,7 @@ from ctxdeploy.judgement import judgement_of
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import PhotoDescriptors
-    from ctxdeploy.index import Codebook, Index
+    from ctxdeploy.index import Codebook, Index, IndexConfig
     from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
 
@@ -120,7 +120,7 @@ class IndexingJob:
         """
         report = self._report
         is_new = self._given is None and not is_archive(self._archive)
-        held = list(photos) if is_new and self._given_codebook() is None else None
+        held = list(photos) if is_new and is_trained(self._config, self._bundle) else None
         with self._opened(held or []) as index:
             committer = self._committer(index)
             with _committing(committer):
@@ -175,8 +175,10 @@ class IndexingJob:
     def _make(self, photos: "list[PhotoSource]") -> "Index":
         config = self._config
         check_free(self._archive)
+        if not gives_local(self._bundle):
+            return create_index(self._archive, None, self._bundle, config)
         with self._cache.locked():
-            codebook = self._given_codebook()
+            codebook = given_codebook(config, self._bundle)
             if codebook is not None and config.codebook is None:
                 self._display.say(
                     f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos"
@@ -189,10 +191,6 @@ class IndexingJob:
                 codebook = self._trainer.train(photos, training)
                 self._report.codebook = codebook.metadata()
             return create_index(self._archive, codebook, self._bundle, config)
-
-    def _given_codebook(self) -> "Codebook | None":
-        """Return the codebook that is named, or the bundle's, or None: one is to be trained."""
-        return given_codebook(self._config, self._bundle)
 
     def _committer(self, index: "Index") -> IndexCommitter:
         config, limit = self._config, self._extractor.config.memory_limit
@@ -247,7 +245,8 @@ class IndexingJob:
         if merged or self._config.collect_garbage:
             index.collect_garbage()
         self._report.compacted += merged
-        judgement_of(index)
+        if gives_local(self._bundle):
+            judgement_of(index)
 
 
 @contextmanager
@@ -298,20 +297,57 @@ def make_checked_plan(index: "Index", archive: Path, photos: "PhotoList", config
     return plan
 
 
+def gives_local(bundle: Bundle) -> bool:
+    """Return whether a model gives local descriptors; of one that does not an archive keeps global vectors alone."""
+    return "local" in bundle.extraction.gives
+
+
+def is_trained(config: IndexingConfig, bundle: Bundle) -> bool:
+    """Return whether a new archive's codebook is to be trained from its photos."""
+    return gives_local(bundle) and given_codebook(config, bundle) is None
+
+
 def given_codebook(config: IndexingConfig, bundle: Bundle) -> "Codebook | None":
-    """Return the codebook that a configuration names, or the bundle's; None if one is to be trained."""
+    """Return the codebook that a configuration names, or the bundle's; None if one is to be trained, or none is needed.
+
+    Raises:
+        ConfigError: the model gives no local descriptors, and the configuration asks for what is made of them.
+    """
+    if not gives_local(bundle):
+        given = {
+            "--codebook": config.codebook is not None,
+            "--words": config.words is not None,
+            "--geometry": config.geometry != "none",
+        }
+        flag = next((flag for flag, is_given in given.items() if is_given), None)
+        if flag is not None:
+            raise ConfigError(
+                f"{flag} is about local descriptors, and the model {bundle.source.get('file', bundle.path.name)} gives "
+                "one global vector a photo alone: leave it out"
+            )
+        return None
     if config.codebook is not None:
         return read_codebook(config.codebook, bundle.extraction.dim)
     return codebook_of(bundle) if config.words is None else None
 
 
-def create_index(archive: Path, codebook: "Codebook", bundle: Bundle, config: IndexingConfig) -> "Index":
+def create_index(archive: Path, codebook: "Codebook | None", bundle: Bundle, config: IndexingConfig) -> "Index":
     """Make an archive for the descriptors of a model, open for writing."""
-    from ctxdeploy.index import DescriptorSource, Index, IndexConfig
+    from ctxdeploy.index import DescriptorSource, Index
 
     name = bundle.source.get("file", "")
     source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
-    return Index.create(archive, codebook, config=IndexConfig(geometry=config.geometry), source=source)
+    return Index.create(archive, codebook, config=index_config(config, bundle), source=source)
+
+
+def index_config(config: IndexingConfig, bundle: Bundle) -> "IndexConfig":
+    """Return the settings of a new archive for the descriptors of a model."""
+    from ctxdeploy.index import IndexConfig
+
+    given = config.global_vectors
+    kept = given if given != "none" or gives_local(bundle) else GLOBAL
+    dim = bundle.extraction.global_dim or bundle.extraction.dim
+    return IndexConfig(geometry=config.geometry, global_vectors=kept, global_dim=0 if kept == "none" else dim)
 
 
 def check_free(archive: Path) -> None:
@@ -325,6 +361,13 @@ def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> Non
     """Raise ``ConfigError`` for what only a new archive takes, unless it was made so: the same command goes on."""
     from ctxdeploy.index import open_codebook
 
+    check_global(index, archive, config)
+    if not index.keeps_local:
+        if config.codebook is not None or config.words is not None or config.geometry != "none":
+            raise ConfigError(
+                f"{archive} keeps global vectors alone: leave out --codebook, --words, --geometry, or choose another -o"
+            )
+        return
     words = len(index.codebook.centroids)
     other = config.codebook is not None and open_codebook(config.codebook).id != index.codebook.id
     if other or config.words not in (None, words):
@@ -335,6 +378,14 @@ def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> Non
     # --geometry meant positions before there were codes: the command that made such an archive goes on.
     if config.geometry not in ("none", kept) and (config.geometry, kept) != ("codes", "positions"):
         made = "without --geometry" if kept == "none" else f"with --geometry {kept}"
+        raise ConfigError(f"{archive} was made {made}: leave it out, or choose another -o")
+
+
+def check_global(index: "Index", archive: Path, config: IndexingConfig) -> None:
+    """Raise ``ConfigError`` if an archive was made with another ``--global`` than is asked for now."""
+    kept = index.config.global_vectors
+    if config.global_vectors not in ("none", kept):
+        made = "without --global" if kept == "none" else f"with --global {kept}"
         raise ConfigError(f"{archive} was made {made}: leave it out, or choose another -o")
 
 

@@ -47,6 +47,11 @@ class LoadedModel:
                 self._bundle = open_model(self._archive, self._given)
             return self._bundle
 
+    @property
+    def backend(self) -> "BackendConfig | None":
+        """What runs the network, as it was given."""
+        return self._backend
+
     def label(self) -> str:
         """Return what is known of the model without opening it."""
         if self._bundle is not None:

@@ -1,25 +1,33 @@
-"""From a query to its answer: describe, search, expand, verify, judge, and turn where nothing was found upright."""
+"""From a query to its answer: describe, search, expand, verify, judge, and turn where nothing was found upright.
+
+local                                     search of all ─┐
+global-then-local   global search ─ search of the first ─┴─ expand ─ verify ─ judge
+global              global search
+"""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.cpu import checked_threads
-from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import counted, photo_name, printable, printed_names
-from ctxdeploy.core.types import Box, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.index import Features, Hit, SearchThreads, rank
 from ctxdeploy.judgement import LINKS, Judgement, is_usual
-from ctxdeploy.query import EXPAND, EXPANDED_FROM, Answer, Query, QueryConfig
+from ctxdeploy.query import EXPAND, EXPANDED_FROM, GEOMETRY, GLOBAL, LOCAL, Answer, Query, QueryConfig
+from ctxdeploy.querying.first_stage import FirstStage, vector_of
+from ctxdeploy.querying.found import Found, Ranking
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.querying.turning import choose, further_turns
-from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, verify_hits
+from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, by_geometry, verify_hits
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Asked, Index
@@ -30,56 +38,6 @@ _MAX_WAITING = 64
 # Photos that a remark names.
 _NAMED = 3
 _OTHERWISE = "compare their files with --verify-from photos; or leave out --verify-by"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Found:
-    """A query on its way to its answer.
-
-    Attributes:
-        query: what is asked with.
-        box: its part.
-        photo: what the network found in it; None for a photo of the archive.
-        turn: by which it was turned for that.
-        hits: so far, best first.
-        best_score: the first hit's own score, before any expansion.
-        remarks: what the user may not expect.
-        extract_seconds, search_seconds: as in ``Answer``.
-    """
-
-    query: Query
-    box: Box | None = None
-    photo: PhotoDescriptors | None = None
-    turn: int = 0
-    hits: list[Hit] = field(default_factory=list)
-    best_score: float = 0.0
-    remarks: tuple[str, ...] = ()
-    extract_seconds: float = 0.0
-    search_seconds: float = 0.0
-
-    @property
-    def asked(self) -> str | LocalDescriptors:
-        """What the index is asked with."""
-        return self.query.photo.name if self.photo is None else self.photo.descriptors
-
-    @property
-    def best_probability(self) -> float | None:
-        return max((hit.probability for hit in self.hits if hit.probability is not None), default=None)
-
-    def answer(self, config: QueryConfig) -> Answer:
-        least = config.min_probability or 0.0
-        hits = [hit for hit in self.hits if least == 0 or (hit.probability is not None and hit.probability >= least)]
-        return Answer(
-            photo=self.query.photo,
-            box=self.box,
-            descriptors=None if self.photo is None else self.photo.descriptors,
-            hits=hits[: config.top],
-            best_probability=self.best_probability,
-            turn=self.turn,
-            remarks=self.remarks,
-            extract_seconds=self.extract_seconds,
-            search_seconds=self.search_seconds,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +52,7 @@ class Answerer:
         image_size: returns the longest side in pixels of photos as the model sees them.
         folder: that the names of its photos are paths in; None if there is none, or it is not known.
         files: features of its photos' files.
+        first: what ranks by global vectors, where that is asked for.
         config: what is asked.
     """
 
@@ -105,6 +64,31 @@ class Answerer:
     folder: Path | None
     files: PhotoFeatures
     config: QueryConfig
+    first: FirstStage | None = None
+
+    @property
+    def rank(self) -> str:
+        """What orders the answers, one of ``RANKS``."""
+        if self.config.rank is not None:
+            return self.config.rank
+        return LOCAL if self.index.keeps_local else GLOBAL
+
+    def checked(self) -> "Answerer":
+        """Return itself; ``ConfigError`` if the archive cannot be asked so."""
+        if self.rank == GLOBAL:
+            self.config.check_global()
+        elif not self.index.keeps_local:
+            raise ConfigError(
+                f"{self.name} keeps global vectors alone: ask it with --rank {GLOBAL}, or index the photos with a "
+                "model that gives local descriptors"
+            )
+        if self.rank != LOCAL:
+            self._first.check()
+        return self
+
+    @property
+    def _first(self) -> FirstStage:
+        return self.first or FirstStage(index=self.index, name=self.name, network=self.network)
 
     def answer(self, photo: "Photo | IndexedPhoto") -> Answer:
         """Return the answer to a query.
@@ -124,7 +108,7 @@ class Answerer:
         Searching for several at once reads every posting once. Where the network is slower than the search, nothing is
         won by that, so an answer waits for others no longer than the last search took.
         """
-        waiting: list[_Found | PhotoError] = []
+        waiting: list[Found | PhotoError] = []
         max_wait = 0.0
         since = time.perf_counter()
         for photo in photos:
@@ -140,8 +124,8 @@ class Answerer:
                 max_wait = since - now
         yield from self._in_order(waiting)
 
-    def _in_order(self, waiting: Sequence[_Found | PhotoError]) -> Iterator[Answer | PhotoError]:
-        answers = iter(self._answers([item for item in waiting if isinstance(item, _Found)]))
+    def _in_order(self, waiting: Sequence[Found | PhotoError]) -> Iterator[Answer | PhotoError]:
+        answers = iter(self._answers([item for item in waiting if isinstance(item, Found)]))
         for item in waiting:
             yield item if isinstance(item, PhotoError) else next(answers)
 
@@ -161,15 +145,17 @@ class Answerer:
         else:
             return Query(photo=photo_source(photo))
         stored = self.config.box is None and self.config.turn != "all"
+        if self.rank != LOCAL and stored and name not in self._first.index:
+            raise PhotoError(f"{printable(name)}: {self._first.name} (--global-from) holds no photo of this name")
         return Query(photo=indexed_source(name, self.folder), indexed=stored)
 
-    def _described(self, photo: "Photo | IndexedPhoto") -> _Found:
+    def _described(self, photo: "Photo | IndexedPhoto") -> Found:
         query = self._query(photo)
         if query.indexed:
-            return _Found(query=query)
+            return Found(query=query)
         return self._turned(query, (0,))[0]
 
-    def _turned(self, query: Query, turns: tuple[int, ...]) -> list[_Found]:
+    def _turned(self, query: Query, turns: tuple[int, ...]) -> list[Found]:
         extractor, box = self.network(), self.config.box
         start = time.perf_counter()
         try:
@@ -180,54 +166,119 @@ class Answerer:
                 raise
             moved = f"ctxdeploy index FOLDER -o {printable(self.name)} --moved"
             raise PhotoError(f"{error}: {path}; if the photos were moved, say where they are with  {moved}") from error
+        vectors = self._vectors(query, turns, photos)
         seconds = (time.perf_counter() - start) / len(turns)
         part = box if box is not None else query.photo.box
         return [
-            _Found(query=query, box=part, photo=photo, turn=turn, extract_seconds=seconds)
-            for turn, photo in zip(turns, photos, strict=True)
+            Found(query=query, box=part, photo=photo, vector=vector, turn=turn, extract_seconds=seconds)
+            for turn, photo, vector in zip(turns, photos, vectors, strict=True)
         ]
 
-    def _answers(self, queries: Sequence[_Found]) -> list[Answer]:
+    def _vectors(
+        self, query: Query, turns: tuple[int, ...], photos: Sequence[PhotoDescriptors]
+    ) -> Sequence[NDArray[np.float32] | None]:
+        """Return the global vectors that the first stage is asked with."""
+        if self.rank == LOCAL:
+            return [None] * len(turns)
+        if self._first.is_other:
+            return self._first.described(query.photo, self.config.box, turns)
+        return [vector_of(photo) for photo in photos]
+
+    def _answers(self, queries: Sequence[Found]) -> list[Answer]:
         """Return the answers to described queries, which may be asked once more, turned."""
         found = self._find(queries)
-        turns = [() if item.photo is None else further_turns(item, self.config.turn) for item in found]
+        # Nothing is ever certain by global vectors.
+        turn = "none" if self.rank == GLOBAL else self.config.turn
+        turns = [() if item.photo is None else further_turns(item, turn) for item in found]
         if len(self.index):
             for row, more in enumerate(turns):
                 if more:
                     found[row] = self._best_turn(found[row], more)
-        return [item.answer(self.config) for item in found]
+        notes = () if self.first is None else self.first.remarks
+        return [item.answer(self.config, self.rank, notes) for item in found]
 
-    def _best_turn(self, upright: _Found, turns: tuple[int, ...]) -> _Found:
+    def _best_turn(self, upright: Found, turns: tuple[int, ...]) -> Found:
         turned = self._find(self._turned(upright.query, turns))
         best = choose(upright, turned)
         extract = upright.extract_seconds + sum(item.extract_seconds for item in turned)
         search = upright.search_seconds + sum(item.search_seconds for item in turned)
         return replace(best, extract_seconds=extract, search_seconds=search)
 
-    def _find(self, queries: Sequence[_Found]) -> list[_Found]:
+    def _find(self, queries: Sequence[Found]) -> list[Found]:
         """Return queries with their hits: as many as are wanted, or verified, or needed to judge."""
         if not queries:
             return []
-        config, start = self.config, time.perf_counter()
+        start = time.perf_counter()
+        found = self._by_global_vectors(queries) if self.rank == GLOBAL else self._by_local_descriptors(queries)
+        seconds = (time.perf_counter() - start) / len(queries)
+        return [replace(item, search_seconds=seconds) for item in found]
+
+    def _by_global_vectors(self, queries: Sequence[Found]) -> list[Found]:
+        found = self._first.search([item.key for item in queries], self.config.top, refine=self.config.refine_global)
+        return [replace(item, hits=hits) for item, hits in zip(queries, found, strict=True)]
+
+    def _by_local_descriptors(self, queries: Sequence[Found]) -> list[Found]:
+        config = self.config
         judgement = self.judgement() if config.is_judged and len(self.index) else None
-        most, expand = max(config.top, config.verify), self._expand()
-        depth = most if judgement is None else max(most, judgement.depth(len(self.index)) + 1)
+        most = max(config.top, config.compared)
         asked = self.index.asked([item.asked for item in queries])
-        own = self._search(asked, depth)
         units = None
         if judgement is not None:
             units = [judgement.unit(len(self.index), stored=item.photo is None) for item in queries]
-        shown = self._search(asked, most, expand=expand, units=units) if expand else own
+        if self.rank == LOCAL:
+            depth = most if judgement is None else max(most, judgement.depth(len(self.index)) + 1)
+            rankings = self._searched(asked, most, depth, units)
+        else:
+            rankings = self._searched_among_first(queries, asked, max(most, config.rerank), units)
         found = []
-        for item, ready, plain, hits in zip(queries, asked, own, shown, strict=True):
-            verified = self._verified(item, hits[: config.verify])
-            ranked = self._with_own_scores(ready, _ranked(hits, verified, config)[:most], plain)
+        for item, ready, ranking in zip(queries, asked, rankings, strict=True):
+            verified = self._verified(item, ranking.hits[: config.compared])
+            ranked = [*_ranked(ranking.hits, verified, config), *ranking.behind][:most]
+            ranked = self._with_own_scores(ready, ranked, ranking)
+            best = max((hit.score for hit in ranking.own or ranked), default=0.0)
             if judgement is not None:
-                ranked = self._judged(item, ranked, plain, verified, judgement)
-            best = plain[0].score if plain else 0.0
+                ranked = self._judged(item, ranked, ranking.own, verified, judgement)
             found.append(replace(item, hits=ranked, best_score=best, remarks=self._remarks(verified)))
-        seconds = (time.perf_counter() - start) / len(queries)
-        return [replace(item, search_seconds=seconds) for item in found]
+        return found
+
+    def _searched(
+        self, asked: "Sequence[Asked]", most: int, depth: int, units: Sequence[float] | None
+    ) -> list[Ranking]:
+        """Return what is found among all photos."""
+        expand = self._expand()
+        own = self._search(asked, depth)
+        shown = self._search(asked, most, expand=expand, units=units) if expand else own
+        return [Ranking(hits=hits[:most], own=plain) for hits, plain in zip(shown, own, strict=True)]
+
+    def _searched_among_first(
+        self, queries: Sequence[Found], asked: "Sequence[Asked]", most: int, units: Sequence[float] | None
+    ) -> list[Ranking]:
+        """Return what is found among the first photos of the first stage, and those behind them in its order."""
+        firsts = self._first.search([item.key for item in queries], most, refine=self.config.refine_global)
+        if self._first.is_other:
+            firsts = [[hit for hit in hits if hit.name in self.index] for hits in firsts]
+        parts = [None] * len(asked) if units is None else [[unit] for unit in units]
+        return [self._anew(ready, hits, unit) for ready, hits, unit in zip(asked, firsts, parts, strict=True)]
+
+    def _anew(self, asked: "Asked", hits: list[Hit], units: Sequence[float] | None) -> Ranking:
+        """Return the first hits of the first stage, ordered by their local descriptors, and the others."""
+        config, expand = self.config, self._expand()
+        if not hits:
+            return Ranking(hits=[])
+        names = [hit.name for hit in hits]
+        own = self._search([asked], len(names), among=names)[0]
+        scores = {hit.name: hit.score for hit in own}
+        known = {hit.name: replace(hit, score=scores.get(hit.name, 0.0)) for hit in hits}
+        head, behind = hits[: config.rerank], hits[config.rerank :]
+        ranked = [known[hit.name] for hit in head]
+        if config.rerank_by != GEOMETRY:
+            among = {hit.name for hit in head}
+            found = own
+            if expand:
+                found = self._search([asked], len(among), expand=expand, units=units, among=among)[0]
+            first = {hit.name: replace(known[hit.name], score=hit.score) for hit in found if hit.name in among}
+            ranked = [*first.values(), *(hit for hit in ranked if hit.name not in first)]
+        return Ranking(hits=ranked, behind=[known[hit.name] for hit in behind], scores=scores)
 
     def _search(
         self,
@@ -250,7 +301,7 @@ class Answerer:
         is_known = self.config.is_judged and len(self.index) >= EXPANDED_FROM
         return EXPAND if is_known or is_usual(self.index) else 0
 
-    def _verified(self, item: _Found, hits: Sequence[Hit]) -> Verified:
+    def _verified(self, item: Found, hits: Sequence[Hit]) -> Verified:
         if not hits:
             return Verified()
         names = [hit.name for hit in hits]
@@ -272,31 +323,31 @@ class Answerer:
         unknown = sum(name not in verified.by_name for name in gone)
         return replace(verified, missing=tuple(gone), unknown=unknown)
 
-    def _files(self, names: list[str], item: _Found) -> dict[str, Features]:
+    def _files(self, names: list[str], item: Found) -> dict[str, Features]:
         """Return the features of photos' files, by name, and of the query's if it is of the archive."""
         if self.config.verify_from != "photos":
             return {}
         asked = names if item.photo is not None else [*names, item.query.photo.name]
         return self.files.of(asked, self.folder, self.index, self.network)
 
-    def _features(self, item: _Found, files: Mapping[str, Features]) -> Features | None:
+    def _features(self, item: Found, files: Mapping[str, Features]) -> Features | None:
         if item.photo is not None:
             return self.index.features(item.photo.descriptors, size=item.photo.size)
         name = item.query.photo.name
         return files[name] if name in files else self.index.features(name)
 
-    def _with_own_scores(self, asked: "Asked", hits: Sequence[Hit], own: Sequence[Hit]) -> list[Hit]:
+    def _with_own_scores(self, asked: "Asked", hits: Sequence[Hit], ranking: Ranking) -> list[Hit]:
         """Return hits with their own scores for the query, by which people and judgements know them, not expanded."""
         if not self._expand():
             return list(hits)
-        scores = {hit.name: hit.score for hit in own}
+        scores = dict(ranking.scores or {hit.name: hit.score for hit in ranking.own})
         unknown = [hit.name for hit in hits if hit.name not in scores]
-        if unknown:
+        if unknown and ranking.scores is None:
             scores |= {hit.name: hit.score for hit in self._search([asked], len(unknown), among=unknown)[0]}
         return [replace(hit, score=scores.get(hit.name, 0.0)) for hit in hits]
 
     def _judged(
-        self, item: _Found, hits: Sequence[Hit], own: Sequence[Hit], verified: Verified, judgement: Judgement
+        self, item: Found, hits: Sequence[Hit], own: Sequence[Hit], verified: Verified, judgement: Judgement
     ) -> list[Hit]:
         """Return hits with their probabilities: by their own scores, by their inliers, by the hits that they match."""
         if not hits:
@@ -341,6 +392,8 @@ def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> lis
     known = verified.by_name
     if not known:
         return list(hits)
+    if config.rerank_by == GEOMETRY:
+        return by_geometry(hits, verified)
     first = [known.get(hit.name) or NO_MAP for hit in hits[: config.verify]]
     ranked = rank(hits, first, config.verification)
     return [replace(hit, verification=known.get(hit.name)) for hit in ranked]

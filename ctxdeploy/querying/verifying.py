@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxdeploy.core.types import Box, FileState, PhotoDescriptors
-from ctxdeploy.index import Features, SearchThreads, Verification, VerificationConfig, verify
+from ctxdeploy.index import Features, Hit, SearchThreads, Verification, VerificationConfig, verify
 from ctxdeploy.querying.photo import indexed_source
 
 if TYPE_CHECKING:
@@ -120,3 +120,12 @@ def _match(query: Features, photo: Features, wanted: str) -> str:
     if query.vectors is not None and photo.vectors is not None:
         return "descriptors"
     return "codes" if query.codes is not None and photo.codes is not None else "words"
+
+
+def by_geometry(hits: Sequence[Hit], verified: Verified) -> list[Hit]:
+    """Return hits by what of the query one map explains in them, as DELG does (Cao et al., ECCV 2020).
+
+    Those that agree equally, such as those without a map, stay in the order that they come in.
+    """
+    found = [replace(hit, verification=verified.by_name.get(hit.name)) for hit in hits]
+    return sorted(found, key=lambda hit: 0.0 if hit.verification is None else -hit.verification.similarity)

@@ -12,6 +12,7 @@ from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted, native_path
 from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.judgement import FOUND
+from ctxdeploy.query import GLOBAL, GLOBAL_THEN_LOCAL, LOCAL
 from ctxdeploy.report.matches import Drawing, draw
 from ctxdeploy.report.pages import write_page
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 LARGE, SMALL, QUALITY = 640, 320, 80
 # A query of more bytes is not compared with a file to see whether it is the same.
 _COMPARED = 64 << 20
+
+_RANKED = {
+    GLOBAL: "ranked by global vectors: how sure the results are is not known",
+    GLOBAL_THEN_LOCAL: "the first by global vectors, ranked by local descriptors",
+}
 
 # Left, upper, width and height in shares of a photo's width and height.
 Frame = tuple[float, float, float, float]
@@ -255,12 +261,10 @@ def _is_same(query: "PhotoSource", picture: Path | None) -> bool:
 
 def _effort(answer: "Answer") -> tuple[str, ...]:
     searched = f"searched in {answer.search_seconds * 1000:.1f} ms"
+    ranked = () if answer.rank == LOCAL else (_RANKED[answer.rank],)
     if answer.descriptors is None:
-        return ("a photo of the archive, asked with its stored codes", searched)
-    return (
-        counted(len(answer.descriptors), "descriptor"),
-        f"extracted in {answer.extract_seconds:.2f} s, {searched}",
-    )
+        return (f"a photo of the archive, asked with {answer.asked_with}", *ranked, searched)
+    return (answer.asked_with, *ranked, f"extracted in {answer.extract_seconds:.2f} s, {searched}")
 
 
 def picture_of(folder: Path | None, name: str) -> Path | None:

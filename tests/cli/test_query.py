@@ -299,7 +299,7 @@ def _ask(index: _Index, photos: list[Path]) -> list[Answer | PhotoError]:
         image_size=lambda: 1024,
         folder=None,
         files=PhotoFeatures(),
-        config=QueryConfig(expand=0),
+        config=QueryConfig(expand=0, rank="local"),
     )
     return list(answerer.answers(photos))
 
