@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxdeploy.core.bundle import OUTPUT_NAMES
+from ctxdeploy.core.bundle import GLOBAL_OUTPUT, OUTPUT_NAMES
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph.mixed_plan import (
@@ -58,7 +58,8 @@ def to_mixed(proto: Any, precision: Precision) -> Any:
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     # Descriptors and attention; positions are products too where they are means over what a super-feature attends to.
-    plan = PrecisionPlan(graph.node, graph_types(model), OUTPUT_NAMES[:2], weights, interfaces)
+    results = (*OUTPUT_NAMES[:2], GLOBAL_OUTPUT)
+    plan = PrecisionPlan(graph.node, graph_types(model), results, weights, interfaces)
     if not any(plan.nodes[i].op_type == "Conv" for i in plan.low):
         raise ConfigError(f"the graph has no convolution with a weight {TRUNK}*: nothing would be {low.label}")
     writer = _Writer(plan, low, set(), weights)

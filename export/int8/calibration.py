@@ -102,8 +102,8 @@ def calibrate(proto: Any, photos: Mapping[str, Image], config: Int8Config | None
     samples: dict[str, list[NDArray[np.float32]]] = {place: [] for place in places}
     largest = dict.fromkeys(places, 0.0)
     for tensors in trunk.by_scale(places):
-        for outputs in _observe(proto, tensors, chosen):
-            for place, values, high, low in zip(places, outputs[::3], outputs[1::3], outputs[2::3], strict=True):
+        for outputs in _observe(proto, list(tensors.values()), chosen):
+            for place, values, high, low in zip(tensors, outputs[::3], outputs[1::3], outputs[2::3], strict=True):
                 samples[place].append(values)
                 # numpy's maximum hands NaN on.
                 largest[place] = float(np.max([largest[place], float(high), -float(low)]))

@@ -3,7 +3,7 @@
 A convolution is named as in the network (``backbone.layer2.0.conv1``), after its weights, which all scales share; it
 has one node per scale. A place is what the tensors of all scales have in common: ``backbone.layer2.0.conv1`` for what
 that convolution returns, then ``/sum``, ``/relu``, ``/relu6`` and ``/pool`` for what follows, and ``image`` for what
-enters.
+enters; what a convolution reads from a part of the network that is not of the trunk is its ``/input``.
 """
 
 from collections import defaultdict
@@ -15,6 +15,7 @@ from ctxdeploy.core.errors import ConfigError
 
 TRUNK = "backbone."
 IMAGE = "image"
+_INPUT = "/input"
 _WEIGHT = ".weight"
 _SUFFIXES = {"Relu": "/relu", "Clip": "/relu6", "MaxPool": "/pool", "Add": "/sum"}
 
@@ -26,12 +27,14 @@ class Trunk:
     Attributes:
         layers: the nodes of each convolution, one per scale.
         places: place of each of its tensors, in the order of the graph.
+        scales: number of the image's scale of each of its tensors, in the graph's order of scales.
         producers: node that makes each tensor of the graph.
         consumers: nodes that read each tensor of the graph.
     """
 
     layers: Mapping[str, list[Any]]
     places: Mapping[str, str]
+    scales: Mapping[str, int]
     producers: Mapping[str, Any]
     consumers: Mapping[str, list[Any]]
 
@@ -39,13 +42,17 @@ class Trunk:
         """Return the name of the convolution that a node computes; None for every other node."""
         return _layer(node)
 
-    def by_scale(self, places: Iterable[str]) -> list[list[str]]:
-        """Return the tensors of some places, one list for each scale, in the graph's order of scales."""
-        tensors: dict[str, list[str]] = {place: [] for place in places}
+    def by_scale(self, places: Iterable[str]) -> list[dict[str, str]]:
+        """Return the tensors of some places by place, for each scale that has any, in the graph's order of scales.
+
+        What gives a global descriptor may be at fewer scales than the rest.
+        """
+        wanted = list(places)
+        rows: dict[int, dict[str, str]] = defaultdict(dict)
         for tensor, place in self.places.items():
-            if place in tensors:
-                tensors[place].append(tensor)
-        return [list(row) for row in zip(*tensors.values(), strict=True)]
+            if place in wanted:
+                rows[self.scales[tensor]][place] = tensor
+        return [{place: row[place] for place in wanted if place in row} for _, row in sorted(rows.items())]
 
     def observed(self) -> list[str]:
         """Return the places that have a range: what convolutions read, and what they return to a sum."""
@@ -57,12 +64,16 @@ class Trunk:
         return list(found)
 
     @property
-    def end(self) -> str:
-        """The place of the trunk's output: the only one that other parts of the network read."""
+    def ends(self) -> list[str]:
+        """The places of the trunk's outputs: those that other parts of the network read."""
+        found: dict[str, None] = {}
         for tensor, place in self.places.items():
-            if place != IMAGE and any(node.output[0] not in self.places for node in self.consumers[tensor]):
-                return place
-        raise ConfigError("nothing reads what the graph's trunk returns: export the network with build_graph")
+            enters = place == IMAGE or place.endswith(_INPUT)
+            if not enters and any(node.output[0] not in self.places for node in self.consumers[tensor]):
+                found[place] = None
+        if not found:
+            raise ConfigError("nothing reads what the graph's trunk returns: export the network with build_graph")
+        return list(found)
 
 
 def find_trunk(proto: Any) -> Trunk:
@@ -73,6 +84,7 @@ def find_trunk(proto: Any) -> Trunk:
     """
     layers: dict[str, list[Any]] = {}
     places: dict[str, str] = {}
+    scales: dict[str, int] = {}
     producers: dict[str, Any] = {}
     consumers: dict[str, list[Any]] = defaultdict(list)
     for node in proto.graph.node:
@@ -82,13 +94,30 @@ def find_trunk(proto: Any) -> Trunk:
         name = _layer(node)
         if name is not None:
             layers.setdefault(name, []).append(node)
-            places.setdefault(node.input[0], IMAGE)
-            places[node.output[0]] = name
+            if node.input[0] not in places:
+                before = _scale_before(node.input[0], producers, scales)
+                places[node.input[0]] = IMAGE if before is None else f"{name}{_INPUT}"
+                scales[node.input[0]] = len(set(scales.values())) if before is None else before
+            places[node.output[0]], scales[node.output[0]] = name, scales[node.input[0]]
         elif node.op_type in _SUFFIXES and all(tensor in places for tensor in _maps(node)):
             places[node.output[0]] = places[node.input[0]] + _SUFFIXES[node.op_type]
+            scales[node.output[0]] = scales[node.input[0]]
     if not layers:
         raise ConfigError(f"the graph has no convolution with weights named {TRUNK}…: export it with build_graph")
-    return Trunk(layers=layers, places=places, producers=producers, consumers=consumers)
+    return Trunk(layers=layers, places=places, scales=scales, producers=producers, consumers=consumers)
+
+
+def _scale_before(tensor: str, producers: Mapping[str, Any], scales: Mapping[str, int]) -> int | None:
+    """Return the scale of what a tensor is made from; None if that is the image itself."""
+    waiting, seen = [tensor], set()
+    while waiting:
+        name = waiting.pop()
+        if name in scales:
+            return scales[name]
+        if name in producers and name not in seen:
+            seen.add(name)
+            waiting += producers[name].input
+    return None
 
 
 def subgraph(proto: Any, outputs: Iterable[str]) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME
-from ctxdeploy.core.errors import ParityError
+from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.export.int8.calibration import Image, Int8Config, Ranges, calibrate, open_session
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
 from ctxdeploy.export.int8.qdq import quantise
@@ -90,27 +90,35 @@ def search(
 
 
 def sensitivities(proto: Any, ranges: Ranges, photos: Mapping[str, Image]) -> dict[str, float]:
-    """Return for each convolution of the trunk the noise in the trunk's output when it alone is quantised.
+    """Return for each convolution of the trunk the noise in the trunk's outputs when it alone is quantised.
 
     Noise is the error's power over that of the output around its mean per channel, at one scale, the fifth of seven.
+    Where a network gives local descriptors and a global one, the trunk has two outputs, and their noise is added.
     """
     trunk = find_trunk(proto)
-    scales = trunk.by_scale([trunk.end])
-    part = subgraph(proto, scales[len(scales) * 2 // 3])
+    ends = trunk.ends
+    scales = [row for row in trunk.by_scale(ends) if len(row) == len(ends)]
+    if not scales:
+        raise ConfigError(f"no scale of the graph has all outputs of its trunk ({', '.join(ends)}): export it anew")
+    part = subgraph(proto, scales[len(scales) * 2 // 3].values())
     wanted = _outputs(part, photos)
-    power = sum(float(((x - x.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()) for x in wanted)
+    powers = [sum(float(((x - x.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()) for x in maps) for maps in wanted]
     noise = {}
     for name in trunk.layers:
         others = [other for other in trunk.layers if other != name]
         found = _outputs(quantise(part, ranges, keep=others), photos)
-        error = sum(float(((x - y) ** 2).sum()) for x, y in zip(wanted, found, strict=True))
-        noise[name] = error / max(power, 1e-30)
+        noise[name] = sum(
+            sum(float(((x - y) ** 2).sum()) for x, y in zip(maps, others_maps, strict=True)) / max(power, 1e-30)
+            for maps, others_maps, power in zip(wanted, found, powers, strict=True)
+        )
     return noise
 
 
-def _outputs(proto: Any, photos: Mapping[str, Image]) -> list[NDArray[np.float32]]:
+def _outputs(proto: Any, photos: Mapping[str, Image]) -> list[list[NDArray[np.float32]]]:
+    """Return the maps of every photo for each output."""
     session = open_session(proto)
-    return [session.run(None, {INPUT_NAME: photo[None]})[0] for photo in photos.values()]
+    runs = [session.run(None, {INPUT_NAME: photo[None]}) for photo in photos.values()]
+    return [list(maps) for maps in zip(*runs, strict=True)]
 
 
 def _fewest(attempt: Callable[[list[str]], Any], order: list[str], refused: int, max_kept: int) -> tuple[int, Any]:

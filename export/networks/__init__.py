@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
     from ctxdeploy.export.networks.families import build
     from ctxdeploy.export.networks.global_network import GlobalNetwork
+    from ctxdeploy.export.networks.local_global import LocalGlobalNetwork
     from ctxdeploy.export.networks.network import DescriptorNetwork, RetrievalNetwork, l2_attention
     from ctxdeploy.export.networks.pooling import GlobalHead
     from ctxdeploy.export.networks.pooling_config import Pooling
@@ -32,6 +33,7 @@ __all__ = [
     "GlobalNetwork",
     "GraphConvolution",
     "Lit",
+    "LocalGlobalNetwork",
     "NetworkConfig",
     "Pooling",
     "Refinement",
@@ -59,6 +61,7 @@ _HOMES = {
     "GlobalNetwork": "global_network",
     "GraphConvolution": "refinement",
     "Lit": "config",
+    "LocalGlobalNetwork": "local_global",
     "NetworkConfig": "config",
     "Pooling": "pooling_config",
     "Refinement": "config",

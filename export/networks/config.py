@@ -246,19 +246,24 @@ class NetworkConfig:
         """Dimension of the global descriptor; 0 without one."""
         if self.pooling is None:
             return 0
-        return self.pooling.final_dim or self.pooling.dim or self.channels
+        return self.pooling.final_dim or self.pooling.dim or self.pooled_channels
+
+    @property
+    def pooled_channels(self) -> int:
+        """Channels of what is pooled: beside local descriptors, which may be of an earlier layer, those of the last."""
+        if self.pooling is not None and self.pooling.beside_local:
+            return self.architecture.channels(0)
+        return self.channels
 
     def fitted(self, extraction: Extraction) -> Extraction:
         """Return scales and K with the dimensions of this network, and without what it does not give."""
         if self.pooling is None:
             return replace(extraction, dim=self.descriptor_dim, global_dim=0, global_scales=())
-        found = replace(
-            extraction,
-            dim=self.descriptor_dim,
-            global_dim=self.global_dim,
-            global_scales=extraction.global_scales or (1.0,),
-        )
-        return found if self.pooling.beside_local else replace(found, scales=(1.0,), top_k=0)
+        scales = extraction.global_scales or (1.0,)
+        if self.pooling.beside_local and extraction.top_k:
+            return replace(extraction, dim=self.descriptor_dim, global_dim=self.global_dim, global_scales=scales)
+        dim = self.global_dim
+        return Extraction(scales=(1.0,), top_k=0, dim=dim, global_dim=dim, global_scales=scales)
 
     def metadata(self) -> dict[str, Any]:
         """Return a JSON-serialisable form that ``parse`` reads.

@@ -19,7 +19,7 @@ class GlobalNetwork(DescriptorNetwork):
         super().__init__(config, extraction)
         if config.pooling is None:
             raise ConfigError("a network with a global descriptor needs a pooling")
-        self.global_head = GlobalHead(config.channels, config.pooling)
+        self.global_head = GlobalHead(config.pooled_channels, config.pooling)
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Return what is pooled, B×C×h×w from normalised images B×3×H×W."""

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 
@@ -148,15 +149,26 @@ class RetrievalNetwork(DescriptorNetwork):
             Features B×C×r×c, attention B×r×c, positive, and positions (r·c)×2, or B×(r·c)×2 where photos differ.
         """
 
-    def forward(self, image: Tensor) -> Outputs:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.normalise(image)
         height, width = x.shape[2:]
         levels = []
         for scale in self.extraction.scales:
-            scaled = x if scale == 1.0 else self.resize(x, scale)
-            features, attention, places = self.features(scaled, height, width)
-            vectors = self.dim_reduction(features).flatten(2).transpose(1, 2)
-            levels.append((vectors, attention.flatten(1), places, torch.full_like(places[..., 0], scale)))
+            levels.append(self.described(self.features(self.level(x, scale), height, width), scale))
+        return self.selected(levels)
+
+    def level(self, x: Tensor, scale: float) -> Tensor:
+        """Return a level of the pyramid; the images themselves at scale 1."""
+        return x if scale == 1.0 else self.resize(x, scale)
+
+    def described(self, found: tuple[Tensor, Tensor, Tensor], scale: float) -> Outputs:
+        """Return vectors B×N×D, attention B×N, positions and scales of what ``features`` returned."""
+        features, attention, places = found
+        vectors = self.dim_reduction(features).flatten(2).transpose(1, 2)
+        return vectors, attention.flatten(1), places, torch.full_like(places[..., 0], scale)
+
+    def selected(self, levels: Sequence[Outputs]) -> Outputs:
+        """Return the K strongest of all levels, each as ``described`` returned it."""
         vectors, strengths, positions, scales = zip(*levels, strict=True)
         return self.select(
             torch.cat(vectors, 1), torch.cat(strengths, 1), torch.cat(positions, -2), torch.cat(scales, -1)

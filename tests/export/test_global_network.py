@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,19 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.export import load_checkpoint, save_checkpoint
-from ctxdeploy.export.networks import Architecture, GlobalHead, NetworkConfig, Pooling, Smoothing, build
-from ctxdeploy.export.networks.network import scale_ratio, scaled_size
+from ctxdeploy.export.networks import (
+    Architecture,
+    GlobalHead,
+    LocalGlobalNetwork,
+    NetworkConfig,
+    Pooling,
+    Smoothing,
+    build,
+    l2_attention,
+)
+from ctxdeploy.export.networks.network import cell_centres, scale_ratio, scaled_by, scaled_size
 from ctxdeploy.export.networks.pooling import GeM, pool_of, unit
+from ctxdeploy.export.networks.trunks import trunk_of
 
 ROOT2 = math.sqrt(2)
 # cirtorch's two pyramids, the second as it writes it.
@@ -182,3 +193,77 @@ def test_the_graph_computes_what_the_network_computes(
             (wanted,) = network(torch.from_numpy(np.array(image))[None])
         (found,) = session.run(["global"], {"image": image[None]})
         assert found.shape == (1, 128) and float((found * wanted.numpy()).sum()) > 0.99999
+
+
+class Divided(LocalGlobalNetwork):
+    """Both kinds on a ResNet whose local descriptors are of its third layer."""
+
+    relative_attention = True
+
+    def resize(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        return scaled_by(x, scale)
+
+    def shared_map(self, x: torch.Tensor) -> torch.Tensor:
+        trunk = self.backbone
+        x = trunk.maxpool(torch.relu(trunk.bn1(trunk.conv1(x))))
+        return trunk.layer3(trunk.layer2(trunk.layer1(x)))
+
+    def local_features(self, shared: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
+        centres = cell_centres(shared.shape[2], shared.shape[3], height, width, shared.device)
+        return shared, l2_attention(shared), centres
+
+    def global_map(self, shared: torch.Tensor) -> torch.Tensor:
+        return self.backbone.layer4(shared)
+
+
+@pytest.fixture(scope="module")
+def both(samples: Mapping[str, NDArray[np.uint8]]) -> Divided:
+    torch.manual_seed(1)
+    config = NetworkConfig(
+        family="how",
+        architecture=Architecture.RESNET18_HALF,
+        skip_layer=1,
+        dim=16,
+        smoothing=Smoothing(kind="none"),
+        pooling=Pooling(dim=32, fixed_p=3.0, norm_pooled=False, norm="floored", beside_local=True),
+    )
+    extraction = config.fitted(
+        Extraction(scales=(0.7071, 1.0, 0.5), top_k=40, global_dim=1, global_scales=(1.0, 0.7071))
+    )
+    network = Divided(config, extraction)
+    network.backbone = trunk_of(replace(config, skip_layer=0))
+    return network.eval()
+
+
+def test_both_kinds_come_from_one_pass(both: Divided) -> None:
+    assert both.config.pooled_channels == 256 and both.config.channels == 128
+    assert both.extraction.outputs == ("descriptors", "attention", "positions", "scales", "global")
+    seen: list[tuple[int, ...]] = []
+    image = torch.randint(0, 256, (2, 101, 140, 3), dtype=torch.uint8)
+    with (
+        torch.inference_mode(),
+        both.backbone.conv1.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[2:])),
+    ):
+        found = both(image)
+    # Three scales, two of them used twice and seen once.
+    assert [tuple(size) for size in seen] == [(71, 98), (101, 140), (50, 70)]
+    assert [tuple(array.shape) for array in found] == [(2, 40, 16), (2, 40), (2, 40, 2), (2, 40), (2, 32)]
+    with torch.inference_mode():
+        x = both.normalise(image)
+        levels = [x, both.resize(x, 0.7071)]
+        wanted = both.global_head.combine([both.global_head.describe(both.backbone(level)) for level in levels])
+    assert torch.allclose(found[4], wanted, atol=1e-6)
+    single = [both(image[i : i + 1])[4] for i in range(2)]
+    assert torch.allclose(torch.cat(single), found[4], atol=1e-5)
+
+
+def test_a_network_with_both_kinds_may_give_the_global_alone(both: Divided) -> None:
+    extraction = both.config.fitted(replace(both.extraction, top_k=0))
+    assert (extraction.outputs, extraction.dim) == (("global",), 32)
+    alone = Divided(both.config, extraction)
+    alone.backbone = both.backbone
+    alone.global_head = both.global_head
+    image = torch.randint(0, 256, (1, 60, 80, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        (found,) = alone.eval()(image)
+        assert torch.allclose(found, both(image)[4], atol=1e-6)

@@ -100,7 +100,7 @@ def test_places_and_layers_have_the_networks_names(small_graph: Any) -> None:
     assert list(trunk.layers)[:3] == [FIRST, "backbone.layer1.0.conv1", "backbone.layer1.0.conv2"]
     assert len(trunk.layers) == 20
     assert {len(nodes) for nodes in trunk.layers.values()} == {2}
-    assert trunk.end == "backbone.layer4.1.conv2/sum/relu"
+    assert trunk.ends == ["backbone.layer4.1.conv2/sum/relu"]
     assert {"image", "backbone.conv1/relu/pool", "backbone.layer2.0.downsample.0"} <= set(trunk.observed())
     assert "backbone.layer1.0.conv1" not in trunk.observed()
 
