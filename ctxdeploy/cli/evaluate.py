@@ -20,6 +20,8 @@ from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.evaluation import KINDS, EvaluationConfig, ObservedExtractor, evaluate, open_set
+from ctxdeploy.evaluation.comparison import published_figures
+from ctxdeploy.evaluation.published import PUBLISHED, PublishedRow
 from ctxdeploy.models import find_model
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 
@@ -58,7 +60,8 @@ def command(
     PLACE holds Revisited Oxford or Paris (gnd_roxford5k.pkl, jpg/), Oxford or Paris with their text files, minibench,
     any photos with gnd.json, or photos named as in INRIA Holidays. Its photos are indexed and its queries asked as a
     user would, with the default settings; but for --expand, which is 0 here, as published figures are.
-    Run it again to continue after an interruption, or to score again.
+    Run it again to continue after an interruption, or to score again. With --framework all three ways to search are
+    compared, beside what was published; --row evaluates one published row, with its model.
     """
     if page is not None and (page.suffix.lower() not in (".html", ".htm") or not page.parent.is_dir()):
         raise ConfigError(f"--html {page} must end in .html, and its folder exist")
@@ -66,7 +69,7 @@ def command(
     engine, extraction = configured(BackendConfig), configured(ExtractorConfig)
     shown = Display(quiet=quiet, as_json=as_json)
     dataset = open_set(place, kind)
-    archive, extractor = _extractor(dataset, output, model, engine, extraction)
+    archive, extractor = _extractor(dataset, output, model or _model_of(config), engine, extraction)
     about = extractor.description()
     shown.say(
         f"{dataset.name} ({dataset.kind}): {counted(len(dataset.database), 'photo')}, {len(dataset.queries)} queries; "
@@ -95,6 +98,16 @@ def command(
         )
 
 
+def _model_of(config: EvaluationConfig) -> str | None:
+    """Return the model of the published row that is asked for; None where another choice decides."""
+    row = config.frameworks.published
+    if row is None:
+        return None
+    if row.model is None:
+        raise ConfigError(f"--row {row.name!r}: {row.caution or 'its model cannot be had'}; give one with --model")
+    return row.model
+
+
 def _extractor(
     dataset: "DataSet", output: Path | None, model: str | None, engine: BackendConfig, config: ExtractorConfig
 ) -> tuple[Path, ObservedExtractor]:
@@ -112,11 +125,16 @@ def _extractor(
 def _print(result: "Evaluation") -> None:
     dataset = result.dataset
     besides = "" if result.distractors is None else f" and {counted(result.distractors, 'distractor')}"
+    known, words = result.codebook, ""
+    if known is not None:
+        words = f"; codebook of {known.words:,} words, {known.source}, trained on {known.trained_on}"
     echo(
         f"{printable(dataset.name)} ({dataset.kind}): {counted(len(dataset.database), 'photo')}{besides}, "
-        f"{len(dataset.queries)} queries; codebook of {result.codebook.words:,} words, {result.codebook.source}, "
-        f"trained on {result.codebook.trained_on}"
+        f"{len(dataset.queries)} queries{words}"
     )
+    if result.is_table:
+        _print_table(result)
+        return
     depths = list(next(iter(result.figures.values())).precision)
     echo(f"{'':20s}{'mAP':>8s}" + "".join(f"{f'mP@{depth}':>8s}" for depth in depths) + f"{'queries':>9s}")
     _print_figures("", result.figures)
@@ -124,6 +142,40 @@ def _print(result: "Evaluation") -> None:
         _print_figures("global ", result.global_figures)
     for warning in result.warnings:
         echo(f"! {warning}")
+
+
+def _print_table(result: "Evaluation") -> None:
+    """Print the table of frameworks: mAP by task, without and with distractors, beside what was published."""
+    tasks = list(result.figures)
+    more = [f"{task} +D" for task in tasks] if result.distractors is not None else []
+    echo(f"{'mAP':44s}{'GiB at 1M':>10s}{'s a query':>10s}" + "".join(f"{task:>11s}" for task in (*tasks, *more)))
+    for row in result.rows:
+        found = [row.figures, *([row.distracted] if more else [])]
+        values = [None if one is None else one.get(task) for one in found for task in tasks]
+        echo(
+            f"{printable(f'{row.method.label} ({result.model})'):44s}{row.memory:10.2f}{row.seconds:10.4f}"
+            + "".join(f"{'–' if one is None else f'{100 * one.mean_average_precision:.2f}':>11s}" for one in values)
+        )
+        if row.published is not None:
+            _print_published(row.published, result.dataset)
+    others = [row for row in PUBLISHED if row.deck and published_figures(row, result.dataset) is not None]
+    if others and len(result.rows) > 1:
+        echo("published, as their sources print it:")
+        for other in others:
+            _print_published(other, result.dataset)
+    for warning in result.warnings:
+        echo(f"! {warning}")
+
+
+def _print_published(row: PublishedRow, dataset: "DataSet") -> None:
+    found = published_figures(row, dataset)
+    if found is None:
+        return
+    alone, million = ("/".join("–" if value is None else f"{value:.1f}" for value in one) for one in found)
+    r1m = "" if found[1].medium is None else f", with R1M {million}"
+    memory = "" if row.memory_gb is None else f", {row.memory_gb:g} GiB at 1M"
+    caution = "" if row.caution is None else f" ({row.caution})"
+    echo(f"  {row.framework}: {row.name}: medium/hard {alone}{r1m}{memory}; {row.source}{caution}")
 
 
 def _print_figures(prefix: str, figures: "dict[str, Figures]") -> None:

@@ -1,5 +1,6 @@
-"""Queries to rankings, of one archive, of two together, and by global descriptors; and the file that takes them."""
+"""Queries to rankings, of one archive or of two together, in each framework; and the file that takes them."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,20 +8,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctxdeploy.archive import check_model
 from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.errors import MismatchError
-from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import replacing
 from ctxdeploy.core.text import json_text
 from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.evaluation.dataset import Query
-from ctxdeploy.evaluation.query_cache import QueryCache, pooled
+from ctxdeploy.evaluation.frameworks import Method
+from ctxdeploy.evaluation.published import GLOBAL, LOCAL
+from ctxdeploy.evaluation.query_cache import QueryCache
 from ctxdeploy.evaluation.reranking import Reranking
-from ctxdeploy.index import SearchThreads
+from ctxdeploy.index import Hit, SearchThreads
 from ctxdeploy.judgement import judge_archive
+from ctxdeploy.query import GEOMETRY
+from ctxdeploy.querying.first_stage import vector_of
 
 if TYPE_CHECKING:
     from ctxdeploy.core.bundle import Bundle
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 _MAX_QUERIES, _MAX_HITS = 64, 2_000_000
 # Settings of an archive that change no score.
 _WITHOUT_EFFECT = ("shard_images", "geometry")
+_GLOBAL = ("global_vectors", "global_dim")
 
 
 class Ranked(NamedTuple):
@@ -71,6 +75,8 @@ def open_distractors(path: Path, bundle: "Bundle") -> "Index":
 
 def check_codebook(distractors: "Index", codebook: str) -> None:
     """Raise ``MismatchError`` unless the distractors' archive has the codebook of this id."""
+    if not distractors.keeps_local:
+        raise MismatchError(f"--distractors {distractors.path} keeps global vectors alone: say --rank global")
     if distractors.codebook.id != codebook:
         raise MismatchError(
             f"--distractors {distractors.path} was made with codebook {distractors.codebook.id}, the evaluation uses "
@@ -78,12 +84,12 @@ def check_codebook(distractors: "Index", codebook: str) -> None:
         )
 
 
-def check_alike(index: "Index", distractors: "Index") -> None:
-    """Raise ``MismatchError`` unless two archives give a photo the same score."""
-    settings = [
-        {k: v for k, v in i.config.metadata().items() if k not in _WITHOUT_EFFECT} for i in (index, distractors)
-    ]
-    check_codebook(distractors, index.codebook.id)
+def check_alike(index: "Index", distractors: "Index", *, with_global: bool) -> None:
+    """Raise ``MismatchError`` unless two archives give a photo the same score, by global vectors as well if asked."""
+    without = _WITHOUT_EFFECT if with_global else (*_WITHOUT_EFFECT, *_GLOBAL)
+    settings = [{k: v for k, v in i.config.metadata().items() if k not in without} for i in (index, distractors)]
+    if index.keeps_local:
+        check_codebook(distractors, index.codebook.id)
     if settings[0] != settings[1]:
         raise MismatchError(
             f"--distractors {distractors.path} has other settings than {index.path} ({settings[1]}, {settings[0]}): "
@@ -97,6 +103,7 @@ def asmk_rankings(
     queries: Sequence[Query],
     cache: QueryCache,
     reranking: Reranking,
+    seconds: list[float],
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield every photo that shares something with a query, best first, with the archive's default settings.
 
@@ -108,10 +115,13 @@ def asmk_rankings(
     together = max(1, min(_MAX_QUERIES, _MAX_HITS // max(len(index), 1)))
     for start in range(0, len(queries), together):
         group = queries[start : start + together]
-        vectors = [cache.descriptors(query) for query in group]
+        vectors = [cache.photo(query).descriptors for query in group]
+        start_search = time.perf_counter()
         units = None if unit is None else [unit] * len(vectors)
         found = index.search_batch(vectors, max(len(index), 1), expand=reranking.expand, units=units)
+        share = (time.perf_counter() - start_search) / len(group)
         for query, asked, hits in zip(group, vectors, found, strict=True):
+            start_rest = time.perf_counter()
             final = reranking.ranked(index, asked, hits, threads, part=query.box)
             ranked = [Ranked(hit.name, hit.score) for hit in final]
             if distractors is not None:
@@ -119,35 +129,101 @@ def asmk_rankings(
                 others = distractors.search(asked, max(len(distractors), 1))
                 ranked += [Ranked(hit.name, hit.score, True) for hit in others]
                 ranked.sort(key=_order)
+            seconds.append(share + time.perf_counter() - start_rest)
             yield query, ranked
 
 
-def global_rankings(
-    names: Sequence[str], queries: Sequence[Query], cache: QueryCache
+def rankings(
+    method: Method,
+    index: "Index",
+    distractors: "Index | None",
+    queries: Sequence[Query],
+    cache: QueryCache,
+    seconds: list[float],
 ) -> Iterator[tuple[Query, list[Ranked]]]:
-    """Yield all photos that have a global descriptor by their inner product with the query's; equal ones by name.
+    """Yield what a method finds for each query; ``seconds`` takes what its searches took, without the network."""
+    if method.rank == GLOBAL:
+        return global_rankings(index, distractors, queries, cache, seconds)
+    if method.rank == LOCAL:
+        return asmk_rankings(index, distractors, queries, cache, method.reranking, seconds)
+    return two_stage_rankings(method, index, distractors, queries, cache, seconds)
 
-    Raises:
-        MissingExtraError: faiss is not installed.
-    """
-    faiss = require("faiss", "eval")
-    found = cache.global_descriptors(names)
-    if not found:
-        yield from ((query, []) for query in queries)
-        return
-    ordered = list(found)
-    matrix = np.ascontiguousarray(np.stack(list(found.values())))
-    index = faiss.IndexFlatIP(matrix.shape[1])
-    index.add(matrix)
+
+def global_rankings(
+    index: "Index", distractors: "Index | None", queries: Sequence[Query], cache: QueryCache, seconds: list[float]
+) -> Iterator[tuple[Query, list[Ranked]]]:
+    """Yield all photos by the inner products of their global vectors with the query's; equal ones by name."""
     for query in queries:
-        vector = pooled(PhotoDescriptors(name=query.key, descriptors=cache.descriptors(query)))
-        yield query, [] if vector is None else _found(index.search(vector[np.newaxis], len(ordered)), ordered)
+        start = time.perf_counter()
+        ranked = _globally(index, distractors, cache.photo(query))
+        seconds.append(time.perf_counter() - start)
+        yield query, ranked
 
 
-def _found(result: tuple[NDArray[np.float32], NDArray[np.int64]], names: Sequence[str]) -> list[Ranked]:
-    scores, places = result
-    ranked = [Ranked(names[int(p)], float(s)) for s, p in zip(scores[0], places[0], strict=True) if p >= 0]
-    return sorted(ranked, key=_order)
+def two_stage_rankings(
+    method: Method,
+    index: "Index",
+    distractors: "Index | None",
+    queries: Sequence[Query],
+    cache: QueryCache,
+    seconds: list[float],
+) -> Iterator[tuple[Query, list[Ranked]]]:
+    """Yield all photos by global vectors, the first of them ordered anew by local descriptors.
+
+    Scores are those of ASMK, and 0 of the photos that are not ordered anew, or share nothing with the query.
+    """
+    threads = SearchThreads(checked_threads(None))
+    unit = judge_archive(index).unit(len(index)) if method.reranking.expand else None
+    for query in queries:
+        photo = cache.photo(query)
+        start = time.perf_counter()
+        ranked = _globally(index, distractors, photo)
+        head, behind = ranked[: method.rerank], ranked[method.rerank :]
+        if method.rerank_by == GEOMETRY:
+            hits = [Hit(place.name, place.score) for place in head]
+            ordered = method.reranking.by_geometry(index, photo.descriptors, hits, threads, part=query.box)
+            anew = [Ranked(hit.name, 0.0) for hit in ordered]
+        else:
+            anew = _by_asmk(method, index, distractors, query, photo, head, unit, threads)
+        seconds.append(time.perf_counter() - start)
+        yield query, [*anew, *(place._replace(score=0.0) for place in behind)]
+
+
+def _globally(index: "Index", distractors: "Index | None", photo: PhotoDescriptors) -> list[Ranked]:
+    vector = vector_of(photo)[np.newaxis]
+    ranked = [Ranked(hit.name, hit.score) for hit in index.search_global(vector, max(len(index), 1))[0]]
+    if distractors is not None:
+        others = distractors.search_global(vector, max(len(distractors), 1))[0]
+        ranked += [Ranked(hit.name, hit.score, True) for hit in others]
+        ranked.sort(key=_order)
+    return ranked
+
+
+def _by_asmk(
+    method: Method,
+    index: "Index",
+    distractors: "Index | None",
+    query: Query,
+    photo: PhotoDescriptors,
+    head: Sequence[Ranked],
+    unit: float | None,
+    threads: SearchThreads,
+) -> list[Ranked]:
+    """Return the first photos by ASMK, and then those of them that share nothing with the query, as they were."""
+    asked, here = photo.descriptors, [place.name for place in head if not place.distractor]
+    hits: list[Hit] = []
+    if here:
+        units = None if unit is None else [unit]
+        hits = index.search_batch([asked], len(here), among=here, expand=method.reranking.expand, units=units)[0]
+    found = [
+        Ranked(hit.name, hit.score) for hit in method.reranking.ranked(index, asked, hits, threads, part=query.box)
+    ]
+    there = [place.name for place in head if place.distractor]
+    if distractors is not None and there:
+        found += [Ranked(hit.name, hit.score, True) for hit in distractors.search(asked, len(there), among=there)]
+        found.sort(key=_order)
+    known = {(place.name, place.distractor) for place in found}
+    return [*found, *(place._replace(score=0.0) for place in head if (place.name, place.distractor) not in known)]
 
 
 def _order(ranked: Ranked) -> tuple[float, bytes, bool]:

@@ -10,7 +10,7 @@ from ctxdeploy.core.types import Box, LocalDescriptors
 from ctxdeploy.index import SearchThreads, VerificationConfig, rank, verify
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Hit, Index
+    from ctxdeploy.index import Hit, Index, Verification
 
 # What an archive must keep of the features that are matched, as ``--geometry`` calls it.
 _KEPT = {"words": "positions", "codes": "codes", "descriptors": "descriptors", "auto": "descriptors"}
@@ -78,9 +78,28 @@ class Reranking:
         """
         if not self.verify:
             return list(hits)
+        return rank(hits, self._verified(index, query, hits, threads, part), self.verification)
+
+    def by_geometry(
+        self,
+        index: "Index",
+        query: LocalDescriptors,
+        hits: "Sequence[Hit]",
+        threads: SearchThreads,
+        *,
+        part: Box | None = None,
+    ) -> "list[Hit]":
+        """As ``ranked``, by geometry alone; hits that agree equally stay as they were."""
+        found = self._verified(index, query, hits, threads, part)
+        first = sorted(zip(hits, found, strict=False), key=lambda pair: -pair[1].similarity)
+        return [*(hit for hit, _ in first), *hits[len(found) :]]
+
+    def _verified(
+        self, index: "Index", query: LocalDescriptors, hits: "Sequence[Hit]", threads: SearchThreads, part: Box | None
+    ) -> "list[Verification]":
         asked = index.features(query)
         photos = [index.features(hit.name) for hit in hits[: self.verify]]
         known = [photo for photo in photos if photo is not None]
         if asked is None or len(known) < len(photos):
             raise index.keeps_too_little("positions", "--verify")
-        return rank(hits, verify(asked, known, self.verification, threads, part=part), self.verification)
+        return verify(asked, known, self.verification, threads, part=part)

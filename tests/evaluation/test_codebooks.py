@@ -103,7 +103,7 @@ def test_a_codebook_that_asmk_pickled(call, options, codebook: Path, training: P
         (("--codebook", "a", "--words", 5), "--codebook and --words"),
         (("--words", 5), "--codebook-photos"),
         (("--codebook-photos", "b", "--words", 0), "--words 0"),
-        (("--global", "--distractors", "a"), "--global and --distractors"),
+        (("--row", "DELG R101", "--distractors", "a"), "--distractors excludes re-ranking by geometry"),
         (("--html", "page.txt"), "--html page.txt"),
         (("--rankings", "none/r.jsonl"), "--rankings none/r.jsonl"),
     ],

@@ -22,7 +22,7 @@ def distractors(revisited: Path, bundle: Bundle, codebook: Path, tmp_path_factor
         name = f"q{number}.jpg" if number else "scene05_easy_000000.jpg"
         shutil.copy(path, folder / "photos" / name)
     archive = folder / "d.ctxindex"
-    options = ("-o", str(archive), "--model", str(bundle.path), "--codebook", str(codebook), "-q")
+    options = ("-o", str(archive), "--model", str(bundle.path), "--codebook", str(codebook), "--global", "fp32", "-q")
     assert run(["index", str(folder / "photos"), *options]) == 0
     return archive
 
@@ -105,7 +105,7 @@ def test_an_archive_of_other_photos_or_another_precision(call, evaluated, revisi
     archive = tmp_path / "a.ctxindex"
     shutil.copytree(evaluated.archive, archive)
     with Index.open(archive, writable=True) as index:
-        index.add("stranger.jpg", np.ones((1, 32), np.float32))
+        index.add("stranger.jpg", np.ones((1, 32), np.float32), global_descriptor=np.zeros(32, np.float32))
     options = [str(archive) if option == str(evaluated.archive) else option for option in evaluated.options]
     result = call(*options, "-q")
     assert result.code == 2 and "stranger.jpg" in result.err

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.origin import install_line
 from ctxdeploy.core.scoring import Relevance
 from ctxdeploy.evaluation.table import open_set
 
@@ -161,9 +159,3 @@ def test_what_is_no_data_set(training: Path, tmp_path: Path) -> None:
         open_set(tmp_path)
     with pytest.raises(ConfigError, match=r"a\.jpg is not named by a number"):
         open_set(tmp_path / "below", "holidays")
-
-
-def test_global_without_faiss(call, evaluated, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    result = call(*evaluated.options, "--global", "-q")
-    assert result.code == 3 and f"run  {install_line('eval')}" in result.err
