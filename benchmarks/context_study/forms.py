@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ctxdeploy.export.networks import Edges, GaussianSmoothing, Refinement, Smoothing, l2_attention
+from ctxdeploy.export.networks import Edges, GaussianSmoothing, GraphConvolution, Refinement, Smoothing, l2_attention
 from ctxdeploy.export.networks.smoothing import gaussian_smoothing
 from ctxdeploy.training.start import network_from
 
@@ -25,16 +25,19 @@ class Form:
     Attributes:
         smoothing: kind and side of the window.
         confident: a Gaussian has a self-confidence, not 1.
-        graph: one block with softmax edges on the features of a scale, as the package has it.
+        graph: edges of one block on the features of a scale, as the package has it, or None.
         selected: the same, linear, on the selected descriptors of all scales: x + softmax(cosines / t) x W, W from 0.
+        queries: of ``selected``: cosines of the descriptors (``none``), or products of learned queries and keys, which
+            begin as the descriptors (``same``) or at random (``random``): self-attention.
         attention: ``norm``; ``learned``: times exp(w·x), w from 0; ``smooth``: a Gaussian of one width of its own;
             ``burst``: times (Σ cosines³ to the 2,000 strongest positions)^-γ, γ from 0.
     """
 
     smoothing: tuple[str, int] = ("average", 3)
     confident: bool = True
-    graph: bool = False
+    graph: Edges | None = None
     selected: bool = False
+    queries: str = "none"
     attention: str = "norm"
 
 
@@ -47,13 +50,16 @@ FORMS = {
     "gauss7": Form(smoothing=("gaussian", 7)),
     "gauss3-noself": Form(smoothing=("gaussian", 3), confident=False),
     "gauss5-noself": Form(smoothing=("gaussian", 5), confident=False),
-    "graph": Form(graph=True),
+    "graph": Form(graph=Edges.SOFTMAX),
+    "attention-features": Form(graph=Edges.ATTENTION),
     "graph-selected": Form(selected=True),
+    "attention": Form(selected=True, queries="same"),
+    "attention-random": Form(selected=True, queries="random"),
     "att-learned": Form(attention="learned"),
     "att-smooth": Form(attention="smooth"),
     "att-burst": Form(attention="burst"),
     "both": Form(smoothing=("gaussian", 3), selected=True),
-    "both-features": Form(smoothing=("gaussian", 3), graph=True),
+    "both-features": Form(smoothing=("gaussian", 3), graph=Edges.SOFTMAX),
     "gauss3-att": Form(smoothing=("gaussian", 3), attention="learned"),
 }
 # Of bandwidth (through softplus) and self-confidence (through a sigmoid), by the side of the window.
@@ -69,15 +75,15 @@ class Head(nn.Module):
         super().__init__()
         self.form = form
         kind, side = form.smoothing
-        graph = Refinement(blocks=1, edges=Edges.SOFTMAX) if form.graph else None
+        graph = None if form.graph is None else Refinement(blocks=1, edges=form.graph)
         smoothing = Smoothing(kind=kind, kernel_size=side)
         network, _ = network_from(checkpoint, seed, smoothing=smoothing, refinement=graph)
         network.eval()
         self.expand, self.whiten = network.backbone.blocks[-1], network.dim_reduction
         self.refinement, self.smoothing = network.refinement, network.smoothing
         self.new = nn.ParameterDict()
+        generator = torch.Generator().manual_seed(seed)
         if isinstance(self.smoothing, GaussianSmoothing):
-            generator = torch.Generator().manual_seed(seed)
             nn.init.normal_(self.smoothing.predict.weight, std=0.005, generator=generator)
             with torch.no_grad():
                 self.smoothing.predict.bias.copy_(torch.tensor(_BEGIN[side]))
@@ -85,6 +91,9 @@ class Head(nn.Module):
             dim = network.config.descriptor_dim
             self.new["mix"] = nn.Parameter(torch.zeros(dim, dim))
             self.new["logt"] = nn.Parameter(torch.tensor(math.log(0.1)))
+            for name in ("query", "key") if form.queries != "none" else ():
+                drawn = torch.randn(dim, dim, generator=generator) * dim**-0.5
+                self.new[name] = nn.Parameter(torch.eye(dim) if form.queries == "same" else drawn)
         if form.attention == "learned":
             self.new["weight"] = nn.Parameter(torch.zeros(network.config.channels))
         if form.attention == "smooth":
@@ -97,7 +106,7 @@ class Head(nn.Module):
 
         Matrices and temperatures of graphs have the plain rate: with ten times as much the temperature went below 0.
         """
-        slow = ("mix", "refinement.blocks.0.weight", "refinement.blocks.0.temperature")
+        slow = ("mix", "query", "key", "refinement.blocks.0.weight", "refinement.blocks.0.temperature")
         new = [(n, p) for n, p in self.named_parameters() if n.startswith(("new.", "refinement.", "smoothing."))]
         groups = [
             (list(self.expand.parameters()), 0.2, 0.01),
@@ -156,7 +165,8 @@ class Head(nn.Module):
             count = (torch.relu(unit @ unit.transpose(1, 2)) ** 3).sum(2)
             attention = attention * count.clamp(min=1) ** -self.new["gamma"]
         if self.form.selected:
-            edges = torch.softmax(unit @ unit.transpose(1, 2) / self.new["logt"].exp(), -1)
+            queries, keys = (unit @ self.new[name] if name in self.new else unit for name in ("query", "key"))
+            edges = torch.softmax(queries @ keys.transpose(1, 2) / self.new["logt"].exp(), -1)
             z = z + (edges @ z) @ self.new["mix"]
         return z, attention
 
@@ -166,13 +176,14 @@ def _strongest(z: Tensor, attention: Tensor, count: int) -> tuple[Tensor, Tensor
     return z[None, chosen], attention[None, chosen]
 
 
-def _graph(x: Tensor, block: nn.Module) -> Tensor:
+def _graph(x: Tensor, block: GraphConvolution) -> Tensor:
     """Return what ``GraphConvolution`` does, in fewer and larger products."""
     nodes = x.flatten(2).transpose(1, 2)
     unit = F.normalize(nodes, dim=2, eps=1e-12)
     projected = nodes @ block.weight
+    queries, keys = (unit @ projection for projection in block.projections()) if block.projections() else (unit, unit)
     rows = [
-        torch.softmax(part @ unit.transpose(1, 2) / block.temperature, -1) @ projected
-        for part in unit.split(_ROWS, dim=1)
+        torch.softmax(part @ keys.transpose(1, 2) / block.temperature, -1) @ projected
+        for part in queries.split(_ROWS, dim=1)
     ]
     return (nodes + torch.relu(torch.cat(rows, 1))).transpose(1, 2).reshape(x.shape)
