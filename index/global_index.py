@@ -121,7 +121,8 @@ def _compared(state: State, query: NDArray[np.float32], parts: Sequence[_Near], 
     for start in range(0, len(numbers), size):
         rows = vectors_of(state, numbers[start : start + size])
         inner_products(rows, np.ascontiguousarray(query), scores[start : start + size])
-    return [(scores, numbers)]
+    sound = np.isfinite(scores)  # of a damaged file they may not be
+    return [(scores[sound], numbers[sound])]
 
 
 def vectors_of(state: State, numbers: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Any sequence of changes leaves an archive that equals a dictionary, and answers as the reference package does.
 
-``CTXDEPLOY_EXAMPLES`` is the number of sequences for each of the four kinds of archive (15 by default; 500 in the full
+``CTXDEPLOY_EXAMPLES`` is the number of sequences for each of the five kinds of archive (15 by default; 500 in the full
 count), each of up to 40 steps.
 """
 
@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import FileState, GlobalDescriptor, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Hit, Index, IndexConfig
 
 EXAMPLES = int(os.environ.get("CTXDEPLOY_EXAMPLES", "15"))
@@ -46,6 +46,7 @@ class Machine(RuleBasedStateMachine):
     """A writer, the states that it committed, and readers and snapshots of earlier ones."""
 
     config: IndexConfig
+    alone: bool
     archives: ModuleType
     package: ModuleType
     steps = 0
@@ -60,7 +61,8 @@ class Machine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "archive"
         self.pool = self.archives.pool()
-        self.codebook = self.archives.codebook()
+        self.vectors = self.archives.global_vectors()
+        self.codebook = None if self.alone else self.archives.codebook()
         self.writer = Index.create(self.path, self.codebook, config=self.config)
         self.model: Model = {}
         self.committed: Model = {}
@@ -80,6 +82,7 @@ class Machine(RuleBasedStateMachine):
         return PhotoDescriptors(
             name=self.archives.NAMES[name],
             descriptors=LocalDescriptors(vectors=vectors, **facts),
+            global_descriptor=GlobalDescriptor(vector=self.vectors[photo]) if self.config.keeps_global else None,
             size=self.size(photo),
             file=FileState(size=photo, mtime_ns=1000 + photo),
         )
@@ -104,11 +107,16 @@ class Machine(RuleBasedStateMachine):
         given = self.photo(name, photo)
         if given.name in self.model:
             with pytest.raises(ConfigError, match="in the archive already"):
-                self.writer.add(given.name, given.descriptors, size=given.size, file=given.file)
+                self.put_one(given)
             return
-        self.writer.add(given.name, given.descriptors, size=given.size, file=given.file)
+        self.put_one(given)
         self.model[given.name] = photo
         self.failures.discard(given.name)
+
+    def put_one(self, given: PhotoDescriptors) -> None:
+        """Add a photo by its parts."""
+        facts: dict[str, Any] = {"size": given.size, "file": given.file, "global_descriptor": given.global_descriptor}
+        self.writer.add(given.name, given.descriptors, **facts)
 
     @rule(pairs=pairs)
     def put(self, pairs: list[tuple[int, int]]) -> None:
@@ -251,6 +259,11 @@ class Machine(RuleBasedStateMachine):
     @rule(query=photos, scoring=st.sampled_from(SCORINGS))
     def search(self, query: int, scoring: tuple[bool, float, float]) -> None:
         Machine.searches += 1
+        if self.config.keeps_global:
+            self.search_global(query)
+        if self.codebook is None:
+            self.kept()
+            return
         idf, alpha, threshold = scoring
         hits = self.writer.search(self.pool[query], 1000, idf=idf, alpha=alpha, threshold=threshold)
         self.kept()
@@ -274,6 +287,19 @@ class Machine(RuleBasedStateMachine):
         assert np.allclose(found, expected, rtol=1e-5, atol=1e-7), (found, expected)
         assert hits == self.archives.by_score_and_name(hits), "equal scores are ordered by name"
         self.same_in_another_order(query, scoring, hits)
+
+    def search_global(self, query: int) -> None:
+        """Find every photo, with the inner product of its vector as it is kept."""
+        (hits,) = self.writer.search_global(self.vectors[query], 1000)
+        kept = dict(zip(self.model, self.writer.global_vectors(self.model), strict=True))
+        largest = {"fp32": 0.0, "fp16": 0.001, "int8": 1 / 254}[self.config.global_vectors]
+        for name, photo in self.model.items():
+            assert np.abs(kept[name] - self.vectors[photo]).max() <= largest
+        scores = {
+            name: sum(map(float.__mul__, row.tolist(), self.vectors[query].tolist())) for name, row in kept.items()
+        }
+        assert {hit.name: hit.score for hit in hits} == pytest.approx(scores, abs=1e-14)
+        assert hits == self.archives.by_score_and_name(hits)
 
     def same_in_another_order(self, query: int, scoring: tuple[bool, float, float], hits: list[Hit]) -> None:
         """The same photos added at once, in another order, into one shard have exactly the same scores."""
@@ -343,10 +369,11 @@ class Machine(RuleBasedStateMachine):
     [
         IndexConfig(shard_images=3),
         IndexConfig(shard_images=8, idf=True, geometry="descriptors", assignment=2),
-        IndexConfig(shard_images=3, binary=False, idf=True),
-        IndexConfig(shard_images=8, binary=False, geometry="codes"),
+        IndexConfig(shard_images=3, binary=False, idf=True, global_vectors="int8", global_dim=40),
+        IndexConfig(shard_images=8, binary=False, geometry="codes", global_vectors="fp16", global_dim=40),
+        pytest.param(IndexConfig(shard_images=3, global_vectors="fp32", global_dim=40), marks=pytest.mark.slow),
     ],
-    ids=["binary", "binary-idf-descriptors", "float-idf", "float-codes"],
+    ids=["binary", "binary-idf-descriptors", "float-idf-global", "float-codes-global", "global-alone"],
 )
 def test_any_sequence_of_changes(
     config: IndexConfig,
@@ -354,7 +381,13 @@ def test_any_sequence_of_changes(
     load_reference: Callable[[str], ModuleType],
     unsynced: None,
 ) -> None:
-    facts = {"config": config, "archives": load_child("archives"), "package": load_reference("asmk_package")}
+    alone = config.global_vectors == "fp32"
+    facts = {
+        "config": config,
+        "alone": alone,
+        "archives": load_child("archives"),
+        "package": load_reference("asmk_package"),
+    }
     kind = type("Machine", (Machine,), facts)
     Machine.steps = Machine.searches = 0
     run_state_machine_as_test(

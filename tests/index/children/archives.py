@@ -41,6 +41,14 @@ def positions(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.abs(vectors[:, :2].astype(np.float64)) * 1000
 
 
+def global_vectors(count: int = 10, dim: int = DIM, seed: int = 5) -> NDArray[np.float32]:
+    """Return the global vectors of the pool's photos; the fourth is all 0, the second and third are equal."""
+    rows = np.random.default_rng(seed).normal(size=(count, dim))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[3], rows[2] = 0, rows[1]
+    return rows.astype(np.float32)
+
+
 def by_score_and_name(hits: list[Hit]) -> list[Hit]:
     """Return hits by falling score, equal scores by the bytes of the names."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.name.encode("utf-8", "surrogateescape")))
@@ -54,7 +62,10 @@ def answers(index: Index, queries: list[Any]) -> dict[str, Any]:
         },
         "failures": sorted(index.failures(), key=lambda record: record["name"]),
     }
-    for idf in (False, True):
+    if index.config.keeps_global:
+        ranked = index.search_global(global_vectors()[:3], 1000)
+        found["global"] = [[[hit.name, hit.score] for hit in by_score_and_name(part)] for part in ranked]
+    for idf in (False, True) if index.keeps_local else ():
         hits = [by_score_and_name(found) for found in index.search_batch(queries, 1000, idf=idf)]
         found[f"hits {idf}"] = [[[hit.name, hit.score] for hit in part] for part in hits]
     if index.config.keeps("positions"):
@@ -81,7 +92,7 @@ def referenced(folder: Path) -> set[str]:
         data = json.loads((folder / name).read_text())
         shards = data["shards"]
         entries = [data["codebook"], *shards, data["failures"], data.get("statistics")]
-        entries += [shard.get(kind) for shard in shards for kind in ("names", "tombstones")]
+        entries += [shard.get(kind) for shard in shards for kind in ("names", "tombstones", "vectors")]
         kept |= {entry["file"] for entry in entries if entry}
     return kept
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs import CODEBOOK, ERRORS, JOBS, check, make_base, require, start, state, warm_up
+from jobs import CODEBOOK, ERRORS, GLOBAL, JOBS, check, make_base, require, start, state, warm_up
 
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.index import Index
@@ -94,7 +94,8 @@ def survives(folder: Path, mode: str, stride: int) -> int:
         path = folder / f"same-{point}"
         start(folder / "base", path, "change")
         index = Index.open(path, writable=True)
-        index.add("x", CODEBOOK.centroids[:3], positions=CODEBOOK.centroids[:3, :2])
+        centroids = CODEBOOK.centroids[:3]
+        index.add("x", centroids, positions=centroids[:, :2], global_descriptor=GLOBAL[7])
         index.remove("c/d.jpg")
         patch(point, mode)
         try:

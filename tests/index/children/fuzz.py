@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import mutants
-from archives import NAMES, codebook, pool, positions
+import numpy as np
+from archives import DIM, NAMES, codebook, global_vectors, pool, positions
 from jobs import require
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
@@ -28,17 +29,20 @@ from ctxdeploy.index import Codebook, Index, IndexConfig
 from ctxdeploy.index.storage.pins import pin_current
 
 POOL = pool()
+GLOBAL = global_vectors()
 CELLS_DIM = 8
 SNAPSHOT = "kept"
 
 
-def make(path: Path, config: IndexConfig, words: Codebook) -> None:
+def make(path: Path, config: IndexConfig, words: Codebook | None) -> None:
     """Write an archive with two shards, removed photos, a snapshot and failures."""
     with Index.create(path, words, config=config) as index:
         for number, name in enumerate(NAMES[:9]):
-            vectors = POOL[number][:, : words.dim]
+            vectors = POOL[number][:, : DIM if words is None else words.dim]
             size = (4000, 3000 + number) if number % 2 else None
-            index.add(name, vectors, positions=positions(vectors), size=size, file=FileState(size=number, mtime_ns=-1))
+            file = FileState(size=number, mtime_ns=-1)
+            given = GLOBAL[number] if config.keeps_global else None
+            index.add(name, vectors, global_descriptor=given, positions=positions(vectors), size=size, file=file)
         index.record_failures([{"name": "bad", "reason": "cut", "stage": "decode"}])
         index.commit()
         index.remove([NAMES[2], NAMES[7]])
@@ -46,6 +50,11 @@ def make(path: Path, config: IndexConfig, words: Codebook) -> None:
         index.record_failures([{"name": "worse", "reason": "cut", "stage": "decode"}])
         index.commit()
         index.collect_garbage()
+
+
+def kept(kind: str) -> dict[str, Any]:
+    """Return the settings of an archive that keeps global vectors."""
+    return {"global_vectors": kind, "global_dim": DIM}
 
 
 class Archive:
@@ -68,7 +77,7 @@ class Archive:
     def mutate(self, chance: random.Random) -> tuple[str, dict[str, bytes | None], bool]:
         """Return the kind of a mutation, the files that change, and whether ``verify`` has to notice it."""
         name = chance.choice(list(self.files))
-        if len(self.files["codebook.safetensors"]) > 1 << 16 and chance.random() < 0.7:
+        if len(self.files.get("codebook.safetensors", b"")) > 1 << 16 and chance.random() < 0.7:
             name = "codebook.safetensors"
         data = self.files[name]
         kind = chance.random()
@@ -109,7 +118,10 @@ class Archive:
 
 def use(index: Index) -> None:
     """Do what readers do."""
-    for idf in (False, True):
+    if index.config.keeps_global:
+        for hit in index.search_global(GLOBAL[:2, : index.config.global_dim], 5)[0]:
+            require(np.isfinite(hit.score), f"score {hit.score}")
+    for idf in (False, True) if index.keeps_local else ():
         for alpha, threshold in ((None, None), (2.5, 0.1)):
             for hit in index.search(POOL[1][:, : index.codebook.dim], 5, idf=idf, alpha=alpha, threshold=threshold):
                 require(hit.score > 0, f"score {hit.score}")
@@ -177,11 +189,12 @@ def held_verify(folder: Path) -> list[str]:
 
 
 def main(folder: Path, count: int, seed: int) -> None:
-    """Mutate three archives; that with the large codebook, which is slower, once in six times."""
+    """Mutate four archives; that with the large codebook, which is slower, once in six times."""
     os.fsync = lambda handle: None  # type: ignore[assignment]
-    made: list[Any] = [(IndexConfig(shard_images=5, geometry="descriptors"), codebook())]
-    made.append((IndexConfig(shard_images=5, binary=False, idf=True, assignment=2), codebook()))
+    made: list[Any] = [(IndexConfig(shard_images=5, geometry="descriptors", **kept("int8")), codebook())]
+    made.append((IndexConfig(shard_images=5, binary=False, idf=True, assignment=2, **kept("fp16")), codebook()))
     made.append((IndexConfig(shard_images=5, idf=True), codebook(4200, CELLS_DIM)))  # a codebook with cells
+    made.append((IndexConfig(shard_images=5, **kept("fp32")), None))
     archives = []
     for number, (config, words) in enumerate(made):
         path = folder / str(number)
@@ -193,7 +206,7 @@ def main(folder: Path, count: int, seed: int) -> None:
     counts: Counter[str] = Counter()
     for number in range(count):
         signal.alarm(300)
-        run(archives[number % 3 if number % 6 > 2 else number % 2], random.Random(seed * 1_000_003 + number), counts)
+        run(archives[(0, 1, 3, 0, 1, 2)[number % 6]], random.Random(seed * 1_000_003 + number), counts)
     signal.alarm(0)
     for archive in archives:
         pin_current(archive.folder).release()

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from archives import NAMES, answers, codebook, files, pool, positions, referenced
+from archives import DIM, NAMES, answers, codebook, files, global_vectors, pool, positions, referenced
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import FileState, GlobalDescriptor, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Index, IndexConfig
 
 POOL = pool()
+GLOBAL = [GlobalDescriptor(vector=vector) for vector in global_vectors()]
 CODEBOOK = codebook()
-CONFIG = IndexConfig(shard_images=4, idf=True, geometry="descriptors")
+CONFIG = IndexConfig(shard_images=4, idf=True, geometry="descriptors", global_vectors="int8", global_dim=DIM)
 QUERIES = [POOL[1], POOL[5]]
 Job = Callable[[Path], None]
 
@@ -25,7 +26,13 @@ def photo(name: str, number: int) -> PhotoDescriptors:
     vectors = POOL[number]
     descriptors = LocalDescriptors(vectors=vectors, positions=positions(vectors).astype("float32"))
     file = FileState(size=number, mtime_ns=7)
-    return PhotoDescriptors(name=name, descriptors=descriptors, size=(4000, 3000 + number), file=file)
+    return PhotoDescriptors(
+        name=name,
+        descriptors=descriptors,
+        global_descriptor=GLOBAL[number],
+        size=(4000, 3000 + number),
+        file=file,
+    )
 
 
 def make_base(path: Path) -> None:
