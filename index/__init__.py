@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated
     from ctxdeploy.index.codebook.codebook import Codebook
     from ctxdeploy.index.codebook.pickled import open_codebook
+    from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
     from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, Hit, IndexConfig, Verification
     from ctxdeploy.index.index import Index
     from ctxdeploy.index.maintenance.merge import Merged
@@ -42,6 +43,7 @@ __all__ = [
     "CommonWords",
     "DescriptorSource",
     "Features",
+    "GlobalQuantiser",
     "Hit",
     "Index",
     "IndexConfig",
@@ -67,6 +69,7 @@ _HOMES = {
     "CommonWords": "searches",
     "DescriptorSource": "config",
     "Features": "storage.positions",
+    "GlobalQuantiser": "codebook.quantiser",
     "Hit": "config",
     "Index": "index",
     "IndexConfig": "config",

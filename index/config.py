@@ -16,7 +16,10 @@ MAX_WORDS = 65536
 # What an archive may keep of each feature; each keeps what those before it keep.
 GEOMETRIES = ("none", "positions", "codes", "descriptors")
 # How an archive may keep the global vector of each photo.
-GLOBAL_VECTORS = ("none", "fp32", "fp16", "int8")
+GLOBAL_VECTORS = ("none", "fp32", "fp16", "int8", "pq")
+GLOBAL_SEARCHES = ("exact", "ivf")
+# Words of each part of a vector in product quantisation: a byte.
+PART_WORDS = 256
 MAX_GLOBAL_DIM = 1 << 16
 
 # Called with how much is done, and of how much.
@@ -66,8 +69,9 @@ class IndexConfig:
             scale (8 bytes); "codes": also the signs of its residual, and each photo's size (24 bytes at D = 128);
             "descriptors": also the descriptor in int8 (156 bytes). True stands for "codes", False for "none".
         global_vectors: how to keep the global vector of each photo: "none"; "fp32"; "fp16"; "int8", in steps of a 127th
-            of its largest number.
+            of its largest number; "pq", the nearest words of a product quantiser, a byte for 8 numbers.
         global_dim: dimension of the global vectors, 1..65,536; 0 where none are kept.
+        global_search: "exact": compare every photo; "ivf": look into the nearest cells alone, where there are many.
     """
 
     binary: bool = True
@@ -80,6 +84,7 @@ class IndexConfig:
     geometry: str = "none"
     global_vectors: str = "none"
     global_dim: int = 0
+    global_search: str = "exact"
 
     def __post_init__(self) -> None:
         if not isinstance(self.binary, bool):
@@ -99,6 +104,11 @@ class IndexConfig:
         if isinstance(dim, bool) or not isinstance(dim, int) or not low <= dim <= high:
             allowed = f"a whole number in 1..{MAX_GLOBAL_DIM}" if self.keeps_global else "0"
             raise ConfigError(f"global_dim {dim!r} is not {allowed}, with global_vectors {self.global_vectors!r}")
+        if self.global_search not in GLOBAL_SEARCHES[: None if self.keeps_global else 1]:
+            raise ConfigError(
+                f"global_search {self.global_search!r} is not one of {', '.join(GLOBAL_SEARCHES)}, the last of which "
+                "needs global_vectors"
+            )
 
     @property
     def keeps_global(self) -> bool:
@@ -108,9 +118,14 @@ class IndexConfig:
     @property
     def global_bytes(self) -> int:
         """Bytes of a photo's global vector."""
-        return self.global_dim * {"none": 0, "fp32": 4, "fp16": 2, "int8": 1}[self.global_vectors] + (
-            4 if self.global_vectors == "int8" else 0
-        )
+        dim = self.global_dim
+        sizes = {"none": 0, "fp32": 4 * dim, "fp16": 2 * dim, "int8": dim + 4, "pq": global_parts(dim)}
+        return sizes[self.global_vectors] + (2 if self.global_search == "ivf" else 0)
+
+    @property
+    def needs_quantiser(self) -> bool:
+        """Whether global vectors are coded by words, or searched by cells."""
+        return self.global_vectors == "pq" or self.global_search == "ivf"
 
     def scoring(
         self, *, alpha: float | None = None, threshold: float | None = None, idf: bool | None = None
@@ -135,6 +150,11 @@ class IndexConfig:
     def metadata(self) -> dict[str, Any]:
         """Return the settings."""
         return asdict(self)
+
+
+def global_parts(dim: int) -> int:
+    """Return into how many parts of at least 8 numbers "pq" cuts a vector, as many as divide it evenly."""
+    return next((parts for parts in range(max(dim // 8, 1), 0, -1) if dim % parts == 0), 1)
 
 
 def keeps(geometry: str, wanted: str) -> bool:

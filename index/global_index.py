@@ -2,24 +2,32 @@
 
 Every vector is compared in float32 by whatever instructions and sums are fastest; how far such a sum can be off is
 known, and the photos that so may be among the best are compared again in float64, in one order. So hits and scores are
-the same with every processor, on any number of threads, in any shards and in any company.
+the same with every processor, on any number of threads, in any shards and in any company. Where the archive has cells,
+only the photos of those nearest to the query are compared, which may miss some.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.index.config import Hit, IndexConfig
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.index.config import Hit
 from ctxdeploy.index.ranking import Part, merge
 from ctxdeploy.index.storage.shard import Shard
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.storage.vectors import GlobalVectors
+from ctxdeploy.index.threads import ALONE, SearchThreads
 
-# Queries that are searched together, and bytes of widened vectors at a time, which stay in the processor's cache.
+# Fewer photos are compared one and all: 30 ms at 2048 numbers of float32.
+MIN_IVF_PHOTOS = 1 << 15
+# Queries that are searched together; from so many on, widened vectors are multiplied by BLAS, below each is read where
+# it lies. Bytes of vectors at a time, which stay in the processor's cache, and photos of a thread's task.
 _TOGETHER = 64
+_FOR_BLAS = 16
 _BLOCK_BYTES = 1 << 21
+_TASK_PHOTOS = 1 << 12
 # No kept vector is longer: lengths of 0.99 to 1.01 are taken, and int8 rounds each number by half a step at most.
 _LONGEST = {"fp32": 1.05, "fp16": 1.05, "int8": 1.5}
 
@@ -31,8 +39,30 @@ class _Near(NamedTuple):
     numbers: NDArray[np.int64]
 
 
+def checked_probes(state: State, probes: Any) -> int:
+    """Return into how many cells a search looks, 0 for all photos.
+
+    Raises:
+        ConfigError: not a whole number from 0 on, or cells where the archive has none.
+    """
+    cells = None if state.quantiser is None else state.quantiser.cells
+    if probes is None:
+        return 0 if state.quantiser is None or len(state) < MIN_IVF_PHOTOS else state.quantiser.probes
+    if isinstance(probes, bool) or not isinstance(probes, (int, np.integer)) or probes < 0:
+        raise ConfigError(f"{probes!r} probes: give a whole number of cells, or 0 to compare all photos")
+    if probes and cells is None:
+        raise ConfigError(f"{probes} probes, but the archive has no cells: it was not made with global_search 'ivf'")
+    return min(int(probes), 0 if cells is None else len(cells))
+
+
 def search_global(
-    state: State, queries: NDArray[np.float32], top: int, *, among: Sequence[tuple[int, int]] | None = None
+    state: State,
+    queries: NDArray[np.float32],
+    top: int,
+    *,
+    among: Sequence[tuple[int, int]] | None = None,
+    threads: SearchThreads = ALONE,
+    probes: int = 0,
 ) -> list[list[Hit]]:
     """Return for each query the ``top`` photos of the largest inner products; equal ones: by name (its bytes).
 
@@ -40,21 +70,55 @@ def search_global(
         state: of an archive with global vectors.
         queries: Q×D' float32, finite.
         top: hits at most; an inner product may be below 0.
-        among: shard and number of the photos that may be hits; None for all.
+        among: shard and number of the photos that may be hits, all of which are compared; None for all.
+        threads: that compare.
+        probes: cells to look into; 0 for all photos.
     """
     wanted = min(top, max(len(state), 1))
-    chosen = _photos(state, among)
-    found: list[list[Hit]] = []
-    for start in range(0, len(queries), _TOGETHER):
-        group = queries[start : start + _TOGETHER]
-        errors = _errors(group, state.manifest.config)
-        near: list[list[_Near]] = [[] for _ in group]
-        for number, photos in enumerate(chosen):
-            if len(photos):
-                _scan(state, number, photos, group, errors, wanted, near)
-        for query, parts, error in zip(group, near, errors, strict=True):
-            found.append(merge(state, _compared(state, query, parts, error, wanted), wanted))
+    errors = _errors(state, queries)
+    near: list[list[_Near]] = [[] for _ in queries]
+    if probes and among is None:
+        for query, error, parts, cells in zip(queries, errors, near, _cells(state, queries, probes), strict=True):
+            for number, shard in enumerate(state.shards):
+                _scan(state, number, _photos_in(shard, cells), query[None], [error], wanted, [parts], threads)
+    else:
+        chosen = _photos(state, among)
+        for start in range(0, len(queries), _TOGETHER):
+            group = slice(start, start + _TOGETHER)
+            for number, photos in enumerate(chosen):
+                _scan(state, number, photos, queries[group], errors[group], wanted, near[group], threads)
+    return [
+        merge(state, _compared(state, query, parts, error, wanted), wanted)
+        for query, parts, error in zip(queries, near, errors, strict=True)
+    ]
+
+
+def vectors_of(state: State, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the global vectors of photos by number in the state, N×D' float32."""
+    found = np.empty((len(numbers), state.manifest.config.global_dim), np.float32)
+    shards = np.searchsorted(state.bases, numbers, side="right") - 1
+    for number in np.unique(shards).tolist():
+        rows = np.flatnonzero(shards == number)
+        kept = _kept(state.shards[number]).rows(numbers[rows] - state.bases[number])
+        found[rows] = kept.widened(state.quantiser)
     return found
+
+
+def _cells(state: State, queries: NDArray[np.float32], probes: int) -> NDArray[np.int32]:
+    """Return the cells that are nearest to each query, scaled to length 1 as the photos are."""
+    if state.quantiser is None:
+        raise ValueError("the archive has no cells")
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    scaled = np.divide(queries, lengths, out=np.zeros(queries.shape), where=lengths > 0)
+    return state.quantiser.cells_of(scaled.astype(np.float32), probes)
+
+
+def _photos_in(shard: Shard, cells: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the rising numbers of the photos of these cells."""
+    order, starts = _kept(shard).by_cell
+    numbers = np.sort(np.concatenate([order[starts[cell] : starts[cell + 1]] for cell in cells.tolist()]))
+    live: NDArray[np.int64] = numbers[shard.live[numbers]]
+    return live
 
 
 def _photos(state: State, among: Sequence[tuple[int, int]] | None) -> list[NDArray[np.int64]]:
@@ -65,12 +129,14 @@ def _photos(state: State, among: Sequence[tuple[int, int]] | None) -> list[NDArr
     return [np.unique(places[places[:, 0] == number, 1]) for number in range(len(state.shards))]
 
 
-def _errors(queries: NDArray[np.float32], config: IndexConfig) -> NDArray[np.float64]:
+def _errors(state: State, queries: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return how far an inner product in float32, summed in any order, may be from the exact one, for each query."""
-    unit = 2.0**-24
+    config, unit = state.manifest.config, 2.0**-24
+    longest = _LONGEST.get(config.global_vectors, 0.0) if state.quantiser is None else state.quantiser.longest
+    longest = longest or _LONGEST[config.global_vectors]
     terms = config.global_dim + 8
     lengths: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
-    return lengths * (_LONGEST[config.global_vectors] * terms * unit / (1 - terms * unit))
+    return lengths * (longest * terms * unit / (1 - terms * unit))
 
 
 def _scan(
@@ -78,27 +144,63 @@ def _scan(
     number: int,
     photos: NDArray[np.int64],
     queries: NDArray[np.float32],
-    errors: NDArray[np.float64],
+    errors: Sequence[float] | NDArray[np.float64],
     top: int,
     near: list[list[_Near]],
+    threads: SearchThreads,
 ) -> None:
     """Compare photos of a shard with a group of queries; keep for each what may be among the best."""
-    scores = np.empty((len(queries), len(photos)), np.float32)
-    column = 0
-    for block in _blocks(state.shards[number], photos, state.manifest.config.global_dim):
-        np.matmul(queries, block.T, out=scores[:, column : column + len(block)])
-        column += len(block)
-    for row, error, parts in zip(scores, errors, near, strict=True):
-        kept = _candidates(row, top, error)
-        parts.append(_Near(row[kept], photos[kept] + state.bases[number]))
+    if not len(photos):
+        return
+    shard = state.shards[number]
+    # Of most photos of a shard all are read where they lie, of fewer copies of their rows.
+    all_of_them = 2 * len(photos) > len(shard)
+    numbers = None if all_of_them else photos
+    scores = np.empty((len(queries), len(shard) if numbers is None else len(photos)), np.float32)
+    compare = _comparison(state, queries)
+
+    def work(start: int) -> None:
+        part = slice(start, start + _TASK_PHOTOS)
+        kept = _kept(shard)
+        size = max(_BLOCK_BYTES // max(state.manifest.config.global_bytes, 1), 1)
+        for low in range(start, min(start + _TASK_PHOTOS, scores.shape[1]), size):
+            rows = slice(low, min(low + size, part.stop))
+            compare(kept.rows(rows if numbers is None else numbers[rows]), scores[:, rows])
+
+    # BLAS has threads of its own.
+    helpers = ALONE if len(queries) >= _FOR_BLAS else threads
+    helpers.run(work, range(0, scores.shape[1], _TASK_PHOTOS))
+    for row, error, parts in zip(scores if numbers is not None else scores[:, photos], errors, near, strict=True):
+        best = _candidates(row, top, error)
+        parts.append(_Near(row[best], photos[best] + state.bases[number]))
 
 
-def _blocks(shard: Shard, photos: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.float32]]:
-    vectors, size = _kept(shard), max(_BLOCK_BYTES // (4 * dim), 1)
-    whole = len(photos) == len(vectors)
-    for start in range(0, len(photos), size):
-        rows = vectors.rows(slice(start, start + size) if whole else photos[start : start + size])
-        yield rows.vectors if rows.vectors.dtype == np.float32 else rows.widened()
+def _comparison(state: State, queries: NDArray[np.float32]) -> Any:
+    """Return a function that writes the approximate products of kept vectors with the queries, Q×n."""
+    from ctxdeploy.index.kernels import inner
+
+    quantiser = state.quantiser
+    if quantiser is not None and quantiser.parts is not None:
+        parts = quantiser.parts
+        cut = queries.reshape(len(queries), len(parts), -1)
+        tables = np.ascontiguousarray(np.einsum("qmd,mwd->qmw", cut, parts, optimize=True))
+        loops = [(inner.sum_parts, table) for table in tables]
+    else:
+        loop = inner.near_products_of_halves if state.manifest.config.global_vectors == "fp16" else inner.near_products
+        loops = [(loop, query) for query in np.ascontiguousarray(queries)]
+
+    def compare(kept: GlobalVectors, found: NDArray[np.float32]) -> None:
+        if kept.codes is None and len(queries) >= _FOR_BLAS:
+            np.matmul(queries, kept.widened(quantiser).T, out=found)
+            return
+        given = kept.codes if kept.vectors is None else kept.vectors
+        given = given.view(np.uint16) if given is not None and given.dtype == np.float16 else given
+        for row, (loop, argument) in zip(found, loops, strict=True):
+            loop(given, argument, row)
+        if kept.steps is not None:
+            found *= kept.steps
+
+    return compare
 
 
 def _candidates(scores: NDArray[np.float32], top: int, error: float) -> NDArray[np.int64]:
@@ -123,16 +225,6 @@ def _compared(state: State, query: NDArray[np.float32], parts: Sequence[_Near], 
         inner_products(rows, np.ascontiguousarray(query), scores[start : start + size])
     sound = np.isfinite(scores)  # of a damaged file they may not be
     return [(scores[sound], numbers[sound])]
-
-
-def vectors_of(state: State, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the global vectors of photos by number in the state, N×D' float32."""
-    found = np.empty((len(numbers), state.manifest.config.global_dim), np.float32)
-    shards = np.searchsorted(state.bases, numbers, side="right") - 1
-    for number in np.unique(shards).tolist():
-        rows = np.flatnonzero(shards == number)
-        found[rows] = _kept(state.shards[number]).rows(numbers[rows] - state.bases[number]).widened()
-    return found
 
 
 def _kept(shard: Shard) -> GlobalVectors:

@@ -13,6 +13,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
+from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
 from ctxdeploy.index.config import DescriptorSource, IndexConfig, Progress
 from ctxdeploy.index.inputs import Item, as_names, as_photos, check_file, make_photo, with_global
 from ctxdeploy.index.maintenance.compact import compact, is_worth_it
@@ -57,6 +58,7 @@ class Index(Reader):
         *,
         config: IndexConfig | None = None,
         source: DescriptorSource | None = None,
+        quantiser: GlobalQuantiser | None = None,
         threads: int | None = None,
     ) -> Self:
         """Make an empty archive in a new folder, open for writing.
@@ -66,6 +68,7 @@ class Index(Reader):
             codebook: copied into it; None for an archive of global vectors alone, which ``config`` then keeps.
             config: how to aggregate and compare; the defaults are those of HOW.
             source: where the descriptors will come from, for ``check_source``.
+            quantiser: of global vectors kept as "pq" or searched by "ivf"; copied into it.
             threads: of a search; None for the processors this process may use.
 
         Raises:
@@ -75,7 +78,7 @@ class Index(Reader):
         """
         folder = Path(path)
         count = checked_threads(threads)
-        lock, state = create_state(folder, codebook, config or IndexConfig(), source)
+        lock, state = create_state(folder, codebook, config or IndexConfig(), source, quantiser)
         return cls(folder, state, count, pin=None, writer=Writer(folder, lock, state, state.manifest.number))
 
     @classmethod

@@ -238,9 +238,10 @@ class Reader(Searches):
         }
 
     def _global_info(self) -> dict[str, Any]:
-        """Return how global vectors are kept, their dimension, and bytes of one."""
+        """Return how global vectors are kept and searched, their dimension, and bytes of one."""
         config = self.config
-        return {"kept": config.global_vectors, "dim": config.global_dim, "bytes_each": config.global_bytes}
+        facts = {"kept": config.global_vectors, "dim": config.global_dim, "bytes_each": config.global_bytes}
+        return {**facts, "search": config.global_search}
 
     def _features_info(self) -> dict[str, Any]:
         """Return what is kept of features: the setting, how many there are, and bytes of one, without its posting."""

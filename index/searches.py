@@ -17,7 +17,7 @@ from ctxdeploy.index.asked import Asked, Query, checked_top, find_words
 from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import Hit, Progress
 from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, checked_units, expansion, unrelated
-from ctxdeploy.index.global_index import search_global, vectors_of
+from ctxdeploy.index.global_index import checked_probes, search_global, vectors_of
 from ctxdeploy.index.inputs import as_global
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
@@ -264,13 +264,17 @@ class Searches(ABC):
         words, scores = searcher.parts(asked.query, photo, scoring)
         return CommonWords(words=words, scores=scores)
 
-    def search_global(self, queries: Any, top: int = 10, *, among: Collection[str] | None = None) -> list[list[Hit]]:
+    def search_global(
+        self, queries: Any, top: int = 10, *, among: Collection[str] | None = None, probes: int | None = None
+    ) -> list[list[Hit]]:
         """Return for each query the photos whose global vectors have the largest inner products with its own.
 
         Args:
             queries: Q×D' float32, or Q names of stored photos, which then find themselves too.
             top: hits at most. A score is the inner product, with vectors of length 1 the cosine, and may be below 0.
-            among: names of the photos that may be hits; None for all.
+            among: names of the photos that may be hits, each of which is then compared; None for all.
+            probes: cells to look into, in an archive whose ``global_search`` is "ivf"; 0 to compare all photos; None
+                for a sixteenth of the cells from 32,768 photos on, and for all photos below.
 
         By falling score; equal scores: by name (its bytes). A writer's changes are committed first. Hits and scores do
         not depend on the order of addition, on shards, on threads or on other queries of the call.
@@ -285,7 +289,15 @@ class Searches(ABC):
             vectors = self._global_vectors(state, [queries] if isinstance(queries, str) else queries)
         else:
             vectors = as_global(queries, state.manifest.config, "query")
-        return search_global(state, vectors, wanted, among=None if among is None else self._places(state, among))
+        cells = checked_probes(state, probes)
+        return search_global(
+            state,
+            vectors,
+            wanted,
+            among=None if among is None else self._places(state, among),
+            threads=self._threads,
+            probes=cells,
+        )
 
     def global_vectors(self, names: Iterable[str]) -> NDArray[np.float32]:
         """Return the global vectors of stored photos, N×D' float32, as they are kept: fp16 and int8 are rounded.

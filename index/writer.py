@@ -260,7 +260,8 @@ class Writer:
         photos = tuple(pending.values())
         config, vectors = self._state.manifest.config, None
         if config.keeps_global:
-            vectors = narrowed(np.stack([photo.vector for photo in photos if photo.vector is not None]), config)
+            rows = np.stack([photo.vector for photo in photos if photo.vector is not None])
+            vectors = narrowed(rows, config, self._state.quantiser)
         written = self.write_shard(shard_tensors(self.layout, photos), vectors)
         shards = without(self.shards, [photo.replaces for photo in photos if photo.replaces is not None])
         if self._names is not None:
@@ -275,7 +276,7 @@ class Writer:
         """Write a shard and its global vectors into the folder, and open them; the archive does not hold them yet."""
         entry = write_shard(self.folder, self.layout, tensors)
         if vectors is not None:
-            file = write_vectors(self.folder, entry.sha256, vectors, self._state.manifest.config)
+            file = write_vectors(self.folder, entry.sha256, vectors, self._state.manifest)
             entry = replace(entry, vectors=file)
         return HeldShard(entry, open_shard(self.folder, entry, self._state.manifest))
 

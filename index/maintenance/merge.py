@@ -85,6 +85,8 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
         ("assignment", mine.config.assignment, other.config.assignment),
         ("geometry", mine.config.geometry, other.config.geometry),
         ("global_vectors", mine.config.global_vectors, other.config.global_vectors),
+        ("global_search", mine.config.global_search, other.config.global_search),
+        ("quantiser", mine.quantiser and mine.quantiser.sha256, other.quantiser and other.quantiser.sha256),
         ("global_dim", mine.config.global_dim, other.config.global_dim),
         ("model", mine.source and mine.source.model, other.source and other.source.model),
         ("preprocessing", mine.source and mine.source.preprocessing, other.source and other.source.preprocessing),

@@ -17,7 +17,7 @@ from ctxdeploy.index.storage.manifest import FileEntry, Manifest, ShardEntry
 from ctxdeploy.index.storage.names import doubled_names, read_names
 from ctxdeploy.index.storage.pins import pin_current
 from ctxdeploy.index.storage.shard import Shard, open_shard, read_tombstones
-from ctxdeploy.index.storage.state import read_codebook
+from ctxdeploy.index.storage.state import read_codebook, read_quantiser
 from ctxdeploy.index.storage.vectors import vector_problems
 
 
@@ -82,7 +82,9 @@ def _problem(check: Callable[[], object]) -> Iterator[str]:
 
 
 def check_codebook(folder: Path, manifest: Manifest) -> None:
-    """Raise ``ArchiveError`` unless the codebook is the manifest's, its centroids finite, and its id theirs."""
+    """Raise ``ArchiveError`` unless the codebook is the manifest's, its centroids finite, and its id theirs; and unless
+    the quantiser, if there is one, is the manifest's."""
+    read_quantiser(folder, manifest, check=True)
     codebook = read_codebook(folder, manifest, check=True)
     if codebook is not None and manifest.codebook is not None:
         codebook.check(str(folder / manifest.codebook.file))

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,13 @@ VECTORS = "vectors"
 # Every archive has the first three; the last one comes with the first global vectors.
 FOLDERS = (SHARDS, NAMES, TOMBSTONES, VECTORS)
 CODEBOOK = "codebook.safetensors"
+QUANTISER = "quantiser.safetensors"
 _HASH = r"[0-9a-f]{64}"
 _POINTER = re.compile(rf"(manifest-\d{{6,12}}\.json) ({_HASH})\n")
 _MANIFEST = re.compile(r"manifest-(\d{6,12})\.json")
 _FILES = {
     "codebook": re.compile(r"codebook\.safetensors"),
+    "quantiser": re.compile(r"quantiser\.safetensors"),
     SHARDS: re.compile(rf"{SHARDS}/{_HASH}\.safetensors"),
     NAMES: re.compile(rf"{NAMES}/{_HASH}\.safetensors"),
     TOMBSTONES: re.compile(rf"{TOMBSTONES}/{_HASH}\.safetensors"),
@@ -107,6 +108,7 @@ class Manifest:
         dim: D; 0 without a codebook.
         shards: in order of addition.
         failures: the file, or None if every photo could be read.
+        quantiser: the file of the quantiser of global vectors, only where ``config`` needs one.
         statistics: the file of idf's statistics, only where ``config.idf`` is set.
     """
 
@@ -120,6 +122,7 @@ class Manifest:
     shards: tuple[ShardEntry, ...] = ()
     failures: FileEntry | None = None
     statistics: FileEntry | None = None
+    quantiser: FileEntry | None = None
 
     @property
     def images(self) -> int:
@@ -129,8 +132,9 @@ class Manifest:
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file that belongs to this state, but the manifest."""
-        codebook, *optional = ((file,) if file else () for file in (self.codebook, self.failures, self.statistics))
-        return (*codebook, *(file for entry in self.shards for file in entry.files), *chain(*optional))
+        optional = (self.codebook, self.failures, self.statistics, self.quantiser)
+        single = tuple(entry for entry in optional if entry is not None)
+        return (*single, *(file for entry in self.shards for file in entry.files))
 
     @property
     def format_version(self) -> int:
@@ -160,6 +164,8 @@ class Manifest:
             "failures": _metadata(self.failures),
             "statistics": _metadata(self.statistics),
         }
+        if self.quantiser is not None:
+            facts["quantiser"] = self.quantiser.metadata()
         return {**facts, "checksum": checksum(facts)}
 
     def encode(self) -> bytes:
@@ -288,6 +294,7 @@ def _build(data: dict[str, Any]) -> Manifest:
         shards=tuple(_shard(entry) for entry in data["shards"]),
         failures=_optional(data, "failures"),
         statistics=_optional(data, "statistics"),
+        quantiser=_optional(data, "quantiser"),
     )
 
 
@@ -307,6 +314,8 @@ def _contradiction(manifest: Manifest, version: int) -> str | None:
     config = manifest.config
     if config.keeps_global and version < 4:
         return f"global_vectors {config.global_vectors!r} belongs to format_version 4"
+    if (manifest.quantiser is not None) != config.needs_quantiser:
+        return "global_vectors and global_search contradict quantiser"
     if manifest.codebook is None:
         if not config.keeps_global or config.keeps("positions"):
             return "without a codebook there are global vectors and nothing else"

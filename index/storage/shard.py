@@ -240,7 +240,7 @@ def open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
         file_format.check_offsets(arrays["geometry_offsets"], features, f"{where}: geometry_offsets")
     vectors = None
     if entry.vectors is not None:
-        vectors = open_vectors(folder, entry.vectors, entry.sha256, entry.images, manifest.config)
+        vectors = open_vectors(folder, entry.vectors, entry.sha256, entry.images, manifest)
     return Shard(path=path, **arrays, vectors=vectors, removed=read_tombstones(folder, entry))
 
 

@@ -12,10 +12,11 @@ from ctxdeploy.core.files import LOCK, TEMPORARY, WriterLock, make_folder
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.codebook.codebook import Codebook
+from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
 from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, IndexConfig
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.failures import Failures, read_failures
-from ctxdeploy.index.storage.manifest import CODEBOOK, CURRENT, FOLDERS, Manifest, publish, store
+from ctxdeploy.index.storage.manifest import CODEBOOK, CURRENT, FOLDERS, QUANTISER, Manifest, publish, store
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pins import Pin
 from ctxdeploy.index.storage.shard import Shard, open_shard
@@ -29,6 +30,7 @@ class State:
 
     Attributes:
         manifest: the state.
+        quantiser: of its global vectors; None where they need none.
         shards: in order; the number of a photo counts through them, removed photos included.
         failures: photos that could not be read, by name.
     """
@@ -40,8 +42,10 @@ class State:
         shards: tuple[Shard, ...],
         failures: Failures | None = None,
         statistics: Statistics | None = None,
+        quantiser: GlobalQuantiser | None = None,
     ) -> None:
         self.manifest = manifest
+        self.quantiser = quantiser
         self._codebook = codebook
         self.shards = shards
         self.failures = failures or {}
@@ -72,8 +76,8 @@ class State:
         failures: Failures | None = None,
         statistics: Statistics | None = None,
     ) -> "State":
-        """Return a state of other shards with the same codebook."""
-        return State(manifest, self._codebook, shards, failures, statistics)
+        """Return a state of other shards with the same codebook and quantiser."""
+        return State(manifest, self._codebook, shards, failures, statistics, self.quantiser)
 
     @cached_property
     def bases(self) -> NDArray[np.int64]:
@@ -165,6 +169,7 @@ def open_state(folder: Path, held: Pin, *, check: bool = False) -> State:
     """
     manifest = held.manifest
     codebook = read_codebook(folder, manifest, check=check)
+    quantiser = read_quantiser(folder, manifest, check=check)
     try:
         if check:
             for file in (entry.tombstones for entry in manifest.shards):
@@ -178,7 +183,7 @@ def open_state(folder: Path, held: Pin, *, check: bool = False) -> State:
         raise
     except ArchiveError as error:
         raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error
-    return State(manifest, codebook, shards, failures, statistics)
+    return State(manifest, codebook, shards, failures, statistics, quantiser)
 
 
 def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook | None:
@@ -195,8 +200,23 @@ def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook 
     return codebook
 
 
+def read_quantiser(folder: Path, manifest: Manifest, *, check: bool) -> GlobalQuantiser | None:
+    """Open the quantiser of an archive's global vectors, None if it has none; ``check`` compares its hash."""
+    if manifest.quantiser is None:
+        return None
+    path = folder / manifest.quantiser.file
+    quantiser = GlobalQuantiser.load(path, manifest.config)
+    if check:
+        file_format.check_hash(path, manifest.quantiser.sha256)
+    return quantiser
+
+
 def create_state(
-    folder: Path, codebook: Codebook | None, config: IndexConfig, source: DescriptorSource | None
+    folder: Path,
+    codebook: Codebook | None,
+    config: IndexConfig,
+    source: DescriptorSource | None,
+    quantiser: GlobalQuantiser | None = None,
 ) -> tuple[WriterLock, State]:
     """Make an empty archive and return its lock, held, and its state.
 
@@ -209,6 +229,14 @@ def create_state(
         raise ConfigError("an archive without a codebook keeps global vectors (global_vectors) and no geometry")
     if codebook is not None and config.keeps("positions") and len(codebook) > MAX_WORDS:
         raise ConfigError(f"geometry holds words up to {MAX_WORDS}, but the codebook has {len(codebook)}")
+    if config.needs_quantiser and quantiser is None:
+        raise ConfigError(
+            f"global_vectors {config.global_vectors!r} searched by {config.global_search!r} need a quantiser: train "
+            "one with GlobalQuantiser.train"
+        )
+    problem = None if quantiser is None else quantiser.problem(config)
+    if problem is not None:
+        raise ConfigError(f"the quantiser does not fit the archive: {problem}")
     check_free(folder)
     for place in FOLDERS if config.keeps_global else FOLDERS[:-1]:
         make_folder(folder / place)
@@ -223,12 +251,13 @@ def create_state(
             codebook_id="" if codebook is None else codebook.id,
             words=0 if codebook is None else len(codebook),
             dim=0 if codebook is None else codebook.dim,
+            quantiser=None if quantiser is None else store(folder, QUANTISER, quantiser.encode()),
         )
         publish(folder, manifest)
     except BaseException:
         lock.release()
         raise
-    return lock, State(manifest, codebook, ())
+    return lock, State(manifest, codebook, (), quantiser=quantiser)
 
 
 def check_free(folder: Path) -> None:
@@ -245,6 +274,6 @@ def check_free(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
     if CURRENT in names:
         raise ArchiveError(f"{folder} is an archive already: open it to add photos, or give a new folder")
-    foreign = {name for name in names - {LOCK, *FOLDERS, CODEBOOK, _FIRST} if not name.startswith(TEMPORARY)}
+    foreign = {name for name in names - {LOCK, *FOLDERS, CODEBOOK, QUANTISER, _FIRST} if not name.startswith(TEMPORARY)}
     if foreign:
         raise ArchiveError(f"{folder} exists and is not an archive (it holds {min(foreign)!r}): give a new folder")

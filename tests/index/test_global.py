@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
 from ctxdeploy.core.types import GlobalDescriptor, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.index import Codebook, Hit, Index, IndexConfig
+from ctxdeploy.index import Codebook, GlobalQuantiser, Hit, Index, IndexConfig
 
 DIM = 19
 KINDS = ("fp32", "fp16", "int8")
@@ -160,7 +160,12 @@ def test_beside_postings(both: Path) -> None:
         assert index.search_global(rows, 20) == expected and index.verify() == []
         assert len(list((both / "vectors").iterdir())) == len(list((both / "shards").iterdir()))
         info = index.info()
-    assert info["format_version"] == 4 and info["global"] == {"kept": "fp16", "dim": DIM, "bytes_each": 2 * DIM}
+    assert info["format_version"] == 4 and info["global"] == {
+        "kept": "fp16",
+        "dim": DIM,
+        "bytes_each": 2 * DIM,
+        "search": "exact",
+    }
 
 
 def test_a_replaced_vector_is_a_change(tmp_path: Path) -> None:
@@ -319,3 +324,111 @@ def test_files_are_named_by_their_content(tmp_path: Path) -> None:
     (first,), (second,) = ((path / "vectors").iterdir() for path in (one, two))
     assert first.read_bytes() == second.read_bytes() and first.name == second.name
     assert first.stem == hashlib.sha256(first.read_bytes()).hexdigest()
+
+
+def clustered(count: int, seed: int = 0, dim: int = 32) -> Rows:
+    """Return vectors of length 1 around 40 directions."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).normal(size=(40, dim))
+    rows = directions[rng.integers(0, 40, count)] + 0.5 * rng.normal(size=(count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained() -> GlobalQuantiser:
+    """A quantiser with words and cells."""
+    config = IndexConfig(global_vectors="pq", global_dim=32, global_search="ivf")
+    return GlobalQuantiser.train(clustered(600, 1), config, cells=16)
+
+
+def quantised(path: Path, rows: Rows, quantiser: GlobalQuantiser, kind: str = "pq", search: str = "ivf") -> Path:
+    """Make an archive with a quantiser."""
+    config = IndexConfig(global_vectors=kind, global_dim=32, global_search=search, shard_images=90)
+    with Index.create(path, None, config=config, quantiser=quantiser) as index:
+        index.add_many(photo(f"{number:03d}", row) for number, row in enumerate(rows))
+    return path
+
+
+def test_product_quantisation_by_hand(tmp_path: Path, trained: GlobalQuantiser) -> None:
+    """Codes are the nearest words by plain loops, and scores the products with what codes stand for."""
+    rows, queries = clustered(200), clustered(20, 5)
+    path = quantised(tmp_path / "archive", rows, trained)
+    assert trained.parts is not None and trained.parts.shape == (4, 256, 8)
+    kept = np.zeros(rows.shape)
+    for i, row in enumerate(rows):
+        for m, words in enumerate(trained.parts):
+            gaps = [sum((float(a) - float(b)) ** 2 for a, b in zip(word, row[8 * m :], strict=False)) for word in words]
+            kept[i, 8 * m : 8 * m + 8] = words[gaps.index(min(gaps))]
+    names = [f"{number:03d}" for number in range(200)]
+    with Index.open(path) as index:
+        assert np.array_equal(index.global_vectors(names), kept.astype(np.float32))
+        for query, hits in zip(queries, index.search_global(queries, 6), strict=True):
+            wanted = by_hand(kept, query, names)[:6]
+            assert [hit.name for hit in hits] == [name for name, _ in wanted]
+            assert [hit.score for hit in hits] == pytest.approx([score for _, score in wanted], abs=1e-14)
+        assert index.info()["global"] == {"kept": "pq", "dim": 32, "bytes_each": 6, "search": "ivf"}
+        assert index.verify() == []
+
+
+@pytest.mark.parametrize("kind", ["pq", "fp16"])
+def test_cells_are_looked_into(tmp_path: Path, trained: GlobalQuantiser, kind: str) -> None:
+    """All cells give what an exact search gives; one cell gives its own photos alone, whatever the shards."""
+    rows, queries = clustered(200), clustered(9, 5)
+    quantiser = GlobalQuantiser(parts=trained.parts if kind == "pq" else None, cells=trained.cells)
+    path = quantised(tmp_path / "archive", rows, quantiser, kind)
+    assert trained.cells is not None
+    nearest = [min(range(16), key=lambda c: float(((trained.cells[c] - row) ** 2).sum())) for row in rows]
+    with Index.open(path, writable=True, threads=2) as index:
+        exact = index.search_global(queries, 200)
+        assert index.search_global(queries, 200, probes=16) == exact == index.search_global(queries, 200, probes=0)
+        for query, hits, complete in zip(queries, index.search_global(queries, 200, probes=1), exact, strict=True):
+            cell = min(range(16), key=lambda c: float(((trained.cells[c] - query) ** 2).sum()))
+            assert 0 < len(hits) < 200
+            assert hits == [hit for hit in complete if nearest[int(hit.name)] == cell]
+        index.remove([f"{number:03d}" for number in range(0, 200, 3)])
+        some = index.search_global(queries, 30, probes=3)
+        index.compact(purge=True)
+        assert index.search_global(queries, 30, probes=3) == some and index.verify() == []
+        index.collect_garbage()
+        with pytest.raises(ConfigError, match="-1 probes"):
+            index.search_global(queries, 30, probes=-1)
+
+
+def test_a_quantiser_belongs_to_its_archive(tmp_path: Path, trained: GlobalQuantiser) -> None:
+    rows = clustered(60)
+    path = quantised(tmp_path / "archive", rows, trained)
+    other = GlobalQuantiser.train(clustered(600, 2), IndexConfig(global_vectors="pq", global_dim=32))
+    assert other.cells is None and other.id != trained.id
+    stranger = quantised(tmp_path / "stranger", rows, other, search="exact")
+    with Index.open(path, writable=True) as index:
+        with pytest.raises(MismatchError, match="global_search"):
+            index.merge(stranger)
+        assert index.merge(quantised(tmp_path / "same", rows[:9], trained), conflicts="replace").replaced == 9
+        index.commit()
+        index.collect_garbage()
+        assert (path / "quantiser.safetensors").exists() and index.verify() == []
+    with Index.open(stranger) as index, pytest.raises(ConfigError, match="has no cells"):
+        index.search_global(rows, probes=2)
+    pq = IndexConfig(global_vectors="pq", global_dim=32)
+    for quantiser, text in ((None, "need a quantiser: train"), (trained, "does not fit the archive: global_search")):
+        with pytest.raises(ConfigError, match=text):
+            Index.create(tmp_path / "new", None, config=pq, quantiser=quantiser)
+    with pytest.raises(ConfigError, match="needs a quantiser for"):
+        GlobalQuantiser.train(rows, IndexConfig(global_vectors="fp32", global_dim=32))
+    with pytest.raises(ConfigError, match="60 global vectors are too few"):
+        GlobalQuantiser.train(rows, pq)
+    file = path / "quantiser.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert any("quantiser.safetensors is damaged" in problem for problem in Index.problems(path))
+    with pytest.raises(ArchiveError, match="quantiser"):
+        Index.open(path, writable=True)
+    with pytest.raises(ArchiveError, match="put a copy of it in its place"):
+        Index.repair(path)
+
+
+def test_training_does_not_depend_on_threads() -> None:
+    config = IndexConfig(global_vectors="pq", global_dim=32, global_search="ivf")
+    one, two = (GlobalQuantiser.train(clustered(500, 1), config, threads=count) for count in (1, 3))
+    assert one.id == two.id and one.cells is not None and len(one.cells) == 8
