@@ -57,6 +57,7 @@ steps=(
     "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes
     "part turned.py --data '$DATA' --model lite-small" # ten minutes
     "part ranking.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors" # ten minutes
+    "part ranking.py '$DATA' ../$WORK/ctx-small.npz $SMALL/codebook.safetensors --model ctx-small --expansion --output results/ranking-ctx-small.json"
     "part verification.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
     "$PYTHON benchmarks/performance.py"

@@ -235,14 +235,18 @@ def assignment(r: Results) -> str:
 
     def both(name: str) -> str:
         other = found.get(f"{name}, 2 threads")
-        return f"{found[name]['median_ms']:.1f} ms" + (f" ({other['median_ms']:.1f} on two)" if other else "")
+        return f"{found[name]['median_ms']:.1f} ms on one thread" + (
+            f" and {other['median_ms']:.1f} on two" if other else ""
+        )
 
-    peers = ", ".join(f"{name} {both(f'faiss {name}')}" for name in names if f"faiss {name}" in found)
+    peers = ", ".join(
+        f"{name} {found[f'faiss {name}']['median_ms']:.1f} ms" for name in names if f"faiss {name}" in found
+    )
     question = result["question"].removeprefix("one thread: ")
     return (
-        f"{question} of {result['words']:,} take {both('ctxdeploy')} on one thread and find "
-        f"{ours['recall_at_5']:.3f} of the nearest five; the products alone take {result['limit_ms']:.1f} ms. faiss, "
-        f"set to find as many: {peers}."
+        f"{question} of {result['words']:,} take {both('ctxdeploy')}, and {ours['recall_at_5']:.3f} of the nearest "
+        f"five are found; the products alone take {result['limit_ms']:.1f} ms. faiss, set to find as many: "
+        f"{peers}."
     )
 
 
@@ -322,3 +326,75 @@ def sureness(r: Results) -> str:
     seconds = models["lite-small"]["judgement"]["seconds"]
     parts.append(f"An archive of {models['lite-small']['photos']} photos is judged in {seconds:.2f} s.")
     return "\n\n".join(parts)
+
+
+def expansion(r: Results) -> str:
+    """What is found when the first hits ask too."""
+    files = {"lite-small": "ranking", "ctx-small": "ranking-ctx-small"}
+    tasks = ("all", "wild", "capture", "planar", "small")
+    lines = [f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+    for model, file in files.items():
+        for name, label in {"none": model, **{f"expand {count}": f"--expand {count}" for count in (1, 3, 5)}}.items():
+            precision = r[file]["rows"][name]["mAP"]
+            lines.append(f"| `{label}` | {' | '.join(f'{precision[task]:.2f}' for task in tasks)} |")
+    return "\n".join(lines)
+
+
+def verification(r: Results) -> str:
+    """What is found when the first hits are verified, and what an archive keeps for it."""
+    labels = {
+        "none": "none",
+        "verify words": "by words",
+        "verify codes": "by words and codes (`--geometry`)",
+        "verify descriptors": "by descriptors (`--geometry descriptors`)",
+        "expand 3, verify codes": "by words and codes, `--expand 3`",
+        "expand 3, verify descriptors": "by descriptors, `--expand 3`",
+    }
+    rows, count, tasks = r["ranking"]["rows"], r["ranking"]["verified"], ("all", "wild", "small")
+    lines = [f"| | {' | '.join(tasks)} | bytes a feature |", "|---" * (len(tasks) + 2) + "|"]
+    for name, label in labels.items():
+        values = " | ".join(f"{rows[name]['mAP'][task]:.2f}" for task in tasks)
+        lines.append(f"| {label} | {values} | {rows[name]['feature_bytes']} |")
+    codes, vectors = (
+        rows[f"verify {kind}"]["median_ms"] - rows["none"]["median_ms"] for kind in ("codes", "descriptors")
+    )
+    return (
+        f"The first {count} are verified:\n\n"
+        + "\n".join(lines)
+        + f"\n\nTo read and compare {count} photos takes {codes:.0f} ms by codes and {vectors:.0f} by descriptors, on "
+        "one thread."
+    )
+
+
+def geometry(r: Results) -> str:
+    """What an archive keeps of its features, and what that takes."""
+    found, kept = r["geometry"], r["geometry"]["kept"]
+    labels = {
+        "none": ("without", "nothing; answers can be verified only from the photos"),
+        "positions": ("`--geometry positions`", "word, position, scale"),
+        "codes": (
+            "`--geometry`, `--geometry codes`",
+            "also a code, the signs of its residual, and the photo's size",
+        ),
+        "descriptors": ("`--geometry descriptors`", "also the descriptor in int8"),
+    }
+    lines = [
+        "| | kept of each feature | bytes each | bytes a photo | added in | features of 100 photos read in |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (label, what) in labels.items():
+        row = found["settings"][name]
+        read = "" if row["read_100_photos_ms"] is None else f"{row['read_100_photos_ms']:.1f} ms"
+        size = f"{round(row['bytes_a_photo'], -3):,.0f}"
+        lines.append(
+            f"| {label} | {what} | {row['bytes_a_feature']} | {size} | {row['add_ms_a_photo']:.0f} ms | {read} |"
+        )
+    return "\n".join(lines) + (
+        f"\n\nMeasured on {found['photos']} photos of minibench with the built-in model "
+        f"({found['descriptors_a_photo']:.0f} descriptors a photo, {found['dim']} dimensions), in turns "
+        "(`benchmarks/geometry.py`); the network's time is not in it, and other things than geometry take the same.\n\n"
+        f"Descriptors are kept in int8, each with a step of its own. Of {found['matches']:,} mutual nearest neighbours "
+        f"of two photos, one in full and one as it is kept, {100 * kept['int8']:.1f} % are the same; in float16, at "
+        f"twice the bytes, {100 * kept['float16']:.1f} %; with one step for a photo "
+        f"{100 * kept['int8, one step a photo']:.1f} %."
+    )

@@ -1,9 +1,9 @@
-"""Writes docs/performance.md and the figures of README.md from the JSON files in `results/`, and nothing else.
+"""Writes docs/performance.md and the figures of README.md and of guides from the JSON files in `results/`.
 
-Every figure on the page, and between the marks in README (`<!-- figures: quality -->` to `<!-- end of figures -->`), is
-taken from those files: to change one, measure again (`benchmarks/all.sh`) and run this.
+Every figure on the page, and between the marks in README and guides (`<!-- figures: quality -->` to
+`<!-- end of figures -->`), is taken from those files: to change one, measure again (`benchmarks/all.sh`) and run this.
 
-    python benchmarks/performance.py            # write both
+    python benchmarks/performance.py            # write them
     python benchmarks/performance.py --check    # exit code 1 and the files' names if they do not fit the results
 """
 
@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,20 @@ from figures import (
     cell,
     comparison,
     cores,
+    expansion,
+    geometry,
     million,
     precisions,
     quality,
     sureness,
+    verification,
 )
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
 
 ROOT = Path(__file__).parents[1]
+# The blocks of figures of each guide in docs/, in order.
+_GUIDES = {"queries.md": (expansion, verification), "indexing.md": (geometry,)}
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.
 _PAIRS: dict[tuple[str, str | None], str] = {
@@ -49,12 +55,14 @@ def load(folder: Path) -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def fill(text: str, results: Results) -> str:
-    """Return README with the block of figures between its marks made anew."""
+def fill(text: str, results: Results, *blocks: Callable[[Results], str]) -> str:
+    """Return README or a guide with the blocks of figures between its marks made anew."""
+    wanted = {block.__name__: block for block in blocks}
     named = [name for _, name, _ in _MARKED.findall(text)]
-    if named != ["quality"]:
-        raise SystemExit(f"the marks are {', '.join(named) or 'missing'}, but quality is needed, once")
-    return _MARKED.sub(lambda found: f"{found[1]}{_wrapped(quality(results))}\n{found[3]}", text)
+    if named != list(wanted):
+        needed = f"{', '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} needed, once"
+        raise SystemExit(f"the marks are {', '.join(named) or 'missing'}, but {needed}")
+    return _MARKED.sub(lambda found: f"{found[1]}{_wrapped(wanted[found[2]](results))}\n{found[3]}", text)
 
 
 def page(results: Results, folder: Path) -> str:
@@ -221,15 +229,19 @@ def _wrapped(text: str, width: int = 120) -> str:
 
 
 def main() -> None:
-    """Write both files, or check them."""
+    """Write the files, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file does not fit")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--guides", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
     results = load(options.results)
-    texts = {options.readme: fill(options.readme.read_text(encoding="utf-8"), results)}
+    texts = {options.readme: fill(options.readme.read_text(encoding="utf-8"), results, quality)}
+    for name, blocks in _GUIDES.items():
+        guide = options.guides / name
+        texts[guide] = fill(guide.read_text(encoding="utf-8"), results, *blocks)
     texts[options.page] = page(results, options.results)
     wrong = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if options.check:

@@ -93,12 +93,14 @@ def extract(model: str, dataset: DataSet, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def variants() -> dict[str, Reranking]:
-    """Return what is compared, by name."""
+def variants(*, verified: bool) -> dict[str, Reranking]:
+    """Return what is compared, by name; verifications among them."""
+    plain = {"none": Reranking(), **{f"expand {count}": Reranking(expand=count) for count in (1, 3, 5)}}
+    if not verified:
+        return plain
     by = {kind: VerificationConfig(matches=kind) for kind in KINDS}
     return {
-        "none": Reranking(),
-        **{f"expand {count}": Reranking(expand=count) for count in (1, 3, 5)},
+        **plain,
         **{f"verify {kind}": Reranking(verify=VERIFIED, verification=by[kind]) for kind in KINDS},
         **{f"expand 3, verify {kind}": Reranking(expand=3, verify=VERIFIED, verification=by[kind]) for kind in KINDS},
         "expand 3, verify descriptors, similarity": Reranking(
@@ -122,6 +124,7 @@ def main() -> None:
     parser.add_argument("descriptors", type=Path)
     parser.add_argument("codebook", type=Path)
     parser.add_argument("--model", default="lite-small")
+    parser.add_argument("--expansion", action="store_true", help="verify nothing")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "ranking.json")
     given = parser.parse_args()
     dataset = open_set(given.dataset)
@@ -132,7 +135,7 @@ def main() -> None:
     rows = {}
     with tempfile.TemporaryDirectory() as folder, dump.index(Path(folder) / "a.ctxindex", given.codebook) as index:
         unit = judge_archive(index).unit(len(index))
-        for name, reranking in variants().items():
+        for name, reranking in variants(verified=not given.expansion).items():
             seconds: list[float] = []
 
             def ask(reranking: Reranking, query: Query) -> list[Ranked]:
