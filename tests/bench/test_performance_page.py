@@ -61,7 +61,7 @@ def test_no_figure_is_written_anywhere_but_in_the_results(tmp_path: Path) -> Non
         old = ROOT / new.name if new == readme else ROOT / "docs" / new.name
         lines = marked(old.read_text(encoding="utf-8"), whole=new == page)
         figures = [line for line in lines if FIGURE.search(line)]
-        assert len(figures) > (10 if new == page else 5)
+        assert len(figures) > (10 if new == page else 4)
         same = set(figures) & set(new.read_text(encoding="utf-8").split("\n"))
         assert same == set()
 
