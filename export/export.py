@@ -38,6 +38,7 @@ class ExportConfig:
         precisions: of each of them that has it.
         scales: factors of the image pyramid.
         top_k: descriptors of a photo.
+        global_scales: factors of the image pyramid of the global descriptor.
         image_size: longest side of a photo in pixels.
         architecture: label of the trunk, for a checkpoint that is a bare state dict.
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
@@ -73,6 +74,14 @@ class ExportConfig:
     top_k: int | None = setting(
         None, "--top-k", "Descriptors of a photo.", metavar="K", default_text="the checkpoint's"
     )
+    global_scales: tuple[float, ...] | None = setting(
+        None,
+        "--global-scales",
+        "Image pyramid of the global descriptor.",
+        metavar="S,S,…",
+        parse=parse_numbers,
+        default_text="the checkpoint's",
+    )
     image_size: int | None = setting(
         None, "--image-size", "Longest side of a photo.", metavar="PIXELS", default_text="the checkpoint's"
     )
@@ -95,13 +104,29 @@ class ExportConfig:
         plan(self.targets, self.precisions)
 
     def extraction(self, checkpoint: Checkpoint) -> Extraction:
-        """Return scales, K and D for a checkpoint."""
+        """Return scales, K and D for a checkpoint.
+
+        Raises:
+            ConfigError: they are out of range, or of descriptors that its network does not give.
+        """
         default = checkpoint.extraction
-        return replace(
+        if "local" not in default.gives and not (self.scales is None and self.top_k is None):
+            flag = "--top-k" if self.scales is None else "--scales"
+            raise ConfigError(
+                f"{checkpoint.path} gives a global descriptor alone, and {flag} is of local ones: "
+                "leave it out, or give --global-scales"
+            )
+        if "global" not in default.gives and self.global_scales is not None:
+            raise ConfigError(
+                f"{checkpoint.path} gives no global descriptor: leave --global-scales out, or give --scales"
+            )
+        wanted = replace(
             default,
             scales=default.scales if self.scales is None else self.scales,
             top_k=default.top_k if self.top_k is None else self.top_k,
+            global_scales=default.global_scales if self.global_scales is None else self.global_scales,
         )
+        return checkpoint.config.fitted(wanted)
 
     def preprocessing(self, checkpoint: Checkpoint) -> Preprocessing:
         """Return the preprocessing for a checkpoint."""
@@ -236,7 +261,8 @@ def _photos(network: "DescriptorNetwork", preprocessing: Preprocessing, photos: 
                 f"photo {name} is {photo.shape[1]}×{photo.shape[0]}, larger than the {preprocessing.image_size} of the "
                 "image size: scale it down"
             )
-    return replace(photos, parity=with_odd_shapes(photos.parity, network.config.stride, min(network.extraction.scales)))
+    smallest = min(network.extraction.pyramid)
+    return replace(photos, parity=with_odd_shapes(photos.parity, network.config.stride, smallest))
 
 
 def _quantising(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.core.bundle import INPUT_NAME, OUTPUT_NAMES, Artefact, Bundle
+from ctxdeploy.core.bundle import INPUT_NAME, Artefact, Bundle, output_shapes
 from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.errors import BundleError, ConfigError, StorageError
 from ctxdeploy.core.extras import require
@@ -223,9 +223,10 @@ def _backend(artefact: Artefact) -> tuple[str, str]:
 
 
 def _outputs(schema: Any, bundle: Bundle) -> list[Any]:
-    k, d = bundle.extraction.top_k, bundle.extraction.dim
-    dims = zip(OUTPUT_NAMES, ([k, d], [k], [k, 2], [k]), strict=True)
-    return [schema.ModelOutput(name=name, data_type=schema.TYPE_FP32, dims=shape) for name, shape in dims]
+    return [
+        schema.ModelOutput(name=name, data_type=schema.TYPE_FP32, dims=shape)
+        for name, shape in output_shapes(bundle.extraction).items()
+    ]
 
 
 def _warm_ups(schema: Any, bundle: Bundle, artefact: Artefact, config: TritonConfig) -> list[Any]:

@@ -18,6 +18,13 @@ def parity_line(artefact: Artefact, parity: Mapping[str, Any] | None = None) -> 
     parity = artefact.parity if parity is None else parity
     if not parity:
         return "not measured"
+    parts = _local(parity) if "cosine_min" in parity else []
+    if "global" in parity:
+        parts += _global(parity["global"])
+    return printable(f"{_verdict(artefact, parity)}; {', '.join(parts)}")
+
+
+def _local(parity: Mapping[str, Any]) -> list[str]:
     needed: Mapping[str, float] = parity.get("tolerance", {})
     parts = [
         _figure("cosine", parity["cosine_min"], needed.get("cosine")),
@@ -25,12 +32,25 @@ def parity_line(artefact: Artefact, parity: Mapping[str, Any] | None = None) -> 
         _figure("its mean", parity["cosine_mean"], needed.get("cosine_mean")),
         _figure("positions in common", parity["overlap_min"], needed.get("overlap")),
     ]
-    ranking = parity["ranking"]
-    if ranking is not None and ranking["map"] is not None:
-        parts.append(f"mAP {ranking['map']:.4f} (reference {ranking['reference_map']:.4f})")
-    elif ranking is not None:
-        parts.append(_figure("best ten in common", ranking["overlap"], needed.get("top_ten")))
-    return printable(f"{_verdict(artefact, parity)}; {', '.join(parts)}")
+    return [*parts, *_ranking(parity["ranking"], needed)]
+
+
+def _global(whole: Mapping[str, Any]) -> list[str]:
+    """Return the figures of global descriptors."""
+    needed: Mapping[str, float] = whole.get("tolerance", {})
+    return [
+        _figure("cosine of the global descriptors", whole["cosine_min"], needed.get("cosine")),
+        _figure("its mean", whole["cosine_mean"], needed.get("cosine_mean")),
+        *(f"{part} by them" for part in _ranking(whole["ranking"], needed)),
+    ]
+
+
+def _ranking(ranking: Mapping[str, Any] | None, needed: Mapping[str, float]) -> list[str]:
+    if ranking is None:
+        return []
+    if ranking["map"] is not None:
+        return [f"mAP {ranking['map']:.4f} (reference {ranking['reference_map']:.4f})"]
+    return [_figure("best ten in common", ranking["overlap"], needed.get("top_ten"))]
 
 
 def _verdict(artefact: Artefact, parity: Mapping[str, Any]) -> str:

@@ -24,6 +24,12 @@ _FIGURES: tuple[tuple[str, str, int, str | None], ...] = (
     ("length error", "length_error_max", -1, "length_error"),
     ("attention error", "attention_error_max", -1, "attention_error"),
 )
+# The same of global descriptors, where a bundle gives any.
+_GLOBAL: tuple[tuple[str, str, int, str | None], ...] = (
+    ("global: smallest cosine", "cosine_min", 1, "cosine"),
+    ("global: mean cosine", "cosine_mean", 1, "cosine_mean"),
+    ("global: length error", "length_error_max", -1, "length_error"),
+)
 _PHOTO = ("overlap", "cosine_min", "cosine_p1", "cosine_mean", "length_error", "attention_error")
 _EMPTY = Cell(text="–", kind="soft")
 
@@ -76,14 +82,16 @@ def write_bundle_report(path: Path, bundle: Bundle, rejected: Sequence[Artefact]
     artefacts = (*bundle.artefacts, *rejected)
     good, verdict = _verdict_of_all(artefacts)
     plots = (("Cosine against rank", rank_plot(artefacts)), ("Error per scale", scale_plot(artefacts)))
-    names = ("artefact", "size in MB", *(name for name, *_ in _FIGURES))
+    gives = bundle.extraction.gives
+    local = ([name for name, *_ in _FIGURES] + ["answers in common"]) if "local" in gives else []
+    whole = ([name for name, *_ in _GLOBAL] + ["global: answers in common"]) if "global" in gives else []
     page = BundlePage(
         title=bundle.path.name,
         lead=_lead(bundle),
         verdict=verdict,
         good=good,
-        columns=(*names, "answers in common", Cell(text="verdict", kind="text")),
-        rows=[_row(artefact, artefact in rejected) for artefact in artefacts],
+        columns=("artefact", "size in MB", *local, *whole, Cell(text="verdict", kind="text")),
+        rows=[_row(artefact, artefact in rejected, gives) for artefact in artefacts],
         plots=[(title, plot) for title, plot in plots if plot is not None],
         legend=[
             (_label(artefact), style_of(artefact))
@@ -102,11 +110,20 @@ def write_bundle_report(path: Path, bundle: Bundle, rejected: Sequence[Artefact]
 def _lead(bundle: Bundle) -> str:
     network, extraction = bundle.network, bundle.extraction
     what = ", ".join(f"{key} {network[key]}" for key in ("family", "architecture") if key in network)
-    scales = ", ".join(f"{scale:g}" for scale in extraction.scales)
-    return (
-        f"{what}; {extraction.top_k:,} descriptors of {extraction.dim} dimensions from {len(extraction.scales)} "
-        f"scales ({scales}), photos of up to {bundle.preprocessing.image_size:,} pixels."
-    )
+    parts = []
+    if "local" in extraction.gives:
+        parts.append(
+            f"{extraction.top_k:,} descriptors of {extraction.dim} dimensions from {_scales(extraction.scales)}"
+        )
+    if "global" in extraction.gives:
+        parts.append(
+            f"a global descriptor of {extraction.global_dim} dimensions from {_scales(extraction.global_scales)}"
+        )
+    return f"{what}; {' and '.join(parts)}, photos of up to {bundle.preprocessing.image_size:,} pixels."
+
+
+def _scales(scales: Sequence[float]) -> str:
+    return f"{counted(len(scales), 'scale')} ({', '.join(f'{scale:g}' for scale in scales)})"
 
 
 def _verdict_of_all(artefacts: Sequence[Artefact]) -> tuple[bool, str]:
@@ -124,12 +141,18 @@ def _label(artefact: Artefact) -> str:
     return f"{artefact.target} {artefact.precision}"
 
 
-def _row(artefact: Artefact, rejected: bool) -> Row:
+def _row(artefact: Artefact, rejected: bool, gives: Sequence[str]) -> Row:
     parity = artefact.parity
+    sides = [(parity, _FIGURES)] if "local" in gives else []
+    if "global" in gives:
+        sides.append((parity.get("global", {}), _GLOBAL))
     cells: list[Cell | str] = [
         f"{artefact.bytes / 1e6:.1f}",
-        *(_figure(parity, key, sign, limit) for _, key, sign, limit in _FIGURES),
-        _ranking(parity),
+        *(
+            cell
+            for side, figures in sides
+            for cell in (*(_figure(side, key, sign, limit) for _, key, sign, limit in figures), _ranking(side))
+        ),
         _verdict(artefact, rejected),
     ]
     return Row(head=_label(artefact), note=artefact.file, style=style_of(artefact), cells=cells)
@@ -188,6 +211,13 @@ def _worst_photos(artefacts: Sequence[Artefact]) -> Iterator[Row]:
             name = Cell(text=photo["photo"], kind="text")
             figures = [_cell(photo[key]) for key in _PHOTO]
             yield Row(head=_label(artefact), cells=(name, f"{width}×{height}", f"{photo['descriptors']:,}", *figures))
+        wholes = artefact.parity.get("global", {}).get("photos", ())
+        for photo in sorted(wholes, key=lambda photo: -2.0 if photo["cosine"] is None else photo["cosine"])[:_WORST]:
+            height, width = photo["shape"]
+            name = Cell(text=photo["photo"], kind="text")
+            shown = {"cosine_min": photo["cosine"], "length_error": photo["length_error"]}
+            figures = [_cell(shown[key]) if key in shown else _EMPTY for key in _PHOTO]
+            yield Row(head=f"{_label(artefact)}, global", cells=(name, f"{width}×{height}", "1", *figures))
 
 
 def _network(bundle: Bundle) -> Facts:

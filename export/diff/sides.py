@@ -101,7 +101,7 @@ def side(text: str, engine: str | None = None, hint: str | None = None) -> Side:
         engine=engine,
         hint=hint or computed,
         label=text,
-        scales=opened.extraction.scales,
+        scales=opened.extraction.pyramid,
         image_size=opened.preprocessing.image_size,
     )
 

@@ -1,6 +1,7 @@
 """What an artefact computes against what a reference computes, in the figures that decide about retrieval.
 
-- ``parity``: figures, tolerances and the verdict; ``matching``: which row of one side is which of the other's;
+- ``parity``: figures, tolerances and the verdict, ``global_parity`` those of global descriptors; ``agreement``: of the
+  answers; ``matching``: which row of one side is which of the other's;
 - ``parity_run``: the photos and what the reference made of them; ``photos``: where they come from;
 - ``verify``: an artefact, or a whole bundle, in the engines of this machine.
 """
@@ -10,15 +11,19 @@ from typing import TYPE_CHECKING
 from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
+    from ctxdeploy.export.parity.agreement import Agreement
+    from ctxdeploy.export.parity.global_parity import GLOBAL_TOLERANCES, GlobalParity
     from ctxdeploy.export.parity.matching import Matching
-    from ctxdeploy.export.parity.parity import TOLERANCES, Agreement, Image, Parity, Run
+    from ctxdeploy.export.parity.parity import TOLERANCES, Image, Parity, Run
     from ctxdeploy.export.parity.parity_run import ParityPhotos, ParityRun, Retrieval
     from ctxdeploy.export.parity.photos import decoded, folder_calibration, folder_parity_photos, sample_parity_photos
     from ctxdeploy.export.parity.verify import Verified, record_parity, torch_runner, verify_bundle
 
 __all__ = [
+    "GLOBAL_TOLERANCES",
     "TOLERANCES",
     "Agreement",
+    "GlobalParity",
     "Image",
     "Matching",
     "Parity",
@@ -37,7 +42,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Agreement": "parity",
+    "Agreement": "agreement",
+    "GLOBAL_TOLERANCES": "global_parity",
+    "GlobalParity": "global_parity",
     "Image": "parity",
     "Matching": "matching",
     "Parity": "parity",

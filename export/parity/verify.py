@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle
 from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
@@ -19,6 +19,7 @@ from ctxdeploy.core.targets import ENGINE_TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph.mixed import emulated
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.parity.global_parity import GLOBAL_TOLERANCES
 from ctxdeploy.export.parity.matching import Matching
 from ctxdeploy.export.parity.parity import TOLERANCES, Image, Outputs, Parity, Run
 from ctxdeploy.export.parity.parity_run import ParityRun, Retrieval
@@ -41,10 +42,12 @@ def measure(bundle: Bundle, artefact: Artefact, parity_run: ParityRun) -> Parity
         ParityError: its outputs cannot be compared at all.
     """
     backend = open_artefact(bundle, artefact)
+    precision = Precision.parse(artefact.precision)
     emulating = "" if artefact.precision == backend.precision else f", emulating {artefact.precision}"
     return parity_run.compare(
         backend_run(backend),
-        TOLERANCES[Precision.parse(artefact.precision)],
+        TOLERANCES[precision],
+        whole=GLOBAL_TOLERANCES[precision],
         measured_with=f"{backend.name} {backend.version} {backend.precision}{emulating}, {backend.device}",
         max_batch=largest_batch(bundle, artefact),
     )
@@ -103,18 +106,20 @@ def torch_runner(network: "DescriptorNetwork") -> Run:
 
     def run(images: Image) -> Outputs:
         with torch.inference_mode():
-            a, b, c, d = network(torch.from_numpy(np.array(images)))
-        return a.numpy(), b.numpy(), c.numpy(), d.numpy()
+            found = network(torch.from_numpy(np.array(images)))
+        return tuple(array.numpy() for array in found)
 
     return run
 
 
 def backend_run(backend: Backend) -> Run:
     """Return a backend as a function on arrays."""
+    gives_local = OUTPUT_NAMES[0] in backend.outputs
 
     def run(images: Image) -> Outputs:
         outputs = backend.run(images)
-        return outputs.descriptors, outputs.attention, outputs.positions, outputs.scales
+        local = (outputs.descriptors, outputs.attention, outputs.positions, outputs.scales)
+        return tuple(array for array in (*(local if gives_local else ()), outputs.global_vectors) if array is not None)
 
     return run
 
@@ -171,7 +176,7 @@ def verify_bundle(
         raise BundleError(f"{bundle.path} has no artefact for {asked}, only {found}")
     chosen_photos = folder_parity_photos(photos, bundle.preprocessing)
     network = NetworkConfig.parse(bundle.network)
-    odd = with_odd_shapes(chosen_photos.parity, network.stride, min(bundle.extraction.scales))
+    odd = with_odd_shapes(chosen_photos.parity, network.stride, min(bundle.extraction.pyramid))
     chosen_photos = replace(chosen_photos, parity=odd)
     run, label = reference_run(bundle) if checkpoint is None else _torch_run(bundle, checkpoint)
     parity_run = ParityRun(

@@ -53,6 +53,8 @@ def _too_large(
     """Return a line if the values that are selected from are too many at the largest shape."""
     from ctxdeploy.export.networks.config import Edges
 
+    if not extraction.top_k:  # a global descriptor is pooled, nothing is selected
+        return []
     batch = max(shapes.batch[0], min(shapes.batch[1], config.max_batch))
     cells = [
         -(-int(shapes.height[1] * scale) // network.stride) * -(-int(shapes.width[1] * scale) // network.stride)

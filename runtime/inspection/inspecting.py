@@ -117,13 +117,18 @@ def inspect_photo(bundle: Bundle, photo: Path | str, config: InspectionConfig | 
         config: what is inspected.
 
     Raises:
-        ConfigError: the bundle has no such scale.
+        ConfigError: the bundle has no such scale, or gives no local descriptors.
         PhotoError: the photo cannot be read or is of a size that the bundle does not take, or the box or the position
             does not lie in it.
         MissingExtraError: onnx or ONNX Runtime is not installed.
         BackendError: ONNX Runtime cannot run the graph.
     """
     config = config or InspectionConfig()
+    if "local" not in bundle.extraction.gives:
+        raise ConfigError(
+            f"{printable(str(bundle.path))} gives a global descriptor alone: "
+            "it has no positions with attention that could be shown"
+        )
     scales = bundle.extraction.scales
     number = config.level(scales)
     data, decoded = _decode(bundle, Path(photo), config.box)
