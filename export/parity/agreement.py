@@ -90,7 +90,7 @@ class GlobalAnswers:
         A photo whose vector is not finite finds nothing, and nothing finds it.
         """
         rows = np.stack([vectors[name] for name in self._names]).astype(np.float64)
-        sound: NDArray[np.bool_] = np.isfinite(rows).all(axis=1)
+        sound = np.array([bool(np.isfinite(row).all()) for row in rows])
         rows[~sound] = 0
         # As texts of seven digits: what differs less is a tie on either side.
         products = np.round(rows @ rows.T, 7)
