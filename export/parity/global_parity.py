@@ -33,7 +33,7 @@ class GlobalTolerance:
 # Without training the vectors of all photos are nearly one, and a whitening that takes their mean off is left with what
 # they differ by: its error is many times that of the pooled vector. Mean cosine of such a ResNet-50 (whitening of 2048,
 # three scales at 320 pixels): fp16 .9983, bf16 .955, int8 .934 (OpenVINO) and .958, with .97 to 1.0 of the ten best
-# answers in common; of a half-width ResNet-18 .999997, .9997 and .9933, without whitening .99998 (bf16), .9994 (int8). So
+# answers in common; of a half-width ResNet-18 .999997, .9997, .9933, without whitening .99998 (bf16), .9994 (int8). So
 # the cosines only catch what is broken, and the answers decide.
 GLOBAL_TOLERANCES = {
     Precision.FP32: GlobalTolerance(cosine=0.9999, cosine_mean=0.9999, length_error=1e-4, top_ten=0.98, map_drop=0.005),
