@@ -17,6 +17,7 @@ from typing import IO, Any
 from ctxdeploy.core.errors import CheckpointError
 from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import printable
+from ctxdeploy.export.checkpoint_records import PCA, ArrayKind, ArrayRecord, Ignored, PcaRecord
 
 _HEAD = 4096
 _TAR_MARK = 257
@@ -51,35 +52,25 @@ _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
 )
 
 
-class _Ignored:
-    """Stands for numbers of numpy and options of a program, which say nothing of the network; none is run."""
-
-    def __new__(cls, *_: Any) -> "_Ignored":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def _plain_dict(*_factory: Any) -> dict[Any, Any]:
     return {}
 
 
-# What stands for the names in checkpoints that PyTorch does not know. HOW's own files carry training scores, a
-# defaultdict of lists with numpy floats in it; Lightning's and mast3r's carry the options of the program.
-_IGNORED = (
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    *(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
-    *(f"pathlib._local.{kind}" for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
-)
+# What stands for the names in checkpoints that PyTorch does not know.
+_RECORDS: dict[str, type] = {
+    "numpy.dtype": ArrayKind,
+    "numpy.ndarray": Ignored,
+    **{f"numpy.{core}.multiarray._reconstruct": ArrayRecord for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": Ignored for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": Ignored for core in ("core", "_core")},
+    "argparse.Namespace": Ignored,
+    "types.SimpleNamespace": Ignored,
+    **{
+        f"pathlib.{place}{kind}": Ignored
+        for place in ("", "_local.")
+        for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    },
+}
 _DICTIONARIES = (
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
@@ -112,8 +103,7 @@ def read(path: Path) -> dict[Any, Any]:
     if _is_safetensors(head):
         return _safetensors(path)
     _refuse_others(path, head)
-    _look_through(path, head)
-    content = _loaded(path)
+    content = _loaded(path, _look_through(path, head))
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__} instead of a dictionary: "
@@ -182,19 +172,25 @@ def _damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {what}; copy or fetch it again")
 
 
-def _look_through(path: Path, head: bytes) -> None:
-    """Check the pickles of a file before they are run: the names that they ask for, their protocol, their sizes."""
+def _look_through(path: Path, head: bytes) -> set[str]:
+    """Check the pickles of a file before they are run: the names that they ask for, their protocol, their sizes.
+
+    Returns:
+        The names.
+    """
+    names: set[str] = set()
     if head.startswith(b"PK"):
         with _opened_zip(path) as archive:
-            _check_pickle(path, io.BytesIO(archive.read(_pickle_of(path, archive))))
+            _check_pickle(path, io.BytesIO(archive.read(_pickle_of(path, archive))), names)
             _check_sums(path, archive)
-        return
+        return names
     with path.open("rb") as file:
         # The magic number, PyTorch's version, the machine, the content, and the keys of what follows.
         for number in range(_OLD_PICKLES if _OLD_MAGIC in head[:32] else 1):
-            _check_pickle(path, file, is_content=number in (0, _OLD_CONTENT))
+            _check_pickle(path, file, names, is_content=number in (0, _OLD_CONTENT))
     if _OLD_MAGIC not in head[:32]:
         raise _not_one(path, "it is a pickle that torch.save did not write", "save it with  torch.save(content, path)")
+    return names
 
 
 def _opened_zip(path: Path) -> zipfile.ZipFile:
@@ -239,13 +235,14 @@ def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
         raise _damaged(path, f"its part {printable(broken)} is not what was written")
 
 
-def _check_pickle(path: Path, file: IO[bytes], *, is_content: bool = True) -> None:
+def _check_pickle(path: Path, file: IO[bytes], names: set[str], *, is_content: bool = True) -> None:
     protocol, unread = 0, ""
     try:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "PROTO":
                 protocol = int(argument or 0)
             elif opcode.name in ("GLOBAL", "INST"):
+                names.add(str(argument).replace(" ", ".", 1))
                 _check_name(path, str(argument).replace(" ", ".", 1))
             elif not (unread or _READ.fullmatch(opcode.name)):
                 unread = opcode.name
@@ -259,18 +256,19 @@ def _check_pickle(path: Path, file: IO[bytes], *, is_content: bool = True) -> No
 
 
 def _check_name(path: Path, name: str) -> None:
-    if not (_ADMITTED.fullmatch(name) or name in _IGNORED or name in _DICTIONARIES):
+    if not (_ADMITTED.fullmatch(name) or name in _RECORDS or name in _DICTIONARIES or PCA.fullmatch(name)):
         raise CheckpointError(
             f"{path} holds more than tensors and numbers ({printable(name)[:120]}); it is not loaded, as that could "
             "run code: save the tensors alone, with  torch.save(network.state_dict(), path)"
         )
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path, names: set[str]) -> Any:
     import torch
 
     known: list[Any] = [(_plain_dict, "collections.defaultdict"), list, dict]
-    known += [(_Ignored, name) for name in _IGNORED] + [(dict, name) for name in _DICTIONARIES]
+    known += [(record, name) for name, record in _RECORDS.items()] + [(dict, name) for name in _DICTIONARIES]
+    known += [(PcaRecord, name) for name in names if PCA.fullmatch(name)]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(known):
             warnings.simplefilter("ignore")  # PyTorch's, of protocols and of classes that it means to take out

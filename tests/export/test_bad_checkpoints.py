@@ -116,7 +116,7 @@ def without(name: str) -> Callable[[Content], None]:
     [
         (option("lit", {"T": 6, "N": 256, "dim": 1024}), "'lit' and 'smoothing': a FIRe network has no smoothing"),
         (option("whiten_twice", True), "unknown options: whiten_twice"),
-        (option("architecture", "vgg16"), "architecture 'vgg16' is not one of resnet18, resnet34, resnet50, resnet101"),
+        (option("architecture", "vgg19"), "architecture 'vgg19' is not one of resnet18, resnet34, resnet50, resnet101"),
         (option("skip_layer", 2), "skip_layer 2: use 0 or 1"),
         (option("skip_layer", "one"), "skip_layer .one. is not a whole number"),
         (option("dim_reduction", {"dim": 100_000}), r"dimension 100000 is outside 1..256"),
