@@ -10,6 +10,8 @@ from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.export.checkpoint_file import read
+from ctxdeploy.export.forms import Published, Whitening, published
+from ctxdeploy.export.forms.form import FINAL, file_words
 from ctxdeploy.export.networks.bare import bare_config
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.networks.families import FAMILIES, build, family_of, state_shapes
@@ -31,12 +33,13 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        form: ``how``, ``how-2020``, ``ctx``, ``fire`` or ``bare``.
+        form: ``how``, ``how-2020``, ``ctx``, ``fire``, ``bare``, ``cirtorch``, ``solar`` or ``dirtorch``.
         config: the network it describes.
         extraction: the scales and the number of descriptors that it was trained to be used with.
         image_size: the longest side that it was trained to be used with, in pixels.
         state: the network's tensors, by the file's own names without prefixes of wrappers.
         remarks: what was left out, taken off or taken for granted, as people are told.
+        names: what the names of tensors begin with, in the network and in the file, where ``state`` has the former.
     """
 
     path: Path
@@ -46,6 +49,11 @@ class Checkpoint:
     image_size: int
     state: Mapping[str, "Tensor"]
     remarks: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+
+    def shown(self, name: str) -> str:
+        """Return the file's name of a network's tensor."""
+        return file_words(self.names, name) if self.names else file_name(name)
 
     def network(self, extraction: Extraction | None = None) -> "DescriptorNetwork":
         """Return the network with its weights, in evaluation mode, float32.
@@ -83,17 +91,17 @@ class Checkpoint:
         given = {module_name(name): tensor for name, tensor in self.state.items()}
         self._refuse(
             {
-                "missing": [file_name(n) for n in expected if n not in given and not n.endswith(_STEPS)],
-                "unexpected": [file_name(name) for name in given if name not in expected],
+                "missing": [self.shown(n) for n in expected if n not in given and not n.endswith(_STEPS)],
+                "unexpected": [self.shown(name) for name in given if name not in expected],
                 "of another shape": [
-                    f"{file_name(name)} {tuple(given[name].shape)} instead of {shape}"
+                    f"{self.shown(name)} {tuple(given[name].shape)} instead of {shape}"
                     for name, shape in expected.items()
                     if name in given and given[name].shape != shape
                 ],
             }
         )
         other = [
-            f"{file_name(name)} ({str(tensor.dtype).removeprefix('torch.')})"
+            f"{self.shown(name)} ({str(tensor.dtype).removeprefix('torch.')})"
             for name, tensor in given.items()
             if not (name.endswith(_STEPS) or _is_float(tensor))
         ]
@@ -109,12 +117,12 @@ class Checkpoint:
         self._refuse(
             {
                 "negative": [
-                    file_name(name)
+                    self.shown(name)
                     for name, tensor in given.items()
                     if name.endswith("running_var") and bool((tensor < 0).any())
                 ],
-                "not finite": [file_name(name) for name, tensor in given.items() if not bool(tensor.isfinite().all())],
-                "all zero": [file_name(name) for name in given if name in needed and not bool(given[name].any())],
+                "not finite": [self.shown(name) for name, tensor in given.items() if not bool(tensor.isfinite().all())],
+                "all zero": [self.shown(name) for name in given if name in needed and not bool(given[name].any())],
             }
         )
 
@@ -139,12 +147,15 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def load_checkpoint(path: str | Path, *, architecture: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, *, architecture: str | None = None, whitening: Whitening | None = None
+) -> Checkpoint:
     """Read a checkpoint file.
 
     Args:
         path: the file.
         architecture: label of the trunk, for a file that holds tensors and does not say of which network.
+        whitening: of the finished global vector, for a file that holds several, or none.
 
     Raises:
         CheckpointError: it cannot be read, holds more than data, describes no network known here, or another trunk than
@@ -154,17 +165,43 @@ def load_checkpoint(path: str | Path, *, architecture: str | None = None) -> Che
     path = Path(path)
     trunk = None if architecture is None else Architecture.parse(architecture)
     content = read(path)
+    foreign = published(path, content, whitening or Whitening())
+    if foreign is not None:
+        loaded = _published(path, foreign)
+        return _checked(loaded, trunk)
+    if whitening not in (None, Whitening()):
+        raise ConfigError("--whitening and --whitening-power are for checkpoints of cirtorch, SOLAR and dirtorch")
     found = unwrap(path, content)
     if not found.content and found.state is not None:
         loaded = _bare(path, trunk, found.state, found.remarks)
     else:
         loaded = _described(path, found.content or content, found.state, found.remarks)
-    if trunk not in (None, loaded.config.architecture):
-        raise CheckpointError(f"{path} is of a {loaded.config.architecture.label}, not of a {architecture}")
+    return _checked(loaded, trunk)
+
+
+def _checked(loaded: Checkpoint, trunk: Architecture | None) -> Checkpoint:
+    found = loaded.config.architecture
+    if trunk not in (None, found):
+        raise CheckpointError(f"{loaded.path} is of a {found.label}, not of a {'' if trunk is None else trunk.label}")
     loaded.check()
-    if sum(_stored(loaded.state)) > path.stat().st_size:
-        raise CheckpointError(f"{path} names more numbers than it holds: it is damaged")
+    stored = {name: tensor for name, tensor in loaded.state.items() if not name.startswith(FINAL)}
+    if sum(_stored(stored)) > loaded.path.stat().st_size:
+        raise CheckpointError(f"{loaded.path} names more numbers than it holds: it is damaged")
     return loaded
+
+
+def _published(path: Path, found: Published) -> Checkpoint:
+    """Return the checkpoint of a network in the form of its authors; photos of 1024 pixels are cirtorch's."""
+    return Checkpoint(
+        path=path,
+        form=found.form,
+        config=found.config,
+        extraction=found.config.fitted(Extraction(global_dim=found.config.global_dim, global_scales=found.scales)),
+        image_size=1024,
+        state=found.state,
+        remarks=found.remarks,
+        names=found.names,
+    )
 
 
 def _stored(state: Mapping[str, "Tensor"]) -> list[int]:
@@ -237,7 +274,8 @@ def _content(path: Path, content: Mapping[Any, Any], state: Any) -> tuple[str, A
         return "how-2020", _params_of_2020(path, content["meta"]), _state_of_2020(state)
     keys = _listed([printable(str(key)) for key in content])
     raise CheckpointError(
-        f"{path} is not a checkpoint of HOW, ctx or FIRe: it has neither '_version' nor 'meta', but {keys}"
+        f"{path} is not a checkpoint of HOW, ctx, FIRe, cirtorch, SOLAR or dirtorch: it has neither '_version' nor "
+        f"'meta', but {keys}"
     )
 
 

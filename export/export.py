@@ -16,6 +16,7 @@ from ctxdeploy.core.targets import ONNXRUNTIME, OPENVINO, PRECISIONS, TARGETS
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
+from ctxdeploy.export.forms import Whitening
 from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.networks.config import Architecture
 from ctxdeploy.export.parity.matching import Matching
@@ -41,6 +42,8 @@ class ExportConfig:
         global_scales: factors of the image pyramid of the global descriptor.
         image_size: longest side of a photo in pixels.
         architecture: label of the trunk, for a checkpoint that is a bare state dict.
+        whitening: of the finished global vector, see ``ctxdeploy.export.forms.Whitening``.
+        whitening_power: of the variances by which a PCA divides.
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
@@ -92,6 +95,16 @@ class ExportConfig:
         choices=tuple(architecture.label for architecture in Architecture),
         default_text="the checkpoint's",
     )
+    whitening: str | None = setting(
+        None,
+        "--whitening",
+        "Learned whitening or PCA of a global descriptor: a file with {m, P}, a set of the checkpoint's, or none.",
+        metavar="FILE|SET|none",
+        default_text="the checkpoint's usual one",
+    )
+    whitening_power: float = setting(
+        0.25, "--whitening-power", "Of the variances by which a PCA (dirtorch) divides.", metavar="P"
+    )
     draft: bool = setting(False, "--draft", "Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
     inline: bool = setting(False, "--inline", "Standard operators only: our own operators' bodies in their place.")
     max_batch: int = 64
@@ -102,6 +115,12 @@ class ExportConfig:
         if self.max_batch < 1:
             raise ConfigError(f"the largest batch, max_batch, is {self.max_batch}: give 1 or more")
         plan(self.targets, self.precisions)
+        Whitening(source=self.whitening, power=self.whitening_power)
+
+    def load(self, checkpoint: str | Path) -> Checkpoint:
+        """Return the checkpoint of a file, with the trunk and the whitening that were chosen."""
+        whitening = Whitening(source=self.whitening, power=self.whitening_power)
+        return load_checkpoint(checkpoint, architecture=self.architecture, whitening=whitening)
 
     def extraction(self, checkpoint: Checkpoint) -> Extraction:
         """Return scales, K and D for a checkpoint.
@@ -201,7 +220,7 @@ def export_bundle(
     if output.exists():
         raise BundleError(f"{output} exists: choose another -o, or remove it first")
     display.say("loading the checkpoint")
-    loaded = load_checkpoint(checkpoint, architecture=config.architecture)
+    loaded = config.load(checkpoint)
     for remark in loaded.remarks:
         display.say(f"{loaded.path.name}: {remark}")
     jobs, remarks = plan(config.targets, config.precisions)

@@ -43,7 +43,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Turn a CHECKPOINT of HOW, ctx or FIRe into a bundle of artefacts that were compared with PyTorch on photos.
+    """Turn the CHECKPOINT of a network into a bundle of artefacts that were compared with PyTorch on photos.
 
     CHECKPOINT is a file, or the name of a model that  ctxdeploy models  lists.
 
@@ -112,9 +112,7 @@ def _check_together(config: ExportConfig, serving: TritonConfig, calibrate: Path
 
 
 def _check_codebook(codebook: Path, checkpoint: Path, config: ExportConfig) -> None:
-    from ctxdeploy.export import load_checkpoint
-
-    read_codebook(codebook, load_checkpoint(checkpoint, architecture=config.architecture).config.descriptor_dim)
+    read_codebook(codebook, config.load(checkpoint).config.descriptor_dim)
 
 
 def _photos(
@@ -123,10 +121,9 @@ def _photos(
     """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
     if photos is None and calibrate is None:
         return None, None
-    from ctxdeploy.export import load_checkpoint
     from ctxdeploy.export.parity import folder_calibration, folder_parity_photos
 
-    preprocessing = config.preprocessing(load_checkpoint(checkpoint, architecture=config.architecture))
+    preprocessing = config.preprocessing(config.load(checkpoint))
     chosen = None if photos is None else folder_parity_photos(photos, preprocessing)
     if calibrate is None:
         return chosen, None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.export.graph.tracing import OPSET, trace
-from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
+from ctxdeploy.export.networks.config import Edges, NetworkConfig, Pooling, Refinement
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
 from ctxdeploy.export.networks.operators import DOMAIN, emit_operators
 from ctxdeploy.export.networks.refinement import graph_convolution, graph_rows
@@ -137,6 +137,16 @@ def functions_of(config: NetworkConfig) -> list[Any]:
         dynamic = ({0: "b", 1: "n"}, *({} for _ in weights))
         module = _LocalFeatureIntegration(config.lit.steps)
         functions.append(_function("LocalFeatureIntegration", module, inputs, dynamic, ("steps",)))
+    return functions + _global_functions(config.pooling, config.channels)
+
+
+def _global_functions(pooling: Pooling | None, channels: int) -> list[Any]:
+    """Return the functions of a global descriptor."""
+    if pooling is None:
+        return []
+    functions = [second_order_function()] if pooling.second_order else []
+    if pooling.regional or pooling.kind == "rmac":
+        functions.append(region_function(channels, largest=pooling.kind in ("mac", "rmac")))
     return functions
 
 

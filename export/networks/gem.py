@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Gem(Family):
-    """A global descriptor by GeM, MAC or SPoC, with whitenings or without."""
+    """A global descriptor by GeM, MAC, SPoC or R-MAC, with whitenings and second-order attention or without."""
 
     label = "gem"
-    description = "a global descriptor: GeM, MAC or SPoC, whitening (Radenović, Tolias, Chum, TPAMI 2018)"
+    description = "a global descriptor: GeM, MAC, SPoC, R-MAC, whitening (Radenović, Tolias, Chum, TPAMI 2018)"
     version = "ctx/1"
     options = frozenset({"pooling"})
 
@@ -33,6 +33,10 @@ class Gem(Family):
         return {"pooling": None if config.pooling is None else config.pooling.metadata()}
 
     def build(self, config: NetworkConfig, extraction: "Extraction") -> "DescriptorNetwork":
+        if config.pooling is not None and config.pooling.second_order:
+            from ctxdeploy.export.networks.solar import SolarNetwork
+
+            return SolarNetwork(config, extraction)
         from ctxdeploy.export.networks.global_network import GlobalNetwork
 
         return GlobalNetwork(config, extraction)

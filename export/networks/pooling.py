@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.pooling_config import Pooling
+from ctxdeploy.export.networks.regions import region_vectors
 
 # Activations are at least this before they are raised to a power (cirtorch, dirtorch and DELG alike).
 _FLOOR = 1e-6
@@ -52,10 +52,47 @@ class Spoc(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+class RegionalPool(nn.Module):
+    """Sum of the vectors of R-MAC's regions, each of length 1: of their maxima, or of another pooling within them.
+
+    Args:
+        pooling: ``kind`` ``rmac`` or ``mac`` takes maxima, ``gem`` means of powers, ``spoc`` means.
+        channels: of the feature map.
+    """
+
+    def __init__(self, pooling: Pooling, channels: int) -> None:
+        super().__init__()
+        self.kind = pooling.kind
+        self.rpool = GeM(pooling.fixed_p) if pooling.kind == "gem" else None
+        self.whiten = nn.Linear(channels, channels) if pooling.regional_whitening else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rpool is not None:
+            means, there = region_vectors(torch.clamp(x, min=_FLOOR) ** self.rpool.p, largest=False)
+            vectors = means ** (1 / self.rpool.p)
+        else:
+            vectors, there = region_vectors(x, largest=self.kind != "spoc")
+        vectors = _unit_rows(vectors)
+        if self.whiten is not None:
+            vectors = _unit_rows(self.whiten(vectors))
+        return (vectors * there[:, None]).sum(dim=1)
+
+
+def _unit_rows(x: Tensor) -> Tensor:
+    return x / (torch.linalg.vector_norm(x, dim=2, keepdim=True) + 1e-6)
+
+
+def centred(x: Tensor, bias: float) -> Tensor:
+    """Return a map with its middle weighted by 1 + ``bias``: a grid of 4×4, resized bilinearly, corners aligned."""
+    grid = F.pad(x.new_full((1, 1, 2, 2), bias), (1, 1, 1, 1)) + 1
+    weights = F.interpolate(grid, size=(x.shape[2], x.shape[3]), mode="bilinear", align_corners=True)
+    return x * weights
+
+
 def pool_of(pooling: Pooling, channels: int) -> nn.Module:
     """Return what makes B×C of B×C×H×W."""
     if pooling.regional or pooling.kind == "rmac":
-        raise ConfigError(f"pooling of kind {pooling.kind!r} over regions is not known here: upgrade ctxdeploy")
+        return RegionalPool(pooling, channels)
     if pooling.kind == "gem":
         return GeM(pooling.fixed_p)
     return Mac() if pooling.kind == "mac" else Spoc()
@@ -88,6 +125,8 @@ class GlobalHead(nn.Module):
         """Return the vector of one scale, B×D from B×C×H×W."""
         if self.local_whitening is not None:
             x = F.conv2d(x, self.local_whitening.weight[:, :, None, None], self.local_whitening.bias)
+        if self.pooling.center_bias:
+            x = centred(x, self.pooling.center_bias)
         pooled: Tensor = self.pool(x)
         if self.whitening is None:
             return unit(pooled, self.pooling.norm)

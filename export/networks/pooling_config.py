@@ -31,6 +31,8 @@ class Pooling:
         norm: ``added``, x / (‖x‖ + 1e-6), as cirtorch and SOLAR; ``floored``, x / max(‖x‖, 1e-12): dirtorch, DELG.
         over_scales: ``mean``; ``gem``, the mean of powers with the power of the pooling (cirtorch without whitening);
             ``signed``, cubes that keep their sign (dirtorch).
+        center_bias: b of a weight of 1 + b in the middle of the map and 1 around it (dirtorch); 0 without.
+        second_order: layers of a ResNet, 3 and 4, after which second-order attention stands (SOLAR).
         beside_local: the network gives local descriptors as well (DELG).
     """
 
@@ -44,6 +46,8 @@ class Pooling:
     final_dim: int | None = None
     norm: str = "added"
     over_scales: str = "mean"
+    center_bias: float = 0.0
+    second_order: tuple[int, ...] = ()
     beside_local: bool = False
 
     def __post_init__(self) -> None:
@@ -64,20 +68,31 @@ class Pooling:
             raise ConfigError(f"pooling: fixed_p {self.fixed_p!r}: give 1 to 100, and only with kind 'gem'")
         if self.over_scales == "gem" and (self.kind != "gem" or self.regional or self.dim is not None):
             raise ConfigError("pooling: over_scales 'gem' needs kind 'gem', neither regional nor with a dim")
+        self._check_parts()
         if self.regional_whitening and not self.regional:
             raise ConfigError("pooling: regional_whitening needs regional")
         if self.kind == "rmac" and self.regional:
             raise ConfigError("pooling: kind 'rmac' has regions already: give regional with 'mac', or leave it out")
 
+    def _check_parts(self) -> None:
+        if type(self.center_bias) is not float or not 0 <= self.center_bias <= 100:
+            raise ConfigError(f"pooling: center_bias {self.center_bias!r} is not a number in 0..100")
+        if self.second_order not in ((), (3,), (4,), (3, 4)):
+            raise ConfigError(
+                f"pooling: second_order {self.second_order!r}: attention stands after layers 3, 4 or both"
+            )
+
     def metadata(self) -> dict[str, Any]:
         """Return the settings that are not the usual ones, which ``parse`` reads; ``kind`` always."""
         usual = asdict(type(self)())
-        return {"kind": self.kind} | {name: value for name, value in asdict(self).items() if value != usual[name]}
+        unusual = {name: value for name, value in asdict(self).items() if value != usual[name]}
+        return {"kind": self.kind} | {n: list(v) if isinstance(v, tuple) else v for n, v in unusual.items()}
 
     @classmethod
     def parse(cls, metadata: Mapping[str, Any]) -> "Pooling":
         """Return what ``metadata`` wrote; ``ConfigError`` names what is wrong with it."""
         try:
-            return cls(**metadata)
+            layers = tuple(metadata.get("second_order", ()))
+            return cls(**{**metadata, "second_order": layers})
         except TypeError as error:
             raise ConfigError(f"pooling: {error}") from error

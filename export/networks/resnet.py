@@ -79,8 +79,13 @@ class ResNetTrunk(nn.Module):
                 channels = width * block.expansion
             self.add_module(name, nn.Sequential(*blocks))
 
+    def root(self, x: Tensor) -> Tensor:
+        """Return what the first layer takes, a quarter of the input's sides."""
+        found: Tensor = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.root(x)
         for name in self.layers:
             x = self.get_submodule(name)(x)
         return x

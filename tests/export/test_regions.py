@@ -1,6 +1,8 @@
 """R-MAC's regions in the graph: for every size the authors' ones, in PyTorch and through the ONNX function."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ctxdeploy.export.networks import GlobalHead, Pooling
+from ctxdeploy.export.networks.pooling import RegionalPool
 from ctxdeploy.export.networks.regions import LEVELS, REGIONS, extra_regions, pooled_regions
 
 # Ties of the number of regions (3×11, 25×61), places rounded down (2×32, 6×35), maps of a row, a column, a cell.
 SIZES = [(1, 1), (1, 5), (7, 1), (2, 2), (3, 3), (3, 11), (25, 61), (2, 32), (35, 6), (24, 32), (32, 16), (9, 9)]
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "data" / "golden" / "global.json"
+
+
+@pytest.fixture(scope="module")
+def golden() -> Any:
+    if not GOLDEN.is_file():
+        pytest.skip("the numbers of the authors' modules lie in ../shared")
+    return json.loads(GOLDEN.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +96,26 @@ def test_through_the_function(reference: Any, proto_session: Callable[..., Any],
 
     run = proto_session(region_function(5, largest=largest), {"x": 4}, [3, 1])
     check(reference, lambda x, _: run(x.numpy()), largest)
+
+
+def ruled(shape: tuple[int, ...], j: int | None = None) -> torch.Tensor:
+    i = np.arange(int(np.prod(shape)), dtype=np.float64)
+    values = np.sin(0.37 * i) ** 2 + 0.1 * np.cos(0.011 * i) if j is None else 0.2 * np.sin(0.013 * i + j)
+    return torch.from_numpy(values.astype(np.float32).reshape(shape))
+
+
+def test_poolings_over_regions_are_those_of_the_authors(golden: Any) -> None:
+    x = ruled((1, 6, 7, 11))
+    with torch.no_grad():
+        found = RegionalPool(Pooling(kind="rmac"), 6)(x)[0].numpy()
+        np.testing.assert_allclose(found, golden["rmac L=3"], rtol=1e-5)
+        for pooling, wanted in (
+            (Pooling(kind="rmac"), golden["rmac then l2n"]),
+            (Pooling(kind="mac", regional=True), golden["Rpool(MAC), no whitening"]),
+            (Pooling(kind="mac", regional=True, regional_whitening=True), golden["Rpool(MAC), whitening"]),
+        ):
+            head = GlobalHead(6, pooling)
+            if pooling.regional_whitening:
+                head.pool.whiten.weight.copy_(ruled((6, 6), 0))
+                head.pool.whiten.bias.copy_(ruled((6,), 1))
+            np.testing.assert_allclose(head.describe(x)[0].numpy(), wanted, rtol=1e-5, atol=1e-6)
