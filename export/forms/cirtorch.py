@@ -151,8 +151,8 @@ def _learned(
     name, _, kind = (source or "").partition("/")
     name = name or next(n for n in (_USUAL_SET, *sorted(map(str, sets))) if n in sets)
     kind = kind or "ms"
-    pair = sets[name].get(kind) if isinstance(sets.get(name), Mapping) else None
-    if pair is None:
+    kinds = sets.get(name)
+    if not isinstance(kinds, Mapping) or kind not in kinds:
         there = ", ".join(printable(one) for one in known) or "none"
         raise CheckpointError(
             f"{path}: --whitening {printable(str(source))} is neither a file nor a whitening of its meta['Lw'], "
@@ -160,7 +160,9 @@ def _learned(
         )
     others = [printable(one) for one in known if one != f"{name}/{kind}"]
     said = f"its learned whitening (Lw) of {printable(name)}/{kind} is applied"
-    return _layer(path, pair, dim), [said + (f"; --whitening takes another: {', '.join(others)}" if others else "")]
+    return _layer(path, kinds[kind], dim), [
+        said + (f"; --whitening takes another: {', '.join(others)}" if others else "")
+    ]
 
 
 def _layer(path: Path, pair: Any, dim: int) -> dict[str, "Tensor"]:

@@ -79,7 +79,8 @@ class RegionalPool(nn.Module):
 
 
 def _unit_rows(x: Tensor) -> Tensor:
-    return x / (torch.linalg.vector_norm(x, dim=2, keepdim=True) + 1e-6)
+    rows: Tensor = x / (torch.linalg.vector_norm(x, dim=2, keepdim=True) + 1e-6)
+    return rows
 
 
 def centred(x: Tensor, bias: float) -> Tensor:
