@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ctxdeploy.export.graph.tracing import OPSET, trace
-from ctxdeploy.export.networks.config import Edges, NetworkConfig, Pooling, Refinement
+from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
 from ctxdeploy.export.networks.operators import DOMAIN, emit_operators
+from ctxdeploy.export.networks.pooling_config import Pooling
 from ctxdeploy.export.networks.refinement import graph_convolution, graph_rows
 from ctxdeploy.export.networks.regions import pooled_regions
 from ctxdeploy.export.networks.second_order import attend
