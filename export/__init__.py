@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
     from ctxdeploy.export.checkpoint_writer import save_checkpoint, save_tensors
     from ctxdeploy.export.export import ExportConfig, Exported, export_bundle
+    from ctxdeploy.export.tensor_bundle import TensorBundle
     from ctxdeploy.export.triton import TritonConfig, write_model_repository
     from ctxdeploy.export.untrained import untrained_network
 
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "ExportConfig",
     "Exported",
+    "TensorBundle",
     "TritonConfig",
     "export_bundle",
     "load_checkpoint",
@@ -45,6 +47,7 @@ _HOMES = {
     "ExportConfig": "export",
     "Exported": "export",
     "REJECTED": "bundle_builder",
+    "TensorBundle": "tensor_bundle",
     "TritonConfig": "triton",
     "export_bundle": "export",
     "load_checkpoint": "checkpoint",

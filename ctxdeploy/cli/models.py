@@ -6,10 +6,11 @@ import click
 
 from ctxdeploy.cli.options import PATH, check_there, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
+from ctxdeploy.core.bundle import CODEBOOK
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
-from ctxdeploy.models import PUBLISHED, DownloadConfig, ModelInfo, find_checkpoint, list_models, models_folder
+from ctxdeploy.models import DownloadConfig, ModelInfo, find_checkpoint, list_models, models_folder
 from ctxdeploy.models.pulling import MIRROR, address, find_published, pull, remove
 from ctxdeploy.models.release import ReleaseConfig, card_text, release_model
 
@@ -31,11 +32,26 @@ def command(context: click.Context, as_json: bool) -> None:
 def _print(model: ModelInfo) -> None:
     size = "" if model.bytes is None else f", {model.bytes / 1e6:.1f} MB"
     dim = "" if model.dim is None else f", {model.dim} dimensions"
+    whole = "" if model.global_dim is None else f", global {model.global_dim} dimensions"
     words = "" if model.words is None else f", {model.words:,} words"
-    where = f"fetch it with  ctxdeploy models pull {model.name}" if model.path is None else printable(str(model.path))
-    echo(f"{model.name}: {printable(model.what)}{dim}{words}{size}")
+    echo(f"{model.name}: {printable(model.what)}{dim}{whole}{words}{size}")
     echo(f"    licence: {printable(model.licence)}")
-    echo(f"    {where}")
+    if model.sha256 is not None and model.path is None:
+        length = "not published" if model.file_bytes is None else f"{model.file_bytes:,} bytes"
+        echo(f"    {model.sha256}; size: {length}")
+    echo(f"    {_where(model)}")
+
+
+def _where(model: ModelInfo) -> str:
+    """Return where a model is, or what to do to have it."""
+    if model.path is not None:
+        return printable(str(model.path))
+    if model.kind == "unavailable":
+        return printable(str(model.problem))
+    pull_it = f"ctxdeploy models pull {model.name}"
+    return (
+        f"open {model.url} in a browser, then  {pull_it} --file FILE" if model.by_hand else f"fetch it with  {pull_it}"
+    )
 
 
 @command.command("release")
@@ -85,8 +101,9 @@ def release_command(
 
 
 @command.command("pull")
-@click.argument("name", metavar=f"[{'|'.join(PUBLISHED)}]")
+@click.argument("name")
 @click.option("--url", metavar="URL", help=f"Fetch from here [default: {MIRROR}/FILE, or the authors' address].")
+@click.option("--file", "local", type=PATH, metavar="FILE", help="Take this file, which you downloaded yourself.")
 @click.option("--to", type=PATH, metavar="DIR", help="Folder of models [default: in CTXDEPLOY_HOME, or for this user].")
 @click.option("--accept-licence", is_flag=True, help="Agree to terms that are more than attribution.")
 @options_of(DownloadConfig)
@@ -95,12 +112,15 @@ def release_command(
 def pull_command(
     name: str,
     url: str | None,
+    local: Path | None,
     to: Path | None,
     accept_licence: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Fetch a checkpoint that its authors published, export it, and keep it under its NAME.
+    """Fetch a checkpoint or a codebook that its authors published, export it, and keep it under its NAME.
+
+    The names, and what cannot be had, are listed by  ctxdeploy models.
 
     Run it again after an interruption: a file that has arrived is not fetched again. The folder of models is
     $CTXDEPLOY_HOME/models, else ctxdeploy/models in $XDG_DATA_HOME or ~/.local/share; a model in another folder is
@@ -108,7 +128,9 @@ def pull_command(
     """
 
     model = find_published(name, agreed=accept_licence)
-    source, folder = address(model, url), to or models_folder()
+    if url is not None and local is not None:
+        raise ConfigError("--url and --file exclude each other: the file is here, or it is fetched")
+    source, folder = local or address(model, url), to or models_folder()
     display = Display(quiet=quiet, as_json=as_json)
     echo(f"ctxdeploy: {name}: licence {model.licence}", err=True)
     try:
@@ -118,16 +140,20 @@ def pull_command(
         raise
     origin = pulled.origin
     if as_json:
-        facts = {"name": name, "model": str(pulled.bundle.path), "new": pulled.new, "licence": model.licence}
+        facts = {"name": name, "model": str(pulled.path), "new": pulled.new, "licence": model.licence}
         print_json({**facts, "origin": None if origin is None else vars(origin)})
         return
     state = "fetched" if pulled.new else "was here already"
-    echo(f"{name}: {state}, {printable(str(pulled.bundle.path))}")
+    echo(f"{name}: {state}, {printable(str(pulled.path))}")
     if origin is not None:
         known = "the known one" if origin.known_sha256 else "not known to ctxdeploy before; recorded with the model"
         echo(f"  {origin.bytes:,} bytes, sha256 {origin.sha256} ({known})")
+    if pulled.bundle is None:
+        given = name if folder == models_folder() else printable(str(pulled.path / CODEBOOK))
+        echo(f"  use it with  --codebook {given}")
+        return
     echo(f"  {parity_line(pulled.bundle.artefact())}")
-    given = name if folder == models_folder() else printable(str(pulled.bundle.path))
+    given = name if folder == models_folder() else printable(str(pulled.path))
     echo(f"  use it with  --model {given}")
 
 

@@ -17,6 +17,7 @@ from ctxdeploy.evaluation.dataset import DataSet
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, marks_of, share_in
 from ctxdeploy.indexing.config import NO_LIMIT
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
+from ctxdeploy.indexing.given_codebook import open_given
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Codebook
@@ -144,7 +145,7 @@ class CodebookFinder:
             ArchiveError: a codebook is damaged.
             NoPhotosError: there is no photo to train one.
         """
-        from ctxdeploy.index import Codebook, Index, open_codebook
+        from ctxdeploy.index import Codebook, Index
 
         given, bundle = self._config, extractor.bundle
         carried = bundle.codebook
@@ -152,7 +153,7 @@ class CodebookFinder:
             path = self._train(given.photos, extractor, display)
             return path, self.judge(Codebook.load(path), f"trained on {given.photos}")
         if given.file is not None:
-            return given.file, self.judge(open_codebook(given.file), f"file {given.file}")
+            return given.file, self.judge(open_given(given.file), f"file {given.file}")
         if is_archive(self._archive):
             own = _codebook_of(self._archive)
             is_models = carried is not None and carried.id == own.id

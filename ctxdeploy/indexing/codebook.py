@@ -21,6 +21,7 @@ from ctxdeploy.core.reading import open_regular
 from ctxdeploy.core.text import name_bytes
 from ctxdeploy.indexing.config import FailureLimit
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
+from ctxdeploy.indexing.given_codebook import open_given, own_file
 from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
@@ -38,16 +39,14 @@ def read_codebook(file: Path, dim: int) -> "Codebook":
     """Read every byte of a codebook's file and return it.
 
     Args:
-        file: what ``Codebook.save`` or the package ``asmk`` wrote.
+        file: what ``open_given`` takes.
         dim: of the descriptors that it is for.
 
     Raises:
-        ConfigError: it has another dimension.
+        ConfigError: it has another dimension; see also ``open_given``.
         ArchiveError: the file is not a codebook, or damaged.
     """
-    from ctxdeploy.index import open_codebook
-
-    codebook = open_codebook(file)
+    codebook = open_given(file)
     codebook.check(str(file))
     if codebook.dim != dim:
         raise ConfigError(
@@ -84,14 +83,13 @@ def add_codebook(bundle: Bundle, file: Path) -> Bundle:
         ArchiveError: the file is not a codebook, or damaged.
         StorageError: the bundle cannot be written.
     """
-    from ctxdeploy.index.codebook import is_pickled
-
     codebook = read_codebook(file, bundle.extraction.dim)
     target = bundle.path / CODEBOOK
-    if is_pickled(file):
+    own = own_file(file)
+    if own is None:
         codebook.save(target)
     else:
-        copy_file(file, target)
+        copy_file(own, target)
     entry = CodebookFile(
         file=CODEBOOK,
         sha256=file_sha256(target),

@@ -31,6 +31,7 @@ from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codeboo
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
 from ctxdeploy.indexing.config import GLOBAL, IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
+from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.judgement import judgement_of
@@ -359,8 +360,6 @@ def check_free(archive: Path) -> None:
 
 def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
     """Raise ``ConfigError`` for what only a new archive takes, unless it was made so: the same command goes on."""
-    from ctxdeploy.index import open_codebook
-
     check_global(index, archive, config)
     if not index.keeps_local:
         if config.codebook is not None or config.words is not None or config.geometry != "none":
@@ -369,7 +368,7 @@ def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> Non
             )
         return
     words = len(index.codebook.centroids)
-    other = config.codebook is not None and open_codebook(config.codebook).id != index.codebook.id
+    other = config.codebook is not None and open_given(config.codebook).id != index.codebook.id
     if other or config.words not in (None, words):
         raise ConfigError(
             f"{archive} has a codebook of {words} words: leave out --codebook and --words, or choose another -o"

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from ctxdeploy.core.bundle import MANIFEST
+from ctxdeploy.core.bundle import CODEBOOK, MANIFEST
 from ctxdeploy.core.errors import BundleError, ConfigError
-from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED, is_name
+from ctxdeploy.models.authors import PUBLISHED, UNAVAILABLE
+from ctxdeploy.models.table import BUILT_IN, DEFAULT, is_name
 
 BUNDLE_SUFFIX = ".ctxbundle"
 
@@ -68,9 +69,36 @@ def named_model(name: str) -> Path | None:
     folder = models_folder() / name
     if (folder / MANIFEST).exists():
         return folder
-    if name in PUBLISHED:
+    published = PUBLISHED.get(name)
+    if published is not None and published.gives == "codebook":
+        raise ConfigError(f"{name} is a codebook, not a model: give it with --codebook {name}")
+    if published is not None:
         raise ConfigError(f"{name} is not on this machine: {_PULL} {name}")
+    refuse_unavailable(name)
     return None
+
+
+def refuse_unavailable(name: str) -> None:
+    """Raise ``ConfigError`` for the name of what cannot be had, with what to do instead."""
+    for entry in UNAVAILABLE:
+        if entry.name == name:
+            raise ConfigError(f"{name} cannot be had: {entry.why}; {entry.instead}")
+
+
+def find_codebook(given: Path) -> Path:
+    """Return the codebook that a name or a path means; a path where something is comes first.
+
+    Raises:
+        ConfigError: the codebook of that name can be fetched, but was not.
+    """
+    name = os.fspath(given)
+    published = None if given.exists() else PUBLISHED.get(name)
+    if published is None or published.gives != "codebook":
+        return given
+    file = models_folder() / name / CODEBOOK
+    if not file.exists():
+        raise ConfigError(f"codebook {name} is not on this machine: {_PULL} {name}")
+    return file
 
 
 def find_bundle(given: str | os.PathLike[str]) -> Path:
@@ -96,7 +124,7 @@ def find_checkpoint(given: str | os.PathLike[str]) -> Path:
     from ctxdeploy.core import bundle
 
     checkpoint = folder / Path(bundle.open(folder, check_hashes=False).source["file"]).name
-    if not checkpoint.is_file():
+    if not checkpoint.exists():
         raise ConfigError(f"model {given} came without its checkpoint: name the file")
     return checkpoint
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core import bundle
-from ctxdeploy.core.bundle import MAX_MANIFEST, Bundle
+from ctxdeploy.core.bundle import CODEBOOK, MAX_MANIFEST, Bundle
 from ctxdeploy.core.errors import BundleError
 from ctxdeploy.core.files import folder_bytes, write_json
 from ctxdeploy.core.reading import read_regular
+from ctxdeploy.models.authors import PUBLISHED, UNAVAILABLE, Published
 from ctxdeploy.models.finding import built_in, models_folder, own_names
-from ctxdeploy.models.table import BUILT_IN, DEFAULT, PUBLISHED
+from ctxdeploy.models.table import BUILT_IN, DEFAULT
 
 ORIGIN = "origin.json"
 
@@ -64,14 +65,21 @@ class ModelInfo:
 
     Attributes:
         name: that commands take.
-        kind: ``built-in``, ``fetched``, ``own`` (put into the folder of models by hand), or ``published`` (not here).
+        kind: ``built-in``, ``fetched``, ``own`` (put into the folder of models by hand), ``published`` (not here), or
+            ``unavailable`` (it cannot be had: ``problem`` says why and what to do instead).
         what: the model is, in a few words.
         licence: as far as it is known.
-        dim: of its descriptors; None if the bundle is damaged.
+        gives: ``local``, ``global``, both, or ``codebook``; None if it is not known.
+        dim: of its local descriptors, or of a codebook's words; None if it gives none, or the bundle is damaged.
+        global_dim: of its global descriptor; None if it gives none.
         words: of its codebook; None if it carries none.
         bytes: of its folder; None if it is not here.
         path: its folder; None if it is not here.
-        url: that its checkpoint can be fetched from, or was.
+        url: that its checkpoint can be fetched from, or was; a page for people where ``by_hand``.
+        by_hand: whether people must download it, since there is no address that a program can fetch.
+        file: name of what is fetched; a mirror has it under this name. None where there is nothing to fetch.
+        sha256: what the authors publish of it, in words; None where there is nothing to fetch.
+        file_bytes: of the file to fetch; None where it is not published.
         default: whether it is used where no model is named.
         problem: why it cannot be opened.
     """
@@ -80,11 +88,17 @@ class ModelInfo:
     kind: str
     what: str
     licence: str
+    gives: str | None = None
     dim: int | None = None
+    global_dim: int | None = None
     words: int | None = None
     bytes: int | None = None
     path: Path | None = None
     url: str | None = None
+    by_hand: bool = False
+    file: str | None = None
+    sha256: str | None = None
+    file_bytes: int | None = None
     default: bool = False
     problem: str | None = None
 
@@ -114,12 +128,40 @@ def list_models() -> list[ModelInfo]:
                 url=None if origin is None else origin.url,
             )
         )
+    found += [_published(model) for model in PUBLISHED.values() if model.name not in own]
     found += [
-        ModelInfo(name=m.name, kind="published", what=m.what, licence=m.licence, dim=m.dim, url=m.url)
-        for m in PUBLISHED.values()
-        if m.name not in own
+        ModelInfo(
+            name=entry.name,
+            kind="unavailable",
+            what=entry.what,
+            licence=entry.licence,
+            problem=f"cannot be had: {entry.why}; {entry.instead}",
+        )
+        for entry in UNAVAILABLE
     ]
     return found
+
+
+def _published(model: Published) -> ModelInfo:
+    """Return what is known of a model to fetch; a codebook may be here."""
+    folder = models_folder() / model.name
+    here = model.gives == "codebook" and (folder / CODEBOOK).exists()
+    return ModelInfo(
+        name=model.name,
+        kind="fetched" if here else "published",
+        what=model.what,
+        licence=model.licence,
+        gives=model.gives,
+        dim=model.dim,
+        global_dim=model.global_dim,
+        bytes=folder_bytes(folder) if here else None,
+        path=folder if here else None,
+        url=model.url or model.page,
+        by_hand=model.url is None,
+        file=model.file,
+        sha256=model.hash_text,
+        file_bytes=model.bytes,
+    )
 
 
 def _info(path: Path, *, kind: str, what: str | None, licence: str, url: str | None = None) -> ModelInfo:
@@ -135,7 +177,9 @@ def _info(path: Path, *, kind: str, what: str | None, licence: str, url: str | N
         kind=kind,
         what=what or f"{network.get('family', 'damaged')} {network.get('architecture', '')}".strip(),
         licence=licence,
-        dim=None if opened is None else opened.extraction.dim,
+        gives=None if opened is None else ", ".join(opened.extraction.gives),
+        dim=opened.extraction.dim if opened is not None and opened.extraction.top_k else None,
+        global_dim=None if opened is None else opened.extraction.global_dim or None,
         words=None if opened is None or opened.codebook is None else opened.codebook.words,
         bytes=folder_bytes(path),
         path=path,

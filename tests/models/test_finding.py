@@ -7,7 +7,9 @@ import pytest
 
 import ctxdeploy.models.finding as finding
 from ctxdeploy.core.errors import BundleError, ConfigError
-from ctxdeploy.models.table import BUILT_IN, PUBLISHED, is_name
+from ctxdeploy.models import PUBLISHED
+from ctxdeploy.models.authors import UNAVAILABLE
+from ctxdeploy.models.table import BUILT_IN, is_name
 
 
 @pytest.mark.parametrize("name", ["a", "how-r18", "A.b_c-1", "x" * 64])
@@ -23,7 +25,8 @@ def test_what_is_no_name(name: str, home: Path) -> None:
 
 def test_every_name_of_the_table_is_one_and_stands_once() -> None:
     assert all(is_name(name) for name in (*BUILT_IN, *PUBLISHED))
-    assert not set(BUILT_IN) & set(PUBLISHED)
+    unavailable = {entry.name for entry in UNAVAILABLE}
+    assert not set(BUILT_IN) & set(PUBLISHED) and not unavailable & {*BUILT_IN, *PUBLISHED}
     assert [path.name for path in map(finding.built_in, BUILT_IN)] == list(BUILT_IN)
 
 

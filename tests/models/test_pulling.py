@@ -3,8 +3,10 @@
 import hashlib
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig
 from ctxdeploy.export.parity import Retrieval
+from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.models import PUBLISHED, find_bundle, find_checkpoint
 from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.listing import list_models, read_origin
@@ -89,7 +92,7 @@ def test_a_pulled_model_is_used_by_its_name(
 def test_the_authors_addresses_are_encrypted_and_an_unverified_fetch_is_said(
     pull: Any, site: Any, checkpoint: bytes, capfd: pytest.CaptureFixture[str], home: Path
 ) -> None:
-    assert all(model.url.startswith("https://") for model in PUBLISHED.values())
+    assert all((model.url or model.page or "").startswith("https://") for model in PUBLISHED.values())
     url = f"{site.url}/how_r18.pth"
     site.files["/how_r18.pth"] = checkpoint
     known = replace(MODEL, sha256=hashlib.sha256(checkpoint).hexdigest())
@@ -190,6 +193,10 @@ def test_one_process_writes_the_folder_of_models(pull: Any, home: Path, site: An
         (["pull", "fire"], 2, "CC BY-NC-SA 4.0 (attribution, no commercial use"),
         (["pull", "ctx-small"], 2, "ctx-small is built in"),
         (["pull", "resnet"], 2, "choose one of how-r18, how-r50, fire"),
+        (["pull", "rmac-gordo"], 2, "cannot be had: its trained weights exist for Caffe alone; take gem-w-r101-gl18"),
+        (["pull", "ap-gem-r101"], 2, "models pull ap-gem-r101 --file FILE"),
+        (["pull", "ap-gem-r101", "--file", "missing.pt"], 2, "--file missing.pt is not a file"),
+        (["pull", "how-r18", "--file", "a", "--url", "http://h/b"], 2, "--url and --file exclude each other"),
         (["pull", "how-r18", "--url", "ftp://host/a"], 2, "is not an address"),
         (["remove", "ctx-small"], 2, "ctx-small is built in"),
         (["remove", "../work"], 2, "there is no model '../work'"),
@@ -225,11 +232,119 @@ def test_the_command_from_a_mirror(
 
 
 def test_addresses_are_those_of_the_authors_repositories() -> None:
-    assert {name: model.file for name, model in PUBLISHED.items()} == {
-        "how-r18": "how_r18.pth",
-        "how-r50": "how_r50-.pth",
-        "fire": "fire.pth",
-    }
-    for model in PUBLISHED.values():
-        pulling.check_url(model.url)
+    files = {name: model.file for name, model in PUBLISHED.items()}
+    assert (files["how-r50"], files["fire"]) == ("how_r50-.pth", "fire.pth")
+    assert files["solar-r101"] == "resnet101-solar-best.pth"
+    assert len(set(files.values())) == len(files)  # a mirror has them in one folder
+    for name, model in PUBLISHED.items():
+        pulling.check_url(model.url or model.page or "")
+        assert name.startswith("gem-") == (model.sha256_prefix is not None)
+        assert model.gives in ("local", "global", "local, global", "codebook")
+        assert ("global" in model.gives) == (model.global_dim is not None)
+        assert (model.gives == "global") == (model.dim is None)
         assert (model.terms is not None) == ("NC" in model.licence)
+
+
+def test_the_digits_in_a_file_s_name_are_compared(pull: Any, site: Any, checkpoint: bytes, home: Path) -> None:
+    digest = hashlib.sha256(checkpoint).hexdigest()
+    named = {digits: replace(MODEL, file=f"gem-{digits}.pth") for digits in (digest[:7], "0" * 7)}
+    for model in named.values():
+        site.files[f"/{model.file}"] = checkpoint
+    with pytest.raises(DownloadError, match=r"should begin with 0000000, as the name gem-0000000\.pth says"):
+        pull(named["0" * 7])
+    pulled = pull(named[digest[:7]])
+    assert pulled.origin is not None and not pulled.origin.known_sha256
+    assert named[digest[:7]].hash_text == f"sha256: begins with {digest[:7]}, as the file's name says"
+    assert MODEL.hash_text == "sha256: not published"
+
+
+def test_a_published_size_is_compared(pull: Any, checkpoint: bytes) -> None:
+    with pytest.raises(DownloadError, match=r"instead of 17: it is not the authors' file, and was removed"):
+        pull(replace(MODEL, bytes=17))
+    assert pull(replace(MODEL, bytes=len(checkpoint))).new
+
+
+def test_a_file_that_was_downloaded_by_hand(
+    call: Any, site: Any, home: Path, checkpoint: bytes, exports: list[Path]
+) -> None:
+    Path("mine.pth").write_bytes(checkpoint)
+    result = call("models", "pull", "how-r18", "--file", "mine.pth", "--json")
+    assert result.code == 0 and result.json[0]["origin"]["url"] == "file:mine.pth", result.err
+    assert site.requests == [] and Path("mine.pth").exists()
+    assert find_checkpoint("how-r18").read_bytes() == checkpoint
+
+
+def _packed(*members: tuple[str, bytes], links: tuple[tuple[str, str], ...] = ()) -> bytes:
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+        for name, target in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
+    return packed.getvalue()
+
+
+@pytest.fixture
+def written(load_reference: Any, tmp_path: Path) -> Callable[..., tuple[bytes, bytes]]:
+    """Return a function that gives the index and the data of a checkpoint of TensorFlow."""
+    from ctxdeploy.export.crc32c import crc32c
+
+    def write(tensors: Any) -> tuple[bytes, bytes]:
+        prefix = tmp_path / "checkpoint"
+        load_reference("tensor_bundle").write(prefix, tensors, crc32c=crc32c)
+        return prefix.with_name("checkpoint.index").read_bytes(), prefix.with_name(
+            "checkpoint.data-00000-of-00001"
+        ).read_bytes()
+
+    return write
+
+
+def test_a_codebook_of_tensorflow_is_fetched_and_used_by_its_name(
+    call: Any, site: Any, home: Path, written: Any
+) -> None:
+    import numpy as np
+
+    from ctxdeploy.core.bundle import CODEBOOK
+    from ctxdeploy.index import open_codebook
+
+    model = PUBLISHED["delf-words-rparis6k-1024"]
+    centroids = np.random.default_rng(0).standard_normal((1024, 128), dtype=np.float32)
+    index, data = written({"clusters": centroids, "global_step": np.array(50, np.int64)})
+    inside = "k1024_codebook_tfckpt/codebook"
+    site.files[f"/{model.file}"] = _packed((f"{inside}.index", index), (f"{inside}.data-00000-of-00001", data))
+    with pytest.raises(ConfigError, match="codebook delf-words-rparis6k-1024 is not on this machine: fetch it with"):
+        open_given(Path(model.name))
+    result = call("models", "pull", model.name, "--url", f"{site.url}/{model.file}", "--quiet")
+    assert result.code == 0 and f"use it with  --codebook {model.name}" in result.out, result.err
+    assert sorted(path.name for path in (home / model.name).iterdir()) == sorted([CODEBOOK, "origin.json"])
+    assert np.array_equal(open_codebook(home / model.name / CODEBOOK).centroids, centroids)
+    assert np.array_equal(open_given(Path(model.name)).centroids, centroids)
+    (listed,) = (entry for entry in list_models() if entry.name == model.name)
+    assert (listed.kind, listed.gives, listed.path) == ("fetched", "codebook", home / model.name)
+    with pytest.raises(ConfigError, match="is a codebook, not a model: give it with --codebook"):
+        find_bundle(model.name)
+    assert call("models", "pull", model.name, "--quiet").code == 0 and len(site.requests) == 1
+    assert call("models", "remove", model.name).code == 0 and not (home / model.name).exists()
+
+
+def test_what_is_packed_and_not_a_codebook_is_not_kept(call: Any, site: Any, home: Path, written: Any) -> None:
+    import numpy as np
+
+    model = PUBLISHED["delf-words-rparis6k-1024"]
+    index, data = written({"weights": np.zeros(3, np.float32)})
+    for content, message in (
+        (_packed(("a.index", index), ("a.data-00000-of-00001", data)), "it has no tensor 'clusters', but weights"),
+        (_packed(("a.txt", b"text")), "it must hold one checkpoint of TensorFlow"),
+        (_packed(links=(("a", "/etc/passwd"),)), "holds a, which is neither a plain file nor a folder"),
+        (_packed(("../a.index", index)), "nothing of it is used"),
+        (b"not packed", "is not a whole .tar.gz file"),
+    ):
+        site.files[f"/{model.file}"] = content
+        result = call("models", "pull", model.name, "--url", f"{site.url}/{model.file}", "--quiet")
+        assert result.code == 23 and message in result.err and result.err.count("\n") <= 2, result.err
+        left = {path.name for path in home.rglob("*")}
+        assert left <= {"LOCK", f".pull-{model.name}", "origin.json"}, message
