@@ -67,7 +67,7 @@ def memory_of(method: Method, index: "Index") -> float:
 
 def published_row(method: Method, bundle: "Bundle") -> PublishedRow | None:
     """Return the published row of a bundle's checkpoint and a way to search; None if there is none."""
-    from ctxdeploy.models.table import PUBLISHED as MODELS
+    from ctxdeploy.models.authors import PUBLISHED as MODELS
 
     file, name = bundle.source.get("file"), bundle.path.stem
     for row in PUBLISHED:

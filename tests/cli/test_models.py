@@ -179,7 +179,11 @@ def test_the_built_in_model_exports_like_any_checkpoint_with_a_codebook_of_one_s
 
 def test_models_lists_what_there_is(call, work: Path) -> None:
     listed = {entry["name"]: entry for line in call("models", "--json").out.splitlines() if (entry := json.loads(line))}
-    assert list(listed) == [DEFAULT, "ctx-small", "how-r18", "how-r50", "fire"]
+    assert list(listed)[:5] == [DEFAULT, "ctx-small", "how-r18", "how-r50", "fire"]
+    kinds = {name: entry["kind"] for name, entry in listed.items()}
+    assert (kinds["gem-w-r101-gl18"], kinds["rmac-gordo"]) == ("published", "unavailable")
+    assert listed["gem-w-r101-gl18"]["sha256"] == "sha256: begins with a4d43db, as the file's name says"
+    assert listed["ap-gem-r101"]["by_hand"] and not listed["delg-r101"]["by_hand"]
     small = listed[DEFAULT]
     assert small["kind"] == "built-in" and small["default"] and small["dim"] == 128 and small["words"] <= 16384
     assert small["path"] == str(built_in(DEFAULT)) and 0 < small["bytes"] <= 12_000_000
