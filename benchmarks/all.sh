@@ -25,6 +25,7 @@ part() { (cd benchmarks && "$PYTHON" "$@" >/dev/null); }
 steps=(
     "part networks.py export --photos '$DATA' --calibrate '$TRAINING'" # half an hour: ten networks, once
     "part networks.py precisions --photos '$DATA'"                     # a quarter of an hour: precisions.json
+    "part families.py --photo \"\$(find '$DATA/images' -name '*.jpg' | sort | head -1)\" --calibrate '$TRAINING'" # an hour: families.json
     "bench extract '$DATA/images' --model $BUNDLE --checkpoint $CHECKPOINT --count 3 --batch-sizes 1,2 --windows 10 --block 2 -o $RESULTS/bench-extract.json --plots $RESULTS"
     "bench extract '$DATA/images' --model $BUNDLE --count 4 --batch-sizes 1 --thread-counts '' --no-peer --against backend=openvino,precision=bf16 --against backend=openvino,precision=int8 -o $RESULTS/bench-engines.json"
     "bench search --queries 30 --windows 10 --block 2 -o $RESULTS/bench-search.json --plots $RESULTS"

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from ctxdeploy.bench import (
     RATED,
@@ -111,10 +112,10 @@ def export(options: argparse.Namespace) -> None:
             calibration=folder_calibration(options.calibrate, Preprocessing(), 8),
             display=DISPLAY,
         )
-        _take_in_rejected(exported.bundle, exported.rejected)
+        take_in_rejected(exported.bundle, exported.rejected)
 
 
-def _take_in_rejected(bundle: Bundle, rejected: Sequence[Artefact]) -> None:
+def take_in_rejected(bundle: Bundle, rejected: Sequence[Artefact]) -> None:
     """Put rejected artefacts back, so that their speed and memory are measured too; ``parity`` says what they are."""
     for artefact in rejected:
         kept = bundle.path / f"{artefact.file}.rejected"
@@ -139,8 +140,18 @@ def precisions(options: argparse.Namespace) -> None:
 
 
 def _network(name: str, photo: Path, options: argparse.Namespace, rates: dict[str, float]) -> dict[str, Any]:
-    checkpoint, path = _places(name, options)
+    return rows_of(*_places(name, options), photo, options, rates)
+
+
+def rows_of(
+    checkpoint: Path, path: Path, photo: Path, options: argparse.Namespace, rates: dict[str, float]
+) -> dict[str, Any]:
+    """Measure every artefact of a bundle, and its checkpoint in PyTorch, on a photo."""
     opened = bundles.open(path)
+    with Pillow.open(photo) as picture:
+        width, height = picture.size
+    factor = min(1.0, opened.preprocessing.image_size / max(width, height))
+    shape = (round(height * factor), round(width * factor))
     artefacts = {f"{a.target} {a.precision}": a for a in opened.artefacts}
     engines = {
         label: BundleEngine(bundle=opened, backend=a.target, precision=str(a.precision), threads=None)
@@ -152,7 +163,7 @@ def _network(name: str, photo: Path, options: argparse.Namespace, rates: dict[st
     file = options.work / f"{path.stem}.json"
     record = measure(question, file, WindowConfig(windows=options.rounds, block=options.rounds), DISPLAY, restart=True)
     seconds = {case.label: _network_seconds(record, case.label) for case in cases}
-    operations = count_operations(opened, [SHAPE])[SHAPE]
+    operations = count_operations(opened, [shape])[shape]
     rows: dict[str, Any] = {"gflop": operations / 1e9}
     for label in (PYTORCH, *artefacts):
         median = float(np.median(seconds[label]))
@@ -166,8 +177,12 @@ def _network(name: str, photo: Path, options: argparse.Namespace, rates: dict[st
         if label in artefacts:
             parity, details = artefacts[label].parity, artefacts[label].details
             names = ("cosine_min", "cosine_mean", "overlap_min", "overlap_mean", "ranking", "verdict")
-            rows[label] |= {key: parity[key] for key in names} | {"kept_fp32": details.get("kept_fp32")}
-            rows[label]["by_scale"] = {entry["scale"]: entry["cosine_min"] for entry in parity["by_scale"]}
+            rows[label] |= {key: parity[key] for key in names if key in parity}
+            rows[label]["kept_fp32"] = details.get("kept_fp32")
+            if "by_scale" in parity:
+                rows[label]["by_scale"] = {entry["scale"]: entry["cosine_min"] for entry in parity["by_scale"]}
+            if "global" in parity:
+                rows[label]["global"] = {key: value for key, value in parity["global"].items() if key != "photos"}
     return rows
 
 

@@ -123,7 +123,7 @@ def _fit_global_whitening(
             for photo in photos:
                 network(torch.from_numpy(np.array(photo))[None])
         # What takes maps of features uses weight and bias without a call.
-        mean = torch.cat(seen).mean(dim=0) if seen else torch.zeros(layer.in_features)
+        mean = torch.cat([x.flatten(0, -2) for x in seen]).mean(dim=0) if seen else torch.zeros(layer.in_features)
         layer.bias.copy_(-(layer.weight @ mean))
 
 

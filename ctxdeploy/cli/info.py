@@ -66,7 +66,7 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
     """Yield what an owner wants to know first."""
     path = printable(facts["path"])
     if facts["kind"] == "bundle":
-        yield f"{path}: {_network(facts['network'])}"
+        yield f"{path}: {_network(facts['network'], facts['extraction'])}"
         for artefact in facts["artefacts"]:
             yield f"  {_text(artefact['target'])} {_text(artefact['precision'])}: {artefact['bytes'] / 1e6:.1f} MB"
         carried = facts.get("codebook")
@@ -83,16 +83,20 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
     yield f"  last run: {_text(facts['last_run'])}{engine}"
     yield f"  photos from: {_text(facts['photos'])}"
     if "model" in facts:
-        yield f"  model: {_text(facts['model']['source'].get('file'))}, {_network(facts['model']['network'])}"
+        model = _network(facts["model"]["network"], facts["model"].get("extraction"))
+        yield f"  model: {_text(facts['model']['source'].get('file'))}, {model}"
     yield f"  codebook: {counted(facts['codebook']['words'], 'word')}"
     kept = facts["features"]
     each = f", {kept['bytes_each']} bytes each for {counted(kept['count'], 'feature')}"
     yield f"  geometry: {kept['kept']}{each if kept['bytes_each'] else ''}"
 
 
-def _network(network: dict[str, Any]) -> str:
-    dim = network.get("dim")
-    return f"{_text(network.get('family'))} {_text(network.get('architecture'))}, {_text(dim)} dimensions"
+def _network(network: dict[str, Any], extraction: dict[str, Any] | None = None) -> str:
+    extraction = extraction or {}
+    parts = [] if extraction.get("top_k") == 0 else [f"{_text(network.get('dim'))} dimensions"]
+    if extraction.get("global_dim"):
+        parts.append(f"a global descriptor of {_text(extraction['global_dim'])} dimensions")
+    return f"{_text(network.get('family'))} {_text(network.get('architecture'))}, {', '.join(parts)}"
 
 
 def _print(facts: dict[str, Any], indent: int = 0) -> None:

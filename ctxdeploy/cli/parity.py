@@ -41,16 +41,16 @@ def _global(whole: Mapping[str, Any]) -> list[str]:
     return [
         _figure("cosine of the global descriptors", whole["cosine_min"], needed.get("cosine")),
         _figure("its mean", whole["cosine_mean"], needed.get("cosine_mean")),
-        *(f"{part} by them" for part in _ranking(whole["ranking"], needed)),
+        *_ranking(whole["ranking"], needed, " by them"),
     ]
 
 
-def _ranking(ranking: Mapping[str, Any] | None, needed: Mapping[str, float]) -> list[str]:
+def _ranking(ranking: Mapping[str, Any] | None, needed: Mapping[str, float], by: str = "") -> list[str]:
     if ranking is None:
         return []
     if ranking["map"] is not None:
-        return [f"mAP {ranking['map']:.4f} (reference {ranking['reference_map']:.4f})"]
-    return [_figure("best ten in common", ranking["overlap"], needed.get("top_ten"))]
+        return [f"mAP{by} {ranking['map']:.4f} (reference {ranking['reference_map']:.4f})"]
+    return [_figure(f"best ten in common{by}", ranking["overlap"], needed.get("top_ten"))]
 
 
 def _verdict(artefact: Artefact, parity: Mapping[str, Any]) -> str:
