@@ -6,9 +6,9 @@
 
 Families × {fp32, bf16, int8} × {ONNX Runtime, OpenVINO}: seconds a photo, parity with PyTorch fp32 and whether it
 passed, peak memory of the process, the fraction of what the rate of large convolutions allows. The checkpoints are made
-here with random weights (statistics and whitening fitted to photos of scikit-image): their speed and memory are those of
-trained ones, their parity is an indication. `--checkpoint NAME=FILE` measures one of yours beside them. Cases are those
-of `ctxdeploy.bench`: each in a process of its own, in turns.
+here with random weights (statistics and whitening fitted to photos of scikit-image): their speed and memory are those
+of trained ones, their parity is an indication. `--checkpoint NAME=FILE` measures one of yours beside them. Cases are
+those of `ctxdeploy.bench`: each in a process of its own, in turns.
 """
 
 import argparse
