@@ -41,6 +41,7 @@ steps=(
     "part geometry.py --photos '$DATA/images'"
     "part assign.py"
     "part all_pairs.py"
+    "part global_search.py" # half an hour, 17 GB of disk, 12 GB of memory
     "part million.py" # a quarter of an hour, 8 GB
     "part networks.py extract --photos '$DATA/images'"
     "part indexing.py whole --photos '$DATA/images' --bundle ../$BUNDLE --checkpoint ../$CHECKPOINT" # half an hour

@@ -31,9 +31,10 @@ FORMAT_VERSION = 1
 # Of a cell, at least; more of them would hold too few photos each, and 4096 are compared in a millisecond.
 _PER_CELL = 32
 _MAX_CELLS = 4096
-_ITERATIONS = 10
-# A sample beyond this many vectors a word or cell teaches nothing more.
-_MAX_PER_WORD = 64
+_ITERATIONS = 20
+# More vectors a word, or a cell, are left out of a sample.
+_MAX_PER_WORD = 256
+_MAX_PER_CELL = 64
 # One cell of so many is searched where nothing else is asked for.
 _PROBED = 16
 
@@ -94,7 +95,7 @@ class GlobalQuantiser:
                     progress(part + 1, total)
             centres = None
             if count:
-                sample = _draw(rows, count * _MAX_PER_WORD, seed)
+                sample = _draw(rows, count * _MAX_PER_CELL, seed)
                 centres = cluster(sample, count, seed=seed, iterations=_ITERATIONS, threads=helpers).centroids
                 if progress is not None:
                     progress(total, total)

@@ -206,7 +206,36 @@ def test_version_3(copied: Any, maker: Any, maker_3: Any, name: str, dim: int) -
     assert Index.repair(path).problems == ()
 
 
-@pytest.mark.parametrize(("version", "name"), [(2, "archive-v2"), (3, "archive-v3")])
+@pytest.mark.parametrize(("name", "dim"), [("archive-v4", 100), ("archive-v4-alone", 0)])
+def test_version_4(copied: Any, name: str, dim: int) -> None:
+    made = script("make_archive_v4")
+    expected = json.loads((FIXTURES / "archive-v4.json").read_text())[name]
+
+    def close(found: Any, wanted: Any) -> None:
+        for kind, several in wanted.items():
+            for mine, theirs in zip(found[kind], several, strict=True):
+                assert mine == [[photo, pytest.approx(score, rel=1e-6)] for photo, score in theirs]
+
+    for state, at in (("now", None), ("first", "first")):
+        close(made.found(FIXTURES / name, dim, at), expected[state])
+    path = copied(name)
+    with Index.open(path, writable=True) as index:
+        assert index.info()["format_version"] == 4 and index.verify() == [] and index.keeps_local == (dim > 0)
+        made.add(index, "new", 6, dim, photo=3)
+        index.compact(purge=True)
+        index.remove("new")
+        index.commit()
+        close(made.found(path, dim), expected["now"])
+        assert index.merge(FIXTURES / name, conflicts="replace").replaced == 5
+        index.commit()
+        index.collect_garbage()
+        close(made.found(path, dim), expected["now"])
+    assert Index.repair(path).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "name"), [(2, "archive-v2"), (3, "archive-v3"), (4, "archive-v4"), (4, "archive-v4-alone")]
+)
 def test_a_version_is_still_written(tmp_path: Path, version: int, name: str) -> None:
     """Byte for byte, in the same files; but for when the snapshot was made."""
     made = script(f"make_archive_v{version}")
