@@ -1,7 +1,7 @@
 """ASMK scores of queries over the shards of a state, and the best photos."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -202,11 +202,13 @@ class Searcher:
         scoring: Scoring,
         among: Chosen | None = None,
         least: NDArray[np.float64] | None = None,
+        seen: Callable[[int, int, NDArray[np.float32]], None] | None = None,
     ) -> list[Part]:
         """Return for each combination of a task the scores and numbers of its best photos, and of all as good as them.
 
         ``factors`` are those of the task's shard. ``least``, float64 of each combination, is a score that ``top``
-        photos of other shards have, and rises with what is found here.
+        photos of other shards have, and rises with what is found here. ``seen`` is called with a combination of one
+        query, the number of a photo, and the scores of it and those after it, not divided by norms.
         """
         from ctxdeploy.index.kernels import gather as gather_kernels
         from ctxdeploy.index.kernels import select as select_kernels
@@ -226,6 +228,8 @@ class Searcher:
                 more = task.group.added[number]
                 if list(coefficients) == [1.0] and not more:
                     row, scale = next(rows)
+                    if seen is not None:
+                        seen(number, int(here[0]), row)
                     values, places = select_kernels.select(row, part, scale, top, least[number])
                 else:
                     totals = np.zeros(high - low, np.float64)

@@ -174,8 +174,8 @@ class Searches(ABC):
     ) -> Iterator[tuple[str, list[Hit]]]:
         """Return the name and hits of stored photos, each asked with its codes and left out of its own hits.
 
-        In the order of the archive. Memory: 34 MB a thread and what ``top`` hits of some hundred photos take, however
-        many photos there are.
+        In the order of the archive. Memory: 34 MB a thread, up to 60 MB for hits of photos whose turn is to come
+        (``mirror.py``), and what ``top`` hits of some hundred photos take, however many photos there are.
 
         Args:
             top: hits at most; more than there are photos gives all with a score above 0.

@@ -145,3 +145,66 @@ def _sink(heap: NDArray[np.float64], value: float) -> None:
             return
         heap[parent] = heap[child]
         parent = child
+
+
+@compiled
+def select_each(
+    scores: NDArray[np.float32], factors: NDArray[np.float64], factor: float, least: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the products score · factor · photo's factor above 0 that reach what each photo has at least, and their
+    places; another thread may raise ``least`` meanwhile."""
+    blocks = np.empty(scores.size // SELECTED + 1, np.int64)
+    found = 0
+    total = 0
+    for start in range(0, scores.size, SELECTED):
+        good = 0
+        for i in range(start, min(start + SELECTED, scores.size)):
+            value = np.float64(scores[i]) * factor * factors[i]
+            good += (value >= least[i]) & (value > 0)
+        if good > 0:
+            blocks[found] = start
+            found += 1
+            total += min(SELECTED, scores.size - start)
+    values, places = np.empty(total, np.float64), np.empty(total, np.int64)
+    size = 0
+    for block in blocks[:found]:
+        for i in range(block, min(block + SELECTED, scores.size)):
+            value = np.float64(scores[i]) * factor * factors[i]
+            if value >= least[i] and 0 < value < np.inf:
+                values[size] = value
+                places[size] = i
+                size += 1
+    return values[:size], places[:size]
+
+
+@compiled
+def keep_each(
+    values: NDArray[np.float64],
+    places: NDArray[np.int64],
+    number: int,
+    ranks: NDArray[np.int32],
+    scores: NDArray[np.float64],
+    numbers: NDArray[np.int32],
+    sizes: NDArray[np.int64],
+    least: NDArray[np.float64],
+) -> None:
+    """Put a photo among the best of each place, which fall by score and then rise by rank, if it is one of them."""
+    top = scores.shape[1]
+    for i in range(values.size):
+        place, value = places[i], values[i]
+        at: Any = sizes[place]
+        if at == top:
+            at = top - 1
+            if scores[place, at] > value or (scores[place, at] == value and ranks[numbers[place, at]] < ranks[number]):
+                continue
+        else:
+            sizes[place] = at + 1
+        while at > 0 and (
+            scores[place, at - 1] < value
+            or (scores[place, at - 1] == value and ranks[numbers[place, at - 1]] > ranks[number])
+        ):
+            scores[place, at], numbers[place, at] = scores[place, at - 1], numbers[place, at - 1]
+            at -= 1
+        scores[place, at], numbers[place, at] = value, number
+        if sizes[place] == top:
+            least[place] = scores[place, top - 1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ctxdeploy.bench import draw_photos, reference_of
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import LocalDescriptors
-from ctxdeploy.index import Aggregated, Hit, Index, IndexConfig, all_pairs, search, stored
+from ctxdeploy.index import Aggregated, Hit, Index, IndexConfig, all_pairs, mirror, search, stored
 from ctxdeploy.index.kernels import gather
 
 SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -54,6 +54,7 @@ def make_everything_small(patch: pytest.MonkeyPatch) -> None:
     threshold=st.sampled_from([-0.5, 0.0, 0.1]),
     top=st.integers(1, 35),
     few=st.booleans(),
+    mirrored=st.sampled_from([0, 90, 1 << 22]),
     seed=st.integers(0, 5),
 )
 @SETTINGS
@@ -70,6 +71,7 @@ def test_stored_photos_ask_as_their_codes_do(
     threshold: float,
     top: int,
     few: bool,
+    mirrored: int,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -83,6 +85,8 @@ def test_stored_photos_ask_as_their_codes_do(
     kept = [name for name in photos if name not in ("005", "017")]
     among = rng.permutation(kept)[: 3 if few else 20].tolist()
     with pytest.MonkeyPatch.context() as patch, Index.open(path, threads=threads) as index:
+        for module in (all_pairs, mirror):
+            patch.setattr(module, "KEPT", mirrored)
         if few:
             make_everything_small(patch)
         for name, photo in zip(kept, index.aggregated(kept), strict=True):
@@ -106,6 +110,27 @@ def test_stored_photos_ask_as_their_codes_do(
         assert index.scores(among, kept).tolist() == [
             [scores[name].get(other, 0.0) for other in kept] for name in among
         ]
+
+
+@pytest.mark.parametrize(("shard_images", "kept"), [(50, 1 << 22), (7, 1 << 22), (7, 50), (7, 20)])
+def test_of_equal_scores_the_first_names_are_kept_whichever_photo_is_asked(
+    make_codebook: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_images: int, kept: int
+) -> None:
+    """Fifty photos of which ten each are the same: more equals than are kept, before, in and behind every block."""
+    rng = np.random.default_rng(0)
+    different = rng.standard_normal((5, 30, 32), np.float32) * 0.3 + rng.standard_normal((1, 30, 32), np.float32)
+    photos = {f"{number:02d}": different[number % 5] for number in rng.permutation(50).tolist()}
+    write(tmp_path / "a", make_codebook(words=12, dim=32), photos, IndexConfig(shard_images=shard_images))
+    for module, name, value in ((all_pairs, "BLOCK", 4), (all_pairs, "KEPT", kept), (mirror, "KEPT", kept)):
+        monkeypatch.setattr(module, name, value)
+    added, calls = mirror.Mirror.add, list[int]()
+    monkeypatch.setattr(mirror.Mirror, "add", lambda self, *given: (calls.append(0), added(self, *given)))
+    with Index.open(tmp_path / "a", threads=2) as index:
+        for top in (1, 3, 7, 12):
+            calls.clear()
+            wanted = [(name, without(index.search(name, 50), name)[:top]) for name in photos]
+            assert list(index.search_all(top)) == wanted
+            assert bool(calls) == (top * shard_images <= kept)
 
 
 @pytest.mark.parametrize("binary", [True, False])
