@@ -61,6 +61,8 @@ steps=(
     "part ranking.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors" # ten minutes
     "part ranking.py '$DATA' ../$WORK/ctx-small.npz $SMALL/codebook.safetensors --model ctx-small --expansion --output results/ranking-ctx-small.json"
     "part verification.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
+    "part frameworks.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
+    "part frameworks.py '$DATA' ../$WORK/ctx-small.npz ../ctxdeploy/models/ctx-small/codebook.safetensors --model ctx-small --output results/frameworks-ctx-small.json"
     # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
     "$PYTHON benchmarks/performance.py"
 )

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.bench import publish, timed
-from ctxdeploy.core.types import LocalDescriptors
+from ctxdeploy.core.types import GlobalDescriptor, LocalDescriptors
 from ctxdeploy.evaluation import DataSet, Query, Ranked, Reranking, open_set
 from ctxdeploy.evaluation.judging import figures, judge
 from ctxdeploy.index import Codebook, Index, IndexConfig, SearchThreads, VerificationConfig
@@ -62,12 +62,15 @@ class Dump:
             sizes[name] = (width, height)
         return cls(photos=photos, sizes=sizes)
 
-    def index(self, folder: Path, codebook: Path) -> Index:
+    def index(self, folder: Path, codebook: Path, *, global_vectors: str = "none") -> Index:
         """Return an archive of the photos that keeps all there is of them; searches of it use one thread."""
-        config = IndexConfig(geometry="descriptors")
-        with Index.create(folder, Codebook.load(codebook), config=config) as index:
+        words = Codebook.load(codebook)
+        dim = 0 if global_vectors == "none" else words.dim
+        config = IndexConfig(geometry="descriptors", global_vectors=global_vectors, global_dim=dim)
+        with Index.create(folder, words, config=config) as index:
             for name, found in self.photos.items():
-                index.add(name, found.vectors, positions=found.positions, scales=found.scales, size=self.sizes[name])
+                vector = GlobalDescriptor.pooled(found) if dim else None
+                index.add(name, found, global_descriptor=vector, size=self.sizes[name])
         return Index.open(folder, threads=1)
 
 
