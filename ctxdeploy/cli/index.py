@@ -265,7 +265,7 @@ def _print(archive: Path, report: IndexingReport, about: dict[str, Any], as_json
         return
     taken = report.indexed + report.replaced
     facts = [f"{counted(report.indexed, 'photo')} added", *([f"{report.replaced} replaced"] if report.replaced else [])]
-    if taken:
+    if report.descriptors:
         facts[-1] += f" ({report.descriptors / taken:.0f} descriptors each)"
     facts.append(f"{report.unchanged} unchanged")
     if report.given_up:

@@ -69,8 +69,7 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
         yield f"{path}: {_network(facts['network'], facts['extraction'])}"
         for artefact in facts["artefacts"]:
             yield f"  {_text(artefact['target'])} {_text(artefact['precision'])}: {artefact['bytes'] / 1e6:.1f} MB"
-        carried = facts.get("codebook")
-        yield f"  codebook: {'none' if carried is None else counted(carried['words'], 'word')}"
+        yield _words(facts.get("codebook"))
         return
     when = "" if at is None else f" at {printable(at)}"
     yield f"{path}{when}: {counted(facts['images'], 'photo')}, {facts['folder_bytes'] / 1e6:.1f} MB on disk"
@@ -85,10 +84,16 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
     if "model" in facts:
         model = _network(facts["model"]["network"], facts["model"].get("extraction"))
         yield f"  model: {_text(facts['model']['source'].get('file'))}, {model}"
-    yield f"  codebook: {counted(facts['codebook']['words'], 'word')}"
+    yield _words(facts["codebook"])
+    if facts["global"]["dim"]:
+        yield f"  global vectors: {facts['global']['dim']:,} dimensions, {_text(facts['global']['kept'])}"
     kept = facts["features"]
     each = f", {kept['bytes_each']} bytes each for {counted(kept['count'], 'feature')}"
     yield f"  geometry: {kept['kept']}{each if kept['bytes_each'] else ''}"
+
+
+def _words(codebook: dict[str, Any] | None) -> str:
+    return f"  codebook: {'none' if codebook is None else counted(codebook['words'], 'word')}"
 
 
 def _network(network: dict[str, Any], extraction: dict[str, Any] | None = None) -> str:

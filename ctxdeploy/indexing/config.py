@@ -3,11 +3,15 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, TooManyFailuresError
 from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.text import printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import IndexConfig
 
 # How global vectors are kept where nothing is said.
 GLOBAL = "fp16"
@@ -141,3 +145,12 @@ class IndexingConfig:
             raise ConfigError(f"--training-photos {self.training_photos} must be positive")
         if not 0 <= self.commit_seconds <= 86400:
             raise ConfigError(f"--commit-seconds {self.commit_seconds:g} is outside 0..86400")
+
+    def for_archive(self, bundle: Bundle) -> "IndexConfig":
+        """Return the settings of a new archive for the descriptors of a model."""
+        from ctxdeploy.index import IndexConfig
+
+        extraction = bundle.extraction
+        kept = self.global_vectors if self.global_vectors != "none" or "local" in extraction.gives else GLOBAL
+        dim = extraction.global_dim or extraction.dim
+        return IndexConfig(geometry=self.geometry, global_vectors=kept, global_dim=0 if kept == "none" else dim)

@@ -29,7 +29,7 @@ from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, read_codebook
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
-from ctxdeploy.indexing.config import GLOBAL, IndexingConfig
+from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
@@ -38,7 +38,7 @@ from ctxdeploy.judgement import judgement_of
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import PhotoDescriptors
-    from ctxdeploy.index import Codebook, Index, IndexConfig
+    from ctxdeploy.index import Codebook, Index
     from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
 
@@ -338,17 +338,7 @@ def create_index(archive: Path, codebook: "Codebook | None", bundle: Bundle, con
 
     name = bundle.source.get("file", "")
     source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
-    return Index.create(archive, codebook, config=index_config(config, bundle), source=source)
-
-
-def index_config(config: IndexingConfig, bundle: Bundle) -> "IndexConfig":
-    """Return the settings of a new archive for the descriptors of a model."""
-    from ctxdeploy.index import IndexConfig
-
-    given = config.global_vectors
-    kept = given if given != "none" or gives_local(bundle) else GLOBAL
-    dim = bundle.extraction.global_dim or bundle.extraction.dim
-    return IndexConfig(geometry=config.geometry, global_vectors=kept, global_dim=0 if kept == "none" else dim)
+    return Index.create(archive, codebook, config=config.for_archive(bundle), source=source)
 
 
 def check_free(archive: Path) -> None:

@@ -12,6 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 
 if TYPE_CHECKING:
+    from ctxdeploy.core.bundle import Bundle
     from ctxdeploy.index import Index, IndexConfig
     from ctxdeploy.indexing.config import IndexingConfig
     from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
@@ -215,21 +216,22 @@ def estimate(
     seconds = max(spent.network, spent.decode / given.workers, spent.read / given.read_threads) / len(sample)
     descriptors = sum(counts) / len(counts)
     dim = extractor.bundle.extraction.dim
-    posting = dim / 8 + _NUMBER_BYTES + _index_config(archive, config).feature_bytes(dim)
+    made = _index_config(archive, config, extractor.bundle)
+    posting = dim / 8 + _NUMBER_BYTES + made.feature_bytes(dim)
     return Estimate(
         photos=len(photos),
         tried=len(counts),
         seconds_a_photo=seconds,
         descriptors=descriptors,
         seconds=seconds * len(photos),
-        bytes=int(posting * descriptors * len(photos)),
+        bytes=int((posting * descriptors + made.global_bytes) * len(photos)),
     )
 
 
-def _index_config(archive: Path, config: "IndexingConfig") -> "IndexConfig":
-    from ctxdeploy.index import Index, IndexConfig
+def _index_config(archive: Path, config: "IndexingConfig", bundle: "Bundle") -> "IndexConfig":
+    from ctxdeploy.index import Index
 
     if not is_archive(archive):
-        return IndexConfig(geometry=config.geometry)
+        return config.for_archive(bundle)
     with Index.open(archive) as index:
         return index.config
