@@ -190,13 +190,18 @@ def _comparison(state: State, queries: NDArray[np.float32]) -> Any:
         loops = [(loop, query) for query in np.ascontiguousarray(queries)]
 
     def compare(kept: GlobalVectors, found: NDArray[np.float32]) -> None:
+        given: Any = kept.codes if kept.vectors is None else kept.vectors
+        given = given.view(np.uint16) if given.dtype == np.float16 else given
         if kept.codes is None and len(queries) >= _FOR_BLAS:
-            np.matmul(queries, kept.widened(quantiser).T, out=found)
-            return
-        given = kept.codes if kept.vectors is None else kept.vectors
-        given = given.view(np.uint16) if given is not None and given.dtype == np.float16 else given
-        for row, (loop, argument) in zip(found, loops, strict=True):
-            loop(given, argument, row)
+            if given.dtype == np.uint16:
+                wide = np.empty(given.shape, np.float32)
+                inner.widen_halves(given, wide)
+            else:
+                wide = given.astype(np.float32, copy=False)
+            np.matmul(queries, wide.T, out=found)
+        else:
+            for row, (loop, argument) in zip(found, loops, strict=True):
+                loop(given, argument, row)
         if kept.steps is not None:
             found *= kept.steps
 

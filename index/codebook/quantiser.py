@@ -32,9 +32,8 @@ FORMAT_VERSION = 1
 _PER_CELL = 32
 _MAX_CELLS = 4096
 _ITERATIONS = 20
-# More vectors a word, or a cell, are left out of a sample.
-_MAX_PER_WORD = 256
-_MAX_PER_CELL = 64
+# More vectors a word or cell are left out of a sample.
+_MAX_PER_WORD = 64
 # One cell of so many is searched where nothing else is asked for.
 _PROBED = 16
 
@@ -95,7 +94,7 @@ class GlobalQuantiser:
                     progress(part + 1, total)
             centres = None
             if count:
-                sample = _draw(rows, count * _MAX_PER_CELL, seed)
+                sample = _draw(rows, count * _MAX_PER_WORD, seed)
                 centres = cluster(sample, count, seed=seed, iterations=_ITERATIONS, threads=helpers).centroids
                 if progress is not None:
                     progress(total, total)

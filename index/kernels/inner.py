@@ -67,6 +67,17 @@ def near_products_of_halves(rows: NDArray[np.uint16], query: NDArray[np.float32]
         found[row] = total
 
 
+@compiled
+def widen_halves(rows: NDArray[np.uint16], found: NDArray[np.float32]) -> None:
+    """Write float16 given by their bits as float32."""
+    for row in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            bits = np.uint32(rows[row, i])
+            shifted = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
+            sign = np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))
+            found[row, i] = as_float(np.uint32(shifted | sign)) * np.float32(2.0**112)
+
+
 @reordered
 def sum_parts(codes: NDArray[np.uint8], table: NDArray[np.float32], found: NDArray[np.float32]) -> None:
     """Write for each row of codes (n×M) the sum of what its words have in a table (M×256)."""

@@ -351,7 +351,7 @@ def quantised(path: Path, rows: Rows, quantiser: GlobalQuantiser, kind: str = "p
 
 def test_product_quantisation_by_hand(tmp_path: Path, trained: GlobalQuantiser) -> None:
     """Codes are the nearest words by plain loops, and scores the products with what codes stand for."""
-    rows, queries = clustered(200), clustered(20, 5)
+    rows, queries = clustered(70), clustered(20, 5)
     path = quantised(tmp_path / "archive", rows, trained)
     assert trained.parts is not None and trained.parts.shape == (4, 256, 8)
     kept = np.zeros(rows.shape)
@@ -359,7 +359,7 @@ def test_product_quantisation_by_hand(tmp_path: Path, trained: GlobalQuantiser) 
         for m, words in enumerate(trained.parts):
             gaps = [sum((float(a) - float(b)) ** 2 for a, b in zip(word, row[8 * m :], strict=False)) for word in words]
             kept[i, 8 * m : 8 * m + 8] = words[gaps.index(min(gaps))]
-    names = [f"{number:03d}" for number in range(200)]
+    names = [f"{number:03d}" for number in range(70)]
     with Index.open(path) as index:
         assert np.array_equal(index.global_vectors(names), kept.astype(np.float32))
         for query, hits in zip(queries, index.search_global(queries, 6), strict=True):

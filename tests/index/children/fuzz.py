@@ -25,7 +25,7 @@ from jobs import require
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.types import FileState
-from ctxdeploy.index import Codebook, Index, IndexConfig
+from ctxdeploy.index import Codebook, GlobalQuantiser, Index, IndexConfig
 from ctxdeploy.index.storage.pins import pin_current
 
 POOL = pool()
@@ -36,7 +36,10 @@ SNAPSHOT = "kept"
 
 def make(path: Path, config: IndexConfig, words: Codebook | None) -> None:
     """Write an archive with two shards, removed photos, a snapshot and failures."""
-    with Index.create(path, words, config=config) as index:
+    trained = None
+    if config.needs_quantiser:
+        trained = GlobalQuantiser.train(global_vectors(300), config, cells=4, threads=1)
+    with Index.create(path, words, config=config, quantiser=trained) as index:
         for number, name in enumerate(NAMES[:9]):
             vectors = POOL[number][:, : DIM if words is None else words.dim]
             size = (4000, 3000 + number) if number % 2 else None
@@ -119,8 +122,9 @@ class Archive:
 def use(index: Index) -> None:
     """Do what readers do."""
     if index.config.keeps_global:
-        for hit in index.search_global(GLOBAL[:2, : index.config.global_dim], 5)[0]:
-            require(np.isfinite(hit.score), f"score {hit.score}")
+        probes = 1 if index.config.global_search == "ivf" else 0
+        for hits in (index.search_global(GLOBAL[:2], 5), index.search_global(GLOBAL[:2], 5, probes=probes)):
+            require(all(np.isfinite(hit.score) for hit in hits[0]), "scores of global vectors")
     for idf in (False, True) if index.keeps_local else ():
         for alpha, threshold in ((None, None), (2.5, 0.1)):
             for hit in index.search(POOL[1][:, : index.codebook.dim], 5, idf=idf, alpha=alpha, threshold=threshold):
@@ -194,7 +198,7 @@ def main(folder: Path, count: int, seed: int) -> None:
     made: list[Any] = [(IndexConfig(shard_images=5, geometry="descriptors", **kept("int8")), codebook())]
     made.append((IndexConfig(shard_images=5, binary=False, idf=True, assignment=2, **kept("fp16")), codebook()))
     made.append((IndexConfig(shard_images=5, idf=True), codebook(4200, CELLS_DIM)))  # a codebook with cells
-    made.append((IndexConfig(shard_images=5, **kept("fp32")), None))
+    made.append((IndexConfig(shard_images=5, **kept("pq"), global_search="ivf"), None))
     archives = []
     for number, (config, words) in enumerate(made):
         path = folder / str(number)
