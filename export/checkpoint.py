@@ -16,6 +16,8 @@ from ctxdeploy.export.networks.bare import bare_config
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.networks.families import FAMILIES, build, family_of, state_shapes
 from ctxdeploy.export.state_dict import as_trunk, file_name, module_name, unwrap
+from ctxdeploy.export.tensor_bundle import INDEX
+from ctxdeploy.export.tensorflow_network import find_index, load_tensorflow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,12 +150,18 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: str | Path, *, architecture: str | None = None, whitening: Whitening | None = None
+    path: str | Path,
+    *,
+    architecture: str | None = None,
+    whitening: Whitening | None = None,
+    threshold: float | None = None,
 ) -> Checkpoint:
     """Read a checkpoint file.
 
     Args:
-        path: the file.
+        path: the file; of TensorFlow a SavedModel's folder, the one that holds it, or a checkpoint's path without
+            ``.index``.
+        threshold: the least attention of a descriptor of DELF or DELG; the authors' if None.
         architecture: label of the trunk, for a file that holds tensors and does not say of which network.
         whitening: of the finished global vector, for a file that holds several, or none.
 
@@ -164,6 +172,11 @@ def load_checkpoint(
     """
     path = Path(path)
     trunk = None if architecture is None else Architecture.parse(architecture)
+    index = find_index(path)
+    if index is not None:
+        return _checked(_of_tensorflow(index, threshold), trunk)
+    if threshold is not None:
+        raise ConfigError(f"{path} is not of DELF or DELG, and has no attention to cut: leave out --threshold")
     content = read(path)
     foreign = published(path, content, whitening or Whitening())
     if foreign is not None:
@@ -185,9 +198,23 @@ def _checked(loaded: Checkpoint, trunk: Architecture | None) -> Checkpoint:
         raise CheckpointError(f"{loaded.path} is of a {found.label}, not of a {'' if trunk is None else trunk.label}")
     loaded.check()
     stored = {name: tensor for name, tensor in loaded.state.items() if not name.startswith(FINAL)}
-    if sum(_stored(stored)) > loaded.path.stat().st_size:
+    # Of TensorFlow the numbers lie in other files, each compared with what its index says.
+    if loaded.path.suffix != INDEX and sum(_stored(stored)) > loaded.path.stat().st_size:
         raise CheckpointError(f"{loaded.path} names more numbers than it holds: it is damaged")
     return loaded
+
+
+def _of_tensorflow(index: Path, threshold: float | None) -> Checkpoint:
+    found = load_tensorflow(index, threshold=threshold)
+    return Checkpoint(
+        path=index,
+        form=found.config.family,
+        config=found.config,
+        extraction=found.extraction,
+        image_size=1024,
+        state=found.state,
+        remarks=found.remarks,
+    )
 
 
 def _published(path: Path, found: Published) -> Checkpoint:

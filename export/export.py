@@ -44,6 +44,7 @@ class ExportConfig:
         architecture: label of the trunk, for a checkpoint that is a bare state dict.
         whitening: of the finished global vector, see ``ctxdeploy.export.forms.Whitening``.
         whitening_power: of the variances by which a PCA divides.
+        threshold: the least attention of a descriptor of DELF or DELG.
         draft: decode JPEGs at reduced size (see ``Preprocessing``).
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
@@ -105,6 +106,13 @@ class ExportConfig:
     whitening_power: float = setting(
         0.25, "--whitening-power", "Of the variances by which a PCA (dirtorch) divides.", metavar="P"
     )
+    threshold: float | None = setting(
+        None,
+        "--threshold",
+        "Least attention of a descriptor of DELF or DELG.",
+        metavar="A",
+        default_text="the authors'",
+    )
     draft: bool = setting(False, "--draft", "Decode JPEGs at reduced size: 2.5 times faster, not quite HOW's pixels.")
     inline: bool = setting(False, "--inline", "Standard operators only: our own operators' bodies in their place.")
     max_batch: int = 64
@@ -120,7 +128,9 @@ class ExportConfig:
     def load(self, checkpoint: str | Path) -> Checkpoint:
         """Return the checkpoint of a file, with the trunk and the whitening that were chosen."""
         whitening = Whitening(source=self.whitening, power=self.whitening_power)
-        return load_checkpoint(checkpoint, architecture=self.architecture, whitening=whitening)
+        return load_checkpoint(
+            checkpoint, architecture=self.architecture, whitening=whitening, threshold=self.threshold
+        )
 
     def extraction(self, checkpoint: Checkpoint) -> Extraction:
         """Return scales, K and D for a checkpoint.

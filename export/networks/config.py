@@ -8,6 +8,7 @@ from typing import Any
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.export.networks.delf_config import Delf
 from ctxdeploy.export.networks.lite import Lite
 from ctxdeploy.export.networks.pooling_config import Pooling
 
@@ -170,6 +171,7 @@ class NetworkConfig:
         smoothing: smoothing h.
         refinement: graph refinement g, or None.
         lit: super-features in place of smoothing and refinement, or None.
+        delf: the trunk of TF-slim and the local head of DELF and DELG, or None.
         mean: per channel, of RGB in 0..1, taken off the input.
         std: per channel, the input is divided by it.
         block: of an EfficientNet-Lite, counted from 0, whose expansion ends the trunk; None for the last of its stride.
@@ -187,6 +189,7 @@ class NetworkConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     block: int | None = None
     pooling: Pooling | None = None
+    delf: Delf | None = None
 
     def __post_init__(self) -> None:
         _check_whole("skip_layer", self.skip_layer)
@@ -200,8 +203,11 @@ class NetworkConfig:
             self._check_block(self.block)
         if self.dim is not None and not 1 <= self.dim <= self.feature_dim:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..{self.feature_dim}")
-        if self.lit is not None and (self.refinement is not None or self.smoothing.kind != "none"):
-            raise ConfigError("super-features (lit) take neither smoothing nor refinement: give smoothing 'none'")
+        for what, part in (("super-features (lit)", self.lit), ("DELF's attention (delf)", self.delf)):
+            if part is not None and (self.refinement is not None or self.smoothing.kind != "none"):
+                raise ConfigError(f"{what} take neither smoothing nor refinement: give smoothing 'none'")
+        if self.delf is not None and (self.lit is not None or not self.architecture.bottleneck or not self.skip_layer):
+            raise ConfigError("DELF's attention stands on the third block of a ResNet-50 or ResNet-101 (skip_layer 1)")
         parts = self.dim is not None or self.lit or self.refinement or self.smoothing.kind != "none"
         if self.pooling is not None and not self.pooling.beside_local and parts:
             raise ConfigError("a network with a global descriptor alone has no dim, lit, refinement or smoothing")
@@ -227,7 +233,7 @@ class NetworkConfig:
     @property
     def stride(self) -> int:
         """Pixels of the scaled image per cell of the feature map."""
-        return self.architecture.stride >> self.skip_layer
+        return self.architecture.stride >> self.skip_layer if self.delf is None else self.delf.stride
 
     @property
     def feature_dim(self) -> int:
@@ -268,7 +274,8 @@ class NetworkConfig:
     def metadata(self) -> dict[str, Any]:
         """Return a JSON-serialisable form that ``parse`` reads.
 
-        ``lit``, ``block`` and ``pooling`` stand in it only where there are any: other networks keep their bundles' ids.
+        ``lit``, ``block``, ``pooling`` and ``delf`` stand in it only where there are any: other networks keep their
+        bundles' ids.
         """
         return {
             "family": self.family,
@@ -282,6 +289,7 @@ class NetworkConfig:
             "std": list(self.std),
             **({} if self.block is None else {"block": self.block}),
             **({} if self.pooling is None else {"pooling": self.pooling.metadata()}),
+            **({} if self.delf is None else {"delf": self.delf.metadata()}),
         }
 
     @classmethod
@@ -289,6 +297,7 @@ class NetworkConfig:
         """Return the configuration that ``metadata`` wrote; ``ConfigError`` names what is wrong with it."""
         try:
             refinement, lit, pooling = metadata["refinement"], metadata.get("lit"), metadata.get("pooling")
+            delf = metadata.get("delf")
             if refinement is not None:
                 refinement = Refinement(**{**refinement, "edges": Edges(refinement["edges"])})
             return cls(
@@ -303,6 +312,7 @@ class NetworkConfig:
                 std=tuple(metadata["std"]),
                 block=metadata.get("block"),
                 pooling=None if pooling is None else Pooling.parse(pooling),
+                delf=None if delf is None else Delf.parse(delf),
             )
         except ConfigError:
             raise

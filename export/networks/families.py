@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.networks.ctx import Ctx
+from ctxdeploy.export.networks.delf import DelfFamily
+from ctxdeploy.export.networks.delg import DelgFamily
 from ctxdeploy.export.networks.family import Family, Params
 from ctxdeploy.export.networks.fire import Fire
 from ctxdeploy.export.networks.gem import Gem
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from ctxdeploy.export.networks.network import DescriptorNetwork
 
 # In the order in which they are asked whether a checkpoint is theirs.
-FAMILIES: dict[str, Family] = {family.label: family for family in (Fire(), Gem(), How(), Ctx())}
+FAMILIES: dict[str, Family] = {
+    family.label: family for family in (Fire(), DelfFamily(), DelgFamily(), Gem(), How(), Ctx())
+}
 
 
 def family(label: str) -> Family:

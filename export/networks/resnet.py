@@ -68,7 +68,7 @@ class ResNetTrunk(nn.Module):
         channels = architecture.width
         self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1)
         self.layers = tuple(f"layer{i + 1}" for i in range(4 - skip_layer))
         for i, name in enumerate(self.layers):
             width = architecture.width << i

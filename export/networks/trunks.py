@@ -5,6 +5,7 @@ from torch import nn
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
 from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
+from ctxdeploy.export.networks.slim_resnet import SlimResNetTrunk
 from ctxdeploy.export.networks.vgg import VggTrunk
 
 
@@ -13,6 +14,8 @@ def trunk_of(config: NetworkConfig) -> nn.Module:
 
     B×3×H×W to B×C×⌈H/stride⌉×⌈W/stride⌉, of VGG rounded down.
     """
+    if config.delf is not None:
+        return SlimResNetTrunk(config.architecture, (2, 2, *config.delf.strides))
     lite = config.architecture.lite
     if config.architecture is Architecture.VGG16:
         return VggTrunk()

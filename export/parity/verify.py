@@ -216,7 +216,8 @@ def _torch_run(bundle: Bundle, checkpoint: Path) -> tuple[Run, str]:
     require("torch", "export")
     from ctxdeploy.export.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(checkpoint, architecture=bundle.network.get("architecture"))
+    threshold = (bundle.network.get("delf") or {}).get("threshold")
+    loaded = load_checkpoint(checkpoint, architecture=bundle.network.get("architecture"), threshold=threshold)
     if loaded.weights_sha256() != bundle.source["weights_sha256"]:
         raise CheckpointError(f"{checkpoint} is not the checkpoint that made {bundle.path}: its weights differ")
     return torch_runner(loaded.network(bundle.extraction)), "PyTorch fp32, CPU"

@@ -75,7 +75,7 @@ def test_an_untrained_network_on_resnet34_is_exported(samples: Mapping[str, NDAr
 def test_the_table_names_each_family() -> None:
     assert set(FAMILIES) >= {*PARTS, "gem"}
     assert all(known.label == label and known.description for label, known in FAMILIES.items())
-    with pytest.raises(ConfigError, match="network family 'unheard-of' is not one of fire, gem, how, ctx"):
+    with pytest.raises(ConfigError, match="network family 'unheard-of' is not one of fire, delf, delg, gem, how, ctx"):
         family("unheard-of")
 
 
