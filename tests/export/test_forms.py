@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.samples import sample_photo
-from ctxdeploy.export import load_checkpoint
+from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint
 from ctxdeploy.export.forms import Whitening
 from ctxdeploy.export.networks import Architecture
 from ctxdeploy.export.networks.resnet import ResNetTrunk
+from ctxdeploy.export.parity import ParityPhotos
+from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
+WITHIN = (1.0, math.sqrt(2), 1 / math.sqrt(2))
 MEAN, STD = [0.48, 0.45, 0.4], [0.23, 0.22, 0.21]
 CIRTORCH = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 SOLAR = {"conv1": "conv1.0", "bn1": "conv1.1", "layer1": "conv2_x.2"} | {
@@ -183,7 +186,7 @@ def test_learned_whitenings(reference: Any, trunk: dict[str, torch.Tensor], tmp_
         load_checkpoint(path, whitening=Whitening(source="x"))
 
 
-def test_solar(reference: Any, trunk: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def solar_file(path: Path, trunk: Mapping[str, torch.Tensor]) -> tuple[Path, dict[str, torch.Tensor]]:
     state = {**named(trunk, solar), **POWER, **under("whiten", linear(256, 256, 2))}
     for layer, channels, width in ((4, 128, 32), (5, 256, 128)):
         at = f"features.soa{layer}"
@@ -196,22 +199,31 @@ def test_solar(reference: Any, trunk: dict[str, torch.Tensor], tmp_path: Path) -
             generator = torch.Generator().manual_seed(layer)
             parts = ("weight", "bias", "running_mean", "running_var")
             state |= {f"{at}.{branch}.{part}": torch.rand(width, generator=generator) + 0.2 for part in parts}
-    path = cirtorch_file(tmp_path / "solar.pth", state, whitening=True, soa=True, soa_layers="45")
-    loaded, found = vector_of(path)
-    scales = (1.0, math.sqrt(2), 1 / math.sqrt(2))
-    assert (loaded.form, loaded.extraction.global_scales) == ("solar", scales)
+    return cirtorch_file(path, state, whitening=True, soa=True, soa_layers="45"), state
+
+
+def solar_vector(
+    reference: Any, state: Mapping[str, torch.Tensor], photo: NDArray[np.uint8], scales: tuple[float, ...] = WITHIN
+) -> NDArray[np.float64]:
+    """Return the vector of the authors' forward."""
+    get = getter(state)
     whiten = {part: state[f"whiten.{part}"] for part in ("weight", "bias")}
     vectors = []
-    for level in reference.levels(PHOTO, MEAN, STD, scales):
+    for level in reference.levels(photo, MEAN, STD, scales):
         x = reference.resnet(
-            level,
-            getter(state),
-            solar,
-            lambda y, n: reference.attention_block(y, getter(state), f"features.soa{n + 1}") if n > 2 else y,
+            level, get, solar, lambda y, n: reference.attention_block(y, get, f"features.soa{n + 1}") if n > 2 else y
         )
         pooled = reference.added(reference.gem(x[0].numpy(), float(POWER["pool.p"])))
         vectors.append(reference.added(apply(whiten, pooled)))
-    close(found, reference.over_scales(vectors, 1))
+    found: NDArray[np.float64] = reference.over_scales(vectors, 1)
+    return found
+
+
+def test_solar(reference: Any, trunk: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path, state = solar_file(tmp_path / "solar.pth", trunk)
+    loaded, found = vector_of(path)
+    assert (loaded.form, loaded.extraction.global_scales) == ("solar", WITHIN)
+    close(found, solar_vector(reference, state, PHOTO))
 
 
 @pytest.fixture
@@ -330,3 +342,52 @@ def test_other_objects_of_scikit_learn_are_refused(pca: Any, trunk: dict[str, to
 def test_a_choice_that_a_file_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--whitening-power 2: give 0"):
         Whitening(power=2)
+
+
+def exported(checkpoint: Path, folder: Path, config: ExportConfig | None = None) -> Any:
+    """Return what runs the bundle of a checkpoint: a photo to its vector."""
+    parity = {"coffee": PHOTO, "rocket": np.ascontiguousarray(sample_photo("rocket")[50:130, 300:401])}
+    photos = ParityPhotos(parity=parity, retrieval={})
+    bundle = export_bundle(checkpoint, folder, config, retrieval=None, photos=photos).check()
+    assert bundle.artefact().parity["verdict"] == "passed"
+    backend = open_backend(bundle, BackendConfig())
+    return lambda photo: backend.run(np.ascontiguousarray(photo)[None]).global_vectors[0]
+
+
+@pytest.mark.slow
+def test_solar_from_checkpoint_to_vectors(reference: Any, trunk: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path, state = solar_file(tmp_path / "solar.pth", trunk)
+    scales = (1.0, 1 / math.sqrt(2))
+    run = exported(path, tmp_path / "bundle", ExportConfig(global_scales=scales))
+    for photo in (PHOTO, PHOTO[:65, :97]):
+        close(run(photo), solar_vector(reference, state, photo, scales))
+
+
+@pytest.mark.slow
+def test_rmac_from_checkpoint_to_vectors(reference: Any, trunk: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Regions of every size of photo are those of the formula, in one graph."""
+    state = {**named(trunk, features), **under("whiten", linear(256, 256, 2))}
+    path = cirtorch_file(tmp_path / "net.pth", state, pooling="rmac", whitening=True)
+    run = exported(path, tmp_path / "bundle", ExportConfig(global_scales=(1.0,)))
+    whiten = {part: state[f"whiten.{part}"] for part in ("weight", "bias")}
+    for photo in (PHOTO, PHOTO[:33, :140], PHOTO[:100, :20], PHOTO[:1, :1]):
+        (level,) = reference.levels(photo, MEAN, STD, (1.0,))
+        x = reference.resnet(level, getter(state), features)[0].numpy()
+        wanted = reference.added(apply(whiten, reference.added(reference.rmac(x))))
+        close(run(photo), wanted)
+
+
+@pytest.mark.slow
+def test_ap_gem_from_checkpoint_to_vectors(
+    reference: Any, trunk: dict[str, torch.Tensor], pca: Any, tmp_path: Path
+) -> None:
+    fc = linear(24, 256, 4)
+    state = {**trunk, "adpool.p": POWER["pool.p"], **under("fc", fc)}
+    path = dirtorch_file(tmp_path / "ap.pt", state, {"Landmarks_clean": pca})
+    run = exported(path, tmp_path / "bundle")
+    rows = pca.components_ / (pca.explained_variance_**0.25)[:, None]
+    for photo in (PHOTO, PHOTO[:65, :97]):
+        (level,) = reference.levels(photo, MEAN, STD, (1.0,))
+        x = reference.resnet(level, getter(state), lambda child: child)[0].numpy()
+        vector = reference.floored(apply(fc, reference.gem(x, float(POWER["pool.p"]))))
+        close(run(photo), reference.floored(rows @ (vector - pca.mean_)))
