@@ -191,7 +191,8 @@ def _comparison(state: State, queries: NDArray[np.float32]) -> Any:
 
     def compare(kept: GlobalVectors, found: NDArray[np.float32]) -> None:
         given: Any = kept.codes if kept.vectors is None else kept.vectors
-        given = given.view(np.uint16) if given.dtype == np.float16 else given
+        given = given.view(np.uint16 if given.dtype == np.float16 else given.dtype)
+        given.flags.writeable = False  # as mapped ones are: one loop is compiled for both
         if kept.codes is None and len(queries) >= _FOR_BLAS:
             if given.dtype == np.uint16:
                 wide = np.empty(given.shape, np.float32)

@@ -113,7 +113,8 @@ class Reader(Searches):
         self._check_open()
         state = self.state
         if self.config.keeps_global:
-            search_global(state, np.zeros((1, self.config.global_dim), np.float32), 1, among=[])
+            first = [(0, int(np.argmax(state.shards[0].live)))] if state.shards else []
+            search_global(state, np.zeros((1, self.config.global_dim), np.float32), 1, among=first)
         if not self.keeps_local:
             return
         state.factors(self.config.idf)

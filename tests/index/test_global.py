@@ -168,6 +168,22 @@ def test_beside_postings(both: Path) -> None:
     }
 
 
+def test_prepare_compiles_what_a_search_needs(tmp_path: Path, both: Path) -> None:
+    from ctxdeploy.index.kernels import inner
+
+    loops = [inner.near_products, inner.near_products_of_halves, inner.inner_products]
+    alone = [make(tmp_path / kind, unit_vectors(9), kind) for kind in KINDS]
+    with Index.create(tmp_path / "empty", None, config=IndexConfig(global_vectors="fp32", global_dim=DIM)) as index:
+        index.prepare()
+        assert index.search_global(unit_vectors(7)[0]) == [[]]
+    for path in (*alone, both):
+        with Index.open(path) as index:
+            index.prepare()
+            compiled = [list(loop.signatures) for loop in loops]
+            assert len(index.search_global(unit_vectors(7)[:2])[0]) >= 9
+            assert [list(loop.signatures) for loop in loops] == compiled
+
+
 def test_a_replaced_vector_is_a_change(tmp_path: Path) -> None:
     """Without a codebook the shard stays the same file: its vectors alone say that something changed."""
     rows = unit_vectors(2 + 5)
