@@ -97,7 +97,7 @@ class Answer:
     @property
     def found(self) -> int | None:
         """How many hits are certain to show the same; None if that was not judged."""
-        if self.best_probability is None:
+        if (self.hits[0].probability if self.hits else self.best_probability) is None:
             return None
         return sum(is_certain(hit) for hit in self.hits)
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -223,7 +223,7 @@ def answer_section(answer: "Answer", photos: Path | None) -> Section:
         title=answer.photo.name,
         facts=(
             *(() if answer.box is None else (f"searched for the part {answer.box}",)),
-            *(() if not answer.turn else (f"turned by {answer.turn}°",)),
+            *_told(answer),
             *_effort(answer),
         ),
         results=[_result(answer, hit, rank, picture_of(photos, hit.name)) for rank, hit in enumerate(answer.hits, 1)],
@@ -265,6 +265,14 @@ def _effort(answer: "Answer") -> tuple[str, ...]:
     if answer.descriptors is None:
         return (f"a photo of the archive, asked with {answer.asked_with}", *ranked, searched)
     return (answer.asked_with, *ranked, f"extracted in {answer.extract_seconds:.2f} s, {searched}")
+
+
+def _told(answer: "Answer") -> Iterator[str]:
+    """Yield how the query was turned, and how sure the best was where all are left out."""
+    if answer.turn:
+        yield f"turned by {answer.turn}°" if answer.found else f"most like these when turned by {answer.turn}°"
+    if not answer.hits and answer.best_probability is not None:
+        yield f"the best of what --min-probability leaves out is {int(100 * answer.best_probability)} % sure"
 
 
 def picture_of(folder: Path | None, name: str) -> Path | None:

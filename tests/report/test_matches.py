@@ -104,3 +104,10 @@ def test_the_query_itself_leaves_the_other_bars_visible(place: Path, read_page: 
     hits = [Hit("own.png", 0.26), Hit("same.png", 0.002), Hit("other.png", 0.001)]
     assert bars(written(place, hits, read_page)) == pytest.approx([100, 100, 50])
     assert bars(written(place, hits[:1], read_page)) == pytest.approx([100])
+
+
+def test_a_page_says_what_is_not_certain(place: Path, read_page: Any) -> None:
+    unsure = written(place, [Hit("other.png", 0.001, probability=0.2)], read_page, turn=90, best_probability=0.2)
+    assert "most like these when turned by 90°" in unsure.one("div", "asked").texts("p")
+    none = written(place, [], read_page, best_probability=0.429)
+    assert "the best of what --min-probability leaves out is 42 % sure" in none.one("div", "asked").texts("p")
