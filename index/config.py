@@ -15,6 +15,8 @@ MAX_SHARD_IMAGES = 65536
 MAX_WORDS = 65536
 # What an archive may keep of each feature; each keeps what those before it keep.
 GEOMETRIES = ("none", "positions", "codes", "descriptors")
+# Whether a photo is one whole, or regions whose sums are averaged word by word.
+AGGREGATIONS = ("plain", "regional")
 # How an archive may keep the global vector of each photo.
 GLOBAL_VECTORS = ("none", "fp32", "fp16", "int8", "pq")
 GLOBAL_SEARCHES = ("exact", "ivf")
@@ -58,6 +60,10 @@ class IndexConfig:
     """How an archive aggregates and compares (ASMK, ICCV 2013; defaults of HOW, ECCV 2020).
 
     Attributes:
+        aggregation: "plain", or "regional" for photos whose descriptors are those of several regions, one after the
+            other (R-ASMK, Teichmann et al., CVPR 2019): scores are divided by the query's length alone, not by the
+            photo's, so that a photo of many regions does not lose. A word's sum over regions, divided by their number,
+            has the signs and the direction of the sum over all their descriptors: nothing else differs.
         binary: store signs of the residuals (ASMK*: D bits a word) instead of D float32.
         assignment: words per descriptor of an archived photo.
         query_assignment: words per descriptor of a query.
@@ -74,6 +80,7 @@ class IndexConfig:
         global_search: "exact": compare every photo; "ivf": look into the nearest cells alone, where there are many.
     """
 
+    aggregation: str = "plain"
     binary: bool = True
     assignment: int = 1
     query_assignment: int = 5
@@ -89,6 +96,8 @@ class IndexConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.binary, bool):
             raise ConfigError(f"binary {self.binary!r} is not true or false")
+        if self.aggregation not in AGGREGATIONS:
+            raise ConfigError(f"aggregation {self.aggregation!r} is not one of {', '.join(AGGREGATIONS)}")
         object.__setattr__(self, "geometry", parse_geometry(self.geometry))
         for name, high in (("assignment", 64), ("query_assignment", 64), ("shard_images", MAX_SHARD_IMAGES)):
             value = getattr(self, name)

@@ -162,6 +162,8 @@ class Searcher:
             [Aggregated(words=common, codes=query.codes[left])], [self.state.weights(common, scoring.idf)], [1.0]
         )
         norms = [self.state.weights(words, scoring.idf).sum(dtype=np.float64) for words in (query.words, photo.words)]
+        if self.state.manifest.config.aggregation == "regional":
+            norms[1] = np.float64(1)
         row = self.scores(lists, 0, count, batch, scoring)[0].astype(np.float64)
         return common, np.divide(row, np.sqrt(norms[0] * norms[1]), out=np.zeros(count), where=norms[0] * norms[1] > 0)
 

@@ -81,6 +81,8 @@ class IndexingConfig:
         global_vectors: how to keep the global vector of each photo, as ``IndexConfig.global_vectors``: the network's,
             or the sum of the local descriptors where it gives none. Of a network without local descriptors it is always
             kept, in ``GLOBAL`` if nothing else is said. Only for a new archive.
+        boxes: file of regions of the photos, as ``read_boxes`` takes it: the descriptors of each box are aggregated
+            with those of the whole photo. Given with every run of such an archive, and to no other.
         sync: remove the archive's photos that are gone.
         moved: the photos are at another place now than the archive remembers.
         retry_failed: try photos again that could not be decoded before.
@@ -111,6 +113,13 @@ class IndexingConfig:
         choices=("fp32", "fp16", "int8"),
         alone=GLOBAL,
         default_text="kept only where there is nothing else",
+    )
+    boxes: Path | None = setting(
+        None,
+        "--boxes",
+        "Regions of the photos: the descriptors of each box count beside those of the whole photo (R-ASMK).",
+        metavar="FILE",
+        default_text="the whole photo alone",
     )
     sync: bool = setting(False, "--sync", "Remove photos from the archive that are gone from PLACE.")
     moved: bool = setting(False, "--moved", "The archive's photos are at PLACE now.")
@@ -153,4 +162,9 @@ class IndexingConfig:
         extraction = bundle.extraction
         kept = self.global_vectors if self.global_vectors != "none" or "local" in extraction.gives else GLOBAL
         dim = extraction.global_dim or extraction.dim
-        return IndexConfig(geometry=self.geometry, global_vectors=kept, global_dim=0 if kept == "none" else dim)
+        return IndexConfig(
+            aggregation="plain" if self.boxes is None else "regional",
+            geometry=self.geometry,
+            global_vectors=kept,
+            global_dim=0 if kept == "none" else dim,
+        )

@@ -27,12 +27,14 @@ from ctxdeploy.archive import (
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, read_codebook
 from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
+from ctxdeploy.indexing.regions import Regions, read_boxes
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.judgement import judgement_of
 
@@ -71,6 +73,7 @@ class IndexingJob:
         key = {"model": self._bundle.model_id, "preprocessing": self._bundle.preprocessing.hash}
         self._cache = DescriptorCache(archive.with_name(archive.name + ".training"), key)
         self._trainer = CodebookTrainer(extractor, self._cache, config.failure_limit, display)
+        self._boxes = {} if config.boxes is None else read_boxes(config.boxes)
         self._report = IndexingReport()
         self._start = time.monotonic()
 
@@ -89,6 +92,10 @@ class IndexingJob:
         report.found, report.left_out = len(photos.photos), photos.left_out.metadata()
         for line in photos.left_out.lines():
             self._display.say(line)
+        strange = set(self._boxes) - {photo.name for photo in photos.photos}
+        if strange:
+            number, one = counted(len(strange), "photo"), printable(min(strange))
+            self._display.say(f"--boxes names {number} that are not among these, such as {one}")
         with self._opened(photos.photos) as index:
             plan = make_checked_plan(index, self._archive, photos, config)
             report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
@@ -100,7 +107,7 @@ class IndexingJob:
             committer = self._committer(index)
             pending = _failed_last(plan)
             with _committing(committer):
-                committer.add_cached(pending, self._cache)
+                self._add_cached(pending, committer)
                 # After those that succeeded: both count for a share of failures.
                 for failure in (*photos.unreadable, *plan.refused, *self._trainer.failed):
                     pending.pop(failure.name, None)
@@ -126,7 +133,7 @@ class IndexingJob:
             committer = self._committer(index)
             with _committing(committer):
                 pending = {} if held is None else {photo.name: photo for photo in held}
-                committer.add_cached(pending, self._cache)
+                self._add_cached(pending, committer)
                 for failure in self._trainer.failed:
                     pending.pop(failure.name, None)
                     committer.fail(failure)
@@ -197,6 +204,14 @@ class IndexingJob:
         config, limit = self._config, self._extractor.config.memory_limit
         return IndexCommitter(index, self._report, config.commit_seconds, config.failure_limit, self._display, limit)
 
+    def _add_cached(self, pending: "dict[str, PhotoSource]", committer: IndexCommitter) -> None:
+        """Add photos that training has extracted; of those with boxes it has the whole alone."""
+        whole = {name: photo for name, photo in pending.items() if name not in self._boxes}
+        left = set(whole)
+        committer.add_cached(whole, self._cache)
+        for name in left - set(whole):
+            del pending[name]
+
     def _extract(self, photos: "Iterable[PhotoSource]", committer: IndexCommitter) -> None:
         """Extract photos and add them; assignment, shards and commits run in a thread beside the network."""
         from ctxdeploy.runtime import PhotoFailure
@@ -213,12 +228,13 @@ class IndexingJob:
             else:
                 committer.add(result)
 
+        regions = Regions(self._boxes)
         with (
-            closing(self._extractor.extract(photos)) as results,
+            closing(self._extractor.extract(regions.spread(photos))) as results,
             self._display.progress("indexing", total) as bar,
             BackgroundWriter(take, _MAX_WAITING) as writer,
         ):
-            for result in results:
+            for result in regions.join(results):
                 start = time.perf_counter()
                 writer.put(result)
                 stages.blocked += time.perf_counter() - start
@@ -319,6 +335,7 @@ def given_codebook(config: IndexingConfig, bundle: Bundle) -> "Codebook | None":
             "--codebook": config.codebook is not None,
             "--words": config.words is not None,
             "--geometry": config.geometry != "none",
+            "--boxes": config.boxes is not None,
         }
         flag = next((flag for flag, is_given in given.items() if is_given), None)
         if flag is not None:
@@ -350,6 +367,12 @@ def check_free(archive: Path) -> None:
 
 def check_settings(index: "Index", archive: Path, config: IndexingConfig) -> None:
     """Raise ``ConfigError`` for what only a new archive takes, unless it was made so: the same command goes on."""
+    if (config.boxes is None) != (index.config.aggregation == "plain"):
+        raise ConfigError(
+            f"{archive} was made without --boxes: leave it out, or choose another -o"
+            if config.boxes is not None
+            else f"{archive} was made with --boxes: give the boxes of the photos again (--boxes FILE)"
+        )
     check_global(index, archive, config)
     if not index.keeps_local:
         if config.codebook is not None or config.words is not None or config.geometry != "none":

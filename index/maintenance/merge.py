@@ -81,6 +81,7 @@ def merge(writer: Writer, other: State, conflicts: str) -> Merged:
 def _check_alike(mine: Manifest, other: Manifest) -> None:
     facts = [
         ("codebook", mine.codebook_id or "none", other.codebook_id or "none"),
+        ("aggregation", mine.config.aggregation, other.config.aggregation),
         ("binary", mine.config.binary, other.config.binary),
         ("assignment", mine.config.assignment, other.config.assignment),
         ("geometry", mine.config.geometry, other.config.geometry),

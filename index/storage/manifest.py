@@ -139,7 +139,7 @@ class Manifest:
     @property
     def format_version(self) -> int:
         """The format in which it is written."""
-        if self.config.keeps_global:
+        if self.config.keeps_global or self.config.aggregation != "plain":
             return 4
         return 3 if self.config.keeps("codes") else 2
 
@@ -148,6 +148,8 @@ class Manifest:
         config = self.config.metadata()
         if not self.config.keeps_global:
             config = {key: value for key, value in config.items() if not key.startswith("global_")}
+        if self.config.aggregation == "plain":
+            del config["aggregation"]
         config["geometry"] = _KEEPS_POSITIONS_AT_MOST.get(self.config.geometry, self.config.geometry)
         facts = {
             "format": FORMAT_NAME,
@@ -314,6 +316,8 @@ def _contradiction(manifest: Manifest, version: int) -> str | None:
     config = manifest.config
     if config.keeps_global and version < 4:
         return f"global_vectors {config.global_vectors!r} belongs to format_version 4"
+    if config.aggregation != "plain" and version < 4:
+        return f"aggregation {config.aggregation!r} belongs to format_version 4"
     if (manifest.quantiser is not None) != config.needs_quantiser:
         return "global_vectors and global_search contradict quantiser"
     if manifest.codebook is None:

@@ -143,8 +143,17 @@ class State:
         return self.idf[words].astype(np.float32) if idf else np.ones(len(words), np.float32)
 
     def factors(self, idf: bool) -> tuple[NDArray[np.float64], ...]:
-        """Return 1 / sqrt(norm) of each photo, shard by shard; 0 for a norm of 0 and for removed photos."""
+        """Return 1 / sqrt(norm) of each photo, shard by shard; 0 for a norm of 0 and for removed photos.
+
+        Of photos that are aggregated by regions it is 1 wherever it is not 0.
+        """
+        if self.manifest.config.aggregation == "regional":
+            return self._regional_factors
         return self._idf_factors if idf else tuple(shard.factors for shard in self.shards)
+
+    @cached_property
+    def _regional_factors(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple((shard.factors > 0).astype(np.float64) for shard in self.shards)
 
     @cached_property
     def _idf_factors(self) -> tuple[NDArray[np.float64], ...]:
