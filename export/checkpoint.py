@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _STEPS = "num_batches_tracked"
-_NEEDED = ("backbone.conv1.", "backbone.stem.", "dim_reduction.", "global_head.")
+_NEEDED = ("backbone.conv1.", "backbone.stem.", "backbone.0.", "dim_reduction.", "global_head.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

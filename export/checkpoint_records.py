@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import CheckpointError
 
 _KINDS = re.compile(r"[<=|]?(f[48]|[iu][1248]|b1)")
+_MOST = 8192**2
 PCA = re.compile(r"sklearn\.decomposition(\.\w+)*\.PCA")
 
 
@@ -75,6 +76,8 @@ def numbers_of(value: Any, what: str) -> NDArray[np.float64]:
     if isinstance(value, ArrayRecord):
         found = _array(value.state, what)
     elif hasattr(value, "detach"):
+        if value.numel() > _MOST:  # numbers that share a place take no room in the file
+            raise CheckpointError(f"{what} has {value.numel():,} numbers, more than a whitening of {_MOST:,}")
         found = value.detach().cpu().double().numpy()
     elif isinstance(value, int | float):
         found = np.array(value, dtype=np.float64)

@@ -318,6 +318,8 @@ def _empty_bundle(loaded: Checkpoint, config: ExportConfig, folder: Path) -> Bun
             "sha256": file_sha256(loaded.path),
             "format": loaded.form,
             "weights_sha256": loaded.weights_sha256(),
+            # Of an authors' form: which whitening was taken, and what is theirs and what is ours.
+            **({"remarks": "; ".join(loaded.remarks)} if loaded.names and loaded.remarks else {}),
         },
         preprocessing=preprocessing,
         extraction=config.extraction(loaded),

@@ -67,6 +67,8 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
     path = printable(facts["path"])
     if facts["kind"] == "bundle":
         yield f"{path}: {_network(facts['network'], facts['extraction'])}"
+        if facts["source"].get("remarks"):
+            yield f"  checkpoint: {_text(facts['source'].get('format'))}; {_text(facts['source']['remarks'])}"
         for artefact in facts["artefacts"]:
             yield f"  {_text(artefact['target'])} {_text(artefact['precision'])}: {artefact['bytes'] / 1e6:.1f} MB"
         yield _words(facts.get("codebook"))

@@ -142,7 +142,7 @@ def _learned(
         return {}, ["no learned whitening is applied"]
     if source is not None and Path(source).is_file():
         pair = read(Path(source))
-        return _layer(Path(source), pair, dim), [f"the learned whitening is that of {printable(source)}"]
+        return _layer(Path(source), pair, dim), [f"the learned whitening is that of {printable(Path(source).name)}"]
     known = [f"{name}/{kind}" for name, kinds in sets.items() if isinstance(kinds, Mapping) for kind in kinds]
     if source is None and meta.get("whitening"):
         return {}, []

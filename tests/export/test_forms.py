@@ -12,12 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ctxdeploy.cli.info import _gist
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint
 from ctxdeploy.export.forms import Whitening
 from ctxdeploy.export.networks import Architecture
 from ctxdeploy.export.networks.resnet import ResNetTrunk
+from ctxdeploy.export.networks.vgg import VggTrunk
 from ctxdeploy.export.parity import ParityPhotos
 from ctxdeploy.runtime.backends import BackendConfig, open_backend
 
@@ -181,7 +183,7 @@ def test_learned_whitenings(reference: Any, trunk: dict[str, torch.Tensor], tmp_
         loaded, found = vector_of(path, Whitening(source=source))
         wanted = pair["P"] @ (plain.astype(np.float64) - pair["m"][:, 0])
         np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), rtol=0, atol=2e-5)
-        assert any((source if source == file else f"{name}/{kind}") in remark for remark in loaded.remarks)
+        assert any(("net_whiten.pth" if source == file else f"{name}/{kind}") in remark for remark in loaded.remarks)
     with pytest.raises(CheckpointError, match=r"--whitening x is neither a file nor .*30k/ss, retrieval-SfM-30k/ms"):
         load_checkpoint(path, whitening=Whitening(source="x"))
 
@@ -273,6 +275,22 @@ def test_dirtorch(bias: float, reference: Any, trunk: dict[str, torch.Tensor], p
         load_checkpoint(path, whitening=Whitening(source="x"))
 
 
+@pytest.mark.slow
+def test_cirtorch_on_vgg(reference: Any, tmp_path: Path) -> None:
+    """Names of ``features`` are those of the list of layers; odd sizes are rounded down at each halving."""
+    torch.manual_seed(1)
+    layers = VggTrunk()
+    state = {**under("features", layers.state_dict()), **POWER}
+    loaded, found = vector_of(cirtorch_file(tmp_path / "vgg.pth", state, architecture="vgg16"))
+    assert loaded.config.architecture is Architecture.VGG16 and loaded.config.global_dim == 512
+    vectors = []
+    for level in reference.levels(PHOTO, MEAN, STD, loaded.extraction.global_scales):
+        with torch.inference_mode():
+            x = layers.double()(level)[0].numpy()  # compared with plain convolutions in test_vgg
+        vectors.append(reference.added(reference.gem(x, float(POWER["pool.p"]))))
+    close(found, reference.over_scales(vectors, float(POWER["pool.p"])))
+
+
 def without(name: str) -> Callable[[dict[str, Any]], Any]:
     return lambda content: content["state_dict"].pop(name)
 
@@ -298,6 +316,7 @@ def meta(**entries: Any) -> Callable[[dict[str, Any]], Any]:
             r"of \(3, 3\) and 3 numbers, but .* have 256",
         ),
         (meta(Lw={"a": {"ms": {"m": np.ones(3)}}}), "the learned whitening has no 'P', but m"),
+        (meta(Lw={"a": {"ms": {"m": np.ones(256), "P": torch.ones(1).expand(10**11)}}}), "100,000,000,000 numbers"),
         (meta(Lw={"a": {"ms": {"m": np.ones(256), "P": "x"}}}), "'P' of the learned whitening is not an array"),
     ],
 )
@@ -339,17 +358,22 @@ def test_other_objects_of_scikit_learn_are_refused(pca: Any, trunk: dict[str, to
         load_checkpoint(path)
 
 
-def test_a_choice_that_a_file_does_not_have(tmp_path: Path) -> None:
+def test_a_choice_that_a_file_does_not_have(trunk: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(dict(trunk), tmp_path / "bare.pth")
+    with pytest.raises(ConfigError, match="--whitening and --whitening-power are for checkpoints of cirtorch, SOLAR"):
+        load_checkpoint(tmp_path / "bare.pth", architecture="resnet18-half", whitening=Whitening(source="none"))
     with pytest.raises(ConfigError, match="--whitening-power 2: give 0"):
         Whitening(power=2)
 
 
-def exported(checkpoint: Path, folder: Path, config: ExportConfig | None = None) -> Any:
+def exported(checkpoint: Path, folder: Path, config: ExportConfig | None = None, said: tuple[str, ...] = ()) -> Any:
     """Return what runs the bundle of a checkpoint: a photo to its vector."""
     parity = {"coffee": PHOTO, "rocket": np.ascontiguousarray(sample_photo("rocket")[50:130, 300:401])}
     photos = ParityPhotos(parity=parity, retrieval={})
     bundle = export_bundle(checkpoint, folder, config, retrieval=None, photos=photos).check()
     assert bundle.artefact().parity["verdict"] == "passed"
+    assert bundle.source.get("remarks", "") == "; ".join(load_checkpoint(checkpoint).remarks)
+    assert all(word in "\n".join(_gist({**bundle.metadata(), "kind": "bundle", "path": "b"}, None)) for word in said)
     backend = open_backend(bundle, BackendConfig())
     return lambda photo: backend.run(np.ascontiguousarray(photo)[None]).global_vectors[0]
 
@@ -384,7 +408,7 @@ def test_ap_gem_from_checkpoint_to_vectors(
     fc = linear(24, 256, 4)
     state = {**trunk, "adpool.p": POWER["pool.p"], **under("fc", fc)}
     path = dirtorch_file(tmp_path / "ap.pt", state, {"Landmarks_clean": pca})
-    run = exported(path, tmp_path / "bundle")
+    run = exported(path, tmp_path / "bundle", said=("dirtorch; its PCA of Landmarks_clean", "to the power of 0.25"))
     rows = pca.components_ / (pca.explained_variance_**0.25)[:, None]
     for photo in (PHOTO, PHOTO[:65, :97]):
         (level,) = reference.levels(photo, MEAN, STD, (1.0,))
