@@ -403,11 +403,12 @@ def test_rmac_from_checkpoint_to_vectors(reference: Any, trunk: dict[str, torch.
 
 @pytest.mark.slow
 def test_ap_gem_from_checkpoint_to_vectors(
-    reference: Any, trunk: dict[str, torch.Tensor], pca: Any, tmp_path: Path
+    reference: Any, trunk: dict[str, torch.Tensor], pca: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fc = linear(24, 256, 4)
     state = {**trunk, "adpool.p": POWER["pool.p"], **under("fc", fc)}
     path = dirtorch_file(tmp_path / "ap.pt", state, {"Landmarks_clean": pca})
+    monkeypatch.undo()  # the tracer looks for scikit-learn
     run = exported(path, tmp_path / "bundle", said=("dirtorch; its PCA of Landmarks_clean", "to the power of 0.25"))
     rows = pca.components_ / (pca.explained_variance_**0.25)[:, None]
     for photo in (PHOTO, PHOTO[:65, :97]):
