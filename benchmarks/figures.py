@@ -340,6 +340,31 @@ def expansion(r: Results) -> str:
     return "\n".join(lines)
 
 
+def frameworks(r: Results) -> str:
+    """What the three frameworks find, keep and take."""
+    labels = {
+        "global": "`--rank global`",
+        "global, 100 refined": "`--rank global --refine-global 100`",
+        "global, then 20 by ASMK": "`--rank global-then-local --rerank 20`",
+        "global, then 100 by ASMK": "`--rerank 100`",
+        "global, then 400 by ASMK": "`--rerank 400`",
+        "global, then 100 by geometry": "`--rerank 100 --rerank-by geometry`",
+        "global, then 100 by ASMK and geometry": "`--rerank 100 --verify 100`",
+        "local": "`--rank local`",
+        "local, 100 by geometry": "`--rank local --verify 100`",
+    }
+    tasks = ("all", "wild", "capture", "planar", "small")
+    parts = []
+    for model, file in {"lite-small": "frameworks", "ctx-small": "frameworks-ctx-small"}.items():
+        rows = r[file]["rows"]
+        lines = [f"| {model} | {' | '.join(tasks)} | ms | bytes |", "|---" * (len(tasks) + 3) + "|"]
+        for name, label in labels.items():
+            values = " | ".join(f"{rows[name]['mAP'][task]:.2f}" for task in tasks)
+            lines.append(f"| {label} | {values} | {rows[name]['median_ms']:.0f} | {rows[name]['photo_bytes']:,} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def verification(r: Results) -> str:
     """What is found when the first hits are verified, and what an archive keeps for it."""
     labels = {

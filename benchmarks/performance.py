@@ -28,6 +28,7 @@ from figures import (
     comparison,
     cores,
     expansion,
+    frameworks,
     geometry,
     million,
     precisions,
@@ -40,7 +41,7 @@ from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, mark
 
 ROOT = Path(__file__).parents[1]
 # The blocks of figures of each guide in docs/, in order.
-_GUIDES = {"queries.md": (expansion, verification), "indexing.md": (geometry,)}
+_GUIDES = {"queries.md": (frameworks, expansion, verification), "indexing.md": (geometry,)}
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.
 _PAIRS: dict[tuple[str, str | None], str] = {

@@ -253,9 +253,10 @@ def _print_estimate(expected: Estimate | None, why: str) -> None:
     if expected is None:
         echo(f"  time and size are not estimated: {printable(why)}")
     elif expected.photos:
+        descriptors = f" ({expected.descriptors:.0f} descriptors a photo)" if expected.descriptors else ""
         echo(
-            f"  about {expected.seconds_text} ({expected.seconds_a_photo:.2g} s a photo) and {expected.bytes_text} "
-            f"({expected.descriptors:.0f} descriptors a photo), from {counted(expected.tried, 'photo')}"
+            f"  about {expected.seconds_text} ({expected.seconds_a_photo:.2g} s a photo) and {expected.bytes_text}"
+            f"{descriptors}, from {counted(expected.tried, 'photo')}"
         )
 
 
