@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.core.errors import DownloadError
+from ctxdeploy.core.errors import ConfigError, DownloadError
 from ctxdeploy.core.files import make_folder, storing
 from ctxdeploy.core.text import printable
 
@@ -26,9 +26,12 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
         max_bytes: of everything in it, as it is unpacked.
 
     Raises:
+        ConfigError: this Python cannot refuse names that lead outside: 3.11.0 to 3.11.3.
         DownloadError: it is damaged or larger than that, or holds links, devices or names outside the folder.
         StorageError: the folder cannot be written.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise ConfigError("this Python does not unpack files safely: upgrade it to 3.11.4 or later")
     make_folder(folder)
     try:
         with gzip.open(archive) as plain:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxdeploy.core.errors import DownloadError
+from ctxdeploy.core.errors import ConfigError, DownloadError
 from ctxdeploy.models import unpacking
 from ctxdeploy.models.unpacking import unpack
 
@@ -85,3 +85,11 @@ def test_damaged_files_are_said_to_be_so(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DownloadError, match=r"is not a whole \.tar\.gz file"):
             unpack(path, tmp_path / str(number))
+
+
+def test_an_old_python_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = _pack(tmp_path / "p.tar.gz", _member("a", b"x"))
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(ConfigError, match=r"upgrade it to 3\.11\.4 or later"):
+        unpack(packed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
