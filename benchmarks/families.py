@@ -101,7 +101,7 @@ def _untrained(name: str, options: argparse.Namespace) -> Path:
             config = replace(config, pooling=replace(config.pooling, dim=dim))
         scales = SCALES if config.pooling is not None else ()
         extraction = config.fitted(Extraction(global_dim=int(bool(scales)), global_scales=scales))
-        photos = [sample_photo(sample) for sample in SAMPLES]
+        photos = [sample_photo(sample)[:480, :640] for sample in SAMPLES]
         save_checkpoint(untrained_network(config, extraction, photos), path, image_size=options.image_size)
     return path
 

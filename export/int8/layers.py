@@ -69,7 +69,8 @@ class Trunk:
         found: dict[str, None] = {}
         for tensor, place in self.places.items():
             enters = place == IMAGE or place.endswith(_INPUT)
-            if not enters and any(node.output[0] not in self.places for node in self.consumers[tensor]):
+            readers = [node for node in self.consumers[tensor] if node.op_type != "Shape"]
+            if not enters and any(node.output[0] not in self.places for node in readers):
                 found[place] = None
         if not found:
             raise ConfigError("nothing reads what the graph's trunk returns: export the network with build_graph")
@@ -95,7 +96,9 @@ def find_trunk(proto: Any) -> Trunk:
         if name is not None:
             layers.setdefault(name, []).append(node)
             if node.input[0] not in places:
-                before = _scale_before(node.input[0], producers, scales)
+                # One scale is made from the image of another.
+                within = {tensor: scale for tensor, scale in scales.items() if places[tensor] != IMAGE}
+                before = _scale_before(node.input[0], producers, within)
                 places[node.input[0]] = IMAGE if before is None else f"{name}{_INPUT}"
                 scales[node.input[0]] = len(set(scales.values())) if before is None else before
             places[node.output[0]], scales[node.output[0]] = name, scales[node.input[0]]

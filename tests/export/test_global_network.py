@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export.int8.layers import find_trunk
 from ctxdeploy.export.networks import (
     Architecture,
     GlobalHead,
@@ -28,6 +29,7 @@ from ctxdeploy.export.networks import (
 from ctxdeploy.export.networks.network import cell_centres, scale_ratio, scaled_by, scaled_size
 from ctxdeploy.export.networks.pooling import GeM, pool_of, unit
 from ctxdeploy.export.networks.trunks import trunk_of
+from ctxdeploy.export.tensorrt.limits import graph_problems
 
 ROOT2 = math.sqrt(2)
 # cirtorch's two pyramids, the second as it writes it.
@@ -267,3 +269,13 @@ def test_a_network_with_both_kinds_may_give_the_global_alone(both: Divided) -> N
     with torch.inference_mode():
         (found,) = alone.eval()(image)
         assert torch.allclose(found, both(image)[4], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_trunk_of_both_kinds_has_two_ends(both: Divided, traced: Callable[[str, Any], Any]) -> None:
+    graph = traced("both-kinds", both)
+    assert graph_problems(graph) == [] == graph_problems(graph, "tensorrt-rtx")
+    trunk = find_trunk(graph)
+    # The local head reads the third layer, the pooling the fourth, which is there at two of three scales.
+    assert trunk.ends == ["backbone.layer3.1.conv2/sum/relu", "backbone.layer4.1.conv2/sum/relu6"]
+    assert [len(row) for row in trunk.by_scale(trunk.ends)] == [2, 2, 1]
