@@ -15,7 +15,6 @@ from ctxdeploy.core.reading import TooManyBytesError, read_regular
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import LocalDescriptors
 
-LOCAL_SUFFIXES, GLOBAL_SUFFIX, DATUM_SUFFIX = (".delf", ".delg_local"), ".delg_global", ".datum"
 # 1000 descriptors of 128 dimensions have 0.6 MB, a PCA of 1024×1024 has 4 MB.
 _MAX_BYTES = 256 << 20
 _MAX_DIM = 8192

@@ -16,7 +16,9 @@ from torch.nn import functional
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.crc32c import crc32c
+from ctxdeploy.export.export import ExportConfig, export_bundle
 from ctxdeploy.export.networks.delf_network import resize_from_corners, round_scaled
+from ctxdeploy.export.parity.parity_run import ParityPhotos
 from ctxdeploy.export.saved_model import graph_facts
 
 UNITS = (3, 4, 6, 3)
@@ -327,6 +329,21 @@ def test_delg_says_which_layer_is_which(delg: Checkpoint, delg_prefix: Path) -> 
     assert (delg.form, delg.extraction.global_dim, delg.config.dim) == ("delg", 96, 128)
     usual = load_checkpoint(f"{delg_prefix}.index").config.delf
     assert usual is not None and usual.threshold == 175
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["delf", "delg"])
+def test_a_bundle_of_tensorflows_files_passes(
+    form: str, delf_folder: Path, delg_prefix: Path, samples: Mapping[str, NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    source = delf_folder if form == "delf" else delg_prefix
+    config = ExportConfig(scales=(0.7071,), top_k=40, image_size=256, threshold=0, max_batch=2)
+    photos = ParityPhotos(parity={"coffee": samples["coffee"][:150, :201]}, retrieval={})
+    bundle = export_bundle(source, tmp_path / "bundle", config, retrieval=None, photos=photos).check()
+    assert bundle.extraction.gives == (("local",) if form == "delf" else ("local", "global"))
+    parity = bundle.artefact().parity
+    assert parity["verdict"] == "passed" and parity["cosine_min"] > 0.9999
+    assert bundle.source["format"] == form
 
 
 @pytest.mark.slow
