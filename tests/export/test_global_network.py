@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
+from ctxdeploy.core.types import Precision
 from ctxdeploy.export import load_checkpoint, save_checkpoint
+from ctxdeploy.export.graph.mixed import emulated, to_mixed
+from ctxdeploy.export.graph.mixed_plan import FLOAT, graph_types
+from ctxdeploy.export.int8.calibration import calibrate
 from ctxdeploy.export.int8.layers import find_trunk
+from ctxdeploy.export.int8.qdq import quantise
+from ctxdeploy.export.int8.search import sensitivities
 from ctxdeploy.export.networks import (
     Architecture,
     GlobalHead,
@@ -272,10 +278,42 @@ def test_a_network_with_both_kinds_may_give_the_global_alone(both: Divided) -> N
 
 
 @pytest.mark.slow
-def test_the_trunk_of_both_kinds_has_two_ends(both: Divided, traced: Callable[[str, Any], Any]) -> None:
+def test_a_graph_of_both_kinds_in_every_precision(
+    both: Divided, samples: Mapping[str, NDArray[np.uint8]], traced: Callable[[str, Any], Any]
+) -> None:
+    import onnxruntime
+
+    def run(proto: Any, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        names = [output.name for output in proto.graph.output]
+        return dict(zip(names, session.run(names, {"image": image[None]}), strict=True))
+
     graph = traced("both-kinds", both)
     assert graph_problems(graph) == [] == graph_problems(graph, "tensorrt-rtx")
+    ranges = calibrate(graph, samples)
     trunk = find_trunk(graph)
     # The local head reads the third layer, the pooling the fourth, which is there at two of three scales.
     assert trunk.ends == ["backbone.layer3.1.conv2/sum/relu", "backbone.layer4.1.conv2/sum/relu6"]
     assert [len(row) for row in trunk.by_scale(trunk.ends)] == [2, 2, 1]
+    noise = sensitivities(graph, ranges, {"coffee": samples["coffee"]})
+    assert set(noise) == set(trunk.layers) and min(noise.values()) > 0
+    image = samples["rocket"]
+    with torch.inference_mode():
+        wanted = dict(zip(both.extraction.outputs, both(torch.from_numpy(np.array(image))[None]), strict=True))
+    least = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.99999, "int8": 0.98}
+    graphs = {
+        "fp32": graph,
+        "bf16": emulated(to_mixed(graph, Precision.BF16)),
+        "fp16": emulated(to_mixed(graph, Precision.FP16)),
+        "int8": quantise(graph, ranges),
+    }
+    for precision, proto in graphs.items():
+        found = run(proto, image)
+        assert list(found) == list(both.extraction.outputs)
+        vector = found["global"][0]
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
+        assert float(vector @ wanted["global"][0].numpy()) > least[precision], precision
+        assert found["descriptors"].shape == (1, 40, 16)
+    lows = [node for node in to_mixed(graph, Precision.BF16).graph.node if node.op_type == "Pow"]
+    kinds = graph_types(to_mixed(graph, Precision.BF16))
+    assert lows and all(kinds[name] == FLOAT for node in lows for name in (*node.input, *node.output))
