@@ -55,10 +55,11 @@ def find_index(path: Path) -> Path | None:
     Args:
         path: an index, its path without ``.index``, a SavedModel, or a folder that holds one as ``model``.
     """
-    beside = path.with_name(path.name + INDEX)
-    candidates = [path / "variables" / "variables.index", path / "model" / "variables" / "variables.index", beside]
     if path.suffix == INDEX:
         return path
+    candidates = [path / "variables" / "variables.index", path / "model" / "variables" / "variables.index"]
+    if path.name:  # "." and "/" have none
+        candidates.append(path.with_name(path.name + INDEX))
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 

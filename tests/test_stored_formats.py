@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core import bundle
 from ctxdeploy.index import Codebook, Index
+from ctxdeploy.index.config import IndexConfig
 from ctxdeploy.indexing.codebook import codebook_of
 from ctxdeploy.runtime import BackendConfig, Extractor
 
@@ -25,6 +27,14 @@ ENGINE = ("--backend", "onnxruntime")
 AS_THEN = ("--expand", 0, "--turn", "none")
 # A network's scores: other processors and versions of the engine round otherwise, which may turn a bit of a code.
 CLOSE = 2e-3
+
+
+# Settings that archives have got, at the values that mean what all did before.
+SINCE = [
+    (field.name, field.default)
+    for field in fields(IndexConfig)
+    if field.name.startswith("global_") or field.name == "aggregation"
+]
 
 
 def ctxdeploy(*arguments: object, code: int = 0) -> list[Any]:
@@ -58,9 +68,14 @@ def without(facts: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def as_then(info: dict[str, Any]) -> dict[str, Any]:
-    """Return what an archive says of itself without its place, as it was said when positions had no name."""
+    """Return what an archive says of itself without its place, as it was said when positions had no name.
+
+    What it can keep since, and does not, was not said.
+    """
     config = {**info["config"], "geometry": info["config"]["geometry"] in (True, "positions")}
-    return {**without(info, "path", "features"), "config": config}
+    config = {name: value for name, value in config.items() if (name, value) not in SINCE}
+    kept = info.get("global", {}).get("kept", "none")
+    return {**without(info, "path", "features", *(["global"] if kept == "none" else [])), "config": config}
 
 
 def exact(found: list[list[Any]]) -> list[list[list[str]]]:

@@ -328,12 +328,12 @@ def test_no_archive(call, photos: Path, tmp_path: Path, command: str) -> None:
 def test_archive_of_a_newer_ctxdeploy_is_left_alone(call, archive: Path, pointer: bool) -> None:
     """What this version cannot read is not damaged: a repair would go back to an older state."""
     newest = max(archive.glob("manifest-*.json"))
-    text = newest.read_bytes().replace(b'"format_version": 2', b'"format_version": 4')
+    text = newest.read_bytes().replace(b'"format_version": 2', b'"format_version": 5')
     newest.write_bytes(text)
     (archive / "CURRENT").write_text(f"{newest.name} {hashlib.sha256(text).hexdigest()}\n" if pointer else "cut")
     before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file()}
     for command in ("repair", "verify") if pointer else ("repair",):
-        _one_line(call(command, archive), 15, "format_version 4", "upgrade it")
+        _one_line(call(command, archive), 15, "format_version 5", "upgrade it")
     assert {path: path.read_bytes() for path in before} == {**before, archive / "LOCK": (archive / "LOCK").read_bytes()}
 
 
