@@ -38,6 +38,8 @@ CURRENT = "CURRENT"
 _MODEL = "model"
 _ORIGIN = "origin.json"
 _FIRST = "manifest-000000.json"
+# How the model of an archive begins that was made of descriptor files: which network made these nobody knows.
+DESCRIPTOR_FILES = "descriptor files"
 
 
 def is_archive(path: Path) -> bool:
@@ -83,6 +85,18 @@ def has_model(archive: Path) -> bool:
     return is_bundle(archive / _MODEL)
 
 
+def descriptor_files_of(archive: Path) -> str | None:
+    """Return the suffixes of the descriptor files that an archive was made of; None if a network made it."""
+    from ctxdeploy.index import Index
+
+    try:
+        with Index.open(archive) as index:
+            source = index.source
+    except ArchiveError:  # whoever opens it says why
+        return None
+    return source.description if source is not None and source.model.startswith(DESCRIPTOR_FILES) else None
+
+
 def store_model(archive: Path, bundle: Bundle) -> None:
     """Copy a bundle into an archive that has none yet, or a damaged one; durable, whole or not at all."""
     target = archive / _MODEL
@@ -112,6 +126,12 @@ def open_model(archive: Path, given: str | os.PathLike[str] | None = None, *, ch
     if given:
         return ctxdeploy.core.bundle.open(find_bundle(given), check_hashes=check_hashes)
     if not has_model(archive):
+        files = descriptor_files_of(archive)
+        if files is not None:
+            raise ArchiveError(
+                f"{archive} was made of descriptor files ({files}), and no network comes with them: ask with a photo "
+                "that it holds (--indexed NAME), or with descriptors (Index.search of ctxdeploy.index)"
+            )
         raise ArchiveError(f"{archive} carries no model: give the bundle that made it with --model")
     return ctxdeploy.core.bundle.open(archive / _MODEL, check_hashes=check_hashes)
 
@@ -205,7 +225,8 @@ def archive_problems(path: Path) -> list[str]:
     problems = Index.problems(path)
     # An archive made in Python has neither model nor origin.
     ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()
-    for check in (open_model, photo_place, Judgement.load) if ours else (Judgement.load,):
+    checks = (photo_place, Judgement.load) if ours else (Judgement.load,)
+    for check in (open_model, *checks) if ours and descriptor_files_of(path) is None else checks:
         try:
             check(path)
         except CtxdeployError as error:

@@ -411,7 +411,7 @@ class PhotoIndex:
                 name=fspath(self._path),
                 network=self._model.loading(index),
                 judgement=lambda: self._judgements.of(index),
-                image_size=lambda: self._model.bundle.preprocessing.image_size,
+                image_size=self._model.image_size,
                 folder=photo_folder(self._path),
                 files=self._files,
                 config=config,

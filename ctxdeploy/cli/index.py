@@ -13,6 +13,7 @@ from ctxdeploy.cli.options import (
     PATH,
     configured,
     echo,
+    given_flags,
     json_option,
     model_option,
     options_of,
@@ -25,6 +26,7 @@ from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedE
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.config import IndexingConfig
+from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob, list_descriptors
 from ctxdeploy.indexing.job import plan_indexing
 from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
 from ctxdeploy.indexing.report import IndexingReport
@@ -52,7 +54,13 @@ class _Command(click.Command):
 
 
 @click.command("index", cls=_Command)
-@click.argument("place", shell_complete=PATH.shell_complete)
+@click.argument("place", required=False, shell_complete=PATH.shell_complete)
+@click.option(
+    "--descriptors",
+    type=PATH,
+    metavar="DIR",
+    help="In place of PLACE: descriptor files of DELF or DELG; no network runs.",
+)
 @click.option("-o", "--output", type=ARCHIVE, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
 @model_option
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
@@ -61,7 +69,8 @@ class _Command(click.Command):
 @json_option
 @quiet_option
 def command(
-    place: str,
+    place: str | None,
+    descriptors: Path | None,
     output: Path | None,
     model: str | None,
     recursive: bool,
@@ -76,13 +85,21 @@ def command(
     photos.
 
     PLACE is a folder, a list (.txt, .csv, .jsonl), a tar or zip file, several (shards-{000..099}.tar), or a URL (s3://…).
+    With --descriptors a folder of .delf, .delg_local and .delg_global files takes its place; the codebook is then
+    given, or trained from these.
 
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
     cannot be read keeps its old descriptors until it can be, or is removed.
     """
-    config = configured(IndexingConfig)
+    config, shown = configured(IndexingConfig), Display(quiet=quiet, as_json=as_json)
+    if descriptors is not None:
+        _check_files(descriptors, place, model, config)
+        listed = list_descriptors(descriptors, recursive=recursive)
+        _index_files(output or default_archive(str(descriptors)), listed, config, dry_run, as_json, shown)
+        return
+    if place is None:
+        raise ConfigError("there is nothing to index: give PLACE, photos, or --descriptors DIR")
     archive = output or default_archive(place)
-    shown = Display(quiet=quiet, as_json=as_json)
     remote, selection = configured(RemoteConfig), configured(Selection)
     photos = list_photos(place, recursive=recursive, remote=remote, selection=selection)
     if dry_run:
@@ -109,6 +126,40 @@ def command(
     if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
         shown.say(_advice(archive, report, about, bundle))
     _remark(archive, photos, report, shown)
+
+
+def _check_files(folder: Path, place: str | None, model: str | None, config: IndexingConfig) -> None:
+    """Refuse what is about photos and their network."""
+    if place is not None:
+        raise ConfigError(f"--descriptors {folder} takes the place of {place}: give one of them")
+    flags = given_flags(Selection, ExtractorConfig, RemoteConfig, BackendConfig)
+    given = {"--model": model is not None, "--boxes": config.boxes is not None}
+    refused = [flag for flag, is_given in given.items() if is_given] + [
+        flag for flag in flags if flag != "--memory-limit"
+    ]
+    if refused:
+        raise ConfigError(
+            f"{refused[0]} is about photos and the network that describes them; --descriptors reads files that need "
+            "neither: leave it out"
+        )
+
+
+def _index_files(
+    archive: Path, listed: PhotoList, config: IndexingConfig, dry_run: bool, as_json: bool, shown: Display
+) -> None:
+    if dry_run:
+        plan, why = plan_indexing(listed, archive, config), "no network runs"
+        _print_dry_run(archive, plan, listed, None, why, config.sync, as_json)
+        return
+    shown.say(f"descriptors of {counted(len(listed.photos), 'photo')}; no network runs")
+    job = DescriptorFilesJob(archive, listed, config, shown, configured(ExtractorConfig).memory_limit)
+    try:
+        report = job.run()
+    except KeyboardInterrupt:
+        echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+        raise
+    _print(archive, report, {}, as_json)
+    _remark(archive, listed, report, shown)
 
 
 def _opened(archive: Path, model: str | None, config: IndexingConfig) -> PhotoIndex:
@@ -212,6 +263,18 @@ def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: Indexi
         check_precision(archive, extractor.bundle, extractor.description()["precision"])
         todo = [*plan.new.values(), *plan.changed.values()]
         expected, why = estimate(todo, archive, extractor, config), "none of a few photos could be read"
+    _print_dry_run(archive, plan, photos, expected, why, config.sync, as_json)
+
+
+def _print_dry_run(
+    archive: Path,
+    plan: IndexingPlan,
+    photos: PhotoList,
+    expected: Estimate | None,
+    why: str,
+    sync: bool,
+    as_json: bool,
+) -> None:
     if as_json:
         facts = {"archive": str(archive), "dry_run": True, "place": photos.place, **plan.metadata()}
         costs = None if expected is None else expected.metadata()
@@ -221,7 +284,7 @@ def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: Indexi
         }
         print_json({**facts, **missing, "left_out": photos.left_out.metadata(), "estimate": costs})
         return
-    _print_plan(archive, plan, photos, config.sync)
+    _print_plan(archive, plan, photos, sync)
     _print_estimate(expected, why)
 
 

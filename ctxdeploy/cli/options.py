@@ -164,6 +164,13 @@ def configured(config: type[_Config]) -> _Config:
     return with_settings(config, click.get_current_context().meta.get(_META, {}))
 
 
+def given_flags(*configs: type) -> list[str]:
+    """Return the flags of dataclasses that the running command was given, in the order of their fields."""
+    given = click.get_current_context().meta.get(_META, {})
+    fields = [field for config in configs for field in settings_of(config) if (field.owner, field.name) in given]
+    return [field.setting.flag.split()[0].partition("/")[0] for field in fields]
+
+
 def _option(field: SettingField) -> Callable[[_Command], _Command]:
     setting = field.setting
     kind = _plain(field.type)

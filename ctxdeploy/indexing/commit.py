@@ -4,7 +4,8 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -15,6 +16,7 @@ from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.indexing.config import FailureLimit
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.report import IndexingReport
+from ctxdeploy.judgement import judgement_of
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -252,6 +254,37 @@ class IndexCommitter:
             if id(photo) in refused:
                 self._list(_failure(photo, refused[id(photo)]))
         self._report.stages.assign += time.perf_counter() - start
+
+
+@contextmanager
+def committing(committer: IndexCommitter) -> Iterator[None]:
+    """Commit what was done when the block is left, whatever ends it: Ctrl-C, too many failures, the photos' own errors,
+    or that what reads the progress is gone."""
+    try:
+        yield
+    except StorageError:  # another commit would meet the same full disk
+        raise
+    except BaseException:
+        committer.commit()
+        raise
+    committer.finish()
+
+
+def finish(index: "Index", report: IndexingReport, display: Display, *, collect: bool) -> None:
+    """Compact if it is worth it, remove what is no longer needed, and judge the archive if its photos changed."""
+    merged = 0
+    try:
+        with display.steps("compacting") as step:
+            merged = index.compact_if_worth_it(step)
+    except StorageError as error:  # the photos are committed; room for a second copy may come
+        display.say(f"not compacted: {error}")
+    if merged:
+        display.say(f"merged {merged} shards into larger ones")
+    if merged or collect:
+        index.collect_garbage()
+    report.compacted += merged
+    if index.keeps_local:
+        judgement_of(index)
 
 
 def _failure(photo: PhotoDescriptors, reason: str) -> "PhotoFailure":

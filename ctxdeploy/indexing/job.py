@@ -25,18 +25,17 @@ from ctxdeploy.archive import (
     store_origin,
 )
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.codebook import CodebookTrainer, TrainingConfig, codebook_of, read_codebook
-from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter
+from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter, committing, finish
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
 from ctxdeploy.indexing.regions import Regions, read_boxes
 from ctxdeploy.indexing.report import IndexingReport
-from ctxdeploy.judgement import judgement_of
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import PhotoDescriptors
@@ -105,8 +104,8 @@ class IndexingJob:
             store_origin(self._archive, photos, extraction, moved=config.moved)
             index.forget_failures(plan.settled)
             committer = self._committer(index)
-            pending = _failed_last(plan)
-            with _committing(committer):
+            pending = plan.todo()
+            with committing(committer):
                 self._add_cached(pending, committer)
                 # After those that succeeded: both count for a share of failures.
                 for failure in (*photos.unreadable, *plan.refused, *self._trainer.failed):
@@ -115,7 +114,7 @@ class IndexingJob:
                 self._extract(list(pending.values()), committer)
                 # Last, so that a photo that was renamed is in the archive under either name at any time.
                 self._leave(index, [name for name in plan.gone if photos.is_gone(name)])
-            self._finish(index)
+            finish(index, self._report, self._display, collect=self._config.collect_garbage)
         return report
 
     def stream(self, photos: "Iterable[PhotoSource]") -> IndexingReport:
@@ -131,7 +130,7 @@ class IndexingJob:
         held = list(photos) if is_new and is_trained(self._config, self._bundle) else None
         with self._opened(held or []) as index:
             committer = self._committer(index)
-            with _committing(committer):
+            with committing(committer):
                 pending = {} if held is None else {photo.name: photo for photo in held}
                 self._add_cached(pending, committer)
                 for failure in self._trainer.failed:
@@ -139,7 +138,7 @@ class IndexingJob:
                     committer.fail(failure)
                 self._extract(photos if held is None else list(pending.values()), committer)
             report.found = report.indexed + report.replaced + report.failed
-            self._finish(index)
+            finish(index, self._report, self._display, collect=self._config.collect_garbage)
         return report
 
     @contextmanager
@@ -248,36 +247,6 @@ class IndexingJob:
             self._report.removed = index.remove(gone)
         else:
             self._report.missing = len(gone)
-
-    def _finish(self, index: "Index") -> None:
-        """Compact if it is worth it, remove what is no longer needed, and judge the archive if its photos changed."""
-        merged = 0
-        try:
-            with self._display.steps("compacting") as step:
-                merged = index.compact_if_worth_it(step)
-        except StorageError as error:  # the photos are committed; room for a second copy may come
-            self._display.say(f"not compacted: {error}")
-        if merged:
-            self._display.say(f"merged {merged} shards into larger ones")
-        if merged or self._config.collect_garbage:
-            index.collect_garbage()
-        self._report.compacted += merged
-        if gives_local(self._bundle):
-            judgement_of(index)
-
-
-@contextmanager
-def _committing(committer: IndexCommitter) -> Iterator[None]:
-    """Commit what was done when the block is left, whatever ends it: Ctrl-C, too many failures, the photos' own errors,
-    or that what reads the progress is gone."""
-    try:
-        yield
-    except StorageError:  # another commit would meet the same full disk
-        raise
-    except BaseException:
-        committer.commit()
-        raise
-    committer.finish()
 
 
 def index_photos(
@@ -399,10 +368,3 @@ def check_global(index: "Index", archive: Path, config: IndexingConfig) -> None:
     if config.global_vectors not in ("none", kept):
         made = "without --global" if kept == "none" else f"with --global {kept}"
         raise ConfigError(f"{archive} was made {made}: leave it out, or choose another -o")
-
-
-def _failed_last(plan: IndexingPlan) -> "dict[str, PhotoSource]":
-    """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
-    before = set(plan.failed)
-    todo = {**plan.new, **plan.changed}
-    return {name: todo[name] for failed in (False, True) for name in todo if (name in before) is failed}

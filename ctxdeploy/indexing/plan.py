@@ -49,6 +49,11 @@ class IndexingPlan:
     failed: list[str]
     settled: list[str]
 
+    def todo(self) -> dict[str, "PhotoSource"]:
+        """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
+        before, todo = set(self.failed), {**self.new, **self.changed}
+        return {name: todo[name] for failed in (False, True) for name in todo if (name in before) is failed}
+
     def kinds(self) -> Iterator[tuple[str, int, list[str]]]:
         """Yield every kind of photo, how many there are, and some of their names."""
         for kind, names in (("new", self.new), ("changed", self.changed)):

@@ -6,9 +6,10 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.archive import check_model, open_model
+from ctxdeploy.archive import check_model, descriptor_files_of, open_model
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import Preprocessing
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -51,6 +52,12 @@ class LoadedModel:
     def backend(self) -> "BackendConfig | None":
         """What runs the network, as it was given."""
         return self._backend
+
+    def image_size(self) -> int:
+        """Return the longest side in pixels of photos as the network sees them: of descriptor files the usual one."""
+        if self._bundle is None and self._given is None and descriptor_files_of(self._archive) is not None:
+            return Preprocessing().image_size
+        return self.bundle.preprocessing.image_size
 
     def label(self) -> str:
         """Return what is known of the model without opening it."""
