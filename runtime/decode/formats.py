@@ -22,6 +22,14 @@ HEIF_PLUGINS = ("pi_heif", "pillow_heif")
 _LOADING = threading.Lock()
 RAW_HINT = "raw files of cameras are read once rawpy is installed: pip install rawpy"
 _JXL_HINT = "JPEG XL is not read: convert it, with  djxl photo.jxl photo.png"
+# By extension, what to do with files that are not photos but were meant for this.
+_HINTS = {
+    ".jxl": _JXL_HINT,
+    **dict.fromkeys(
+        (".delf", ".delg_local", ".delg_global"),
+        "descriptor files are indexed with  ctxdeploy index --descriptors FOLDER",
+    ),
+}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
@@ -45,10 +53,10 @@ def is_unread_raw(name: str) -> bool:
 
 
 def extension_hint(extension: str) -> str | None:
-    """Return what would make files of an extension photos that can be read; None if nothing is known that would."""
+    """Return what to do so that files of an extension can be indexed; None if nothing is known that would help."""
     if extension.lower() in RAW_EXTENSIONS and not reads_raw():
         return RAW_HINT
-    return _JXL_HINT if extension.lower() == ".jxl" else None
+    return _HINTS.get(extension.lower())
 
 
 def readable_formats() -> tuple[str, ...]:

@@ -137,6 +137,12 @@ def test_a_folder_without_photos_says_what_there_is(tmp_path: Path) -> None:
         list_photos(str(tmp_path))
 
 
+def test_a_folder_of_descriptor_files_says_how_they_are_indexed(tmp_path: Path) -> None:
+    (tmp_path / "a.delg_local").touch()
+    with pytest.raises(NoPhotosError, match="--descriptors"):
+        list_photos(str(tmp_path))
+
+
 @pytest.mark.parametrize("pattern", ["", "/", "[z-a]"])
 @pytest.mark.parametrize("flag", ["include", "exclude"])
 def test_a_pattern_that_means_nothing_is_refused(flag: str, pattern: str) -> None:
