@@ -118,6 +118,9 @@ def find_checkpoint(given: str | os.PathLike[str]) -> Path:
     path = Path(given)
     if path.is_file():
         return path
+    tensors = Path(f"{os.fspath(given)}.index")  # TensorFlow's checkpoints are named without it
+    if not path.exists() and tensors.is_file():
+        return tensors
     folder = named_model(os.fspath(given))
     if folder is None:
         return path

@@ -56,6 +56,8 @@ def test_a_bundle_at_the_path_then_the_built_in_then_one_s_own(home: Path) -> No
         finding.find_checkpoint("mine")
     shutil.copytree(own, "ctx-small")
     assert finding.find_bundle("ctx-small") == Path("ctx-small")
+    Path("model.ckpt.index").write_bytes(b"TensorFlow's")
+    assert finding.find_checkpoint("model.ckpt") == Path("model.ckpt.index")
     Path("how-r18").write_bytes(b"a checkpoint")
     assert finding.find_checkpoint("how-r18") == Path("how-r18")
     finding.check_own(Path("ctx-small"))
