@@ -183,7 +183,7 @@ def _reranking(results: Results) -> list[str]:
         )
     if "verification" in results:
         found = results["verification"]
-        lines = ["| on the same matches | ms a pair | mAP | recall at precision 0.95 |", "|---|---|---|---|"]
+        lines = ["| on the same matches | ms a pair | mAP | recall with 95 of 100 right |", "|---|---|---|---|"]
         lines += [
             f"| {name} | {row['median_ms']:.3f} | {next(iter(row['mAP'].values())):.2f} | {row['recall']:.3f} |"
             for name, row in found["rows"].items()
