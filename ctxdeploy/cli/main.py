@@ -30,6 +30,7 @@ GROUPS = {
         "query": "Find the photos of an archive that show the same.",
         "pairs": "Write the pairs of photos that are worth matching.",
         "duplicates": "Find photos that are there more than once.",
+        "serve": "Answer queries over HTTP, and show a page to search with.",
         "demo": "Make a small archive of real photos and query it.",
     },
     "Keep an archive": {

@@ -1,0 +1,74 @@
+"""The archives that a service answers from."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxdeploy.archive import SUFFIX
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.photo_index import PhotoIndex
+from ctxdeploy.service.config import ServiceConfig
+from ctxdeploy.service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime import BackendConfig
+
+
+class ServedArchive:
+    """An archive that is answered from. Any thread may ask.
+
+    Args:
+        path: its folder.
+        config: of the service.
+        backend: what runs its model.
+
+    Attributes:
+        name: of its folder without the suffix; requests name it so.
+        photos: the archive, opened for reading.
+    """
+
+    def __init__(self, path: Path, config: ServiceConfig, backend: "BackendConfig | None" = None) -> None:
+        self.path = path
+        self.name = path.resolve().name.removesuffix(SUFFIX)
+        self.photos = PhotoIndex.open(path, backend=backend)
+        self._config = config
+
+    def close(self) -> None:
+        """Close it."""
+        self.photos.close()
+
+
+class Archives:
+    """All archives of a service, by name.
+
+    Raises:
+        ConfigError: two have the same name.
+        ArchiveError: one is not an archive, or damaged.
+    """
+
+    def __init__(self, paths: Sequence[Path], config: ServiceConfig, backend: "BackendConfig | None" = None) -> None:
+        self._by_name: dict[str, ServedArchive] = {}
+        for path in paths:
+            served = ServedArchive(path, config, backend)
+            if served.name in self._by_name:
+                raise ConfigError(f"{path} and {self._by_name[served.name].path} are both called {served.name}")
+            self._by_name[served.name] = served
+
+    def __iter__(self) -> Iterator[ServedArchive]:
+        return iter(self._by_name.values())
+
+    def named(self, name: str | None) -> ServedArchive:
+        """Return an archive; the only one may be left unnamed."""
+        if name is None and len(self._by_name) == 1:
+            return next(iter(self))
+        known = ", ".join(self._by_name)
+        if name is None:
+            raise ProblemError(422, f"name the archive with archive=…: one of {known}", code="ConfigError")
+        if name not in self._by_name:
+            raise ProblemError(404, f"there is no archive {name!r} here: ask one of {known}", code="NoSuchArchive")
+        return self._by_name[name]
+
+    def close(self) -> None:
+        """Close them all."""
+        for served in self:
+            served.close()

@@ -1,0 +1,123 @@
+"""What goes in and comes out, for checks and for ``openapi.json``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import Box
+from ctxdeploy.query import RERANK, QueryConfig
+from ctxdeploy.service.config import ServiceConfig
+from ctxdeploy.service.problems import ProblemError
+
+
+class ArchiveOption(BaseModel):
+    """Which archive is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    archive: Annotated[str | None, Field(description="Name of the archive; not needed where there is one.")] = None
+
+
+class SearchOptions(ArchiveOption):
+    """How an archive is asked; the words are those of ``ctxdeploy query``."""
+
+    top: Annotated[int, Field(ge=1, description="Results at most.")] = 10
+    box: Annotated[str | None, Field(description="Part of the photo: x0,y0,x1,y1 in pixels.")] = None
+    rank: Annotated[
+        Literal["local", "global", "global-then-local"] | None, Field(description="What orders the results.")
+    ] = None
+    rerank: Annotated[int, Field(ge=1, description="With global-then-local: so many are ordered anew.")] = RERANK
+    rerank_by: Annotated[Literal["asmk", "geometry"], Field(description="What orders them.")] = "asmk"
+    expand: Annotated[int | None, Field(ge=0, description="So many of the first results ask too.")] = None
+    verify: Annotated[int, Field(ge=0, description="So many of the first results are compared by geometry.")] = 0
+    verify_from: Annotated[Literal["archive", "photos"], Field(description="What they are compared by.")] = "archive"
+    turn: Annotated[Literal["auto", "none", "all"], Field(description="Ask by quarter turns as well.")] = "auto"
+    min_probability: Annotated[
+        float | None, Field(ge=0, le=1, description="Leave out results less likely to show the same.")
+    ] = None
+    matches: Annotated[bool, Field(description="Give the matched points of verified results.")] = False
+
+    def config(self, limits: ServiceConfig) -> QueryConfig:
+        """Return the question for an archive; ``ProblemError`` or ``ConfigError`` for what is not allowed."""
+        for name in ("top", "verify", "rerank", "expand"):
+            if (getattr(self, name) or 0) > limits.max_top:
+                value = getattr(self, name)
+                raise ProblemError(422, f"{name}={value} is above {limits.max_top}", code="ConfigError")
+        try:
+            box = None if self.box is None else Box.parse(self.box)
+        except ValueError as error:
+            raise ConfigError(f"box={self.box} {error}") from error
+        return QueryConfig(
+            box=box,
+            top=self.top,
+            rank=self.rank,
+            rerank=self.rerank,
+            rerank_by=self.rerank_by,
+            expand=self.expand,
+            verify=self.verify,
+            verify_from=self.verify_from,
+            turn=self.turn,
+            min_probability=self.min_probability,
+        )
+
+
+class Result(BaseModel):
+    """A photo that was found."""
+
+    rank: int
+    name: str
+    score: float
+    global_score: float | None
+    probability: float | None
+    certain: bool | None
+    inliers: int | None
+    affine: list[list[float]] | None
+    box: list[float] | None
+    matches: Annotated[
+        list[list[float]] | None, Field(description="x, y in the query and x, y in the photo, of each match.")
+    ] = None
+
+
+class Seconds(BaseModel):
+    """Where the time went."""
+
+    extract: float
+    search: float
+    total: float
+
+
+class SearchAnswer(BaseModel):
+    """What a photo found."""
+
+    archive: str
+    query: str
+    indexed: bool
+    box: list[float] | None
+    turn: int
+    rank: str
+    found: Annotated[int | None, Field(description="Results that are certain; null where nobody knows.")]
+    best_probability: float | None
+    results: list[Result]
+    descriptors: int | None
+    seconds: Seconds
+    remarks: list[str]
+
+
+class Problem(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    instance: str
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Problem, "description": "What went wrong", "content": {"application/problem+json": {}}}
+}
+PAGE = Path(__file__).with_name("page")
