@@ -28,7 +28,7 @@ class ServiceConfig:
         max_batch: photos of one request.
         timeout: seconds that a request may take, waiting included.
         max_queue: requests that may wait; more are refused.
-        threads: that answer requests at the same time.
+        max_running: requests that are answered at the same time, each in a thread.
         batch_size: photos of one size that the network takes at once.
         gather: searches that wait are asked together.
         refresh_seconds: between two looks for a newer state of an archive.
@@ -56,7 +56,7 @@ class ServiceConfig:
     max_batch: int = setting(64, "--max-batch", "Photos of one request.", metavar="N")
     timeout: float = setting(30.0, "--timeout", "A request that takes longer has failed.", metavar="SECONDS")
     max_queue: int = setting(64, "--max-queue", "Requests that may wait; more are refused.", metavar="N")
-    threads: int = setting(8, "--threads", "Requests that are answered at the same time.", metavar="N")
+    max_running: int = setting(8, "--max-running", "Requests that are answered at the same time.", metavar="N")
     batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
     gather: bool = setting(True, "--gather/--no-gather", "Ask searches that wait together.")
     refresh_seconds: float = setting(
@@ -80,7 +80,7 @@ class ServiceConfig:
             ("--max-top", self.max_top),
             ("--max-batch", self.max_batch),
             ("--max-queue", self.max_queue),
-            ("--threads", self.threads),
+            ("--max-running", self.max_running),
             ("--batch-size", self.batch_size),
         ):
             if value < 1:

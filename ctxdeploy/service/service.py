@@ -22,7 +22,7 @@ class Service:
 
     def __init__(self, archives: Archives, config: ServiceConfig) -> None:
         self.archives, self.config = archives, config
-        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="ctxdeploy-answer")
+        self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
         self._taken = 0
 
     async def compute(self, work: Callable[[], _Result]) -> _Result:
@@ -31,7 +31,7 @@ class Service:
         Raises:
             ProblemError: too many requests wait (429), or it took too long (504).
         """
-        if self._taken >= self.config.threads + self.config.max_queue:
+        if self._taken >= self.config.max_running + self.config.max_queue:
             raise ProblemError(429, f"{self._taken} requests wait: ask again later", code="QueueFull", retry_after=1)
         self._taken += 1
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
