@@ -105,6 +105,12 @@ class SearchAnswer(BaseModel):
     remarks: list[str]
 
 
+class Health(BaseModel):
+    """That the service lives, or is ready."""
+
+    status: Literal["alive", "ready"]
+
+
 class Problem(BaseModel):
     """Problem details (RFC 9457)."""
 

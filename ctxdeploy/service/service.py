@@ -5,11 +5,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.query import QueryConfig
 from ctxdeploy.service.archives import Archives
 from ctxdeploy.service.config import ServiceConfig
 from ctxdeploy.service.problems import ProblemError
+from ctxdeploy.service.readiness import Readiness
 
 _Result = TypeVar("_Result")
+
+
+def sample() -> NDArray[np.uint8]:
+    """Return a small photo, of noise, 96×128×3 uint8: what is done with it for the first time is not done again."""
+    return np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 
 
 class Service:
@@ -24,6 +34,7 @@ class Service:
         self.archives, self.config = archives, config
         self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
         self._taken = 0
+        self.readiness = Readiness()
 
     async def compute(self, work: Callable[[], _Result]) -> _Result:
         """Return what a function returns that runs in one of the threads.
@@ -40,6 +51,18 @@ class Service:
             return await asyncio.wait_for(asyncio.shield(running), self.config.timeout)
         except TimeoutError as error:
             raise ProblemError(504, f"no answer within {self.config.timeout:g} s", code="Timeout") from error
+
+    def prepare(self) -> None:
+        """Load and compile whatever the first request would wait for; ``readiness`` says how far it is."""
+        try:
+            for served in self.archives:
+                self.readiness.step(f"loading the model of {served.name}")
+                for _ in served.photos.search_many([sample()], QueryConfig(turn="none")):
+                    pass
+        except BaseException as error:
+            self.readiness.fail(error)
+        else:
+            self.readiness.done()
 
     def _leave(self) -> None:
         self._taken -= 1

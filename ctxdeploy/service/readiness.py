@@ -1,0 +1,54 @@
+"""Whether the service can answer, and what it waits for."""
+
+import threading
+
+
+class Readiness:
+    """Steps before the first answer, and the end. Safe to use from several threads.
+
+    Attributes:
+        failure: what ended the preparation; None if nothing did.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._step: str | None = "starting"
+        self._is_ending = False
+        self.failure: BaseException | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the service cannot answer: the step that runs. None if it can."""
+        with self._lock:
+            return "shutting down" if self._is_ending else self._step
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.reason is None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the service was told to end. Requests that still come are answered."""
+        return self._is_ending
+
+    def step(self, what: str) -> None:
+        """Say what is being prepared."""
+        with self._lock:
+            self._step = what
+
+    def done(self) -> None:
+        """Say that everything is prepared."""
+        with self._lock:
+            self._step = None
+
+    def fail(self, error: BaseException) -> None:
+        """Say that the service will never be ready."""
+        with self._lock:
+            self.failure = error
+            self._step = "the preparation failed"
+
+    def end(self) -> None:
+        """Say that no new requests should come."""
+        with self._lock:
+            self._is_ending = True
