@@ -90,7 +90,8 @@ class PhotoIndex:
         """Make a new archive.
 
         Its codebook is that of ``config``, else that of the model. Where neither gives one (``config.words``, or a
-        bundle without a codebook) it is trained from the first photos that are added, and the folder is made then.
+        bundle without a codebook) it is trained from the first photos that are added, and the folder is made then; so
+        are the words and cells of global vectors (``config.global_vectors="pq"``, ``config.global_cells``).
 
         Args:
             path: the folder, which must not exist yet or be empty.

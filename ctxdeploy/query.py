@@ -158,6 +158,8 @@ class QueryConfig:
             search of all; or ``geometry`` alone, as DELG does it (Cao et al., ECCV 2020).
         refine_global: so many of the first by global vectors are ordered anew by vectors that are refined with their
             neighbours among them (``ctxdeploy/index/refinement.py``); 0 for none. Scores stay what they are.
+        global_probes: cells of global vectors that are looked into, in an archive that was made with them; 0 compares
+            all photos; None for a sixteenth of the cells from 32,768 photos on, and for all photos below.
         global_from: archive whose global vectors are searched first, with its own model; its photos have the same
             names. None for those of the archive itself.
         expand: hits that ask too, with their stored codes; None for 5, but for 0 in an archive of another model than
@@ -188,6 +190,13 @@ class QueryConfig:
     rerank_by: str = setting(ASMK, "--rerank-by", "What orders them: ASMK, or geometry alone.", choices=RERANK_BY)
     refine_global: int = setting(
         0, "--refine-global", "Order so many of the first by global vectors refined by their neighbours.", metavar="N"
+    )
+    global_probes: int | None = setting(
+        None,
+        "--global-probes",
+        "Of an archive made with --global-cells: look into so many cells; 0: compare all photos.",
+        metavar="N",
+        default_text="a sixteenth of them, where there are many photos",
     )
     global_from: Path | None = setting(
         None,
@@ -254,6 +263,11 @@ class QueryConfig:
             raise ConfigError(
                 f"--refine-global {self.refine_global} says how many of the first by global vectors are refined: give "
                 f"0 or more, with --rank {GLOBAL} or {GLOBAL_THEN_LOCAL}"
+            )
+        if self.global_probes is not None and (self.global_probes < 0 or self.rank in (None, LOCAL)):
+            raise ConfigError(
+                f"--global-probes {self.global_probes} says into how many cells of global vectors to look: give 0 or "
+                f"more, with --rank {GLOBAL} or {GLOBAL_THEN_LOCAL}"
             )
         if self.rank == GLOBAL:
             self.check_global()

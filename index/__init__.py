@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from ctxdeploy.index.codebook.codebook import Codebook
     from ctxdeploy.index.codebook.pickled import open_codebook
     from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
-    from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, Hit, IndexConfig, Verification
+    from ctxdeploy.index.config import (
+        MAX_CELLS,
+        MAX_WORDS,
+        PART_WORDS,
+        DescriptorSource,
+        Hit,
+        IndexConfig,
+        Verification,
+    )
     from ctxdeploy.index.index import Index
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
@@ -36,7 +44,9 @@ if TYPE_CHECKING:
     from ctxdeploy.index.verification import VerificationConfig, rank, verify
 
 __all__ = [
+    "MAX_CELLS",
     "MAX_WORDS",
+    "PART_WORDS",
     "Aggregated",
     "Asked",
     "Codebook",
@@ -73,9 +83,11 @@ _HOMES = {
     "Hit": "config",
     "Index": "index",
     "IndexConfig": "config",
+    "MAX_CELLS": "config",
     "MAX_WORDS": "config",
     "Merged": "maintenance.merge",
     "NewerFormatError": "storage.format",
+    "PART_WORDS": "config",
     "Repaired": "maintenance.repair",
     "SearchThreads": "threads",
     "Searcher": "search",

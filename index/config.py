@@ -22,6 +22,8 @@ GLOBAL_VECTORS = ("none", "fp32", "fp16", "int8", "pq")
 GLOBAL_SEARCHES = ("exact", "ivf")
 # Words of each part of a vector in product quantisation: a byte.
 PART_WORDS = 256
+# Cells of global vectors: so many are compared in a millisecond.
+MAX_CELLS = 4096
 MAX_GLOBAL_DIM = 1 << 16
 
 # Called with how much is done, and of how much.

@@ -51,7 +51,9 @@ def checked_probes(state: State, probes: Any) -> int:
     if isinstance(probes, bool) or not isinstance(probes, (int, np.integer)) or probes < 0:
         raise ConfigError(f"{probes!r} probes: give a whole number of cells, or 0 to compare all photos")
     if probes and cells is None:
-        raise ConfigError(f"{probes} probes, but the archive has no cells: it was not made with global_search 'ivf'")
+        raise ConfigError(
+            f"{probes} probes, but the archive has no cells: it was not made with --global-cells (global_search 'ivf')"
+        )
     return min(int(probes), 0 if cells is None else len(cells))
 
 

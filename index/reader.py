@@ -77,6 +77,12 @@ class Reader(Searches):
         return self.state.manifest.codebook is not None
 
     @property
+    def global_cells(self) -> int:
+        """Cells that its global vectors are partitioned into; 0 where every search compares all photos."""
+        quantiser = self.state.quantiser
+        return 0 if quantiser is None or quantiser.cells is None else len(quantiser.cells)
+
+    @property
     def codebook_path(self) -> Path:
         """The file of the archive's codebook; ``ConfigError`` in an archive of global vectors alone."""
         self.state.check_local()
@@ -239,10 +245,10 @@ class Reader(Searches):
         }
 
     def _global_info(self) -> dict[str, Any]:
-        """Return how global vectors are kept and searched, their dimension, and bytes of one."""
+        """Return how global vectors are kept and searched, their dimension, bytes of one, and cells."""
         config = self.config
         facts = {"kept": config.global_vectors, "dim": config.global_dim, "bytes_each": config.global_bytes}
-        return {**facts, "search": config.global_search}
+        return {**facts, "search": config.global_search, "cells": self.global_cells}
 
     def _features_info(self) -> dict[str, Any]:
         """Return what is kept of features: the setting, how many there are, and bytes of one, without its posting."""

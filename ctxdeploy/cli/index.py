@@ -29,6 +29,7 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob, list_descriptors
 from ctxdeploy.indexing.job import plan_indexing
 from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
+from ctxdeploy.indexing.quantiser import check_sample
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_model
 from ctxdeploy.photo_index import PhotoIndex
@@ -106,6 +107,8 @@ def command(
         _dry_run(archive, model, photos, config, as_json)
         return
     is_new = not is_archive(archive)
+    if is_new:
+        check_sample(config, len(photos.photos))
     with _opened(archive, model, config) as index:
         used = index.bundle.path
         about = {"model": "its model" if used.parent == archive else display_name(used), **index.extraction()}

@@ -88,7 +88,8 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
         yield f"  model: {_text(facts['model']['source'].get('file'))}, {model}"
     yield _words(facts["codebook"])
     if facts["global"]["dim"]:
-        yield f"  global vectors: {facts['global']['dim']:,} dimensions, {_text(facts['global']['kept'])}"
+        cells = f", {counted(facts['global']['cells'], 'cell')}" if facts["global"]["cells"] else ""
+        yield f"  global vectors: {facts['global']['dim']:,} dimensions, {_text(facts['global']['kept'])}{cells}"
     kept = facts["features"]
     each = f", {kept['bytes_each']} bytes each for {counted(kept['count'], 'feature')}"
     yield f"  geometry: {kept['kept']}{each if kept['bytes_each'] else ''}"

@@ -200,12 +200,7 @@ class CodebookTrainer:
         """
         from ctxdeploy.index import Codebook
 
-        sample = photos
-        if len(photos) > config.max_photos:
-            sample = random.Random(config.seed).sample(photos, config.max_photos)
-        missing = [photo for photo in sample if not self._cache.has(photo.name, photo.state())]
-        if missing:
-            self._extract(missing, len(sample) - len(missing))
+        sample = self.sample(photos, config)
         limit = self._extractor.config.memory_limit
         # Half of the memory may be the descriptors that are clustered.
         max_vectors = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
@@ -227,6 +222,23 @@ class CodebookTrainer:
         self.times.clustering = time.perf_counter() - start
         self._display.say(codebook.metadata()["training"]["explanation"])
         return codebook
+
+    def sample(self, photos: list["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
+        """Draw a sample of photos, always the same, and extract those of it that the cache lacks.
+
+        Raises:
+            TooManyFailuresError: more photos failed than is allowed.
+        """
+        sample = photos
+        if len(photos) > config.max_photos:
+            sample = random.Random(config.seed).sample(photos, config.max_photos)
+        tried = {failure.name for failure in self.failed}
+        missing = [
+            photo for photo in sample if photo.name not in tried and not self._cache.has(photo.name, photo.state())
+        ]
+        if missing:
+            self._extract(missing, len(sample) - len(missing))
+        return sample
 
     def _extract(self, photos: list["PhotoSource"], tried_before: int) -> None:
         from ctxdeploy.runtime import PhotoFailure

@@ -64,6 +64,15 @@ class FailureLimit:
 NO_LIMIT = FailureLimit()
 
 
+def parse_cells(text: str) -> int:
+    """Return the number of cells that a text means, 0 for "auto"; ``ValueError`` for anything else."""
+    if text == "auto":
+        return 0
+    if not (text.isascii() and text.isdigit()) or not int(text):
+        raise ValueError("is neither a number of cells nor auto")
+    return int(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexingConfig:
     """How photos are indexed.
@@ -72,7 +81,8 @@ class IndexingConfig:
         codebook: file of a codebook to use. Only for a new archive.
         words: size of a codebook that is trained from the photos. If neither is given, that of the bundle is used, and
             where it carries none, one is trained whose size is chosen from the number of descriptors.
-        training_photos: photos at most whose descriptors train the codebook, drawn with ``seed``.
+        training_photos: photos at most that train the codebook, and the words and cells of global vectors, drawn with
+            ``seed``.
         seed: of the sample and of k-means.
         commit_seconds: least time between two commits. It grows to a tenth of the time that the run has taken, and to
             five minutes at most.
@@ -81,6 +91,9 @@ class IndexingConfig:
         global_vectors: how to keep the global vector of each photo, as ``IndexConfig.global_vectors``: the network's,
             or the sum of the local descriptors where it gives none. Of a network without local descriptors it is always
             kept, in ``GLOBAL`` if nothing else is said. Only for a new archive.
+        global_cells: partition the global vectors into so many cells, of which a query looks into a sixteenth where
+            there are many photos; 0 for as many as suit the sample; None to compare all photos. These and the words of
+            "pq" are trained on the sample that trains a codebook. Only for a new archive.
         boxes: file of regions of the photos, as ``read_boxes`` takes it: the descriptors of each box are aggregated
             with those of the whole photo. Given with every run of such an archive, and to no other.
         sync: remove the archive's photos that are gone.
@@ -94,7 +107,7 @@ class IndexingConfig:
         None, "--codebook", "Codebook to use.", metavar="FILE", default_text="the model's, or trained"
     )
     words: int | None = setting(None, "--words", "Train a codebook of this size from the photos.", metavar="N")
-    training_photos: int = setting(5000, "--training-photos", "Photos that train the codebook.")
+    training_photos: int = setting(5000, "--training-photos", "Photos that train codebook and cells.")
     seed: int = 0
     geometry: str = setting(
         "none",
@@ -109,10 +122,19 @@ class IndexingConfig:
         "none",
         "--global",
         "Keep a global vector of each photo too, for --rank global and global-then-local: the network's, or the sum of "
-        f"the local descriptors; without a value: {GLOBAL}.",
-        choices=("fp32", "fp16", "int8"),
+        f"the local descriptors; pq: a byte for 8 numbers; without a value: {GLOBAL}.",
+        choices=("fp32", "fp16", "int8", "pq"),
         alone=GLOBAL,
         default_text="kept only where there is nothing else",
+    )
+    global_cells: int | None = setting(
+        None,
+        "--global-cells",
+        "With --global: partition the vectors into so many cells, of which a query looks into a few; auto: as many as "
+        "suit the photos that train them.",
+        metavar="N|auto",
+        parse=parse_cells,
+        default_text="all photos are compared",
     )
     boxes: Path | None = setting(
         None,
@@ -146,6 +168,7 @@ class IndexingConfig:
             raise ConfigError(f"--{error}") from error
         IndexConfig(global_vectors=self.global_vectors, global_dim=int(self.global_vectors != "none"))
         check_types(self)
+        self._check_global()
         if self.codebook is not None and self.words is not None:
             raise ConfigError("--codebook and --words exclude each other: a given codebook has its size")
         if self.words is not None and not 1 <= self.words <= MAX_WORDS:
@@ -154,6 +177,22 @@ class IndexingConfig:
             raise ConfigError(f"--training-photos {self.training_photos} must be positive")
         if not 0 <= self.commit_seconds <= 86400:
             raise ConfigError(f"--commit-seconds {self.commit_seconds:g} is outside 0..86400")
+
+    def _check_global(self) -> None:
+        """Refuse cells without vectors, and a sample that is too small for what is to be trained on it."""
+        from ctxdeploy.index import MAX_CELLS, PART_WORDS
+
+        cells = self.global_cells
+        if cells is not None and self.global_vectors == "none":
+            raise ConfigError(f"--global-cells {cells or 'auto'} partitions global vectors: say --global too")
+        if cells is not None and not 0 <= cells <= MAX_CELLS:
+            raise ConfigError(f"--global-cells {cells} is outside 1..{MAX_CELLS}")
+        needed = max(cells or 0, PART_WORDS if self.global_vectors == "pq" else 0)
+        if self.training_photos < needed:
+            raise ConfigError(
+                f"--training-photos {self.training_photos} are fewer than the {needed} that --global "
+                f"{self.global_vectors}{f' --global-cells {cells}' if cells else ''} is trained on"
+            )
 
     def for_archive(self, bundle: Bundle) -> "IndexConfig":
         """Return the settings of a new archive for the descriptors of a model."""
@@ -167,4 +206,5 @@ class IndexingConfig:
             geometry=self.geometry,
             global_vectors=kept,
             global_dim=0 if kept == "none" else dim,
+            global_search="exact" if self.global_cells is None else "ivf",
         )

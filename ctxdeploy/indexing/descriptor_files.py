@@ -28,12 +28,13 @@ from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter, committi
 from ctxdeploy.indexing.config import GLOBAL, IndexingConfig
 from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.indexing.job import check_free, check_settings, make_checked_plan
+from ctxdeploy.indexing.quantiser import check_sample, train_quantiser
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.runtime import PhotoFailure
 from ctxdeploy.runtime.sources import FilePhoto, PhotoList
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Codebook, Index
+    from ctxdeploy.index import Codebook, GlobalQuantiser, Index, IndexConfig
     from ctxdeploy.runtime import PhotoSource
 
 LOCAL, WHOLE = (".delf", ".delg_local"), ".delg_global"
@@ -256,6 +257,7 @@ class DescriptorFilesJob:
         from ctxdeploy.index import DescriptorSource, Index, IndexConfig
 
         config, photos = self._config, self._described
+        check_sample(config, len(photos))
         has_local = any(photo.has_local for photo in photos)
         wholes = [photo for photo in photos if WHOLE in photo.suffixes]
         keeps_whole = len(wholes) == len(photos)
@@ -276,8 +278,22 @@ class DescriptorFilesJob:
         source = DescriptorSource(
             model=f"{DESCRIPTOR_FILES} {', '.join(suffixes)}", preprocessing="", description=", ".join(suffixes)
         )
-        settings = IndexConfig(geometry=config.geometry, global_vectors=kept, global_dim=width)
-        return Index.create(self._archive, codebook, config=settings, source=source)
+        settings = IndexConfig(
+            geometry=config.geometry,
+            global_vectors=kept,
+            global_dim=width,
+            global_search="exact" if config.global_cells is None else "ivf",
+        )
+        quantiser = self._quantiser(settings, keeps_whole) if settings.needs_quantiser else None
+        return Index.create(self._archive, codebook, config=settings, source=source, quantiser=quantiser)
+
+    def _quantiser(self, settings: "IndexConfig", takes_whole: bool) -> "GlobalQuantiser":
+        """Train the words and cells of global vectors on those of a sample of the files, or on the sums of theirs."""
+        sample = self._sample(self._described, self._config.training_photos)
+        results = (_read(photo, 0 if takes_whole else None, takes_whole) for photo in sample)
+        read = (result for result in results if isinstance(result, PhotoDescriptors))
+        stages, limit = self._report.stages, self._memory_limit
+        return train_quantiser(read, settings, self._config, self._display, stages, limit)
 
     def _check_global_alone(self) -> None:
         config = self._config

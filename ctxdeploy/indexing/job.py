@@ -34,12 +34,13 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
+from ctxdeploy.indexing.quantiser import check_sample, train_quantiser
 from ctxdeploy.indexing.regions import Regions, read_boxes
 from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import PhotoDescriptors
-    from ctxdeploy.index import Codebook, Index
+    from ctxdeploy.index import Codebook, GlobalQuantiser, Index, IndexConfig
     from ctxdeploy.runtime import Extractor, PhotoFailure, PhotoSource
     from ctxdeploy.runtime.sources import PhotoList
 
@@ -182,22 +183,33 @@ class IndexingJob:
     def _make(self, photos: "list[PhotoSource]") -> "Index":
         config = self._config
         check_free(self._archive)
-        if not gives_local(self._bundle):
-            return create_index(self._archive, None, self._bundle, config)
+        codebook, settings = given_codebook(config, self._bundle), config.for_archive(self._bundle)
+        check_sample(config, len(photos))
+        if codebook is not None and config.codebook is None:
+            self._display.say(
+                f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos"
+            )
+        if not is_trained(config, self._bundle):
+            return create_index(self._archive, codebook, self._bundle, config)
         with self._cache.locked():
-            codebook = given_codebook(config, self._bundle)
-            if codebook is not None and config.codebook is None:
-                self._display.say(
-                    f"the model's own codebook of {len(codebook):,} words; --words N trains one from the photos"
-                )
-            if codebook is None:
-                for photo in photos:
-                    if photo.data is not None:  # another run may have had other bytes of this name
-                        self._cache.discard(photo.name)
-                training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
+            for photo in photos:
+                if photo.data is not None:  # another run may have had other bytes of this name
+                    self._cache.discard(photo.name)
+            training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
+            if codebook is None and gives_local(self._bundle):
                 codebook = self._trainer.train(photos, training)
                 self._report.codebook = codebook.metadata()
-            return create_index(self._archive, codebook, self._bundle, config)
+            quantiser = self._quantiser(photos, settings, training) if settings.needs_quantiser else None
+            return create_index(self._archive, codebook, self._bundle, config, quantiser)
+
+    def _quantiser(
+        self, photos: "list[PhotoSource]", settings: "IndexConfig", training: TrainingConfig
+    ) -> "GlobalQuantiser":
+        """Train the words and cells of global vectors on the sample that trains a codebook."""
+        names = {photo.name for photo in self._trainer.sample(photos, training)}
+        limit = self._extractor.config.memory_limit
+        sample = self._cache.photos(names)
+        return train_quantiser(sample, settings, self._config, self._display, self._trainer.times, limit)
 
     def _committer(self, index: "Index") -> IndexCommitter:
         config, limit = self._config, self._extractor.config.memory_limit
@@ -262,11 +274,13 @@ def plan_indexing(photos: "PhotoList", archive: Path, config: IndexingConfig) ->
     Raises:
         ArchiveError: the archive is damaged, or cannot be made because other files are there.
         ConfigError: settings that the archive cannot take, or a sync that would leave nothing.
+        NoPhotosError: too few photos to train what a new archive needs.
     """
     from ctxdeploy.index import Index
 
     if not is_archive(archive):
         check_free(archive)
+        check_sample(config, len(photos.photos))
         return make_plan(None, photos)
     with Index.open(archive) as index:
         check_settings(index, archive, config)
@@ -289,8 +303,10 @@ def gives_local(bundle: Bundle) -> bool:
 
 
 def is_trained(config: IndexingConfig, bundle: Bundle) -> bool:
-    """Return whether a new archive's codebook is to be trained from its photos."""
-    return gives_local(bundle) and given_codebook(config, bundle) is None
+    """Return whether the codebook of a new archive, or what its global vectors are coded with, is to be trained from
+    its photos."""
+    lacks_codebook = given_codebook(config, bundle) is None and gives_local(bundle)
+    return lacks_codebook or config.for_archive(bundle).needs_quantiser
 
 
 def given_codebook(config: IndexingConfig, bundle: Bundle) -> "Codebook | None":
@@ -318,13 +334,20 @@ def given_codebook(config: IndexingConfig, bundle: Bundle) -> "Codebook | None":
     return codebook_of(bundle) if config.words is None else None
 
 
-def create_index(archive: Path, codebook: "Codebook | None", bundle: Bundle, config: IndexingConfig) -> "Index":
+def create_index(
+    archive: Path,
+    codebook: "Codebook | None",
+    bundle: Bundle,
+    config: IndexingConfig,
+    quantiser: "GlobalQuantiser | None" = None,
+) -> "Index":
     """Make an archive for the descriptors of a model, open for writing."""
     from ctxdeploy.index import DescriptorSource, Index
 
     name = bundle.source.get("file", "")
     source = DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash, description=name)
-    return Index.create(archive, codebook, config=config.for_archive(bundle), source=source)
+    settings = config.for_archive(bundle)
+    return Index.create(archive, codebook, config=settings, source=source, quantiser=quantiser)
 
 
 def check_free(archive: Path) -> None:
@@ -367,4 +390,8 @@ def check_global(index: "Index", archive: Path, config: IndexingConfig) -> None:
     kept = index.config.global_vectors
     if config.global_vectors not in ("none", kept):
         made = "without --global" if kept == "none" else f"with --global {kept}"
+        raise ConfigError(f"{archive} was made {made}: leave it out, or choose another -o")
+    cells = index.global_cells
+    if config.global_cells is not None and (not cells or config.global_cells not in (0, cells)):
+        made = f"with --global-cells {cells}" if cells else "without --global-cells"
         raise ConfigError(f"{archive} was made {made}: leave it out, or choose another -o")

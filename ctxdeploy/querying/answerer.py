@@ -83,7 +83,7 @@ class Answerer:
                 "model that gives local descriptors"
             )
         if self.rank != LOCAL:
-            self._first.check()
+            self._first.check(self.config.global_probes)
         return self
 
     @property
@@ -214,7 +214,7 @@ class Answerer:
         return [replace(item, search_seconds=seconds) for item in found]
 
     def _by_global_vectors(self, queries: Sequence[Found]) -> list[Found]:
-        found = self._first.search([item.key for item in queries], self.config.top, refine=self.config.refine_global)
+        found = self._first.search([item.key for item in queries], self.config.top, self.config)
         return [replace(item, hits=hits) for item, hits in zip(queries, found, strict=True)]
 
     def _by_local_descriptors(self, queries: Sequence[Found]) -> list[Found]:
@@ -254,7 +254,7 @@ class Answerer:
         self, queries: Sequence[Found], asked: "Sequence[Asked]", most: int, units: Sequence[float] | None
     ) -> list[Ranking]:
         """Return what is found among the first photos of the first stage, and those behind them in its order."""
-        firsts = self._first.search([item.key for item in queries], most, refine=self.config.refine_global)
+        firsts = self._first.search([item.key for item in queries], most, self.config)
         if self._first.is_other:
             firsts = [[hit for hit in hits if hit.name in self.index] for hits in firsts]
         parts = [None] * len(asked) if units is None else [[unit] for unit in units]

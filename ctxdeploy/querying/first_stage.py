@@ -18,6 +18,7 @@ from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
+    from ctxdeploy.query import QueryConfig
     from ctxdeploy.runtime import BackendConfig, Extractor, PhotoSource
 
 # What a first stage is asked with: a vector, D float32, or the name of a photo that it holds.
@@ -42,27 +43,33 @@ class FirstStage:
     is_other: bool = False
     remarks: tuple[str, ...] = ()
 
-    def check(self) -> None:
-        """Raise ``ConfigError`` if the archive keeps no global vectors."""
+    def check(self, probes: int | None = None) -> None:
+        """Raise ``ConfigError`` if the archive keeps no global vectors, or no cells to look into."""
         if not self.index.config.keeps_global:
             raise ConfigError(
                 f"{self.name} keeps no global vectors of its photos: index the photos into a new archive:  "
                 "ctxdeploy index PLACE -o NEW --global"
+            )
+        if probes and not self.index.global_cells:
+            raise ConfigError(
+                f"--global-probes {probes}: {self.name} was made without --global-cells, and every search compares all "
+                "photos: leave it out"
             )
 
     def described(self, photo: "PhotoSource", box: Box | None, turns: tuple[int, ...]) -> list[NDArray[np.float32]]:
         """Return the global vectors of a photo, turned, as this archive's network sees them."""
         return [vector_of(found) for found in self.network().extract_turned(photo, box, turns=turns)]
 
-    def search(self, keys: Sequence[Key], top: int, *, refine: int = 0) -> list[list[Hit]]:
+    def search(self, keys: Sequence[Key], top: int, config: "QueryConfig") -> list[list[Hit]]:
         """Return for each query at most ``top`` hits, whose scores are inner products; of equal ones by name.
 
         Args:
             keys: of the queries.
             top: hits at most.
-            refine: so many of the first are ordered by refined vectors.
+            config: cells to look into, and how many of the first are ordered by refined vectors.
         """
-        found = self._search(keys, min(max(top, refine), max(len(self.index), 1)))
+        refine = config.refine_global
+        found = self._search(keys, min(max(top, refine), max(len(self.index), 1)), config.global_probes)
         if refine:
             found = [self._refined(key, hits, refine) for key, hits in zip(keys, found, strict=True)]
         return [[replace(hit, global_score=hit.score) for hit in hits[:top]] for hits in found]
@@ -79,17 +86,19 @@ class FirstStage:
         order = np.argsort(-scores, kind="stable")
         return [*own, *(first[place] for place in order), *others[count:]]
 
-    def _search(self, keys: Sequence[Key], top: int) -> list[list[Hit]]:
+    def _search(self, keys: Sequence[Key], top: int, probes: int | None) -> list[list[Hit]]:
         found: list[list[Hit]] = [[] for _ in keys]
         if not len(self.index):
             return found
         names = {row: key for row, key in enumerate(keys) if isinstance(key, str)}
         vectors = {row: key for row, key in enumerate(keys) if not isinstance(key, str)}
         if names:
-            for row, hits in zip(names, self.index.search_global(list(names.values()), top), strict=True):
+            asked = self.index.search_global(list(names.values()), top, probes=probes)
+            for row, hits in zip(names, asked, strict=True):
                 found[row] = hits
         if vectors:
-            for row, hits in zip(vectors, self.index.search_global(np.stack(list(vectors.values())), top), strict=True):
+            asked = self.index.search_global(np.stack(list(vectors.values())), top, probes=probes)
+            for row, hits in zip(vectors, asked, strict=True):
                 found[row] = hits
         return found
 

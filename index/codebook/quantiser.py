@@ -21,16 +21,15 @@ from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import Piece
 from ctxdeploy.index.codebook.assignment import FlatAssigner
 from ctxdeploy.index.codebook.training import cluster
-from ctxdeploy.index.config import PART_WORDS, IndexConfig, Progress, global_parts
+from ctxdeploy.index.config import MAX_CELLS, PART_WORDS, IndexConfig, Progress, global_parts
 from ctxdeploy.index.inputs import as_global
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.threads import ALONE, SearchThreads
 
 FORMAT_NAME = "ctxdeploy-quantiser"
 FORMAT_VERSION = 1
-# Of a cell, at least; more of them would hold too few photos each, and 4096 are compared in a millisecond.
+# Of a cell, at least; more of them would hold too few photos each.
 _PER_CELL = 32
-_MAX_CELLS = 4096
 _ITERATIONS = 20
 # More vectors a word or cell are left out of a sample.
 _MAX_PER_WORD = 64
@@ -168,8 +167,8 @@ class GlobalQuantiser:
             return f"its words have the shape {found}, but {wanted} is needed"
         if (self.cells is not None) != (config.global_search == "ivf"):
             return f"global_search is {config.global_search!r}, and its cells contradict it"
-        if self.cells is not None and (self.cells.shape[1:] != (dim,) or not 1 <= len(self.cells) <= _MAX_CELLS):
-            return f"its cells have the shape {self.cells.shape}, but 1..{_MAX_CELLS} of {dim} numbers are needed"
+        if self.cells is not None and (self.cells.shape[1:] != (dim,) or not 1 <= len(self.cells) <= MAX_CELLS):
+            return f"its cells have the shape {self.cells.shape}, but 1..{MAX_CELLS} of {dim} numbers are needed"
         return None
 
     @classmethod
@@ -195,9 +194,9 @@ def _checked_cells(cells: Any, sample: int) -> int:
         fitting = sample // _PER_CELL
         if fitting < 1:
             raise ConfigError(f"{sample} global vectors are too few for 'ivf': give a sample of {_PER_CELL} or more")
-        return int(min(_MAX_CELLS, 1 << (fitting.bit_length() - 1)))
-    if isinstance(cells, bool) or not isinstance(cells, int) or not 1 <= cells <= min(_MAX_CELLS, sample):
-        raise ConfigError(f"{cells!r} cells of {sample} global vectors: give a whole number in 1..{_MAX_CELLS}")
+        return int(min(MAX_CELLS, 1 << (fitting.bit_length() - 1)))
+    if isinstance(cells, bool) or not isinstance(cells, int) or not 1 <= cells <= min(MAX_CELLS, sample):
+        raise ConfigError(f"{cells!r} cells of {sample} global vectors: give a whole number in 1..{MAX_CELLS}")
     return cells
 
 

@@ -94,10 +94,13 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
     ]
     for name, here, there in facts:
         if here != there:
-            raise MismatchError(
-                f"the archives cannot be merged: {name} is {here} here and {there} there; "
-                "index both alike: one model, one --codebook, one --geometry, one --global"
-            )
+            alike = "index both alike: one model, one --codebook, one --geometry, one --global"
+            if name == "quantiser":
+                alike = (
+                    "codes and cells of global vectors are those of the photos that an archive was begun with: begin "
+                    "both as copies of one archive, or index with --global fp16 or int8 and no --global-cells"
+                )
+            raise MismatchError(f"the archives cannot be merged: {name} is {here} here and {there} there; {alike}")
 
 
 def _copied(writer: Writer, held: HeldShard) -> HeldShard:

@@ -165,6 +165,7 @@ def test_beside_postings(both: Path) -> None:
         "dim": DIM,
         "bytes_each": 2 * DIM,
         "search": "exact",
+        "cells": 0,
     }
 
 
@@ -382,7 +383,7 @@ def test_product_quantisation_by_hand(tmp_path: Path, trained: GlobalQuantiser) 
             wanted = by_hand(kept, query, names)[:6]
             assert [hit.name for hit in hits] == [name for name, _ in wanted]
             assert [hit.score for hit in hits] == pytest.approx([score for _, score in wanted], abs=1e-14)
-        assert index.info()["global"] == {"kept": "pq", "dim": 32, "bytes_each": 6, "search": "ivf"}
+        assert index.info()["global"] == {"kept": "pq", "dim": 32, "bytes_each": 6, "search": "ivf", "cells": 16}
         assert index.verify() == []
 
 
