@@ -26,7 +26,8 @@ from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedE
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.indexing.config import IndexingConfig
-from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob, list_descriptors
+from ctxdeploy.indexing.described_photo import list_descriptors
+from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob
 from ctxdeploy.indexing.job import plan_indexing
 from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
 from ctxdeploy.indexing.quantiser import check_sample

@@ -15,7 +15,8 @@ from ctxdeploy.core.errors import ConfigError, MismatchError, NoPhotosError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Codebook, DescriptorSource, Index, IndexConfig
 from ctxdeploy.indexing.config import IndexingConfig
-from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob, list_descriptors
+from ctxdeploy.indexing.described_photo import list_descriptors
+from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob
 from ctxdeploy.indexing.report import IndexingReport
 
 DIM, GLOBAL_DIM, SILENT = 16, 24, Display(quiet=True)
