@@ -110,3 +110,30 @@ class DownloadError(CtxdeployError):
     """A model cannot be fetched: no server answers, the file is not there, or it is not a checkpoint."""
 
     exit_code = 23
+
+
+class ServiceError(CtxdeployError):
+    """A service refuses what it was asked over HTTP, is not reached, or answers what no `ctxdeploy serve` says.
+
+    Args:
+        message: one line: what was asked of which service, and what came of it.
+        status: of HTTP; None where no reply came.
+        code: that the service gives: the class of an error of ours, or a word such as ``QueueFull``; of what the client
+            itself finds: ``NotReached``, ``Timeout``, ``BadReply``.
+        detail: what the service says; empty where no reply came.
+        request_id: by which its log names the request.
+    """
+
+    exit_code = 24
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str = "BadReply",
+        detail: str = "",
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.detail, self.request_id = status, code, detail, request_id
