@@ -3,7 +3,6 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy import __version__
 from ctxdeploy.client.exchange import NoReply, Photo, Reply, Send
 from ctxdeploy.client.options import ClientConfig
 from ctxdeploy.core.errors import PhotoError
@@ -24,7 +23,7 @@ def arguments(config: ClientConfig) -> dict[str, Any]:
 def request_of(http: "httpx.Client | httpx.AsyncClient", config: ClientConfig, send: Send) -> "httpx.Request":
     """Return a request as httpx sends it."""
     asked = send.request
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"ctxdeploy/{__version__}"}
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "ctxdeploy-client"}
     key = config.sent_key
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
