@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
     from ctxdeploy.index.refinement import refined_scores
+    from ctxdeploy.index.rehearsal import WarmUp, warm_up
     from ctxdeploy.index.search import Searcher
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
@@ -66,10 +67,12 @@ __all__ = [
     "State",
     "Verification",
     "VerificationConfig",
+    "WarmUp",
     "open_codebook",
     "rank",
     "refined_scores",
     "verify",
+    "warm_up",
 ]
 
 _HOMES = {
@@ -95,10 +98,12 @@ _HOMES = {
     "State": "storage.state",
     "Verification": "config",
     "VerificationConfig": "verification",
+    "WarmUp": "rehearsal",
     "open_codebook": "codebook.pickled",
     "rank": "verification",
     "refined_scores": "refinement",
     "verify": "verification",
+    "warm_up": "rehearsal",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -47,6 +47,7 @@ GROUPS = {
         "models": "List, fetch and make models that have a name.",
         "export": "Turn a checkpoint into a verified bundle.",
         "build": "Build engines for a GPU from a bundle's graphs.",
+        "warm-up": "Compile ahead what indexing and searching run.",
         "diff": "Find the first layer where two artefacts diverge.",
     },
     "Measure and train": {
@@ -59,7 +60,7 @@ GROUPS = {
 }
 COMMANDS = {name: line for commands in GROUPS.values() for name, line in commands.items()}
 # Of commands whose module has another name: that of a builtin would hide it.
-MODULES = {"eval": "evaluate", "eval-pairs": "evaluate_pairs"}
+MODULES = {"eval": "evaluate", "eval-pairs": "evaluate_pairs", "warm-up": "warm_up"}
 # What other programs call the same.
 ALIKE = {
     **{"search": "query", "find": "query", "add": "index", "update": "index", "create": "index"},

@@ -57,6 +57,8 @@ def aggregate(
     ordered, order = (keys >> 32).astype(np.int32), keys & 0xFFFFFFFF
     begins = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     starts = np.append(begins, flat.size).astype(np.int64)
+    vectors = vectors.view()
+    vectors.flags.writeable = False  # as those of files are: one loop is compiled for both
     sums = build_kernels.residuals(vectors, centroids, ordered, order // (flat.size // len(vectors)), starts)
     if binary:
         return Aggregated(words=ordered[begins], codes=build_kernels.pack(sums, code_columns(dim)))

@@ -258,6 +258,8 @@ def _update(
 
     sums = np.zeros((words, vectors.shape[1]), np.float64)
     counts = np.zeros(words, np.int64)
+    vectors = vectors.view()
+    vectors.flags.writeable = False  # as centroids are, which are clustered too: one loop is compiled for both
     build_kernels.sum_by_word(vectors, assigned, sums, counts)
     centroids = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     empty = np.flatnonzero(counts == 0)

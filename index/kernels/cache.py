@@ -1,65 +1,163 @@
 """Machine code on disk, which is only ever a matter of speed: without it, or with what is left of it, loops compile.
 
-numba keeps one index file and some data files a loop, reads them back with pickle, and lets whatever that raises end
-the caller: a file cut by a full disk ended every later run. Here such a file is made again, and one that cannot be
-written is done without.
+numba's own cache wants a folder that it can write, even to read what is there; it is stale where a loop includes
+another whose file changed; and whatever its pickles raise ends the caller. Here a loop has one file for each signature
+and processor: its sha256, and what numba needs to run it again.
 """
 
 import hashlib
+import os
+import secrets
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps, loads
 
 from ctxdeploy.core.progress import announce
+from ctxdeploy.core.reading import open_regular
+from ctxdeploy.index.kernels.folders import CACHE, Place, given_folder, places, remove_other_versions
+from ctxdeploy.index.kernels.processor import PROCESSOR, target
 
 _COMPILES = "compiling the loops of the index for this processor, once after an installation: up to 20 s"
+_SUFFIX = ".code"
+_SHA256 = 32
 
 
-class _CheckedCode(CompileResultCacheImpl):
-    """What is kept, with its sha256: code with a flipped bit would run."""
+@dataclass
+class Tally:
+    """What became of the loops of this process: compiled, or read; files that could not be kept."""
 
-    def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        # Other names than numba's own, so that neither reads what the other wrote for the same loop.
-        return f"{super().get_filename_base(fullname, abiflags)}-sha256"
-
-    def reduce(self, compiled: Any) -> tuple[bytes, bytes]:
-        data = dumps(super().reduce(compiled))
-        return hashlib.sha256(data).digest(), data
-
-    def rebuild(self, target_context: Any, kept: tuple[bytes, bytes]) -> Any:
-        digest, data = kept
-        if hashlib.sha256(data).digest() != digest:
-            raise ValueError("the machine code is damaged")
-        return super().rebuild(target_context, loads(data))
+    compiled: int = 0
+    read: int = 0
+    lost: int = 0
 
 
-class MachineCode(FunctionCache):
-    """The files of one loop; no damage to them, and no lack of room, is an error.
+TALLY = Tally()
+_counting = threading.Lock()
+
+
+def _count(what: str) -> None:
+    with _counting:
+        setattr(TALLY, what, getattr(TALLY, what) + 1)
+
+
+class MachineCode:
+    """The files of one loop, as a numba dispatcher asks for them; no damage to them, and no lack of room, is an error.
 
     Raises:
-        Exception: there is no folder to keep files in, or the source cannot be read.
+        OSError: the source cannot be read.
     """
 
-    _impl_class = _CheckedCode
+    def __init__(self, function: Any) -> None:
+        source = Path(function.__code__.co_filename)
+        self._name = f"{source.stem}.{function.__qualname__}-{function.__code__.co_firstlineno}"
+        self.places = places(source)
+        self._enabled = True
+        if given_folder() and self.places[0].problem:
+            announce(f"machine code is neither read from nor kept in {self.places[0].problem}")
+
+    @property
+    def cache_path(self) -> str:
+        """Where code is kept; empty if nowhere."""
+        place = self.kept_in()
+        return "" if place is None else str(place.folder)
+
+    def kept_in(self) -> Place | None:
+        """Return where code is kept; None where nothing can be written."""
+        return next((place for place in self.places if place.is_writable()), None)
+
+    def enable(self) -> None:
+        """Read and keep code."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Neither read nor keep code."""
+        self._enabled = False
+
+    def flush(self) -> None:
+        """Forget what was kept."""
+        for place in self.places:
+            for path in place.folder.glob(f"{self._name}.*{_SUFFIX}"):
+                with suppress(OSError):
+                    path.unlink()
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled loop, or None where it must be compiled."""
-        try:
-            found = super().load_overload(signature, target_context)
-        except Exception:  # unpickling what is damaged raises anything
-            found = None
-        if found is None:
-            announce(_COMPILES)
-        return found
+        target_context.refresh()
+        begin, end = self._file(signature)
+        for place in self.places if self._enabled else ():
+            payload = _payload(place, begin + end)
+            if payload is not None:
+                with suppress(Exception):  # unpickling what is damaged raises anything
+                    found = CompileResult._rebuild(target_context, *loads(payload))
+                    _count("read")
+                    return found
+        _count("compiled")
+        announce(self._remark(begin))
+        return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled loop, in place of what cannot be read, or do without."""
+        place = self.kept_in() if self._enabled else None
+        if place is None or compiled.library.has_dynamic_globals or compiled.lifted:
+            _count("lost")
+            return
+        payload = dumps(compiled._reduce())
+        path = place.folder / "".join(self._file(signature))
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
         try:
-            super().save_overload(signature, compiled)
-        except Exception:  # the index is damaged, which is read first; or there is no room
-            try:
-                self.flush()
-                super().save_overload(signature, compiled)
-            except Exception:
-                return
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)  # of no group, whatever the umask
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            temporary.replace(path)
+            remove_other_versions(place)
+        except OSError:
+            _count("lost")
+            with suppress(OSError):
+                temporary.unlink()
+
+    def _file(self, signature: Any) -> tuple[str, str]:
+        """Return the name of a file in two parts: of loop and signature, and of the processor."""
+        triple, processor, features = target()
+        begin = f"{self._name}.{hashlib.sha256(str(signature).encode()).hexdigest()[:16]}."
+        return begin, f"{processor}-{hashlib.sha256(f'{triple} {features}'.encode()).hexdigest()[:8]}{_SUFFIX}"
+
+    def _remark(self, begin: str) -> str:
+        """Return what is said to someone who waits."""
+        if self.kept_in() is None:
+            return (
+                "compiling the loops of the index, in every process anew: up to 20 s each time, for no folder to keep "
+                f"machine code in can be written. Fill one ahead, where that is possible:  {CACHE}=FOLDER ctxdeploy "
+                f"warm-up  ; and set {CACHE} here"
+            )
+        others = (
+            path for place in self.places if not place.problem for path in place.folder.glob(f"{begin}*{_SUFFIX}")
+        )
+        other = next(others, None)
+        if other is None:
+            return _COMPILES
+        made_for = other.name.removeprefix(begin).removesuffix(_SUFFIX).rpartition("-")[0]
+        return (
+            f"compiling the loops of the index, up to 20 s: {other.parent} holds machine code for {made_for}, and this "
+            f"processor is {target()[1]}. Code for both:  {PROCESSOR}=x86-64-v3 ctxdeploy warm-up  ; and set "
+            f"{PROCESSOR} here too"
+        )
+
+
+def _payload(place: Place, name: str) -> bytes | None:
+    """Return the bytes of a file that is there, whole, and of nobody else; None of another."""
+    if place.problem:
+        return None
+    try:
+        with open_regular(place.folder / name) as file:
+            if not place.trusts(os.fstat(file.fileno())):
+                return None
+            data = file.read()
+    except OSError:
+        return None
+    payload = data[_SHA256:]
+    return payload if hashlib.sha256(payload).digest() == data[:_SHA256] else None

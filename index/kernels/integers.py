@@ -12,29 +12,23 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 
+from ctxdeploy.index.kernels.processor import has
 from ctxdeploy.index.kernels.vectors import FLOAT, LANES, LONG, SHORT, VECTOR, ZEROS, Body, called, emitted
 
 _BYTE, _HALF = ir.IntType(8), ir.IntType(16)
 _NUMBERS = ir.VectorType(SHORT, LANES)
-_FEATURES = str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
-
-
-def _has(*features: str) -> bool:
-    return all(f"+{feature}" in _FEATURES for feature in features)
-
 
 # How products are made: bits of a register, and whether it takes bytes.
-if _has("avx512vnni"):
+if has("avx512vnni"):
     WAY = "vnni512"
-elif _has("avxvnni"):
+elif has("avxvnni"):
     WAY = "vnni256"
-elif _has("avx512bw"):
+elif has("avx512bw"):
     WAY = "pairs512"
-elif _has("avx2"):
+elif has("avx2"):
     WAY = "pairs256"
-elif _has("sse2"):
+elif has("sse2"):
     WAY = "pairs128"
 else:
     WAY = "plain"

@@ -10,12 +10,14 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ctxdeploy.index.kernels.cache import MachineCode
+from ctxdeploy.index.kernels.processor import has
 
 LANES = 16
+# Every loop whose machine code is kept, of the modules that were imported.
+LOOPS: list[Any] = []
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,9 +31,9 @@ def reordered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kept(loop: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    with suppress(Exception):  # no folder to keep it in: a read-only installation without a home
-        # Where cache=True puts numba's own, which ends the caller over a damaged file.
-        loop._cache = MachineCode(function)
+    with suppress(OSError):  # the source is no file
+        loop._cache = MachineCode(function)  # where cache=True puts numba's own
+        LOOPS.append(loop)
     kept: Callable[..., Any] = loop
     return kept
 
@@ -82,8 +84,7 @@ prefetch: Any = intrinsic(_touch)
 
 def has_wide_popcount() -> bool:
     """Tell whether numba compiles for AVX-512 with vector popcount (Intel from Ice Lake, AMD from Zen 4 on)."""
-    features = str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
-    return "+avx512f" in features and "+avx512vpopcntdq" in features
+    return has("avx512f", "avx512vpopcntdq")
 
 
 def _vector(kind: Any) -> Any:

@@ -9,17 +9,16 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ctxdeploy.index.kernels.intrinsics import pointer_to
+from ctxdeploy.index.kernels.processor import has
 
 LANES = 16
 _HALF, _NUMBER, _LONG = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SUMS = ir.VectorType(_NUMBER, LANES)
 _PAIRS = ir.VectorType(_HALF, 2 * LANES)
-_FEATURES = str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
-WIDE = "+avx512bw" in _FEATURES
+WIDE = has("avx512bw")
 # 24 sums of 512 bits, or 12 of 256, stay in registers.
 ROWS, BLOCKS = (6, 4) if WIDE else (6, 1)
 
@@ -36,7 +35,7 @@ def _multiplied(builder: Any, left: Any, right: Any) -> Any:
 
     if WIDE:
         return call("llvm.x86.avx512.pmaddw.d.512", _PAIRS, _SUMS, left, right)
-    if "+avx2" in _FEATURES:
+    if has("avx2"):
         half, sums = ir.VectorType(_HALF, LANES), ir.VectorType(_NUMBER, LANES // 2)
         parts = [
             call("llvm.x86.avx2.pmadd.wd", half, sums, lanes(left, numbers), lanes(right, numbers))

@@ -267,7 +267,7 @@ def test_products_are_the_same_in_every_way(way: str) -> None:
         "pairs128": ["sse2"], "pairs256": ["avx2"], "pairs512": ["avx512bw"],
         "vnni256": ["avxvnni"], "vnni512": ["avx512vnni"],
     }  # fmt: skip
-    if not integer_kernels._has(*needed.get(way, [])):
+    if not integer_kernels.has(*needed.get(way, [])):
         pytest.skip("the processor has no such instructions")
     groups, count, blocks = 9, integer_kernels.ROWS, 2
     tile = integer_kernels._tile(blocks, way)
