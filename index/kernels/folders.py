@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba.misc.appdirs import AppDirs
@@ -83,7 +84,8 @@ def remove_other_versions(place: Place) -> None:
 
 def given_folder() -> str:
     """Return the folder that the user named for machine code; empty if none."""
-    return os.environ.get(CACHE) or numba.config.CACHE_DIR or ""
+    settings: Any = numba.config
+    return os.environ.get(CACHE) or settings.CACHE_DIR or ""
 
 
 def _tops(source: Path) -> Iterator[tuple[Path, bool]]:

@@ -6,6 +6,7 @@ unless it is made for what all of them have.
 
 import os
 from functools import cache
+from typing import Any
 
 import numba
 from llvmlite import binding as llvm  # type: ignore[import-untyped]
@@ -14,6 +15,7 @@ from numba.core.registry import cpu_target
 from ctxdeploy.core.errors import ConfigError
 
 PROCESSOR = "CTXDEPLOY_PROCESSOR"
+_SETTINGS: Any = numba.config
 # What a level adds to the one before, in LLVM's words (System V ABI of x86-64, "micro-architecture levels").
 _ADDED = {
     "x86-64-v2": "cx16 sahf popcnt sse sse2 sse3 ssse3 sse4.1 sse4.2",
@@ -34,11 +36,11 @@ def target() -> tuple[str, str, str]:
     wanted = ",".join(f"+{name}" for name in _features(level)) if level else None
     if wanted is not None:
         # numba reads both when it first compiles, in the whole process.
-        before = numba.config.CPU_NAME, numba.config.CPU_FEATURES
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = level, wanted
+        before = _SETTINGS.CPU_NAME, _SETTINGS.CPU_FEATURES
+        _SETTINGS.CPU_NAME, _SETTINGS.CPU_FEATURES = level, wanted
     triple, name, found = (str(part) for part in cpu_target.target_context.codegen().magic_tuple())
     if wanted is not None and found != wanted:
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = before
+        _SETTINGS.CPU_NAME, _SETTINGS.CPU_FEATURES = before
         raise ConfigError(
             f"{PROCESSOR}={level}: numba has compiled for another processor in this process before: import "
             "ctxdeploy.index.kernels.processor first, or set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES"
