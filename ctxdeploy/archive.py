@@ -22,7 +22,15 @@ from ctxdeploy.core.errors import (
     CtxdeployError,
     MismatchError,
 )
-from ctxdeploy.core.files import checksum, new_folder, remove_folder, remove_leftovers, storing, write_file
+from ctxdeploy.core.files import (
+    checksum,
+    folder_bytes,
+    new_folder,
+    remove_folder,
+    remove_leftovers,
+    storing,
+    write_file,
+)
 from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.urls import is_url, without_secrets
 from ctxdeploy.judgement import Judgement
@@ -206,6 +214,17 @@ def open_state(path: Path, at: str | int | None) -> "Index":
     from ctxdeploy.index import Index
 
     return Index.open(path, at=at)
+
+
+def archive_facts(index: "Index") -> dict[str, Any]:
+    """Return what an archive holds: counts, bytes, codebook, settings, model and place; all fits into JSON."""
+    path = index.path
+    facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(path)}
+    facts |= {"photos": photo_place(path), "extraction": extraction_of(path)}
+    if has_model(path):
+        model = open_model(path, check_hashes=False).metadata()
+        facts["model"] = {key: model[key] for key in ("network", "source", "preprocessing", "extraction")}
+    return facts
 
 
 def archive_problems(path: Path) -> list[str]:

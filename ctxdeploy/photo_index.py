@@ -1,26 +1,21 @@
 """The door of the product: a folder of photos to an archive, photos to answers, in one object."""
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ctxdeploy.archive import (
-    extraction_of,
-    has_model,
+    archive_facts,
     is_archive,
-    open_model,
     open_state,
     photo_folder,
-    photo_place,
     store_model,
 )
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
-from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
@@ -36,7 +31,7 @@ from ctxdeploy.querying.answerer import Answerer
 from ctxdeploy.querying.first_stage import OtherArchives
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs
 from ctxdeploy.querying.verifying import PhotoFeatures
-from ctxdeploy.shared_state import SharedState
+from ctxdeploy.shared_state import SharedState, WriterTurn
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Hit, Index
@@ -68,8 +63,7 @@ class PhotoIndex:
         self._path, self._model, self._at = path, model, at
         self._is_writable = writable
         self._state = SharedState(path, at)
-        self._writing = threading.Lock()
-        self._writing_thread: int | None = None
+        self._writing = WriterTurn(path)
         self._writer: Index | None = None
         self._config = IndexingConfig()
         self._files = PhotoFeatures()
@@ -299,24 +293,29 @@ class PhotoIndex:
             self._state.refresh()
             return removed
 
-    def refresh(self) -> bool:
+    def refresh(self, *, prepare: bool = False) -> bool:
         """Move on to the newest committed state, of this or another process; return whether there was one.
 
-        Searches that run go on with the state that they began with. An archive that was opened ``at`` a former state
-        stays there.
+        Searches that run go on with the state that they began with; others begin meanwhile. An archive that was opened
+        ``at`` a former state stays there.
+
+        Args:
+            prepare: first do what the first search in that state would wait for.
+
+        Raises:
+            ArchiveError: the newest state is damaged; the archive stays in the one that it is in.
         """
         self._state.check()
-        return self._state.refresh()
+        return self._state.refresh(self._prepare) if prepare else self._state.refresh()
+
+    def reading(self) -> "AbstractContextManager[Index]":
+        """Hold the state in force while a block runs, to ask it several things: an ``Index``, not to be closed."""
+        return self._state.reading()
 
     def info(self) -> dict[str, Any]:
         """Return what the archive holds: counts, bytes, codebook, settings, model and place; all fits into JSON."""
         with self._state.reading() as index:
-            facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(self._path)}
-            facts |= {"photos": photo_place(self._path), "extraction": extraction_of(self._path)}
-            if has_model(self._path):
-                model = open_model(self._path, check_hashes=False).metadata()
-                facts["model"] = {key: model[key] for key in ("network", "source", "preprocessing", "extraction")}
-            return facts
+            return archive_facts(index)
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the photos that could not be read: name, reason, stage, seconds, and the state of the file."""
@@ -369,31 +368,26 @@ class PhotoIndex:
 
     def close(self) -> None:
         """Release the archive for other writers. Searches that run are finished. May be called twice."""
-        self._check_idle()
+        self._writing.check_idle()
         self._state.close()
         self._others.close()
-        with self._writing:
+        with self._writing.taken():
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
 
+    def _prepare(self, index: "Index") -> None:
+        index.prepare()
+        if index.keeps_local and len(index):
+            self._judgements.of(index)
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        self._check_idle()
-        with self._writing:
+        with self._writing.taken():
             self._state.check()
             if not self._is_writable:
                 raise ArchiveError(f"{self._path} was opened for reading: open it with writable=True")
-            self._writing_thread = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._writing_thread = None
-
-    def _check_idle(self) -> None:
-        """Raise ``ConfigError`` where the pairs that ``add`` takes would change the archive: they would wait for it."""
-        if self._writing_thread == threading.get_ident():
-            raise ConfigError(f"photos are being added to {self._path}: change or close it when that is done")
+            yield
 
     def _hold_writer(self) -> None:
         """Open for writing what the first photos have made."""

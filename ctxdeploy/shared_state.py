@@ -1,13 +1,13 @@
-"""The state of an archive that several threads read while one moves on to a newer one."""
+"""What threads share of an archive: the state that they read while one moves on to a newer one; the turn to change it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import is_archive, open_state
-from ctxdeploy.core.errors import ArchiveError
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
@@ -27,6 +27,7 @@ class SharedState:
         self._path, self._at = path, at
         # The garbage collector may end a generator that reads this state in a thread that holds the lock.
         self._lock = threading.RLock()
+        self._refreshing = threading.Lock()
         self._readers: dict[int, int] = {}
         self._opened: Index | None = None
         self.is_closed = False
@@ -58,23 +59,39 @@ class SharedState:
             if is_left and is_former:
                 index.close()
 
-    def refresh(self) -> bool:
+    def refresh(self, prepare: "Callable[[Index], None]" = lambda index: None) -> bool:
         """Move on to the newest committed state; return whether there was a newer one than the one that is open.
 
-        Nothing is done if it is closed, also by another thread.
+        Nothing is done if it is closed, also by another thread. Readers come and go meanwhile; none of them waits.
+
+        Args:
+            prepare: called with the newer state before anybody reads it.
+
+        Raises:
+            ArchiveError: the newest state is damaged, or the archive is gone; the one that is open stays.
         """
-        with self._lock:
-            if self._opened is None or self._at is not None:
-                return False
+        with self._refreshing:
+            with self._lock:
+                if self._opened is None or self._at is not None:
+                    return False
+                held = self._opened.state.manifest.number
             newest = open_state(self._path, None)
-            if newest.state.manifest.number == self._opened.state.manifest.number:
+            try:
+                is_new = newest.state.manifest.number != held
+                if is_new:
+                    prepare(newest)
+            except BaseException:
                 newest.close()
-                return False
-            former, self._opened = self._opened, newest
-            is_read = id(former) in self._readers
-        if not is_read:
-            former.close()
-        return True
+                raise
+            with self._lock:
+                if self.is_closed or not is_new:
+                    former, is_read = newest, False
+                else:
+                    former, self._opened = self._opened, newest
+                    is_read = id(former) in self._readers
+            if not is_read:
+                former.close()
+            return former is not newest
 
     def close(self) -> None:
         """Close the state, when its last reader has left it. May be called twice."""
@@ -89,3 +106,32 @@ class SharedState:
         """Raise ``ArchiveError`` if it is closed."""
         if self.is_closed:
             raise ArchiveError(f"{self._path} is closed: open it again")
+
+
+class WriterTurn:
+    """Lets one thread at a time change an archive.
+
+    Args:
+        path: the archive's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have the turn while the block runs; errors as ``check_idle``."""
+        self.check_idle()
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = None
+
+    def check_idle(self) -> None:
+        """Raise ``ConfigError`` if this thread has the turn: the photos that it adds would change the archive."""
+        if self._thread == threading.get_ident():
+            raise ConfigError(f"photos are being added to {self._path}: change or close it when that is done")

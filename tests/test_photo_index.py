@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -337,6 +338,46 @@ def test_readers_move_on_when_they_are_told(photos: Path, tmp_path: Path) -> Non
             PhotoIndex.open(tmp_path / "a", writable=True)
     with PhotoIndex.open(tmp_path / "a", writable=True) as writer:
         assert writer.remove(["coffee", "nobody"]) == 1 and "coffee" not in writer
+
+
+def test_nobody_waits_while_a_newer_state_is_opened(archive: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    shutil.copytree(archive, path)
+    state = SharedState(path, None)
+    with state.reading() as index:
+        before = index.state.manifest.number
+    with Index.open(path, writable=True) as writer:
+        writer.remove("coffee_0.png")
+    opened, go_on = threading.Event(), threading.Event()
+
+    def prepare(newer: Index) -> None:
+        opened.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as threads:
+        moved = threads.submit(state.refresh, prepare)
+        assert opened.wait(60)
+        with state.reading() as index:  # the newer one is not ready: this one is, at once
+            assert index.state.manifest.number == before and "coffee_0.png" in index
+        go_on.set()
+        assert moved.result()
+    with state.reading() as index:
+        assert index.state.manifest.number > before and "coffee_0.png" not in index
+    state.close()
+
+
+def test_a_state_that_cannot_be_read_leaves_the_former_in_force(archive: Path, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    shutil.copytree(archive, path)
+    with PhotoIndex.open(path) as index:
+        with index.reading() as held:
+            number = held.state.manifest.number
+        (path / "CURRENT").write_text("nonsense")
+        with pytest.raises(ArchiveError):
+            index.refresh(prepare=True)
+        assert index.search(photos / "coffee_0.png", top=1)[0].name == "coffee_0.png"
+        with index.reading() as held:
+            assert held.state.manifest.number == number
 
 
 def test_a_writer_keeps_no_former_state_from_garbage_collection(photos: Path, tmp_path: Path) -> None:

@@ -248,19 +248,48 @@ def new_folder(path: Path, *, advice: str = "") -> Iterator[Path]:
         move(folder, path, advice=advice)
 
 
-def move(source: Path, target: Path, *, advice: str = "") -> None:
+def write_beside(path: Path, pieces: Iterable[Piece]) -> Path:
+    """Write a file under a temporary name in the folder of ``path`` and return that name, for ``move``.
+
+    Raises:
+        StorageError: it cannot be written; nothing is left of it.
+    """
+    temporary = _temporary(path)
+    with storing(path):
+        try:
+            write_file(temporary, pieces)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    return temporary
+
+
+def move(source: Path, target: Path, *, exclusive: bool = False, advice: str = "") -> None:
     """Sync a file, or a folder with all that is in it, and rename it to ``target`` on the same file system.
 
     A file replaces a file that is there, a folder only an empty folder.
+
+    Args:
+        source, target: their paths.
+        exclusive: a file that is there is not replaced.
+        advice: for the message, see ``storing``.
+
+    Raises:
+        StorageError: it cannot be moved.
+        FileExistsError: ``exclusive``, and there is a file at ``target``; both are left as they are.
     """
-    with storing(target, advice=advice):
+    with storing(target, advice=advice, but=FileExistsError if exclusive else None):
         for folder, _, files in os.walk(source):
             for name in files:
                 sync_file(Path(folder, name))
             sync_folder(Path(folder))
         if source.is_file():
             sync_file(source)
-        os.replace(source, target)  # noqa: PTH105 (tests count the calls of os)
+        if exclusive:
+            _move_to_free_name(source, target)
+        else:
+            os.replace(source, target)  # noqa: PTH105 (tests count the calls of os)
     for parent in {source.parent, target.parent}:
         sync_folder(parent)
 
@@ -320,6 +349,10 @@ def _temporary(path: Path) -> Path:
 LOCK = "LOCK"
 
 
+class LockedError(ArchiveError):
+    """Another process, or another object of this one, writes the archive; it may be free in a while."""
+
+
 class WriterLock:
     """An exclusive ``flock`` on the file ``LOCK`` of a folder, which also holds the writer's process id.
 
@@ -334,7 +367,7 @@ class WriterLock:
 
     _handle: int | None = None
 
-    def __init__(self, folder: Path, *, busy: type[CtxdeployError] = ArchiveError) -> None:
+    def __init__(self, folder: Path, *, busy: type[CtxdeployError] = LockedError) -> None:
         path = folder / LOCK
         self._path, self._process = folder, os.getpid()
         with storing(path):

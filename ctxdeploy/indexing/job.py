@@ -142,6 +142,21 @@ class IndexingJob:
             finish(index, self._report, self._display, collect=self._config.collect_garbage)
         return report
 
+    def described(self, photos: "Iterable[PhotoDescriptors]") -> IndexingReport:
+        """Index photos that were described before, by the same model; those of known names are replaced.
+
+        Raises:
+            As ``place``, of an archive that exists.
+        """
+        with self._opened([]) as index:
+            committer = self._committer(index)
+            with committing(committer):
+                for photo in photos:
+                    committer.add(photo)
+            self._report.found = self._report.indexed + self._report.replaced + self._report.failed
+            finish(index, self._report, self._display, collect=self._config.collect_garbage)
+        return self._report
+
     @contextmanager
     def _opened(self, photos: "list[PhotoSource]") -> "Iterator[Index]":
         """Open the archive for writing, or make it with a codebook, which may have to be trained from ``photos``."""

@@ -35,7 +35,8 @@ class IndexingPlan:
         unchanged: how many photos are as they were.
         given_up: photos that could not be decoded before and whose files are the same; they are not tried again.
         refused: photos whose names no archive can hold, as failures.
-        gone: names in the archive that are known not to be there any more.
+        gone: names in the archive that are known not to be there any more. Photos that came from memory (bytes that
+            were given, an upload whose file was not kept) never were there, and stay.
         failed: names among ``new`` and ``changed`` that could not be read before.
         settled: recorded failures that hold no longer: they are gone, or as they were when they were indexed.
     """
@@ -83,10 +84,12 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
     new: dict[str, PhotoSource] = {}
     changed: dict[str, PhotoSource] = {}
     unchanged: set[str] = set()
+    tells = True  # the place: the state of each of its photos, so that one without came from elsewhere
     given_up: list[str] = []
     refused: list[PhotoFailure] = []
     for photo in photos.photos:
         state = photo.state()
+        tells = tells and (state is not None or photos.folder is not None)
         reason = _refusal(photo.name)
         if reason is not None:
             refused.append(_failure(photo, reason))
@@ -104,7 +107,7 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
         unchanged=len(unchanged),
         given_up=given_up,
         refused=refused,
-        gone=[name for name in known if photos.is_gone(name)],
+        gone=[name for name, state in known.items() if photos.is_gone(name) and not (state is None and tells)],
         failed=[name for name in failures if name in new or name in changed],
         settled=[n for n, failure in failures.items() if n in unchanged or _is_listed(failure) or photos.is_gone(n)],
     )

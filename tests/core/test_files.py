@@ -365,3 +365,18 @@ def test_one_writer_and_a_file_system_without_locks(tmp_path: Path, monkeypatch:
 def test_the_hash_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert file_sha256(tmp_path / "file").startswith("ba7816bf")
+
+
+def test_a_file_is_written_beside_another_and_moved_there(tmp_path: Path) -> None:
+    target = tmp_path / "photo.jpg"
+    first = files.write_beside(target, [b"one"])
+    assert first.name.startswith(files.TEMPORARY) and first.parent == tmp_path and not target.exists()
+    files.move(first, target, exclusive=True)
+    second = files.write_beside(target, [b"two"])
+    with pytest.raises(FileExistsError):
+        files.move(second, target, exclusive=True)
+    assert target.read_bytes() == b"one" and second.exists()
+    files.move(second, target)
+    assert target.read_bytes() == b"two" and list(tmp_path.iterdir()) == [target]
+    with pytest.raises(StorageError, match="cannot be written"):
+        files.write_beside(tmp_path / "no" / "photo.jpg", [b"three"])

@@ -140,3 +140,14 @@ def test_a_plan_names_those_whose_names_cannot_be_kept(index: Index) -> None:
     assert [failure.name for failure in plan.refused] == ["half \ud800", "é as bytes \udcc3\udca9"]
     assert {failure.stage for failure in plan.refused} == {"index"} and len(plan.new) == len(names) - 2
     assert plan.metadata()["refused"] == 2
+
+
+def test_photos_that_came_from_memory_are_not_gone_from_a_place(index: Index, tmp_path: Path) -> None:
+    index.add_many([replace(photo("memory"), file=None), replace(photo("file"), file=FileState(size=1, mtime_ns=1))])
+    (tmp_path / "there.jpg").write_bytes(b"x")
+    there = PhotoSource(name="there.jpg", path=tmp_path / "there.jpg")
+    in_folder = PhotoList(place=str(tmp_path), photos=[there], folder=tmp_path)
+    packed = PhotoList(place="p.tar", photos=[there])
+    assert make_plan(index, in_folder).gone == make_plan(index, packed).gone == ["file"]
+    unknown = PhotoList(place="s3://a/b", photos=[PhotoSource(name="there.jpg", data=b"x")])
+    assert make_plan(index, unknown).gone == ["memory", "file"]  # its photos have no states either
