@@ -1,4 +1,4 @@
-"""What threads share of an archive: the state that they read while one moves on to a newer one; the turn to change it."""
+"""What threads share of an archive: the state that they read while one moves on to a newer one, and the turn."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.files import WriterLock
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import aggregate
 from ctxdeploy.index.storage.failures import Failures, normalised, write_failures

@@ -50,7 +50,7 @@ class DescriptorCache:
             ArchiveError: another process fills it.
             StorageError: the folder cannot be written.
         """
-        from ctxdeploy.core.files import WriterLock
+        from ctxdeploy.core.locks import WriterLock
 
         self._make()
         lock = WriterLock(self._root)

@@ -13,7 +13,6 @@ from ctxdeploy.core.bundle import CODEBOOK, MANIFEST, Bundle
 from ctxdeploy.core.errors import CheckpointError, ConfigError, DownloadError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import (
-    WriterLock,
     copy_file,
     file_sha256,
     make_folder,
@@ -21,6 +20,7 @@ from ctxdeploy.core.files import (
     remove_folder,
     remove_leftovers,
 )
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.urls import protocol_of, without_secrets

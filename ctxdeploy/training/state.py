@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.errors import CheckpointError, ConfigError, StorageError
-from ctxdeploy.core.files import WriterLock
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.export import save_tensors
 
 FORMAT = "ctxdeploy-training/1"

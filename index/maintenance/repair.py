@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError
-from ctxdeploy.core.files import WriterLock, write_file
+from ctxdeploy.core.files import write_file
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import json_text
 from ctxdeploy.index.maintenance.verify import check_codebook, check_file, check_names, check_statistics, shard_problems

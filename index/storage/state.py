@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
-from ctxdeploy.core.files import LOCK, TEMPORARY, WriterLock, make_folder
+from ctxdeploy.core.files import TEMPORARY, make_folder
+from ctxdeploy.core.locks import LOCK, WriterLock
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.codebook.codebook import Codebook

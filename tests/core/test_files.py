@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from ctxdeploy.core import files
-from ctxdeploy.core.errors import ArchiveError, StorageError
+from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import (
     TEMPORARY,
-    WriterLock,
     copy_file,
     file_sha256,
     make_folder,
@@ -249,21 +248,6 @@ def test_the_file_that_failed_is_named_beside_the_one_to_be_written(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_is_released_whatever_unlocking_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = WriterLock(tmp_path)
-
-    def failing(*arguments: Any) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(files.fcntl, "flock", failing)
-        try:
-            raise ZeroDivisionError
-        finally:
-            lock.release()
-    WriterLock(tmp_path).release()
-
-
 def test_an_error_of_the_block_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "folder") as folder:
         (folder / "file").write_bytes(NEW)
@@ -339,27 +323,6 @@ def test_a_working_folder_makes_its_parents_and_goes(tmp_path: Path) -> None:
         working_folder(tmp_path / "file/x"),
     ):
         pass
-
-
-def test_one_writer_and_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = WriterLock(tmp_path)
-    with pytest.raises(ArchiveError, match=f"is being written by process {os.getpid()}"):
-        WriterLock(tmp_path)
-    with pytest.raises(StorageError, match=f"is being written by process {os.getpid()}"):
-        WriterLock(tmp_path, busy=StorageError)
-    lock.release()
-    WriterLock(tmp_path).release()
-
-    def failing(*arguments: Any) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    handles = len(list(Path("/proc/self/fd").iterdir()))
-    monkeypatch.setattr(files.fcntl, "flock", failing)
-    with pytest.raises(
-        StorageError, match=r"LOCK cannot be locked: No locks available; choose a folder on a local disk"
-    ):
-        WriterLock(tmp_path)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= handles  # fewer where those of another test were collected
 
 
 def test_the_hash_of_a_file(tmp_path: Path) -> None:

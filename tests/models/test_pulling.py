@@ -16,7 +16,7 @@ import ctxdeploy.core.bundle
 import ctxdeploy.export
 import ctxdeploy.models.pulling as pulling
 from ctxdeploy.core.errors import ConfigError, DownloadError, ParityError, StorageError
-from ctxdeploy.core.files import WriterLock
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.progress import Display
 from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig
