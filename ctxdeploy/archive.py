@@ -115,6 +115,11 @@ def store_model(archive: Path, bundle: Bundle) -> None:
         pass
     remove_leftovers(archive)
     remove_folder(target)
+    copy_model(bundle, target)
+
+
+def copy_model(bundle: Bundle, target: Path) -> None:
+    """Copy a bundle without its codebook to a new folder; durable, whole or not at all."""
     with new_folder(target) as partial:
         # The files that it lists: not those that failed the parity check and lie beside them.
         for name in sorted({ctxdeploy.core.bundle.MANIFEST, *(artefact.file for artefact in bundle.artefacts)}):
@@ -166,7 +171,9 @@ def check_model(index: "Index", bundle: Bundle) -> None:
 _NEAR = 0.999
 
 
-def check_precision(archive: Path, bundle: Bundle, precision: str, *, other: str = "") -> str | None:
+def check_precision(
+    archive: Path, bundle: Bundle, precision: str, *, other: str = "", former: str | None = None
+) -> str | None:
     """Return what is to be said where photos are added in another precision than those before; None if in the same.
 
     Args:
@@ -174,11 +181,13 @@ def check_precision(archive: Path, bundle: Bundle, precision: str, *, other: str
         bundle: the model, which says how far each precision is from PyTorch.
         precision: of the photos to be added.
         other: `` of <the archive that they come from>``; empty if a network makes them now.
+        former: of the photos before; as ``origin.json`` says if None.
 
     Raises:
         MismatchError: descriptors of the two are not near enough to rank as one.
     """
-    former = (extraction_of(archive) or {}).get("precision", precision)
+    if former is None:
+        former = (extraction_of(archive) or {}).get("precision", precision)
     if former == precision:
         return None
     for label in (former, precision):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.index import Index
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
+    from ctxdeploy.index.maintenance.segments import Published, write_segment
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
     from ctxdeploy.index.refinement import refined_scores
     from ctxdeploy.index.rehearsal import WarmUp, warm_up
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
     from ctxdeploy.index.storage.positions import Features
+    from ctxdeploy.index.storage.segment import Segment, is_segment, open_segment
     from ctxdeploy.index.storage.state import State
     from ctxdeploy.index.threads import SearchThreads
     from ctxdeploy.index.verification import VerificationConfig, rank, verify
@@ -60,19 +62,24 @@ __all__ = [
     "IndexConfig",
     "Merged",
     "NewerFormatError",
+    "Published",
     "Repaired",
     "SearchThreads",
     "Searcher",
+    "Segment",
     "SnapshotInfo",
     "State",
     "Verification",
     "VerificationConfig",
     "WarmUp",
+    "is_segment",
     "open_codebook",
+    "open_segment",
     "rank",
     "refined_scores",
     "verify",
     "warm_up",
+    "write_segment",
 ]
 
 _HOMES = {
@@ -91,19 +98,24 @@ _HOMES = {
     "Merged": "maintenance.merge",
     "NewerFormatError": "storage.format",
     "PART_WORDS": "config",
+    "Published": "maintenance.segments",
     "Repaired": "maintenance.repair",
     "SearchThreads": "threads",
     "Searcher": "search",
+    "Segment": "storage.segment",
     "SnapshotInfo": "maintenance.snapshots",
     "State": "storage.state",
     "Verification": "config",
     "VerificationConfig": "verification",
     "WarmUp": "rehearsal",
+    "is_segment": "storage.segment",
     "open_codebook": "codebook.pickled",
+    "open_segment": "storage.segment",
     "rank": "verification",
     "refined_scores": "refinement",
     "verify": "verification",
     "warm_up": "rehearsal",
+    "write_segment": "maintenance.segments",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -20,6 +20,7 @@ from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
 from ctxdeploy.index.maintenance.repair import Repaired, repair
+from ctxdeploy.index.maintenance.segments import Published, publish_segments
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot, pin_state, remove_snapshot
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
@@ -349,6 +350,13 @@ class Index(Reader):
             if opened.path.resolve() == self._folder.resolve():
                 raise ConfigError(f"{other} cannot be merged into itself")
             return merge(self._writing(), opened.state, conflicts)
+
+    def publish(self, segments: Iterable[PathLike]) -> list[Published]:
+        """Take the photos of segments in and commit, all or none; return what each brought (``publish_segments``)."""
+        with self._mutex:
+            published = publish_segments(self._writing(), [Path(path) for path in segments])
+            self.commit()
+            return published
 
     def commit(self) -> None:
         """Make all changes durable and visible, or none: files first, then the manifest that names them.

@@ -43,6 +43,10 @@ GROUPS = {
         "snapshot": "Keep the state of an archive under a name.",
         "repair": "Make a damaged archive whole again.",
     },
+    "Index on many machines": {
+        "extract": "Make a segment of a part of the photos.",
+        "publish": "Take finished segments into an archive.",
+    },
     "Deploy a network": {
         "models": "List, fetch and make models that have a name.",
         "export": "Turn a checkpoint into a verified bundle.",

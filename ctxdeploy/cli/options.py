@@ -1,6 +1,7 @@
 """Options and output that several commands share, and options made from configuration dataclasses."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
@@ -12,6 +13,8 @@ from click.shell_completion import CompletionItem
 
 from ctxdeploy.archive import SUFFIX as ARCHIVE_SUFFIX
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
+from ctxdeploy.core.progress import Display
+from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
 from ctxdeploy.core.settings import SettingField, parse_numbers, settings_of, with_settings
 from ctxdeploy.core.text import json_text, printable
 from ctxdeploy.core.urls import url_of
@@ -238,6 +241,28 @@ def _keep(field: SettingField) -> Callable[[click.Context, click.Parameter, Any]
             context.meta.setdefault(_META, {})[field.owner, field.name] = value
 
     return keep
+
+
+def names_in(source: Path, flag: str, display: Display) -> list[str]:
+    """Return the names in a file, one a line, in any bytes; empty lines are none; ``-`` reads stdin.
+
+    Raises:
+        ConfigError: it cannot be read, or is too large.
+    """
+    if str(source) == "-":
+        if sys.stdin is None:
+            raise ConfigError(
+                f"{flag} - reads names from stdin, which is closed: give it a file, or the output of a command"
+            )
+        if sys.stdin.isatty():
+            display.say("names from the terminal, one a line; Ctrl-D ends them")
+    try:
+        content = sys.stdin.buffer.read(MAX_DESCRIPTION + 1) if str(source) == "-" else read_regular(source)
+    except OSError as error:
+        raise ConfigError(f"{flag} {source} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_DESCRIPTION:
+        raise ConfigError(f"{flag} {source} gives more than {MAX_DESCRIPTION >> 20} MiB: divide it")
+    return [line.decode("utf-8", "surrogateescape") for line in content.split(b"\n") if line]
 
 
 def echo(*lines: str, err: bool = False) -> None:

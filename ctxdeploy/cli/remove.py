@@ -1,17 +1,15 @@
 """``ctxdeploy remove``."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ctxdeploy.archive import photo_folder
-from ctxdeploy.cli.options import PATH, archive_argument, echo, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, archive_argument, echo, json_option, names_in, print_json, quiet_option
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
 from ctxdeploy.core.text import counted, native_path, photo_name, printable, printed_names
 
 if TYPE_CHECKING:
@@ -36,10 +34,10 @@ def command(archive: Path, names: tuple[str, ...], source: Path | None, as_json:
 
     if not names and source is None:
         raise ConfigError("no photos to remove: give their names, or --from FILE")
-    if str(source) == "-":
-        _check_input(Display(quiet=quiet))
     given = map(photo_name, names)
-    wanted = list(dict.fromkeys([*given, *(_names_in(source) if source is not None else [])]))
+    wanted = list(
+        dict.fromkeys([*given, *(names_in(source, "--from", Display(quiet=quiet)) if source is not None else [])])
+    )
     with Index.open(archive, writable=True) as index:
         unknown = _unknown(index, wanted)
         if printed := printed_names(unknown, index.names() if unknown else ()):
@@ -76,23 +74,3 @@ def _remark(archive: Path, names: list[str], unknown: list[str], shown: Display)
     there = sum(os.path.lexists(folder / native_path(name)) for name in names if name not in absent)
     if there:
         shown.say(f"{counted(there, 'file')} still in {folder}: the next  ctxdeploy index  adds what is there again")
-
-
-def _check_input(shown: Display) -> None:
-    if sys.stdin is None:
-        raise ConfigError(
-            "--from - reads names from stdin, which is closed: give it a file, or the output of a command"
-        )
-    if sys.stdin.isatty():
-        shown.say("names from the terminal, one a line; Ctrl-D ends them")
-
-
-def _names_in(source: Path) -> list[str]:
-    """Return the names in a file, one a line, in any bytes; empty lines are none."""
-    try:
-        content = sys.stdin.buffer.read(MAX_DESCRIPTION + 1) if str(source) == "-" else read_regular(source)
-    except OSError as error:
-        raise ConfigError(f"--from {source} cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_DESCRIPTION:
-        raise ConfigError(f"--from {source} gives more than {MAX_DESCRIPTION >> 20} MiB: divide it")
-    return [line.decode("utf-8", "surrogateescape") for line in content.split(b"\n") if line]

@@ -215,6 +215,38 @@ def copy_file(source: Path, target: Path, *, advice: str = "") -> None:
         shutil.copyfile(source, temporary)
 
 
+def link_file(source: Path, target: Path) -> bool:
+    """Give a file that is never changed a second name, in place of the file that is there; return whether that worked.
+
+    False where the file system has no hard links, or the two are on different ones: nothing was done then.
+
+    Raises:
+        StorageError: ``target`` cannot be written.
+    """
+    try:
+        if target.samefile(source):
+            return True  # a rename of one name of a file onto another does nothing, and leaves both
+    except OSError:
+        pass
+    with storing(target):
+        temporary = _temporary(target)
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            return False
+        try:
+            sync_file(temporary)
+            os.replace(temporary, target)  # noqa: PTH105 (tests count the calls of os)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    sync_folder(target.parent)
+    return True
+
+
 @contextmanager
 def working_folder(path: Path, *, advice: str = "") -> Iterator[Path]:
     """Yield a new, empty folder beside ``path``, on the same file system; it is removed after the block.

@@ -57,6 +57,7 @@ class IndexingJob:
         config: codebook, commits, failures, and what happens to photos that are gone.
         display: where progress and remarks go.
         index: the archive, open for writing, which stays open; None to open or make it, and close it at the end.
+        is_part: it becomes a part of another archive: neither model nor judgement is kept with it.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class IndexingJob:
         config: IndexingConfig,
         display: Display,
         index: "Index | None" = None,
+        *,
+        is_part: bool = False,
     ) -> None:
         self._archive, self._extractor, self._config, self._display = archive, extractor, config, display
-        self._given = index
+        self._given, self._is_part = index, is_part
         self._bundle = extractor.bundle
         key = {"model": self._bundle.model_id, "preprocessing": self._bundle.preprocessing.hash}
         self._cache = DescriptorCache(archive.with_name(archive.name + ".training"), key)
@@ -115,7 +118,8 @@ class IndexingJob:
                 self._extract(list(pending.values()), committer)
                 # Last, so that a photo that was renamed is in the archive under either name at any time.
                 self._leave(index, [name for name in plan.gone if photos.is_gone(name)])
-            finish(index, self._report, self._display, collect=self._config.collect_garbage)
+            if not self._is_part:
+                finish(index, self._report, self._display, collect=self._config.collect_garbage)
         return report
 
     def stream(self, photos: "Iterable[PhotoSource]") -> IndexingReport:
@@ -182,7 +186,8 @@ class IndexingJob:
                     "so; --verify needs codes: index the photos into another -o"
                 )
             self._report.stages = self._trainer.times
-            store_model(self._archive, self._bundle)
+            if not self._is_part:
+                store_model(self._archive, self._bundle)
             yield index
         finally:
             if self._given is None:

@@ -78,7 +78,8 @@ def merge(writer: Writer, other: State, conflicts: str) -> Merged:
     return Merged(added=live - len(replaced), replaced=len(replaced), kept=kept)
 
 
-def _check_alike(mine: Manifest, other: Manifest) -> None:
+def difference(mine: Manifest, other: Manifest) -> tuple[str, object, object] | None:
+    """Return what two archives must have in common and have not: its name, and what it is in each; None if nothing."""
     facts = [
         ("codebook", mine.codebook_id or "none", other.codebook_id or "none"),
         ("aggregation", mine.config.aggregation, other.config.aggregation),
@@ -92,15 +93,20 @@ def _check_alike(mine: Manifest, other: Manifest) -> None:
         ("model", mine.source and mine.source.model, other.source and other.source.model),
         ("preprocessing", mine.source and mine.source.preprocessing, other.source and other.source.preprocessing),
     ]
-    for name, here, there in facts:
-        if here != there:
-            alike = "index both alike: one model, one --codebook, one --geometry, one --global"
-            if name == "quantiser":
-                alike = (
-                    "codes and cells of global vectors are those of the photos that an archive was begun with: begin "
-                    "both as copies of one archive, or index with --global fp16 or int8 and no --global-cells"
-                )
-            raise MismatchError(f"the archives cannot be merged: {name} is {here} here and {there} there; {alike}")
+    return next((fact for fact in facts if fact[1] != fact[2]), None)
+
+
+def _check_alike(mine: Manifest, other: Manifest) -> None:
+    found = difference(mine, other)
+    if found is not None:
+        name, here, there = found
+        alike = "index both alike: one model, one --codebook, one --geometry, one --global"
+        if name == "quantiser":
+            alike = (
+                "codes and cells of global vectors are those of the photos that an archive was begun with: begin "
+                "both as copies of one archive, or index with --global fp16 or int8 and no --global-cells"
+            )
+        raise MismatchError(f"the archives cannot be merged: {name} is {here} here and {there} there; {alike}")
 
 
 def _copied(writer: Writer, held: HeldShard) -> HeldShard:

@@ -1,0 +1,1 @@
+"""Many machines: segments of an archive are extracted anywhere, and published into it."""

@@ -1,0 +1,124 @@
+"""Which photos a segment has, and how it is made."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.settings import check_types, setting
+from ctxdeploy.core.text import printable
+from ctxdeploy.indexing.config import GLOBAL, NO_LIMIT, FailureLimit, IndexingConfig
+
+if TYPE_CHECKING:
+    from ctxdeploy.runtime.sources import PhotoList
+
+# Names of photos that are not there, which an error says.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of several parts of a place's photos: a run of their sorted names, as long as the others' to within one.
+
+    Runs, not hashes of names: the parts in their order are the photos in the order in which one machine takes them.
+
+    Attributes:
+        number: which part, from 1 on.
+        count: of the parts.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ConfigError(f"--part {self.number}/{self.count} is not one of 1/{self.count} to {self.count} of them")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``I/N``; ``ConfigError`` for anything else."""
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if match is None:
+            raise ConfigError(f"--part {text!r} is not I/N, such as 1/8 for the first of eight parts")
+        return cls(number=int(match.group(1)), count=int(match.group(2)))
+
+    def of(self, photos: "PhotoList") -> "PhotoList":
+        """Return this part of the photos of a place."""
+        begin, end = ((self.number - less) * len(photos.photos) // self.count for less in (1, 0))
+        return replace(photos, photos=photos.photos[begin:end])
+
+
+def named(photos: "PhotoList", names: list[str], where: str) -> "PhotoList":
+    """Return the photos of some names; ``ConfigError`` if one is not among them. ``where`` says what gave the names."""
+    wanted = set(names)
+    found = [photo for photo in photos.photos if photo.name in wanted]
+    if len(found) < len(wanted):
+        unknown = sorted(wanted.difference(photo.name for photo in found))
+        shown = ", ".join(map(printable, unknown[:_SHOWN])) + (", …" if len(unknown) > _SHOWN else "")
+        raise ConfigError(f"{where} names photos that are not in {printable(photos.place)}: {shown}")
+    return replace(photos, photos=found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """How a segment is made; all segments of an archive alike.
+
+    Attributes:
+        codebook: an archive, whose codebook and settings the segment is for; a bundle or file, whose codebook it is.
+        geometry, global_vectors, boxes: as in ``IndexingConfig``; of an archive they are known.
+        failure_limit: how many photos of the segment may fail.
+        commit_seconds: least time between two commits of what a run that is interrupted goes on from.
+    """
+
+    codebook: Path | None = setting(
+        None,
+        "--codebook",
+        "What the segment is for: an archive, or a bundle's or file's codebook.",
+        metavar="ARCHIVE|BUNDLE|FILE",
+        default_text="the model's",
+    )
+    geometry: str = setting(
+        "none",
+        "--geometry",
+        "As of  index.",
+        choices=("positions", "codes", "descriptors"),
+        alone="codes",
+        default_text="none is kept, or as ARCHIVE",
+    )
+    global_vectors: str = setting(
+        "none",
+        "--global",
+        "As of  index.",
+        choices=("fp32", "fp16", "int8"),
+        alone=GLOBAL,
+        default_text="kept only where there is nothing else, or as ARCHIVE",
+    )
+    boxes: Path | None = setting(
+        None, "--boxes", "Regions of the photos, as of  index.", metavar="FILE", default_text="the whole photo alone"
+    )
+    failure_limit: FailureLimit = setting(
+        NO_LIMIT,
+        "--max-failures",
+        "Stop when more photos of the segment fail; a share counts from 100 photos on.",
+        metavar="N|P%",
+        parse=FailureLimit.parse,
+        default_text="no limit",
+    )
+    commit_seconds: float = setting(
+        10.0, "--commit-seconds", "Least time between two states that an interrupted run goes on from."
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.indexing()
+
+    def indexing(self) -> IndexingConfig:
+        """Return the settings of the run that extracts the photos."""
+        return IndexingConfig(
+            geometry=self.geometry,
+            global_vectors=self.global_vectors,
+            boxes=self.boxes,
+            failure_limit=self.failure_limit,
+            commit_seconds=self.commit_seconds,
+        )

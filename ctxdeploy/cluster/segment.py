@@ -1,0 +1,146 @@
+"""Segments on disk: what they are called, where they lie, and which parts of a place they are."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxdeploy.cluster.config import Part
+from ctxdeploy.cluster.destination import Destination
+from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.files import file_sha256, settings_sha256
+from ctxdeploy.core.text import name_bytes, printable
+
+if TYPE_CHECKING:
+    from ctxdeploy.core.bundle import Bundle
+    from ctxdeploy.index import Codebook, Segment
+    from ctxdeploy.runtime import Extractor
+    from ctxdeploy.runtime.sources import PhotoList
+
+SUFFIX = ".ctxsegment"
+_WORK = ".work-"
+# Hex digits of a sha256 that a file's name has.
+_DIGITS = 32
+_FORMAT = 1
+
+
+def segment_id(photos: "PhotoList", destination: Destination, extractor: "Extractor", boxes: Path | None) -> str:
+    """Return the hex sha256 of all that decides what a segment holds.
+
+    These are the sorted names with size and time of change of their files, what could not be listed, model,
+    preprocessing, codebook, settings of the archive, boxes, limits of decoding, and the precision of the network.
+    """
+    digest = hashlib.sha256()
+    for photo in photos.photos:
+        state, name = photo.state(), name_bytes(photo.name)
+        size, changed = (-1, -1) if state is None else (state.size, state.mtime_ns)
+        digest.update(b"%d %d %d " % (size, changed, len(name)) + name)
+    return settings_sha256(
+        {
+            "segment": _FORMAT,
+            "photos": digest.hexdigest(),
+            "unlisted": [name_bytes(failure.name).hex() for failure in photos.unreadable],
+            **destination.metadata(),
+            "boxes": None if boxes is None else file_sha256(boxes),
+            "limits": extractor.config.limits.metadata(),
+            "precision": extractor.description()["precision"],
+        }
+    )
+
+
+def segment_path(parts: Path, identity: str) -> Path:
+    """Return the folder of a segment among others."""
+    return parts / f"{identity[:_DIGITS]}{SUFFIX}"
+
+
+def work_path(folder: Path, identity: str) -> Path:
+    """Return the folder of what is extracted of a segment so far."""
+    return folder / f"{_WORK}{identity[:_DIGITS]}"
+
+
+def codebook_path(parts: Path, identity: str) -> Path:
+    """Return the file of the codebook of segments, by its id."""
+    return parts / f"codebook-{identity[:_DIGITS]}.safetensors"
+
+
+def model_path(parts: Path, model: str, preprocessing: str) -> Path:
+    """Return the folder of the model that made segments."""
+    key = settings_sha256({"model": model, "preprocessing": preprocessing})
+    return parts / f"model-{key[:_DIGITS]}.ctxbundle"
+
+
+def store_shared(parts: Path, destination: Destination, bundle: "Bundle") -> None:
+    """Put codebook and model beside the segments, once: a new archive is made of them. Several machines may do so."""
+    from ctxdeploy.archive import copy_model
+    from ctxdeploy.core.errors import StorageError
+
+    codebook: Codebook | None = destination.codebook
+    if codebook is not None and not codebook_path(parts, codebook.id).exists():
+        codebook.save(codebook_path(parts, codebook.id))
+    target = model_path(parts, bundle.model_id, bundle.preprocessing.hash)
+    if not target.exists():
+        try:
+            copy_model(bundle, target)
+        except StorageError:
+            if not target.exists():  # else another machine was faster
+                raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSegments:
+    """The segments in some folders.
+
+    Attributes:
+        segments: those of parts in their order, then the others by their first name; each id once.
+        unfinished: work of segments that are not finished.
+        missing: parts that are not there, where the others were made with ``--part``.
+    """
+
+    segments: Sequence["Segment"]
+    unfinished: Sequence[Path]
+    missing: Sequence[Part]
+
+
+def find_segments(paths: Iterable[Path]) -> FoundSegments:
+    """Return the segments at some paths: a segment itself, or a folder that holds some.
+
+    Raises:
+        ConfigError: a path is neither.
+        ArchiveError: a segment is damaged.
+    """
+    from ctxdeploy.index import is_segment, open_segment
+
+    found: dict[str, Segment] = {}
+    unfinished: list[Path] = []
+    for path in paths:
+        inside = [path] if is_segment(path) else sorted(path.glob(f"*{SUFFIX}"))
+        works = sorted(path.glob(f"{_WORK}*"))
+        if not inside and not works:
+            there = "holds no segment" if path.is_dir() else "is not a folder with segments"
+            raise ConfigError(f"{printable(str(path))} {there}: make some with  ctxdeploy extract -o")
+        for segment in map(open_segment, inside):
+            found.setdefault(segment.id, segment)
+        unfinished += works
+    segments = sorted(found.values(), key=_order)
+    finished = {segment_path(Path(), identity).stem for identity in found}
+    left = [work for work in unfinished if work.name.removeprefix(_WORK) not in finished]
+    return FoundSegments(segments=segments, unfinished=left, missing=_missing(segments))
+
+
+def part_of(segment: "Segment") -> Part | None:
+    """Return which part of its place a segment is; None if it was made of given names."""
+    part = segment.facts.get("part")
+    return None if part is None else Part(number=part[0], count=part[1])
+
+
+def _order(segment: "Segment") -> tuple[bool, int, bytes, str]:
+    part: Any = part_of(segment)
+    return part is None, 0 if part is None else part.number, name_bytes(segment.facts["first"]), segment.id
+
+
+def _missing(segments: Sequence["Segment"]) -> list[Part]:
+    parts = {part for part in map(part_of, segments) if part is not None}
+    counts = {part.count for part in parts}
+    wanted = {Part(number=number, count=count) for count in counts for number in range(1, count + 1)}
+    return sorted(wanted - parts, key=lambda part: (part.count, part.number))
