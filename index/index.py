@@ -22,6 +22,7 @@ from ctxdeploy.index.maintenance.merge import Merged, merge
 from ctxdeploy.index.maintenance.repair import Repaired, repair
 from ctxdeploy.index.maintenance.segments import Published, publish_segments
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot, pin_state, remove_snapshot
+from ctxdeploy.index.maintenance.sorting import sort_photos
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
 from ctxdeploy.index.search import Searcher
@@ -39,9 +40,8 @@ _TOGETHER = 32
 class Index(Reader):
     """An archive, opened by ``Index.create`` or ``Index.open``; a context manager.
 
-    Opened for reading, it keeps the state that it opened, whatever others commit meanwhile. Opened for writing, its
-    changes become visible to others, all at once, with ``commit``, which leaving the ``with`` block without an
-    exception calls. Several threads may search at once; one at a time may change it.
+    Opened for reading, it keeps the state that it opened. Opened for writing, its changes become visible to others, all
+    at once, with ``commit``, which leaving the ``with`` block without an exception calls. Several threads may search.
     """
 
     def __init__(self, folder: Path, state: State, threads: int, *, pin: Pin | None, writer: Writer | None) -> None:
@@ -368,13 +368,14 @@ class Index(Reader):
         with self._mutex:
             self._show(self._writing().commit())
 
-    def compact(self, *, purge: bool = False, progress: Progress | None = None) -> int:
+    def compact(self, *, purge: bool = False, by_name: bool = False, progress: Progress | None = None) -> int:
         """Merge small shards, and those with many removed photos, into large ones; return how many were merged.
 
         Commits. The files of the old shards stay until ``collect_garbage``. Memory: about 1.2 GB for full shards.
 
         Args:
             purge: rewrite every shard with a removed photo, so that nothing of it is left after garbage collection.
+            by_name: rewrite all, photos by their names: archives of the same photos then have the same shards.
             progress: called with photos written, and of how many.
 
         Raises:
@@ -382,8 +383,9 @@ class Index(Reader):
             StorageError: no room for the new shards.
         """
         with self._mutex:
-            merged = compact(self._writing(), purge=purge, progress=progress)
-            self._show(self._writing().state)
+            writer = self._writing()
+            merged = sort_photos(writer, progress) if by_name else compact(writer, purge=purge, progress=progress)
+            self._show(writer.state)
             return merged
 
     def compact_if_worth_it(self, progress: Progress | None = None) -> int:

@@ -13,9 +13,12 @@ from ctxdeploy.core.text import printable
 @click.command("compact")
 @archive_argument
 @click.option("--purge", is_flag=True, help="Leave nothing of any removed photo, not only where it is worth it.")
+@click.option(
+    "--by-name", is_flag=True, help="Write all anew, photos by name: archives of the same photos become the same bytes."
+)
 @json_option
 @quiet_option
-def command(archive: Path, purge: bool, as_json: bool, quiet: bool) -> None:
+def command(archive: Path, purge: bool, by_name: bool, as_json: bool, quiet: bool) -> None:
     """Merge the small shards of ARCHIVE, drop the descriptors of removed photos, and remove files of former states.
 
     Snapshots and states that are being read keep their files.
@@ -27,7 +30,7 @@ def command(archive: Path, purge: bool, as_json: bool, quiet: bool) -> None:
     with Index.open(archive, writable=True) as index:
         shards = index.info()["shards"]
         with shown.steps("compacting") as step:
-            merged = index.compact(purge=purge, progress=step)
+            merged = index.compact(purge=purge, by_name=by_name, progress=step)
         removed = index.collect_garbage()
         shards_after, after = index.info()["shards"], folder_bytes(archive)
         kept = [snapshot.name for snapshot in index.snapshots()]

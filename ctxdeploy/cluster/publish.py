@@ -14,7 +14,7 @@ from ctxdeploy.archive import (
     store_model,
     store_origin,
 )
-from ctxdeploy.cluster.segment import codebook_path, model_path
+from ctxdeploy.cluster.segment import codebook_path, model_path, remove_abandoned
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
@@ -90,6 +90,7 @@ def publish(
     check_free(archive)
     bundle = _bundle(segments, model)
     codebook = _codebook(segments) if gives_local(bundle) else None
+    remove_abandoned(archive.parent, f"-{archive.name}")
     # Whole under its name, or not at all: nobody opens an archive without its photos.
     with new_folder(archive, advice="choose another ARCHIVE") as partial:
         manifest = segments[0].manifest

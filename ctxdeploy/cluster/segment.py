@@ -1,7 +1,10 @@
 """Segments on disk: what they are called, where they lie, and which parts of a place they are."""
 
 import hashlib
+import shutil
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ctxdeploy.cluster.config import Part
 from ctxdeploy.cluster.destination import Destination
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.files import file_sha256, settings_sha256
+from ctxdeploy.core.files import TEMPORARY, file_sha256, settings_sha256
 from ctxdeploy.core.text import name_bytes, printable
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ _WORK = ".work-"
 # Hex digits of a sha256 that a file's name has.
 _DIGITS = 32
 _FORMAT = 1
+_ABANDONED_SECONDS = 86400.0
+# Letters of the end of its name that a temporary file keeps.
+_KEPT_OF_NAME = 40
 
 
 def segment_id(photos: "PhotoList", destination: Destination, extractor: "Extractor", boxes: Path | None) -> str:
@@ -68,6 +74,17 @@ def model_path(parts: Path, model: str, preprocessing: str) -> Path:
     """Return the folder of the model that made segments."""
     key = settings_sha256({"model": model, "preprocessing": preprocessing})
     return parts / f"model-{key[:_DIGITS]}.ctxbundle"
+
+
+def remove_abandoned(folder: Path, ending: str) -> None:
+    """Remove what interrupted processes left in a folder of files and folders whose names end so; what is younger than
+    a day may be a running one's."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not path.name.startswith(TEMPORARY) or not path.name.endswith(ending[-_KEPT_OF_NAME:]):
+                continue
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def store_shared(parts: Path, destination: Destination, bundle: "Bundle") -> None:

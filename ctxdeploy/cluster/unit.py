@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ctxdeploy.archive import is_archive
 from ctxdeploy.cluster.config import Part, SegmentConfig
 from ctxdeploy.cluster.destination import Destination
-from ctxdeploy.cluster.segment import segment_id, segment_path, store_shared, work_path
+from ctxdeploy.cluster.segment import SUFFIX, remove_abandoned, segment_id, segment_path, store_shared, work_path
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import make_folder, remove_folder
 from ctxdeploy.core.progress import Display
@@ -105,6 +105,7 @@ class SegmentMaker:
             return _receipt(open_segment(path), start, is_new=False)
         for folder in {self._parts, self._work}:
             make_folder(folder, advice="choose another -o")
+        remove_abandoned(self._parts, SUFFIX)
         store_shared(self._parts, self._destination, self._extractor.bundle)
         work = work_path(self._work, identity)
         with self._opened(work) as index:

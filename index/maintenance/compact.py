@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.index.codebook.aggregation import code_columns
-from ctxdeploy.index.config import Progress, keeps
+from ctxdeploy.index.config import IndexConfig, Progress, keeps
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.layout import Layout
 from ctxdeploy.index.storage.manifest import FileEntry, ShardEntry
@@ -46,7 +46,8 @@ def compact(writer: Writer, *, purge: bool, progress: Progress | None) -> int:
     # Without those that became empty before any commit: no commit has left them out.
     shards = not_empty(writer.shards)
     entries = [held.entry for held in shards]
-    groups = choose_groups(entries, writer.state.manifest.config.shard_images, purge=purge)
+    config = writer.state.manifest.config
+    groups = choose_groups(entries, config.shard_images, purge=purge)
     total = sum(entries[i].live for group in groups for i in group)
     done = 0
     merged: dict[int, HeldShard] = {}
@@ -57,7 +58,7 @@ def compact(writer: Writer, *, purge: bool, progress: Progress | None) -> int:
             for file in (entries[i], entries[i].vectors):
                 check_whole(writer.folder, file)
         tensors = merged_tensors(writer.layout, [shards[i].shard for i in group])
-        merged[group[0]] = writer.write_shard(tensors, _merged_vectors(writer, [shards[i].shard for i in group]))
+        merged[group[0]] = writer.write_shard(tensors, merged_vectors(config, [shards[i].shard for i in group]))
         done += len(tensors["counts"])
         if progress is not None:
             progress(done, total)
@@ -116,10 +117,17 @@ def check_whole(folder: Path, entry: FileEntry | None) -> None:
         raise ArchiveError(f"{error}; to go on without it:  ctxdeploy repair {folder}") from error
 
 
-def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Arrays:
-    """Return the tensors of one shard with the live photos of several, in their order.
+def merged_tensors(
+    layout: Layout, shards: Sequence[Shard], numbers: NDArray[np.int64] | None = None
+) -> file_format.Arrays:
+    """Return the tensors of one shard with the live photos of several.
 
-    Memory: the new shard, and 8 bytes a posting of the largest old one.
+    Memory: the new shard, and 8 bytes for each posting of the old ones; 40 bytes a posting where they are numbered.
+
+    Args:
+        layout: of the archive.
+        shards: at least one.
+        numbers: of each live photo in the new shard, shard after shard; None for that order itself.
 
     Raises:
         ArchiveError: the image numbers of a shard contradict its word counts.
@@ -127,14 +135,53 @@ def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Array
     from ctxdeploy.index.kernels import build as build_kernels
 
     live = [np.flatnonzero(shard.live[: len(shard)]) for shard in shards]
-    counts = _joined([shard.counts[kept] for shard, kept in zip(shards, live, strict=True)], np.uint32)
+    chosen = list(zip(shards, live, strict=True))
+    old = np.arange(sum(map(len, live))) if numbers is None else np.argsort(numbers)
+    counts = _joined([shard.counts[kept] for shard, kept in chosen], np.uint32)[old]
     words = np.zeros(layout.words, np.int64)
     for shard in shards:
         words += build_kernels.count_words(shard.word_offsets, shard.images, shard.live)
     offsets = np.concatenate([[0], np.cumsum(words)])
-    postings = int(offsets[-1])
-    if postings != int(counts.sum(dtype=np.int64)):
+    if int(offsets[-1]) != int(counts.sum(dtype=np.int64)):
         raise ArchiveError(f"{shards[0].path.parent}: images and counts of a shard contradict: see  ctxdeploy verify")
+    images, codes = _merged_postings(layout, chosen, offsets, np.argsort(old), is_sorted=numbers is None)
+    names = [name for shard in shards for name in shard.live_names()]
+    facts = {
+        "codes": codes,
+        "images": images,
+        "word_offsets": offsets.astype(np.uint32),
+        "counts": counts,
+        "sizes": _joined([shard.sizes[kept] for shard, kept in chosen], np.int64)[old],
+        "mtimes": _joined([shard.mtimes[kept] for shard, kept in chosen], np.int64)[old],
+        **name_tensors(names[number] for number in old),
+    }
+    if keeps(layout.geometry, "positions"):
+        places = [(shard, int(number)) for shard, kept in chosen for number in kept]
+        packed = (places[number][0].packed_features(places[number][1]) for number in old)
+        facts |= feature_tensors(packed, layout.geometry, layout.dim)
+    return facts
+
+
+def _merged_postings(
+    layout: Layout,
+    chosen: Sequence[tuple[Shard, NDArray[np.intp]]],
+    offsets: NDArray[np.int64],
+    new: NDArray[np.intp],
+    *,
+    is_sorted: bool,
+) -> tuple[NDArray[np.uint16], NDArray[Any]]:
+    """Return images and codes of a merged shard.
+
+    Args:
+        layout: of the archive.
+        chosen: shards, and the rising numbers of their live photos.
+        offsets: W+1, of each word in the new shard.
+        new: number of each of these photos in the new shard.
+        is_sorted: these numbers rise.
+    """
+    from ctxdeploy.index.kernels import build as build_kernels
+
+    postings = int(offsets[-1])
     images = np.empty(postings, np.uint16)
     codes: NDArray[Any] = (
         np.empty((code_columns(layout.dim), postings), np.uint64)
@@ -142,36 +189,36 @@ def merged_tensors(layout: Layout, shards: Sequence[Shard]) -> file_format.Array
         else np.empty((postings, layout.dim), np.float32)
     )
     cursors, base = offsets[:-1].copy(), 0
-    for shard, kept in zip(shards, live, strict=True):
+    places = []
+    for shard, kept in chosen:
         numbers = np.zeros(PLACES, np.uint16)
-        numbers[kept] = np.arange(base, base + len(kept))
-        places = build_kernels.renumber(shard.word_offsets, shard.images, shard.live, numbers, cursors, images)
-        _place_codes(shard, places, codes, layout.binary)
+        numbers[kept] = new[base : base + len(kept)]
+        places.append(build_kernels.renumber(shard.word_offsets, shard.images, shard.live, numbers, cursors, images))
         base += len(kept)
-    facts = {
-        "codes": codes,
-        "images": images,
-        "word_offsets": offsets.astype(np.uint32),
-        "counts": counts,
-        "sizes": _joined([shard.sizes[kept] for shard, kept in zip(shards, live, strict=True)], np.int64),
-        "mtimes": _joined([shard.mtimes[kept] for shard, kept in zip(shards, live, strict=True)], np.int64),
-        **name_tensors(name for shard in shards for name in shard.live_names()),
-    }
-    if keeps(layout.geometry, "positions"):
-        packed = (
-            shard.packed_features(int(number)) for shard, kept in zip(shards, live, strict=True) for number in kept
-        )
-        facts |= feature_tensors(packed, layout.geometry, layout.dim)
-    return facts
+    final = None if is_sorted else np.empty(postings, np.int64)
+    if final is not None:
+        words = np.repeat(np.arange(layout.words, dtype=np.int32), np.diff(offsets))
+        by_image = np.lexsort((images, words))
+        images = images[by_image]
+        final[by_image] = np.arange(postings)
+    for (shard, _), here in zip(chosen, places, strict=True):
+        at = here if final is None or not postings else np.where(here >= 0, final[here], -1)
+        _place_codes(shard, at, codes, layout.binary)
+    return images, codes
 
 
-def _merged_vectors(writer: Writer, shards: Sequence[Shard]) -> GlobalVectors | None:
-    """Return the global vectors of the live photos of several shards, in their order; None in an archive without."""
-    config = writer.state.manifest.config
+def merged_vectors(
+    config: IndexConfig, shards: Sequence[Shard], numbers: NDArray[np.int64] | None = None
+) -> GlobalVectors | None:
+    """Return the global vectors of the live photos of several shards, as ``merged_tensors``; None in an archive
+    without."""
     if not config.keeps_global:
         return None
     live = [np.flatnonzero(shard.live[: len(shard)]) for shard in shards]
-    return joined([s.vectors.rows(kept) for s, kept in zip(shards, live, strict=True) if s.vectors is not None], config)
+    merged = joined(
+        [s.vectors.rows(kept) for s, kept in zip(shards, live, strict=True) if s.vectors is not None], config
+    )
+    return merged if numbers is None else merged.rows(np.argsort(numbers))
 
 
 def _place_codes(shard: Shard, places: NDArray[np.int64], codes: NDArray[Any], binary: bool) -> None:

@@ -59,6 +59,7 @@ def write_segment(state: State, folder: Path, target: Path, identity: str, facts
         raise ArchiveError(f"{folder} holds removed photos: compact it with purge=True before it becomes a segment")
     with new_folder(target) as partial:
         for file in (file for entry in entries for file in entry.files):
+            check_hash(folder / file.file, file.sha256)
             _bring(folder, file, partial)
         failures = write_failures(partial, 0, state.failures)
         manifest = replace(state.manifest, number=0, failures=failures, statistics=None)
@@ -71,7 +72,7 @@ def publish_segments(writer: Writer, paths: Sequence[Path]) -> list[Published]:
     """Take the photos and failures of segments; durable and visible with the next commit of the writer, all at once.
 
     A name that is there twice, in the archive and a segment or in two segments: the photo whose file was changed last
-    is kept; in the same state the one that is there; where a time is not known the one that comes later.
+    is kept, in the same state the one that is there. A file of which no time is known counts as the oldest.
 
     Args:
         writer: of the archive.
@@ -91,6 +92,7 @@ def publish_segments(writer: Writer, paths: Sequence[Path]) -> list[Published]:
         _check_alike(writer, segment)
     writer.flush()
     held = writer.shards
+    _check_files(segments, {file.sha256 for one in held for file in one.entry.files})
     found = [(number, entry) for number, segment in enumerate(segments) for entry in segment.manifest.shards]
     opened = [open_shard(segments[number].path, entry, segments[number].manifest) for number, entry in found]
     conflicts = Conflicts([*(one.shard for one in held), *opened])
@@ -161,7 +163,13 @@ class Conflicts:
 def _outcome(here: FileState | None, there: FileState | None) -> str:
     if here == there:
         return "unchanged"
-    return "older" if here is not None and there is not None and there.mtime_ns < here.mtime_ns else "replaced"
+    return "older" if _age(there) < _age(here) else "replaced"
+
+
+def _age(file: FileState | None) -> tuple[int, int]:
+    """Return what rises with the time of change. Sizes decide between equal times: in any order, published any number
+    of times, the same photo is kept."""
+    return (-1, -1) if file is None else (file.mtime_ns, file.size)
 
 
 def _places(found: Sequence[tuple[int, ShardEntry]], first: int, segments: int) -> list[list[int]]:
@@ -192,15 +200,24 @@ def _check_alike(writer: Writer, segment: Segment) -> None:
         )
 
 
-def _taken(writer: Writer, source: Path, entry: ShardEntry, removed: Sequence[int]) -> HeldShard:
-    """Bring the files of a shard into the archive, and open it without those photos that give way."""
+def _check_files(segments: Sequence[Segment], known: set[str]) -> None:
+    """Compare the files of segments with their hashes, but for those that the archive has: names and times in them
+    decide which photos give way."""
     try:
-        for file in entry.files:
-            _bring(source, file, writer.folder)
+        for segment in segments:
+            for file in (file for entry in segment.manifest.shards for file in entry.files):
+                if file.sha256 not in known:
+                    check_hash(segment.path / file.file, file.sha256)
     except NotDamagedError:
         raise
     except ArchiveError as error:
         raise ArchiveError(f"{error}; delete the segment, and extract it anew") from error
+
+
+def _taken(writer: Writer, source: Path, entry: ShardEntry, removed: Sequence[int]) -> HeldShard:
+    """Bring the files of a shard into the archive, and open it without those photos that give way."""
+    for file in entry.files:
+        _bring(source, file, writer.folder)
     opened = open_shard(writer.folder, entry, writer.state.manifest)
     return HeldShard(entry, opened.without(removed) if removed else opened)
 
@@ -208,8 +225,8 @@ def _taken(writer: Writer, source: Path, entry: ShardEntry, removed: Sequence[in
 def _bring(source: Path, entry: FileEntry, folder: Path) -> None:
     """Put a file into another folder, where it has the same name: as a hard link, or as a copy where there are none."""
     path, target = source / entry.file, folder / entry.file
-    check_hash(path, entry.sha256)
-    make_folder(target.parent)
+    if not target.parent.is_dir():
+        make_folder(target.parent)
     if not link_file(path, target):
         store(folder, f"{target.parent.name}/{{}}{target.suffix}", [np.frombuffer(map_bytes(path), np.uint8)])
 
@@ -222,19 +239,19 @@ def _merge_failures(writer: Writer, brought: Sequence[Failures], taken: Sequence
         brought: the failures of each segment.
         taken: the shards of the segments.
     """
+    concerned: set[str] = set().union(*brought)
+    if writer.failures:
+        concerned |= {name for held in taken for name in set(held.shard.live_names()).intersection(writer.failures)}
     for failures in brought:
         writer.record_failures(failures.values())
-    if not writer.failures:
-        return
-    new = {name for held in taken for name in set(held.shard.live_names()).intersection(writer.failures)}
     settled = []
-    for name, failure in writer.failures.items():
+    for name in concerned:
         place = writer.find(name)
         if place is None:
             continue
         shard, number = writer.shards[place[0]].shard, place[1]
-        file = (int(shard.sizes[number]), int(shard.mtimes[number]))
-        failed = (failure.get("size", -1), failure.get("mtime_ns", -1))
-        if file == failed or 0 <= failed[1] < file[1] or (failed[1] < 0 and name in new):
+        failure = writer.failures[name]
+        failed = (failure.get("mtime_ns", -1), failure.get("size", -1))
+        if failed <= (int(shard.mtimes[number]), int(shard.sizes[number])):
             settled.append(name)
     writer.forget_failures(settled)

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 FULL = os.environ.get("CTXDEPLOY_FULL") == "1"
-JOBS = ("add", "change", "compact", "merge", "collect", "snapshot", "forget", "repair", "create")
+JOBS = (
+    *("add", "change", "compact", "sort", "merge", "publish", "segment"),
+    *("collect", "snapshot", "forget", "repair", "create"),
+)
 # Jobs that change what an archive answers, and the one call that makes their change visible: none shows earlier.
-CHANGING = ("add", "change", "merge", "repair", "create")
+CHANGING = ("add", "change", "merge", "publish", "repair", "create")
 
 
 def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from archives import DIM, NAMES, answers, codebook, files, global_vectors, pool,
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.types import FileState, GlobalDescriptor, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.index import Index, IndexConfig
+from ctxdeploy.index import Index, IndexConfig, is_segment, open_segment, write_segment
 
 POOL = pool()
 GLOBAL = [GlobalDescriptor(vector=vector) for vector in global_vectors()]
@@ -51,6 +51,13 @@ def make_base(path: Path) -> None:
         index.add_many([photo(NAMES[2], 9), photo("o1", 4), photo("o2", 5), photo("o3", 6)])
         index.commit()
         index.remove("o2")
+    for number, names in enumerate((("s1", NAMES[4], "s2"), ("s2", "s3", NAMES[8]))):
+        part = path.with_name(f"{path.name}-part{number}")
+        with Index.create(part, CODEBOOK, config=CONFIG) as index:
+            index.add_many(photo(name, 3 * number + place) for place, name in enumerate(names))
+            index.record_failures([{"name": f"bad{number}", "reason": "cut"}, {"name": "s1", "reason": "cut"}])
+            index.commit()
+            write_segment(index.state, part, path.with_name(f"{path.name}-segment{number}"), f"{number:064d}", {})
     flipped = path.with_name(path.name + "-flipped")
     shutil.copytree(path, flipped)
     entry = max(
@@ -86,10 +93,36 @@ def compact(path: Path) -> None:
         index.compact(purge=True)
 
 
+def sort(path: Path) -> None:
+    """Write all shards anew, by name."""
+    with Index.open(path, writable=True) as index:
+        index.compact(by_name=True)
+
+
 def merge(path: Path) -> None:
     """Take the photos of another archive."""
     with Index.open(path, writable=True) as index:
         index.merge(path.parent / "base-other", conflicts="replace")
+
+
+def publish(path: Path) -> None:
+    """Take two segments with names of the archive and of each other."""
+    with Index.open(path, writable=True) as index:
+        index.publish(path.with_name(f"base-segment{number}") for number in range(2))
+
+
+def segment(path: Path) -> None:
+    """Make a segment of the archive."""
+    target = segment_of(path)
+    with Index.open(path, writable=True) as index:
+        index.compact(purge=True)
+        if not is_segment(target):
+            write_segment(index.state, path, target, "5" * 64, {})
+
+
+def segment_of(path: Path) -> Path:
+    """Return where the job ``segment`` puts it."""
+    return path.with_name(f"{path.name}-made")
 
 
 def collect(path: Path) -> None:
@@ -127,7 +160,8 @@ def create(path: Path) -> None:
 
 
 JOBS: dict[str, Job] = {
-    job.__name__: job for job in (add, change, compact, merge, collect, snapshot, forget, repair, create)
+    job.__name__: job
+    for job in (add, change, compact, sort, merge, publish, segment, collect, snapshot, forget, repair, create)
 }
 
 
@@ -158,7 +192,10 @@ def check(path: Path, job: str, before: Any, after: Any, kept: Any) -> Any:
         )
         with Index.open(path) as index:
             require(index.verify() == [], f"{job}: {index.verify()}")
+    require(not segment_of(path).exists() or is_segment(segment_of(path)), f"{job}: half a segment")
     JOBS[job](path)
+    if job == "segment":
+        require(len(open_segment(segment_of(path)).manifest.shards) > 0, "a segment without shards")
     require(state(path) == after, f"{job} in {path} was not completed by a second run")
     clean(path)
     require(state(path) == after, f"{job} in {path}: garbage collection changed the answers")
@@ -187,6 +224,6 @@ ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
 def warm_up(folder: Path) -> None:
     """Compile every loop, for the children that are forked later."""
     shutil.copytree(folder / "base", folder / "warm")
-    for job in ("add", "change", "merge", "compact", "collect"):
+    for job in ("add", "change", "merge", "publish", "compact", "collect"):
         JOBS[job](folder / "warm")
     state(folder / "warm")
