@@ -1,5 +1,6 @@
 """What the archive decides that segments are for: codebook and settings."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,13 @@ from ctxdeploy.cluster.config import SegmentConfig
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.files import piece_bytes
 from ctxdeploy.core.text import printable
 from ctxdeploy.indexing.codebook import codebook_of, read_codebook
 from ctxdeploy.indexing.job import check_settings, gives_local
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Codebook, DescriptorSource, IndexConfig
+    from ctxdeploy.index import Codebook, DescriptorSource, GlobalQuantiser, IndexConfig
 
 # Of the settings of an archive, those that its shards were made with.
 _SETTINGS = ("aggregation", "binary", "assignment", "geometry", "global_vectors", "global_dim", "global_search")
@@ -28,11 +30,13 @@ class Destination:
         codebook: of the archive; None where it keeps global vectors alone.
         config: its settings.
         source: the network and preprocessing that make its descriptors.
+        quantiser: of its global vectors; None where they need none.
     """
 
     codebook: "Codebook | None"
     config: "IndexConfig"
     source: "DescriptorSource"
+    quantiser: "GlobalQuantiser | None" = None
 
     def metadata(self) -> dict[str, Any]:
         """Return what segments of one archive have in common, for their id."""
@@ -42,7 +46,18 @@ class Destination:
             "settings": {name: settings[name] for name in _SETTINGS},
             "model": self.source.model,
             "preprocessing": self.source.preprocessing,
+            "quantiser": self.quantiser_id,
         }
+
+    @property
+    def quantiser_id(self) -> str:
+        """Hex sha256 of the file of the quantiser; ``none`` without."""
+        if self.quantiser is None:
+            return "none"
+        digest = hashlib.sha256()
+        for piece in self.quantiser.encode():
+            digest.update(piece_bytes(piece))
+        return digest.hexdigest()
 
 
 def destination_of(config: SegmentConfig, bundle: Bundle) -> Destination:
@@ -82,7 +97,8 @@ def _of_archive(archive: Path, config: SegmentConfig, bundle: Bundle) -> Destina
         check_settings(index, archive, config.indexing())
         source = index.source or DescriptorSource(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
         codebook = index.codebook if index.keeps_local else None
-        return Destination(codebook=codebook, config=index.config, source=source)
+        quantiser = index.state.quantiser
+        return Destination(codebook=codebook, config=index.config, source=source, quantiser=quantiser)
 
 
 def _codebook(given: Path | None, bundle: Bundle) -> "Codebook":

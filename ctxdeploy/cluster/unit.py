@@ -125,7 +125,7 @@ class SegmentMaker:
             index = Index.open(work, writable=True)
         else:
             goal = self._destination
-            index = Index.create(work, goal.codebook, config=goal.config, source=goal.source)
+            index = Index.create(work, goal.codebook, config=goal.config, source=goal.source, quantiser=goal.quantiser)
         try:
             yield index
         finally:
