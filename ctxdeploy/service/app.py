@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ctxdeploy import __version__
 from ctxdeploy.service.problems import ProblemError, problem_of, problem_response
-from ctxdeploy.service.routes import archives, health, search
+from ctxdeploy.service.routes import archives, health, page, search
 from ctxdeploy.service.service import Service
 
 
@@ -28,6 +28,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(search.router)
     app.include_router(archives.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     app.add_exception_handler(Exception, _refused)
     app.add_exception_handler(ProblemError, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
