@@ -139,7 +139,7 @@ function header(archive) {
   if (place('archives').dataset.key === key) return;
   place('archives').dataset.key = key;
   place('archives').replaceChildren(choice);
-  place('actions').replaceChildren(archive.writable ? button('add', 'Add photos', openAdding) : '');
+  place('actions').replaceChildren(archive.writable ? button('add', 'Add photos', openAdding, { kind: 'shrinks' }) : '');
 }
 
 function openAdding() {

@@ -14,6 +14,7 @@ export class Browse {
   constructor(go) {
     this.go = go;
     this.shown = null;
+    this.title = el('h2', {});
     this.crumbs = el('nav', { class: 'crumbs', 'aria-label': 'Folder' });
     this.filter = el('input', { id: 'starts', type: 'search', placeholder: 'Names that start with…', 'aria-label': 'Show names that start with', spellcheck: 'false', autocomplete: 'off',
       oninput: () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.go({ starts: this.filter.value }, { replace: true }), 250); } });
@@ -21,7 +22,7 @@ export class Browse {
     this.grid = el('ul', { class: 'archived', 'aria-label': 'Photos of the archive' });
     this.more = button('', 'Show more', () => this.#load());
     this.said = el('p', { class: 'soft', hidden: true });
-    this.host = el('div', { class: 'browse' }, el('div', { class: 'browse-head' }, this.crumbs, this.filter), this.folders, this.said, this.grid,
+    this.host = el('div', { class: 'browse' }, el('div', { class: 'browse-head' }, this.title, this.crumbs, this.filter), this.folders, this.said, this.grid,
       el('p', { class: 'more' }, this.more));
     new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && !this.more.hidden && this.#load(), { rootMargin: '800px' }).observe(this.more);
   }
@@ -29,6 +30,7 @@ export class Browse {
   /** Show a folder; what is shown already stays as it is. */
   show(state, archive) {
     const key = JSON.stringify([archive.name, archive.state, archive.photos, state.folder, state.starts]);
+    this.title.textContent = `Or start from one of the ${counted(archive.photos, 'photo')} here`;
     if (this.shown === key) return;
     Object.assign(this, { shown: key, state, archive, next: '', loading: null });
     if (this.filter.value !== state.starts) this.filter.value = state.starts;

@@ -1,7 +1,7 @@
 // The query beside a photo that it found: why it is a result, how sure that is, and where it lies.
 
 import { compare, noteSize, sizeOf } from './answers.js';
-import { announce, button, el } from './dom.js';
+import { announce, button, el, icon } from './dom.js';
 import { original, shownAt, thumbnail } from './pictures.js';
 import { searchWith } from './results.js';
 import { Stage } from './stage.js';
@@ -87,7 +87,7 @@ export class Comparison {
     if (held) this.head.querySelector(`[data-step="${held}"]:not(:disabled)`)?.focus();
     if (!this.dialog.contains(document.activeElement) || document.activeElement === document.body) this.head.lastElementChild.focus();
     const again = button('again', 'Search with this one', () => { this.close(); this.go(searchWith(result.name)); }, { kind: 'main' });
-    const file = el('a', { class: 'button', href: original(archive.name, result.name), target: '_blank', rel: 'noopener' }, el('span', {}, 'Open the file'));
+    const file = el('a', { class: 'button quiet', href: original(archive.name, result.name), target: '_blank', rel: 'noopener' }, icon('open'), el('span', {}, 'Open the file'));
     const remove = archive.writable && button('remove', 'Remove…', () => this.told.removed(result.name), { kind: 'quiet' });
     this.deeds.replaceChildren(again, file, remove || '');
     announce(`Result ${at + 1} of ${count}: ${printable(result.name)}, ${sure(result)}`);
@@ -139,7 +139,7 @@ export class Comparison {
   }
 
   #explain(result, trouble, size) {
-    this.why.replaceChildren(el('p', { class: 'how-sure' }, sure(result)),
+    this.why.replaceChildren(el('p', { class: result.certain ? 'how-sure good' : 'how-sure' }, sure(result), typeof result.probability === 'number' && el('small', {}, 'that both show the same')),
       ...[...reasons(result), placed(result, size)].filter(Boolean).map((text) => el('p', {}, text)),
       trouble ? el('p', { class: 'trouble', role: 'alert' }, printable(trouble)) : '');
   }

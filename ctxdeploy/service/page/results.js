@@ -126,7 +126,10 @@ function bar(probability) {
 /** Draw where the query lies in a photo. */
 function place(result, size) {
   if (!result.box || !size) return null;
-  const [x0, y0, x1, y1] = result.box;
+  // A frame on the very edge would be cut in half.
+  const inside = (edge, side) => Math.min(Math.max(edge, 0.008 * side), 0.992 * side);
+  const [x0, x1] = [result.box[0], result.box[2]].map((edge) => inside(edge, size[0]));
+  const [y0, y1] = [result.box[1], result.box[3]].map((edge) => inside(edge, size[1]));
   return svg('svg', { class: 'place', viewBox: `0 0 ${size[0]} ${size[1]}`, preserveAspectRatio: 'xMidYMid slice', 'aria-hidden': 'true' },
     ['halo', 'frame'].map((kind) => svg('rect', { class: kind, x: x0, y: y0, width: x1 - x0, height: y1 - y0 })));
 }

@@ -42,7 +42,7 @@ function probability(state, go) {
   const slider = el('input', { id: 'least', type: 'range', min: 0, max: 95, step: 5, value: Math.round(100 * state.least),
     oninput: () => { shown.textContent = words(Number(slider.value)); slider.setAttribute('aria-valuetext', shown.textContent); },
     onchange: () => go({ least: Number(slider.value) / 100 }) });
-  return labelled('Sure', 'least', el('span', { class: 'ranged' }, slider, shown));
+  return labelled('How sure', 'least', el('span', { class: 'ranged' }, slider, shown));
 }
 
 function ranking(state, go) {

@@ -5,6 +5,8 @@ import { el, svg } from './dom.js';
 const UNIT = 1000;
 const GAP = 16;
 const MOST = 400;
+// Lines that are drawn at once; the others show when one of their ends is pointed at.
+const LINES = 60;
 const CLOSEST = 16;
 // Pixels of the screen in which a match is pointed at.
 const NEAR = 18;
@@ -91,7 +93,10 @@ export class Stage {
     const image = (photo, [x, y], scale) => svg('image', { href: photo.address, x, y, width: photo.size[0] * scale, height: photo.size[1] * scale, preserveAspectRatio: 'none' });
     const outline = (corners, map) => corners.length > 0 && ['halo', 'frame'].map((kind) => svg('polygon', { class: kind, points: corners.map(map).map((point) => point.map((edge) => edge.toFixed(1)).join(',')).join(' ') }));
     const window = svg('clipPath', { id: 'right-photo' }, svg('rect', { x: places.shift[0], y: places.shift[1], width: right.size[0] * places.scales[1], height: right.size[1] * places.scales[1] }));
-    this.groups = this.ends.map((ends) => match(ends, left.size[0] * places.scales[0]));
+    const sparse = Math.max(1, this.ends.length / LINES);
+    const starts = this.ends.map((ends) => ends[0]);
+    const [first, last] = [Math.min(...starts), Math.max(...starts)];
+    this.groups = this.ends.map((ends, at) => match(ends, (ends[0] - first) / Math.max(last - first, 1), Math.floor(at / sparse) === Math.floor((at - 1) / sparse)));
     this.drawing.replaceChildren(...[window, image(left, [0, 0], places.scales[0]), image(right, places.shift, places.scales[1]),
       outline(part, here), svg('g', { 'clip-path': 'url(#right-photo)' }, outline(frame, there) || ''), svg('g', { class: 'matches' }, this.groups)].flat().filter(Boolean));
     this.fit();
@@ -160,11 +165,11 @@ function laid(left, right, width, height) {
   return { ...under, scales, shift: [0, left[1] * scales[0] + GAP] };
 }
 
-/** Draw a match: a line and its two ends, coloured by where it begins, so that eyes can follow it. */
-function match([x0, y0, x1, y1], width) {
-  const colour = `hsl(${Math.round(165 + 190 * (x0 / width))} 90% 62%)`;
+/** Draw a match: a line and its two ends, coloured by how far to the right it begins, a share of 0 to 1. */
+function match([x0, y0, x1, y1], share, isQuiet) {
+  const colour = `hsl(${Math.round(160 + 200 * share)} 90% 62%)`;
   const line = { x1: x0.toFixed(1), y1: y0.toFixed(1), x2: x1.toFixed(1), y2: y1.toFixed(1) };
   const ends = `M${line.x1} ${line.y1}h0M${line.x2} ${line.y2}h0`;
-  return svg('g', { class: 'match' }, svg('line', { class: 'under', ...line }), svg('line', { class: 'line', stroke: colour, ...line }),
+  return svg('g', { class: isQuiet ? 'match quiet' : 'match' }, svg('line', { class: 'under', ...line }), svg('line', { class: 'line', stroke: colour, ...line }),
     svg('path', { class: 'rim', d: ends }), svg('path', { class: 'ends', stroke: colour, d: ends }));
 }

@@ -3,7 +3,6 @@
 import { Browse } from './browse.js';
 import { button, el, icon } from './dom.js';
 import { givingButtons } from './giving.js';
-import { counted } from './words.js';
 
 /** The start of the page, in an element. */
 export class Start {
@@ -11,15 +10,13 @@ export class Start {
     this.host = host;
     this.browse = new Browse(go);
     this.said = el('p', { class: 'refusal', role: 'alert', hidden: true });
-    this.lead = el('p', { class: 'soft' });
-    this.title = el('h2', {});
     this.empty = el('div', { class: 'empty', hidden: true }, icon('photo'), el('h2', {}, 'No photos yet'), this.none = el('p', { class: 'soft' }),
       this.first = button('add', 'Add photos', () => told.adding(), { kind: 'main' }));
     this.drop = el('div', { class: 'drop' }, icon('photo'),
       el('h1', { id: 'start-title' }, 'Which photos show the same as yours?'),
-      el('p', { class: 'soft' }, 'Drop a photo anywhere, or paste one.'),
+      el('p', { class: 'soft' }, matchMedia('(pointer: coarse)').matches ? 'Choose one of yours, or take one.' : 'Drop a photo anywhere, or paste one.'),
       el('div', { class: 'choices' }, givingButtons(told.given, told.refused)), this.said);
-    this.archive = el('div', { class: 'archive' }, this.title, this.browse.host);
+    this.archive = el('div', { class: 'archive' }, this.browse.host);
     host.replaceChildren(this.drop, this.empty, this.archive);
   }
 
@@ -29,7 +26,6 @@ export class Start {
     this.empty.hidden = !isEmpty;
     this.archive.hidden = isEmpty;
     this.drop.classList.toggle('idle', isEmpty);
-    this.title.textContent = `Or start from one of the ${counted(archive.photos, 'photo')} here`;
     this.none.textContent = archive.writable ? 'Add some, and search among them.' : `Put some in with the command  ctxdeploy index PHOTOS -o ${archive.name}.ctxindex`;
     this.first.hidden = !archive.writable;
     if (!isEmpty) this.browse.show(state, archive);

@@ -50,19 +50,10 @@ export function seconds(value) {
 
 /** Return why a result is one, in a sentence or two. */
 export function reasons(result) {
-  const told = [];
-  if (typeof result.probability === 'number') {
-    told.push(result.certain
-      ? `${percent(result.probability)} sure that both show the same.`
-      : `Only ${percent(result.probability)} sure that both show the same.`);
-  } else told.push('How sure this is, is not known here.');
+  const told = typeof result.probability === 'number' ? [] : ['How sure this is, is not known here.'];
   if (result.matches === undefined || result.matches === null) return told;
-  if (!result.affine) {
-    told.push('No part of one photo was found again in the other.');
-    return told;
-  }
-  told.push(`${counted(result.matches.length, 'point')} of the left photo lie in the same arrangement in the right one.`);
-  return told;
+  if (!result.affine) return [...told, 'No part of your photo was found again in the same arrangement.'];
+  return [...told, `${counted(result.matches.length, 'point')} of your photo lie in the same arrangement here.`];
 }
 
 /** Return where the query lies in a photo, from the map and the sizes of both; empty where that is not known. */
@@ -81,7 +72,7 @@ export function placed(result, size) {
   const degrees = Math.round((Math.atan2(d, a) * 180) / Math.PI);
   const turned = Math.abs(degrees) < 4 ? '' : `, turned by ${Math.abs(degrees)}° ${degrees > 0 ? '' : 'counter-'}clockwise`;
   const mirrored = a * e - b * d < 0 ? ', mirrored' : '';
-  if (share > 0.9) return `It fills the photo${turned}${mirrored}.`;
+  if (share > 0.9) return `What you search for fills this photo${turned}${mirrored}.`;
   if (share < 0.005) return '';
-  return `It takes ${share < 0.01 ? 'less than 1' : Math.round(100 * share)} % of the photo, ${where === 'middle' ? 'in the middle' : `at the ${where}`}${turned}${mirrored}.`;
+  return `What you search for takes ${share < 0.01 ? 'less than 1' : Math.round(100 * share)} % of this photo, ${where === 'middle' ? 'in the middle' : `at the ${where}`}${turned}${mirrored}.`;
 }
