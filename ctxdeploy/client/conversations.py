@@ -135,11 +135,11 @@ class Conversations:
         reply = yield from exchange(request, self.config)
         return self._parsed(Job, request, reply)
 
-    def job(self, job: Job | str, until: float | None = None) -> Conversation[Job]:
+    def job(self, job: Job | str) -> Conversation[Job]:
         """Ask how far a job is."""
         number = job if isinstance(job, str) else job.id
         request = self._request("GET", f"/v1/jobs/{escaped(number)}", of_archive=False)
-        reply = yield from exchange(request, self.config, until)
+        reply = yield from exchange(request, self.config)
         return self._parsed(Job, request, reply)
 
     def wait(self, job: Job | str, timeout: float | None) -> Conversation[Job]:
@@ -147,7 +147,7 @@ class Conversations:
         seconds = self.config.timeout if timeout is None else timeout
         until, look = time.monotonic() + seconds, _LOOK
         while True:
-            found = yield from self.job(job, until)
+            found = yield from self.job(job)
             if found.state == "failed":
                 raise ServiceError(f"job {found.id} failed: {found.reason or 'no reason is given'}", code="JobFailed")
             if found.is_finished:

@@ -101,18 +101,17 @@ _Result = TypeVar("_Result")
 Conversation: TypeAlias = Generator[Step, Any, _Result]
 
 
-def exchange(request: Request, config: ClientConfig, until: float | None = None) -> Conversation[Reply]:
+def exchange(request: Request, config: ClientConfig) -> Conversation[Reply]:
     """Send a request until it is answered, and return the reply.
 
     Args:
         request: what is asked.
         config: how.
-        until: of the monotonic clock, when to give up; ``config.timeout`` from now on if None.
 
     Raises:
         ServiceError: the service refuses it, or was not reached, in all attempts.
     """
-    until = time.monotonic() + config.timeout if until is None else until
+    until = time.monotonic() + config.timeout
     attempt = 0
     while True:
         left = until - time.monotonic()
