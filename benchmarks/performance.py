@@ -36,6 +36,7 @@ from figures import (
     sureness,
     verification,
 )
+from serving.page import serving
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
 
@@ -82,6 +83,7 @@ def page(results: Results, folder: Path) -> str:
         "![Query time and memory against the number of photos](../benchmarks/results/million.svg)",
         f"## Queries\n\n{_stages(results)}\n\n{assignment(results)}\n\n{batches(results)}",
         *_reranking(results),
+        *_service(results),
         *_bench(results, folder),
         f"## Where each figure comes from\n\n{_sources(results)}",
         f"## What the figures do not say\n\n{_LIMITS}",
@@ -193,6 +195,12 @@ def _reranking(results: Results) -> list[str]:
             f"{found['matching']['median_ms']:.2f} ms.\n\n" + "\n".join(lines)
         )
     return ["## Expansion and verification\n\n" + "\n\n".join(parts)] if parts else []
+
+
+def _service(results: Results) -> list[str]:
+    """Return what the service costs, where that was measured."""
+    plot = "![Latency against load](../benchmarks/results/serve.svg)"
+    return [f"## The service\n\n{serving(results)}\n\n{plot}"] if "serve" in results else []
 
 
 def _bench(results: Results, folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """What does HTTP cost? `ctxdeploy serve` under load, beside the library in process and a bare FastAPI, in one run.
 
-    python benchmarks/serve.py --photos minibench/images --archive work/minibench-pairs.ctxindex    # half an hour
-    python benchmarks/serve.py --quick                                                            # a minute, sample photos
+    python benchmarks/serve.py --photos minibench/images --archive work/minibench-pairs.ctxindex   # half an hour
+    python benchmarks/serve.py --quick                                      # a minute or two, on sample photos
 
 First the library says how many photos a second `PhotoIndex.search_many` answers. Then each subject is asked at 25, 50,
 80 and 95 % of that, in an open loop: requests come when a seeded Poisson schedule says so, and a latency counts from
