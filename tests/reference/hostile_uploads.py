@@ -1,10 +1,13 @@
-"""Uploads that nobody means well: damaged photos, bombs, files that are two things, and forms that are none."""
+"""Uploads that nobody means well: damaged photos, bombs, files that are two things, and forms that are none; and the
+memory of the service that they meet."""
 
+import contextlib
 import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -126,3 +129,28 @@ def forms(photo: bytes) -> Iterator[bytes]:
     yield b"--" + BOUNDARY
     yield b"\r\n" * 10_000
     yield form((b"", photo))
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                parent = int((entry / "stat").read_text("latin-1").rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def memory(pid: int) -> float:
+    """Return MB of a process and all below it that are not mapped from files."""
+    kilobytes = 0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{each}/status").read_text("ascii").splitlines():
+                if line.startswith(("RssAnon", "RssShmem")):
+                    kilobytes += int(line.split()[1])
+    return kilobytes / 1024

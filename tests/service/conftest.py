@@ -1,4 +1,4 @@
-"""A small album of real photos with its archive, and services that answer from it: in this process, and as their own."""
+"""A small album of real photos with its archive, and services that answer from it: here, and as processes of their own."""
 
 import os
 import queue
@@ -203,6 +203,14 @@ def _read(stream: Iterator[str], take: Callable[[str], object]) -> None:
 @pytest.fixture
 def start() -> Iterator[Starter]:
     """Return a function that starts ``ctxdeploy serve`` as a process: see ``Starter``."""
+    starter = Starter()
+    yield starter
+    starter.close()
+
+
+@pytest.fixture(scope="module")
+def start_for_module() -> Iterator[Starter]:
+    """``start`` for services that all tests of a module ask."""
     starter = Starter()
     yield starter
     starter.close()

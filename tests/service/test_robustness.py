@@ -8,8 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -33,34 +32,14 @@ def hostile(load_reference: Callable[[str], ModuleType]) -> ModuleType:
     return load_reference("hostile_uploads")
 
 
-def tree(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit():
-                parent = int((entry / "stat").read_text("latin-1").rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
-
-
-def memory(pid: int) -> float:
-    """Return MB of a process and all below it that are not mapped from files."""
-    kilobytes = 0
-    for each in tree(pid):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{each}/status").read_text("ascii").splitlines():
-                if line.startswith(("RssAnon", "RssShmem")):
-                    kilobytes += int(line.split()[1])
-    return kilobytes / 1024
+@pytest.fixture
+def within_memory(hostile: ModuleType) -> Callable[[int], AbstractContextManager[None]]:
+    """Return a context manager that looks at the memory of a process, and fails if that takes more than it may."""
+    return lambda pid: _within_memory(pid, hostile.memory)
 
 
 @contextmanager
-def within_memory(pid: int) -> Iterator[None]:
-    """Look at the memory of a service all the time, and fail if it takes more than it may."""
+def _within_memory(pid: int, memory: Callable[[int], float]) -> Iterator[None]:
     before, most, ended = memory(pid), 0.0, threading.Event()
 
     def look() -> None:
@@ -124,7 +103,7 @@ def test_nothing_of_the_api_fails_and_all_answers_are_as_it_says(start: Any, own
     check_good(served.url, own_album)
 
 
-def test_mutated_uploads_harm_nobody(start: Any, album: Any, hostile: ModuleType) -> None:
+def test_mutated_uploads_harm_nobody(start: Any, album: Any, hostile: ModuleType, within_memory: Any) -> None:
     served = start(album.archive, *LIMITS)
     check_good(served.url, album)
     random = np.random.default_rng(20)
@@ -187,7 +166,7 @@ def connected(url: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=MINUTES)
 
 
-def test_slow_and_cut_off_bodies_hold_nobody_up(start: Any, album: Any) -> None:
+def test_slow_and_cut_off_bodies_hold_nobody_up(start: Any, album: Any, within_memory: Any) -> None:
     """More of them than there are threads and places in the queue: photos are answered, and they are ended in time."""
     served = start(album.archive, *LIMITS, "--timeout", "5", "--max-queue", "4", "--max-running", "2")
     with within_memory(served.process.pid):
@@ -214,7 +193,9 @@ def test_slow_and_cut_off_bodies_hold_nobody_up(start: Any, album: Any) -> None:
     check_good(served.url, album)
 
 
-def test_a_body_that_is_longer_than_allowed_is_refused_before_it_has_come(start: Any, album: Any) -> None:
+def test_a_body_that_is_longer_than_allowed_is_refused_before_it_has_come(
+    start: Any, album: Any, within_memory: Any
+) -> None:
     served = start(album.archive, *LIMITS)
     with within_memory(served.process.pid), connected(served.url) as connection:
         connection.sendall(request_head(1 << 40))
@@ -230,14 +211,14 @@ def test_a_body_that_is_longer_than_allowed_is_refused_before_it_has_come(start:
     check_good(served.url, album)
 
 
-def test_idle_connections_cost_little(start: Any, album: Any, record_property: Any) -> None:
+def test_idle_connections_cost_little(start: Any, album: Any, within_memory: Any, record_property: Any) -> None:
     """Ten thousand of them, or as many as a process may have open: half silent, half kept open after an answer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # which the service inherits
     count = IDLE if hard == resource.RLIM_INFINITY else min(IDLE, hard - 500)
     record_property("idle_connections", count)
     try:
-        served = start(album.archive, *LIMITS)
+        served = start(album.archive, *LIMITS, "--max-connections", 2 * IDLE, "--keep-alive", 3600)
         check_good(served.url, album)
         idle: list[socket.socket] = []
         try:
