@@ -1,4 +1,4 @@
-"""A small album of real photos with its archive, and services that answer from it: here, and as processes of their own."""
+"""A small album of real photos with its archive, and services that answer from it: here, and as their own processes."""
 
 import os
 import queue
