@@ -10,7 +10,7 @@ def serving(r: dict[str, Any]) -> str:
     """What HTTP costs, beside the library and a bare FastAPI."""
     found = r["serve"]
     parts = [
-        f"`ctxdeploy serve` over an archive of {found['photos']:,} photos, asked on loopback by a client on the same "
+        f"`ctxdeploy serve` over an archive of {found['archive_photos']:,} photos, asked on loopback by a client on the same "
         f"machine, beside `PhotoIndex` in process, called from {found['threads']} threads, and a bare FastAPI with "
         "`PhotoIndex` in its handler. Requests come by a Poisson schedule, at a share of what the library answers when "
         "it has all questions at once; latencies count from the schedule, so that waiting is in them, and so is the "
