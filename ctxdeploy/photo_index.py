@@ -15,6 +15,7 @@ from ctxdeploy.archive import (
     store_model,
 )
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Box
@@ -27,7 +28,7 @@ from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
 from ctxdeploy.query import RERANK, Answer, QueryConfig, box_of
-from ctxdeploy.querying.answerer import Answerer
+from ctxdeploy.querying.answerer import Answerer, subset_of
 from ctxdeploy.querying.first_stage import OtherArchives
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs
 from ctxdeploy.querying.verifying import PhotoFeatures
@@ -239,8 +240,24 @@ class PhotoIndex:
             ConfigError: a setting is outside its range.
         """
         given = config or QueryConfig(top=top, box=box_of(box), rank=rank, rerank=rerank)
-        with self._answering(given) as answerer:
-            return answerer.answer(photo).hits
+        return self.answer(photo, given).hits
+
+    def answer(
+        self, photo: "Photo | IndexedPhoto", config: QueryConfig | None = None, *, deadline: Deadline | None = None
+    ) -> Answer:
+        """Return the answer to one query: its hits, how sure they are, and what they come from.
+
+        Args:
+            photo: as ``search`` takes it, or a ``PhotoSource``.
+            config: settings of the query.
+            deadline: until when it is wanted: what nobody waits for any more is not begun.
+
+        Raises:
+            DeadlineError: the deadline was over before.
+            PhotoError, ArchiveError, MismatchError, ConfigError: as ``search``.
+        """
+        with self._answering(config or QueryConfig()) as answerer:
+            return answerer.answer(photo, deadline=deadline)
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None
@@ -410,5 +427,6 @@ class PhotoIndex:
                 folder=photo_folder(self._path),
                 files=self._files,
                 config=config,
+                among=subset_of(index, config),
                 first=first,
             ).checked()

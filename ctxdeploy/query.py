@@ -60,6 +60,7 @@ class Answer:
             not judged.
         turn: degrees, clockwise, by which the photo was turned to find them; positions and boxes are those of the
             photo as it is.
+        state: the archive's state that answered, by the number of its manifest: each commit has one of its own.
         remarks: what the user may not expect, a line each,
         notes: and what holds for all queries of the archive.
         extract_seconds: reading, decoding and network.
@@ -74,6 +75,7 @@ class Answer:
     best_probability: float | None = None
     rank: str = LOCAL
     turn: int = 0
+    state: int = 0
     remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     extract_seconds: float = 0.0
@@ -109,6 +111,7 @@ class Answer:
             "box": _edges(self.box),
             "turn": self.turn,
             "rank": self.rank,
+            "state": self.state,
             "found": self.found,
             "best_probability": self.best_probability,
             "results": [_result(rank, hit) for rank, hit in enumerate(self.hits, 1)],
@@ -171,6 +174,10 @@ class QueryConfig:
         turn: ``all``: the query is asked as it is and by quarter turns, and the best answer is kept, for which the
             file of a photo of the archive is read; ``auto``: by turns only where nothing is certain as it is, and an
             archived photo never; ``none``.
+        prefix: only photos whose names begin with one of these may be hits; all if there is none. Probabilities stay
+            those of the question to the whole archive; expansion and verification go on among these photos.
+        among: names of the photos that may be hits, as ``prefix``, and both hold where both are given; all if there is
+            none. Names that the archive does not hold are left out, and said in ``Answer.notes``.
         min_probability: hits that are less likely to show the same are left out; 0..1.
         alpha, threshold, idf: of the scores; None for the archive's settings. With others nothing is judged.
     """
@@ -220,6 +227,10 @@ class QueryConfig:
     turn: str = setting(
         "auto", "--turn", "Ask by quarter turns as well: where nothing is certain, never, always.", choices=TURN
     )
+    prefix: tuple[str, ...] = setting(
+        (), "--prefix", "Find only photos whose names begin so, such as 2024/; may be repeated.", metavar="TEXT"
+    )
+    among: tuple[str, ...] = ()
     min_probability: float | None = setting(
         None, "--min-probability", "Leave out results less likely to show the same.", metavar="P"
     )
@@ -247,6 +258,9 @@ class QueryConfig:
         ):
             if value not in known:
                 raise ConfigError(f"{flag} {value!r} is unknown: give {', '.join(known)}")
+        for flag, names in (("--prefix", self.prefix), ("--among", self.among)):
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise ConfigError(f"{flag} {names!r} is not a tuple of texts")
         self._check_rank()
         if self.min_probability is None:
             return
@@ -301,6 +315,11 @@ class QueryConfig:
                 f"{flag} is about local descriptors, and --rank {GLOBAL} ranks by global vectors alone: leave it out, "
                 f"or say --rank {GLOBAL_THEN_LOCAL} in an archive that has both"
             )
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether only some photos may be hits."""
+        return bool(self.prefix or self.among)
 
     @property
     def compared(self) -> int:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.storage.positions import Features
     from ctxdeploy.index.storage.segment import Segment, is_segment, open_segment
     from ctxdeploy.index.storage.state import State
+    from ctxdeploy.index.subset import Subset
     from ctxdeploy.index.threads import SearchThreads
     from ctxdeploy.index.verification import VerificationConfig, rank, verify
 
@@ -69,6 +70,7 @@ __all__ = [
     "Segment",
     "SnapshotInfo",
     "State",
+    "Subset",
     "Verification",
     "VerificationConfig",
     "WarmUp",
@@ -105,6 +107,7 @@ _HOMES = {
     "Segment": "storage.segment",
     "SnapshotInfo": "maintenance.snapshots",
     "State": "storage.state",
+    "Subset": "subset",
     "Verification": "config",
     "VerificationConfig": "verification",
     "WarmUp": "rehearsal",

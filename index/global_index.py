@@ -62,7 +62,7 @@ def search_global(
     queries: NDArray[np.float32],
     top: int,
     *,
-    among: Sequence[tuple[int, int]] | None = None,
+    among: Sequence[NDArray[np.int64]] | None = None,
     threads: SearchThreads = ALONE,
     probes: int = 0,
 ) -> list[list[Hit]]:
@@ -72,7 +72,7 @@ def search_global(
         state: of an archive with global vectors.
         queries: Q×D' float32, finite.
         top: hits at most; an inner product may be below 0.
-        among: shard and number of the photos that may be hits, all of which are compared; None for all.
+        among: rising numbers in each shard of the photos that may be hits, all of which are compared; None for all.
         threads: that compare.
         probes: cells to look into; 0 for all photos.
     """
@@ -84,7 +84,7 @@ def search_global(
             for number, shard in enumerate(state.shards):
                 _scan(state, number, _photos_in(shard, cells), query[None], [error], wanted, [parts], threads)
     else:
-        chosen = _photos(state, among)
+        chosen = [np.flatnonzero(shard.live[: len(shard)]) for shard in state.shards] if among is None else among
         for start in range(0, len(queries), _TOGETHER):
             group = slice(start, start + _TOGETHER)
             for number, photos in enumerate(chosen):
@@ -121,14 +121,6 @@ def _photos_in(shard: Shard, cells: NDArray[np.int32]) -> NDArray[np.int64]:
     numbers = np.sort(np.concatenate([order[starts[cell] : starts[cell + 1]] for cell in cells.tolist()]))
     live: NDArray[np.int64] = numbers[shard.live[numbers]]
     return live
-
-
-def _photos(state: State, among: Sequence[tuple[int, int]] | None) -> list[NDArray[np.int64]]:
-    """Return the rising numbers of the photos of each shard that may be hits."""
-    if among is None:
-        return [np.flatnonzero(shard.live[: len(shard)]) for shard in state.shards]
-    places = np.array(list(among), np.int64).reshape(-1, 2)
-    return [np.unique(places[places[:, 0] == number, 1]) for number in range(len(state.shards))]
 
 
 def _errors(state: State, queries: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from ctxdeploy.index.searches import Searches
 from ctxdeploy.index.storage.manifest import CODEBOOK
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
+from ctxdeploy.index.stored import by_shard
 
 
 class Reader(Searches):
@@ -119,7 +120,7 @@ class Reader(Searches):
         self._check_open()
         state = self.state
         if self.config.keeps_global:
-            first = [(0, int(np.argmax(state.shards[0].live)))] if state.shards else []
+            first = by_shard(state, [(0, int(np.argmax(state.shards[0].live)))] if state.shards else [])
             search_global(state, np.zeros((1, self.config.global_dim), np.float32), 1, among=first)
         if not self.keeps_local:
             return

@@ -21,7 +21,8 @@ from ctxdeploy.index.global_index import checked_probes, search_global, vectors_
 from ctxdeploy.index.inputs import as_global
 from ctxdeploy.index.search import Combination, Searcher
 from ctxdeploy.index.storage.state import State
-from ctxdeploy.index.stored import Chosen, aggregated
+from ctxdeploy.index.stored import Chosen, aggregated, by_shard
+from ctxdeploy.index.subset import Subset, select
 from ctxdeploy.index.threads import SearchThreads
 
 
@@ -71,7 +72,7 @@ class Searches(ABC):
         idf: bool | None = None,
         alpha: float | None = None,
         threshold: float | None = None,
-        among: Collection[str] | None = None,
+        among: Collection[str] | Subset | None = None,
         expand: int = 0,
         unit: float | None = None,
     ) -> list[Hit]:
@@ -82,7 +83,7 @@ class Searches(ABC):
             top: hits at most; only photos with a score above 0 are hits.
             idf: weigh words by rarity; None for the archive's setting.
             alpha, threshold: of the selectivity s^alpha where s ≥ threshold, else 0; None for the archive's settings.
-            among: names of the photos that may be hits; None for all.
+            among: the photos that may be hits, by name or as ``subset`` returns them; None for all.
             expand: hits that ask too, with their stored codes (``expansion.py``), 0..64. Scores are sums then.
             unit: what unrelated photos may score for the query, above 0: hits above it ask. None for what random codes
                 say.
@@ -106,7 +107,7 @@ class Searches(ABC):
         idf: bool | None = None,
         alpha: float | None = None,
         threshold: float | None = None,
-        among: Collection[str] | None = None,
+        among: Collection[str] | Subset | None = None,
         expand: int = 0,
         units: Sequence[float] | None = None,
     ) -> list[list[Hit]]:
@@ -134,6 +135,13 @@ class Searches(ABC):
         """Return queries with their words and codes, which every search finds anew otherwise: 5 to 20 ms each."""
         return self._asked(self._committed().state, queries, own=True)
 
+    def subset(self, *, prefixes: Sequence[str] = (), names: Sequence[str] | None = None) -> Subset:
+        """Return the photos whose names begin with one of the prefixes, if any are given, and are among ``names``.
+
+        It serves searches of the state in force. What the archive does not hold is left out, and said in the result.
+        """
+        return select(self._committed().state, prefixes, names)
+
     def search_combined(
         self,
         combinations: Sequence[Sequence[tuple[Query, float]]],
@@ -142,7 +150,7 @@ class Searches(ABC):
         idf: bool | None = None,
         alpha: float | None = None,
         threshold: float | None = None,
-        among: Collection[str] | None = None,
+        among: Collection[str] | Subset | None = None,
     ) -> list[list[Hit]]:
         """As ``search_batch``, each search for several queries at once.
 
@@ -166,7 +174,7 @@ class Searches(ABC):
         top: int = 10,
         *,
         names: Collection[str] | None = None,
-        among: Collection[str] | None = None,
+        among: Collection[str] | Subset | None = None,
         idf: bool | None = None,
         alpha: float | None = None,
         threshold: float | None = None,
@@ -222,7 +230,7 @@ class Searches(ABC):
         searcher.state.check_local()
         places = self._places(searcher.state, others)
         queries = aggregated(searcher.state, self._places(searcher.state, names), self._threads)
-        chosen = Chosen(searcher.state, places, len(queries), self._threads)
+        chosen = Chosen(searcher.state, by_shard(searcher.state, places), len(queries), self._threads)
         columns = np.array([chosen.column(place) for place in places], np.int64)
         found = searcher.matrix(queries, chosen, scoring=scoring, threads=self._threads)
         return np.ascontiguousarray(found[:, columns])
@@ -265,14 +273,14 @@ class Searches(ABC):
         return CommonWords(words=words, scores=scores)
 
     def search_global(
-        self, queries: Any, top: int = 10, *, among: Collection[str] | None = None, probes: int | None = None
+        self, queries: Any, top: int = 10, *, among: Collection[str] | Subset | None = None, probes: int | None = None
     ) -> list[list[Hit]]:
         """Return for each query the photos whose global vectors have the largest inner products with its own.
 
         Args:
             queries: Q×D' float32, or Q names of stored photos, which then find themselves too.
             top: hits at most. A score is the inner product, with vectors of length 1 the cosine, and may be below 0.
-            among: names of the photos that may be hits, each of which is then compared; None for all.
+            among: the photos that may be hits, as for ``search``, each of which is then compared; None for all.
             probes: cells to look into, in an archive whose ``global_search`` is "ivf"; 0 to compare all photos; None
                 for a sixteenth of the cells from 32,768 photos on, and for all photos below.
 
@@ -294,7 +302,7 @@ class Searches(ABC):
             state,
             vectors,
             wanted,
-            among=None if among is None else self._places(state, among),
+            among=None if among is None else self._photos(state, among),
             threads=self._threads,
             probes=cells,
         )
@@ -339,10 +347,16 @@ class Searches(ABC):
         state.check_local()
         return find_words(state, queries, self._threads, partial(self._places, state), own=own)
 
-    def _chosen(self, state: State, names: Collection[str] | None, queries: int = 1) -> Chosen | None:
-        if names is None:
-            return None
-        return Chosen(state, self._places(state, names), queries, self._threads)
+    def _chosen(self, state: State, among: Collection[str] | Subset | None, queries: int = 1) -> Chosen | None:
+        return None if among is None else Chosen(state, self._photos(state, among), queries, self._threads)
+
+    def _photos(self, state: State, among: Collection[str] | Subset) -> Sequence[NDArray[np.int64]]:
+        """Return the rising numbers of photos in each shard."""
+        if not isinstance(among, Subset):
+            return by_shard(state, self._places(state, among))
+        if among.state is not state:
+            raise ConfigError(f"the photos to search among are those of another state of {self._folder}: choose anew")
+        return among.photos
 
     def _places(self, state: State, names: Iterable[str]) -> list[tuple[int, int]]:
         """Return shard and number of stored photos."""

@@ -125,6 +125,12 @@ _SHARE, _MANY, _PAYING = 1 / 256, 16, 1 / 3600
 _MOST = 1 << 14
 
 
+def by_shard(state: State, places: Sequence[tuple[int, int]]) -> list[NDArray[np.int64]]:
+    """Return the rising numbers in each shard of photos that are given by shard and number; doubled ones once."""
+    found = np.array(places, np.int64).reshape(-1, 2)
+    return [np.unique(found[found[:, 0] == number, 1]) for number in range(len(state.shards))]
+
+
 class Chosen:
     """Photos that a search is restricted to.
 
@@ -132,18 +138,17 @@ class Chosen:
 
     Args:
         state: which holds them.
-        places: shard and number of each; doubled ones count once.
+        photos: their rising numbers in each shard.
         queries: that will be asked; many have the postings taken out now.
         threads: to do so.
 
     Attributes:
-        photos: their rising numbers in each shard.
+        photos: as they were given.
     """
 
-    def __init__(self, state: State, places: Sequence[tuple[int, int]], queries: int, threads: SearchThreads) -> None:
+    def __init__(self, state: State, photos: Sequence[NDArray[np.int64]], queries: int, threads: SearchThreads) -> None:
         self._state = state
-        found = np.array(places, np.int64).reshape(-1, 2)
-        self.photos = [np.unique(found[found[:, 0] == number, 1]) for number in range(len(state.shards))]
+        self.photos = photos
         self._bases = np.cumsum([0, *map(len, self.photos)])
         share = max(_SHARE, min(queries * _PAYING, 0.5)) if queries >= _MANY else _SHARE
         self._share = share if len(self) <= _MOST else 0.0

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.decode.decode import Pixels, decode_photo, photo_size
     from ctxdeploy.runtime.extractor import Extractor
     from ctxdeploy.runtime.network import ExtractionStatistics
+    from ctxdeploy.runtime.network_queue import ExtractionObserver
     from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
+    from ctxdeploy.runtime.queued import QueuedExtractor
     from ctxdeploy.runtime.sources.folder import find_photos
 
 __all__ = [
     "BackendConfig",
     "Box",
+    "ExtractionObserver",
     "ExtractionStatistics",
     "Extractor",
     "ExtractorConfig",
@@ -36,6 +39,7 @@ __all__ = [
     "PhotoReader",
     "PhotoSource",
     "Pixels",
+    "QueuedExtractor",
     "StageSeconds",
     "decode_photo",
     "find_photos",
@@ -45,6 +49,7 @@ __all__ = [
 _HOMES = {
     "BackendConfig": "ctxdeploy.runtime.backends.base",
     "Box": "ctxdeploy.core.types",
+    "ExtractionObserver": "ctxdeploy.runtime.network_queue",
     "ExtractionStatistics": "ctxdeploy.runtime.network",
     "Extractor": "ctxdeploy.runtime.extractor",
     "ExtractorConfig": "ctxdeploy.runtime.config",
@@ -54,6 +59,7 @@ _HOMES = {
     "PhotoReader": "ctxdeploy.runtime.photo",
     "PhotoSource": "ctxdeploy.runtime.photo",
     "Pixels": "ctxdeploy.runtime.decode.decode",
+    "QueuedExtractor": "ctxdeploy.runtime.queued",
     "StageSeconds": "ctxdeploy.core.types",
     "decode_photo": "ctxdeploy.runtime.decode.decode",
     "find_photos": "ctxdeploy.runtime.sources.folder",

@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.cpu import check_address_space
+from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import TURNS, Box, LocalDescriptors, PhotoDescriptors
@@ -36,6 +37,9 @@ class Extractor:
         OutOfMemoryError: ``ulimit -v`` is too low to load it.
     """
 
+    # So many pools of decoding processes share a limit of memory.
+    _pools = 1
+
     def __init__(
         self, bundle: Bundle, *, backend: BackendConfig | None = None, config: ExtractorConfig | None = None
     ) -> None:
@@ -54,7 +58,8 @@ class Extractor:
         self._backend = open_backend(bundle, backend or BackendConfig())
         limit = self.config.memory_limit
         self._backend.limits = RunLimits(seconds=NETWORK_TIMES * self.config.photo_timeout, memory=limit)
-        shares = None if limit is None else share_memory(limit, self.config.workers if self.config.isolated else 0)
+        processes = self._pools * self.config.workers if self.config.isolated else 0
+        shares = None if limit is None else share_memory(limit, processes)
         self._in_force = self.config.in_force(bundle.preprocessing.image_size, shares.waiting if shares else None)
         self._decoding = DecodeSettings(
             preprocessing=bundle.preprocessing,
@@ -86,26 +91,35 @@ class Extractor:
         self._statistics = ExtractionStatistics()
         return stream(_sources(photos), self._network, self._in_force, self._decoding, self._statistics)
 
-    def extract_one(self, photo: PhotoSource | Path | str | bytes, box: Box | None = None) -> LocalDescriptors:
+    def extract_one(
+        self, photo: PhotoSource | Path | str | bytes, box: Box | None = None, *, deadline: Deadline | None = None
+    ) -> LocalDescriptors:
         """Return the descriptors of one photo, which is decoded in this thread and without a time limit.
 
         Args:
             photo: a file, the bytes of one, or a ``PhotoSource``.
             box: the part to extract; it replaces that of a ``PhotoSource``.
+            deadline: until when they are wanted; what has begun is ended.
 
         Raises:
             PhotoError: the photo cannot be read, or the box does not lie in it.
             BackendError: the network failed.
+            DeadlineError: the deadline was over before decoding, or before the network.
         """
-        return self.extract_turned(photo, box)[0].descriptors
+        return self.extract_turned(photo, box, deadline=deadline)[0].descriptors
 
     def extract_turned(
-        self, photo: PhotoSource | Path | str | bytes, box: Box | None = None, *, turns: Sequence[int] = (0,)
+        self,
+        photo: PhotoSource | Path | str | bytes,
+        box: Box | None = None,
+        *,
+        turns: Sequence[int] = (0,),
+        deadline: Deadline | None = None,
     ) -> list[PhotoDescriptors]:
         """As ``extract_one``, for several turns of the photo, which is decoded once.
 
         Args:
-            photo, box: as there; the box is one of the photo as it is.
+            photo, box, deadline: as there; the box is one of the photo as it is.
             turns: degrees, 0, 90, 180 or 270, by which the decoded pixels are turned clockwise for the network.
 
         Returns:
@@ -113,27 +127,41 @@ class Extractor:
         """
         if any(turn not in TURNS for turn in turns):
             raise ConfigError(f"turns {tuple(turns)} are not among {TURNS}")
-        item = WorkItem(source=_source(photo, box))
+        wanted = deadline or Deadline()
+        wanted.check()
+        item = self._read(_source(photo, box))
         name = printable(item.source.name)
-        try:
-            item.content = read_now(item.source)
-        except PhotoError as error:
-            raise PhotoError(f"{name}: {error}") from error
-        decode_item(item, replace(self._decoding, memory=None))
+        self._decode(item, wanted)
+        if isinstance(item.result, BaseException):
+            raise item.result
         if isinstance(item.result, PhotoFailure):
             raise PhotoError(f"{name}: {item.result.reason}")
-        return [self._run(replace(item, result=item.pixels.turned(turn) if turn else item.pixels)) for turn in turns]
+        items = [replace(item, result=item.pixels.turned(turn) if turn else item.pixels) for turn in turns]
+        for one in items:
+            self._network.check(one)
+            if isinstance(one.result, PhotoFailure):
+                raise PhotoError(f"{name}: {one.result.reason}")
+        return [_described(name, result) for result in self._describe(items, wanted)]
 
-    def _run(self, item: WorkItem) -> PhotoDescriptors:
-        """Return what the network finds in one decoded photo."""
-        name = printable(item.source.name)
-        self._network.check(item)
-        if isinstance(item.result, PhotoFailure):
-            raise PhotoError(f"{name}: {item.result.reason}")
-        (result,) = self._network.run([item], ExtractionStatistics())
-        if isinstance(result, PhotoFailure):
-            raise BackendError(f"{name}: {result.reason}")
-        return result
+    def _read(self, source: PhotoSource) -> WorkItem:
+        """Return a photo to be decoded, with its bytes if it is not a file."""
+        try:
+            return WorkItem(source=source, content=read_now(source))
+        except PhotoError as error:
+            raise PhotoError(f"{printable(source.name)}: {error}") from error
+
+    def _decode(self, item: WorkItem, wanted: Deadline) -> None:
+        """Set the pixels of a photo, its failure, or what ends the extraction."""
+        wanted.check()
+        decode_item(item, replace(self._decoding, memory=None))
+
+    def _describe(self, items: Sequence[WorkItem], wanted: Deadline) -> list[PhotoDescriptors | PhotoFailure]:
+        """Return what the network finds in decoded photos."""
+        found: list[PhotoDescriptors | PhotoFailure] = []
+        for item in items:
+            wanted.check()
+            found += self._network.run([item], ExtractionStatistics())
+        return found
 
     def description(self) -> dict[str, Any]:
         """Return what runs, for manifests and reports; every value fits into JSON."""
@@ -150,6 +178,12 @@ class Extractor:
             "model_id": self.bundle.model_id,
             "preprocessing_hash": self.bundle.preprocessing.hash,
         }
+
+
+def _described(name: str, result: PhotoDescriptors | PhotoFailure) -> PhotoDescriptors:
+    if isinstance(result, PhotoFailure):
+        raise BackendError(f"{name}: {result.reason}")
+    return result
 
 
 def _sources(photos: Iterable[PhotoSource]) -> Iterator[PhotoSource]:

@@ -92,7 +92,7 @@ class _Prefetch:
         self._room = config.lookahead
         self._buffer = ReorderBuffer(OVERTAKEN_AFTER)
         self._done: SimpleQueue[WorkItem] = SimpleQueue()
-        self._decoders = DecodePool(self._make_decoder, config.workers, self._take_back)
+        self._decoders = DecodePool(lambda: make_decoder(config, decoding), config.workers, self._take_back)
         self._readers: ReadPool | None = None
         self._seen = time.monotonic()
         self._starved = 0.0
@@ -187,5 +187,7 @@ class _Prefetch:
             if self._decoding.memory is None:  # else the workers have divided it among them
                 self._decoders.reinforce()
 
-    def _make_decoder(self) -> Decoder:
-        return (ProcessDecoder if self._config.isolated else ThreadDecoder)(self._decoding)
+
+def make_decoder(config: ExtractorConfig, decoding: DecodeSettings) -> Decoder:
+    """Return what a thread decodes with: a process of its own, or itself."""
+    return (ProcessDecoder if config.isolated else ThreadDecoder)(decoding)

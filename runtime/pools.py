@@ -59,10 +59,17 @@ class DecodePool:
         make: returns a decoder.
         max_threads: they start when there are photos for them.
         deliver: is given each photo with its result, from the thread that decoded it.
+        is_wanted: asked when the turn of a photo comes: one that nobody wants is neither decoded nor delivered.
     """
 
-    def __init__(self, make: Callable[[], Decoder], max_threads: int, deliver: Callable[[WorkItem], None]) -> None:
-        self._make, self._max_threads, self._deliver = make, max_threads, deliver
+    def __init__(
+        self,
+        make: Callable[[], Decoder],
+        max_threads: int,
+        deliver: Callable[[WorkItem], None],
+        is_wanted: Callable[[WorkItem], bool] = lambda _: True,
+    ) -> None:
+        self._make, self._max_threads, self._deliver, self._is_wanted = make, max_threads, deliver, is_wanted
         self._tasks: SimpleQueue[WorkItem | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._submitted = 0
@@ -113,6 +120,8 @@ class DecodePool:
     def _run(self, decoder: Decoder) -> None:
         try:
             while not self._closed and (item := self._tasks.get()) is not None and not self._closed:
+                if not self._is_wanted(item):
+                    continue
                 try:
                     decoder.decode(item)
                 except BaseException as error:

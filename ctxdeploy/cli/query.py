@@ -1,6 +1,7 @@
 """``ctxdeploy query``."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ctxdeploy.cli.options import (
     echo,
     json_option,
     model_option,
+    names_in,
     options_of,
     print_json,
     quiet_option,
@@ -22,7 +24,7 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, PhotoError
 from ctxdeploy.core.files import check_target
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.text import counted, printable, printed_names
 from ctxdeploy.index import Hit, VerificationConfig
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import GLOBAL, Answer, QueryConfig, is_certain
@@ -49,6 +51,9 @@ from ctxdeploy.runtime.sources import RemoteConfig, Selection
 )
 @at_option
 @options_of(QueryConfig)
+@click.option(
+    "--among", type=PATH, metavar="FILE", help="Find only photos whose names are in FILE, one a line; - reads stdin."
+)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @options_of(Selection, RemoteConfig)
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
@@ -61,6 +66,7 @@ def command(
     indexed: tuple[str, ...],
     index_path: str | None,
     at: str | None,
+    among: Path | None,
     recursive: bool,
     page: Path | None,
     model: str | None,
@@ -85,19 +91,21 @@ def command(
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
     if not photos and not indexed:
         raise ConfigError("there is nothing to ask with: name photos, or a photo of the archive with --indexed")
-    config, archive = configured(QueryConfig), find_archive(index_path)
+    config, archive, shown = configured(QueryConfig), find_archive(index_path), Display(quiet=quiet)
     _check_verifying(config)
+    config = replace(config, among=_names_to_find(among, photos, shown))
     if page is not None:
         check_target(page, advice="choose another --html")
     asked = list_queries(photos, recursive=recursive, remote=configured(RemoteConfig), selection=configured(Selection))
     queries: list[Photo | IndexedPhoto] = [*asked.photos, *(IndexedPhoto(name=name) for name in indexed)]
     failed = _Failures(count=len(queries) + len(asked.failures))
-    answers, shown = [], Display(quiet=quiet)
+    answers: list[Answer] = []
     with PhotoIndex.open(archive, at=at, model=model, backend=configured(BackendConfig)) as index:
         if not len(index):
             shown.say(f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}")
         for failure in asked.failures:
             failed.add(failure)
+        config = replace(config, among=_as_named(config.among, index))
         said: set[str] = set()
         for answer in index.search_many(queries, config):
             if isinstance(answer, PhotoError):
@@ -127,6 +135,24 @@ def _remark(answer: Answer, said: set[str], shown: Display) -> None:
     said.update(answer.notes)
     for remark in answer.remarks:
         shown.say(f"{answer.photo.name}: {remark}")
+
+
+def _names_to_find(source: Path | None, photos: tuple[str, ...], shown: Display) -> tuple[str, ...]:
+    """Return the names that ``--among`` gives; none without it."""
+    if source is None:
+        return ()
+    if str(source) == "-" and "-" in photos:
+        raise ConfigError("standard input (-) holds a photo or names for --among: give one of them as a file")
+    names = tuple(names_in(source, "--among", shown))
+    if not names:
+        raise ConfigError(f"--among {source} holds no names: give at least one, or leave it out")
+    return names
+
+
+def _as_named(names: tuple[str, ...], index: PhotoIndex) -> tuple[str, ...]:
+    """Return names as the archive has them, for those that are as ``printable`` prints them."""
+    printed = printed_names(names, index.names() if any("\\" in name for name in names) else ())
+    return tuple(printed.get(name, name) for name in names)
 
 
 def _check_verifying(config: QueryConfig) -> None:

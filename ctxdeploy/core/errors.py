@@ -137,3 +137,9 @@ class ServiceError(CtxdeployError):
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.detail, self.request_id = status, code, detail, request_id
+
+
+class DeadlineError(CtxdeployError):
+    """A result was not there in the time that was given for it, or nobody waits for it any more."""
+
+    exit_code = 25

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import counted, photo_name, printable, printed_names
 from ctxdeploy.core.types import PhotoDescriptors
-from ctxdeploy.index import Features, Hit, SearchThreads, rank
+from ctxdeploy.index import Features, Hit, SearchThreads, Subset, rank
 from ctxdeploy.judgement import LINKS, Judgement, is_usual
 from ctxdeploy.query import EXPAND, EXPANDED_FROM, GEOMETRY, GLOBAL, LOCAL, Answer, Query, QueryConfig
 from ctxdeploy.querying.first_stage import FirstStage, vector_of
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime import Extractor
 
 # Queries that may wait for each other.
-_MAX_WAITING = 64
+MAX_WAITING = 64
 # Photos that a remark names.
 _NAMED = 3
+# What searches for several described queries at once.
+Find = Callable[[Sequence[Found]], list[Found]]
 _OTHERWISE = "compare their files with --verify-from photos; or leave out --verify-by"
 
 
@@ -52,6 +55,7 @@ class Answerer:
         image_size: returns the longest side in pixels of photos as the model sees them.
         folder: that the names of its photos are paths in; None if there is none, or it is not known.
         files: features of its photos' files.
+        among: the photos that may be hits; None for all.
         first: what ranks by global vectors, where that is asked for.
         config: what is asked.
     """
@@ -64,6 +68,7 @@ class Answerer:
     folder: Path | None
     files: PhotoFeatures
     config: QueryConfig
+    among: Subset | None = None
     first: FirstStage | None = None
 
     @property
@@ -90,17 +95,27 @@ class Answerer:
     def _first(self) -> FirstStage:
         return self.first or FirstStage(index=self.index, name=self.name, network=self.network)
 
-    def answer(self, photo: "Photo | IndexedPhoto") -> Answer:
+    def answer(
+        self, photo: "Photo | IndexedPhoto", *, deadline: Deadline | None = None, find: Find | None = None
+    ) -> Answer:
         """Return the answer to a query.
 
         Args:
             photo: a photo; a text may name one of the archive, where no file is called so.
+            deadline: until when it is wanted; looked at before each step.
+            find: what searches, such as one that asks together with other threads; ``self.find`` if None.
 
         Raises:
             PhotoError: the photo cannot be read, or the box does not lie in it.
             ConfigError: the archive lacks what is asked of it.
+            DeadlineError: the deadline was over before.
         """
-        return self._answers([self._described(photo)])[0]
+        search = find or self.find
+        (found,) = search([self.described(photo, deadline)])
+        turned = self.turned(found, deadline)
+        if turned:
+            found = self.best(found, search(turned))
+        return self.answered(found)
 
     def answers(self, photos: "Iterable[Photo | IndexedPhoto]") -> Iterator[Answer | PhotoError]:
         """Yield an answer for each photo, or why there is none, in order.
@@ -113,11 +128,11 @@ class Answerer:
         since = time.perf_counter()
         for photo in photos:
             try:
-                waiting.append(self._described(photo))
+                waiting.append(self.described(photo))
             except PhotoError as error:
                 waiting.append(error)
             now = time.perf_counter()
-            if now - since >= max_wait or len(waiting) >= _MAX_WAITING:
+            if now - since >= max_wait or len(waiting) >= MAX_WAITING:
                 yield from self._in_order(waiting)
                 waiting = []
                 since = time.perf_counter()
@@ -128,6 +143,15 @@ class Answerer:
         answers = iter(self._answers([item for item in waiting if isinstance(item, Found)]))
         for item in waiting:
             yield item if isinstance(item, PhotoError) else next(answers)
+
+    def _answers(self, queries: Sequence[Found]) -> list[Answer]:
+        """Return the answers to described queries, of which some may be asked once more, turned."""
+        found = self.find(queries)
+        for row, upright in enumerate(found):
+            turned = self.turned(upright)
+            if turned:
+                found[row] = self.best(upright, self.find(turned))
+        return [self.answered(one) for one in found]
 
     def _query(self, photo: "Photo | IndexedPhoto") -> Query:
         """Return what to ask with; a photo of the archive needs its file where it is asked in part, or turned."""
@@ -149,24 +173,34 @@ class Answerer:
             raise PhotoError(f"{printable(name)}: {self._first.name} (--global-from) holds no photo of this name")
         return Query(photo=indexed_source(name, self.folder), indexed=stored)
 
-    def _described(self, photo: "Photo | IndexedPhoto") -> Found:
-        query = self._query(photo)
-        if query.indexed:
-            return Found(query=query)
-        return self._turned(query, (0,))[0]
+    def described(self, photo: "Photo | IndexedPhoto", deadline: Deadline | None = None) -> Found:
+        """Return a query with what the network found in it, or with the name of the photo of the archive that it is.
 
-    def _turned(self, query: Query, turns: tuple[int, ...]) -> list[Found]:
+        Raises:
+            PhotoError, DeadlineError: as ``answer``.
+        """
+        query = self._query(photo)
+        return Found(query=query) if query.indexed else self._turned(query, (0,), deadline)[0]
+
+    def turned(self, upright: Found, deadline: Deadline | None = None) -> list[Found]:
+        """Return a query that was found upright once more for each turn that is to be asked beside it."""
+        # Nothing is ever certain by global vectors.
+        turn = "none" if self.rank == GLOBAL or upright.photo is None or not len(self.index) else self.config.turn
+        turns = further_turns(upright, turn)
+        return self._turned(upright.query, turns, deadline) if turns else []
+
+    def _turned(self, query: Query, turns: tuple[int, ...], deadline: Deadline | None) -> list[Found]:
         extractor, box = self.network(), self.config.box
         start = time.perf_counter()
         try:
-            photos = extractor.extract_turned(query.photo, box, turns=turns)
+            photos = extractor.extract_turned(query.photo, box, turns=turns, deadline=deadline)
         except PhotoError as error:
             path = query.photo.path
             if path is None or query.photo.name == fspath(path) or path.exists():
                 raise
             moved = f"ctxdeploy index FOLDER -o {printable(self.name)} --moved"
             raise PhotoError(f"{error}: {path}; if the photos were moved, say where they are with  {moved}") from error
-        vectors = self._vectors(query, turns, photos)
+        vectors = self._vectors(query, turns, photos, deadline)
         seconds = (time.perf_counter() - start) / len(turns)
         part = box if box is not None else query.photo.box
         return [
@@ -175,37 +209,49 @@ class Answerer:
         ]
 
     def _vectors(
-        self, query: Query, turns: tuple[int, ...], photos: Sequence[PhotoDescriptors]
+        self, query: Query, turns: tuple[int, ...], photos: Sequence[PhotoDescriptors], deadline: Deadline | None
     ) -> Sequence[NDArray[np.float32] | None]:
         """Return the global vectors that the first stage is asked with."""
         if self.rank == LOCAL:
             return [None] * len(turns)
         if self._first.is_other:
-            return self._first.described(query.photo, self.config.box, turns)
+            return self._first.described(query.photo, self.config.box, turns, deadline)
         return [vector_of(photo) for photo in photos]
 
-    def _answers(self, queries: Sequence[Found]) -> list[Answer]:
-        """Return the answers to described queries, which may be asked once more, turned."""
-        found = self._find(queries)
-        # Nothing is ever certain by global vectors.
-        turn = "none" if self.rank == GLOBAL else self.config.turn
-        turns = [() if item.photo is None else further_turns(item, turn) for item in found]
-        if len(self.index):
-            for row, more in enumerate(turns):
-                if more:
-                    found[row] = self._best_turn(found[row], more)
-        notes = () if self.first is None else self.first.remarks
-        return [item.answer(self.config, self.rank, notes) for item in found]
-
-    def _best_turn(self, upright: Found, turns: tuple[int, ...]) -> Found:
-        turned = self._find(self._turned(upright.query, turns))
+    def best(self, upright: Found, turned: Sequence[Found]) -> Found:
+        """Return what to answer of what was found upright and turned, with the seconds of all."""
         best = choose(upright, turned)
         extract = upright.extract_seconds + sum(item.extract_seconds for item in turned)
         search = upright.search_seconds + sum(item.search_seconds for item in turned)
         return replace(best, extract_seconds=extract, search_seconds=search)
 
-    def _find(self, queries: Sequence[Found]) -> list[Found]:
-        """Return queries with their hits: as many as are wanted, or verified, or needed to judge."""
+    def answered(self, found: Found) -> Answer:
+        """Return the answer to a query that was found."""
+        notes = () if self.first is None else self.first.remarks
+        state = self.index.state.manifest.number
+        return found.answer(self.config, rank=self.rank, state=state, notes=(*notes, *self._left_out()))
+
+    def _left_out(self) -> tuple[str, ...]:
+        """Return what is said of names that the query is restricted to and that the archive does not have."""
+        if self.among is None:
+            return ()
+        notes = [
+            f"no photo of the archive has a name that begins with {printable(prefix)}" for prefix in self.among.unused
+        ]
+        unknown = self.among.unknown
+        if unknown:
+            names = ", ".join(map(printable, unknown[:_NAMED])) + (", …" if len(unknown) > _NAMED else "")
+            notes.append(
+                f"{len(unknown):,} of {counted(len(self.config.among), 'name')} to search among not in the archive: "
+                f"{names}"
+            )
+        return tuple(notes)
+
+    def find(self, queries: Sequence[Found]) -> list[Found]:
+        """Return described queries with their hits: as many as are wanted, or verified, or needed to judge.
+
+        Each finds what it finds alone; several at once take less time.
+        """
         if not queries:
             return []
         start = time.perf_counter()
@@ -213,8 +259,14 @@ class Answerer:
         seconds = (time.perf_counter() - start) / len(queries)
         return [replace(item, search_seconds=seconds) for item in found]
 
+    def _first_hits(self, queries: Sequence[Found], top: int) -> list[list[Hit]]:
+        """Return what the first stage finds."""
+        first = self._first
+        among = self.among if first.index is self.index else subset_of(first.index, self.config)
+        return first.search([item.key for item in queries], top, self.config, among)
+
     def _by_global_vectors(self, queries: Sequence[Found]) -> list[Found]:
-        found = self._first.search([item.key for item in queries], self.config.top, self.config)
+        found = self._first_hits(queries, self.config.top)
         return [replace(item, hits=hits) for item, hits in zip(queries, found, strict=True)]
 
     def _by_local_descriptors(self, queries: Sequence[Found]) -> list[Found]:
@@ -244,17 +296,19 @@ class Answerer:
     def _searched(
         self, asked: "Sequence[Asked]", most: int, depth: int, units: Sequence[float] | None
     ) -> list[Ranking]:
-        """Return what is found among all photos."""
-        expand = self._expand()
+        """Return what is found among all photos that may be hits, and among all."""
+        expand, shown = self._expand(), None
         own = self._search(asked, depth)
-        shown = self._search(asked, most, expand=expand, units=units) if expand else own
+        if expand or self.among is not None:
+            shown = self._search(asked, most, expand=expand, units=units, among=self.among)
+        shown = own if shown is None else shown
         return [Ranking(hits=hits[:most], own=plain) for hits, plain in zip(shown, own, strict=True)]
 
     def _searched_among_first(
         self, queries: Sequence[Found], asked: "Sequence[Asked]", most: int, units: Sequence[float] | None
     ) -> list[Ranking]:
         """Return what is found among the first photos of the first stage, and those behind them in its order."""
-        firsts = self._first.search([item.key for item in queries], most, self.config)
+        firsts = self._first_hits(queries, most)
         if self._first.is_other:
             firsts = [[hit for hit in hits if hit.name in self.index] for hits in firsts]
         parts = [None] * len(asked) if units is None else [[unit] for unit in units]
@@ -287,7 +341,7 @@ class Answerer:
         *,
         expand: int = 0,
         units: Sequence[float] | None = None,
-        among: Collection[str] | None = None,
+        among: Collection[str] | Subset | None = None,
     ) -> list[list[Hit]]:
         alpha, threshold, idf = self.config.alpha, self.config.threshold, self.config.idf
         return self.index.search_batch(
@@ -385,6 +439,13 @@ class Answerer:
         return (
             f"the files of {counted(len(verified.missing), 'result')} could not be compared ({where}): {names}; {kept}",
         )
+
+
+def subset_of(index: "Index", config: QueryConfig) -> Subset | None:
+    """Return the photos of an archive that may be hits; None for all."""
+    if not config.is_restricted:
+        return None
+    return index.subset(prefixes=config.prefix, names=config.among or None)
 
 
 def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> list[Hit]:

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import Box, PhotoDescriptors
-from ctxdeploy.index import Hit, refined_scores
+from ctxdeploy.index import Hit, Subset, refined_scores
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.shared_state import SharedState
 
@@ -56,20 +58,26 @@ class FirstStage:
                 "photos: leave it out"
             )
 
-    def described(self, photo: "PhotoSource", box: Box | None, turns: tuple[int, ...]) -> list[NDArray[np.float32]]:
+    def described(
+        self, photo: "PhotoSource", box: Box | None, turns: tuple[int, ...], deadline: Deadline | None
+    ) -> list[NDArray[np.float32]]:
         """Return the global vectors of a photo, turned, as this archive's network sees them."""
-        return [vector_of(found) for found in self.network().extract_turned(photo, box, turns=turns)]
+        found = self.network().extract_turned(photo, box, turns=turns, deadline=deadline)
+        return [vector_of(one) for one in found]
 
-    def search(self, keys: Sequence[Key], top: int, config: "QueryConfig") -> list[list[Hit]]:
+    def search(
+        self, keys: Sequence[Key], top: int, config: "QueryConfig", among: Subset | None = None
+    ) -> list[list[Hit]]:
         """Return for each query at most ``top`` hits, whose scores are inner products; of equal ones by name.
 
         Args:
             keys: of the queries.
             top: hits at most.
             config: cells to look into, and how many of the first are ordered by refined vectors.
+            among: the photos that may be hits; None for all.
         """
         refine = config.refine_global
-        found = self._search(keys, min(max(top, refine), max(len(self.index), 1)), config.global_probes)
+        found = self._search(keys, min(max(top, refine), max(len(self.index), 1)), config.global_probes, among)
         if refine:
             found = [self._refined(key, hits, refine) for key, hits in zip(keys, found, strict=True)]
         return [[replace(hit, global_score=hit.score) for hit in hits[:top]] for hits in found]
@@ -86,19 +94,18 @@ class FirstStage:
         order = np.argsort(-scores, kind="stable")
         return [*own, *(first[place] for place in order), *others[count:]]
 
-    def _search(self, keys: Sequence[Key], top: int, probes: int | None) -> list[list[Hit]]:
+    def _search(self, keys: Sequence[Key], top: int, probes: int | None, among: Subset | None) -> list[list[Hit]]:
         found: list[list[Hit]] = [[] for _ in keys]
         if not len(self.index):
             return found
         names = {row: key for row, key in enumerate(keys) if isinstance(key, str)}
         vectors = {row: key for row, key in enumerate(keys) if not isinstance(key, str)}
+        search = partial(self.index.search_global, top=top, among=among, probes=probes)
         if names:
-            asked = self.index.search_global(list(names.values()), top, probes=probes)
-            for row, hits in zip(names, asked, strict=True):
+            for row, hits in zip(names, search(list(names.values())), strict=True):
                 found[row] = hits
         if vectors:
-            asked = self.index.search_global(np.stack(list(vectors.values())), top, probes=probes)
-            for row, hits in zip(vectors, asked, strict=True):
+            for row, hits in zip(vectors, search(np.stack(list(vectors.values()))), strict=True):
                 found[row] = hits
         return found
 

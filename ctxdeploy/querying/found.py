@@ -53,7 +53,7 @@ class Found:
     def best_probability(self) -> float | None:
         return max((hit.probability for hit in self.hits if hit.probability is not None), default=None)
 
-    def answer(self, config: QueryConfig, rank: str, notes: tuple[str, ...]) -> Answer:
+    def answer(self, config: QueryConfig, *, rank: str, state: int, notes: tuple[str, ...]) -> Answer:
         least = config.min_probability or 0.0
         hits = [hit for hit in self.hits if least == 0 or (hit.probability is not None and hit.probability >= least)]
         return Answer(
@@ -64,6 +64,7 @@ class Found:
             best_probability=self.best_probability,
             rank=rank,
             turn=self.turn,
+            state=state,
             remarks=self.remarks,
             notes=notes,
             extract_seconds=self.extract_seconds,

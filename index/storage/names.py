@@ -161,6 +161,58 @@ class NameIndex:
             if name in names:
                 yield number, names[name]
 
+    def find_all(self, names: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], int, NDArray[np.int64]]]:
+        """Yield places of names, a shard, and the numbers in it of photos called so, removed ones too.
+
+        A yield has each name once at most. Appended shards are not seen.
+        """
+        from ctxdeploy.index.kernels import build as build_kernels
+
+        rows, data, ends = _held(names)
+        hashes = build_kernels.hash_names(data, ends)
+        at = np.searchsorted(self._hashes, hashes)
+        owners = np.arange(len(rows))
+        while len(at):
+            same = at < len(self._hashes)
+            same[same] = self._hashes[at[same]] == hashes[owners[same]]
+            at, owners = at[same], owners[same]
+            places = self._places[at]
+            shards = np.searchsorted(self._bases, places, side="right") - 1
+            for number in np.unique(shards).tolist():
+                here = shards == number
+                inside, asked = places[here] - self._bases[number], owners[here]
+                equal = self._are_equal(number, inside, data, ends, asked)
+                yield rows[asked[equal]], number, inside[equal]
+            at = at + 1
+
+    def _are_equal(
+        self,
+        shard: int,
+        numbers: NDArray[np.int64],
+        data: NDArray[np.uint8],
+        ends: NDArray[np.uint32],
+        rows: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        from ctxdeploy.index.kernels import names as name_kernels
+
+        named = self._shards[shard]
+        return np.asarray(name_kernels.are_equal(named.names, named.name_offsets, numbers, data, ends, rows))
+
+
+def _held(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint32]]:
+    """Return the places of those names that an archive can hold, their bytes one behind the other, and the offsets."""
+    rows, encoded = [], []
+    for row, name in enumerate(names):
+        try:
+            encoded.append(encode_name(name) if not (isinstance(name, str) and name.isascii()) else name.encode())
+        except ConfigError:
+            continue
+        rows.append(row)
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    if ends[-1] >= 1 << 32:
+        raise ConfigError(f"{ends[-1]:,} bytes of names are too many to be looked up at once: give fewer")
+    return np.array(rows, np.int64), np.frombuffer(b"".join(encoded), np.uint8), ends.astype(np.uint32)
+
 
 def doubled_names(shards: Sequence[Named]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return shard and number of two photos of one name that are both in the archive, neighbours in order; there should

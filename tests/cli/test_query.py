@@ -263,7 +263,9 @@ class _Extractor:
     def __init__(self, clock: _Clock) -> None:
         self.clock = clock
 
-    def extract_turned(self, photo: PhotoSource, box: object, *, turns: tuple[int, ...]) -> list[PhotoDescriptors]:
+    def extract_turned(
+        self, photo: PhotoSource, box: object, *, turns: tuple[int, ...], deadline: object
+    ) -> list[PhotoDescriptors]:
         self.clock.now += 0.01
         if photo.name == "bad":
             raise PhotoError("bad")
@@ -273,6 +275,8 @@ class _Extractor:
 
 class _Index:
     """Takes ``seconds`` a search, and notes for how many queries each was."""
+
+    state = SimpleNamespace(manifest=SimpleNamespace(number=0))
 
     def __init__(self, seconds: float, clock: _Clock) -> None:
         self.seconds, self.clock, self.groups = seconds, clock, list[int]()

@@ -63,9 +63,9 @@ def turns_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
     extract = Extractor.extract_turned
 
-    def noting(self: Extractor, *given: object, turns: tuple[int, ...] = (0,)) -> object:
+    def noting(self: Extractor, *given: object, turns: tuple[int, ...] = (0,), deadline: object = None) -> object:
         seen.append(tuple(turns))
-        return extract(self, *given, turns=turns)  # type: ignore[arg-type]
+        return extract(self, *given, turns=turns, deadline=deadline)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Extractor, "extract_turned", noting)
     return seen
