@@ -24,6 +24,7 @@ from ctxdeploy.index.storage.manifest import CODEBOOK
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.stored import by_shard
+from ctxdeploy.index.subset import select
 
 
 class Reader(Searches):
@@ -130,6 +131,8 @@ class Reader(Searches):
         query = aggregate(few, words, self.codebook.centroids, binary=self.config.binary)
         part = state.over(state.manifest, state.shards[:1])
         Searcher(part).search([query], 1, scoring=self.config.scoring(idf=False))
+        if state.shards:
+            select(part, [""], [state.shards[0].name(0)])
 
     @contextmanager
     def preparing(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ class Subset:
 def select(state: State, prefixes: Sequence[str], names: Sequence[str] | None) -> Subset:
     """Return the photos whose names begin with one of the prefixes, if there are any, and are among the names.
 
-    10^5 prefixed names take 1 ms, 10^5 given ones 60 ms.
+    Of 10^5 photos prefixes take 1 ms; 10^5 given names take 0.15 s.
 
     Args:
         state: of the archive.

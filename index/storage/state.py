@@ -117,7 +117,7 @@ class State:
         return next((place for place in self._table.find(name) if self.shards[place[0]].live[place[1]]), None)
 
     def find_all(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Return shard and number of the photo of each name, N×2 int64; -1 where there is none: 60 ms for 10^5."""
+        """Return shard and number of the photo of each name, N×2 int64; -1 where there is none."""
         places = np.full((len(names), 2), -1, np.int64)
         for rows, shard, numbers in self._table.find_all(names):
             live = self.shards[shard].live[numbers]
