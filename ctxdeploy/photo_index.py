@@ -22,16 +22,13 @@ from ctxdeploy.core.types import Box
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook, is_trained
 from ctxdeploy.indexing.report import IndexingReport
-from ctxdeploy.judgement import LatestJudgement
 from ctxdeploy.models.finding import built_in
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
 from ctxdeploy.query import RERANK, Answer, QueryConfig, box_of
-from ctxdeploy.querying.answerer import Answerer, subset_of
-from ctxdeploy.querying.first_stage import OtherArchives
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs
-from ctxdeploy.querying.verifying import PhotoFeatures
+from ctxdeploy.querying.shared_answerer import SharedAnswerer
 from ctxdeploy.shared_state import SharedState, WriterTurn
 
 if TYPE_CHECKING:
@@ -67,9 +64,7 @@ class PhotoIndex:
         self._writing = WriterTurn(path)
         self._writer: Index | None = None
         self._config = IndexingConfig()
-        self._files = PhotoFeatures()
-        self._judgements = LatestJudgement(keep=at is None)
-        self._others = OtherArchives(model.backend)
+        self._answerers = SharedAnswerer(path, model, self._state, keep=at is None)
 
     @classmethod
     def create(
@@ -256,8 +251,7 @@ class PhotoIndex:
             DeadlineError: the deadline was over before.
             PhotoError, ArchiveError, MismatchError, ConfigError: as ``search``.
         """
-        with self._answering(config or QueryConfig()) as answerer:
-            return answerer.answer(photo, deadline=deadline)
+        return self._answerers.answer(photo, config or QueryConfig(), deadline)
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None
@@ -275,8 +269,7 @@ class PhotoIndex:
         """
         if isinstance(photos, str | bytes | bytearray):
             raise ConfigError("search_many takes several photos: give a list of them, or call search for one")
-        given = config or QueryConfig()
-        with self._answering(given) as answerer:
+        with self._answerers.answering(config or QueryConfig()) as answerer:
             yield from answerer.answers(photos)
 
     def pairs(self, config: PairsConfig | None = None, *, display: Display = _SILENT) -> FoundPairs:
@@ -387,16 +380,14 @@ class PhotoIndex:
         """Release the archive for other writers. Searches that run are finished. May be called twice."""
         self._writing.check_idle()
         self._state.close()
-        self._others.close()
+        self._answerers.close()
         with self._writing.taken():
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
 
     def _prepare(self, index: "Index") -> None:
-        index.prepare()
-        if index.keeps_local and len(index):
-            self._judgements.of(index)
+        self._answerers.prepare(index)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -412,21 +403,3 @@ class PhotoIndex:
             from ctxdeploy.index import Index
 
             self._writer = Index.open(self._path, writable=True)
-
-    @contextmanager
-    def _answering(self, config: QueryConfig) -> Iterator[Answerer]:
-        """Hold a state, and what answers from it; what cannot be asked is refused before the model is loaded."""
-        with self._state.reading() as index, self._others.reading(config.global_from, index) as first:
-            index.config.scoring(alpha=config.alpha, threshold=config.threshold, idf=config.idf)
-            yield Answerer(
-                index=index,
-                name=fspath(self._path),
-                network=self._model.loading(index),
-                judgement=lambda: self._judgements.of(index),
-                image_size=self._model.image_size,
-                folder=photo_folder(self._path),
-                files=self._files,
-                config=config,
-                among=subset_of(index, config),
-                first=first,
-            ).checked()

@@ -6,9 +6,8 @@ global              global search
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,19 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.text import counted, photo_name, printable, printed_names
 from ctxdeploy.core.types import PhotoDescriptors
-from ctxdeploy.index import Features, Hit, SearchThreads, Subset, rank
-from ctxdeploy.judgement import LINKS, Judgement, is_usual
+from ctxdeploy.index import Hit, Subset
+from ctxdeploy.judgement import Judgement, is_usual
 from ctxdeploy.query import EXPAND, EXPANDED_FROM, GEOMETRY, GLOBAL, LOCAL, Answer, Query, QueryConfig
 from ctxdeploy.querying.first_stage import FirstStage, vector_of
 from ctxdeploy.querying.found import Found, Ranking
+from ctxdeploy.querying.judging import judged
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, indexed_source, photo_source
 from ctxdeploy.querying.turning import choose, further_turns
-from ctxdeploy.querying.verifying import NO_MAP, PhotoFeatures, Verified, by_geometry, verify_hits
+from ctxdeploy.querying.verifying import HitVerifier, PhotoFeatures, ranked_by
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Asked, Index
@@ -40,7 +39,6 @@ MAX_WAITING = 64
 _NAMED = 3
 # What searches for several described queries at once.
 Find = Callable[[Sequence[Found]], list[Found]]
-_OTHERWISE = "compare their files with --verify-from photos; or leave out --verify-by"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,6 +88,18 @@ class Answerer:
         if self.rank != LOCAL:
             self._first.check(self.config.global_probes)
         return self
+
+    @property
+    def _comparison(self) -> HitVerifier:
+        return HitVerifier(
+            index=self.index,
+            name=self.name,
+            network=self.network,
+            image_size=self.image_size,
+            folder=self.folder,
+            files=self.files,
+            config=self.config,
+        )
 
     @property
     def _first(self) -> FirstStage:
@@ -282,15 +292,15 @@ class Answerer:
             rankings = self._searched(asked, most, depth, units)
         else:
             rankings = self._searched_among_first(queries, asked, max(most, config.rerank), units)
-        found = []
+        found, compare = [], self._comparison
         for item, ready, ranking in zip(queries, asked, rankings, strict=True):
-            verified = self._verified(item, ranking.hits[: config.compared])
-            ranked = [*_ranked(ranking.hits, verified, config), *ranking.behind][:most]
+            verified = compare.verified(item, ranking.hits[: config.compared])
+            ranked = [*ranked_by(verified, ranking.hits, config), *ranking.behind][:most]
             ranked = self._with_own_scores(ready, ranked, ranking)
             best = max((hit.score for hit in ranking.own or ranked), default=0.0)
             if judgement is not None:
-                ranked = self._judged(item, ranked, ranking.own, verified, judgement)
-            found.append(replace(item, hits=ranked, best_score=best, remarks=self._remarks(verified)))
+                ranked = judged(item, ranked, ranking.own, verified, judgement, self.index)
+            found.append(replace(item, hits=ranked, best_score=best, remarks=compare.remarks(verified)))
         return found
 
     def _searched(
@@ -355,41 +365,6 @@ class Answerer:
         is_known = self.config.is_judged and len(self.index) >= EXPANDED_FROM
         return EXPAND if is_known or is_usual(self.index) else 0
 
-    def _verified(self, item: Found, hits: Sequence[Hit]) -> Verified:
-        if not hits:
-            return Verified()
-        names = [hit.name for hit in hits]
-        files = self._files(names, item)
-        photos = {name: files[name] if name in files else self.index.features(name) for name in names}
-        query = self._features(item, files)
-        if query is None or all(photo is None for photo in photos.values()):
-            otherwise = "compare their files with --verify-from photos"
-            if self.config.verify_from == "photos":  # and none of them could be read
-                otherwise = f"say where their files are now:  ctxdeploy index FOLDER -o {self.name} --moved"
-            raise self.index.keeps_too_little("positions", "--verify", otherwise=otherwise)
-        wanted = self.config.verification.matches
-        if wanted in ("codes", "descriptors") and not _have(wanted, [query, *photos.values()]):
-            raise self.index.keeps_too_little(wanted, f"--verify-by {wanted}", otherwise=_OTHERWISE)
-        turn = (360 - item.turn) // 90 % 4
-        config = replace(self.config.verification, turn=turn, image_size=self.image_size())
-        verified = verify_hits(query, photos, config, _threads(), part=item.box)
-        gone = [name for name in names if name not in files] if self.config.verify_from == "photos" else []
-        unknown = sum(name not in verified.by_name for name in gone)
-        return replace(verified, missing=tuple(gone), unknown=unknown)
-
-    def _files(self, names: list[str], item: Found) -> dict[str, Features]:
-        """Return the features of photos' files, by name, and of the query's if it is of the archive."""
-        if self.config.verify_from != "photos":
-            return {}
-        asked = names if item.photo is not None else [*names, item.query.photo.name]
-        return self.files.of(asked, self.folder, self.index, self.network)
-
-    def _features(self, item: Found, files: Mapping[str, Features]) -> Features | None:
-        if item.photo is not None:
-            return self.index.features(item.photo.descriptors, size=item.photo.size)
-        name = item.query.photo.name
-        return files[name] if name in files else self.index.features(name)
-
     def _with_own_scores(self, asked: "Asked", hits: Sequence[Hit], ranking: Ranking) -> list[Hit]:
         """Return hits with their own scores for the query, by which people and judgements know them, not expanded."""
         if not self._expand():
@@ -400,76 +375,12 @@ class Answerer:
             scores |= {hit.name: hit.score for hit in self._search([asked], len(unknown), among=unknown)[0]}
         return [replace(hit, score=scores.get(hit.name, 0.0)) for hit in hits]
 
-    def _judged(
-        self, item: Found, hits: Sequence[Hit], own: Sequence[Hit], verified: Verified, judgement: Judgement
-    ) -> list[Hit]:
-        """Return hits with their probabilities: by their own scores, by their inliers, by the hits that they match."""
-        if not hits:
-            return []
-        names = [hit.name for hit in hits]
-        stored = item.photo is None
-        ranking = [hit.score for hit in own if not (stored and hit.name == item.query.photo.name)]
-        links = self.index.scores(names[:LINKS], names)
-        links[np.arange(len(links)), np.arange(len(links))] = 0.0
-        found = np.zeros(len(hits))
-        kinds = [verified.matches.get(name, "") for name in names]
-        for kind in set(kinds):
-            inliers = [-1 if hit.verification is None else hit.verification.inliers for hit in hits]
-            probabilities = judgement.probabilities(
-                np.array([hit.score for hit in hits]),
-                photos=len(self.index),
-                ranking=np.array(ranking),
-                stored=stored,
-                inliers=np.array(inliers, np.int64) if kind else None,
-                matches=kind or "codes",
-                links=links,
-                turned=item.turn != 0,
-            )
-            found = np.where(np.array([other == kind for other in kinds]), probabilities, found)
-        return [replace(hit, probability=float(value)) for hit, value in zip(hits, found, strict=True)]
-
-    def _remarks(self, verified: Verified) -> tuple[str, ...]:
-        if not verified.missing:
-            return ()
-        where = "no folder of the photos is known" if self.folder is None else f"not in {self.folder}, or unreadable"
-        names = ", ".join(map(printable, verified.missing[:_NAMED])) + (", …" if len(verified.missing) > _NAMED else "")
-        kept = "what the archive keeps of them was"
-        if verified.unknown:
-            kept += f", but of {verified.unknown:,} it keeps nothing, and they lose places to what was compared"
-        return (
-            f"the files of {counted(len(verified.missing), 'result')} could not be compared ({where}): {names}; {kept}",
-        )
-
 
 def subset_of(index: "Index", config: QueryConfig) -> Subset | None:
     """Return the photos of an archive that may be hits; None for all."""
     if not config.is_restricted:
         return None
     return index.subset(prefixes=config.prefix, names=config.among or None)
-
-
-def _ranked(hits: Sequence[Hit], verified: Verified, config: QueryConfig) -> list[Hit]:
-    """Return hits in the order of their scores and of what was verified."""
-    known = verified.by_name
-    if not known:
-        return list(hits)
-    if config.rerank_by == GEOMETRY:
-        return by_geometry(hits, verified)
-    first = [known.get(hit.name) or NO_MAP for hit in hits[: config.verify]]
-    ranked = rank(hits, first, config.verification)
-    return [replace(hit, verification=known.get(hit.name)) for hit in ranked]
-
-
-def _have(kind: str, features: Iterable[Features | None]) -> bool:
-    """Return whether all features that are known have descriptors, or codes."""
-    known = [one for one in features if one is not None]
-    return all((one.vectors if kind == "descriptors" else one.codes) is not None for one in known)
-
-
-@cache
-def _threads() -> SearchThreads:
-    """Return the threads that verify, for all archives of this process."""
-    return SearchThreads(checked_threads(None))
 
 
 def _is_there(path: str) -> bool:

@@ -2,21 +2,29 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import Box, FileState, PhotoDescriptors
-from ctxdeploy.index import Features, Hit, SearchThreads, Verification, VerificationConfig, verify
+from ctxdeploy.index import Features, Hit, SearchThreads, Verification, VerificationConfig, rank, verify
+from ctxdeploy.query import GEOMETRY, QueryConfig
+from ctxdeploy.querying.found import Found
 from ctxdeploy.querying.photo import indexed_source
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index
     from ctxdeploy.runtime import Extractor
 
+# Photos that a remark names.
+_NAMED = 3
+_OTHERWISE = "compare their files with --verify-from photos; or leave out --verify-by"
 # Photos whose descriptors are kept in memory: 0.5 MB each at 1000 descriptors of 128 dimensions.
 _CACHED = 256
 
@@ -113,6 +121,88 @@ def verify_hits(
     return Verified(by_name=found, matches=matches)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HitVerifier:
+    """Verifies what queries of an archive found.
+
+    Attributes:
+        index, name, network, image_size, folder, files, config: as of ``Answerer``.
+    """
+
+    index: "Index"
+    name: str
+    network: "Callable[[], Extractor]"
+    image_size: Callable[[], int]
+    folder: Path | None
+    files: PhotoFeatures
+    config: QueryConfig
+
+    def verified(self, item: Found, hits: Sequence[Hit]) -> Verified:
+        """Compare a query with hits.
+
+        Raises:
+            ConfigError: the archive keeps too little of its features.
+        """
+        if not hits:
+            return Verified()
+        names = [hit.name for hit in hits]
+        files = self._files(names, item)
+        photos = {name: files[name] if name in files else self.index.features(name) for name in names}
+        query = self._features(item, files)
+        if query is None or all(photo is None for photo in photos.values()):
+            otherwise = "compare their files with --verify-from photos"
+            if self.config.verify_from == "photos":  # and none of them could be read
+                otherwise = f"say where their files are now:  ctxdeploy index FOLDER -o {self.name} --moved"
+            raise self.index.keeps_too_little("positions", "--verify", otherwise=otherwise)
+        wanted = self.config.verification.matches
+        if wanted in ("codes", "descriptors") and not _have(wanted, [query, *photos.values()]):
+            raise self.index.keeps_too_little(wanted, f"--verify-by {wanted}", otherwise=_OTHERWISE)
+        turn = (360 - item.turn) // 90 % 4
+        config = replace(self.config.verification, turn=turn, image_size=self.image_size())
+        verified = verify_hits(query, photos, config, _threads(), part=item.box)
+        gone = [name for name in names if name not in files] if self.config.verify_from == "photos" else []
+        unknown = sum(name not in verified.by_name for name in gone)
+        return replace(verified, missing=tuple(gone), unknown=unknown)
+
+    def _files(self, names: list[str], item: Found) -> dict[str, Features]:
+        """Return the features of photos' files, by name, and of the query's if it is of the archive."""
+        if self.config.verify_from != "photos":
+            return {}
+        asked = names if item.photo is not None else [*names, item.query.photo.name]
+        return self.files.of(asked, self.folder, self.index, self.network)
+
+    def _features(self, item: Found, files: Mapping[str, Features]) -> Features | None:
+        if item.photo is not None:
+            return self.index.features(item.photo.descriptors, size=item.photo.size)
+        name = item.query.photo.name
+        return files[name] if name in files else self.index.features(name)
+
+    def remarks(self, verified: Verified) -> tuple[str, ...]:
+        """Return what is said of hits whose files could not be compared."""
+        if not verified.missing:
+            return ()
+        where = "no folder of the photos is known" if self.folder is None else f"not in {self.folder}, or unreadable"
+        names = ", ".join(map(printable, verified.missing[:_NAMED])) + (", …" if len(verified.missing) > _NAMED else "")
+        kept = "what the archive keeps of them was"
+        if verified.unknown:
+            kept += f", but of {verified.unknown:,} it keeps nothing, and they lose places to what was compared"
+        return (
+            f"the files of {counted(len(verified.missing), 'result')} could not be compared ({where}): {names}; {kept}",
+        )
+
+
+def _have(kind: str, features: Iterable[Features | None]) -> bool:
+    """Return whether all features that are known have descriptors, or codes."""
+    known = [one for one in features if one is not None]
+    return all((one.vectors if kind == "descriptors" else one.codes) is not None for one in known)
+
+
+@cache
+def _threads() -> SearchThreads:
+    """Return the threads that verify, for all archives of this process."""
+    return SearchThreads(checked_threads(None))
+
+
 def _match(query: Features, photo: Features, wanted: str) -> str:
     """Return what matches two features: what is wanted, or the best that both have."""
     if wanted != "auto":
@@ -129,3 +219,15 @@ def by_geometry(hits: Sequence[Hit], verified: Verified) -> list[Hit]:
     """
     found = [replace(hit, verification=verified.by_name.get(hit.name)) for hit in hits]
     return sorted(found, key=lambda hit: 0.0 if hit.verification is None else -hit.verification.similarity)
+
+
+def ranked_by(verified: Verified, hits: Sequence[Hit], config: QueryConfig) -> list[Hit]:
+    """Return hits in the order of their scores and of what was verified."""
+    known = verified.by_name
+    if not known:
+        return list(hits)
+    if config.rerank_by == GEOMETRY:
+        return by_geometry(hits, verified)
+    first = [known.get(hit.name) or NO_MAP for hit in hits[: config.verify]]
+    ranked = rank(hits, first, config.verification)
+    return [replace(hit, verification=known.get(hit.name)) for hit in ranked]

@@ -191,7 +191,7 @@ def test_files_are_compared_where_the_archive_keeps_nothing(
         with pytest.raises(ConfigError, match=r"keeps nothing of its photos.*; or say where .* --moved$"):
             ask(index, query, verify=3, verify_from="photos")
     with PhotoIndex.open(archive) as index:
-        monkeypatch.setattr("ctxdeploy.photo_index.photo_folder", lambda path: None)
+        monkeypatch.setattr("ctxdeploy.querying.shared_answerer.photo_folder", lambda path: None)
         answer = ask(index, query, verify=2, verify_from="photos")
         assert "no folder of the photos is known" in answer.remarks[0] and "nothing" not in answer.remarks[0]
         assert answer.hits[0].verification is not None and answer.hits[0].verification.inliers > 10
@@ -205,7 +205,7 @@ def test_what_the_archive_lacks_is_said_with_what_to_do(
         ask(index, photos / "coffee_0.png", **settings)
     by_files = ask(index, photos / "coffee_0.png", verify_from="photos", **settings)
     assert by_files.hits[0].verification is not None
-    monkeypatch.setattr("ctxdeploy.photo_index.photo_folder", lambda path: tmp_path)
+    monkeypatch.setattr("ctxdeploy.querying.shared_answerer.photo_folder", lambda path: tmp_path)
     with pytest.raises(PhotoError, match=rf"{tmp_path / 'coffee_0.png'}; if the photos were moved.*--moved"):
         index.search(IndexedPhoto(name="coffee_0.png"), box=(0, 0, 99, 99))
 

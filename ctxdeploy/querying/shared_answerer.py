@@ -1,0 +1,75 @@
+"""Answers for many threads, each from the newest state that there is when it is asked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxdeploy.archive import photo_folder
+from ctxdeploy.core.deadline import Deadline
+from ctxdeploy.judgement import LatestJudgement
+from ctxdeploy.models.loaded import LoadedModel
+from ctxdeploy.query import Answer, QueryConfig
+from ctxdeploy.querying.answerer import Answerer, subset_of
+from ctxdeploy.querying.first_stage import OtherArchives
+from ctxdeploy.querying.photo import IndexedPhoto, Photo
+from ctxdeploy.querying.verifying import PhotoFeatures
+from ctxdeploy.shared_state import SharedState
+
+if TYPE_CHECKING:
+    from ctxdeploy.index import Index
+
+
+class SharedAnswerer:
+    """Answers queries of any thread, and keeps what later ones need: a judgement, features of files, other archives.
+
+    Args:
+        path: the archive's folder.
+        model: that describes photos.
+        state: of the archive, which may move on.
+        keep: store a judgement that had to be fitted.
+    """
+
+    def __init__(self, path: Path, model: LoadedModel, state: SharedState, *, keep: bool) -> None:
+        self._path, self._model, self._state = path, model, state
+        self._files = PhotoFeatures()
+        self._judgements = LatestJudgement(keep=keep)
+        self._others = OtherArchives(model.backend)
+
+    def answer(self, photo: "Photo | IndexedPhoto", config: QueryConfig, deadline: Deadline | None) -> Answer:
+        """Return the answer to one query; see ``Answerer.answer``."""
+        with self.answering(config) as answerer:
+            return answerer.answer(photo, deadline=deadline)
+
+    @contextmanager
+    def answering(self, config: QueryConfig) -> Iterator[Answerer]:
+        """Hold a state, and what answers from it; what cannot be asked is refused before the model is loaded.
+
+        Raises:
+            ArchiveError, ConfigError: as ``PhotoIndex.search``.
+        """
+        with self._state.reading() as index, self._others.reading(config.global_from, index) as first:
+            index.config.scoring(alpha=config.alpha, threshold=config.threshold, idf=config.idf)
+            yield Answerer(
+                index=index,
+                name=fspath(self._path),
+                network=self._model.loading(index),
+                judgement=lambda: self._judgements.of(index),
+                image_size=self._model.image_size,
+                folder=photo_folder(self._path),
+                files=self._files,
+                config=config,
+                among=subset_of(index, config),
+                first=first,
+            ).checked()
+
+    def prepare(self, index: "Index") -> None:
+        """Load what queries of a state need, so that its first is as fast as the others."""
+        index.prepare()
+        if index.keeps_local and len(index):
+            self._judgements.of(index)
+
+    def close(self) -> None:
+        """Close the other archives."""
+        self._others.close()
