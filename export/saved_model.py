@@ -27,10 +27,13 @@ class GraphFacts:
     Attributes:
         strides: of the last unit of each block that is there, by the block's number.
         half_pixel: whether images are resized at the centres of pixels; None where none is.
+        leaves_out: whether a pooling of 1×1 leaves out every other position, as behind the third block of DELF's Keras
+            code.
     """
 
     strides: dict[int, int]
     half_pixel: bool | None
+    leaves_out: bool = False
 
 
 def graph_facts(path: Path) -> GraphFacts:
@@ -54,10 +57,13 @@ def graph_facts(path: Path) -> GraphFacts:
 def _facts(path: Path, data: memoryview) -> GraphFacts:
     strides: dict[tuple[int, int], int] = {}
     ways: set[bool] = set()
+    leaves_out = False
     for node in _nodes(data):
         name, operator, attributes = _node(node)
         if operator == _RESIZE:
             ways.add(any(value == 1 for number, value in _attribute(attributes, b"half_pixel_centers") if number == 5))
+        if operator == "MaxPool" and _numbers(attributes, b"ksize") == [1, 1, 1, 1]:
+            leaves_out |= _stride(attributes) == 2
         unit = _UNIT.search(name)
         if unit is not None and operator == "Conv2D":
             key, stride = (int(unit[1]), int(unit[2])), _stride(attributes)
@@ -69,6 +75,7 @@ def _facts(path: Path, data: memoryview) -> GraphFacts:
     return GraphFacts(
         strides={block: strides[block, unit] for block, unit in sorted(last.items())},
         half_pixel=next(iter(ways), None),
+        leaves_out=leaves_out,
     )
 
 
@@ -111,12 +118,18 @@ def _attribute(attributes: dict[bytes, memoryview], name: bytes) -> Iterator[tup
 
 def _stride(attributes: dict[bytes, memoryview]) -> int:
     """Return the second of a convolution's strides: batch, rows, columns, channels."""
+    numbers = _numbers(attributes, b"strides")
+    if len(numbers) != 4 or numbers[1] != numbers[2] or numbers[1] not in (1, 2):
+        raise ValueError(f"strides {numbers[:8]} of a convolution")
+    return numbers[1]
+
+
+def _numbers(attributes: dict[bytes, memoryview], name: bytes) -> list[int]:
+    """Return the whole numbers of an attribute that is a list of them."""
     numbers: list[int] = []
-    for number, value in _attribute(attributes, b"strides"):
+    for number, value in _attribute(attributes, name):
         if number == 1 and not isinstance(value, int):
             for part, packed in fields(value):
                 if part == 3:
                     numbers += [packed] if isinstance(packed, int) else list(varints(packed))
-    if len(numbers) != 4 or numbers[1] != numbers[2] or numbers[1] not in (1, 2):
-        raise ValueError(f"strides {numbers[:8]} of a convolution")
-    return numbers[1]
+    return numbers

@@ -28,6 +28,7 @@ _FOOTER, _MAGIC = 48, bytes.fromhex("57fb808b247547db")
 # After a block: its compression, and the checksum of both.
 _TRAILER = 5
 _SNAPPY = 1
+_TEXT, _MAX_TEXT = 7, 64 << 20
 _CRC_DELTA = 0xA282EAD8
 _MAX_RANK, _MAX_SHARDS = 16, 100_000
 # Numbers of ``types.proto``; bfloat16 is read as float32.
@@ -116,6 +117,30 @@ class TensorBundle:
             raise CheckpointError(f"{self.prefix}{INDEX} has no tensor {printable(name)}")
         shown = printable(name)[:200]
         return self._assembled(name, shown, entry) if entry.slices else self._stored(shown, entry)
+
+    def text(self, name: str) -> bytes:
+        """Return a single text: its length, the checksum of that, and its bytes.
+
+        Raises:
+            CheckpointError: there is none of that name, or it is not what was written.
+        """
+        entry = self.entries.get(name)
+        shown = printable(name)[:200]
+        if entry is None or entry.type != _TEXT or entry.shape or entry.size > _MAX_TEXT:
+            raise CheckpointError(f"{self.prefix}{INDEX} has no text {shown}")
+        data = memoryview(self._bytes(shown, entry))
+        try:
+            length, at = varint(data, 0)
+        except (ValueError, IndexError):
+            length, at = 0, len(data)
+        # The checksum of the whole counts the length in four bytes, not as it is written.
+        content = data[at + 4 :]
+        counted = (
+            length.to_bytes(8, "little")[: 4 if length < 1 << 32 else 8] + bytes(data[at : at + 4]) + bytes(content)
+        )
+        if len(content) != length or _masked(crc32c(counted)) != entry.crc:
+            raise CheckpointError(f"{self._file(entry.shard)}: {shown} is not what was written: copy the file again")
+        return bytes(content)
 
     def _stored(self, shown: str, entry: TensorEntry) -> NDArray[np.generic]:
         dtype = _DTYPES.get(entry.type)

@@ -33,6 +33,8 @@ _LISTED = 40
 _MAX_DIM = 8192
 # Texts, in ``types.proto``.
 _TEXT = 7
+# What our normalisations add to the variance.
+EPSILON = 1e-5
 
 Array = NDArray[np.floating]
 
@@ -66,7 +68,7 @@ class Layout:
         attentions = [found[1] for name in others if (found := _ATTENTION.match(name))]
         if len(roots) != 1 or len(attentions) != 1:
             what = f"{len(roots)} trunks resnet_v1_50 or resnet_v1_101 and {len(attentions)} attentions"
-            raise _strange(bundle, f"it has {what} where one of each is needed", names if not roots else others)
+            raise strange(bundle, f"it has {what} where one of each is needed", names if not roots else others)
         trunk, attention = roots.pop(), attentions[0]
         architecture = Architecture.parse(trunk.rstrip("/").rpartition("/")[2].replace("resnet_v1_", "resnet"))
         free = [name for name in others if not name.startswith(attention)]
@@ -134,24 +136,59 @@ class Layout:
 
         expected = state_shapes(config, extraction)
         names, entries = self.names(expected), self.bundle.entries
-        missing = [name for name in names.values() if name not in entries]
-        other = [
-            f"{tensor} {list(entries[tensor].shape)} instead of {list(_slim_shape(expected[name]))}"
-            for name, tensor in names.items()
-            if tensor in entries and not _fits(entries[tensor].shape, expected[name])
-        ]
-        if missing or other:
-            found = [f"missing: {_list(missing)}"] * bool(missing) + [f"of another shape: {_list(other)}"] * bool(other)
-            raise _strange(self.bundle, "; ".join(found), list(entries))
-        state = {}
-        for name, tensor in names.items():
-            value = self.bundle.read(tensor).astype(np.float32)
-            bias = _beside(_convolution(tensor), "biases", "bias")
-            if name.endswith("running_mean") and bias in entries:
-                # A convolution with a bias and a normalisation: the normalisation's mean is that much less.
-                value = value - self.bundle.read(bias).astype(np.float32)
-            state[name] = turned(_to_ours(value.reshape(_slim_shape(expected[name]))))
-        return state
+        means = {name: tensor for name, tensor in names.items() if name.endswith("running_mean")}
+        biases = {name: _beside(_convolution(tensor), "biases", "bias") for name, tensor in means.items()}
+        given = {name: bias for name, bias in biases.items() if bias in entries}
+        return read_tensors(self.bundle, names, expected, Norms(biases=given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norms:
+    """What the normalisations of a file have that ours do not.
+
+    Attributes:
+        biases: of the convolutions before them, by our name of the normalisation's mean.
+        epsilon: what is added to their variances.
+    """
+
+    biases: Mapping[str, str]
+    epsilon: float = EPSILON
+
+
+def read_tensors(
+    bundle: TensorBundle, names: Mapping[str, str], expected: Mapping[str, tuple[int, ...]], norms: Norms
+) -> dict[str, "Tensor"]:
+    """Return tensors by our names, after all of them were compared by name and shape.
+
+    Args:
+        bundle: the checkpoint.
+        names: of its tensors, by ours.
+        expected: shapes, by our names.
+        norms: of the file.
+
+    Raises:
+        CheckpointError: some are missing or of another shape; the message names them.
+    """
+    entries = bundle.entries
+    missing = [name for name in names.values() if name not in entries]
+    other = [
+        f"{tensor} {list(entries[tensor].shape)} instead of {list(_slim_shape(expected[name]))}"
+        for name, tensor in names.items()
+        if tensor in entries and not _fits(entries[tensor].shape, expected[name])
+    ]
+    if missing or other:
+        found = [f"missing: {_list(missing)}"] * bool(missing) + [f"of another shape: {_list(other)}"] * bool(other)
+        raise strange(bundle, "; ".join(found), list(entries))
+    state = {}
+    for name, tensor in names.items():
+        value = bundle.read(tensor).astype(np.float32)
+        if name in norms.biases:
+            # A convolution with a bias and a normalisation: the normalisation's mean is that much less.
+            value = value - bundle.read(norms.biases[name]).astype(np.float32)
+        if name.endswith("running_var"):
+            value = (value.astype(np.float64) + (norms.epsilon - EPSILON)).astype(np.float32)
+        state[name] = turned(_to_ours(value.reshape(_slim_shape(expected[name]))))
+    return state
 
 
 def _heads(bundle: TensorBundle, names: list[str]) -> dict[str, str]:
@@ -169,7 +206,7 @@ def _heads(bundle: TensorBundle, names: list[str]) -> dict[str, str]:
     heads = {}
     for part, found in found_by_part.items():
         if len(found) != 1:
-            raise _strange(bundle, f"{len(found)} tensors could be DELG's {part} where one is needed", names)
+            raise strange(bundle, f"{len(found)} tensors could be DELG's {part} where one is needed", names)
         heads[part] = found[0]
     return heads
 
@@ -182,11 +219,12 @@ def _sides(bundle: TensorBundle, name: str) -> tuple[int, int]:
     return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
 
 
-def _strange(bundle: TensorBundle, what: str, names: list[str]) -> CheckpointError:
+def strange(bundle: TensorBundle, what: str, names: list[str]) -> CheckpointError:
+    """Return an error that says what is wrong with a file, and lists the tensors of these names."""
     shown = [f"{printable(name)} {list(bundle.entries[name].shape)}" for name in names[:_LISTED]]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return CheckpointError(
-        f"{bundle.prefix}{INDEX} is not of DELF or DELG on TF-slim's ResNet: {what}. "
+        f"{bundle.prefix}{INDEX} is not of a DELF or DELG that is known here: {what}. "
         f"It holds {counted(len(bundle.entries), 'tensor')}: {', '.join(shown)}{more}"
     )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.delf_files import read_datum
 from ctxdeploy.core.errors import CheckpointError, ConfigError
+from ctxdeploy.export.keras_layout import KerasLayout
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig, Smoothing
 from ctxdeploy.export.networks.delf_config import GLOBAL_SCALES, SCALES, Delf
 from ctxdeploy.export.networks.pooling_config import Pooling
@@ -74,19 +75,19 @@ def load_tensorflow(index: Path, *, threshold: float | None = None) -> Tensorflo
         CheckpointError: it is damaged, or its tensors are not those of DELF or DELG: the message names them.
     """
     bundle = TensorBundle.open(index)
-    layout = Layout.of(bundle)
+    layout = KerasLayout.of(bundle) or Layout.of(bundle)
     folders = [index.parent, *index.parent.parents][:3]
     model = index.parent.parent / SAVED_MODEL
-    facts = GraphFacts(strides={}, half_pixel=None)
+    facts = None
     if index.parent.name == "variables" and model.is_file():
         facts = graph_facts(model)
-    remarks = [*layout.remarks(), _said_of_graph(facts)]
+    strides = _strides(layout, facts)
+    remarks = [*layout.remarks(), _said_of_graph(layout, facts, strides[0])]
     names = " ".join(folder.name for folder in folders)
     pca = None if layout.is_delg else _pca(folders, names, remarks)
     limit = _threshold(layout, names) if threshold is None else threshold
     if threshold is None:
         remarks.append(f"the least attention of a descriptor is {limit:g}, the authors': --threshold sets another")
-    strides = tuple(facts.strides.get(block, 2 if block == 3 else 1) for block in ((3, 4) if layout.is_delg else (3,)))
     dim = layout.encoded if layout.is_delg else None if pca is None else len(pca[0])
     config = NetworkConfig(
         family="delg" if layout.is_delg else "delf",
@@ -94,7 +95,12 @@ def load_tensorflow(index: Path, *, threshold: float | None = None) -> Tensorflo
         skip_layer=1,
         dim=dim,
         smoothing=Smoothing(kind="none"),
-        delf=Delf(strides=strides, threshold=limit, half_pixel=facts.half_pixel is not False),
+        delf=Delf(
+            strides=strides,
+            threshold=limit,
+            half_pixel=facts is None or facts.half_pixel is not False,
+            trunk="keras" if isinstance(layout, KerasLayout) else "slim",
+        ),
         mean=_CENTRE,
         std=_CENTRE,
         pooling=_pooling(layout.whole) if layout.is_delg else None,
@@ -112,19 +118,30 @@ def _pooling(dim: int) -> Pooling:
     return Pooling(kind="gem", fixed_p=3.0, dim=dim, norm_pooled=False, norm="floored", beside_local=True)
 
 
-def _said_of_graph(facts: GraphFacts) -> str:
-    if not facts.strides:
-        return "no graph lies beside it that says the stride of the third block: slim's 2, stride 32, is taken"
-    stride = f"the graph's stride of the third block is {facts.strides.get(3, 2)}"
+def _strides(layout: Layout | KerasLayout, facts: GraphFacts | None) -> tuple[int, ...]:
+    """Return the strides of the third and, of DELG, of the fourth block."""
+    if isinstance(layout, KerasLayout):
+        both = (1, 2) if facts is not None and not facts.leaves_out else (2, 1)
+    else:
+        known = {} if facts is None else facts.strides
+        both = known.get(3, 2), known.get(4, 1)
+    return both if layout.is_delg else both[:1]
+
+
+def _said_of_graph(layout: Layout | KerasLayout, facts: GraphFacts | None, stride: int) -> str:
+    is_said = facts is not None and (isinstance(layout, KerasLayout) or bool(facts.strides))
+    if not is_said or facts is None:
+        usual = "the authors' usual" if isinstance(layout, KerasLayout) else "slim's"
+        return f"no graph lies beside it that says the stride of the third block: {usual} 2, stride 32, is taken"
     ways = {
         True: "at the centres of pixels",
         False: "at their corners, as TensorFlow 1",
         None: "in an unknown way",
     }
-    return f"{stride}, and it resizes {ways[facts.half_pixel]}"
+    return f"the graph's stride of the third block is {stride}, and it resizes {ways[facts.half_pixel]}"
 
 
-def _threshold(layout: Layout, names: str) -> float:
+def _threshold(layout: Layout | KerasLayout, names: str) -> float:
     if not layout.is_delg:
         return _DELF_THRESHOLD
     return _CLEAN_THRESHOLDS[layout.architecture] if "gldv2clean" in names else _DELG_THRESHOLD

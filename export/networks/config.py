@@ -171,7 +171,7 @@ class NetworkConfig:
         smoothing: smoothing h.
         refinement: graph refinement g, or None.
         lit: super-features in place of smoothing and refinement, or None.
-        delf: the trunk of TF-slim and the local head of DELF and DELG, or None.
+        delf: the trunk and the local head of DELF and DELG, or None.
         mean: per channel, of RGB in 0..1, taken off the input.
         std: per channel, the input is divided by it.
         block: of an EfficientNet-Lite, counted from 0, whose expansion ends the trunk; None for the last of its stride.

@@ -4,6 +4,7 @@ from torch import nn
 
 from ctxdeploy.export.networks.config import Architecture, NetworkConfig
 from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
+from ctxdeploy.export.networks.keras_resnet import KerasResNetTrunk
 from ctxdeploy.export.networks.resnet import ResNetTrunk, fold_batch_norm
 from ctxdeploy.export.networks.slim_resnet import SlimResNetTrunk
 from ctxdeploy.export.networks.vgg import VggTrunk
@@ -14,6 +15,8 @@ def trunk_of(config: NetworkConfig) -> nn.Module:
 
     B×3×H×W to B×C×⌈H/stride⌉×⌈W/stride⌉, of VGG rounded down.
     """
+    if config.delf is not None and config.delf.trunk == "keras":
+        return KerasResNetTrunk(config.architecture, config.delf.strides)
     if config.delf is not None:
         return SlimResNetTrunk(config.architecture, (2, 2, *config.delf.strides))
     lite = config.architecture.lite

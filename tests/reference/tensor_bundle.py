@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "float16": 19}
+TEXT = 7
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -112,7 +113,7 @@ def write(
 
     Args:
         prefix: its path without endings.
-        tensors: by name.
+        tensors: by name; bytes for a single text, to whose name nothing is appended.
         shards: data files, which the tensors go to in turn.
         rows: of partitioned variables, the rows of each slice but the last.
         suffix: appended to every name, as TensorFlow 2 does.
@@ -126,11 +127,21 @@ def write(
 
     def store(array: Any, number: int) -> tuple[Any, ...]:
         shard = number % shards
-        data, offset = array.tobytes(), len(files[shard])
+        offset = len(files[shard])
+        if isinstance(array, bytes):
+            length = len(array).to_bytes(4, "little")
+            check = masked(crc32c(length)).to_bytes(4, "little")
+            data = varint(len(array)) + check + array
+            files[shard] += data
+            return TEXT, (), shard, offset, data, masked(crc32c(length + check + array))
+        data = array.tobytes()
         files[shard] += data
         return TYPES[array.dtype.name], array.shape, shard, offset, data, masked(crc32c(data))
 
     for number, (name, value) in enumerate(tensors.items()):
+        if isinstance(value, bytes):
+            table[name.encode()] = entry(*store(value, number))
+            continue
         array = np.asarray(value)
         step = (rows or {}).get(name)
         if step is None:
