@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         Coverage,
         Descriptors,
         Failure,
+        Folder,
         Job,
         NamesPage,
+        PhotoFacts,
         Readiness,
         Result,
         SearchAnswer,
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "answers": (
-        "ArchiveFacts", "Coverage", "Descriptors", "Failure", "Job", "NamesPage", "Readiness", "Result", "SearchAnswer",
+        "ArchiveFacts", "Coverage", "Descriptors", "Failure", "Folder", "Job", "NamesPage", "PhotoFacts", "Readiness",
+        "Result", "SearchAnswer",
     ),
     "async_client": ("AsyncClient",),
     "client": ("Client",),
@@ -49,8 +52,10 @@ __all__ = [
     "Coverage",
     "Descriptors",
     "Failure",
+    "Folder",
     "Job",
     "NamesPage",
+    "PhotoFacts",
     "Readiness",
     "Result",
     "SearchAnswer",

@@ -127,7 +127,9 @@ class Job:
         kind: ``add`` or ``remove``.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         photos: how many it is about.
+        names: of these.
         failures: of photos that could not be read; the others are in the archive.
+        remarks: what else happened, a line each.
         archive: whose photos.
         archive_state: the commit from which on answers know of it; None before.
         reason: why it failed.
@@ -137,7 +139,9 @@ class Job:
     kind: str
     state: str
     photos: int | None = None
+    names: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    remarks: tuple[str, ...] = ()
     archive: str | None = None
     archive_state: int | None = None
     reason: str | None = None
@@ -152,8 +156,34 @@ class Job:
 class NamesPage:
     """Names of photos, sorted, and the name after which the next ones come; None where that were all."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = field(metadata={"key": "photos"})
     next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFacts:
+    """A photo of an archive.
+
+    Attributes:
+        name: of it.
+        archive, state: that hold it.
+        size: width and height in pixels, if known.
+        features: that are kept of it; None where none are.
+    """
+
+    name: str
+    archive: str | None = None
+    state: int | None = None
+    size: tuple[int, int] | None = None
+    features: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder of photos, and how many are in it and below it."""
+
+    name: str
+    photos: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +194,27 @@ class ArchiveFacts:
         name: that requests name it by.
         photos: how many it holds.
         state: its newest commit that is answered from.
-        writable: whether photos may be added and removed.
+        bytes: of its files.
+        model: what described its photos: ``id``, ``name``, ``preprocessing``.
+        local: whether it keeps local descriptors.
         geometry: what it keeps of features.
+        global_vectors: how it keeps global vectors.
+        writable: whether photos may be added and removed.
+        pictures: where the files of its photos are: ``folder``, ``packed``, ``elsewhere`` or ``none``.
+        stale: whether a newer state cannot be read, so that the last whole one answers.
     """
 
     name: str
     photos: int
     state: int | None = None
-    writable: bool | None = None
+    bytes: int | None = None
+    model: Mapping[str, str] = field(default_factory=dict)
+    local: bool | None = None
     geometry: str | None = None
+    global_vectors: str | None = field(default=None, metadata={"key": "global"})
+    writable: bool | None = None
+    pictures: str | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

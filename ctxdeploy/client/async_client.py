@@ -4,7 +4,16 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ctxdeploy.client.answers import ArchiveFacts, Descriptors, Job, NamesPage, Readiness, SearchAnswer
+from ctxdeploy.client.answers import (
+    ArchiveFacts,
+    Descriptors,
+    Folder,
+    Job,
+    NamesPage,
+    PhotoFacts,
+    Readiness,
+    SearchAnswer,
+)
 from ctxdeploy.client.client import PAGE, asked
 from ctxdeploy.client.conversations import Conversations
 from ctxdeploy.client.exchange import Conversation, NoReply, Pause, Photo, Reply, Send, Step
@@ -87,9 +96,9 @@ class AsyncClient:
         """Add or replace photos, given with their names or called as their files; a job has up to 16."""
         return await self._do(self._say.add_many(photos))
 
-    async def remove(self, name: str) -> Job:
-        """Remove a photo."""
-        return await self._do(self._say.remove(name))
+    async def remove(self, name: str, *, file: bool = False) -> Job:
+        """Remove a photo from the archive; its file too if that is said, and the service does it."""
+        return await self._do(self._say.remove(name, file))
 
     async def job(self, job: Job | str) -> Job:
         """Return how far a job is, given as it is or by its id."""
@@ -113,12 +122,20 @@ class AsyncClient:
         """Return some names after one of them, and where the rest begins."""
         return await self._do(self._say.names_page(prefix, after, limit))
 
+    async def folders(self, prefix: str = "") -> list[Folder]:
+        """Return the folders right below a prefix, such as ``2024/``."""
+        return await self._do(self._say.folders(prefix, None))
+
+    async def photo(self, name: str) -> PhotoFacts:
+        """Return what is known of a photo."""
+        return await self._do(self._say.photo(name))
+
     async def archives(self) -> list[ArchiveFacts]:
         """Return what is served."""
         return await self._do(self._say.archives())
 
     async def thumbnail(self, name: str, *, size: int = 320) -> bytes:
-        """Return a JPEG of a photo, whose longer side has ``size`` pixels."""
+        """Return a JPEG of a photo, whose longer side has ``size`` pixels: 160, 320, 640 or 1280."""
         return await self._do(self._say.thumbnail(name, size))
 
     async def original(self, name: str) -> bytes:

@@ -6,7 +6,16 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ctxdeploy.client.answers import ArchiveFacts, Descriptors, Job, NamesPage, Readiness, SearchAnswer
+from ctxdeploy.client.answers import (
+    ArchiveFacts,
+    Descriptors,
+    Folder,
+    Job,
+    NamesPage,
+    PhotoFacts,
+    Readiness,
+    SearchAnswer,
+)
 from ctxdeploy.client.conversations import Conversations
 from ctxdeploy.client.exchange import Conversation, NoReply, Pause, Photo, Reply, Send, Step
 from ctxdeploy.client.options import ClientConfig, SearchOptions
@@ -105,9 +114,9 @@ class Client:
         """Add or replace photos, given with their names or called as their files; a job has up to 16."""
         return self._do(self._say.add_many(photos))
 
-    def remove(self, name: str) -> Job:
-        """Remove a photo."""
-        return self._do(self._say.remove(name))
+    def remove(self, name: str, *, file: bool = False) -> Job:
+        """Remove a photo from the archive; its file too if that is said, and the service does it."""
+        return self._do(self._say.remove(name, file))
 
     def job(self, job: Job | str) -> Job:
         """Return how far a job is, given as it is or by its id."""
@@ -129,12 +138,20 @@ class Client:
         """Return some names after one of them, and where the rest begins."""
         return self._do(self._say.names_page(prefix, after, limit))
 
+    def folders(self, prefix: str = "") -> list[Folder]:
+        """Return the folders right below a prefix, such as ``2024/``."""
+        return self._do(self._say.folders(prefix, None))
+
+    def photo(self, name: str) -> PhotoFacts:
+        """Return what is known of a photo."""
+        return self._do(self._say.photo(name))
+
     def archives(self) -> list[ArchiveFacts]:
         """Return what is served."""
         return self._do(self._say.archives())
 
     def thumbnail(self, name: str, *, size: int = 320) -> bytes:
-        """Return a JPEG of a photo, whose longer side has ``size`` pixels."""
+        """Return a JPEG of a photo, whose longer side has ``size`` pixels: 160, 320, 640 or 1280."""
         return self._do(self._say.thumbnail(name, size))
 
     def original(self, name: str) -> bytes:

@@ -7,7 +7,16 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ctxdeploy.client.answers import ArchiveFacts, Descriptors, Job, NamesPage, Readiness, SearchAnswer
+from ctxdeploy.client.answers import (
+    ArchiveFacts,
+    Descriptors,
+    Folder,
+    Job,
+    NamesPage,
+    PhotoFacts,
+    Readiness,
+    SearchAnswer,
+)
 from ctxdeploy.client.exchange import Conversation, Pause, Photo, ReadPhoto, Reply, Request, exchange, problem_error
 from ctxdeploy.client.options import ClientConfig, SearchOptions
 from ctxdeploy.client.reading import read, read_json
@@ -17,6 +26,8 @@ from ctxdeploy.core.errors import ConfigError, ServiceError
 _FORM_PHOTOS, _FORM_BYTES = 16, 32 << 20
 # Seconds between two looks at a job: the first, and at most.
 _LOOK, _MOST = 0.05, 2.0
+# What forms have no one way to write in the name of a file: such photos are sent one by one.
+_UNSAFE = frozenset('"\\%')
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _SAFETENSORS = "application/x-safetensors"
 _Parsed = TypeVar("_Parsed")
@@ -115,6 +126,9 @@ class Conversations:
         for name, photo in named:
             if not name:
                 raise ConfigError("a photo has no name: give a mapping of names and photos")
+            if not name.isprintable() or set(name) & _UNSAFE:
+                jobs.append((yield from self.add(photo, name)))
+                continue
             data = yield ReadPhoto(photo=photo)
             if form and (len(form) == _FORM_PHOTOS or sum(len(d) for _, d in form) + len(data) > _FORM_BYTES):
                 jobs.append((yield from self._add_form(tuple(form))))
@@ -129,9 +143,10 @@ class Conversations:
         reply = yield from exchange(request, self.config)
         return self._parsed(Job, request, reply)
 
-    def remove(self, name: str) -> Conversation[Job]:
-        """Remove a photo."""
-        request = self._request("DELETE", f"/v1/photos/{escaped(name)}", accepts=(202,))
+    def remove(self, name: str, file: bool) -> Conversation[Job]:
+        """Remove a photo, and its file as well."""
+        parameters = [("file", "true")] if file else []
+        request = self._request("DELETE", f"/v1/photos/{escaped(name)}", parameters, accepts=(202,))
         reply = yield from exchange(request, self.config)
         return self._parsed(Job, request, reply)
 
@@ -162,11 +177,26 @@ class Conversations:
         parameters = [("prefix", prefix), ("limit", str(limit)), *([] if after is None else [("after", after)])]
         request = self._request("GET", "/v1/photos", parameters)
         reply = yield from exchange(request, self.config)
-        names = [
-            one.get("name") if isinstance(one, dict) else one for one in self._json(request, reply, "photos", list)
-        ]
-        rest = self._json(request, reply, "next", (str, type(None)))
-        return self._read(NamesPage, {"names": names, "next": rest}, request, reply)
+        return self._parsed(NamesPage, request, reply)
+
+    def folders(self, prefix: str, after: str | None) -> Conversation[list[Folder]]:
+        """Ask which folders there are right below a prefix."""
+        found: list[Folder] = []
+        while True:
+            parameters = [("prefix", prefix), *([] if after is None else [("after", after)])]
+            request = self._request("GET", "/v1/folders", parameters)
+            reply = yield from exchange(request, self.config)
+            some = self._json(request, reply, "folders", list)
+            found += [self._read(Folder, one, request, reply) for one in some]
+            after = self._json(request, reply, "next", (str, type(None)))
+            if after is None:
+                return found
+
+    def photo(self, name: str) -> Conversation[PhotoFacts]:
+        """Ask what is known of a photo."""
+        request = self._request("GET", f"/v1/photos/{escaped(name)}")
+        reply = yield from exchange(request, self.config)
+        return self._parsed(PhotoFacts, request, reply)
 
     def archives(self) -> Conversation[list[ArchiveFacts]]:
         """Ask what is served."""

@@ -1,6 +1,7 @@
 """JSON of a service to frozen dataclasses. What a newer service says more is passed over; what is not as it should be,
-is an error."""
+is an error. A name whose bytes are not UTF-8 has them beside it, in base64 under its key with ``_bytes``."""
 
+import base64
 import json
 import types
 import typing
@@ -56,12 +57,23 @@ def _object(kind: Any, value: dict[str, Any], where: str) -> Any:
     for one in fields(kind):
         # Null where there is always something is as good as nothing.
         optional = one.default is not MISSING or one.default_factory is not MISSING
-        if one.name not in value or (value[one.name] is None and optional):
+        key = one.metadata.get("key", one.name)
+        if value.get(key) is None and (optional or key not in value):
             if not optional:
-                raise ValueError(f"{where} has no {one.name}")
+                raise ValueError(f"{where} has no {key}")
             continue
-        given[one.name] = _read(hints[one.name], value[one.name], f"{where}.{one.name}")
+        told = _exact(value[key], value.get(f"{key}_bytes"))
+        given[one.name] = _read(hints[one.name], told, f"{where}.{key}")
     return kind(**given)
+
+
+def _exact(value: Any, kept: Any) -> Any:
+    """Return a name, or a list of them, with the bytes that do not fit into JSON as surrogates."""
+    if isinstance(value, list) and isinstance(kept, list) and len(kept) == len(value):
+        return [_exact(one, inner) for one, inner in zip(value, kept, strict=True)]
+    if isinstance(value, str) and isinstance(kept, str):
+        return base64.b64decode(kept, validate=True).decode("utf-8", "surrogateescape")
+    return value
 
 
 def _row(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

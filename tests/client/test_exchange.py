@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -292,9 +292,9 @@ def test_descriptors_are_arrays(script: Any, ask: Any) -> None:
 
 
 def test_names_come_page_by_page(script: Any, ask: Any) -> None:
-    script.say(200, {"photos": [{"name": "a"}, {"name": "b"}], "next": "b"})
-    script.say(200, {"photos": [{"name": "c"}], "next": None})
-    assert ask(script.url, lambda c: c.names("x/")) == ["a", "b", "c"]
+    script.say(200, {"photos": ["a", r"caf\udce9"], "photos_bytes": [None, "Y2Fm6Q=="], "next": "b"})
+    script.say(200, {"photos": ["c"], "next": None})
+    assert ask(script.url, lambda c: c.names("x/")) == ["a", "caf\udce9", "c"]
     assert [path for _, path, *_ in script.asked] == [
         "/v1/photos?prefix=x%2F&limit=1000",
         "/v1/photos?prefix=x%2F&limit=1000&after=b",
@@ -330,11 +330,28 @@ def test_adding_sends_the_photo_under_its_name(script: Any, ask: Any, tmp_path: 
         ask(script.url, lambda c: c.add(b"photo"))
 
 
-def test_a_name_cannot_write_headers_of_a_form(script: Any, ask: Any) -> None:
+def test_a_name_that_a_form_cannot_write_is_sent_in_a_path(script: Any, ask: Any) -> None:
     script.say(202, {"id": "7", "kind": "add", "state": "waiting"})
-    ask(script.url, lambda c: c.add_many({'a"\r\nX-Evil: 1\r\n\r\n.jpg': b"photo", "\udce9.jpg": b"other"}))
-    body = script.asked[0][3]
-    assert b"\r\nX-Evil" not in body and body.count(b"Content-Disposition") == 2
+    odd = ['a"\r\nX-Evil: 1\r\n\r\n.jpg', "\udce9.jpg", "100 %.jpg", "a\\b.jpg"]
+    jobs = ask(script.url, lambda c: c.add_many({**dict.fromkeys(odd, b"x"), "a/é.jpg": b"1", "b.jpg": b"2"}))
+    paths = [unquote_to_bytes(path).decode("utf-8", "surrogateescape") for _, path, *_ in script.asked]
+    assert paths == [*(f"/v1/photos/{name}" for name in odd), "/v1/photos"]
+    body = script.asked[-1][3]
+    assert 'filename="a/é.jpg"'.encode() in body and body.count(b"Content-Disposition") == 2
+    assert len(jobs) == 5
+
+
+def test_folders_and_archives_are_read(script: Any, ask: Any) -> None:
+    script.say(200, {"folders": [{"name": "a/", "photos": 3}], "next": "a/"})
+    script.say(200, {"folders": [{"name": "b/", "photos": 1}], "next": None})
+    assert [(folder.name, folder.photos) for folder in ask(script.url, lambda c: c.folders())] == [("a/", 3), ("b/", 1)]
+    model = {"id": "x", "name": None}
+    script.replies[:] = []
+    script.say(
+        200, {"archives": [{"name": "a", "photos": 3, "state": 2, "global": "fp16", "model": model, "bytes": 9}]}
+    )
+    (archive,) = ask(script.url, lambda c: c.archives())
+    assert (archive.global_vectors, archive.model, archive.bytes) == ("fp16", {"id": "x"}, 9)
 
 
 def test_readiness_is_no_error(script: Any, ask: Any) -> None:

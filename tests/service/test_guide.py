@@ -184,7 +184,7 @@ def test_what_the_client_adds_is_found_until_it_is_removed(folder: Folder) -> No
 def test_pictures_come_as_files(folder: Folder) -> None:
     with Client(folder.url) as client:
         assert client.original("2024/cat.jpg") == (folder.path / "photos/2024/cat.jpg").read_bytes()
-        assert client.thumbnail("2024/cat again.jpg", size=64).startswith(b"\xff\xd8")
+        assert client.thumbnail("2024/cat again.jpg", size=160).startswith(b"\xff\xd8")
         with pytest.raises(ServiceError) as found:
             client.original("none.jpg")
         assert found.value.status == 404 and client.ready().ready

@@ -135,11 +135,12 @@ def test_without_a_key_nothing_answers(guarded: Any) -> None:
     asked = 0
     for method, path in operations(guarded):
         if path.startswith("/v1/"):
-            for key in (None, "wrong-0123456789abcdef", READ_KEY[:-1], READ_KEY + "x", "", " "):
+            for key in (None, "wrong-0123456789abcdef", READ_KEY[:-1], READ_KEY + "x", f"{READ_KEY},{READ_KEY}"):
                 found = ask(guarded, method, path, key)
                 assert found.status_code == 401, (method, path, key)
                 assert found.headers["www-authenticate"] == "Bearer"
                 asked += 1
+            assert ask(guarded, method, path, None, headers={"X-API-Key": ""}).status_code == 401
             for way in (f"?key={READ_KEY}", f"?api_key={READ_KEY}", f"?access_token={READ_KEY}"):
                 assert ask(guarded, method, path + way, None).status_code == 401
     assert asked > 30
