@@ -54,6 +54,7 @@ def _within_memory(pid: int, memory: Callable[[int], float]) -> Iterator[None]:
     finally:
         ended.set()
         looking.join()
+        most = max(most, memory(pid))
     assert most > 0
     assert most < before + MEGABYTES, f"{before:.0f} MB before, {most:.0f} MB"
 
@@ -79,9 +80,10 @@ def test_nothing_of_the_api_fails_and_all_answers_are_as_it_says(start: Any, own
             "status_code", "content_type", "response_schema", "response_headers",
         )),
     ]  # fmt: skip
-    asked = 0
+    asked, operations = 0, 0
     for found in schema.get_all_operations():
         operation = found.ok()
+        operations += 1
 
         @settings(
             max_examples=25,
@@ -99,7 +101,7 @@ def test_nothing_of_the_api_fails_and_all_answers_are_as_it_says(start: Any, own
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check()
-    assert asked > 100
+    assert operations > 4 and asked > 8 * operations
     check_good(served.url, own_album)
 
 
