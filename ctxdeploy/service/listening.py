@@ -19,7 +19,7 @@ _BACKLOG = 2048
 
 
 def bound_socket(config: ServiceConfig) -> socket.socket:
-    """Return a socket that is bound to the address, and does not listen yet; ``ConfigError`` if that is not possible."""
+    """Return a socket that is bound to the address and does not listen yet; ``ConfigError`` if that is impossible."""
     try:
         found = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
