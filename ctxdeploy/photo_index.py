@@ -346,6 +346,12 @@ class PhotoIndex:
         """The folder that the names are paths in; None if there is none, or it is not known."""
         return photo_folder(self._path)
 
+    @property
+    def state(self) -> int:
+        """The number of the state that is in force: each commit has one of its own."""
+        with self._state.reading() as index:
+            return index.state.manifest.number
+
     def names(self) -> list[str]:
         """Return the names of all photos."""
         with self._state.reading() as index:

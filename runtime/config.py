@@ -15,6 +15,8 @@ from ctxdeploy.core.settings import check_types, parse_bytes, setting
 # A larger file is not a photo: reading it would only fill the memory.
 MAX_BYTES = 2 << 30
 MAX_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself starts to refuse
+# Stands in the reason of a photo that has more. Reasons cross processes as texts.
+TOO_MANY_PIXELS = "the limit against decompression bombs"
 
 # The network may take so many times as long as a photo may take to decode: ResNet-101 with seven scales takes half a
 # minute on one slow core, and ten such processes may share it.

@@ -33,6 +33,20 @@ class ServedArchive:
         self.photos = PhotoIndex.open(path, backend=backend)
         self._config = config
 
+    def told(self, text: str) -> str:
+        """Return a text without the folders of the server."""
+        for secret, shown in self.secrets.items():
+            text = text.replace(secret, shown)
+        return text
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Folders of the server, and what stands for them in what others are told; longer ones first."""
+        folder = self.photos.folder
+        found = {} if folder is None else {str(folder): "the folder of the photos"}
+        found |= {str(self.path.resolve()): self.name, str(self.path): self.name}
+        return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
     def close(self) -> None:
         """Close it."""
         self.photos.close()
@@ -67,6 +81,14 @@ class Archives:
         if name not in self._by_name:
             raise ProblemError(404, f"there is no archive {name!r} here: ask one of {known}", code="NoSuchArchive")
         return self._by_name[name]
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """As of each archive, of all of them."""
+        found: dict[str, str] = {}
+        for served in self:
+            found |= served.secrets
+        return found
 
     def close(self) -> None:
         """Close them all."""

@@ -1,50 +1,124 @@
-"""The bodies of requests, read within their limits."""
+"""The bodies of requests: read within their limits, kept in memory, and never on disk."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
-from ctxdeploy.service.config import ServiceConfig
+from ctxdeploy.core.text import counted
+from ctxdeploy.runtime.decode import unread_format
+from ctxdeploy.service.forms import FORM, Part, parse_form
 from ctxdeploy.service.problems import ProblemError
+from ctxdeploy.service.record import RequestRecord, record_of
+from ctxdeploy.service.service import Service
 
-# What ``openapi.json`` says of a body that is a photo.
-PHOTO_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["photo"],
-                    "properties": {"photo": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
-    }
-}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-async def read_photo(request: Request, config: ServiceConfig) -> bytes:
-    """Return the photo of a request: the whole body, or the field ``photo`` of a form."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=0, max_part_size=config.max_bytes) as form:
-            given = form.get("photo")
-            if given is None or isinstance(given, str):
-                raise ProblemError(422, "the form has no file in the field photo", code="NoPhoto")
-            return await given.read()
-    return await read_body(request, config.max_bytes)
+def photo_body(*, several: bool = False) -> dict[str, Any]:
+    """Return what ``openapi.json`` says of a body that is a photo, or a form of several."""
+    photo: dict[str, Any] = {"type": "string", "format": "binary"}
+    field_type = {"type": "array", "items": photo} if several else photo
+    form = {"schema": {"type": "object", "required": ["photo"], "properties": {"photo": field_type}}}
+    bare = {} if several else {"image/*": _BINARY, "application/octet-stream": _BINARY}
+    return {"requestBody": {"required": not several, "content": {**bare, FORM: form}}}
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body; ``ProblemError`` (413) if it has more bytes than ``limit``."""
-    pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > limit:
-            raise ProblemError(413, f"the body has more than {limit:,} bytes", code="TooLarge")
-        pieces.append(piece)
-    if not size:
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """The body of a request, as it came.
+
+    Attributes:
+        data: all of it.
+        content_type: as the sender calls it.
+        max_parts: of a form.
+    """
+
+    data: bytes
+    content_type: str
+    max_parts: int
+
+    @property
+    def is_form(self) -> bool:
+        """Whether it is a form."""
+        return self.content_type.lower().startswith(FORM)
+
+    def photo(self) -> bytes:
+        """Return the photo: the whole body, or the file ``photo`` of a form; call it in a thread.
+
+        Raises:
+            ProblemError: there is none, or several, or it is of no format that is read.
+        """
+        photos = self.photos() if self.is_form else [Part(name="photo", file_name=None, data=self.data)]
+        if len(photos) != 1:
+            raise ProblemError(422, f"the form has {counted(len(photos), 'photo')}: send one", code="NoPhoto")
+        check_format(photos[0].data)
+        return photos[0].data
+
+    def photos(self) -> list[Part]:
+        """Return the files ``photo`` of a form, of whatever format; call it in a thread."""
+        if not self.is_form:
+            raise ProblemError(415, f"send the photos as {FORM}, each a file photo", code="NoForm")
+        parts = parse_form(self.data, self.content_type, self.max_parts)
+        photos = [part for part in parts if part.name == "photo" and part.file_name is not None]
+        if not photos:
+            raise ProblemError(422, "the form has no file in the field photo", code="NoPhoto")
+        return photos
+
+
+def check_format(data: bytes) -> None:
+    """Raise ``ProblemError`` for bytes that no reader takes for a photo, by their beginning."""
+    if not data:
+        raise ProblemError(422, "the photo is empty (0 bytes)", code="NoPhoto")
+    reason = unread_format(data)
+    if reason is not None:
+        raise ProblemError(415, reason, code="PhotoError", exit_code=14)
+
+
+async def read_upload(request: Request) -> Upload:
+    """Return the body of a request.
+
+    Raises:
+        ProblemError: it is empty (422), too large (413), too slow (408), or there is no room for it now (429).
+        ClientDisconnect: it ended before it was whole.
+    """
+    service: Service = request.app.state.service
+    record = record_of(request)
+    service.check_room()
+    data = await read_body(request, service, record)
+    return Upload(data=data, content_type=request.headers.get("content-type", ""), max_parts=service.config.max_batch)
+
+
+async def read_body(request: Request, service: Service, record: RequestRecord) -> bytes:
+    """Return the bytes of a body, as ``read_upload``."""
+    limit = service.config.max_bytes
+    _check_length(request, limit)
+    pieces: list[bytes] = []
+    timeout = service.timer(record)
+    try:
+        async with timeout:
+            async for piece in request.stream():
+                record.received += len(piece)
+                service.bodies.take(len(piece))
+                if record.received > limit:
+                    raise _too_large(limit)
+                pieces.append(piece)
+    except TimeoutError as error:
+        after = f"{record.received:,} bytes came within {service.config.timeout:g} s"
+        raise ProblemError(408, f"the body is not whole: {after}", code="BodyTimeout") from error
+    finally:
+        record.seconds["body"] = record.total
+    if not record.received:
         raise ProblemError(422, "the body is empty: send a photo", code="NoPhoto")
     return b"".join(pieces)
+
+
+def _check_length(request: Request, limit: int) -> None:
+    """Refuse a body that says itself that it is too large, before it is read."""
+    given = request.headers.get("content-length", "")
+    if given.isascii() and given.isdigit() and int(given) > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(413, f"the body has more than {limit:,} bytes (--max-bytes)", code="TooLarge")

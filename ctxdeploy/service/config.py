@@ -23,17 +23,25 @@ class ServiceConfig:
         metrics_need_key: ``/metrics`` asks for a read key as well.
         writable: photos may be added and removed.
         max_bytes: of the body of a request.
+        max_body_memory: bytes of the bodies of all requests together.
         max_pixels: of a photo.
         max_top: hits that may be asked for.
         max_batch: photos of one request.
         timeout: seconds that a request may take, waiting included.
         max_queue: requests that may wait; more are refused.
         max_running: requests that are answered at the same time, each in a thread.
+        max_connections: that are open at the same time; of more, those are closed that have asked nothing for the
+            longest time.
+        keep_alive: seconds that a connection may ask nothing.
         batch_size: photos of one size that the network takes at once.
         gather: searches that wait are asked together.
         refresh_seconds: between two looks for a newer state of an archive.
+        drain_seconds: that requests are still taken in when the service is told to end, while ``/readyz`` says that it
+            ends: balancers need them to send requests elsewhere.
         grace_seconds: that requests have to end when the service is told to.
         allow_origins: pages of other servers that may ask (CORS); none if empty.
+        allow_hosts: names that it is asked by. On loopback without keys other names are refused: a page of a browser
+            could use one of its own.
         log_format: ``text``, or ``json``: an object a line.
     """
 
@@ -51,22 +59,42 @@ class ServiceConfig:
     max_bytes: int = setting(
         64 << 20, "--max-bytes", "Of the body of a request.", metavar="SIZE", parse=parse_bytes, default_text="64MiB"
     )
+    max_body_memory: int = setting(
+        1 << 30,
+        "--max-body-memory",
+        "Of all bodies together; more are refused.",
+        metavar="SIZE",
+        parse=parse_bytes,
+        default_text="1GiB",
+    )
     max_pixels: int = setting(178_956_970, "--max-pixels", "A photo with more is refused.", metavar="N")
     max_top: int = setting(1000, "--max-top", "Results that a request may ask for.", metavar="N")
     max_batch: int = setting(64, "--max-batch", "Photos of one request.", metavar="N")
     timeout: float = setting(30.0, "--timeout", "A request that takes longer has failed.", metavar="SECONDS")
     max_queue: int = setting(64, "--max-queue", "Requests that may wait; more are refused.", metavar="N")
     max_running: int = setting(8, "--max-running", "Requests that are answered at the same time.", metavar="N")
+    max_connections: int = setting(
+        4096, "--max-connections", "Open at the same time; the idlest of more are closed.", metavar="N"
+    )
+    keep_alive: float = setting(
+        15.0, "--keep-alive", "That a connection may ask nothing, or take to ask.", metavar="SECONDS"
+    )
     batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
     gather: bool = setting(True, "--gather/--no-gather", "Ask searches that wait together.")
     refresh_seconds: float = setting(
         1.0, "--refresh", "Between two looks for photos that others added.", metavar="SECONDS"
+    )
+    drain_seconds: float = setting(
+        0.0, "--drain", "That requests are still taken in when the service is told to end.", metavar="SECONDS"
     )
     grace_seconds: float = setting(
         30.0, "--grace", "That requests have to end when the service is told to end.", metavar="SECONDS"
     )
     allow_origins: tuple[str, ...] = setting(
         (), "--allow-origin", "Let pages of this server ask (CORS); may be repeated.", metavar="URL"
+    )
+    allow_hosts: tuple[str, ...] = setting(
+        (), "--allow-host", "Name that the service has besides localhost; may be repeated.", metavar="NAME"
     )
     log_format: str = setting("text", "--log-format", "Of the log on stderr.", choices=LOG_FORMATS)
 
@@ -76,11 +104,13 @@ class ServiceConfig:
             raise ConfigError(f"--port {self.port} is outside 0..65535")
         for flag, value in (
             ("--max-bytes", self.max_bytes),
+            ("--max-body-memory", self.max_body_memory),
             ("--max-pixels", self.max_pixels),
             ("--max-top", self.max_top),
             ("--max-batch", self.max_batch),
             ("--max-queue", self.max_queue),
             ("--max-running", self.max_running),
+            ("--max-connections", self.max_connections),
             ("--batch-size", self.batch_size),
         ):
             if value < 1:
@@ -88,10 +118,17 @@ class ServiceConfig:
         for flag, seconds in (
             ("--timeout", self.timeout),
             ("--refresh", self.refresh_seconds),
+            ("--keep-alive", self.keep_alive),
+            ("--drain", self.drain_seconds or 1.0),
             ("--grace", self.grace_seconds),
         ):
             if not 0 < seconds <= 86_400:
                 raise ConfigError(f"{flag} {seconds:g} is not a time of up to a day in seconds")
+        if self.max_body_memory < self.max_bytes:
+            raise ConfigError(
+                f"--max-body-memory {self.max_body_memory:,} is less than one body may have (--max-bytes "
+                f"{self.max_bytes:,}): raise it"
+            )
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"--log-format {self.log_format!r} is unknown: give {', '.join(LOG_FORMATS)}")
 

@@ -1,6 +1,7 @@
-"""A port and the loop that answers on it."""
+"""A port, and the loop that answers on it until a signal comes."""
 
-import logging
+import asyncio
+import errno
 import signal
 import socket
 import threading
@@ -13,29 +14,41 @@ from fastapi import FastAPI
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.service.config import ServiceConfig
+from ctxdeploy.service.connections import protocol_for
+from ctxdeploy.service.logs import log
 from ctxdeploy.service.readiness import Readiness
 
 _BACKLOG = 2048
+# Files that a process has open besides connections: archives, modules, pipes of workers.
+_OTHER_FILES = 256
 
 
 def bound_socket(config: ServiceConfig) -> socket.socket:
     """Return a socket that is bound to the address and does not listen yet; ``ConfigError`` if that is impossible."""
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
     try:
-        found = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {config.host}: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--host {config.host} is no address of this machine: {reason}") from error
     family, kind, protocol, _, address = found[0]
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
-        flag = f"--host {config.host} --port {config.port}"
-        raise ConfigError(f"{flag}: {error.strerror}: give another --port, or 0 for any that is free") from error
+        raise ConfigError(_why_not_bound(config, error)) from error
     return bound
+
+
+def _why_not_bound(config: ServiceConfig, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"--port {config.port} of {config.host} is in use: give another one, or 0 for any that is free"
+    if error.errno == errno.EACCES:
+        return f"--port {config.port} needs rights that this user lacks: give one above 1023"
+    return f"--host {config.host} --port {config.port}: {error.strerror or error}"
 
 
 def url_of_socket(bound: socket.socket) -> str:
@@ -44,13 +57,36 @@ def url_of_socket(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
+def possible_connections(config: ServiceConfig) -> int:
+    """Return how many connections there may be: as many as are wanted, or as the system allows, which is then said."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # no such limit here
+        return config.max_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.max_connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return config.max_connections
+    most = max(soft - _OTHER_FILES, 16)
+    log.warning(f"{most} connections are possible, not {config.max_connections}: raise the limit of files (ulimit -n)")
+    return most
+
+
 class Listener(uvicorn.Server):
-    """Answers on a socket until a signal ends it: the first lets requests end, the second does not wait for them."""
+    """Answers on a socket until a signal ends it: the first lets requests end, the second does not wait for them.
+
+    Attributes:
+        force_exit: a second signal has come.
+    """
 
     def __init__(self, app: FastAPI, config: ServiceConfig, readiness: Readiness) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol_for(config, possible_connections(config)),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -58,10 +94,11 @@ class Listener(uvicorn.Server):
                 ws="none",
                 proxy_headers=False,
                 backlog=_BACKLOG,
+                timeout_keep_alive=max(round(config.keep_alive), 1),
                 timeout_graceful_shutdown=max(round(config.grace_seconds), 1),
             )
         )
-        self._readiness = readiness
+        self._readiness, self._drain = readiness, config.drain_seconds
 
     def stop(self) -> None:
         """End as after a signal; from any thread."""
@@ -70,9 +107,16 @@ class Listener(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        if self.should_exit:
+        if self._readiness.is_ending:
             self.force_exit = True
         self.stop()
+
+    async def main_loop(self) -> None:
+        """Answer until a signal comes, and then for as long as balancers need to learn of it."""
+        await super().main_loop()
+        end = asyncio.get_running_loop().time() + self._drain
+        while not self.force_exit and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.05)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -86,9 +130,3 @@ class Listener(uvicorn.Server):
         finally:
             for sig, handler in former.items():
                 signal.signal(sig, handler)
-
-
-def quiet_uvicorn() -> None:
-    """Let uvicorn say nothing but warnings: the log of requests is ours."""
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
-        logging.getLogger(name).setLevel(logging.WARNING)

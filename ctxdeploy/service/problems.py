@@ -1,6 +1,8 @@
 """What went wrong, as problem details (RFC 9457), with the codes of the library."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import JSONResponse
 
@@ -10,33 +12,40 @@ from ctxdeploy.core.errors import (
     BundleError,
     ConfigError,
     CtxdeployError,
+    DeadlineError,
     MismatchError,
     PhotoError,
     StorageError,
 )
 from ctxdeploy.core.text import printable
+from ctxdeploy.runtime.decode import TOO_MANY_PIXELS
 
 MEDIA_TYPE = "application/problem+json"
 # The first class that fits; anything else of ours is a fault of the server.
 _STATUS: tuple[tuple[type[CtxdeployError], int], ...] = (
     (ConfigError, 422),
     (PhotoError, 422),
+    (DeadlineError, 504),
     (MismatchError, 409),
     (ArchiveError, 503),
     (BundleError, 503),
     (BackendError, 503),
     (StorageError, 507),
 )
+_RETRY_AFTER = {429: 1, 503: 5}
 _TITLES = {
     400: "The request is malformed",
     401: "A key is needed",
-    403: "The key does not allow this",
+    403: "This is not allowed",
     404: "There is no such thing",
     405: "The method is not allowed here",
+    406: "The answer cannot be given in this form",
     408: "The body did not arrive in time",
     409: "It contradicts what is there",
     413: "The body or the photo is too large",
     415: "This is no photo",
+    416: "The range is not in the file",
+    421: "This is not the server that was meant",
     422: "A value cannot be used",
     429: "Too many requests wait",
     500: "The service failed",
@@ -44,6 +53,8 @@ _TITLES = {
     504: "It took too long",
     507: "There is no room to store it",
 }
+# Codes of what only HTTP knows.
+_CODES = {404: "NotFound", 405: "MethodNotAllowed", 400: "BadRequest", 416: "RangeNotSatisfiable"}
 
 
 class ProblemError(Exception):
@@ -53,25 +64,70 @@ class ProblemError(Exception):
         status: of HTTP.
         detail: one line: what happened, and what to do.
         code: the library's class of errors, or a word for what only the service knows.
-        retry_after: seconds after which to ask again.
+        exit_code: that the command line has for the same error.
+        retry_after: seconds after which to ask again; that of the status if None.
+        headers: that the answer carries.
     """
 
-    def __init__(self, status: int, detail: str, *, code: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        code: str,
+        exit_code: int | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.code, self.retry_after = status, detail, code, retry_after
+        self.status, self.detail, self.code, self.exit_code = status, detail, code, exit_code
+        self.retry_after = _RETRY_AFTER.get(status) if retry_after is None else retry_after
+        self.headers = dict(headers or {})
 
 
-def problem_of(error: BaseException) -> ProblemError:
-    """Return what an error is for the one who asked; of a defect of ours nothing is told but that it is one."""
-    if isinstance(error, ProblemError):
+def problem_of(error: BaseException, secrets: Mapping[str, str] | None = None) -> ProblemError:
+    """Return what an error is for the one who asked; of a defect of ours nothing is told but that it is one.
+
+    Args:
+        error: any; of a group the first error that was raised on purpose counts.
+        secrets: texts that are not to be told, such as folders of the server, and what stands for them.
+    """
+    known = _on_purpose(error)
+    if isinstance(known, ProblemError):
+        return known
+    if not isinstance(known, CtxdeployError):
+        return ProblemError(500, "the service failed; its log says why", code="InternalError")
+    status = next((status for kind, status in _STATUS if isinstance(known, kind)), 500)
+    detail = printable(str(known))
+    if isinstance(known, PhotoError) and TOO_MANY_PIXELS in detail:
+        status, detail = 413, detail.partition(TOO_MANY_PIXELS)[0] + TOO_MANY_PIXELS
+    for secret, shown in (secrets or {}).items():
+        detail = detail.replace(secret, shown)
+    return ProblemError(status, detail, code=type(known).__name__, exit_code=known.exit_code)
+
+
+def _on_purpose(error: BaseException) -> BaseException:
+    """Return an error, or of a group the first that was raised on purpose."""
+    if not isinstance(error, BaseExceptionGroup):
         return error
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            retry_after = 5 if status == 503 else None
-            return ProblemError(status, printable(str(error)), code=type(error).__name__, retry_after=retry_after)
-    if isinstance(error, CtxdeployError):
-        return ProblemError(500, printable(str(error)), code=type(error).__name__)
-    return ProblemError(500, "the service failed; its log says why", code="InternalError")
+    found = [_on_purpose(inner) for inner in error.exceptions]
+    return next((one for one in found if isinstance(one, ProblemError | CtxdeployError)), found[0])
+
+
+def http_problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> ProblemError:
+    """Return what the router refuses as a problem."""
+    said = {404: "there is no such path: /openapi.json lists those that there are"}
+    return ProblemError(status, said.get(status, detail), code=_CODES.get(status, "HttpError"), headers=headers)
+
+
+def invalid(errors: Sequence[Any]) -> ProblemError:
+    """Return what was wrong with the parameters of a request, as pydantic found it."""
+    parts = []
+    for error in errors[:3]:
+        where = ".".join(str(part) for part in error["loc"][1:])
+        parts.append(printable(f"{where}: {error['msg']}"[:300]))
+    more = f", and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return ProblemError(422, "; ".join(parts) + more, code="ConfigError", exit_code=ConfigError.exit_code)
 
 
 def problem_fields(problem: ProblemError, request_id: str, instance: str) -> dict[str, Any]:
@@ -82,14 +138,17 @@ def problem_fields(problem: ProblemError, request_id: str, instance: str) -> dic
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
+        "exit_code": problem.exit_code,
         "request_id": request_id,
-        "instance": instance,
+        "instance": quote(instance, errors="surrogateescape"),
     }
 
 
 def problem_response(problem: ProblemError, request_id: str, instance: str) -> JSONResponse:
     """Return a problem as an answer of HTTP."""
-    headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
+    headers = dict(problem.headers)
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(problem.retry_after)
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     fields = problem_fields(problem, request_id, instance)

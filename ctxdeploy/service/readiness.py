@@ -28,6 +28,11 @@ class Readiness:
         return self.reason is None
 
     @property
+    def is_prepared(self) -> bool:
+        """Whether everything is prepared: requests are answered, also while the service ends."""
+        return self._step is None
+
+    @property
     def is_ending(self) -> bool:
         """Whether the service was told to end. Requests that still come are answered."""
         return self._is_ending

@@ -1,6 +1,5 @@
 """What goes in and comes out, for checks and for ``openapi.json``."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,7 +62,25 @@ class SearchOptions(ArchiveOption):
         )
 
 
-class Result(BaseModel):
+class IndexedOptions(SearchOptions):
+    """How an archive is asked with a photo of its own."""
+
+    indexed: Annotated[str, Field(description="Name of the photo to ask with.")]
+
+
+class BatchOptions(SearchOptions):
+    """How an archive is asked with several photos."""
+
+    indexed: Annotated[list[str], Field(description="Names of photos of the archive to ask with as well.")] = []
+
+
+class Exact(BaseModel):
+    """What comes out: these fields, and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Result(Exact):
     """A photo that was found."""
 
     rank: int
@@ -80,15 +97,16 @@ class Result(BaseModel):
     ] = None
 
 
-class Seconds(BaseModel):
-    """Where the time went."""
+class Seconds(Exact):
+    """Where the time went; total: from the first line of the request on."""
 
+    queue: float
     extract: float
     search: float
     total: float
 
 
-class SearchAnswer(BaseModel):
+class SearchAnswer(Exact):
     """What a photo found."""
 
     archive: str
@@ -105,25 +123,30 @@ class SearchAnswer(BaseModel):
     remarks: list[str]
 
 
-class Health(BaseModel):
+class Health(Exact):
     """That the service lives, or is ready."""
 
     status: Literal["alive", "ready"]
 
 
-class Problem(BaseModel):
+class Problem(Exact):
     """Problem details (RFC 9457)."""
 
     type: str
     title: str
     status: int
     detail: str
-    code: str
+    code: Annotated[str, Field(description="The library's class of errors, or a word of the service.")]
+    exit_code: Annotated[int | None, Field(description="That the command line has for the same error.")]
     request_id: str
     instance: str
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "What went wrong", "content": {"application/problem+json": {}}}
-}
-PAGE = Path(__file__).with_name("page")
+class SearchAnswers(Exact):
+    """What several photos found, in their order."""
+
+    answers: list[SearchAnswer | Problem]
+
+
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {"default": {"description": "What went wrong.", "content": _PROBLEM}}

@@ -1,25 +1,25 @@
 """What answers requests: the archives, and the threads that compute."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect, Request
 
-from ctxdeploy.query import QueryConfig
 from ctxdeploy.service.archives import Archives
 from ctxdeploy.service.config import ServiceConfig
-from ctxdeploy.service.problems import ProblemError
+from ctxdeploy.service.keys import Keys
+from ctxdeploy.service.limits import Bodies, Places
+from ctxdeploy.service.logs import log
+from ctxdeploy.service.metrics import Metrics
+from ctxdeploy.service.problems import ProblemError, problem_of
 from ctxdeploy.service.readiness import Readiness
+from ctxdeploy.service.record import RequestRecord, record_of
+from ctxdeploy.service.rehearsing import rehearse
 
 _Result = TypeVar("_Result")
-
-
-def sample() -> NDArray[np.uint8]:
-    """Return a small photo, of noise, 96×128×3 uint8: what is done with it for the first time is not done again."""
-    return np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 
 
 class Service:
@@ -28,46 +28,116 @@ class Service:
     Args:
         archives: that are answered from; closed with the service.
         config: of the service.
+        keys: of those who may ask; everybody if there are none.
+
+    Attributes:
+        readiness: what the first request would wait for.
+        places, bodies: what there is for requests.
+        metrics: what is counted.
     """
 
-    def __init__(self, archives: Archives, config: ServiceConfig) -> None:
-        self.archives, self.config = archives, config
-        self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
-        self._taken = 0
+    def __init__(self, archives: Archives, config: ServiceConfig, keys: Keys | None = None) -> None:
+        self.archives, self.config, self.keys = archives, config, keys or Keys()
         self.readiness = Readiness()
-
-    async def compute(self, work: Callable[[], _Result]) -> _Result:
-        """Return what a function returns that runs in one of the threads.
-
-        Raises:
-            ProblemError: too many requests wait (429), or it took too long (504).
-        """
-        if self._taken >= self.config.max_running + self.config.max_queue:
-            raise ProblemError(429, f"{self._taken} requests wait: ask again later", code="QueueFull", retry_after=1)
-        self._taken += 1
-        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        running.add_done_callback(lambda _: self._leave())
-        try:
-            return await asyncio.wait_for(asyncio.shield(running), self.config.timeout)
-        except TimeoutError as error:
-            raise ProblemError(504, f"no answer within {self.config.timeout:g} s", code="Timeout") from error
+        self.places = Places(config.max_running, config.max_queue)
+        self.bodies = Bodies(config.max_body_memory)
+        self.metrics = Metrics(self)
+        self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
+        self._has_ended: bool | None = None
 
     def prepare(self) -> None:
         """Load and compile whatever the first request would wait for; ``readiness`` says how far it is."""
         try:
-            for served in self.archives:
-                self.readiness.step(f"loading the model of {served.name}")
-                for _ in served.photos.search_many([sample()], QueryConfig(turn="none")):
-                    pass
-        except BaseException as error:
+            rehearse(self.archives, self.readiness)
+        except BaseException as error:  # of a thread that nobody joins
             self.readiness.fail(error)
         else:
             self.readiness.done()
 
-    def _leave(self) -> None:
-        self._taken -= 1
+    def check_room(self) -> None:
+        """Raise ``ProblemError`` (429) if a request would be refused after its body has come."""
+        self.places.check()
 
-    def close(self) -> None:
-        """End threads and archives."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        self.archives.close()
+    def timer(self, record: RequestRecord) -> asyncio.Timeout:
+        """Return a context that raises ``TimeoutError`` when the time of a request is over."""
+        return asyncio.timeout(record.deadline.left)
+
+    def problem(self, error: BaseException) -> ProblemError:
+        """Return what an error is for the one who asked. Folders of the server are not told."""
+        return problem_of(error, self.archives.secrets)
+
+    async def compute(self, request: Request, work: Callable[[], _Result]) -> _Result:
+        """Return what a function returns that runs in one of the threads, after those that came before it.
+
+        The function is not begun when the time of the request is over, or when nobody waits for its answer any more;
+        what runs then should look at the request's deadline before each step, since it is given up.
+
+        Raises:
+            ProblemError: too many requests wait (429), or it took too long (504).
+            ClientDisconnect: nobody waits for it any more.
+            Exception: of the function.
+        """
+        record = record_of(request)
+        self.places.take()
+        try:
+            future = self._threads.submit(self._timed, work, record, time.perf_counter())
+        except BaseException:
+            self.places.give()
+            raise
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: _call(loop, self.places.give))
+        return await self._awaited(request, future, record)
+
+    async def _awaited(self, request: Request, future: "Future[_Result]", record: RequestRecord) -> _Result:
+        running = asyncio.wrap_future(future)
+        leaving = asyncio.create_task(_gone(request))
+        try:
+            both: set[asyncio.Future[Any]] = {running, leaving}
+            await asyncio.wait(both, timeout=record.deadline.left, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            if leaving.done():
+                raise ClientDisconnect
+            raise ProblemError(504, f"no answer within {self.config.timeout:g} s", code="Timeout")
+        finally:
+            leaving.cancel()
+            if not running.done():
+                record.deadline.give_up()
+                running.cancel()
+
+    def _timed(self, work: Callable[[], _Result], record: RequestRecord, since: float) -> _Result:
+        record.seconds["queue"] = time.perf_counter() - since
+        record.deadline.check()
+        return work()
+
+    def close(self, seconds: float = 5.0) -> bool:
+        """End threads and archives; return whether what ran has ended within so many seconds. May be called twice."""
+        if self._has_ended is not None:
+            return self._has_ended
+        self.readiness.end()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._has_ended = _joined(self._threads, seconds)
+        if self._has_ended:
+            self.archives.close()
+        else:
+            log.warning("work that nobody waits for still runs: it is dropped")
+        return self._has_ended
+
+
+def _joined(threads: ThreadPoolExecutor, seconds: float) -> bool:
+    """Return whether the threads of a pool that is shut down end in time."""
+    end = time.monotonic() + seconds
+    for thread in list(threads._threads):
+        thread.join(max(end - time.monotonic(), 0))
+    return not any(thread.is_alive() for thread in threads._threads)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the one who asked has closed the connection. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

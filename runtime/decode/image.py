@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import PhotoError
-from ctxdeploy.runtime.config import DecodeLimits
-from ctxdeploy.runtime.decode.formats import readable_formats, why_not_opened
+from ctxdeploy.runtime.config import TOO_MANY_PIXELS, DecodeLimits
+from ctxdeploy.runtime.decode.formats import readable_formats, reads_raw, why_not_opened
 from ctxdeploy.runtime.decode.integrity import load_jpeg, verify_png
 from ctxdeploy.runtime.decode.jpeg2000 import mend_white
 from ctxdeploy.runtime.decode.png import is_16_bits, mend_transparency, wide_samples
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 
 _SIGNATURE = 16  # bytes by which Pillow's readers know their format
 _NOT_OPENED = (SyntaxError, IndexError, TypeError, struct.error)  # what a reader raises that cannot open a file
+
+
+def unread_format(data: bytes) -> str | None:
+    """Return why no reader takes a file by its first bytes; None if one does, damaged or not. Nothing is decoded."""
+    from PIL import Image
+
+    if is_raw(data, None) and reads_raw():
+        return None
+    for name in readable_formats():
+        accepts = Image.OPEN[name][1]
+        try:
+            if accepts is None or accepts(data[:_SIGNATURE]) is True:
+                return None
+        except _NOT_OPENED:  # fewer bytes than a header has
+            continue
+    return why_not_opened(data, [])
 
 
 def open_image(data: bytes, limits: DecodeLimits) -> "Image.Image":
@@ -80,8 +96,7 @@ def check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
     """Refuse a photo of ``size`` (width, height) with more pixels than the limit; ``PhotoError``."""
     if size[0] * size[1] > limits.max_pixels:
         raise PhotoError(
-            f"{size[0]}×{size[1]} pixels exceed {limits.max_pixels:,}, the limit against decompression bombs: "
-            "raise it with --max-pixels"
+            f"{size[0]}×{size[1]} pixels exceed {limits.max_pixels:,}, {TOO_MANY_PIXELS}: raise it with --max-pixels"
         )
 
 

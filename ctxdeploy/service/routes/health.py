@@ -1,12 +1,14 @@
-"""Whether the process lives, and whether it can answer."""
+"""Whether the process lives, whether it can answer, and what it counts."""
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
+from ctxdeploy.service.metrics import MEDIA_TYPE
 from ctxdeploy.service.problems import ProblemError
 from ctxdeploy.service.schemas import PROBLEMS, Health
 from ctxdeploy.service.service import Service
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], responses=PROBLEMS)
 
 
 @router.get("/livez")
@@ -15,7 +17,7 @@ async def livez() -> Health:
     return Health(status="alive")
 
 
-@router.get("/readyz", responses=PROBLEMS)
+@router.get("/readyz")
 async def readyz(request: Request) -> Health:
     """Say that requests are answered; 503 with the reason until then, and when the service is told to end."""
     service: Service = request.app.state.service
@@ -23,3 +25,10 @@ async def readyz(request: Request) -> Health:
     if reason is not None:
         raise ProblemError(503, reason, code="NotReady", retry_after=1)
     return Health(status="ready")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(request: Request) -> Response:
+    """Give counters to Prometheus."""
+    service: Service = request.app.state.service
+    return Response(service.metrics.text(), media_type=MEDIA_TYPE)

@@ -1,62 +1,59 @@
 """Search by photo."""
 
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
-from ctxdeploy.query import Answer
-from ctxdeploy.querying.photo import IndexedPhoto, Photo
-from ctxdeploy.service.archives import ServedArchive
-from ctxdeploy.service.bodies import PHOTO_BODY, read_photo
-from ctxdeploy.service.schemas import PROBLEMS, SearchAnswer, SearchOptions
+from ctxdeploy.querying.photo import IndexedPhoto
+from ctxdeploy.service.answering import answered, answered_batch
+from ctxdeploy.service.bodies import photo_body, read_upload
+from ctxdeploy.service.problems import ProblemError
+from ctxdeploy.service.record import record_of
+from ctxdeploy.service.schemas import PROBLEMS, BatchOptions, IndexedOptions, SearchAnswer, SearchAnswers, SearchOptions
 from ctxdeploy.service.service import Service
 
 router = APIRouter(prefix="/v1", tags=["search"], responses=PROBLEMS)
+_JSON = "application/json"
 
 
-class IndexedOptions(SearchOptions):
-    """How an archive is asked with a photo of its own."""
-
-    indexed: Annotated[str, Query(description="Name of the photo to ask with.")]
-
-
-@router.post("/search", response_model=SearchAnswer, openapi_extra=PHOTO_BODY)
-async def search(request: Request, options: Annotated[SearchOptions, Query()]) -> JSONResponse:
-    """Find photos that show the same as the photo in the body: its bytes, or the field ``photo`` of a form."""
+@router.post("/search", response_model=SearchAnswer, openapi_extra=photo_body())
+async def search(request: Request, options: Annotated[SearchOptions, Query()]) -> Response:
+    """Find photos that show the same as the photo in the body: its bytes, or the file ``photo`` of a form."""
     service: Service = request.app.state.service
-    served = service.archives.named(options.archive)
-    photo = await read_photo(request, service.config)
-    return await _answered(service, served, photo, options)
+    record = record_of(request)
+    served, config = service.archives.named(options.archive), options.config(service.config)
+    upload = await read_upload(request)
+    body = await service.compute(request, lambda: answered(served, upload.photo(), config, options, record))
+    return Response(body, media_type=_JSON)
 
 
 @router.get("/search", response_model=SearchAnswer)
-async def search_indexed(request: Request, options: Annotated[IndexedOptions, Query()]) -> JSONResponse:
+async def search_indexed(request: Request, options: Annotated[IndexedOptions, Query()]) -> Response:
     """Find photos that show the same as a photo of the archive, from what is stored of it."""
     service: Service = request.app.state.service
-    served = service.archives.named(options.archive)
-    return await _answered(service, served, IndexedPhoto(name=options.indexed), options)
+    record = record_of(request)
+    served, config = service.archives.named(options.archive), options.config(service.config)
+    photo = IndexedPhoto(name=options.indexed)
+    body = await service.compute(request, lambda: answered(served, photo, config, options, record))
+    return Response(body, media_type=_JSON)
 
 
-async def _answered(
-    service: Service, served: ServedArchive, photo: "Photo | IndexedPhoto", options: SearchOptions
-) -> JSONResponse:
-    since, config = time.perf_counter(), options.config(service.config)
-    answer = await service.compute(lambda: next(iter(served.photos.search_many([photo], config))))
-    if isinstance(answer, Exception):
-        raise answer
-    return JSONResponse(answer_fields(served.name, answer, options.matches, time.perf_counter() - since))
+@router.post("/search/batch", response_model=SearchAnswers, openapi_extra=photo_body(several=True))
+async def search_batch(request: Request, options: Annotated[BatchOptions, Query()]) -> Response:
+    """Ask with several photos at once: files ``photo`` of a form, then the photos of the archive in ``indexed``.
 
-
-def answer_fields(archive: str, answer: Answer, matches: bool, total: float) -> dict[str, Any]:
-    """Return an answer as ``SearchAnswer`` has it."""
-    fields = answer.metadata()
-    fields["archive"] = archive
-    fields["seconds"]["total"] = total
-    if matches:
-        for result, hit in zip(fields["results"], answer.hits, strict=True):
-            found = hit.verification
-            points = [] if found is None else zip(found.query_points, found.photo_points, strict=True)
-            result["matches"] = [[*map(float, here), *map(float, there)] for here, there in points]
-    return fields
+    Answers come in this order, all from one state of the archive; one that fails is a problem in its place.
+    """
+    service: Service = request.app.state.service
+    record = record_of(request)
+    served, config = service.archives.named(options.archive), options.config(service.config)
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    upload = await read_upload(request) if has_body else None
+    if upload is None and not options.indexed:
+        raise ProblemError(422, "there is nothing to ask with: send files photo, or name indexed", code="NoPhoto")
+    path = request.url.path
+    body = await service.compute(
+        request, lambda: answered_batch(service, served, upload, config, options, record, path)
+    )
+    return Response(body, media_type=_JSON)

@@ -1,0 +1,117 @@
+"""What is counted, for Prometheus. No label holds what somebody sent: no photo, no path, no key."""
+
+import platform
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from ctxdeploy import __version__
+from ctxdeploy.core.errors import CtxdeployError
+from ctxdeploy.core.files import folder_bytes
+
+if TYPE_CHECKING:
+    from ctxdeploy.service.record import RequestRecord
+    from ctxdeploy.service.service import Service
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# From a search by name in a small archive to a photo that waits for others: 1 ms to a minute.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_PHOTOS = (1, 2, 4, 8, 16, 32, 64)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+class Metrics:
+    """Counters of one service, in a registry of its own.
+
+    It is an observer of extractors as well: see ``ctxdeploy.runtime.network_queue.ExtractionObserver``.
+
+    Args:
+        service: whose queue and archives are looked at when somebody asks.
+    """
+
+    def __init__(self, service: "Service") -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "ctxdeploy_requests", "Requests that were answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._refused = Counter(
+            "ctxdeploy_refused", "Requests that ended with a problem, by its code.", ("reason",), registry=self.registry
+        )
+        self._stages = Histogram(
+            "ctxdeploy_stage_seconds",
+            "Of requests: body, queue, extract (decoding, waiting for the network, network), search (verification as "
+            "well), total. Of photos: decode. Of batches: network.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batches = Histogram(
+            "ctxdeploy_batch_photos", "Photos that the network took at once.", buckets=_PHOTOS, registry=self.registry
+        )
+        build = Gauge("ctxdeploy_build_info", "Versions.", ("version", "python"), registry=self.registry)
+        build.labels(__version__, platform.python_version()).set(1)
+        self._gauge("ctxdeploy_ready", "1 where requests are answered.", lambda: service.readiness.is_ready)
+        self._gauge("ctxdeploy_queue_length", "Requests that wait for a thread.", lambda: service.places.waiting)
+        self._gauge("ctxdeploy_running", "Requests with a thread, or waiting for one.", lambda: service.places.taken)
+        self._gauge("ctxdeploy_body_bytes", "Bytes of bodies in memory.", lambda: service.bodies.held)
+        self.registry.register(_ArchiveCollector(service))
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        Gauge(name, text, registry=self.registry).set_function(value)
+
+    def finished(self, record: "RequestRecord", method: str, route: str, status: int) -> None:
+        """Count a request that was answered, or that nobody waits for any more."""
+        self._requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
+        if record.code is not None:
+            self._refused.labels(record.code).inc()
+        for stage, seconds in record.seconds.items():
+            self._stages.labels(stage).observe(seconds)
+
+    def decoded(self, seconds: float) -> None:
+        """Count a photo that was decoded, or could not be."""
+        self._stages.labels("decode").observe(seconds)
+
+    def ran(self, photos: int, seconds: float) -> None:
+        """Count a batch of the network."""
+        self._batches.observe(photos)
+        self._stages.labels("network").observe(seconds)
+
+    def text(self) -> bytes:
+        """Return all of it as Prometheus reads it; it looks at files, so call it in a thread."""
+        return generate_latest(self.registry)
+
+
+class _ArchiveCollector(Collector):
+    """Looks at the archives when somebody asks."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Return what there may be, without looking."""
+        return self._families()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield photos, state and bytes of each archive; one that is damaged meanwhile is left out."""
+        photos, state, size = self._families()
+        for served in self._service.archives:
+            try:
+                values = (len(served.photos), served.photos.state, folder_bytes(served.path))
+            except (CtxdeployError, OSError):
+                continue
+            for family, value in zip((photos, state, size), values, strict=True):
+                family.add_metric([served.name], value)
+        yield from (photos, state, size)
+
+    def _families(self) -> list[GaugeMetricFamily]:
+        kinds = {"photos": "Photos of an archive.", "state": "Number of its state.", "bytes": "Bytes of its files."}
+        return [
+            GaugeMetricFamily(f"ctxdeploy_archive_{kind}", text, labels=["archive"]) for kind, text in kinds.items()
+        ]

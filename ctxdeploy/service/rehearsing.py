@@ -1,0 +1,56 @@
+"""What a service does before it is ready, so that the first request waits for nothing."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.index import warm_up
+from ctxdeploy.query import QueryConfig
+from ctxdeploy.service.logs import log
+from ctxdeploy.service.readiness import Readiness
+
+if TYPE_CHECKING:
+    from ctxdeploy.service.archives import Archives, ServedArchive
+
+
+def rehearse(archives: "Archives", readiness: Readiness) -> None:
+    """Compile what searches run, load the networks, and answer once from each archive."""
+    readiness.step("compiling kernels")
+    try:
+        warm_up()
+    except StorageError as error:  # no temporary folder: asking compiles most of it as well
+        log.warning(str(error))
+    for served in archives:
+        readiness.step(f"loading the model of {served.name}")
+        if _has_network(served):
+            served.photos.extraction()
+    for served in archives:
+        readiness.step(f"asking {served.name} once")
+        _ask(served)
+
+
+def _has_network(served: "ServedArchive") -> bool:
+    """Return whether an archive can be asked with photos: one that was made of descriptor files cannot."""
+    try:
+        return bool(served.photos.bundle)
+    except ArchiveError:
+        return False
+
+
+def _ask(served: "ServedArchive") -> None:
+    """Ask with a photo in the ways that have code of their own."""
+    if not len(served.photos) or not _has_network(served):
+        return
+    for config in (QueryConfig(turn="none"), QueryConfig(turn="none", verify=1)):
+        try:
+            for _ in served.photos.search_many([sample()], config):
+                pass
+        except ConfigError:  # it keeps nothing to verify by
+            continue
+
+
+def sample() -> NDArray[np.uint8]:
+    """Return a small photo, of noise, 96×128×3 uint8."""
+    return np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
