@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def answered(
     served: ServedArchive,
-    photo: Photo | IndexedPhoto,
+    photo: "Photo | IndexedPhoto",
     config: QueryConfig,
     options: SearchOptions,
     record: RequestRecord,
@@ -50,7 +50,7 @@ def answered_batch(
 ) -> bytes:
     """Return the answers to several photos, as ``SearchAnswers`` says in JSON."""
     parts = [] if upload is None else upload.photos()
-    asked: list[Photo | IndexedPhoto] = [part.data for part in parts]
+    asked: "list[Photo | IndexedPhoto]" = [part.data for part in parts]
     asked += [IndexedPhoto(name=name) for name in options.indexed]
     if len(asked) > service.config.max_batch:
         limit = service.config.max_batch
@@ -70,7 +70,7 @@ def answered_batch(
     return json_text({"answers": answers}).encode()
 
 
-def _refusal(served: ServedArchive, photo: Photo | IndexedPhoto) -> ProblemError | None:
+def _refusal(served: ServedArchive, photo: "Photo | IndexedPhoto") -> ProblemError | None:
     try:
         if isinstance(photo, bytes):
             check_format(photo)
@@ -80,7 +80,7 @@ def _refusal(served: ServedArchive, photo: Photo | IndexedPhoto) -> ProblemError
     return None
 
 
-def check_name(served: ServedArchive, photo: Photo | IndexedPhoto) -> None:
+def check_name(served: ServedArchive, photo: "Photo | IndexedPhoto") -> None:
     """Raise ``ProblemError`` (404) for the name of a photo that the archive does not hold."""
     if not isinstance(photo, IndexedPhoto) or photo.name in served.photos:
         return
