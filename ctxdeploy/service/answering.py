@@ -50,7 +50,7 @@ def answered_batch(
 ) -> bytes:
     """Return the answers to several photos, as ``SearchAnswers`` says in JSON."""
     parts = [] if upload is None else upload.photos()
-    asked: "list[Photo | IndexedPhoto]" = [part.data for part in parts]
+    asked: list[Photo | IndexedPhoto] = [part.data for part in parts]
     asked += [IndexedPhoto(name=name) for name in options.indexed]
     if len(asked) > service.config.max_batch:
         limit = service.config.max_batch

@@ -25,6 +25,7 @@ CODES = {
     "OutOfMemoryError": 21,
     "TrainingError": 22,
     "DownloadError": 23,
+    "DeadlineError": 24,
     "ServiceError": 24,
 }
 
