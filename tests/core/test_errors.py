@@ -25,8 +25,8 @@ CODES = {
     "OutOfMemoryError": 21,
     "TrainingError": 22,
     "DownloadError": 23,
-    "DeadlineError": 24,
     "ServiceError": 24,
+    "DeadlineError": 25,
 }
 
 
