@@ -15,8 +15,10 @@ from ctxdeploy.core.errors import CtxdeployError
 from ctxdeploy.core.files import folder_bytes
 
 if TYPE_CHECKING:
+    from ctxdeploy.service.archives import Archives
+    from ctxdeploy.service.limits import Bodies, Places
+    from ctxdeploy.service.readiness import Readiness
     from ctxdeploy.service.record import RequestRecord
-    from ctxdeploy.service.service import Service
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # From a search by name in a small archive to a photo that waits for others: 1 ms to a minute.
@@ -31,10 +33,10 @@ class Metrics:
     It is an observer of extractors as well: see ``ctxdeploy.runtime.network_queue.ExtractionObserver``.
 
     Args:
-        service: whose queue and archives are looked at when somebody asks.
+        archives, readiness, places, bodies: of the service, which are looked at when somebody asks.
     """
 
-    def __init__(self, service: "Service") -> None:
+    def __init__(self, archives: "Archives", readiness: "Readiness", places: "Places", bodies: "Bodies") -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "ctxdeploy_requests", "Requests that were answered.", ("method", "route", "status"), registry=self.registry
@@ -55,11 +57,11 @@ class Metrics:
         )
         build = Gauge("ctxdeploy_build_info", "Versions.", ("version", "python"), registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
-        self._gauge("ctxdeploy_ready", "1 where requests are answered.", lambda: service.readiness.is_ready)
-        self._gauge("ctxdeploy_queue_length", "Requests that wait for a thread.", lambda: service.places.waiting)
-        self._gauge("ctxdeploy_running", "Requests with a thread, or waiting for one.", lambda: service.places.taken)
-        self._gauge("ctxdeploy_body_bytes", "Bytes of bodies in memory.", lambda: service.bodies.held)
-        self.registry.register(_ArchiveCollector(service))
+        self._gauge("ctxdeploy_ready", "1 where requests are answered.", lambda: readiness.is_ready)
+        self._gauge("ctxdeploy_queue_length", "Requests that wait for a thread.", lambda: places.waiting)
+        self._gauge("ctxdeploy_running", "Requests with a thread, or waiting for one.", lambda: places.taken)
+        self._gauge("ctxdeploy_body_bytes", "Bytes of bodies in memory.", lambda: bodies.held)
+        self.registry.register(_ArchiveCollector(archives))
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
@@ -91,8 +93,8 @@ class Metrics:
 class _ArchiveCollector(Collector):
     """Looks at the archives when somebody asks."""
 
-    def __init__(self, service: "Service") -> None:
-        self._service = service
+    def __init__(self, archives: "Archives") -> None:
+        self._archives = archives
 
     def describe(self) -> list[GaugeMetricFamily]:
         """Return what there may be, without looking."""
@@ -101,7 +103,7 @@ class _ArchiveCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield photos, state and bytes of each archive; one that is damaged meanwhile is left out."""
         photos, state, size = self._families()
-        for served in self._service.archives:
+        for served in self._archives:
             try:
                 values = (len(served.photos), served.photos.state, folder_bytes(served.path))
             except (CtxdeployError, OSError):

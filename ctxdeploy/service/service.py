@@ -41,7 +41,7 @@ class Service:
         self.readiness = Readiness()
         self.places = Places(config.max_running, config.max_queue)
         self.bodies = Bodies(config.max_body_memory)
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(archives, self.readiness, self.places, self.bodies)
         self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
         self._has_ended: bool | None = None
 
