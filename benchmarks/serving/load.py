@@ -72,10 +72,10 @@ class Outcome:
 
 
 def quantiles(seconds: NDArray[np.float64]) -> dict[str, float | None]:
-    """Return quantiles in milliseconds; None where fewer than ten times lie beyond one."""
+    """Return quantiles in milliseconds; None where not one time lies beyond."""
     wanted = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
     return {
-        name: round(float(1000 * np.quantile(seconds, share)), 3) if (1 - share) * len(seconds) >= 1 else None
+        name: round(float(1000 * np.quantile(seconds, share)), 3) if round((1 - share) * len(seconds), 6) >= 1 else None
         for name, share in wanted.items()
     } | {"mean": round(float(1000 * seconds.mean()), 3)}
 
