@@ -22,8 +22,8 @@ def rehearse(archives: "Archives", readiness: Readiness) -> None:
         found = warm_up()
         if not found.kept:
             log.warning(
-                f"{found.compiled} loops were compiled in {found.seconds:.0f} s and could not be kept, so that every start "
-                "compiles them: fill a folder ahead with  CTXDEPLOY_CACHE=FOLDER ctxdeploy warm-up  ; and set "
+                f"{found.compiled} loops were compiled in {found.seconds:.0f} s and could not be kept, so that every "
+                "start compiles them: fill a folder ahead with  CTXDEPLOY_CACHE=FOLDER ctxdeploy warm-up  ; and set "
                 "CTXDEPLOY_CACHE here"
             )
     except StorageError as error:  # no temporary folder: asking compiles most of it as well
