@@ -167,6 +167,12 @@ def configured(config: type[_Config]) -> _Config:
     return with_settings(config, click.get_current_context().meta.get(_META, {}))
 
 
+def given_values() -> dict[tuple[type, str], Any]:
+    """Return what the options of the running command say, by dataclass and field."""
+    found: dict[tuple[type, str], Any] = click.get_current_context().meta.get(_META, {})
+    return found
+
+
 def given_flags(*configs: type) -> list[str]:
     """Return the flags of dataclasses that the running command was given, in the order of their fields."""
     given = click.get_current_context().meta.get(_META, {})

@@ -12,13 +12,14 @@ from ctxdeploy.core.doors import door
 if TYPE_CHECKING:
     from ctxdeploy.service.app import create_app
     from ctxdeploy.service.archives import Archives
-    from ctxdeploy.service.config import ServiceConfig
+    from ctxdeploy.service.config import ArchivePlace, ServiceConfig
     from ctxdeploy.service.server import serve
     from ctxdeploy.service.service import Service
 
-__all__ = ["Archives", "Service", "ServiceConfig", "create_app", "serve"]
+__all__ = ["ArchivePlace", "Archives", "Service", "ServiceConfig", "create_app", "serve"]
 
 _HOMES = {
+    "ArchivePlace": "config",
     "Archives": "archives",
     "Service": "service",
     "ServiceConfig": "config",

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.archive import SUFFIX
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.photo_index import PhotoIndex
-from ctxdeploy.service.config import ServiceConfig
+from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 from ctxdeploy.service.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -18,19 +17,19 @@ class ServedArchive:
     """An archive that is answered from. Any thread may ask.
 
     Args:
-        path: its folder.
+        place: where it is.
         config: of the service.
-        backend: what runs its model.
+        backend: what runs its model, unless the place says otherwise.
 
     Attributes:
-        name: of its folder without the suffix; requests name it so.
+        path: its folder.
+        name: that requests give.
         photos: the archive, opened for reading.
     """
 
-    def __init__(self, path: Path, config: ServiceConfig, backend: "BackendConfig | None" = None) -> None:
-        self.path = path
-        self.name = path.resolve().name.removesuffix(SUFFIX)
-        self.photos = PhotoIndex.open(path, backend=backend)
+    def __init__(self, place: ArchivePlace, config: ServiceConfig, backend: "BackendConfig | None" = None) -> None:
+        self.path, self.name = place.path, place.shown
+        self.photos = PhotoIndex.open(place.path, model=place.model, backend=place.backend or backend)
         self._config = config
 
     def told(self, text: str) -> str:
@@ -60,12 +59,16 @@ class Archives:
         ArchiveError: one is not an archive, or damaged.
     """
 
-    def __init__(self, paths: Sequence[Path], config: ServiceConfig, backend: "BackendConfig | None" = None) -> None:
+    def __init__(
+        self, places: Sequence[Path | ArchivePlace], config: ServiceConfig, backend: "BackendConfig | None" = None
+    ) -> None:
         self._by_name: dict[str, ServedArchive] = {}
-        for path in paths:
-            served = ServedArchive(path, config, backend)
+        for place in places:
+            served = ServedArchive(
+                place if isinstance(place, ArchivePlace) else ArchivePlace(path=place), config, backend
+            )
             if served.name in self._by_name:
-                raise ConfigError(f"{path} and {self._by_name[served.name].path} are both called {served.name}")
+                raise ConfigError(f"{served.path} and {self._by_name[served.name].path} are both called {served.name}")
             self._by_name[served.name] = served
 
     def __iter__(self) -> Iterator[ServedArchive]:

@@ -1,13 +1,46 @@
 """Settings of the service. The options of ``ctxdeploy serve`` are made from them, so nothing heavy is imported."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ctxdeploy.archive import SUFFIX
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import check_types, parse_bytes, setting
 
+if TYPE_CHECKING:
+    from ctxdeploy.runtime import BackendConfig
+
 LOG_FORMATS = ("text", "json")
+_NAME = re.compile(r"[\w.-][\w. -]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchivePlace:
+    """An archive to serve.
+
+    Attributes:
+        path: its folder.
+        name: that requests give; if None that of the folder without its suffix.
+        model: the bundle that made it, where it does not carry it: a folder, or a name of ``ctxdeploy models``.
+        backend: what runs its model; that of the service if None.
+    """
+
+    path: Path
+    name: str | None = None
+    model: str | None = None
+    backend: "BackendConfig | None" = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and _NAME.fullmatch(self.name) is None:
+            raise ConfigError(f"{self.name!r} is no name of an archive: give letters, digits, spaces and . _ -")
+
+    @property
+    def shown(self) -> str:
+        """The name that requests give."""
+        return self.name if self.name is not None else self.path.resolve().name.removesuffix(SUFFIX)
 
 
 @dataclass(frozen=True, kw_only=True)

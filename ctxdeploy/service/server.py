@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
-from ctxdeploy.service.config import ServiceConfig
+from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
@@ -20,7 +20,7 @@ FORCED = 130
 
 
 def serve(
-    paths: Sequence[Path],
+    places: Sequence[Path | ArchivePlace],
     config: ServiceConfig,
     backend: "BackendConfig | None" = None,
     listening: Callable[[str], None] = lambda url: None,
@@ -28,14 +28,14 @@ def serve(
     """Answer requests until the process is told to end.
 
     Args:
-        paths: archives.
+        places: of the archives.
         config, backend: settings of the service, and of what runs its networks.
         listening: called with the URL when the port answers; ``/readyz`` says from when on requests are answered.
 
     Raises:
         ConfigError: settings that exclude each other, an address that cannot be had, or one that needs keys.
         MissingExtraError: the extra ``serve`` is not installed.
-        ArchiveError: one of the paths is not an archive.
+        ArchiveError: one of the places is not an archive.
         CtxdeployError: whatever else keeps an archive from being answered from.
     """
     for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic_settings"):
@@ -50,7 +50,7 @@ def serve(
     keys = Keys.load(config, os.environ)
     check_address(config, keys)
     with bound_socket(config) as bound:
-        service = Service(Archives(paths, config, backend), config, keys)
+        service = Service(Archives(places, config, backend), config, keys)
         stop_log = start_log(config.log_format)
         try:
             for warning in keys.warnings:
