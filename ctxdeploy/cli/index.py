@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from ctxdeploy.cli.options import (
     quiet_option,
     with_values,
 )
+from ctxdeploy.cluster.config import ClusterConfig
 from ctxdeploy.core.bundle import CODEBOOK, Bundle
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.core.urls import is_url
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.described_photo import list_descriptors
 from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob
@@ -32,7 +35,7 @@ from ctxdeploy.indexing.job import plan_indexing
 from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
 from ctxdeploy.indexing.quantiser import check_sample
 from ctxdeploy.indexing.report import IndexingReport
-from ctxdeploy.models import display_name, find_model
+from ctxdeploy.models import display_name, find_bundle, find_model
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 from ctxdeploy.runtime.backends import open_backend
@@ -67,7 +70,7 @@ class _Command(click.Command):
 @model_option
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
-@options_of(Selection, IndexingConfig, ExtractorConfig, RemoteConfig, BackendConfig)
+@options_of(Selection, IndexingConfig, ExtractorConfig, RemoteConfig, BackendConfig, ClusterConfig)
 @json_option
 @quiet_option
 def command(
@@ -95,6 +98,10 @@ def command(
     """
     config, shown = configured(IndexingConfig), Display(quiet=quiet, as_json=as_json)
     if descriptors is not None:
+        if configured(ClusterConfig).address is not None:
+            raise ConfigError(
+                "--cluster is for photos, whose network takes time; --descriptors needs no network: leave it out"
+            )
         _check_files(descriptors, place, model, config)
         listed = list_descriptors(descriptors, recursive=recursive)
         _index_files(output or default_archive(str(descriptors)), listed, config, dry_run, as_json, shown)
@@ -106,6 +113,9 @@ def command(
     photos = list_photos(place, recursive=recursive, remote=remote, selection=selection)
     if dry_run:
         _dry_run(archive, model, photos, config, as_json)
+        return
+    if configured(ClusterConfig).address is not None:
+        _index_on_cluster(place, archive, model, recursive, photos, as_json, shown)
         return
     is_new = not is_archive(archive)
     if is_new:
@@ -129,6 +139,38 @@ def command(
     _print(archive, report, about, as_json)
     if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
         shown.say(_advice(archive, report, about, bundle))
+    _remark(archive, photos, report, shown)
+
+
+def _index_on_cluster(
+    place: str, archive: Path, model: str | None, recursive: bool, photos: PhotoList, as_json: bool, shown: Display
+) -> None:
+    from ctxdeploy.cluster.job import ClusterJob
+    from ctxdeploy.cluster.worker import WorkerSpec
+
+    cluster, backend, extraction = configured(ClusterConfig), configured(BackendConfig), configured(ExtractorConfig)
+    if backend.threads is None and not cluster.worker_gpus:
+        backend = replace(backend, threads=cluster.worker_cpus)
+    if "--workers" not in given_flags(ExtractorConfig):
+        extraction = replace(extraction, workers=min(max(cluster.worker_cpus // 2, 1), 16))
+    spec = WorkerSpec(
+        place=place if is_url(place) else str(Path(place).absolute()),
+        folder=None if photos.folder is None else photos.folder.resolve(),
+        recursive=recursive,
+        selection=configured(Selection),
+        remote=configured(RemoteConfig),
+        backend=backend,
+        extraction=extraction,
+    )
+    given = model if has_model(archive) else find_model(model)
+    used = None if given is None else find_bundle(given)
+    job = ClusterJob(archive, used, configured(IndexingConfig), cluster, spec, shown)
+    try:
+        report = job.run(photos)
+    except KeyboardInterrupt:
+        echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
+        raise
+    _print(archive, report, {"backend": backend.name, "precision": backend.precision}, as_json)
     _remark(archive, photos, report, shown)
 
 

@@ -122,3 +122,40 @@ class SegmentConfig:
             failure_limit=self.failure_limit,
             commit_seconds=self.commit_seconds,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """A Ray cluster, and how its machines are used.
+
+    Attributes:
+        address: of the cluster; None for this machine without Ray.
+        worker_cpus: processors of a worker.
+        worker_gpus: GPUs of a worker.
+        list_size: photos of a list, the unit that is given out and repeated.
+    """
+
+    address: str | None = setting(
+        None,
+        "--cluster",
+        "Extract on a Ray cluster; local starts one on this machine. All must see PLACE and ARCHIVE under one path.",
+        metavar="auto|local|ray://…",
+        default_text="this machine alone",
+    )
+    worker_cpus: int = setting(4, "--worker-cpus", "With --cluster: processors of a worker.", metavar="K")
+    worker_gpus: float = setting(0.0, "--worker-gpus", "With --cluster: GPUs of a worker.", metavar="G")
+    list_size: int = setting(2000, "--list-size", "With --cluster: photos given out at once.", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.address is not None and self.address not in ("auto", "local") and "://" not in self.address:
+            raise ConfigError(
+                f"--cluster {self.address!r} is neither auto nor local, nor an address such as ray://head:10001"
+            )
+        for flag, value, low, high in (
+            ("--worker-cpus", self.worker_cpus, 1, 1024),
+            ("--worker-gpus", self.worker_gpus, 0, 64),
+            ("--list-size", self.list_size, 1, 1 << 16),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"{flag} {value} is outside {low}..{high}")

@@ -96,7 +96,7 @@ class IndexingJob:
         for line in photos.left_out.lines():
             self._display.say(line)
         strange = set(self._boxes) - {photo.name for photo in photos.photos}
-        if strange:
+        if strange and not self._is_part:
             number, one = counted(len(strange), "photo"), printable(min(strange))
             self._display.say(f"--boxes names {number} that are not among these, such as {one}")
         with self._opened(photos.photos) as index:

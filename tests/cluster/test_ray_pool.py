@@ -1,0 +1,158 @@
+"""Which lists go out when: lost workers, passing and lasting errors, stragglers, machines that come; Ray is played."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ctxdeploy.cluster import ray_pool
+from ctxdeploy.cluster.config import ClusterConfig, Part
+from ctxdeploy.cluster.ray_pool import ATTEMPTS, RayPool
+from ctxdeploy.cluster.unit import Receipt
+from ctxdeploy.cluster.worker import NameList, Reply
+from ctxdeploy.core.errors import BackendError, MismatchError, StorageError
+from ctxdeploy.core.progress import Display
+
+Answer = Callable[[int, int, bool], Any]
+
+
+class RayError(Exception):
+    """As Ray's."""
+
+
+class RayTaskError(RayError):
+    """As Ray's."""
+
+
+class Task:
+    """A call of a worker, and what comes of it: a reply, an error, or None for nothing ever."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+
+class PlayedRay:
+    """Answers at once what ``answer(list, how often it went out before, is_repeat)`` says.
+
+    Attributes:
+        cpus: of the cluster.
+        workers: that were started.
+        given: number of every list that went out, and whether it was a repetition.
+    """
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, answer: Answer) -> None:
+        self.cpus, self.workers = 2, 0
+        self.given: list[tuple[int, bool]] = []
+        self._answer = answer
+
+    def init(self, **_: Any) -> None:
+        """Join."""
+
+    def shutdown(self) -> None:
+        """Leave."""
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus}
+
+    def remote(self, **_: Any) -> Callable[[type], Any]:
+        return lambda _: SimpleNamespace(remote=self._start)
+
+    def _start(self, _: Any) -> Any:
+        self.workers += 1
+        return SimpleNamespace(make=SimpleNamespace(remote=self._make))
+
+    def _make(self, names: NameList, *, is_repeat: bool) -> Task:
+        number = names.part.number
+        before = sum(given == number for given, _ in self.given)
+        self.given.append((number, is_repeat))
+        return Task(self._answer(number, before, is_repeat))
+
+    def wait(self, tasks: list[Task], timeout: float) -> tuple[list[Task], list[Task]]:
+        return [task for task in tasks if task.answer is not None][:1], []
+
+    def get(self, task: Task) -> Reply:
+        if isinstance(task.answer, Exception):
+            raise task.answer
+        reply: Reply = task.answer
+        return reply
+
+
+def done(number: int, count: int = 4) -> Reply:
+    receipt = Receipt(
+        segment=Path(str(number)), id=str(number), is_new=True, photos=3, images=3, failed=0, bytes=1, seconds=1.0
+    )
+    return Reply(part=Part(number=number, count=count), receipt=receipt, reasons=Counter())
+
+
+def failed(number: int, error: str) -> Reply:
+    return Reply(part=Part(number=number, count=4), error=error, text="host: no")
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], tuple[PlayedRay, list[int]]]:
+    """Return a function that runs four lists and returns Ray and the lists in the order in which they were done."""
+    clock = iter(range(0, 10**6, 20))  # every look at the clock is 20 seconds later
+    monkeypatch.setattr(ray_pool, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: float(next(clock))))
+
+    def run(answer: Answer) -> tuple[PlayedRay, list[int]]:
+        ray = PlayedRay(answer)
+        monkeypatch.setattr(ray_pool, "require", lambda *_: ray)
+        spec: Any = None
+        pool = RayPool(ClusterConfig(address="auto", worker_cpus=1), spec, Display(quiet=True))
+        lists = [NameList(part=Part(number=number, count=4), names=["a", "b", "c"]) for number in range(1, 5)]
+        return ray, [reply.part.number for reply in pool.run(lists)]
+
+    return run
+
+
+Play = Callable[[Answer], tuple[PlayedRay, list[int]]]
+
+
+def test_every_list_once_by_as_many_workers_as_there_is_room_for(play: Play) -> None:
+    ray, order = play(lambda number, *_: done(number))
+    assert sorted(order) == [1, 2, 3, 4] and ray.workers == 2 and len(ray.given) == 4
+
+
+def test_a_lost_worker_is_replaced_and_its_list_goes_out_again(play: Play) -> None:
+    ray, order = play(lambda number, before, _: RayError("lost") if number == 2 and before < 2 else done(number))
+    assert sorted(order) == [1, 2, 3, 4] and ray.workers >= 3 and len(ray.given) == 6
+
+
+def test_a_list_that_loses_every_worker_ends_the_run(play: Play) -> None:
+    with pytest.raises(BackendError, match=rf"list 2 of 4 lost its worker {ATTEMPTS} times.*first photo is 'a'"):
+        play(lambda number, *_: RayError("lost") if number == 2 else done(number))
+
+
+def test_errors_that_pass_are_tried_again_and_others_end_the_run(play: Play) -> None:
+    ray, order = play(lambda n, before, _: failed(n, "ArchiveError") if n == 3 and not before else done(n))
+    assert sorted(order) == [1, 2, 3, 4] and ray.workers == 2
+    with pytest.raises(MismatchError, match="host: no"):
+        play(lambda number, *_: failed(number, "MismatchError") if number == 1 else done(number))
+    with pytest.raises(StorageError, match="host: no"):
+        play(lambda number, *_: failed(number, "StorageError") if number == 4 else done(number))
+    with pytest.raises(RayTaskError):
+        play(lambda number, *_: RayTaskError("a defect") if number == 1 else done(number))
+
+
+def test_a_straggler_is_repeated_and_the_first_receipt_counts(play: Play) -> None:
+    ray, order = play(lambda number, before, _: None if number == 2 and not before else done(number))
+    assert sorted(order) == [1, 2, 3, 4] and ray.given[-1] == (2, True)
+    assert ray.given.count((2, True)) == 1, "not more than one repetition"
+
+
+def test_machines_that_come_are_used(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(number: int, before: int, is_repeat: bool) -> Any:
+        if number == 1:
+            monkeypatch.setattr(PlayedRay, "cluster_resources", lambda _: {"CPU": 3})
+        return done(number)
+
+    ray, order = play(answer)
+    assert sorted(order) == [1, 2, 3, 4] and ray.workers == 3
