@@ -10,8 +10,8 @@ def serving(r: dict[str, Any]) -> str:
     """What HTTP costs, beside the library and a bare FastAPI."""
     found = r["serve"]
     parts = [
-        f"`ctxdeploy serve` over an archive of {found['archive_photos']:,} photos, asked on loopback by a client on the "
-        f"same machine, beside `PhotoIndex` in process, called from {found['threads']} threads, and a bare FastAPI "
+        f"`ctxdeploy serve` over an archive of {found['archive_photos']:,} photos, asked on loopback by a client of "
+        f"the same machine, beside `PhotoIndex` in process, called from {found['threads']} threads, and a bare FastAPI "
         "with `PhotoIndex` in its handler. Requests come by a Poisson schedule, at a share of what the library answers "
         "when it has all questions at once; latencies count from the schedule, so that waiting is in them, and so is "
         'the client\'s own delay. Subjects took turns; medians over the rounds. "Added" is what a reply took longer '
