@@ -106,6 +106,20 @@ def test_every_option_that_the_guide_names_exists() -> None:
         assert f"{flag} " in options or f"{flag}`" in options or flag in ("--json", "--config"), flag
 
 
+def test_the_settings_of_the_guide_are_settings(tmp_path: Path) -> None:
+    """The file of the guide is read whole, and says what it says."""
+    from ctxdeploy.service.settings import load_settings
+
+    (text,) = blocks("toml")
+    key = tmp_path / "read.txt"
+    key.write_text("k" * 32)
+    (tmp_path / "service.toml").write_text(text.replace("/run/secrets/read.txt", str(key)))
+    found = load_settings({}, tmp_path / "service.toml")
+    assert (found.service.host, found.service.max_bytes) == ("0.0.0.0", 16 << 20)
+    assert found.service.allow_hosts == ("photos.example.org",) and found.service.read_key_file == key
+    assert len(found.archives) == 2
+
+
 def test_every_metric_of_the_guide_is_counted(folder: Folder) -> None:
     metrics = httpx.get(f"{folder.url}/metrics", timeout=300).text
     named = re.findall(r"`(ctxdeploy_\w+)`", GUIDE.read_text("utf-8"))
