@@ -1,7 +1,9 @@
 """What both clients do with httpx: requests of it, the collecting of replies, and its errors in our words."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from ctxdeploy.client.exchange import NoReply, Photo, Reply, Send
 from ctxdeploy.client.options import ClientConfig
@@ -31,13 +33,18 @@ def request_of(http: "httpx.Client | httpx.AsyncClient", config: ClientConfig, s
     files = [("photo", (name.encode("utf-8", "replace").decode(), data, _FORM)) for name, data in asked.form]
     return http.build_request(
         asked.method,
-        f"{config.url.rstrip('/')}{asked.path}",
-        params=list(asked.parameters) or None,
+        f"{config.url.rstrip('/')}{asked.path}{_query(asked.parameters)}",
         headers={**headers, **asked.headers},
         content=asked.body,
         files=files or None,
         timeout=send.seconds,
     )
+
+
+def _query(parameters: Sequence[tuple[str, str]]) -> str:
+    """Return parameters as a URL has them; a name that is no Unicode stands there as its bytes."""
+    text = urlencode(parameters, errors="surrogateescape", quote_via=quote)
+    return f"?{text}" if text else ""
 
 
 class Collector:

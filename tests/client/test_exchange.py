@@ -65,17 +65,17 @@ def test_an_answer_is_read_with_all_its_parts(script: Any, ask: Any) -> None:
 
 def test_every_option_stands_in_the_url(script: Any, ask: Any) -> None:
     script.say(200, ANSWER)
-    options = SearchOptions(verify=5, matches=True, prefix=["a/", "b&c"], name=["x.jpg"], min_probability=0.5)
+    options = SearchOptions(verify=5, matches=True, prefix=["a/", "b&c"], name=["caf\udce9.jpg"], min_probability=0.5)
     ask(script.url, lambda c: c.search(indexed="cat & dog.jpg", options=options), archive="one two")
     method, path, _, _ = script.asked[0]
     assert method == "GET"
-    assert parse_qsl(path.removeprefix("/v1/search?")) == [
+    assert parse_qsl(path.removeprefix("/v1/search?"), errors="surrogateescape") == [
         ("indexed", "cat & dog.jpg"),
         ("verify", "5"),
         ("min_probability", "0.5"),
         ("prefix", "a/"),
         ("prefix", "b&c"),
-        ("name", "x.jpg"),
+        ("name", "caf\udce9.jpg"),
         ("matches", "true"),
         ("archive", "one two"),
     ]
