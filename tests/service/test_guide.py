@@ -80,6 +80,7 @@ def run(folder: Folder, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_command_of_the_guide_runs(folder: Folder) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -92,6 +93,7 @@ def test_every_command_of_the_guide_runs(folder: Folder) -> None:
     assert (folder.path / "small.jpg").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_every_endpoint_is_in_the_guide(folder: Folder) -> None:
     text = GUIDE.read_text("utf-8")
     for path in httpx.get(f"{folder.url}/openapi.json", timeout=300).json()["paths"]:
@@ -120,6 +122,7 @@ def test_the_settings_of_the_guide_are_settings(tmp_path: Path) -> None:
     assert len(found.archives) == 2
 
 
+@pytest.mark.slow
 def test_every_metric_of_the_guide_is_counted(folder: Folder) -> None:
     metrics = httpx.get(f"{folder.url}/metrics", timeout=300).text
     named = re.findall(r"`(ctxdeploy_\w+)`", GUIDE.read_text("utf-8"))
@@ -131,6 +134,7 @@ def test_every_metric_of_the_guide_is_counted(folder: Folder) -> None:
     assert not [name for name in types if name.removeprefix("ctxdeploy") not in text]
 
 
+@pytest.mark.slow
 def test_the_program_of_the_guide_prints_what_is_there(folder: Folder) -> None:
     (program,) = blocks("python")
     said = run(folder, sys.executable, "-c", program).splitlines()
@@ -153,6 +157,7 @@ def test_the_notebook_runs(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> N
 # ---- the client
 
 
+@pytest.mark.slow
 def test_the_client_answers_as_the_library(folder: Folder) -> None:
     photo = folder.path / "photo.jpg"
     with PhotoIndex.open(folder.path / "photos.ctxindex") as index:
@@ -170,6 +175,7 @@ def test_the_client_answers_as_the_library(folder: Folder) -> None:
     assert verified.coverage is not None and verified.coverage.searched < verified.coverage.photos
 
 
+@pytest.mark.slow
 def test_descriptors_are_those_of_the_library(folder: Folder) -> None:
     with Client(folder.url) as client:
         found = client.descriptors(folder.path / "photo.jpg")
@@ -178,6 +184,7 @@ def test_descriptors_are_those_of_the_library(folder: Folder) -> None:
     assert found.size is not None and (found.positions <= found.size).all()
 
 
+@pytest.mark.slow
 def test_what_the_client_adds_is_found_until_it_is_removed(folder: Folder) -> None:
     photo = folder.path / "other.jpg"
     with Client(folder.url) as client:
@@ -195,6 +202,7 @@ def test_what_the_client_adds_is_found_until_it_is_removed(folder: Folder) -> No
         assert list(client.names("added/")) == [] and client.archives()[0].photos == before.photos
 
 
+@pytest.mark.slow
 def test_pictures_come_as_files(folder: Folder) -> None:
     with Client(folder.url) as client:
         assert client.original("2024/cat.jpg") == (folder.path / "photos/2024/cat.jpg").read_bytes()
@@ -204,6 +212,7 @@ def test_pictures_come_as_files(folder: Folder) -> None:
         assert found.value.status == 404 and client.ready().ready
 
 
+@pytest.mark.slow
 def test_the_async_client_asks_side_by_side(folder: Folder) -> None:
     async def ask() -> list[Any]:
         async with AsyncClient(folder.url) as client:

