@@ -1,18 +1,21 @@
 """Answers for many threads, each from the newest state that there is when it is asked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import photo_folder
+from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.judgement import LatestJudgement
 from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.querying.answerer import Answerer, subset_of
 from ctxdeploy.querying.first_stage import OtherArchives
+from ctxdeploy.querying.found import Found
+from ctxdeploy.querying.gathering import Gathering
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
 from ctxdeploy.querying.verifying import PhotoFeatures
 from ctxdeploy.shared_state import SharedState
@@ -36,11 +39,18 @@ class SharedAnswerer:
         self._files = PhotoFeatures()
         self._judgements = LatestJudgement(keep=keep)
         self._others = OtherArchives(model.backend)
+        # As many as there are processors run side by side: one alone leaves those idle while it runs Python.
+        self._gathering = Gathering(beside=checked_threads(None))
 
     def answer(self, photo: "Photo | IndexedPhoto", config: QueryConfig, deadline: Deadline | None) -> Answer:
         """Return the answer to one query; see ``Answerer.answer``."""
         with self.answering(config) as answerer:
-            return answerer.answer(photo, deadline=deadline)
+            kind = (id(answerer.index), None if answerer.first is None else id(answerer.first.index), config)
+
+            def find(queries: Sequence[Found]) -> list[Found]:
+                return self._gathering.find(kind, queries, answerer.find, deadline)
+
+            return answerer.answer(photo, deadline=deadline, find=find)
 
     @contextmanager
     def answering(self, config: QueryConfig) -> Iterator[Answerer]:
