@@ -298,9 +298,11 @@ class Answerer:
             ranked = [*ranked_by(verified, ranking.hits, config), *ranking.behind][:most]
             ranked = self._with_own_scores(ready, ranked, ranking)
             best = max((hit.score for hit in ranking.own or ranked), default=0.0)
+            one = replace(item, hits=ranked, best_score=best, remarks=compare.remarks(verified))
             if judgement is not None:
-                ranked = judged(item, ranked, ranking.own, verified, judgement, self.index)
-            found.append(replace(item, hits=ranked, best_score=best, remarks=compare.remarks(verified)))
+                around = [] if self.among is None else ranking.own[:most]
+                one = judged(one, ranking.own, verified, judgement, self.index, around=around)
+            found.append(one)
         return found
 
     def _searched(

@@ -24,6 +24,8 @@ class Found:
         turn: by which it was turned for that.
         hits: so far, best first.
         best_score: the first hit's own score, before any expansion.
+        surest: the highest probability of all photos that may be hits or would be where all may; None without a
+            judgement.
         remarks: what the user may not expect.
         extract_seconds, search_seconds: as in ``Answer``.
     """
@@ -35,6 +37,7 @@ class Found:
     turn: int = 0
     hits: list[Hit] = field(default_factory=list)
     best_score: float = 0.0
+    surest: float | None = None
     remarks: tuple[str, ...] = ()
     extract_seconds: float = 0.0
     search_seconds: float = 0.0

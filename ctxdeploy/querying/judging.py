@@ -17,24 +17,40 @@ if TYPE_CHECKING:
 
 def judged(
     item: Found,
-    hits: Sequence[Hit],
     own: Sequence[Hit],
     verified: Verified,
     judgement: Judgement,
     index: "Index",
-) -> list[Hit]:
-    """Return hits with their probabilities: by their own scores, by their inliers, by the hits that they match.
+    *,
+    around: Sequence[Hit] = (),
+) -> Found:
+    """Return a query with the probabilities of its hits: by their scores, their inliers, and hits that they match.
 
     Args:
-        item: the query.
-        hits: best first.
+        item: the query with its hits, best first, and their own scores.
         own: its ranking of all photos, not expanded; empty if it is not known.
         verified: what was verified of the hits.
         judgement: of the archive.
         index: the archive.
+        around: where only some photos may be hits, those that would be hits as well, best first: what matches one of
+            them matches the query, so that a probability is that of the question to the whole archive.
     """
-    if not hits:
-        return []
+    if not item.hits and not around:
+        return item
+    known = {hit.name: hit for hit in item.hits}
+    hits = [known.pop(hit.name, hit) for hit in around[:LINKS]]
+    hits += known.values()
+    probabilities = dict(
+        zip([hit.name for hit in hits], _judge(item, hits, own, verified, judgement, index), strict=True)
+    )
+    found = [replace(hit, probability=probabilities[hit.name]) for hit in item.hits]
+    return replace(item, hits=found, surest=max(probabilities.values()))
+
+
+def _judge(
+    item: Found, hits: Sequence[Hit], own: Sequence[Hit], verified: Verified, judgement: Judgement, index: "Index"
+) -> list[float]:
+    """Return the probabilities of hits, the first of which pass theirs on to those that they match."""
     names = [hit.name for hit in hits]
     stored = item.photo is None
     ranking = [hit.score for hit in own if not (stored and hit.name == item.query.photo.name)]
@@ -55,4 +71,4 @@ def judged(
             turned=item.turn != 0,
         )
         found = np.where(np.array([other == kind for other in kinds]), probabilities, found)
-    return [replace(hit, probability=float(value)) for hit, value in zip(hits, found, strict=True)]
+    return [float(value) for value in found]

@@ -19,15 +19,15 @@ class Turned(Protocol):
     """What a query found, turned or not.
 
     Attributes:
-        best_score: of its hits, not expanded; 0 if there are none.
-        best_probability: of its hits; None without a judgement.
+        best_score: of the whole archive, not expanded; 0 if there is none.
+        surest: the highest probability in the archive; None without a judgement.
     """
 
     @property
     def best_score(self) -> float: ...
 
     @property
-    def best_probability(self) -> float | None: ...
+    def surest(self) -> float | None: ...
 
 
 Found = TypeVar("Found", bound=Turned)
@@ -43,9 +43,9 @@ def further_turns(upright: Turned, turn: str) -> tuple[int, ...]:
 def choose(upright: Found, turned: Sequence[Found]) -> Found:
     """Return what to answer: upright, unless another turn is certain and surer, or scores far higher."""
     best = max(turned, key=lambda found: found.best_score, default=upright)
-    surer = _is_certain(best) and (best.best_probability or 0.0) > (upright.best_probability or 0.0)
+    surer = _is_certain(best) and (best.surest or 0.0) > (upright.surest or 0.0)
     return best if surer or best.best_score >= _HIGHER * max(upright.best_score, 1e-12) else upright
 
 
 def _is_certain(found: Turned) -> bool:
-    return found.best_probability is not None and found.best_probability >= FOUND
+    return found.surest is not None and found.surest >= FOUND

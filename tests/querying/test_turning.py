@@ -12,7 +12,7 @@ class Found:
     """What a query found."""
 
     best_score: float
-    best_probability: float | None = None
+    surest: float | None = None
 
 
 @pytest.mark.parametrize(
