@@ -1,5 +1,6 @@
 """Searches that are gathered: what comes while another runs goes together, and nobody has another's result or error."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -232,3 +233,16 @@ def test_threads_get_the_answers_of_a_lone_caller(archive: Path, monkeypatch: py
 def told(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return what an answer says but for the time that it took."""
     return {key: value for key, value in metadata.items() if key != "seconds"}
+
+
+def test_the_program_of_the_guide_runs(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "queries.md").read_text(encoding="utf-8")
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "QueuedExtractor" in block)
+    (tmp_path / "photos.ctxindex").symlink_to(archive)
+    (tmp_path / "photo.jpg").write_bytes((archive.parent / "photos" / "coins_0.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "queries.md", "exec"), {})  # a function of it sees its names as in a module
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.startswith("1 ['coins_0.png', 'coins_1.png'")
