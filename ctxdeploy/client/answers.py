@@ -98,6 +98,7 @@ class Descriptors:
         attention: N float32.
         positions: N×2 float32, x and y in pixels of the photo.
         scales: N float32.
+        model: that described it; descriptors of two models cannot be compared.
         size: width and height of the photo.
         global_vector: float32 of length 1, if the network gives one.
     """
@@ -106,6 +107,7 @@ class Descriptors:
     attention: "NDArray[np.float32]"
     positions: "NDArray[np.float32]"
     scales: "NDArray[np.float32]"
+    model: str | None = None
     size: tuple[int, int] | None = None
     global_vector: "NDArray[np.float32] | None" = None
 

@@ -84,9 +84,9 @@ class AsyncClient:
         """Return an answer for each photo, then for each name of an indexed one, in order, or why there is none."""
         return await self._do(self._say.search_many(photos, indexed, options))
 
-    async def descriptors(self, photo: Photo) -> Descriptors:
-        """Return what the network says of a photo; reads safetensors and needs numpy."""
-        return await self._do(self._say.descriptors(photo))
+    async def descriptors(self, photo: Photo, *, box: "Box | Sequence[float] | None" = None) -> Descriptors:
+        """Return what the network says of a photo, or of a box in it; reads safetensors and needs numpy."""
+        return await self._do(self._say.descriptors(photo, SearchOptions(box=box)))
 
     async def add(self, photo: Photo, *, name: str | None = None) -> Job:
         """Add a photo, or replace the one of its name; by default that of its file. ``wait`` waits for its commit."""

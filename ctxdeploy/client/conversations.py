@@ -95,11 +95,11 @@ class Conversations:
             for one in found
         ]
 
-    def descriptors(self, photo: Photo) -> Conversation[Descriptors]:
-        """Ask what the network says of a photo."""
+    def descriptors(self, photo: Photo, options: SearchOptions) -> Conversation[Descriptors]:
+        """Ask what the network says of a photo, or of the box that the options have."""
         data = yield ReadPhoto(photo=photo)
         headers = {**_OCTETS, "Accept": _SAFETENSORS}
-        request = self._request("POST", "/v1/descriptors", headers=headers, body=data)
+        request = self._request("POST", "/v1/descriptors", options.parameters(), headers=headers, body=data)
         reply = yield from exchange(request, self.config)
         if _SAFETENSORS not in reply.headers.get("content-type", ""):
             raise self._no_answer(request, reply, f"it is {reply.headers.get('content-type')}, not {_SAFETENSORS}")
@@ -299,14 +299,16 @@ def _descriptors(body: bytes) -> Descriptors:
 
     try:
         found = load(body)
+        # The header, JSON after its length, was found sound; its facts are texts, which ``load`` leaves out.
+        facts = read_json(body[8 : 8 + int.from_bytes(body[:8], "little")]).get("__metadata__", {})
     except Exception as error:  # safetensors raises its own error, which is no ValueError
         raise ValueError(f"it is no safetensors file: {error}") from error
-    size = found.get("size")
     return Descriptors(
         vectors=found["vectors"],
         attention=found["attention"],
         positions=found["positions"],
         scales=found["scales"],
-        size=None if size is None else (int(size[0]), int(size[1])),
+        model=facts.get("model"),
+        size=(int(facts["width"]), int(facts["height"])) if "width" in facts else None,
         global_vector=found.get("global"),
     )

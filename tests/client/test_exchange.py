@@ -279,11 +279,12 @@ def test_descriptors_are_arrays(script: Any, ask: Any) -> None:
         "attention": np.ones(2, np.float32),
         "positions": np.zeros((2, 2), np.float32),
         "scales": np.ones(2, np.float32),
-        "size": np.array([640, 480]),
     }
-    script.say(200, save(arrays), {"Content-Type": "application/x-safetensors"})
+    facts = {"model": "m", "width": "640", "height": "480"}
+    script.say(200, save(arrays, facts), {"Content-Type": "application/x-safetensors"})
     found = ask(script.url, lambda c: c.descriptors(b"photo"))
-    assert np.array_equal(found.vectors, arrays["vectors"]) and found.size == (640, 480)
+    assert np.array_equal(found.vectors, arrays["vectors"]) and (found.size, found.model) == ((640, 480), "m")
+    assert found.global_vector is None
     assert script.asked[0][2]["accept"] == "application/x-safetensors"
     for told, kind in ((b"{}", "application/json"), (b"no tensors", "application/x-safetensors")):
         script.replies[:] = [(200, {"Content-Type": kind}, told)]
