@@ -107,7 +107,7 @@ def read(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__} instead of a dictionary: "
-            "it is not a checkpoint of HOW, ctx or FIRe"
+            "it is not a checkpoint of any network that export reads (docs/families.md)"
         )
     return content
 

@@ -76,6 +76,13 @@ class Layout:
         heads = _heads(bundle, free) if has_block4 else {}
         taken = {_beside(name, "biases", "bias") for name in heads.values()} | set(heads.values())
         unused = [name for name in free if name not in taken]
+        linear = [name for name in free if _sides(bundle, name)[0] == 2048 and _sides(bundle, name)[1] <= _MAX_DIM]
+        if has_block4 and not heads and linear:
+            what = (
+                f"it has a fourth block and {printable(linear[0])}, as DELG has, a layer of 2048 inputs, but no "
+                "encoder and decoder; DELG without these is not known here"
+            )
+            raise strange(bundle, what, free)
         if has_block4 and not heads:
             unused.append(f"{trunk}block4")
         return cls(

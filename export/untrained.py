@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.delg_network import DelgNetwork
 from ctxdeploy.export.networks.families import build
 from ctxdeploy.export.networks.lit import LocalFeatureIntegration
 from ctxdeploy.export.networks.network import DescriptorNetwork, RetrievalNetwork
@@ -91,7 +92,7 @@ def _fit_batch_norm(network: DescriptorNetwork, photos: Sequence[Image]) -> None
 @torch.no_grad()
 def _fit_whitening(network: RetrievalNetwork, photos: Sequence[Image], shrinkage: float = 1.0) -> None:
     """Set the whitening to the PCA of the features before it, directions divided by their deviation^shrinkage."""
-    maps = [network.features(_input(network, photo), *photo.shape[:2])[0] for photo in photos]
+    maps = [_whitened(network, _input(network, photo), photo.shape) for photo in photos]
     features = torch.cat([x[0].flatten(1).T for x in maps]).double()
     dim = network.config.descriptor_dim
     if len(features) <= dim:
@@ -106,6 +107,13 @@ def _fit_whitening(network: RetrievalNetwork, photos: Sequence[Image], shrinkage
         raise ConfigError("the network has no whitening to fit")
     layer.weight.copy_(projection[:, :, None, None])
     layer.bias.copy_(-(projection @ mean))
+
+
+def _whitened(network: RetrievalNetwork, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return what the whitening takes: of DELG its encoder, the map that both kinds of descriptors share."""
+    if isinstance(network, DelgNetwork):
+        return network.shared_map(x)
+    return network.features(x, shape[0], shape[1])[0]
 
 
 @torch.no_grad()

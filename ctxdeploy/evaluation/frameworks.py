@@ -19,12 +19,14 @@ class Method:
         rank: one of ``FRAMEWORKS``.
         rerank: photos of the first stage that are ordered anew.
         rerank_by: what orders them, ``asmk`` or ``geometry``.
+        refine: so many of the first by global vectors are ordered by vectors refined by their neighbours.
         reranking: what follows the search by local descriptors.
     """
 
     rank: str
     rerank: int = RERANK
     rerank_by: str = ASMK
+    refine: int = 0
     reranking: Reranking = field(default_factory=Reranking)
 
     @property
@@ -39,12 +41,13 @@ class Method:
         """Its name in tables."""
         verify = self.reranking.verify
         geometry = f", {verify} by geometry" if verify and self.rerank_by != GEOMETRY else ""
+        refined = f", {self.refine} refined" if self.refine and self.rank != LOCAL else ""
         if self.rank == GLOBAL:
-            return "global vectors"
+            return f"global vectors{refined}"
         if self.rank == LOCAL:
             return f"local, ASMK{geometry}"
         by = "geometry" if self.rerank_by == GEOMETRY else f"ASMK{geometry}"
-        return f"global, then {self.rerank} by {by}"
+        return f"global{refined}, then {self.rerank} by {by}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class FrameworkConfig:
         rank: what orders the answers, one of ``FRAMEWORKS``.
         rerank: with global-then-local, so many are ordered anew,
         rerank_by: by ``asmk`` or ``geometry``.
+        refine_global: so many of the first by global vectors are ordered anew, as ``QueryConfig.refine_global``.
         framework: ``all``: a table of all three frameworks, with what was published beside it.
         row: name of a published row, which says model and way to search.
     """
@@ -62,6 +66,9 @@ class FrameworkConfig:
     rank: str = setting(LOCAL, "--rank", "What orders the answers.", choices=FRAMEWORKS)
     rerank: int = setting(RERANK, "--rerank", "With global-then-local: so many are ordered anew.", metavar="N")
     rerank_by: str = setting(ASMK, "--rerank-by", "What orders them: ASMK, or geometry alone.", choices=RERANK_BY)
+    refine_global: int = setting(
+        0, "--refine-global", "Order so many of the first by global vectors refined by their neighbours.", metavar="N"
+    )
     framework: str | None = setting(
         None, "--framework", "A table of the three frameworks, beside published figures.", choices=("all",)
     )
@@ -81,6 +88,11 @@ class FrameworkConfig:
             raise ConfigError("--framework, --row and --rank exclude each other: each says what orders the answers")
         if self.row is not None:
             find_row(self.row)
+        if self.refine_global < 0 or (self.refine_global and self.rank == LOCAL and self.framework is None):
+            raise ConfigError(
+                f"--refine-global {self.refine_global} says how many of the first by global vectors are refined: give "
+                f"0 or more, with --rank {GLOBAL}, --rank {GLOBAL_THEN_LOCAL} or --framework all"
+            )
         two_stages = self.rank == GLOBAL_THEN_LOCAL or several
         if not two_stages and (self.rerank != RERANK or self.rerank_by != ASMK):
             raise ConfigError(f"--rerank and --rerank-by need --rank {GLOBAL_THEN_LOCAL} or --framework all")
@@ -108,10 +120,11 @@ class FrameworkConfig:
         """
         plain = replace(reranking, verify=0)
         if self.framework is not None and with_local:
-            two = Method(rank=GLOBAL_THEN_LOCAL, rerank=self.rerank, reranking=plain)
-            both = [Method(rank=GLOBAL), two, Method(rank=LOCAL, reranking=plain)]
+            refine = self.refine_global
+            two = Method(rank=GLOBAL_THEN_LOCAL, rerank=self.rerank, refine=refine, reranking=plain)
+            both = [Method(rank=GLOBAL, refine=refine), two, Method(rank=LOCAL, reranking=plain)]
             if reranking.verify:
-                by = Method(rank=GLOBAL_THEN_LOCAL, rerank=self.rerank, rerank_by=GEOMETRY, reranking=reranking)
+                by = replace(two, rerank_by=GEOMETRY, reranking=reranking)
                 both[2:2] = [by]
                 both.append(Method(rank=LOCAL, reranking=reranking))
             return tuple(both)
@@ -126,6 +139,7 @@ class FrameworkConfig:
             rank=rank,
             rerank=self.rerank,
             rerank_by=self.rerank_by,
+            refine=0 if rank == LOCAL else self.refine_global,
             reranking=plain if rank == GLOBAL else self._verifying(reranking),
         )
         return (first, Method(rank=GLOBAL)) if with_global and rank != GLOBAL else (first,)

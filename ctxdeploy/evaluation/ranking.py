@@ -20,7 +20,7 @@ from ctxdeploy.evaluation.frameworks import Method
 from ctxdeploy.evaluation.published import GLOBAL, LOCAL
 from ctxdeploy.evaluation.query_cache import QueryCache
 from ctxdeploy.evaluation.reranking import Reranking
-from ctxdeploy.index import Hit, SearchThreads
+from ctxdeploy.index import Hit, SearchThreads, refined_scores
 from ctxdeploy.judgement import judge_archive
 from ctxdeploy.query import GEOMETRY
 from ctxdeploy.querying.first_stage import vector_of
@@ -143,19 +143,27 @@ def rankings(
 ) -> Iterator[tuple[Query, list[Ranked]]]:
     """Yield what a method finds for each query; ``seconds`` takes what its searches took, without the network."""
     if method.rank == GLOBAL:
-        return global_rankings(index, distractors, queries, cache, seconds)
+        return global_rankings(index, distractors, queries, cache, seconds, method.refine)
     if method.rank == LOCAL:
         return asmk_rankings(index, distractors, queries, cache, method.reranking, seconds)
     return two_stage_rankings(method, index, distractors, queries, cache, seconds)
 
 
 def global_rankings(
-    index: "Index", distractors: "Index | None", queries: Sequence[Query], cache: QueryCache, seconds: list[float]
+    index: "Index",
+    distractors: "Index | None",
+    queries: Sequence[Query],
+    cache: QueryCache,
+    seconds: list[float],
+    refine: int = 0,
 ) -> Iterator[tuple[Query, list[Ranked]]]:
-    """Yield all photos by the inner products of their global vectors with the query's; equal ones by name."""
+    """Yield all photos by the inner products of their global vectors with the query's; equal ones by name.
+
+    The first ``refine`` of them are then ordered by vectors that are refined by their neighbours; scores stay.
+    """
     for query in queries:
         start = time.perf_counter()
-        ranked = _globally(index, distractors, cache.photo(query))
+        ranked = _globally(index, distractors, cache.photo(query), refine)
         seconds.append(time.perf_counter() - start)
         yield query, ranked
 
@@ -177,7 +185,7 @@ def two_stage_rankings(
     for query in queries:
         photo = cache.photo(query)
         start = time.perf_counter()
-        ranked = _globally(index, distractors, photo)
+        ranked = _globally(index, distractors, photo, method.refine)
         head, behind = ranked[: method.rerank], ranked[method.rerank :]
         if method.rerank_by == GEOMETRY:
             hits = [Hit(place.name, place.score) for place in head]
@@ -189,14 +197,24 @@ def two_stage_rankings(
         yield query, [*anew, *(place._replace(score=0.0) for place in behind)]
 
 
-def _globally(index: "Index", distractors: "Index | None", photo: PhotoDescriptors) -> list[Ranked]:
-    vector = vector_of(photo)[np.newaxis]
-    ranked = [Ranked(hit.name, hit.score) for hit in index.search_global(vector, max(len(index), 1))[0]]
+def _globally(index: "Index", distractors: "Index | None", photo: PhotoDescriptors, refine: int = 0) -> list[Ranked]:
+    vector = vector_of(photo)
+    asked = vector[np.newaxis]
+    ranked = [Ranked(hit.name, hit.score) for hit in index.search_global(asked, max(len(index), 1))[0]]
     if distractors is not None:
-        others = distractors.search_global(vector, max(len(distractors), 1))[0]
+        others = distractors.search_global(asked, max(len(distractors), 1))[0]
         ranked += [Ranked(hit.name, hit.score, True) for hit in others]
         ranked.sort(key=_order)
-    return ranked
+    first = ranked[:refine]
+    if not first:
+        return ranked
+    vectors = np.empty((len(first), len(vector)), np.float32)
+    for archive in (index, distractors):
+        rows = [row for row, place in enumerate(first) if place.distractor == (archive is not index)]
+        if archive is not None and rows:
+            vectors[rows] = archive.global_vectors([first[row].name for row in rows])
+    order = np.argsort(-refined_scores(vector, vectors), kind="stable")
+    return [*(first[place] for place in order), *ranked[refine:]]
 
 
 def _by_asmk(

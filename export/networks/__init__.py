@@ -9,6 +9,7 @@ from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.config import Architecture, Edges, Lit, NetworkConfig, Refinement, Smoothing
+    from ctxdeploy.export.networks.delf_config import Delf
     from ctxdeploy.export.networks.dense import DenseNetwork
     from ctxdeploy.export.networks.efficientnet import EfficientNetTrunk
     from ctxdeploy.export.networks.families import build
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRETRAINED",
     "Architecture",
+    "Delf",
     "DenseNetwork",
     "DescriptorNetwork",
     "Edges",
@@ -53,6 +55,7 @@ _HOMES = {
     "load_trunk": "pretrained",
     "pretrained_config": "pretrained",
     "Architecture": "config",
+    "Delf": "delf_config",
     "DenseNetwork": "dense",
     "DescriptorNetwork": "network",
     "Edges": "config",

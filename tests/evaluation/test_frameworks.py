@@ -140,6 +140,13 @@ def test_distractors_count_in_every_framework(
     for method, rank in (("global", ()), ("global-then-local", ("--rerank", RERANK, "--expand", 0, "--turn", "none"))):
         answer = call(*asked, "--rank", method, *rank, "--json").json
         assert [hit["name"] for hit in answer["results"]] == _rankings(path)[method][query]
+    plain = _rankings(path)
+    assert call(*evaluated.options, *options, "--refine-global", 20, "--rankings", path, "-q").code == 0
+    refined = _rankings(path)
+    answer = call(*asked, "--rank", "global", "--refine-global", 20, "--json").json
+    assert [hit["name"] for hit in answer["results"]] == refined["global"][query]
+    assert refined["global"] != plain["global"] and refined["asmk"] == plain["asmk"]
+    assert refined["global"][query][20:] == plain["global"][query][20:]
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +218,8 @@ def test_a_row_needs_its_model(call, few: Path, tmp_path: Path, monkeypatch: pyt
         ({"framework": "all", "row": "DELG R101"}, "exclude each other"),
         ({"framework": "all", "rank": "global"}, "exclude each other"),
         ({"rerank": 7}, "--rerank and --rerank-by need --rank"),
+        ({"refine_global": 5}, "--refine-global 5 says how many"),
+        ({"refine_global": 5, "row": "DELG R101"}, "--refine-global 5 says how many"),
     ],
 )
 def test_what_is_refused(settings: dict[str, Any], words: str) -> None:

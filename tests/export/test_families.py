@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import CheckpointError, ConfigError
 from ctxdeploy.export import export_bundle, load_checkpoint, save_checkpoint, untrained_network
-from ctxdeploy.export.networks import Architecture, Lit, NetworkConfig, Refinement, Smoothing, build
+from ctxdeploy.export.networks import Architecture, Delf, Lit, NetworkConfig, Pooling, Refinement, Smoothing, build
 from ctxdeploy.export.networks.families import FAMILIES, family
 from ctxdeploy.export.parity import ParityPhotos
 
+NONE = Smoothing(kind="none")
 SMALL_LIT = Lit(steps=2, templates=6, dim=32)
 PARTS = {
     "how": {},
@@ -59,6 +60,34 @@ def test_every_family_on_every_trunk(label: str, architecture: Architecture, ski
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["solar", "delf", "delg", "delg-keras"])
+def test_parts_besides_the_trunk_are_one_network_with_it(name: str, tmp_path: Path) -> None:
+    """The tensors of an attention have a trunk's names in them: they are no second network of a file."""
+    beside = Pooling(fixed_p=3.0, dim=16, norm_pooled=False, norm="floored", beside_local=True)
+    if name == "solar":
+        pooling = Pooling(dim=16, second_order=(3, 4))
+        config = NetworkConfig(
+            family="gem", architecture=Architecture.RESNET18_HALF, dim=None, smoothing=NONE, pooling=pooling
+        )
+    else:
+        delf = Delf(strides=(2,) if name == "delf" else (2, 1), trunk="keras" if "keras" in name else "slim")
+        config = NetworkConfig(
+            family=name.removesuffix("-keras"),
+            architecture=Architecture.RESNET50,
+            skip_layer=1,
+            dim=16,
+            smoothing=NONE,
+            delf=delf,
+            pooling=None if name == "delf" else beside,
+        )
+    settings = config.fitted(Extraction(scales=(1.0,), top_k=9, global_dim=1, global_scales=(1.0,)))
+    save_checkpoint(build(config, settings), tmp_path / "network.pth", image_size=160)
+    found = load_checkpoint(tmp_path / "network.pth")
+    assert found.config == config and found.extraction.global_scales == settings.global_scales
+    assert len(found.network().state_dict()) == len(build(config, settings).state_dict())
+
+
 def test_an_untrained_network_on_resnet34_is_exported(samples: Mapping[str, NDArray[np.uint8]], tmp_path: Path) -> None:
     config = NetworkConfig(family="how", architecture=Architecture.RESNET34, skip_layer=1, dim=32)
     network = untrained_network(config, Extraction(scales=(1.0, 0.5), top_k=60, dim=32), list(samples.values()))

@@ -357,6 +357,11 @@ def test_tensors_that_do_not_fit_are_named(writer: ModuleType, tmp_path: Path) -
     refused(
         {"dense/kernel": found[f"{ATTENTION}conv2/weights"]}, r"0 trunks .* It holds 1 tensor: dense/kernel \[1, 1,"
     )
+    block4 = {"resnet_v1_50/block4/unit_1/bottleneck_v1/conv1/weights": np.zeros((1, 1, 1024, 512), np.float32)}
+    whiten = {"whiten/weights": np.zeros((2048, 96), np.float32)}
+    refused({**found, **block4, **whiten}, "fourth block and whiten/weights, as DELG has, .* but no encoder and decoder")
+    writer.write(tmp_path / "model", {**found, **block4}, crc32c=crc32c)
+    assert any("left out" in line and "block4" in line for line in load_checkpoint(tmp_path / "model").remarks)
     name = "resnet_v1_50/block2/unit_1/bottleneck_v1/conv2/weights"
     refused({key: value for key, value in found.items() if key != name}, f"missing: {name}")
     refused({**found, name: np.zeros((3, 3, 64, 128), np.float32)}, r"another shape: .* instead of \[3, 3, 128, 128\]")

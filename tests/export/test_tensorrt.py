@@ -20,7 +20,7 @@ from ctxdeploy.core.errors import BackendError, MissingExtraError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import TENSORRT, TENSORRT_RTX
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.networks import NetworkConfig, Refinement
+from ctxdeploy.export.networks import Architecture, Delf, NetworkConfig, Pooling, Refinement, Smoothing
 from ctxdeploy.export.tensorrt import EngineConfig
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
 from ctxdeploy.export.tensorrt.limits import graph_problems
@@ -28,6 +28,7 @@ from ctxdeploy.export.tensorrt.monitor import make_monitor
 
 SHAPES = ShapeRange(batch=(1, 2), height=(1, 512), width=(1, 512))
 FAST = EngineConfig(optimisation_level=0)
+BESIDE = Pooling(fixed_p=3.0, dim=64, norm_pooled=False, norm="floored", beside_local=True)
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +94,48 @@ def test_every_network_parses_and_builds(
     rtx: ModuleType, config_of: Callable[..., NetworkConfig], variant: str
 ) -> None:
     graph = untrained_graph(config_of(variant, dim=64), Extraction(scales=(0.5,), top_k=60, dim=64))
+    assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
+    assert build(graph).data
+
+
+# One small network of each family that gives a global descriptor, and of those with TensorFlow's trunks.
+PUBLISHED: dict[str, NetworkConfig] = {
+    name: NetworkConfig(family=family, architecture=trunk, smoothing=Smoothing(kind="none"), **parts)
+    for name, family, trunk, parts in (
+        ("gem", "gem", Architecture.RESNET18_HALF, {"dim": None, "pooling": Pooling(dim=64)}),
+        ("mac", "gem", Architecture.VGG16, {"dim": None, "pooling": Pooling(kind="mac")}),
+        ("rmac", "gem", Architecture.RESNET18_HALF, {"dim": None, "pooling": Pooling(kind="rmac")}),
+        (
+            "ap-gem",
+            "gem",
+            Architecture.RESNET18_HALF,
+            {"dim": None, "pooling": Pooling(norm="floored", norm_pooled=False, over_scales="signed", center_bias=0.5)},
+        ),
+        ("solar", "gem", Architecture.RESNET18_HALF, {"dim": None, "pooling": Pooling(dim=64, second_order=(3, 4))}),
+        ("delf", "delf", Architecture.RESNET50, {"skip_layer": 1, "dim": 64, "delf": Delf(half_pixel=False)}),
+        (
+            "delg",
+            "delg",
+            Architecture.RESNET50,
+            {"skip_layer": 1, "dim": 64, "delf": Delf(strides=(2, 1)), "pooling": BESIDE},
+        ),
+        (
+            "delg-keras",
+            "delg",
+            Architecture.RESNET50,
+            {"skip_layer": 1, "dim": 64, "delf": Delf(strides=(1, 2), trunk="keras"), "pooling": BESIDE},
+        ),
+    )
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_every_published_family_parses_and_builds(rtx: ModuleType, name: str) -> None:
+    config = PUBLISHED[name]
+    scales = (0.5,) if config.pooling is None or config.pooling.beside_local else (1.0,)
+    settings = Extraction(scales=scales, top_k=40, global_dim=1, global_scales=(0.5,))
+    graph = untrained_graph(config, config.fitted(settings))
     assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
     assert build(graph).data
 
