@@ -18,7 +18,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.types import Box
+from ctxdeploy.core.types import Box, PhotoDescriptors
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import IndexingJob, check_free, create_index, given_codebook, is_trained
 from ctxdeploy.indexing.report import IndexingReport
@@ -27,7 +27,7 @@ from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.models.table import DEFAULT
 from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
 from ctxdeploy.query import RERANK, Answer, QueryConfig, box_of
-from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs
+from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs, photo_source
 from ctxdeploy.querying.shared_answerer import SharedAnswerer
 from ctxdeploy.shared_state import SharedState, WriterTurn
 
@@ -252,6 +252,22 @@ class PhotoIndex:
             PhotoError, ArchiveError, MismatchError, ConfigError: as ``search``.
         """
         return self._answerers.answer(photo, config or QueryConfig(), deadline)
+
+    def describe(
+        self, photo: "Photo", *, box: Box | Sequence[float] | None = None, deadline: Deadline | None = None
+    ) -> PhotoDescriptors:
+        """Return what the archive's model finds in a photo: local descriptors, global one, size. No archive is asked.
+
+        Args:
+            photo: as ``search`` takes it; not one of the archive.
+            box: the part of the photo to describe; the whole photo if None.
+            deadline: as of ``answer``.
+
+        Raises:
+            PhotoError: the photo cannot be read, or the box does not lie in it.
+            DeadlineError: the deadline was over before.
+        """
+        return self._model.extractor().extract_turned(photo_source(photo), box_of(box), deadline=deadline)[0]
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None

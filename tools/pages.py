@@ -1,4 +1,4 @@
-"""The pages of docs/reference that are made from the code: options, exit codes, and what an export may be asked for.
+"""What is made from the code: docs/reference (options, exit codes, what an export may be asked for), and openapi.json.
 
 python tools/pages.py            writes them anew
 python tools/pages.py --check    says which are not what the code says; exit code 1
@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from ctxdeploy.core import errors
 from ctxdeploy.core.targets import PRECISIONS, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.evaluation.published import FRAMEWORKS, PUBLISHED, rows_of
+from ctxdeploy.service.app import schema
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by tools/pages.py (`make pages`). Do not edit. -->\n"
 # What an exit code does not say by its error alone.
 CODES = {
@@ -211,11 +214,20 @@ def published_figures() -> str:
     return "\n".join(lines)
 
 
+# --- the service
+
+
+def openapi() -> str:
+    """Return what ``/openapi.json`` says of a service, whatever it serves."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES = {
-    "exit-codes.md": exit_codes,
-    "options.md": options,
-    "export-formats.md": export_formats,
-    "published-figures.md": published_figures,
+    FOLDER / "exit-codes.md": exit_codes,
+    FOLDER / "options.md": options,
+    FOLDER / "export-formats.md": export_formats,
+    FOLDER / "published-figures.md": published_figures,
+    ROOT / "ctxdeploy" / "service" / "openapi.json": openapi,
 }
 
 
@@ -226,10 +238,10 @@ def main() -> int:
     check = parser.parse_args().check
     importlib.invalidate_caches()
     stale: list[Any] = []
-    for name, make in PAGES.items():
-        path, text = FOLDER / name, make()
+    for path, make in PAGES.items():
+        text = make()
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
-            stale.append(f"docs/reference/{name}")
+            stale.append(path.relative_to(ROOT).as_posix())
         elif not check:
             path.write_text(text, encoding="utf-8")
     if stale:
