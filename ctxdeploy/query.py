@@ -60,6 +60,9 @@ class Answer:
             not judged.
         turn: degrees, clockwise, by which the photo was turned to find them; positions and boxes are those of the
             photo as it is.
+        size: (width, height) in pixels of the queried photo, upright; None of one that was not read.
+        searched: photos that could be hits,
+        photos: and those of the archive.
         state: the archive's state that answered, by the number of its manifest: each commit has one of its own.
         remarks: what the user may not expect, a line each,
         notes: and what holds for all queries of the archive.
@@ -75,6 +78,9 @@ class Answer:
     best_probability: float | None = None
     rank: str = LOCAL
     turn: int = 0
+    size: tuple[int, int] | None = None
+    searched: int = 0
+    photos: int = 0
     state: int = 0
     remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

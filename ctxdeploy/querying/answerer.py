@@ -239,7 +239,9 @@ class Answerer:
         """Return the answer to a query that was found."""
         notes = () if self.first is None else self.first.remarks
         state = self.index.state.manifest.number
-        return found.answer(self.config, rank=self.rank, state=state, notes=(*notes, *self._left_out()))
+        answer = found.answer(self.config, rank=self.rank, state=state, notes=(*notes, *self._left_out()))
+        photos = len(self.index)
+        return replace(answer, photos=photos, searched=photos if self.among is None else len(self.among))
 
     def _left_out(self) -> tuple[str, ...]:
         """Return what is said of names that the query is restricted to and that the archive does not have."""

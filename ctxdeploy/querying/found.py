@@ -67,6 +67,7 @@ class Found:
             best_probability=self.best_probability,
             rank=rank,
             turn=self.turn,
+            size=None if self.photo is None else self.photo.size,
             state=state,
             remarks=self.remarks,
             notes=notes,

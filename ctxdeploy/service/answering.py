@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted, json_text, printed_names
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
@@ -28,12 +27,10 @@ def answered(
 
     Raises:
         ProblemError: the archive holds no photo of this name (404).
-        CtxdeployError: as ``PhotoIndex.search_many``.
+        CtxdeployError: as ``PhotoIndex.answer``.
     """
     check_name(served, photo)
-    (answer,) = served.photos.search_many([photo], config)
-    if isinstance(answer, PhotoError):
-        raise answer
+    answer = served.photos.answer(photo, config, deadline=record.deadline)
     record.seconds["extract"] = answer.extract_seconds
     record.seconds["search"] = answer.search_seconds
     return json_text(answer_fields(served, answer, options, record)).encode()
@@ -60,6 +57,7 @@ def answered_batch(
     found = iter(served.photos.search_many(sound, config))
     answers = []
     for place in range(len(asked)):
+        record.deadline.check()
         answer = refused[place] if place in refused else next(found)
         if isinstance(answer, Answer):
             for stage, seconds in (("extract", answer.extract_seconds), ("search", answer.search_seconds)):
@@ -96,7 +94,9 @@ def answer_fields(
     fields = answer.metadata()
     fields["archive"] = served.name
     fields["seconds"] |= {"queue": record.seconds.get("queue", 0.0), "total": record.total}
-    fields["remarks"] = [served.told(remark) for remark in answer.remarks]
+    fields["remarks"] = [served.told(remark) for remark in (*answer.remarks, *answer.notes)]
+    fields["size"] = None if answer.size is None else list(answer.size)
+    fields["coverage"] = {"searched": answer.searched, "photos": answer.photos}
     if options.matches:
         for result, hit in zip(fields["results"], answer.hits, strict=True):
             result["matches"] = _matches(hit)

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Box
 from ctxdeploy.query import RERANK, QueryConfig
 from ctxdeploy.service.config import ServiceConfig
@@ -17,6 +16,11 @@ class ArchiveOption(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     archive: Annotated[str | None, Field(description="Name of the archive; not needed where there is one.")] = None
+
+
+def parsed_box(text: str | None) -> Box | None:
+    """Return the box of a parameter; ``ConfigError`` if it is none."""
+    return None if text is None else Box.parse(text)
 
 
 class SearchOptions(ArchiveOption):
@@ -36,6 +40,8 @@ class SearchOptions(ArchiveOption):
     min_probability: Annotated[
         float | None, Field(ge=0, le=1, description="Leave out results less likely to show the same.")
     ] = None
+    prefix: Annotated[list[str], Field(description="Only photos whose names begin with one of these.")] = []
+    name: Annotated[list[str], Field(description="Only photos of these names.")] = []
     matches: Annotated[bool, Field(description="Give the matched points of verified results.")] = False
 
     def config(self, limits: ServiceConfig) -> QueryConfig:
@@ -44,12 +50,8 @@ class SearchOptions(ArchiveOption):
             if (getattr(self, name) or 0) > limits.max_top:
                 value = getattr(self, name)
                 raise ProblemError(422, f"{name}={value} is above {limits.max_top}", code="ConfigError")
-        try:
-            box = None if self.box is None else Box.parse(self.box)
-        except ValueError as error:
-            raise ConfigError(f"box={self.box} {error}") from error
         return QueryConfig(
-            box=box,
+            box=parsed_box(self.box),
             top=self.top,
             rank=self.rank,
             rerank=self.rerank,
@@ -59,7 +61,15 @@ class SearchOptions(ArchiveOption):
             verify_from=self.verify_from,
             turn=self.turn,
             min_probability=self.min_probability,
+            prefix=tuple(self.prefix),
+            among=tuple(self.name),
         )
+
+
+class DescriptorOptions(ArchiveOption):
+    """Of which photo, or part of it, descriptors are wanted; the archive says by which model."""
+
+    box: Annotated[str | None, Field(description="Part of the photo: x0,y0,x1,y1 in pixels.")] = None
 
 
 class IndexedOptions(SearchOptions):
@@ -106,15 +116,25 @@ class Seconds(Exact):
     total: float
 
 
+class Coverage(Exact):
+    """What was searched."""
+
+    searched: Annotated[int, Field(description="Photos that could be found.")]
+    photos: Annotated[int, Field(description="Photos of the archive.")]
+
+
 class SearchAnswer(Exact):
     """What a photo found."""
 
     archive: str
+    state: Annotated[int, Field(description="Number of the commit that answered.")]
     query: str
     indexed: bool
     box: list[float] | None
     turn: int
+    size: Annotated[list[int] | None, Field(description="Width and height of the queried photo, where it was read.")]
     rank: str
+    coverage: Coverage
     found: Annotated[int | None, Field(description="Results that are certain; null where nobody knows.")]
     best_probability: float | None
     results: list[Result]
@@ -146,6 +166,21 @@ class SearchAnswers(Exact):
     """What several photos found, in their order."""
 
     answers: list[SearchAnswer | Problem]
+
+
+class Descriptors(Exact):
+    """What a model finds in a photo: n local descriptors, strongest attention first."""
+
+    archive: str
+    model: Annotated[str, Field(description="By which model: descriptors of another one do not compare.")]
+    size: Annotated[list[int] | None, Field(description="Width and height of the photo.")]
+    box: list[float] | None
+    vectors: Annotated[list[list[float]], Field(description="n rows of D numbers; float32, exactly.")]
+    attention: Annotated[list[float], Field(description="n numbers, the largest 1.")]
+    positions: Annotated[list[list[float]], Field(description="n times x, y in pixels of the photo.")]
+    scales: list[float]
+    global_vector: Annotated[list[float] | None, Field(description="Of the whole photo, where the model gives one.")]
+    seconds: dict[str, float]
 
 
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

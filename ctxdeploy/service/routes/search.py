@@ -8,9 +8,20 @@ from starlette.responses import Response
 from ctxdeploy.querying.photo import IndexedPhoto
 from ctxdeploy.service.answering import answered, answered_batch
 from ctxdeploy.service.bodies import photo_body, read_upload
+from ctxdeploy.service.describing import SAFETENSORS, described
 from ctxdeploy.service.problems import ProblemError
 from ctxdeploy.service.record import record_of
-from ctxdeploy.service.schemas import PROBLEMS, BatchOptions, IndexedOptions, SearchAnswer, SearchAnswers, SearchOptions
+from ctxdeploy.service.schemas import (
+    PROBLEMS,
+    BatchOptions,
+    DescriptorOptions,
+    Descriptors,
+    IndexedOptions,
+    SearchAnswer,
+    SearchAnswers,
+    SearchOptions,
+    parsed_box,
+)
 from ctxdeploy.service.service import Service
 
 router = APIRouter(prefix="/v1", tags=["search"], responses=PROBLEMS)
@@ -57,3 +68,23 @@ async def search_batch(request: Request, options: Annotated[BatchOptions, Query(
         request, lambda: answered_batch(service, served, upload, config, options, record, path)
     )
     return Response(body, media_type=_JSON)
+
+
+@router.post(
+    "/descriptors",
+    response_model=Descriptors,
+    responses={200: {"content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}}},
+    openapi_extra=photo_body(),
+)
+async def descriptors(request: Request, options: Annotated[DescriptorOptions, Query()]) -> Response:
+    """Describe the photo in the body with the model of an archive, and search nothing.
+
+    As JSON, or, with ``Accept: application/x-safetensors``, as tensors: vectors, attention, positions, scales, global.
+    """
+    service: Service = request.app.state.service
+    record = record_of(request)
+    served, box = service.archives.named(options.archive), parsed_box(options.box)
+    kind = SAFETENSORS if SAFETENSORS in request.headers.get("accept", "") else _JSON
+    upload = await read_upload(request)
+    body = await service.compute(request, lambda: described(served, upload.photo(), box, kind == SAFETENSORS, record))
+    return Response(body, media_type=kind)
