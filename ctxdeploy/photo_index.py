@@ -253,21 +253,9 @@ class PhotoIndex:
         """
         return self._answerers.answer(photo, config or QueryConfig(), deadline)
 
-    def describe(
-        self, photo: "Photo", *, box: Box | Sequence[float] | None = None, deadline: Deadline | None = None
-    ) -> PhotoDescriptors:
-        """Return what the archive's model finds in a photo: local descriptors, global one, size. No archive is asked.
-
-        Args:
-            photo: as ``search`` takes it; not one of the archive.
-            box: the part of the photo to describe; the whole photo if None.
-            deadline: as of ``answer``.
-
-        Raises:
-            PhotoError: the photo cannot be read, or the box does not lie in it.
-            DeadlineError: the deadline was over before.
-        """
-        return self._model.extractor().extract_turned(photo_source(photo), box_of(box), deadline=deadline)[0]
+    def describe(self, photo: "Photo", *, box: Box | None = None, deadline: Deadline | None = None) -> PhotoDescriptors:
+        """Return what the model finds in a photo, or in a box of it: not in one of the archive. Raises as ``answer``."""
+        return self._model.extractor().extract_turned(photo_source(photo), box, deadline=deadline)[0]
 
     def search_many(
         self, photos: "Iterable[Photo | IndexedPhoto]", config: QueryConfig | None = None

@@ -200,6 +200,12 @@ def _read(stream: Iterator[str], take: Callable[[str], object]) -> None:
     take("")
 
 
+@pytest.fixture(scope="session")
+def new_starter() -> type[Starter]:
+    """What starts services for a module: ``Starter``, to be closed."""
+    return Starter
+
+
 @pytest.fixture
 def start() -> Iterator[Starter]:
     """Return a function that starts ``ctxdeploy serve`` as a process: see ``Starter``."""
