@@ -254,7 +254,7 @@ class PhotoIndex:
         return self._answerers.answer(photo, config or QueryConfig(), deadline)
 
     def describe(self, photo: "Photo", *, box: Box | None = None, deadline: Deadline | None = None) -> PhotoDescriptors:
-        """Return what the model finds in a photo, or in a box of it: not in one of the archive. Raises as ``answer``."""
+        """Return what the model finds in a photo, not one of the archive, or in a box of it. Raises as ``answer``."""
         return self._model.extractor().extract_turned(photo_source(photo), box, deadline=deadline)[0]
 
     def search_many(
