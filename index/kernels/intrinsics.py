@@ -13,8 +13,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ctxdeploy.index.kernels.cache import MachineCode
-from ctxdeploy.index.kernels.processor import has
+from ctxdeploy.index.kernels.processor import has, target
 
+target()  # before the first loop: numba asks once for which processor it compiles
 LANES = 16
 # Every loop whose machine code is kept, of the modules that were imported.
 LOOPS: list[Any] = []

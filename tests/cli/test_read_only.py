@@ -55,9 +55,11 @@ class Tree:
         self.out.chmod(0o777)
         self.folder.chmod(0o755)
 
-    def command(self, *arguments: object, environment: dict[str, str] | None = None) -> list[str]:
-        """Return a command line that runs ``ctxdeploy`` with arguments in the sandbox."""
+    def command(self, *arguments: object, environment: dict[str, str] | None = None, memory: bool = False) -> list[str]:
+        """Return a command line that runs ``ctxdeploy`` in the sandbox; ``memory``: with ``/dev/shm`` as containers."""
         sandbox = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+        if memory:
+            sandbox += ["--perms", "1777", "--tmpfs", "/dev/shm"]
         sandbox += shown(sys.base_prefix, sys.prefix, Path(ctxdeploy.__file__).parents[1], Path(__file__).parents[2])
         sandbox += ["--ro-bind", str(self.folder), str(HERE), "--bind", str(self.out), str(OUT)]
         sandbox += ["--clearenv", "--setenv", "PATH", os.defpath, "--chdir", "/"]
@@ -150,7 +152,7 @@ def test_without_a_cache_the_wait_is_said_and_how_to_avoid_it(tree: Tree) -> Non
 
 def test_the_first_answer_of_a_service_compiles_nothing(tree: Tree) -> None:
     pytest.importorskip("fastapi")
-    command = tree.command("serve", HERE / "a.ctxindex", "--port", "0", environment=CACHE)
+    command = tree.command("serve", HERE / "a.ctxindex", "--port", "0", environment=CACHE, memory=True)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -323,6 +323,7 @@ def words_of_the_built_in_codebook() -> Any:
     return codebook.assign((codebook.centroids[first] + codebook.centroids[7 * first + 3]) / np.float32(2), 5)
 
 
+LEVEL = "CTXDEPLOY_PROCESSOR"
 # As versions 0.1 and 0.2 assign, which compare in float32.
 KNOWN = "91a2b4cc4698e04ea6ed15d078d0e2822302e1f0f23a80dbde18828787fecf7d"
 
@@ -332,7 +333,13 @@ def test_words_are_those_of_earlier_versions() -> None:
 
 
 @pytest.mark.slow
-def test_words_are_the_same_on_a_processor_without_vectors() -> None:
+@pytest.mark.parametrize(
+    ("processor", "way"),
+    [({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "plain"), ({LEVEL: "x86-64-v3"}, "pairs256")],
+)
+def test_words_are_the_same_on_a_processor_with_less(processor: dict[str, str], way: str) -> None:
+    if LEVEL in processor and not integer_kernels.has("avx2"):
+        pytest.skip("the processor has no AVX2")
     code = (
         "import hashlib\nfrom pathlib import Path\nfrom typing import Any\nimport numpy as np\n"
         "import ctxdeploy.models\nfrom ctxdeploy.index import Codebook\n"
@@ -341,9 +348,9 @@ def test_words_are_the_same_on_a_processor_without_vectors() -> None:
         "from ctxdeploy.index.kernels.integers import WAY\n"
         "print(WAY)\n"
     )
-    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    environment = {**os.environ, **processor}
     run = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
-    assert run.stdout.split() == [KNOWN, "plain"]
+    assert run.stdout.split() == [KNOWN, way]
 
 
 def test_faiss_is_not_loaded() -> None:
