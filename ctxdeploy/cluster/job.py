@@ -5,7 +5,8 @@ What is finished lies beside the archive, in ``<archive>.parts``: a run that was
 
 import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,22 +15,26 @@ from ctxdeploy.cluster.config import ClusterConfig, Part, SegmentConfig
 from ctxdeploy.cluster.destination import Destination, destination_of
 from ctxdeploy.cluster.publish import publish
 from ctxdeploy.cluster.ray_pool import RayPool
-from ctxdeploy.cluster.segment import codebook_path, find_segments, model_path, store_shared
-from ctxdeploy.cluster.worker import NameList, WorkerSpec
+from ctxdeploy.cluster.segment import codebook_path, find_segments, model_path, store_model_beside, store_shared
+from ctxdeploy.cluster.worker import NameList, WorkerSpec, training_cache
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.files import make_folder, remove_folder
+from ctxdeploy.core.files import make_folder, remove_folder, settings_sha256
 from ctxdeploy.core.progress import Display
+from ctxdeploy.indexing.codebook import TrainingConfig, draw_sample, train_codebook
 from ctxdeploy.indexing.commit import finish
 from ctxdeploy.indexing.config import IndexingConfig
-from ctxdeploy.indexing.job import check_free, make_checked_plan
+from ctxdeploy.indexing.job import check_free, check_settings, is_trained, make_checked_plan
 from ctxdeploy.indexing.plan import IndexingPlan, make_plan
 from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
     from ctxdeploy.cluster.worker import Reply
     from ctxdeploy.runtime.sources import PhotoList
+
+# Photos of a list of the sample that trains a codebook: it is small, and all workers are to have some of it.
+_SAMPLE_LIST = 100
 
 
 class ClusterJob:
@@ -53,17 +58,17 @@ class ClusterJob:
         spec: WorkerSpec,
         display: Display,
     ) -> None:
-        if config.words is not None or config.global_cells is not None:
-            flag = "--words" if config.words is not None else "--global-cells"
-            raise ConfigError(
-                f"{flag} trains on photos, which --cluster does not do yet: index some of them on one machine, "
-                "and go on with --cluster on that archive"
-            )
         self._archive, self._config, self._cluster = archive.resolve(), config, cluster
         self._parts = self._archive.with_name(self._archive.name + ".parts")
         self._display, self._spec = display, spec
         own = has_model(self._archive) and model is None
         self._bundle = open_model(self._archive) if own or model is None else open_bundle(model)
+        if config.for_archive(self._bundle).needs_quantiser:
+            raise ConfigError(
+                "--global pq and --global-cells train on photos, which --cluster does not do: index some of them on "
+                "one machine, and go on with --cluster on that archive, without these"
+            )
+        self._training = self._archive.with_name(self._archive.name + ".training")
         self._report = IndexingReport()
         self._reasons: Counter[str] = Counter()
         self._tried = 0
@@ -82,10 +87,10 @@ class ClusterJob:
         start = time.monotonic()
         if not is_archive(self._archive):
             check_free(self._archive)
-        segment = self._segment_config()
-        destination = destination_of(segment, self._bundle)
         make_folder(self._parts, advice="choose another -o")
         self._publish()  # what an earlier run has finished
+        segment = self._segment_config(photos)
+        destination = destination_of(segment, self._bundle)
         plan = self._plan(photos)
         lists = name_lists(photos, plan, self._cluster.list_size)
         if lists:
@@ -94,9 +99,11 @@ class ClusterJob:
         self._report.seconds = time.monotonic() - start
         return self._report
 
-    def _segment_config(self) -> SegmentConfig:
+    def _segment_config(self, photos: "PhotoList") -> SegmentConfig:
         config, limit = self._config, self._config.failure_limit
         given = self._archive if is_archive(self._archive) else config.codebook
+        if given is None and is_trained(config, self._bundle):
+            given = self._trained(photos)
         return SegmentConfig(
             codebook=given,
             geometry=config.geometry,
@@ -106,13 +113,51 @@ class ClusterJob:
             commit_seconds=config.commit_seconds,
         )
 
+    def _trained(self, photos: "PhotoList") -> Path:
+        """Return the file of a codebook that is trained on a sample, which the workers extract; once."""
+        config = self._config
+        training = TrainingConfig(words=config.words, max_photos=config.training_photos, seed=config.seed)
+        key = {"model": self._bundle.model_id, "preprocessing": self._bundle.preprocessing.hash, **asdict(training)}
+        file = self._parts / f"trained-{settings_sha256(key)[:32]}.safetensors"
+        if file.exists():
+            return file
+        sample, cache = draw_sample(photos.photos, training), training_cache(self._training, self._bundle)
+        lists = cut_lists(sorted(photo.name for photo in sample), min(self._cluster.list_size, _SAMPLE_LIST))
+        with cache.locked():
+            failed = self._describe(lists)
+            limit, dim = self._spec.extraction.memory_limit, self._bundle.extraction.dim
+            codebook = train_codebook(cache, sample, failed, training, self._display, memory_limit=limit, dim=dim)
+        codebook.save(file)
+        self._report.codebook = codebook.metadata()
+        return file
+
+    def _describe(self, lists: list[NameList]) -> set[str]:
+        """Let the workers extract the descriptors of a sample; return the names that could not be read."""
+        store_model_beside(self._parts, self._bundle)
+        model = model_path(self._parts, self._bundle.model_id, self._bundle.preprocessing.hash)
+        spec = replace(self._spec, parts=self._parts, model=model, training=self._training)
+        failed: set[str] = set()
+        pool, reasons, tried = RayPool(self._cluster, spec, self._display), Counter[str](), 0
+        try:
+            with self._display.progress("extracting for the codebook", sum(len(one.names) for one in lists)) as bar:
+                for reply in pool.run(lists, method="describe"):
+                    failed.update(reply.failed)
+                    reasons.update(reply.reasons or {})
+                    done = (reply.described or 0) + len(reply.failed)
+                    tried += done
+                    bar.advance(done, failed=len(reply.failed))
+                    self._config.failure_limit.check(reasons, tried)
+        finally:
+            pool.close()
+        return failed
+
     def _filled(self, segment: SegmentConfig, destination: Destination) -> WorkerSpec:
         """Return what workers need to know, with model and codebook where all machines see them."""
         store_shared(self._parts, destination, self._bundle)
         if segment.codebook != self._archive and destination.codebook is not None:
             segment = replace(segment, codebook=codebook_path(self._parts, destination.codebook.id))
         model = model_path(self._parts, self._bundle.model_id, self._bundle.preprocessing.hash)
-        return replace(self._spec, parts=self._parts, model=model, segment=segment)
+        return replace(self._spec, parts=self._parts, model=model, segment=segment, training=self._training)
 
     def _plan(self, photos: "PhotoList") -> IndexingPlan:
         from ctxdeploy.index import Index
@@ -120,6 +165,7 @@ class ClusterJob:
         report = self._report
         if is_archive(self._archive):
             with Index.open(self._archive) as index:
+                check_settings(index, self._archive, self._config)
                 plan = make_checked_plan(index, self._archive, photos, self._config)
         else:
             plan = make_plan(None, photos)
@@ -175,6 +221,7 @@ class ClusterJob:
             report.failures = [failure for failure in index.failures() if failure["name"] in tried]
             report.failed = len(report.failures)
             finish(index, report, self._display, collect=self._config.collect_garbage)
+        training_cache(self._training, self._bundle).remove()
         remove_folder(self._parts)
 
 
@@ -187,12 +234,16 @@ def name_lists(photos: "PhotoList", plan: IndexingPlan, size: int) -> list[NameL
         size: photos of a list at most.
     """
     todo = {*plan.new, *plan.changed, *(failure.name for failure in plan.refused)}
-    names = [photo.name for photo in photos.photos]
-    count = max(-(-len(names) // size), 1)
-    cut = [(number, names[(number - 1) * size : number * size]) for number in range(1, count + 1)]
-    lists = [
-        NameList(part=Part(number=number, count=count), names=[name for name in run if name in todo])
-        for number, run in cut
-    ]
+    whole = cut_lists([photo.name for photo in photos.photos], size)
+    lists = [replace(one, names=[name for name in one.names if name in todo]) for one in whole]
     lists[0] = replace(lists[0], unlisted=photos.unreadable)
     return [one for one in lists if one.names or one.unlisted]
+
+
+def cut_lists(names: Sequence[str], size: int) -> list[NameList]:
+    """Return names, which are sorted, in lists of so many; one at least."""
+    count = max(-(-len(names) // size), 1)
+    return [
+        NameList(part=Part(number=number, count=count), names=names[(number - 1) * size : number * size])
+        for number in range(1, count + 1)
+    ]

@@ -71,14 +71,20 @@ class RayPool:
         self._attempts: dict[int, int] = {}
         self._done: set[int] = set()
         self._seconds: list[float] = []
+        self._method = "make"
 
-    def run(self, lists: Sequence[NameList]) -> Iterator[Reply]:
-        """Yield a reply with a receipt for each list, as they come.
+    def run(self, lists: Sequence[NameList], *, method: str = "make") -> Iterator[Reply]:
+        """Yield the reply for each list, as they come.
+
+        Args:
+            lists: of names.
+            method: of ``SegmentWorker``, that does them.
 
         Raises:
             CtxdeployError: of a worker, that another attempt would meet as well.
             BackendError: a list lost its worker too often.
         """
+        self._method = method
         self._queue.extend(lists)
         while len(self._done) < len(lists):
             self._give_out()
@@ -112,7 +118,7 @@ class RayPool:
 
     def _start(self, names: NameList, *, is_repeat: bool) -> None:
         worker = self._idle.pop()
-        task = worker.make.remote(names, is_repeat=is_repeat)
+        task = getattr(worker, self._method).remote(names, is_repeat=is_repeat)
         self._running[task] = _Running(worker=worker, names=names, since=time.monotonic())
 
     def _slow(self) -> NameList | None:
@@ -144,7 +150,7 @@ class RayPool:
         self._idle.append(running.worker)
         if number in self._done:
             return None
-        if reply.receipt is None:
+        if not reply.is_done:
             if reply.error not in _PASSING:
                 raise reply.raised()
             self._again(running.names, reply.text, reply)

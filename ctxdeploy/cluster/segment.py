@@ -89,19 +89,25 @@ def remove_abandoned(folder: Path, ending: str) -> None:
 
 def store_shared(parts: Path, destination: Destination, bundle: "Bundle") -> None:
     """Put codebook and model beside the segments, once: a new archive is made of them. Several machines may do so."""
-    from ctxdeploy.archive import copy_model
-    from ctxdeploy.core.errors import StorageError
-
     codebook: Codebook | None = destination.codebook
     if codebook is not None and not codebook_path(parts, codebook.id).exists():
         codebook.save(codebook_path(parts, codebook.id))
+    store_model_beside(parts, bundle)
+
+
+def store_model_beside(parts: Path, bundle: "Bundle") -> None:
+    """Put a model beside the segments, once."""
+    from ctxdeploy.archive import copy_model
+    from ctxdeploy.core.errors import StorageError
+
     target = model_path(parts, bundle.model_id, bundle.preprocessing.hash)
-    if not target.exists():
-        try:
-            copy_model(bundle, target)
-        except StorageError:
-            if not target.exists():  # else another machine was faster
-                raise
+    if target.exists():
+        return
+    try:
+        copy_model(bundle, target)
+    except StorageError:
+        if not target.exists():  # else another machine was faster
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ class SegmentMaker:
         config: boxes, failures and commits.
         display: where progress and remarks go.
         work: folder of unfinished segments, such as one on a local disk; ``parts`` if None.
+        training: folder of descriptors that trained the codebook, which are not extracted once more.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class SegmentMaker:
         config: SegmentConfig,
         display: Display,
         work: Path | None = None,
+        training: Path | None = None,
     ) -> None:
-        self._parts, self._work = parts, work or parts
+        self._parts, self._work, self._training = parts, work or parts, training
         self._extractor, self._destination = extractor, destination
         self._config, self._display = config, display
 
@@ -109,7 +111,8 @@ class SegmentMaker:
         store_shared(self._parts, self._destination, self._extractor.bundle)
         work = work_path(self._work, identity)
         with self._opened(work) as index:
-            job = IndexingJob(work, self._extractor, self._config.indexing(), self._display, index, is_part=True)
+            config, shown = self._config.indexing(), self._display
+            job = IndexingJob(work, self._extractor, config, shown, index, is_part=True, training=self._training)
             job.place(photos)
             with self._display.steps("compacting") as step:
                 index.compact(purge=True, progress=step)

@@ -5,22 +5,25 @@ import shutil
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxdeploy.cluster.config import Part, SegmentConfig, named
-from ctxdeploy.cluster.destination import destination_of
+from ctxdeploy.cluster.destination import Destination, destination_of
 from ctxdeploy.cluster.unit import Receipt, SegmentMaker
 from ctxdeploy.core import errors
+from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import CtxdeployError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import native_path
+from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig, ExtractorConfig, PhotoFailure
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoFailure
     from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, Selection
 
 
@@ -36,6 +39,7 @@ class WorkerSpec:
         parts: folder of the segments.
         model: folder of the bundle.
         segment: codebook and settings.
+        training: folder of descriptors that train the codebook of a new archive.
     """
 
     place: str
@@ -48,6 +52,7 @@ class WorkerSpec:
     parts: Path = Path()
     model: Path = Path()
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    training: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +75,23 @@ class Reply:
     """What comes back for a list: the receipt, or the error's class, text and machine.
 
     Attributes:
+        described: photos of the list whose descriptors are kept for training.
+        failed: those that could not be read then.
         reasons: how often photos failed for which reason.
     """
 
     part: Part
     receipt: Receipt | None = None
+    described: int | None = None
+    failed: Sequence[str] = ()
     reasons: "Counter[str] | None" = None
     error: str = ""
     text: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the list is done; else there is an error."""
+        return self.receipt is not None or self.described is not None
 
     def raised(self) -> CtxdeployError:
         """Return the error as it was raised there."""
@@ -113,19 +127,47 @@ class SegmentWorker:
                 shutil.rmtree(work, ignore_errors=True)
         return Reply(part=names.part, receipt=receipt, reasons=_reasons(receipt) if receipt.is_new else Counter())
 
+    def describe(self, names: NameList, *, is_repeat: bool = False) -> Reply:
+        """Extract the descriptors of a list for training, but for those that are there; they are kept on disk.
+
+        Args:
+            names: the photos.
+            is_repeat: another worker is at it too, which does no harm: files are whole or not there.
+        """
+        from ctxdeploy.runtime import PhotoFailure
+
+        try:
+            extractor, bundle = self._extractor, self._extractor.bundle
+            cache = training_cache(self._spec.training or Path(), bundle)
+            photos = [photo for photo in self._photos(names).photos if not cache.has(photo.name, photo.state())]
+            failed: dict[str, str] = {}
+            with closing(extractor.extract(photos)) as results:
+                for result in results:
+                    if isinstance(result, PhotoFailure):
+                        failed[result.name] = result.reason
+                    else:
+                        cache.put(result)
+        except CtxdeployError as error:
+            return Reply(part=names.part, error=type(error).__name__, text=f"{socket.gethostname()}: {error}")
+        described = len(names.names) - len(failed)
+        return Reply(part=names.part, described=described, failed=list(failed), reasons=Counter(failed.values()))
+
     @cached_property
-    def _parts(self) -> dict[str, Any]:
+    def _extractor(self) -> "Extractor":
         from ctxdeploy.runtime import Extractor
 
         spec = self._spec
-        bundle = open_bundle(spec.model)
-        extractor = Extractor(bundle, backend=spec.backend, config=spec.extraction)
-        return {"extractor": extractor, "destination": destination_of(spec.segment, bundle)}
+        return Extractor(open_bundle(spec.model), backend=spec.backend, config=spec.extraction)
+
+    @cached_property
+    def _destination(self) -> Destination:
+        return destination_of(self._spec.segment, self._extractor.bundle)
 
     def _maker(self, work: Path | None) -> SegmentMaker:
-        made = self._parts
-        shown = Display(quiet=True)
-        return SegmentMaker(self._spec.parts, made["extractor"], made["destination"], self._spec.segment, shown, work)
+        spec, shown = self._spec, Display(quiet=True)
+        return SegmentMaker(
+            spec.parts, self._extractor, self._destination, spec.segment, shown, work, training=spec.training
+        )
 
     @cached_property
     def _listed(self) -> "PhotoList":
@@ -148,6 +190,11 @@ class SegmentWorker:
             unreadable=tuple(names.unlisted),
             folder=folder,
         )
+
+
+def training_cache(folder: Path, bundle: Bundle) -> DescriptorCache:
+    """Return the descriptors of a model that train a codebook."""
+    return DescriptorCache(folder, {"model": bundle.model_id, "preprocessing": bundle.preprocessing.hash})
 
 
 def _reasons(receipt: Receipt) -> "Counter[str]":

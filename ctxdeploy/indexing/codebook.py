@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -198,29 +198,12 @@ class CodebookTrainer:
             ConfigError: there are fewer descriptors than words.
             TooManyFailuresError: more photos failed than is allowed.
         """
-        from ctxdeploy.index import Codebook
-
         sample = self.sample(photos, config)
-        limit = self._extractor.config.memory_limit
-        # Half of the memory may be the descriptors that are clustered.
-        max_vectors = None if limit is None else limit // (2 * 4 * self._extractor.bundle.extraction.dim)
-        vectors, used = _training_vectors(self._cache, sorted(photo.name for photo in sample), config, max_vectors)
-        if not len(vectors):
-            raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
-        self._display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
-        start = time.perf_counter()
-        with self._display.progress("clustering", ITERATIONS, "iterations") as bar:
-            codebook = Codebook.train(
-                vectors,
-                config.words,
-                seed=config.seed,
-                iterations=ITERATIONS,
-                progress=lambda done, total: bar.advance(),
-            )
+        limit, dim = self._extractor.config.memory_limit, self._extractor.bundle.extraction.dim
         failed = {failure.name for failure in self.failed}
-        codebook.training["photos"] = fingerprint(photo for photo in sample if photo.name not in failed)
+        start = time.perf_counter()
+        codebook = train_codebook(self._cache, sample, failed, config, self._display, memory_limit=limit, dim=dim)
         self.times.clustering = time.perf_counter() - start
-        self._display.say(codebook.metadata()["training"]["explanation"])
         return codebook
 
     def sample(self, photos: list["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
@@ -229,9 +212,7 @@ class CodebookTrainer:
         Raises:
             TooManyFailuresError: more photos failed than is allowed.
         """
-        sample = photos
-        if len(photos) > config.max_photos:
-            sample = random.Random(config.seed).sample(photos, config.max_photos)
+        sample = draw_sample(photos, config)
         tried = {failure.name for failure in self.failed}
         missing = [
             photo for photo in sample if photo.name not in tried and not self._cache.has(photo.name, photo.state())
@@ -259,6 +240,58 @@ class CodebookTrainer:
                 self.times.take(self._extractor.statistics, _NOTHING)
                 bar.limited_by(self.times.limit)
                 bar.advance(failed=int(is_failure))
+
+
+def draw_sample(photos: list["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
+    """Return the photos that train a codebook, always the same ones."""
+    if len(photos) <= config.max_photos:
+        return photos
+    return random.Random(config.seed).sample(photos, config.max_photos)
+
+
+def train_codebook(
+    cache: DescriptorCache,
+    sample: list["PhotoSource"],
+    failed: Set[str],
+    config: TrainingConfig,
+    display: Display,
+    *,
+    memory_limit: int | None,
+    dim: int,
+) -> "Codebook":
+    """Train a codebook from the descriptors that the cache has of a sample.
+
+    Args:
+        cache: has them.
+        sample: of the photos.
+        failed: names in it that could not be read.
+        config: size and seed.
+        display: where progress and remarks go.
+        memory_limit: bytes of the command; half of them may be the descriptors that are clustered.
+        dim: of the descriptors.
+
+    Raises:
+        NoPhotosError: the cache has no descriptors.
+        ConfigError: there are fewer descriptors than words.
+    """
+    from ctxdeploy.index import Codebook
+
+    max_vectors = None if memory_limit is None else memory_limit // (2 * 4 * dim)
+    vectors, used = _training_vectors(cache, sorted(photo.name for photo in sample), config, max_vectors)
+    if not len(vectors):
+        raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
+    display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
+    with display.progress("clustering", ITERATIONS, "iterations") as bar:
+        codebook = Codebook.train(
+            vectors,
+            config.words,
+            seed=config.seed,
+            iterations=ITERATIONS,
+            progress=lambda done, total: bar.advance(),
+        )
+    codebook.training["photos"] = fingerprint(photo for photo in sample if photo.name not in failed)
+    display.say(codebook.metadata()["training"]["explanation"])
+    return codebook
 
 
 def _training_vectors(

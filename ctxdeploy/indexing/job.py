@@ -58,6 +58,7 @@ class IndexingJob:
         display: where progress and remarks go.
         index: the archive, open for writing, which stays open; None to open or make it, and close it at the end.
         is_part: it becomes a part of another archive: neither model nor judgement is kept with it.
+        training: folder of descriptors that trained the codebook; beside the archive if None. Of a part it stays.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class IndexingJob:
         index: "Index | None" = None,
         *,
         is_part: bool = False,
+        training: Path | None = None,
     ) -> None:
         self._archive, self._extractor, self._config, self._display = archive, extractor, config, display
         self._given, self._is_part = index, is_part
         self._bundle = extractor.bundle
         key = {"model": self._bundle.model_id, "preprocessing": self._bundle.preprocessing.hash}
-        self._cache = DescriptorCache(archive.with_name(archive.name + ".training"), key)
+        self._cache = DescriptorCache(training or archive.with_name(archive.name + ".training"), key)
         self._trainer = CodebookTrainer(extractor, self._cache, config.failure_limit, display)
         self._boxes = {} if config.boxes is None else read_boxes(config.boxes)
         self._report = IndexingReport()
@@ -192,7 +194,8 @@ class IndexingJob:
         finally:
             if self._given is None:
                 index.close()
-        self._cache.remove()
+        if not self._is_part:
+            self._cache.remove()
         self._report.seconds = time.monotonic() - self._start
 
     def _check_precision(self) -> None:

@@ -1,5 +1,6 @@
 """``index --cluster`` on a Ray of this machine: the archive of one machine, though workers and drivers are killed."""
 
+import json
 import os
 import random
 import shutil
@@ -105,6 +106,21 @@ def test_workers_and_drivers_are_killed(
     compare(call, archive, whole, photos, content)
 
 
+def test_a_codebook_is_trained_on_what_the_workers_extract(
+    call: Call, photos: Path, tmp_path: Path, content: Callable[[Path], dict[str, str]]
+) -> None:
+    archive, whole = tmp_path / "many.ctxindex", tmp_path / "whole.ctxindex"
+    options = ("--words", "40", "--training-photos", "9")
+    assert call("index", photos, "-o", whole, "--model", "ctx-small", *options, "-q").code == 19
+    with driver(command(photos, archive, *options)) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 19, err
+    report = json.loads(out)
+    assert (report["indexed"], report["failed"], report["codebook"]["words"]) == (12, 2, 40)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.ctxindex", "whole.ctxindex"]
+    compare(call, archive, whole, photos, content)
+
+
 def test_an_archive_grows_and_loses_photos(call: Call, photos: Path, tmp_path: Path) -> None:
     """Settings of the archive hold, changed photos are replaced, --sync removes; then there is nothing to do."""
     folder, archive = Path(shutil.copytree(photos, tmp_path / "photos")), tmp_path / "a.ctxindex"
@@ -126,7 +142,7 @@ def test_what_a_cluster_cannot_do_is_refused(call: Call, photos: Path, tmp_path:
     given = ("index", photos, "-o", tmp_path / "a", "--model", "ctx-small", "-q")
     for options, text in (
         (("--cluster", "here"), "'here' is neither auto nor local"),
-        (("--cluster", "local", "--words", "40"), "--words trains on photos"),
+        (("--cluster", "local", "--global", "--global-cells", "4"), "--global-cells train on photos"),
         (("--cluster", "local", "--list-size", "0"), "--list-size 0 is outside 1"),
         (("--cluster", "auto"), "there is no Ray cluster"),
         (("--cluster", "local", "--worker-cpus", "999"), "too few for one worker of --worker-cpus 999"),
