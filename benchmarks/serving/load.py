@@ -94,9 +94,18 @@ class Connections:
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Send a request, and return status and body of its reply."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        while True:
+            again = bool(self._idle)
+            reader, writer = self._idle.pop() if again else await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(request)
+            try:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                break
+            except (asyncio.IncompleteReadError, ConnectionError):
+                writer.close()
+                if not again:
+                    raise
+                # A service closes connections that were idle for long: the next one is tried.
         length = int(head.split("content-length:", 1)[1].split("\r\n", 1)[0])
         body = await reader.readexactly(length)
         if "connection: close" in head:

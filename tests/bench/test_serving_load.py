@@ -46,6 +46,9 @@ def stalling() -> Iterator[tuple[int, list[str]]]:
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while head := await _head(reader):
+                if "once" in head and len(asked) == 1:
+                    asked.append("closed")
+                    break  # as a service does with a connection that was idle
                 async with one:
                     if not asked:
                         await asyncio.sleep(STANDSTILL)
@@ -95,6 +98,15 @@ def test_a_closed_loop_asks_each_once_and_counts_refusals(load: ModuleType, stal
     outcome = load.closed_loop(port, [load.indexed_request("a"), load.indexed_request("full")], 20, 4)
     assert len(asked) == 20 and len(outcome.latencies) == 10
     assert outcome.figures()["refused"] == {"429": 10}
+
+
+def test_a_connection_that_the_service_closed_is_opened_again(
+    load: ModuleType, stalling: tuple[int, list[str]]
+) -> None:
+    port, asked = stalling
+    outcome = load.closed_loop(port, [load.indexed_request("once")], 2, 1)
+    assert len(outcome.latencies) == 2 and not outcome.refused
+    assert asked[1] == "closed"
 
 
 def test_arrivals_are_those_of_a_poisson_process(load: ModuleType) -> None:
