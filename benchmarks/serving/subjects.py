@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +18,6 @@ from serving.load import Outcome, arrivals, in_process
 
 # Threads of the service (--max-running), which the library is called from as well.
 THREADS = 8
-_ROOT = Path(__file__).parents[2]
 
 
 class Subject:
@@ -33,9 +33,11 @@ class Subject:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.name = name
+        self._log = tempfile.TemporaryFile()  # a line a request, as a service writes them
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command), str(self.port)],
             stdout=subprocess.DEVNULL,
+            stderr=self._log,
             cwd=Path(__file__).parents[1],
         )
         self._wait()
@@ -44,7 +46,9 @@ class Subject:
         """Return when it says that it is ready; a service without ``/readyz`` is, as soon as it answers."""
         while True:
             if self.process.poll() is not None:
-                raise SystemExit(f"{self.name} ended with code {self.process.returncode}")
+                self._log.seek(0)
+                said = self._log.read()[-2000:].decode(errors="replace")
+                raise SystemExit(f"{self.name} ended with code {self.process.returncode}: {said}")
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=60).close()
             except urllib.error.HTTPError as error:
@@ -66,6 +70,7 @@ class Subject:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(120)
+        self._log.close()
 
 
 def service(archive: Path, *options: object, name: str = "ctxdeploy serve") -> Subject:
