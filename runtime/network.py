@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ class Network:
         self._backend, self._shapes, self._growth = backend, shapes, growth
         self._failed: list[tuple[int, int]] = []
         # Queries of other threads come between two batches: engines take one at a time, and so do the figures here.
-        self._turn = threading.Lock()
+        self._turn = Turns()
 
     def check(self, item: WorkItem) -> None:
         """Let a decoded photo fail whose size the graph does not take."""
@@ -118,6 +119,43 @@ class Network:
         if self._growth is not None:
             limits.append(self._growth.max_photos(pixels))
         return min(limits, default=count)
+
+
+class Turns:
+    """A lock that threads get in the order in which they asked: who releases one of Python's may take it again at once,
+    and a stream of photos kept a query waiting for six of its batches so."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._is_taken = False
+
+    def __enter__(self) -> None:
+        mine = threading.Event()
+        with self._mutex:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            self._waiting.append(mine)
+        try:
+            mine.wait()
+        except BaseException:  # Ctrl-C
+            with self._mutex:
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+                else:
+                    self._pass_on()
+            raise
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with self._mutex:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._is_taken = False
 
 
 def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors | PhotoFailure:

@@ -70,6 +70,32 @@ def test_a_page_without_a_place_is_refused_before_the_photos_are_read(
     assert "page.html cannot be written: No such file or directory; choose another --html" in result.err
 
 
+def test_only_some_photos_may_be_found(call, shared_archive: Path, tmp_path: Path) -> None:
+    with Index.open(shared_archive) as index:
+        names = sorted(index.names())
+        number = index.info()["manifest"]
+    query = ("query", "--indexed", names[0], "--index", shared_archive, "--expand", 0, "--json")
+    every = call(*query, "--top", len(names)).json[0]
+    assert every["state"] == number
+    prefix = names[0][:3]
+    (some := tmp_path / "names.txt").write_text("\n".join([*names[:4], "nobody", ""]))
+    for flags, kept in (
+        (("--prefix", prefix), [name for name in names if name.startswith(prefix)]),
+        (("--prefix", prefix, "--prefix", names[-1]), [*(n for n in names if n.startswith(prefix)), names[-1]]),
+        (("--among", some), names[:4]),
+        (("--among", some, "--prefix", names[2]), names[2:3]),
+    ):
+        answer = call(*query, "--top", len(names), *flags)
+        told = [(hit["name"], hit["score"], hit["probability"]) for hit in answer.json[0]["results"]]
+        whole = [(hit["name"], hit["score"], hit["probability"]) for hit in every["results"] if hit["name"] in kept]
+        assert told == whole and whole
+        assert ("1 of 5 names to search among not in the archive: nobody" in answer.err) == ("--among" in flags)
+    (empty := tmp_path / "empty.txt").touch()
+    for file, words in ((empty, "empty.txt holds no names"), (tmp_path / "none.txt", "No such file")):
+        refused = call(*query, "--among", file)
+        assert refused.code == 2 and words in refused.err
+
+
 def test_one_result_is_not_several(call, photos: Path, shared_archive: Path) -> None:
     query = ("query", photos / "coins_0.jpg", "--index", shared_archive)
     assert ": 1 result for " in call(*query, "--top", 1).out

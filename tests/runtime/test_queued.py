@@ -29,6 +29,7 @@ from ctxdeploy.runtime import (
     QueuedExtractor,
 )
 from ctxdeploy.runtime import worker_process as processes
+from ctxdeploy.runtime.network import Turns
 from ctxdeploy.runtime.network_queue import NETWORK_THREAD
 from ctxdeploy.runtime.pools import DECODER_PREFIX
 
@@ -351,6 +352,42 @@ def test_a_stream_goes_on_beside_the_queue(make_bundle: MakeBundle) -> None:
         assert [result.name for result in results if isinstance(result, PhotoFailure)] == ["bad"]
         assert extractor.statistics.photos == len(sources) + 1
         assert all(len(one.result(LONG)) == 1 for one in found)
+
+
+def test_the_network_is_had_in_the_order_of_asking() -> None:
+    turns, order = Turns(), list[int]()
+
+    def work(number: int) -> None:
+        with turns:
+            order.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            assert soon(lambda: len(turns._waiting) == number + 1)  # noqa: B023 (called here)
+        assert order == []
+    with turns:  # behind all of them
+        assert order == list(range(6))
+    assert not turns._is_taken
+
+
+def test_who_is_interrupted_while_he_waits_gives_up_his_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+
+    def interrupted(self: threading.Event, timeout: float | None = None) -> bool:
+        if leaves:
+            turns.__exit__(None, None, None)  # his turn has come a moment before
+        raise KeyboardInterrupt
+
+    for leaves in (False, True):
+        turns.__enter__()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(threading.Event, "wait", interrupted)
+            turns.__enter__()
+        if not leaves:
+            turns.__exit__(None, None, None)
+        assert not turns._is_taken and not turns._waiting
 
 
 def test_an_observer_that_fails_is_printed_and_ends_nothing(
