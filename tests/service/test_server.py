@@ -126,7 +126,7 @@ def test_cut_off_bodies_harm_nobody(strict: Any) -> None:
     assert all(json.loads(line)["status"] == 499 for line in gone)
 
 
-@pytest.mark.parametrize("text", [b"HELLO\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n"])
+@pytest.mark.parametrize("text", [b"HELLO\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"])
 def test_what_is_no_request_is_a_problem(strict: Any, text: bytes) -> None:
     with dial(strict, text) as connection:
         answer = rest(connection)
