@@ -13,8 +13,8 @@ from ctxdeploy.service.config import ServiceConfig
 from ctxdeploy.service.problems import MEDIA_TYPE, ProblemError, problem_fields
 from ctxdeploy.service.record import request_id_of
 
-# Bytes of a request's first line and headers. h11 takes 16 KiB by itself; httptools would take any.
-MAX_HEADERS = 32 << 10
+# Bytes of a request's first line and headers. h11 counts only what comes in pieces; httptools would take any.
+MAX_HEAD = 32 << 10
 # An answer may take so many times as long as a request may: a photo that is sent to a slow reader.
 _ANSWER_TIMES = 20
 
@@ -61,7 +61,7 @@ class Connection(_Base):  # type: ignore[misc]
         self._limits = limits
         self._asked: Any = None
         self._since = self.loop.time()
-        self._heading = 0
+        self._head, self._end = 0, b""
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -81,19 +81,27 @@ class Connection(_Base):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; heads of requests have a limit."""
-        if not self.is_answering():
-            self._heading += len(data)
+        is_body = self.cycle is not None and self.cycle.more_body  # also of a request that was refused meanwhile
+        if not is_body and not self.is_answering() and not self._fits(data):
+            self.refuse(431, f"the head of the request has more than {MAX_HEAD:,} bytes")
+            return
         super().data_received(data)
         if self.is_answering():
-            self._heading = 0
+            self._head, self._end = 0, b""
             self._limits.idle.pop(self, None)
-        elif self._heading > MAX_HEADERS and self.cycle is None:
-            self.refuse(431, "the headers of the request are too long")
+
+    def _fits(self, data: bytes) -> bool:
+        """Return whether the head of a request ends within its limit, or may still do so."""
+        end = (self._end + data).find(b"\r\n\r\n")
+        size = len(data) if end < 0 else end
+        self._head += len(data)
+        self._end = (self._end + data[-3:])[-3:]
+        return self._head - len(data) + size <= MAX_HEAD
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
         self._since = self.loop.time()
-        self._heading = 0
+        self._head, self._end = 0, b""
         self._limits.idle[self] = None
         super().on_response_complete()
         if self.is_answering():  # the next request had come already
