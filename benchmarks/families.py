@@ -22,7 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from networks import DISPLAY, rows_of, take_in_rejected
+from PIL import Image as Pillow
 
 from ctxdeploy.bench import RATED, convolution_rate, publish
 from ctxdeploy.core.bundle import MANIFEST, Extraction
@@ -168,6 +170,13 @@ def _untrained(name: str, options: argparse.Namespace) -> Path:
     return path
 
 
+def _sample(name: str, size: int) -> Any:
+    """Return a photo of scikit-image whose sides are at most ``size``, H×W×3 uint8."""
+    picture = Pillow.fromarray(sample_photo(name))
+    picture.thumbnail((size, size))
+    return np.asarray(picture)
+
+
 def _bundle(name: str, checkpoint: Path, options: argparse.Namespace) -> Path:
     """Return the bundle of a checkpoint in all precisions, made unless an earlier run left it; nothing is left out."""
     quick = "-quick" if options.quick else ""
@@ -176,7 +185,9 @@ def _bundle(name: str, checkpoint: Path, options: argparse.Namespace) -> Path:
         DISPLAY.say(f"exporting {name}")
         calibrate, photos = options.calibrate, None
         if options.quick:
-            photos = ParityPhotos(parity={name: sample_photo(name)[:768, :1024] for name in SAMPLES[:2]}, retrieval={})
+            photos = ParityPhotos(
+                parity={name: _sample(name, options.image_size) for name in SAMPLES[:2]}, retrieval={}
+            )
         exported = export_bundle(
             checkpoint,
             path,

@@ -21,7 +21,7 @@ from ctxdeploy.export.networks.delf_network import resize_from_corners, round_sc
 from ctxdeploy.export.parity.parity_run import ParityPhotos
 from ctxdeploy.export.saved_model import graph_facts
 
-UNITS = (3, 4, 6, 3)
+UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}
 ATTENTION = "attention_block/attention/compute/"
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -43,15 +43,14 @@ def normed(random: np.random.Generator, name: str, size: int, given: int, made: 
     return {**found, **{f"{name}/BatchNorm/{kind}": value.astype(np.float32) for kind, value in norms.items()}}
 
 
-def delf_tensors(blocks: int) -> Arrays:
-    """Return the tensors of a ResNet-50 of some blocks and of DELF's attention, with random weights."""
+def delf_tensors(blocks: int, root: str = "resnet_v1_50") -> Arrays:
+    """Return the tensors of a ResNet of some blocks and of DELF's attention, with random weights."""
     random = np.random.default_rng(blocks)
-    root = "resnet_v1_50"
     found = normed(random, f"{root}/conv1", 7, 3, 64)
     channels = 64
     for block in range(blocks):
         width = 64 << block
-        for unit in range(UNITS[block]):
+        for unit in range(UNITS[root][block]):
             place = f"{root}/block{block + 1}/unit_{unit + 1}/bottleneck_v1"
             if unit == 0:
                 found |= normed(random, f"{place}/shortcut", 1, channels, 4 * width)
@@ -62,7 +61,7 @@ def delf_tensors(blocks: int) -> Arrays:
     found |= normed(random, f"{ATTENTION}conv1", 1, 1024, 512)
     found |= convolution(random, f"{ATTENTION}conv2", 1, 512, 1)
     found[f"{ATTENTION}conv2/biases"] = np.array([0.3], np.float32)
-    found["resnet_v1_50/conv1/weights/Momentum"] = np.zeros((7, 7, 3, 64), np.float32)
+    found[f"{root}/conv1/weights/Momentum"] = np.zeros((7, 7, 3, 64), np.float32)
     found["global_step"] = np.int64(12)  # type: ignore[assignment]
     return found
 
@@ -154,7 +153,8 @@ def delg(delg_prefix: Path) -> Checkpoint:
 class Slim:
     """The formulas of TF-slim's ResNet and of the attention in float64, from TensorFlow's tensors."""
 
-    def __init__(self, tensors: Arrays, strides: tuple[int, ...]) -> None:
+    def __init__(self, tensors: Arrays, strides: tuple[int, ...], root: str = "resnet_v1_50") -> None:
+        self.root = root
         self.tensors = {name: torch.from_numpy(np.asarray(value, np.float64)) for name, value in tensors.items()}
         self.strides = strides
 
@@ -171,7 +171,7 @@ class Slim:
         return (self.conv(x, name, stride) - mean) / torch.sqrt(variance + 1e-5) * gamma + beta
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        x = torch.relu(self.normed(x, "resnet_v1_50/conv1", 2))
+        x = torch.relu(self.normed(x, f"{self.root}/conv1", 2))
         sides = []
         for size in x.shape[2:]:
             total = max((-(-size // 2) - 1) * 2 + 3 - size, 0)
@@ -179,9 +179,9 @@ class Slim:
         x = functional.max_pool2d(functional.pad(x, (*sides[1], *sides[0]), value=-np.inf), 3, 2)
         found = []
         for block, stride in enumerate(self.strides):
-            for unit in range(UNITS[block]):
-                place = f"resnet_v1_50/block{block + 1}/unit_{unit + 1}/bottleneck_v1"
-                step = stride if unit == UNITS[block] - 1 else 1
+            for unit in range(UNITS[self.root][block]):
+                place = f"{self.root}/block{block + 1}/unit_{unit + 1}/bottleneck_v1"
+                step = stride if unit == UNITS[self.root][block] - 1 else 1
                 y = torch.relu(self.normed(x, f"{place}/conv1"))
                 y = torch.relu(self.normed(y, f"{place}/conv2", step))
                 y = self.normed(y, f"{place}/conv3")
@@ -289,6 +289,24 @@ def test_delf_computes_its_formulas(delf: Checkpoint, pca: Any) -> None:
 
 
 @pytest.mark.slow
+def test_resnet101_computes_its_formulas(writer: ModuleType, tmp_path: Path) -> None:
+    tensors = delf_tensors(3, "resnet_v1_101")
+    writer.write(tmp_path / "r101delf" / "variables", tensors, crc32c=crc32c)
+    found = load_checkpoint(tmp_path / "r101delf" / "variables", threshold=0)
+    assert found.config.architecture.label == "resnet101" and "DELF on resnet_v1_101" in found.remarks[0]
+    network = found.network(replace(found.extraction, scales=(1.0,), top_k=20))
+    image = np.random.default_rng(3).integers(0, 256, (64, 97, 3), dtype=np.uint8)
+    slim = Slim(tensors, (2, 2, 2), "resnet_v1_101")
+    wanted = slim.maps((torch.from_numpy(image).double().permute(2, 0, 1)[None] - 128) / 128)[2]
+    with torch.no_grad():
+        block3 = network.backbone(network.normalise(torch.from_numpy(image)[None]))
+        strengths = network(torch.from_numpy(image)[None])[1][0]
+    assert float((block3 - wanted).abs().max() / wanted.abs().max()) < 3e-6
+    attention = torch.sort(slim.attention(wanted).flatten(), descending=True)[0]
+    np.testing.assert_allclose(strengths[: len(attention)], attention[: len(strengths)], rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_delg_computes_its_formulas(delg: Checkpoint) -> None:
     image = np.random.default_rng(1).integers(0, 256, (101, 140, 3), dtype=np.uint8)
     extraction = replace(delg.extraction, scales=(1.0, 0.5), top_k=60, global_scales=(1.0, 0.7071))
@@ -359,7 +377,9 @@ def test_tensors_that_do_not_fit_are_named(writer: ModuleType, tmp_path: Path) -
     )
     block4 = {"resnet_v1_50/block4/unit_1/bottleneck_v1/conv1/weights": np.zeros((1, 1, 1024, 512), np.float32)}
     whiten = {"whiten/weights": np.zeros((2048, 96), np.float32)}
-    refused({**found, **block4, **whiten}, "fourth block and whiten/weights, as DELG has, .* but no encoder and decoder")
+    refused(
+        {**found, **block4, **whiten}, "fourth block and whiten/weights, as DELG has, .* but no encoder and decoder"
+    )
     writer.write(tmp_path / "model", {**found, **block4}, crc32c=crc32c)
     assert any("left out" in line and "block4" in line for line in load_checkpoint(tmp_path / "model").remarks)
     name = "resnet_v1_50/block2/unit_1/bottleneck_v1/conv2/weights"

@@ -103,7 +103,7 @@ PUBLISHED: dict[str, NetworkConfig] = {
     name: NetworkConfig(family=family, architecture=trunk, smoothing=Smoothing(kind="none"), **parts)
     for name, family, trunk, parts in (
         ("gem", "gem", Architecture.RESNET18_HALF, {"dim": None, "pooling": Pooling(dim=64)}),
-        ("mac", "gem", Architecture.VGG16, {"dim": None, "pooling": Pooling(kind="mac")}),
+        ("mac", "gem", Architecture.RESNET18_HALF, {"dim": None, "pooling": Pooling(kind="mac")}),
         ("rmac", "gem", Architecture.RESNET18_HALF, {"dim": None, "pooling": Pooling(kind="rmac")}),
         (
             "ap-gem",
