@@ -3,8 +3,8 @@
 import { askKey } from './dialogs.js';
 
 const KEY = 'ctxdeploy-key';
-const TRIES = 6;
-const WAITS = new Set([429, 503]);
+// How often is asked again: while the network is loaded, where others are being answered, where an archive is in trouble.
+const TRIES = { NotReady: 120, 429: 8, 503: 2 };
 
 /** What the service answered instead of what was asked for. */
 export class Problem extends Error {
@@ -68,13 +68,13 @@ export async function ask(url, { method = 'GET', body, headers = {}, signal, wai
     }
     if (response.ok) return response;
     const problem = await problemOf(response);
-    if (response.status === 401 || (response.status === 403 && problem.code !== 'NotWritable' && method !== 'GET')) {
+    if (response.status === 401 || problem.code === 'KeyOnlyReads') {
       // Another request may have been given a key meanwhile.
       if (sessionStorage.getItem(KEY) === sent) await newKey(problem);
       continue;
     }
     const after = Number(response.headers.get('Retry-After'));
-    if (!WAITS.has(response.status) || !(after > 0) || tried === TRIES) throw problem;
+    if (!(after > 0) || tried > (TRIES[problem.code] ?? TRIES[response.status] ?? 0)) throw problem;
     waits?.(response.status === 429 ? 'Others are being answered; yours is next.' : problem.detail);
     await pause(Math.min(after, 10), signal);
   }

@@ -51,9 +51,8 @@ function refused(why) {
 
 const archiveOf = (wanted) => archives.find((archive) => archive.name === (wanted.archive || archives[0]?.name));
 
-async function load() {
-  const given = await askJson(path('archives'), { waits: announce });
-  archives = given.archives;
+async function load(waits) {
+  ({ archives } = await askJson(path('archives'), { waits }));
 }
 
 /** Show the state. */
@@ -74,6 +73,7 @@ function render({ anew = false } = {}) {
   const searching = isSearch(state);
   place('start').hidden = searching;
   place('search').hidden = !searching;
+  place('asked').hidden = false;
   if (!searching) {
     asking?.abort();
     if (comparison.isOpen) comparison.close();
@@ -180,8 +180,8 @@ async function removed(name) {
 function trouble(problem) {
   place('start').hidden = true;
   place('search').hidden = false;
-  place('asked').replaceChildren();
-  results.fail(problem, () => location.assign('./'));
+  place('asked').hidden = true;
+  results.fail(problem, () => location.assign(archives.length > 0 ? './' : location.href));
 }
 
 place('brand').addEventListener('click', (event) => {
@@ -192,10 +192,11 @@ place('brand').addEventListener('click', (event) => {
 addEventListener('popstate', () => { state = read(); render(); });
 takeEverywhere(given, refused);
 try {
-  await load();
+  await load((text) => {
+    place('search').hidden = false;
+    results.wait(text);
+  });
   render();
 } catch (problem) {
-  place('start').hidden = true;
-  place('search').hidden = false;
-  results.fail(problem, () => location.reload());
+  trouble(problem);
 }

@@ -61,7 +61,7 @@ export class Asked {
       else if (!this.size) this.frame.style.setProperty('--ratio', (image.naturalWidth / image.naturalHeight).toFixed(4));
     });
     if (upload) {
-      image.addEventListener('error', () => this.frame.classList.add('missing'), { once: true });
+      image.addEventListener('error', () => this.frame.classList.add('unshown'), { once: true });
       image.src = upload.url;
     } else show(image, archive.name, name, '(max-width: 60rem) 100vw, 24rem', [640, 1280]);
     this.part = new PartOfPhoto(this.frame, (box) => this.go({ box: this.#pixels(box), compare: '' }));

@@ -32,7 +32,7 @@ export class Browse {
     const key = JSON.stringify([archive.name, archive.state, archive.photos, state.folder, state.starts]);
     this.title.textContent = `Or start from one of the ${counted(archive.photos, 'photo')} here`;
     if (this.shown === key) return;
-    Object.assign(this, { shown: key, state, archive, next: '', loading: null });
+    Object.assign(this, { shown: key, state, archive, next: null, loading: null });
     if (this.filter.value !== state.starts) this.filter.value = state.starts;
     this.#trail();
     this.#inside();
@@ -58,10 +58,10 @@ export class Browse {
     this.folders.hidden = true;
     const { folders } = await askJson(path('folders', { archive: this.archive.name, prefix: this.state.folder })).catch(() => ({ folders: [] }));
     if (shown !== this.shown) return;
-    const wanted = folders.filter((folder) => folder.prefix.startsWith(this.state.folder + this.state.starts));
+    const wanted = folders.filter((folder) => folder.name.startsWith(this.state.folder + this.state.starts));
     this.folders.hidden = wanted.length === 0;
-    this.folders.replaceChildren(...wanted.map(({ prefix, photos }) => el('li', {}, this.#link({ folder: prefix, starts: '' }, 'folder-link',
-      icon('folder'), el('bdi', {}, printable(prefix.slice(this.state.folder.length).replace(/\/$/, ''))), el('span', { class: 'count' }, photos.toLocaleString('en'))))));
+    this.folders.replaceChildren(...wanted.map(({ name, photos }) => el('li', {}, this.#link({ folder: name, starts: '' }, 'folder-link',
+      icon('folder'), el('bdi', {}, printable(name.slice(this.state.folder.length).replace(/\/$/, ''))), el('span', { class: 'count' }, photos.toLocaleString('en'))))));
   }
 
   async #load() {
@@ -73,20 +73,20 @@ export class Browse {
       const { photos, next } = await askJson(path('photos', { archive: archive.name, prefix: state.folder + state.starts, after: this.next, limit: PAGE }));
       if (shown !== this.shown) return;
       const isFirst = this.grid.childElementCount === 0;
-      this.grid.append(...photos.map((photo) => this.#tile(photo.name ?? photo)));
-      this.next = next ?? '';
+      this.grid.append(...photos.map((photo) => this.#tile(photo)));
+      this.next = next;
       this.said.hidden = !isFirst || photos.length > 0;
       this.said.textContent = state.starts ? `No name here starts with “${printable(state.starts)}”.` : 'There is no photo here.';
       if (!this.said.hidden || state.starts) announce(photos.length ? counted(photos.length, 'photo') : this.said.textContent);
     } catch (problem) {
       if (shown !== this.shown) return;
-      this.next = '';
+      this.next = null;
       this.said.hidden = false;
       this.said.textContent = `The photos cannot be listed: ${printable(problem.detail ?? problem.message)}`;
     } finally {
       if (shown === this.shown) {
         this.loading = false;
-        this.more.hidden = this.next === '';
+        this.more.hidden = this.next === null;
       }
     }
   }

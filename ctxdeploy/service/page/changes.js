@@ -26,13 +26,14 @@ async function ended(job, tell) {
 
 /** Ask whether to remove a photo, and remove it; return whether it is gone. */
 export async function remove(archive, name) {
-  const [, file] = parts(name);
-  const sure = await confirmed(`Remove ${printable(file)}?`,
-    'It is no longer found. Its file stays where it is, but the archive cannot take this back by itself: it would be added again.', 'Remove it');
+  const file = el('input', { type: 'checkbox', id: 'with-file' });
+  const choice = archive.pictures === 'folder' && el('label', { class: 'check' }, file, el('span', {}, 'Delete its file as well'));
+  const sure = await confirmed(`Remove ${printable(parts(name)[1])}?`,
+    'It will not be found any more. There is no way back but to add it again.', 'Remove it', choice);
   if (!sure) return false;
-  const job = await askJson(path(`photos/${encoded(name)}`, { archive: archive.name }), { method: 'DELETE' });
-  const done = await ended(job);
-  if (done.state === 'failed') throw new Error(done.failures?.[0]?.reason ?? done.detail ?? 'it could not be removed');
+  const query = { archive: archive.name, file: file.checked ? true : null };
+  const done = await ended(await askJson(path(`photos/${encoded(name)}`, query), { method: 'DELETE' }));
+  if (done.state === 'failed') throw new Error(done.reason ?? 'the service does not say why');
   announce(`${printable(name)} was removed`);
   return true;
 }
@@ -42,7 +43,8 @@ function groups(rows) {
   const made = [];
   let bytes = 0;
   for (const row of rows) {
-    if (made.length === 0 || made.at(-1).length === MOST || bytes + row.file.size > BYTES) {
+    const isTwice = made.at(-1)?.some((other) => other.file.name === row.file.name);
+    if (made.length === 0 || isTwice || made.at(-1).length === MOST || bytes + row.file.size > BYTES) {
       made.push([]);
       bytes = 0;
     }
@@ -57,20 +59,23 @@ async function send(archive, folder, rows) {
   const body = new FormData();
   for (const row of rows) {
     row.name = folder + row.file.name;
-    body.append('photo', row.file, row.name);
+    body.append('photo', row.file, row.file.name);
     mark(row, 'going', 'sending…');
   }
   try {
-    const job = await (await ask(path('photos', { archive: archive.name }), { method: 'POST', body })).json();
+    const job = await (await ask(path('photos', { archive: archive.name, folder }), { method: 'POST', body })).json();
     const done = await ended(job, (state) => rows.forEach((row) => mark(row, 'going', state === 'waiting' ? 'waiting…' : 'described…')));
-    const failed = new Map((done.failures ?? []).map((failure) => [failure.name ?? failure.photo, failure.reason ?? failure.detail]));
+    const failed = new Map(done.failures.map(({ name, reason }) => [name, reason]));
     for (const row of rows) {
-      if (failed.has(row.name)) mark(row, 'bad', failed.get(row.name) ?? 'could not be read');
-      else if (done.state === 'failed') mark(row, 'bad', done.detail ?? 'not added');
+      if (failed.has(row.name)) mark(row, 'bad', printable(failed.get(row.name)));
+      else if (done.state === 'failed') mark(row, 'bad', printable(done.reason ?? 'not added'));
       else mark(row, 'good', 'added');
     }
   } catch (problem) {
-    for (const row of rows) mark(row, 'bad', printable(problem.detail ?? problem.message));
+    // One name that cannot be is no reason to refuse the others.
+    const isOfOne = [409, 413, 415, 422].includes(problem.status) && rows.length > 1;
+    if (isOfOne) for (const row of rows) await send(archive, folder, [row]);
+    else for (const row of rows) mark(row, 'bad', printable(problem.detail ?? problem.message));
   }
 }
 

@@ -8,7 +8,7 @@ import { Stage } from './stage.js';
 import { kept } from './state.js';
 import { agreed, named, placed, printable, reasons, sure } from './words.js';
 
-const LARGE = 1600;
+const LARGE = 1280;
 
 /** A dialog over the page; one result at a time. */
 export class Comparison {

@@ -35,8 +35,8 @@ export async function askKey(detail) {
 }
 
 /** Ask whether to do something that cannot be undone; return whether to. */
-export async function confirmed(title, explained, deed) {
-  const dialog = dialogOf(title, 'small', el('p', {}, explained),
+export async function confirmed(title, explained, deed, choice = null) {
+  const dialog = dialogOf(title, 'small', el('p', {}, explained), choice || '',
     el('p', { class: 'choices' },
       button('', 'Keep it', () => dialog.close(''), { autofocus: true }),
       button('', deed, () => dialog.close('yes'), { kind: 'danger' })));

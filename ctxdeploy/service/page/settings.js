@@ -58,7 +58,7 @@ function within(state, archive, go) {
     onfocus: async () => {
       if (list.childElementCount > 0) return;
       const { folders } = await askJson(path('folders', { archive: archive.name })).catch(() => ({ folders: [] }));
-      list.replaceChildren(...folders.map((folder) => el('option', { value: folder.prefix })));
+      list.replaceChildren(...folders.map((folder) => el('option', { value: folder.name })));
     } });
   return labelled('Only names that start with', 'within', field, list);
 }

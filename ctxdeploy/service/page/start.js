@@ -16,7 +16,8 @@ export class Start {
       el('h1', { id: 'start-title' }, 'Which photos show the same as yours?'),
       el('p', { class: 'soft' }, matchMedia('(pointer: coarse)').matches ? 'Choose one of yours, or take one.' : 'Drop a photo anywhere, or paste one.'),
       el('div', { class: 'choices' }, givingButtons(told.given, told.refused)), this.said);
-    this.archive = el('div', { class: 'archive' }, this.browse.host);
+    this.bare = el('p', { class: 'remark' }, 'The files of these photos are not within reach of the service: it finds them, and shows their names alone.');
+    this.archive = el('div', { class: 'archive' }, this.bare, this.browse.host);
     host.replaceChildren(this.drop, this.empty, this.archive);
   }
 
@@ -28,6 +29,7 @@ export class Start {
     this.drop.classList.toggle('idle', isEmpty);
     this.none.textContent = archive.writable ? 'Add some, and search among them.' : `Put some in with the command  ctxdeploy index PHOTOS -o ${archive.name}.ctxindex`;
     this.first.hidden = !archive.writable;
+    this.bare.hidden = isEmpty || !['none', 'elsewhere'].includes(archive.pictures);
     if (!isEmpty) this.browse.show(state, archive);
   }
 
