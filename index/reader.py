@@ -203,6 +203,15 @@ class Reader(Searches):
         ((shard, number),) = self._places(state, [query])
         return state.shards[shard].features(number)
 
+    def photo_size(self, name: str) -> tuple[int, int] | None:
+        """Return (width, height) of a photo in pixels; None if there is no such photo, or an archive without geometry."""
+        place = self.state.find(name)
+        sizes = None if place is None else self.state.shards[place[0]].geometry_sizes
+        if place is None or sizes is None:
+            return None
+        width, height = map(int, sizes[place[1]])
+        return (width, height) if width and height else None
+
     def check_keeps(self, geometry: str, what: str, *, otherwise: str = "") -> None:
         """Raise ``ConfigError`` unless the archive keeps enough of its features.
 
