@@ -204,9 +204,13 @@ class Reader(Searches):
         return state.shards[shard].features(number)
 
     def photo_size(self, name: str) -> tuple[int, int] | None:
-        """Return (width, height) of a photo in pixels; None if there is no such photo, or an archive without geometry."""
-        place = self.state.find(name)
-        sizes = None if place is None else self.state.shards[place[0]].geometry_sizes
+        """Return (width, height) of a photo in pixels; None without geometry, or if there is no such photo.
+
+        A writer's changes are committed first.
+        """
+        state = self._committed().state
+        place = state.find(name)
+        sizes = None if place is None else state.shards[place[0]].geometry_sizes
         if place is None or sizes is None:
             return None
         width, height = map(int, sizes[place[1]])

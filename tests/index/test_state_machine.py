@@ -329,6 +329,7 @@ class Machine(RuleBasedStateMachine):
             assert np.allclose(found.positions, asked.positions, rtol=0, atol=0.1)
             if self.config.keeps("codes"):
                 assert np.array_equal(found.codes, asked.codes) and found.size == self.size(photo)
+                assert self.writer.photo_size(name) == self.size(photo)
             if self.config.keeps("descriptors"):
                 assert asked.vectors is not None and found.vectors is not None
                 largest = np.abs(asked.vectors).max(axis=1, keepdims=True, initial=0.0)
