@@ -95,7 +95,14 @@ def answer_fields(
     fields["archive"] = served.name
     fields["seconds"] |= {"queue": record.seconds.get("queue", 0.0), "total": record.total}
     fields["remarks"] = [served.told(remark) for remark in (*answer.remarks, *answer.notes)]
-    fields["size"] = None if answer.size is None else list(answer.size)
+    # A part of an archived photo is asked with its file: that it is archived its name says.
+    named = getattr(options, "indexed", ())
+    is_archived = answer.is_indexed or answer.photo.name in ((named,) if isinstance(named, str) else named)
+    with served.photos.reading() as index:
+        size = answer.size or (index.photo_size(answer.photo.name) if is_archived else None)
+        for result in fields["results"]:
+            result["size"] = index.photo_size(result["name"])
+    fields["size"] = None if size is None else list(size)
     fields["coverage"] = {"searched": answer.searched, "photos": answer.photos}
     if options.matches:
         for result, hit in zip(fields["results"], answer.hits, strict=True):

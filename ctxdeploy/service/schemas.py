@@ -102,6 +102,7 @@ class Result(Exact):
     inliers: int | None
     affine: list[list[float]] | None
     box: list[float] | None
+    size: Annotated[list[int] | None, Field(description="Width and height in pixels, of an archive with geometry.")]
     matches: Annotated[
         list[list[float]] | None, Field(description="x, y in the query and x, y in the photo, of each match.")
     ] = None
@@ -132,7 +133,7 @@ class SearchAnswer(Exact):
     indexed: bool
     box: list[float] | None
     turn: int
-    size: Annotated[list[int] | None, Field(description="Width and height of the queried photo, where it was read.")]
+    size: Annotated[list[int] | None, Field(description="Width and height of the queried photo, where that is known.")]
     rank: str
     coverage: Coverage
     found: Annotated[int | None, Field(description="Results that are certain; null where nobody knows.")]
