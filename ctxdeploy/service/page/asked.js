@@ -73,7 +73,7 @@ export class Asked {
     this.host.replaceChildren(this.frame,
       el('p', { class: 'hint' }, 'Drag over the photo to search for a part of it.'),
       el('h2', { class: 'query-name' }, named(name)),
-      el('div', { class: 'deeds' }, this.choose, this.clear, givingButtons(this.told.given, this.told.refused, { main: 'Another photo', kind: '' }),
+      el('div', { class: 'deeds' }, this.choose, this.clear, givingButtons(this.told.given, this.told.refused, { main: 'Another photo', kind: '', id: 'pick-another' }),
         !upload && el('a', { class: 'button quiet', href: original(archive.name, name), target: '_blank', rel: 'noopener' }, icon('open'), el('span', {}, 'Open the file')),
         !upload && archive.writable && button('remove', 'Remove…', () => this.told.removed(name), { kind: 'quiet' })),
       el('details', { class: 'settings', open }, el('summary', {}, 'Settings'), this.fields));

@@ -62,7 +62,7 @@ export function takeEverywhere(taken, refused) {
 }
 
 /** Return buttons that pick a photo, take one where there is a camera, and paste one where the browser lets pages ask. */
-export function givingButtons(taken, refused, { main = 'Choose a photo', kind = 'main' } = {}) {
+export function givingButtons(taken, refused, { main = 'Choose a photo', kind = 'main', id = 'pick' } = {}) {
   const picker = (attributes) => {
     const input = el('input', { type: 'file', accept: 'image/*', hidden: true, tabindex: '-1', ...attributes });
     input.addEventListener('change', () => {
@@ -73,10 +73,10 @@ export function givingButtons(taken, refused, { main = 'Choose a photo', kind = 
     });
     return input;
   };
-  const files = picker({ id: 'pick' });
+  const files = picker({ id });
   const made = [files, button('photo', main, () => files.click(), { kind })];
   if (matchMedia('(pointer: coarse)').matches) {
-    const camera = picker({ capture: 'environment', id: 'take' });
+    const camera = picker({ capture: 'environment', id: `${id}-camera` });
     made.push(camera, button('camera', 'Take a photo', () => camera.click()));
   }
   if (isSecureContext && navigator.clipboard?.read && matchMedia('(pointer: fine)').matches) {

@@ -10,7 +10,7 @@ export class Start {
     this.host = host;
     this.browse = new Browse(go);
     this.said = el('p', { class: 'refusal', role: 'alert', hidden: true });
-    this.empty = el('div', { class: 'empty', hidden: true }, icon('photo'), el('h2', {}, 'No photos yet'), this.none = el('p', { class: 'soft' }),
+    this.empty = el('div', { class: 'empty', hidden: true }, icon('photo'), el('h1', {}, 'No photos yet'), this.none = el('p', { class: 'soft' }),
       this.first = button('add', 'Add photos', () => told.adding(), { kind: 'main' }));
     this.drop = el('div', { class: 'drop' }, icon('photo'),
       el('h1', { id: 'start-title' }, 'Which photos show the same as yours?'),
