@@ -344,13 +344,14 @@ class LatestJudgement:
 
     def __init__(self, *, keep: bool) -> None:
         self._keep = keep
-        self._found: tuple[int, Judgement] | None = None
+        # By all of the manifest: another archive in the place of this one may have the same number.
+        self._found: tuple[Any, Judgement] | None = None
 
     def of(self, index: "Index") -> Judgement:
         """Return the judgement of an archive's state."""
-        number, found = index.state.manifest.number, self._found
-        if found is None or found[0] != number:
-            found = self._found = (number, judgement_of(index, keep=self._keep))
+        manifest, found = index.state.manifest, self._found
+        if found is None or found[0] != manifest:
+            found = self._found = (manifest, judgement_of(index, keep=self._keep))
         return found[1]
 
 

@@ -74,10 +74,10 @@ class SharedState:
             with self._lock:
                 if self._opened is None or self._at is not None:
                     return False
-                held = self._opened.state.manifest.number
+                held = self._opened.state.manifest
             newest = open_state(self._path, None)
             try:
-                is_new = newest.state.manifest.number != held
+                is_new = newest.state.manifest != held  # also the other archive that was put in its place
                 if is_new:
                     prepare(newest)
             except BaseException:

@@ -174,6 +174,18 @@ class Reader(Searches):
         """Return the state of each photo's file by name, None if it is not known, for change detection."""
         return dict(self.state.known())
 
+    def file_of(self, name: str) -> FileState | None:
+        """Return the state of a photo's file as it was indexed, None if it is not known.
+
+        Raises:
+            ConfigError: there is no photo of that name.
+        """
+        state = self.state
+        place = state.find(name)
+        if place is None:
+            raise ConfigError(f"{name!r} is not in the archive")
+        return state.shards[place[0]].file(place[1])
+
     def failures(self) -> list[dict[str, Any]]:
         """Return the photos that could not be read, as they were recorded."""
         return [dict(record) for record in self.state.failures.values()]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.photo import PhotoFailure, PhotoReader, PhotoSource
     from ctxdeploy.runtime.queued import QueuedExtractor
     from ctxdeploy.runtime.sources.folder import find_photos
+    from ctxdeploy.runtime.thumbnails import Thumbnail, Thumbnailer
 
 __all__ = [
     "BackendConfig",
@@ -41,6 +42,8 @@ __all__ = [
     "Pixels",
     "QueuedExtractor",
     "StageSeconds",
+    "Thumbnail",
+    "Thumbnailer",
     "decode_photo",
     "find_photos",
     "photo_size",
@@ -61,6 +64,8 @@ _HOMES = {
     "Pixels": "ctxdeploy.runtime.decode.decode",
     "QueuedExtractor": "ctxdeploy.runtime.queued",
     "StageSeconds": "ctxdeploy.core.types",
+    "Thumbnail": "ctxdeploy.runtime.thumbnails",
+    "Thumbnailer": "ctxdeploy.runtime.thumbnails",
     "decode_photo": "ctxdeploy.runtime.decode.decode",
     "find_photos": "ctxdeploy.runtime.sources.folder",
     "photo_size": "ctxdeploy.runtime.decode.decode",

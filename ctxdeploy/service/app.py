@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ctxdeploy.service.middleware import Guard, Recording, needed_key
 from ctxdeploy.service.problems import ProblemError, http_problem, invalid, problem_response
 from ctxdeploy.service.record import record_of
-from ctxdeploy.service.routes import archives, health, page, search
+from ctxdeploy.service.routes import archives, changes, health, jobs, page, photos, pictures, search
 from ctxdeploy.service.service import Service
 
 # Of the API, not of the package: it changes when a client has to.
@@ -22,7 +22,16 @@ _ABOUT = (
     "Search by photo. Boxes and positions are in pixels of the photo as it is shown, x before y, from its upper left "
     "corner. Every error is a problem (RFC 9457) with the code of the library."
 )
-_ROUTERS = (search.router, archives.router, health.router, page.router)
+_ROUTERS = (
+    search.router,
+    archives.router,
+    changes.router,
+    photos.router,
+    jobs.router,
+    pictures.router,
+    health.router,
+    page.router,
+)
 
 
 def create_app(service: Service) -> FastAPI:

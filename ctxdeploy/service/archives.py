@@ -1,16 +1,25 @@
-"""The archives that a service answers from."""
+"""The archives that a service answers from, each in its newest state."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.archive import CURRENT, has_model, open_model, photo_folder, photo_place
+from ctxdeploy.core.errors import ConfigError, CtxdeployError
+from ctxdeploy.core.reading import read_regular
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
+from ctxdeploy.service.logs import log
+from ctxdeploy.service.names import SortedNames
 from ctxdeploy.service.problems import ProblemError
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig
+    from ctxdeploy.index import Index
+    from ctxdeploy.runtime import BackendConfig, ExtractionObserver, Extractor, QueuedExtractor
+
+# Of the file that names the state in force: a name and a hash.
+_MAX_POINTER = 4096
 
 
 class ServedArchive:
@@ -18,19 +27,54 @@ class ServedArchive:
 
     Args:
         place: where it is.
-        config: of the service.
-        backend: what runs its model, unless the place says otherwise.
 
     Attributes:
         path: its folder.
         name: that requests give.
         photos: the archive, opened for reading.
+        extractor: its network; None before ``load``, and where it has none.
+        stale: why it cannot move on to a newer state, and answers from the last one that was whole; None if it can.
     """
 
-    def __init__(self, place: ArchivePlace, config: ServiceConfig, backend: "BackendConfig | None" = None) -> None:
-        self.path, self.name = place.path, place.shown
-        self.photos = PhotoIndex.open(place.path, model=place.model, backend=place.backend or backend)
-        self._config = config
+    def __init__(self, place: ArchivePlace) -> None:
+        self.place, self.path, self.name = place, place.path, place.shown
+        try:
+            self._pointer = self._read_pointer()
+        except OSError:
+            self._pointer = b""  # opening says why
+        self.photos = PhotoIndex.open(place.path, model=place.model)
+        self.extractor: Extractor | None = None
+        self.stale: str | None = None
+        self._looking = threading.Lock()
+        self._naming = threading.Lock()
+        self._names: tuple[Any, SortedNames] | None = None
+
+    def load(self, extractor: "Extractor") -> None:
+        """Describe photos with a network that is loaded. Nobody may be asking."""
+        former, self.photos = self.photos, PhotoIndex.open(self.path, extractor=extractor)
+        self.extractor = extractor
+        former.close()
+
+    def look(self) -> bool:
+        """Move on to a newer state, if there is one; return whether there was. Costs a read of one small file if not.
+
+        What keeps it from that is logged once, and kept in ``stale``; it is tried again with the next look.
+        """
+        with self._looking:
+            try:
+                pointer = self._read_pointer()
+                moved = pointer != self._pointer and self.photos.refresh(prepare=True)
+            except (CtxdeployError, OSError) as error:
+                reason = str(error) if isinstance(error, CtxdeployError) else f"{self.path}: {error.strerror or error}"
+                if reason != self.stale:
+                    log.error("%s: answers come from its last whole state: %s", self.name, reason)
+                self.stale = reason
+                return False
+            self._pointer = pointer
+            if self.stale is not None:
+                log.warning("%s can be read again", self.name)
+                self.stale = None
+            return moved
 
     def told(self, text: str) -> str:
         """Return a text without the folders of the server."""
@@ -46,13 +90,76 @@ class ServedArchive:
         found |= {str(self.path.resolve()): self.name, str(self.path): self.name}
         return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
+    def _read_pointer(self) -> bytes:
+        return read_regular(self.path / CURRENT, _MAX_POINTER)
+
+    def names(self) -> SortedNames:
+        """Return all names in order; they are sorted once for each state."""
+        with self.photos.reading() as index:
+            manifest = index.state.manifest
+            held = self._names
+            if held is not None and held[0] is manifest:
+                return held[1]
+            with self._naming:  # one thread sorts, the others wait for it
+                held = self._names
+                if held is None or held[0] is not manifest:
+                    held = self._names = (manifest, SortedNames(index.names(), manifest.number))
+                return held[1]
+
+    def facts(self, *, writable: bool) -> dict[str, Any]:
+        """Return what is told of it: counts, model, what it keeps; nothing of where it lies on this machine."""
+        with self.photos.reading() as index:
+            manifest, config = index.state.manifest, index.config
+            return {
+                "name": self.name,
+                "photos": len(index),
+                "state": manifest.number,
+                "bytes": sum(entry.bytes for entry in manifest.files),
+                "model": self._model(index),
+                "local": index.keeps_local,
+                "geometry": None if config.geometry == "none" else config.geometry,
+                "global": None if config.global_vectors == "none" else config.global_vectors,
+                "writable": writable and has_model(self.path),
+                "pictures": self.pictures(),
+                "stale": self.stale is not None,
+            }
+
+    def _model(self, index: "Index") -> dict[str, Any]:
+        source = index.source
+        return {
+            "id": None if source is None else source.model,
+            "name": None if source is None else source.description or None,
+            "preprocessing": None if source is None else source.preprocessing,
+        }
+
+    def folder(self) -> Path | None:
+        """Return the folder that its names are paths in; None if there is none, or it is not known or not there."""
+        found = photo_folder(self.path)
+        return found if found is not None and found.is_dir() else None
+
+    def pictures(self) -> str:
+        """Return where the photos' files are: ``folder``, ``packed`` (tar or zip files), ``elsewhere`` or ``none``."""
+        if self.folder() is not None:
+            return "folder"
+        place = photo_place(self.path)
+        if place is None:
+            return "none"
+        if "://" not in place and place.lower().endswith((".tar", ".zip")):
+            return "packed"
+        return "elsewhere"
+
     def close(self) -> None:
         """Close it."""
         self.photos.close()
 
 
 class Archives:
-    """All archives of a service, by name.
+    """All archives of a service, by name; a thread looks for newer states of them.
+
+    Args:
+        places: of the archives.
+        config: of the service.
+        backend: what runs their models.
 
     Raises:
         ConfigError: two have the same name.
@@ -62,17 +169,28 @@ class Archives:
     def __init__(
         self, places: Sequence[Path | ArchivePlace], config: ServiceConfig, backend: "BackendConfig | None" = None
     ) -> None:
+        self._config, self._backend = config, backend
+        self._extractors: dict[tuple[str, BackendConfig | None], QueuedExtractor] = {}
         self._by_name: dict[str, ServedArchive] = {}
-        for place in places:
-            served = ServedArchive(
-                place if isinstance(place, ArchivePlace) else ArchivePlace(path=place), config, backend
-            )
-            if served.name in self._by_name:
-                raise ConfigError(f"{served.path} and {self._by_name[served.name].path} are both called {served.name}")
-            self._by_name[served.name] = served
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="ctxdeploy-refresh", daemon=True)
+        try:
+            for place in places:
+                served = ServedArchive(place if isinstance(place, ArchivePlace) else ArchivePlace(path=place))
+                other = self._by_name.setdefault(served.name, served)
+                if other is not served:
+                    served.close()
+                    raise ConfigError(f"{served.path} and {other.path} are both called {served.name}")
+        except BaseException:
+            self.close()
+            raise
+        self._thread.start()
 
     def __iter__(self) -> Iterator[ServedArchive]:
         return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
 
     def named(self, name: str | None) -> ServedArchive:
         """Return an archive; the only one may be left unnamed."""
@@ -93,7 +211,49 @@ class Archives:
             found |= served.secrets
         return found
 
+    def load(self, served: ServedArchive, observer: "ExtractionObserver | None" = None) -> None:
+        """Load the model of an archive, before anybody asks it; archives with the same model share one network.
+
+        An archive that was made of descriptor files has none.
+
+        Args:
+            served: the archive.
+            observer: told of what the network does.
+
+        Raises:
+            BundleError, BackendError, MissingExtraError: its model cannot run here.
+        """
+        if served.place.model is None and not has_model(served.path):
+            return
+        bundle, backend = open_model(served.path, served.place.model), served.place.backend or self._backend
+        extractor = self._extractors.get((bundle.model_id, backend))
+        if extractor is None:
+            from ctxdeploy.runtime import ExtractorConfig, QueuedExtractor
+            from ctxdeploy.runtime.decode import DecodeLimits
+
+            config = ExtractorConfig(
+                batch_size=self._config.batch_size,
+                photo_timeout=self._config.timeout,
+                limits=DecodeLimits(max_pixels=self._config.max_pixels),
+            )
+            extractor = QueuedExtractor(bundle, backend=backend, config=config, observer=observer)
+            self._extractors[bundle.model_id, backend] = extractor
+        served.load(extractor)
+
+    def _look(self) -> None:
+        while not self._ended.wait(self._config.refresh_seconds):
+            for served in self:
+                try:
+                    served.look()
+                except Exception:  # a defect of ours must not end the looking
+                    log.exception("%s: looking for a newer state failed", served.name)
+
     def close(self) -> None:
         """Close them all."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
         for served in self:
             served.close()
+        for extractor in self._extractors.values():
+            extractor.close()

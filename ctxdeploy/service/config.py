@@ -55,6 +55,11 @@ class ServiceConfig:
         allow_no_keys: listen on another address than loopback without keys.
         metrics_need_key: ``/metrics`` asks for a read key as well.
         writable: photos may be added and removed.
+        store_photos: the file of a photo that is added is stored in the folder that the archive's photos came from,
+            under its name; and ``file=true`` removes it again.
+        max_jobs: requests that add or remove photos, and wait for that.
+        max_job_bytes: of the photos that wait to be added.
+        write_timeout: seconds that they may wait for another process that writes the archive.
         max_bytes: of the body of a request.
         max_body_memory: bytes of the bodies of all requests together.
         max_pixels: of a photo.
@@ -89,6 +94,21 @@ class ServiceConfig:
     allow_no_keys: bool = setting(False, "--allow-no-keys", "Listen on another address than loopback without any key.")
     metrics_need_key: bool = setting(False, "--metrics-need-key", "Ask for a read key at /metrics as well.")
     writable: bool = setting(False, "--writable", "Let photos be added and removed.")
+    store_photos: bool = setting(
+        True, "--store-photos/--no-store-photos", "Store the files of photos that are added among the archive's photos."
+    )
+    max_jobs: int = setting(1000, "--max-jobs", "Requests to add or remove that may wait.", metavar="N")
+    max_job_bytes: int = setting(
+        256 << 20,
+        "--max-job-bytes",
+        "Of the photos that wait to be added.",
+        metavar="SIZE",
+        parse=parse_bytes,
+        default_text="256MiB",
+    )
+    write_timeout: float = setting(
+        300.0, "--write-timeout", "That they may wait for another writer.", metavar="SECONDS"
+    )
     max_bytes: int = setting(
         64 << 20, "--max-bytes", "Of the body of a request.", metavar="SIZE", parse=parse_bytes, default_text="64MiB"
     )
@@ -138,6 +158,8 @@ class ServiceConfig:
         for flag, value in (
             ("--max-bytes", self.max_bytes),
             ("--max-body-memory", self.max_body_memory),
+            ("--max-jobs", self.max_jobs),
+            ("--max-job-bytes", self.max_job_bytes),
             ("--max-pixels", self.max_pixels),
             ("--max-top", self.max_top),
             ("--max-batch", self.max_batch),
@@ -153,6 +175,7 @@ class ServiceConfig:
             ("--refresh", self.refresh_seconds),
             ("--keep-alive", self.keep_alive),
             ("--drain", self.drain_seconds or 1.0),
+            ("--write-timeout", self.write_timeout),
             ("--grace", self.grace_seconds),
         ):
             if not 0 < seconds <= 86_400:

@@ -1,6 +1,7 @@
 """Whether the service can answer, and what it waits for."""
 
 import threading
+import time
 
 
 class Readiness:
@@ -13,14 +14,14 @@ class Readiness:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._step: str | None = "starting"
-        self._is_ending = False
+        self._ending_since: float | None = None
         self.failure: BaseException | None = None
 
     @property
     def reason(self) -> str | None:
         """Why the service cannot answer: the step that runs. None if it can."""
         with self._lock:
-            return "shutting down" if self._is_ending else self._step
+            return "shutting down" if self.is_ending else self._step
 
     @property
     def is_ready(self) -> bool:
@@ -35,7 +36,12 @@ class Readiness:
     @property
     def is_ending(self) -> bool:
         """Whether the service was told to end. Requests that still come are answered."""
-        return self._is_ending
+        return self._ending_since is not None
+
+    @property
+    def seconds_of_ending(self) -> float:
+        """Seconds since the service was told to end, 0 before that."""
+        return 0.0 if self._ending_since is None else time.monotonic() - self._ending_since
 
     def step(self, what: str) -> None:
         """Say what is being prepared."""
@@ -56,4 +62,5 @@ class Readiness:
     def end(self) -> None:
         """Say that no new requests should come."""
         with self._lock:
-            self._is_ending = True
+            if self._ending_since is None:
+                self._ending_since = time.monotonic()

@@ -5,17 +5,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.core.errors import ConfigError, StorageError
 from ctxdeploy.index import warm_up
 from ctxdeploy.query import QueryConfig
 from ctxdeploy.service.logs import log
 from ctxdeploy.service.readiness import Readiness
 
 if TYPE_CHECKING:
+    from ctxdeploy.runtime import ExtractionObserver
     from ctxdeploy.service.archives import Archives, ServedArchive
 
 
-def rehearse(archives: "Archives", readiness: Readiness) -> None:
+def rehearse(archives: "Archives", readiness: Readiness, observer: "ExtractionObserver") -> None:
     """Compile what searches run, load the networks, and answer once from each archive."""
     readiness.step("compiling kernels")
     try:
@@ -30,24 +31,15 @@ def rehearse(archives: "Archives", readiness: Readiness) -> None:
         log.warning(str(error))
     for served in archives:
         readiness.step(f"loading the model of {served.name}")
-        if _has_network(served):
-            served.photos.extraction()
+        archives.load(served, observer)
     for served in archives:
         readiness.step(f"asking {served.name} once")
         _ask(served)
 
 
-def _has_network(served: "ServedArchive") -> bool:
-    """Return whether an archive can be asked with photos: one that was made of descriptor files cannot."""
-    try:
-        return bool(served.photos.bundle)
-    except ArchiveError:
-        return False
-
-
 def _ask(served: "ServedArchive") -> None:
     """Ask with a photo in the ways that have code of their own."""
-    if not len(served.photos) or not _has_network(served):
+    if not len(served.photos) or served.extractor is None:
         return
     for config in (QueryConfig(turn="none"), QueryConfig(turn="none", verify=1)):
         try:

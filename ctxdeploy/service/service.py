@@ -8,18 +8,25 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.runtime.decode import DecodeLimits
 from ctxdeploy.service.archives import Archives
 from ctxdeploy.service.config import ServiceConfig
 from ctxdeploy.service.keys import Keys
 from ctxdeploy.service.limits import Bodies, Places
 from ctxdeploy.service.logs import log
 from ctxdeploy.service.metrics import Metrics
+from ctxdeploy.service.pictures import Pictures
 from ctxdeploy.service.problems import ProblemError, problem_of
 from ctxdeploy.service.readiness import Readiness
 from ctxdeploy.service.record import RequestRecord, record_of
 from ctxdeploy.service.rehearsing import rehearse
+from ctxdeploy.service.threads import BoundedThreads
+from ctxdeploy.service.writing import Writers
 
 _Result = TypeVar("_Result")
+# Threads that look things up, and requests that may wait for them, or for thumbnails.
+_LOOKUPS, _WAITING = 4, 256
 
 
 class Service:
@@ -34,6 +41,10 @@ class Service:
         readiness: what the first request would wait for.
         places, bodies: what there is for requests.
         metrics: what is counted.
+        lookups: threads for what takes milliseconds, which does not wait for what takes long.
+        decoding: threads that make thumbnails.
+        pictures: of the photos.
+        writers: of the archives, and their jobs.
     """
 
     def __init__(self, archives: Archives, config: ServiceConfig, keys: Keys | None = None) -> None:
@@ -43,12 +54,17 @@ class Service:
         self.bodies = Bodies(config.max_body_memory)
         self.metrics = Metrics(archives, self.readiness, self.places, self.bodies)
         self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
+        self.lookups = BoundedThreads(_LOOKUPS, _WAITING, "lookups")
+        decoders = min(max(available_processors() // 2, 1), 4)
+        self.decoding = BoundedThreads(2 * decoders, _WAITING, "thumbnails")
+        self.pictures = Pictures(DecodeLimits(max_pixels=config.max_pixels), decoders)
+        self.writers = Writers(config.max_jobs, config.max_job_bytes, store_photos=config.store_photos)
         self._has_ended: bool | None = None
 
     def prepare(self) -> None:
         """Load and compile whatever the first request would wait for; ``readiness`` says how far it is."""
         try:
-            rehearse(self.archives, self.readiness)
+            rehearse(self.archives, self.readiness, self.metrics)
         except BaseException as error:  # of a thread that nobody joins
             self.readiness.fail(error)
         else:
@@ -111,10 +127,18 @@ class Service:
         return work()
 
     def close(self, seconds: float = 5.0) -> bool:
-        """End threads and archives; return whether what ran has ended within so many seconds. May be called twice."""
+        """End threads and archives; return whether what ran has ended within so many seconds. May be called twice.
+
+        The jobs that were accepted are done first, as long as there is time since the service was told to end.
+        """
         if self._has_ended is not None:
             return self._has_ended
         self.readiness.end()
+        if seconds:
+            self.writers.close(max(self.config.grace_seconds - self.readiness.seconds_of_ending, 1.0))
+        for threads in (self.lookups, self.decoding):
+            threads.close(wait=bool(seconds))
+        self.pictures.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._has_ended = _joined(self._threads, seconds)
         if self._has_ended:

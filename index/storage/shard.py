@@ -133,7 +133,11 @@ class Shard:
         live = self.live[: len(self)]
         facts = zip(self.sizes[live].tolist(), self.mtimes[live].tolist(), strict=True)
         for name, (size, mtime_ns) in zip(self.live_names(), facts, strict=True):
-            yield name, None if size == mtime_ns == -1 else FileState(size=size, mtime_ns=mtime_ns)
+            yield name, _file_state(size, mtime_ns)
+
+    def file(self, number: int) -> FileState | None:
+        """Return the state of the file of a photo by its number in this shard, None if it is not known."""
+        return _file_state(int(self.sizes[number]), int(self.mtimes[number]))
 
     def bounds(self, words: NDArray[np.int32], low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the postings of photos ``low`` .. ``high`` begin and end in the list of each word, int64."""
@@ -170,6 +174,10 @@ class Shard:
         """Return the features of a photo; None in a shard without geometry."""
         packed = self.packed_features(number)
         return None if packed is None else unpack_features(packed)
+
+
+def _file_state(size: int, mtime_ns: int) -> FileState | None:
+    return None if size == mtime_ns == -1 else FileState(size=size, mtime_ns=mtime_ns)
 
 
 def _there(array: Any) -> Any:

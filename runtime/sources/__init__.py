@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
     from ctxdeploy.runtime.sources.places import is_place, list_photos
     from ctxdeploy.runtime.sources.remote import remote_photo
-    from ctxdeploy.runtime.sources.selection import LeftOut, Selection
+    from ctxdeploy.runtime.sources.selection import LeftOut, Selection, takes_name
     from ctxdeploy.runtime.sources.stdin import STANDARD_INPUT, standard_input
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "list_photos",
     "remote_photo",
     "standard_input",
+    "takes_name",
 ]
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "list_photos": "ctxdeploy.runtime.sources.places",
     "remote_photo": "ctxdeploy.runtime.sources.remote",
     "standard_input": "ctxdeploy.runtime.sources.stdin",
+    "takes_name": "ctxdeploy.runtime.sources.selection",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

@@ -266,3 +266,8 @@ class NameFilter:
 def _system_name(part: str) -> str:
     """Return which of ``SYSTEM_NAMES`` a path ends with."""
     return next((name for name in SYSTEM_NAMES if (found := _any_of((name,))) and found.match(part)), part)
+
+
+def takes_name(name: str) -> bool:
+    """Return whether a file of this name in a folder is taken for a photo, where nobody has said which are."""
+    return NameFilter().wants(name)
