@@ -155,13 +155,15 @@ def test_nobody_is_dropped_while_states_come_and_go(own_album) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         asking = [threads.submit(ask) for _ in range(8)]
-        for victim in [f"second/{scene}.jpg" for scene in ("astronaut", "coffee", "rocket", "coins", "camera")]:
-            with Index.open(own_album.archive, writable=True) as writer:
-                writer.remove(victim)
-                writer.commit()
-                sizes[writer.state.manifest.number] = len(writer)
-                number = writer.state.manifest.number
-            until(lambda number=number: served.state == number)
-        ended.set()
+        try:
+            for victim in [f"second/{scene}.jpg" for scene in ("astronaut", "coffee", "rocket", "coins", "camera")]:
+                with Index.open(own_album.archive, writable=True) as writer:
+                    writer.remove(victim)
+                    writer.commit()
+                    number = writer.state.manifest.number
+                    sizes[number] = len(writer)
+                until(lambda number=number: served.photos.state == number)
+        finally:
+            ended.set()
         assert all(one.result() > 0 for one in asking)
     archives.close()
