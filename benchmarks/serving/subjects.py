@@ -33,7 +33,7 @@ class Subject:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.name = name
-        self._log = tempfile.TemporaryFile()  # a line a request, as a service writes them
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process; a line a request
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command), str(self.port)],
             stdout=subprocess.DEVNULL,
