@@ -253,6 +253,10 @@ class PhotoIndex:
         """
         return self._answerers.answer(photo, config or QueryConfig(), deadline)
 
+    def gather(self, wanted: bool) -> None:
+        """Say whether searches that wait in several threads (``answer``) go together, as they do unless told."""
+        self._answerers.gathers = wanted
+
     def describe(self, photo: "Photo", *, box: Box | None = None, deadline: Deadline | None = None) -> PhotoDescriptors:
         """Return what the model finds in a photo, not one of the archive, or in a box of it. Raises as ``answer``."""
         return self._model.extractor().extract_turned(photo_source(photo), box, deadline=deadline)[0]

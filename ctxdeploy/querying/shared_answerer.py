@@ -32,6 +32,9 @@ class SharedAnswerer:
         model: that describes photos.
         state: of the archive, which may move on.
         keep: store a judgement that had to be fitted.
+
+    Attributes:
+        gathers: searches of threads that wait go together.
     """
 
     def __init__(self, path: Path, model: LoadedModel, state: SharedState, *, keep: bool) -> None:
@@ -40,6 +43,7 @@ class SharedAnswerer:
         self._judgements = LatestJudgement(keep=keep)
         self._others = OtherArchives(model.backend)
         # As many as there are processors run side by side: one alone leaves those idle while it runs Python.
+        self.gathers = True
         self._gathering = Gathering(beside=checked_threads(None))
 
     def answer(self, photo: "Photo | IndexedPhoto", config: QueryConfig, deadline: Deadline | None) -> Answer:
@@ -50,7 +54,7 @@ class SharedAnswerer:
             def find(queries: Sequence[Found]) -> list[Found]:
                 return self._gathering.find(kind, queries, answerer.find, deadline)
 
-            return answerer.answer(photo, deadline=deadline, find=find)
+            return answerer.answer(photo, deadline=deadline, find=find if self.gathers else None)
 
     @contextmanager
     def answering(self, config: QueryConfig) -> Iterator[Answerer]:

@@ -68,6 +68,8 @@ class Service:
         except BaseException as error:  # of a thread that nobody joins
             self.readiness.fail(error)
         else:
+            for served in self.archives:
+                served.photos.gather(self.config.gather)
             self.readiness.done()
 
     def check_room(self) -> None:

@@ -1,11 +1,15 @@
 """What every request passes: ids, headers of answers, problems, names that the service is asked by."""
 
+import io
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
-from ctxdeploy.core.errors import ArchiveError, MismatchError
+from ctxdeploy.core.errors import ArchiveError, MismatchError, PhotoError
+from ctxdeploy.core.types import Preprocessing
+from ctxdeploy.runtime.decode import DecodeLimits, decode_bytes
 from ctxdeploy.service import ServiceConfig
 from ctxdeploy.service.problems import ProblemError, problem_of
 
@@ -75,6 +79,18 @@ def test_a_defect_is_answered_without_a_traceback_and_logged_with_its_id(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.ctxdeploy_fields == {"request_id": "abc"}  # type: ignore[attr-defined]
     assert record.exc_info is not None and "the secret" in caplog.text
+
+
+def test_too_many_pixels_are_too_large() -> None:
+    """The reason crosses processes as a text; what to do about it is for the owner of the server alone."""
+    limits = DecodeLimits(max_pixels=1199)
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "PNG")
+    with pytest.raises(PhotoError) as caught:
+        decode_bytes(file.getvalue(), Preprocessing(), None, limits)
+    found = problem_of(caught.value)
+    assert (found.status, found.code) == (413, "PhotoError")
+    assert found.detail == "40×30 pixels exceed 1,199, the limit against decompression bombs"
 
 
 def test_of_a_group_the_error_on_purpose_counts() -> None:

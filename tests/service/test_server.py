@@ -114,7 +114,10 @@ def test_a_body_that_does_not_come_in_time_is_answered(strict: Any) -> None:
 
 def test_what_is_said_to_be_too_large_is_not_waited_for(strict: Any) -> None:
     with dial(strict, head(1 << 40)) as connection:
-        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 413 ")
         for _ in range(10):
             connection.sendall(bytes(10_000))  # whoever goes on sending is not cut off at once: they read their answer
         assert rest(connection) == b""
