@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks.config import NetworkConfig
+from ctxdeploy.export.networks.delf_network import AttentiveNetwork
 from ctxdeploy.export.networks.delg_network import DelgNetwork
 from ctxdeploy.export.networks.families import build
 from ctxdeploy.export.networks.lit import LocalFeatureIntegration
@@ -57,6 +58,8 @@ def untrained_network(
     _fit_batch_norm(network, photos)
     if isinstance(network, RetrievalNetwork) and config.dim is not None:
         _fit_whitening(network, photos)
+    if isinstance(network, AttentiveNetwork):
+        _fit_attention(network, photos, generator)
     for head in network.modules():
         if isinstance(head, GlobalHead):
             _fit_global_whitening(network, head, photos, generator)
@@ -107,6 +110,21 @@ def _fit_whitening(network: RetrievalNetwork, photos: Sequence[Image], shrinkage
         raise ConfigError("the network has no whitening to fit")
     layer.weight.copy_(projection[:, :, None, None])
     layer.bias.copy_(-(projection @ mean))
+
+
+@torch.no_grad()
+def _fit_attention(network: AttentiveNetwork, photos: Sequence[Image], generator: torch.Generator) -> None:
+    """Give DELF's attention the statistics of its input, and logits of about 1: softplus of -20 is 0 in OpenVINO."""
+    attention = network.attention
+    nn.init.normal_(attention.conv2.weight, std=attention.conv2.in_channels**-0.5, generator=generator)
+    norm = attention.bn1
+    norm.reset_running_stats()
+    norm.momentum = None  # cumulative average
+    norm.train()
+    for photo in photos:
+        network.features(_input(network, photo), *photo.shape[:2])
+    norm.momentum = 0.1
+    norm.eval()
 
 
 def _whitened(network: RetrievalNetwork, x: Tensor, shape: tuple[int, ...]) -> Tensor:
