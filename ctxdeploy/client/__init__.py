@@ -43,6 +43,7 @@ _NAMES = {
     "options": ("ClientConfig", "SearchOptions"),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_HOMES["ServiceError"] = "ctxdeploy.core.errors"
 
 __all__ = [
     "ArchiveFacts",
