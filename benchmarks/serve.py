@@ -68,15 +68,19 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, help="made of all the photos where it is not there")
     parser.add_argument("--count", type=int, default=48, help="photos to ask with, spread over the folder")
     parser.add_argument("--quick", action="store_true", help="a minute: says that all runs, and nothing of the speed")
+    parser.add_argument("--share", type=float, default=1.0, help="of the times and requests; less says less")
     parser.add_argument("--pin", action="store_true", help="keep the client on the last processor")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "serve.json")
     options = parser.parse_args()
+    share = options.share
     plan = Plan(
-        seconds={"photos": 1.5, "indexed": 1.0} if options.quick else {"photos": 30.0, "indexed": 15.0},
+        seconds={"photos": 1.5, "indexed": 1.0} if options.quick else {"photos": 30.0 * share, "indexed": 15.0 * share},
         rounds=1 if options.quick else 2,
-        closed={"photos": 6, "indexed": 100} if options.quick else {"photos": 150, "indexed": 4000},
-        endless=1000 if options.quick else 100_000,
+        closed={"photos": 6, "indexed": 100}
+        if options.quick
+        else {"photos": int(150 * share), "indexed": int(4000 * share)},
+        endless=1000 if options.quick else int(100_000 * share),
         seed=options.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +95,7 @@ def main() -> None:
         result = measure(archive, photos, names, plan, pin=options.pin)
     if options.quick:
         print("a quick run: its figures mean nothing")
-    publish({"archive_photos": len(held), **result}, options.output, lines(result), plot(result))
+    publish({"archive_photos": len(held), "share": share, **result}, options.output, lines(result), plot(result))
 
 
 def measure(archive: Path, photos: list[Path], names: list[str], plan: Plan, *, pin: bool) -> dict[str, Any]:
