@@ -17,6 +17,11 @@ def serving(r: dict[str, Any]) -> str:
         'the client\'s own delay. Subjects took turns; medians over the rounds. "Added" is what a reply took longer '
         "than the library's stages that it names itself (queue, extraction, search): HTTP, JSON and threads."
     ]
+    if found["share"] < 1:
+        parts.append(
+            f"**A short run**, {found['share']:g} of the times and requests that `serve.py` has by default: so few requests say "
+            "little of rare waits, and cells without a figure had too few."
+        )
     for kind, title in _KINDS.items():
         of = found[kind]
         parts += [f"### {title}", _throughput(of, found["clients"]), _latencies(of)]
@@ -40,7 +45,7 @@ def _throughput(of: dict[str, Any], clients: int) -> str:
 
 def _latencies(of: dict[str, Any]) -> str:
     lines = [
-        "| load, % | | p50, ms | p90 | p99 | p99.9 | added p50 | added p99 | client late p99 | refused |",
+        "| load, % | | median, ms | p90 | p99 | p999 | added, median | added p99 | client late p99 | refused |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for percent, runs in of["loads"].items():
