@@ -17,10 +17,10 @@ def serving(r: dict[str, Any]) -> str:
         'the client\'s own delay. Subjects took turns; medians over the rounds. "Added" is what a reply took longer '
         "than the library's stages that it names itself (queue, extraction, search): HTTP, JSON and threads."
     ]
-    if found["share"] < 1:
+    if found.get("share", 1) < 1:
         parts.append(
-            f"**A short run**, {found['share']:g} of the times and requests that `serve.py` has by default: so few requests say "
-            "little of rare waits, and cells without a figure had too few."
+            f"**A short run**, {found['share']:g} of the times and requests that `serve.py` has by default: so few requests "
+            "say little of rare waits, and cells without a figure had too few."
         )
     for kind, title in _KINDS.items():
         of = found[kind]
