@@ -19,8 +19,8 @@ def serving(r: dict[str, Any]) -> str:
     ]
     if found.get("share", 1) < 1:
         parts.append(
-            f"**A short run**, {found['share']:g} of the times and requests that `serve.py` has by default: so few requests "
-            "say little of rare waits, and cells without a figure had too few."
+            f"**A short run**, {found['share']:g} of the times and requests that `serve.py` has by default: so few "
+            "requests say little of rare waits, and cells without a figure had too few."
         )
     for kind, title in _KINDS.items():
         of = found[kind]
