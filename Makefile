@@ -62,7 +62,7 @@ tests-fast: $(VENV)/rtx
 	CTXDEPLOY_HYPOTHESIS=fast $(PYTEST) -m 'not slow'
 
 # Style and types are checked beside the tests, not before them.
-test: $(VENV)/rtx  ## lint, and the tests of every room in about five minutes on two cores
+test: $(VENV)/rtx  ## lint, and the tests of every room in about nine minutes on two cores
 	@$(MAKE) --no-print-directory -k -j 4 tests-fast style types imports
 
 # What `make test` leaves out: slow tests, and tests of properties with more examples.

@@ -35,7 +35,7 @@ class ArchivePlace:
 
     def __post_init__(self) -> None:
         if self.name is not None and _NAME.fullmatch(self.name) is None:
-            raise ConfigError(f"{self.name!r} is no name of an archive: give letters, digits, spaces and . _ -")
+            raise ConfigError(f"{self.name!r} is not a name for an archive: give letters, digits, spaces and . _ -")
 
     @property
     def shown(self) -> str:

@@ -20,7 +20,7 @@ class Part:
 
     Attributes:
         name: of the field.
-        file_name: that the sender gives it; None of a field that is no file.
+        file_name: that the sender gives it; None if the field is not a file.
         data: its bytes.
     """
 

@@ -25,7 +25,7 @@ _SPACES = frozenset(b" \t\r\n")
 
 
 def media_type(head: bytes) -> str | None:
-    """Return the media type of a photo by the first 16 bytes of its file or more; None if it is no photo."""
+    """Return the media type of a photo by the first 16 bytes of its file or more; None if it is not a photo."""
     for beginning, found in _BEGINNINGS:
         if head.startswith(beginning):
             return found

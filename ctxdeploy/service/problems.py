@@ -43,7 +43,7 @@ _TITLES = {
     408: "The body did not arrive in time",
     409: "It contradicts what is there",
     413: "The body or the photo is too large",
-    415: "This is no photo",
+    415: "This is not a photo",
     416: "The range is not in the file",
     421: "This is not the server that was meant",
     422: "A value cannot be used",

@@ -96,7 +96,7 @@ def test_archives_stand_in_the_file(write: Any) -> None:
         ("port =", "is not TOML: "),
         ("archives = 3", "archives is not a table"),
         ("[archives]\na = 3", "archives.a has no path"),
-        ('[archives]\n"a/b" = "x"', "'a/b' is no name of an archive"),
+        ('[archives]\n"a/b" = "x"', "'a/b' is not a name for an archive"),
         ('[archives.a]\npath = "x"\ncolour = 1', "archives.a: there is no 'colour': give path, model, backend"),
         ('[archives.a]\npath = "x"\nprecision = "fp7"', "archives.a: "),
         ('[archives.a]\npath = "x"\nthreads = "many"', "archives.a: --threads 'many' is not a whole number"),
