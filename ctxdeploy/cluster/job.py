@@ -15,7 +15,14 @@ from ctxdeploy.cluster.config import ClusterConfig, Part, SegmentConfig
 from ctxdeploy.cluster.destination import Destination, destination_of
 from ctxdeploy.cluster.publish import publish
 from ctxdeploy.cluster.ray_pool import RayPool
-from ctxdeploy.cluster.segment import codebook_path, find_segments, model_path, store_model_beside, store_shared
+from ctxdeploy.cluster.segment import (
+    codebook_path,
+    find_segments,
+    finished_in,
+    model_path,
+    store_model_beside,
+    store_shared,
+)
 from ctxdeploy.cluster.worker import NameList, WorkerSpec, training_cache
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
@@ -197,7 +204,7 @@ class ClusterJob:
 
     def _publish(self) -> None:
         """Take in what is finished."""
-        if not any(self._parts.glob("*.ctxsegment")):
+        if not finished_in(self._parts):
             return
         found = find_segments([self._parts])
         receipt = publish(self._archive, found.segments, self._display, moved=self._config.moved)

@@ -76,6 +76,11 @@ def model_path(parts: Path, model: str, preprocessing: str) -> Path:
     return parts / f"model-{key[:_DIGITS]}.ctxbundle"
 
 
+def finished_in(folder: Path) -> list[Path]:
+    """Return the segments in a folder, sorted; hidden ones are being written, or their process was killed."""
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith(TEMPORARY))
+
+
 def remove_abandoned(folder: Path, ending: str) -> None:
     """Remove what interrupted processes left in a folder of files and folders whose names end so; what is younger than
     a day may be a running one's."""
@@ -137,7 +142,7 @@ def find_segments(paths: Iterable[Path]) -> FoundSegments:
     found: dict[str, Segment] = {}
     unfinished: list[Path] = []
     for path in paths:
-        inside = [path] if is_segment(path) else sorted(path.glob(f"*{SUFFIX}"))
+        inside = [path] if is_segment(path) else finished_in(path)
         works = sorted(path.glob(f"{_WORK}*"))
         if not inside and not works:
             there = "holds no segment" if path.is_dir() else "is not a folder with segments"

@@ -161,6 +161,13 @@ def test_what_is_missing_is_said(call: Call, parts: Path, tmp_path: Path) -> Non
     assert "8 photos added" in done.out
 
 
+def test_a_segment_that_is_being_written_is_none_of_those_found(call: Call, parts: Path, tmp_path: Path) -> None:
+    (parts / ".tmp-0123abcd-0123456789abcdef0123456789abcdef.ctxsegment").mkdir()  # as a killed process leaves it
+    done = call("publish", tmp_path / "a.ctxindex", parts)
+    assert done.code == 19, done.err
+    assert "12 photos added" in done.out
+
+
 def test_more_parts_than_photos(call: Call, photos: Path, tmp_path: Path) -> None:
     folder, parts = tmp_path / "photos", tmp_path / "parts"
     folder.mkdir()
