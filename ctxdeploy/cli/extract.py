@@ -18,12 +18,13 @@ from ctxdeploy.cli.options import (
     quiet_option,
     with_values,
 )
-from ctxdeploy.cluster.config import Part, SegmentConfig, named
+from ctxdeploy.cluster.config import SegmentConfig, named, part_of_place
 from ctxdeploy.cluster.destination import destination_of
 from ctxdeploy.cluster.unit import Receipt, SegmentMaker
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_model
@@ -100,7 +101,7 @@ def command(
 
 def _chosen(listed: PhotoList, part: Part | None, names: list[str] | None, source: Path | None) -> PhotoList:
     if part is not None:
-        return part.of(listed)
+        return part_of_place(part, listed)
     return listed if names is None else named(listed, names, f"--names {source}")
 
 

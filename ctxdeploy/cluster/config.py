@@ -1,11 +1,11 @@
 """Which photos a segment has, and how it is made."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.settings import check_types, setting
 from ctxdeploy.core.text import printable
 from ctxdeploy.indexing.config import GLOBAL, NO_LIMIT, FailureLimit, IndexingConfig
@@ -17,36 +17,12 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One of several parts of a place's photos: a run of their sorted names, as long as the others' to within one.
+def part_of_place(part: Part, photos: "PhotoList") -> "PhotoList":
+    """Return a part of the photos of a place: a run of their sorted names.
 
     Runs, not hashes of names: the parts in their order are the photos in the order in which one machine takes them.
-
-    Attributes:
-        number: which part, from 1 on.
-        count: of the parts.
     """
-
-    number: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise ConfigError(f"--part {self.number}/{self.count} is not one of 1/{self.count} to {self.count} of them")
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``I/N``; ``ConfigError`` for anything else."""
-        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-        if match is None:
-            raise ConfigError(f"--part {text!r} is not I/N, such as 1/8 for the first of eight parts")
-        return cls(number=int(match.group(1)), count=int(match.group(2)))
-
-    def of(self, photos: "PhotoList") -> "PhotoList":
-        """Return this part of the photos of a place."""
-        begin, end = ((self.number - less) * len(photos.photos) // self.count for less in (1, 0))
-        return replace(photos, photos=photos.photos[begin:end])
+    return replace(photos, photos=list(part.run_of(photos.photos)))
 
 
 def named(photos: "PhotoList", names: list[str], where: str) -> "PhotoList":

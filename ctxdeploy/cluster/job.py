@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import has_model, is_archive, open_model
-from ctxdeploy.cluster.config import ClusterConfig, Part, SegmentConfig
+from ctxdeploy.cluster.config import ClusterConfig, SegmentConfig
 from ctxdeploy.cluster.destination import Destination, destination_of
 from ctxdeploy.cluster.publish import publish
 from ctxdeploy.cluster.ray_pool import RayPool
@@ -28,6 +28,7 @@ from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import make_folder, remove_folder, settings_sha256
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.codebook import TrainingConfig, draw_sample, train_codebook
 from ctxdeploy.indexing.commit import finish

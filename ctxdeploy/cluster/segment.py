@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.cluster.config import Part
 from ctxdeploy.cluster.destination import Destination
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import TEMPORARY, file_sha256, settings_sha256
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.text import name_bytes, printable
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.archive import is_archive
-from ctxdeploy.cluster.config import Part, SegmentConfig
+from ctxdeploy.cluster.config import SegmentConfig
 from ctxdeploy.cluster.destination import Destination
 from ctxdeploy.cluster.segment import SUFFIX, remove_abandoned, segment_id, segment_path, store_shared, work_path
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.files import make_folder, remove_folder
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.job import IndexingJob
 

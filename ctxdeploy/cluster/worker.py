@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.cluster.config import Part, SegmentConfig, named
+from ctxdeploy.cluster.config import SegmentConfig, named
 from ctxdeploy.cluster.destination import Destination, destination_of
 from ctxdeploy.cluster.unit import Receipt, SegmentMaker
 from ctxdeploy.core import errors
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import CtxdeployError
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import native_path
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache

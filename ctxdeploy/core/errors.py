@@ -143,3 +143,24 @@ class DeadlineError(CtxdeployError):
     """A result was not there in the time that was given for it, or nobody waits for it any more."""
 
     exit_code = 25
+
+
+class ShardError(CtxdeployError):
+    """A part of a sharded archive does not answer: none of its servers, or none in time."""
+
+    exit_code = 26
+
+
+class StaleStateError(CtxdeployError):
+    """A server of shards does not hold the state of the archive that it is asked about.
+
+    Args:
+        message: one line: which server, and what it holds.
+        held: the numbers of the states that it holds.
+    """
+
+    exit_code = 27
+
+    def __init__(self, message: str, *, held: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.held = held

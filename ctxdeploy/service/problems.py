@@ -15,6 +15,8 @@ from ctxdeploy.core.errors import (
     DeadlineError,
     MismatchError,
     PhotoError,
+    ShardError,
+    StaleStateError,
     StorageError,
 )
 from ctxdeploy.core.text import printable
@@ -27,6 +29,8 @@ _STATUS: tuple[tuple[type[CtxdeployError], int], ...] = (
     (PhotoError, 422),
     (DeadlineError, 504),
     (MismatchError, 409),
+    (StaleStateError, 409),
+    (ShardError, 503),
     (ArchiveError, 503),
     (BundleError, 503),
     (BackendError, 503),

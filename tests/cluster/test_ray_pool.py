@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from ctxdeploy.cluster import ray_pool
-from ctxdeploy.cluster.config import ClusterConfig, Part
+from ctxdeploy.cluster.config import ClusterConfig
 from ctxdeploy.cluster.ray_pool import ATTEMPTS, RayPool
 from ctxdeploy.cluster.unit import Receipt
 from ctxdeploy.cluster.worker import NameList, Reply
 from ctxdeploy.core.errors import BackendError, MismatchError, StorageError
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 
 Answer = Callable[[int, int, bool], Any]

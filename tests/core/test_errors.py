@@ -27,6 +27,8 @@ CODES = {
     "DownloadError": 23,
     "ServiceError": 24,
     "DeadlineError": 25,
+    "ShardError": 26,
+    "StaleStateError": 27,
 }
 
 
