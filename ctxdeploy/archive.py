@@ -37,7 +37,7 @@ from ctxdeploy.judgement import Judgement
 from ctxdeploy.models import find_bundle, only_here
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import Index, QueriedIndex
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.sources import PhotoList
 
@@ -95,10 +95,10 @@ def has_model(archive: Path) -> bool:
 
 def descriptor_files_of(archive: Path) -> str | None:
     """Return the suffixes of the descriptor files that an archive was made of; None if a network made it."""
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import BareIndex
 
     try:
-        with Index.open(archive) as index:
+        with BareIndex.open(archive) as index:
             source = index.source
     except ArchiveError:  # whoever opens it says why
         return None
@@ -161,7 +161,7 @@ def open_extractor(
     return Extractor(open_model(archive, given), backend=backend, config=config)
 
 
-def check_model(index: "Index", bundle: Bundle) -> None:
+def check_model(index: "QueriedIndex", bundle: Bundle) -> None:
     """Raise ``MismatchError`` unless the bundle makes the descriptors that the archive holds."""
     index.check_source(model=bundle.model_id, preprocessing=bundle.preprocessing.hash)
 
@@ -225,7 +225,7 @@ def open_state(path: Path, at: str | int | None) -> "Index":
     return Index.open(path, at=at)
 
 
-def archive_facts(index: "Index") -> dict[str, Any]:
+def archive_facts(index: "QueriedIndex") -> dict[str, Any]:
     """Return what an archive holds: counts, bytes, codebook, settings, model and place; all fits into JSON."""
     path = index.path
     facts = {"kind": "archive", **index.info(), "folder_bytes": folder_bytes(path)}

@@ -26,7 +26,7 @@ from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import name_bytes
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
 
 JUDGEMENT = "judgement.json"
 FORMAT_NAME = "ctxdeploy-judgement"
@@ -288,7 +288,7 @@ class Judgement:
             raise ArchiveError(f"{path} is damaged: the next run of  ctxdeploy index  makes it anew") from error
 
 
-def judge_archive(index: "Index") -> Judgement:
+def judge_archive(index: "QueriedIndex") -> Judgement:
     """Fit an archive's judgement from its stored codes: no photo and no network is needed.
 
     The photos that are compared are drawn by a hash of their names, so that the same photos give the same judgement.
@@ -299,7 +299,7 @@ def judge_archive(index: "Index") -> Judgement:
     return Judgement.fit(scores, photos=len(index), query_words=index.config.query_assignment, usual=is_usual(index))
 
 
-def is_usual(index: "Index") -> bool:
+def is_usual(index: "QueriedIndex") -> bool:
     """Return whether what is known of the built-in models' archives says something about this one."""
     config, source = index.config, index.source
     if not config.binary or config.idf or (config.alpha, config.threshold) != (3.0, 0.0):
@@ -316,7 +316,7 @@ def _built_in_ids() -> frozenset[str]:
     return frozenset(bundles.open(built_in(name), check_hashes=False).model_id for name in BUILT_IN)
 
 
-def judgement_of(index: "Index", *, keep: bool = True) -> Judgement:
+def judgement_of(index: "QueriedIndex", *, keep: bool = True) -> Judgement:
     """Return the judgement that an archive has; if it has none, a damaged one, or one of other photos: fit it.
 
     Args:
@@ -347,9 +347,9 @@ class LatestJudgement:
         # By all of the manifest: another archive in the place of this one may have the same number.
         self._found: tuple[Any, Judgement] | None = None
 
-    def of(self, index: "Index") -> Judgement:
+    def of(self, index: "QueriedIndex") -> Judgement:
         """Return the judgement of an archive's state."""
-        manifest, found = index.state.manifest, self._found
+        manifest, found = index.manifest, self._found
         if found is None or found[0] != manifest:
             found = self._found = (manifest, judgement_of(index, keep=self._keep))
         return found[1]

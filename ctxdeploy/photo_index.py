@@ -29,12 +29,14 @@ from ctxdeploy.pairs import FoundPairs, PairsConfig, find_pairs
 from ctxdeploy.query import RERANK, Answer, QueryConfig, box_of
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs, photo_source
 from ctxdeploy.querying.shared_answerer import SharedAnswerer
+from ctxdeploy.sharding import opening
 from ctxdeploy.shared_state import SharedState, WriterTurn
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Hit, Index
+    from ctxdeploy.index import Hit, Index, QueriedIndex
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.sources import PhotoList, Selection
+    from ctxdeploy.sharding import Shards
 
 _SILENT = Display(quiet=True)
 
@@ -56,15 +58,14 @@ class PhotoIndex:
     once it is committed. Other processes may read an archive while one writes it.
     """
 
-    def __init__(self, path: Path, model: LoadedModel, *, writable: bool, at: str | int | None = None) -> None:
+    def __init__(self, path: Path, model: LoadedModel, state: SharedState, *, writable: bool) -> None:
         """Use ``PhotoIndex.create`` or ``PhotoIndex.open`` instead."""
-        self._path, self._model, self._at = path, model, at
+        self._path, self._model, self._state = path, model, state
         self._is_writable = writable
-        self._state = SharedState(path, at)
         self._writing = WriterTurn(path)
         self._writer: Index | None = None
         self._config = IndexingConfig()
-        self._answerers = SharedAnswerer(path, model, self._state, keep=at is None)
+        self._answerers = SharedAnswerer(path, model, self._state, keep=state.at is None)
 
     @classmethod
     def create(
@@ -102,7 +103,7 @@ class PhotoIndex:
         check_free(folder)
         named = built_in(DEFAULT) if model is None and extractor is None else model
         found = LoadedModel(folder, named, backend, extraction, extractor)
-        made = cls(folder, found, writable=True)
+        made = cls(folder, found, SharedState(folder, None), writable=True)
         made._config = config or IndexingConfig()
         found.extractor()  # an archive whose model cannot run here is not made
         if not is_trained(made._config, found.bundle):
@@ -121,6 +122,7 @@ class PhotoIndex:
         *,
         writable: bool = False,
         at: str | int | None = None,
+        shards: "Shards | None" = None,
         model: str | PathLike[str] | None = None,
         backend: "BackendConfig | None" = None,
         extraction: "ExtractorConfig | None" = None,
@@ -134,6 +136,7 @@ class PhotoIndex:
             path: the folder.
             writable: take photos in and out; one process at a time.
             at: the archive as it was: the name of a snapshot, or the number of a manifest that is still there.
+            shards: servers of the archive's shards, which are then not opened here (``ctxdeploy/sharding/``).
             model: the bundle that made the archive, where it does not carry it; its own if None.
             backend, extraction, extractor: as in ``create``.
 
@@ -144,7 +147,9 @@ class PhotoIndex:
         folder = Path(path)
         if writable and at is not None:
             raise ConfigError(f"{folder}: a former state (at={at!r}) cannot be written: leave out at or writable")
-        opened = cls(folder, LoadedModel(folder, model, backend, extraction, extractor), writable=writable, at=at)
+        state = SharedState(folder, at, None if shards is None else opening(shards))
+        found = LoadedModel(folder, model, backend, extraction, extractor)
+        opened = cls(folder, found, state, writable=writable)
         if writable:
             from ctxdeploy.index import Index
 
@@ -198,11 +203,9 @@ class PhotoIndex:
             given = config or self._config
             job = IndexingJob(self._path, self._model.extractor(), given, display, self._writer)
             try:
-                if isinstance(photos, PhotoList):
-                    return job.place(photos)
                 if isinstance(photos, str | PathLike):
-                    return job.place(list_photos(fspath(photos), recursive=recursive, selection=selection))
-                return job.stream(photo_pairs(photos))
+                    photos = list_photos(fspath(photos), recursive=recursive, selection=selection)
+                return job.place(photos) if isinstance(photos, PhotoList) else job.stream(photo_pairs(photos))
             finally:
                 self._hold_writer()
                 self._state.refresh()
@@ -324,10 +327,10 @@ class PhotoIndex:
             ArchiveError: the newest state is damaged; the archive stays in the one that it is in.
         """
         self._state.check()
-        return self._state.refresh(self._prepare) if prepare else self._state.refresh()
+        return self._state.refresh(self._answerers.prepare) if prepare else self._state.refresh()
 
-    def reading(self) -> "AbstractContextManager[Index]":
-        """Hold the state in force while a block runs, to ask it several things: an ``Index``, not to be closed."""
+    def reading(self) -> "AbstractContextManager[QueriedIndex]":
+        """Hold the state in force while a block runs, to ask it several things; it is not to be closed."""
         return self._state.reading()
 
     def info(self) -> dict[str, Any]:
@@ -358,7 +361,7 @@ class PhotoIndex:
     def state(self) -> int:
         """The number of the state that is in force: each commit has one of its own."""
         with self._state.reading() as index:
-            return index.state.manifest.number
+            return index.manifest.number
 
     def names(self) -> list[str]:
         """Return the names of all photos."""
@@ -379,7 +382,8 @@ class PhotoIndex:
         if self._state.is_closed:
             return f"<PhotoIndex {fspath(self._path)!r}, closed>"
         model = self._model.label()
-        kind = "writable" if self._is_writable else "read only" if self._at is None else f"as of {self._at}"
+        at = self._state.at
+        kind = "writable" if self._is_writable else "read only" if at is None else f"as of {at}"
         return f"<PhotoIndex {fspath(self._path)!r}: {len(self):,} photos, model {model}, {kind}>"
 
     def __enter__(self) -> Self:
@@ -399,9 +403,6 @@ class PhotoIndex:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
-
-    def _prepare(self, index: "Index") -> None:
-        self._answerers.prepare(index)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -63,6 +63,7 @@ class Answer:
         size: (width, height) in pixels of the queried photo, upright; None of one that was not read.
         searched: photos that could be hits,
         photos: and those of the archive.
+        missing: parts of an archive's shards that did not answer, such as "2/4": their photos were not searched.
         state: the archive's state that answered, by the number of its manifest: each commit has one of its own.
         remarks: what the user may not expect, a line each,
         notes: and what holds for all queries of the archive.
@@ -81,6 +82,7 @@ class Answer:
     size: tuple[int, int] | None = None
     searched: int = 0
     photos: int = 0
+    missing: tuple[str, ...] = ()
     state: int = 0
     remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from ctxdeploy.archive import is_archive, open_state
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
 
 
 class SharedState:
@@ -21,19 +21,29 @@ class SharedState:
     Args:
         path: the archive's folder.
         at: the state to stay at: a snapshot, or the number of a manifest; the newest if None.
+        opening: opens a state; ``open_state`` if None.
+
+    Attributes:
+        at: as it was given.
     """
 
-    def __init__(self, path: Path, at: str | int | None) -> None:
-        self._path, self._at = path, at
+    def __init__(
+        self,
+        path: Path,
+        at: str | int | None,
+        opening: "Callable[[Path, str | int | None], QueriedIndex] | None" = None,
+    ) -> None:
+        self._path, self.at = path, at
+        self._open = opening or open_state
         # The garbage collector may end a generator that reads this state in a thread that holds the lock.
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self._readers: dict[int, int] = {}
-        self._opened: Index | None = None
+        self._opened: QueriedIndex | None = None
         self.is_closed = False
 
     @contextmanager
-    def reading(self) -> "Iterator[Index]":
+    def reading(self) -> "Iterator[QueriedIndex]":
         """Hold the state in force while the block runs: who refreshes or closes meanwhile leaves it open.
 
         Raises:
@@ -44,7 +54,7 @@ class SharedState:
             if self._opened is None:
                 if not is_archive(self._path):
                     raise ArchiveError(f"{self._path} has no photos yet: add some first")
-                self._opened = open_state(self._path, self._at)
+                self._opened = self._open(self._path, self.at)
             index = self._opened
             self._readers[id(index)] = self._readers.get(id(index), 0) + 1
         try:
@@ -59,7 +69,7 @@ class SharedState:
             if is_left and is_former:
                 index.close()
 
-    def refresh(self, prepare: "Callable[[Index], None]" = lambda index: None) -> bool:
+    def refresh(self, prepare: "Callable[[QueriedIndex], None]" = lambda index: None) -> bool:
         """Move on to the newest committed state; return whether there was a newer one than the one that is open.
 
         Nothing is done if it is closed, also by another thread. Readers come and go meanwhile; none of them waits.
@@ -72,12 +82,12 @@ class SharedState:
         """
         with self._refreshing:
             with self._lock:
-                if self._opened is None or self._at is not None:
+                if self._opened is None or self.at is not None:
                     return False
-                held = self._opened.state.manifest
-            newest = open_state(self._path, None)
+                held = self._opened.manifest
+            newest = self._open(self._path, None)
             try:
-                is_new = newest.state.manifest != held  # also the other archive that was put in its place
+                is_new = newest.manifest != held and newest.is_ready()  # also another archive in its place
                 if is_new:
                     prepare(newest)
             except BaseException:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
-    from ctxdeploy.index.asked import Asked
-    from ctxdeploy.index.codebook.aggregation import Aggregated
+    from ctxdeploy.index.asked import Asked, checked_top
+    from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
     from ctxdeploy.index.codebook.codebook import Codebook
     from ctxdeploy.index.codebook.pickled import open_codebook
     from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
@@ -28,19 +28,25 @@ if TYPE_CHECKING:
         DescriptorSource,
         Hit,
         IndexConfig,
+        Scoring,
         Verification,
     )
+    from ctxdeploy.index.expansion import checked_expand, search_expanded
     from ctxdeploy.index.index import Index
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.segments import Published, write_segment
     from ctxdeploy.index.maintenance.snapshots import SnapshotInfo
+    from ctxdeploy.index.part import BareIndex, IndexPart, PhotoFacts
+    from ctxdeploy.index.queried import QueriedIndex
     from ctxdeploy.index.refinement import refined_scores
     from ctxdeploy.index.rehearsal import WarmUp, warm_up
-    from ctxdeploy.index.search import Searcher
+    from ctxdeploy.index.search import Combination, Searcher
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
-    from ctxdeploy.index.storage.positions import Features
+    from ctxdeploy.index.storage.manifest import Manifest
+    from ctxdeploy.index.storage.message import read_message, write_message
+    from ctxdeploy.index.storage.positions import Features, PackedFeatures, unpack_features
     from ctxdeploy.index.storage.segment import Segment, is_segment, open_segment
     from ctxdeploy.index.storage.state import State
     from ctxdeploy.index.subset import Subset
@@ -53,7 +59,9 @@ __all__ = [
     "PART_WORDS",
     "Aggregated",
     "Asked",
+    "BareIndex",
     "Codebook",
+    "Combination",
     "CommonWords",
     "DescriptorSource",
     "Features",
@@ -61,10 +69,16 @@ __all__ = [
     "Hit",
     "Index",
     "IndexConfig",
+    "IndexPart",
+    "Manifest",
     "Merged",
     "NewerFormatError",
+    "PackedFeatures",
+    "PhotoFacts",
     "Published",
+    "QueriedIndex",
     "Repaired",
+    "Scoring",
     "SearchThreads",
     "Searcher",
     "Segment",
@@ -74,17 +88,39 @@ __all__ = [
     "Verification",
     "VerificationConfig",
     "WarmUp",
+    "check_aggregated",
+    "checked_expand",
+    "checked_top",
     "is_segment",
     "open_codebook",
     "open_segment",
     "rank",
+    "read_message",
     "refined_scores",
+    "search_expanded",
+    "unpack_features",
     "verify",
     "warm_up",
+    "write_message",
     "write_segment",
 ]
 
 _HOMES = {
+    "check_aggregated": "codebook.aggregation",
+    "Combination": "search",
+    "checked_top": "asked",
+    "checked_expand": "expansion",
+    "search_expanded": "expansion",
+    "write_message": "storage.message",
+    "read_message": "storage.message",
+    "Manifest": "storage.manifest",
+    "Scoring": "config",
+    "unpack_features": "storage.positions",
+    "PackedFeatures": "storage.positions",
+    "QueriedIndex": "queried",
+    "PhotoFacts": "part",
+    "IndexPart": "part",
+    "BareIndex": "part",
     "Aggregated": "codebook.aggregation",
     "Asked": "asked",
     "Codebook": "codebook.codebook",

@@ -12,7 +12,6 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate, check_aggregated
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.storage.state import State
-from ctxdeploy.index.stored import aggregated
 from ctxdeploy.index.threads import SearchThreads
 
 # n×D descriptors or what has them as ``vectors``, an ``Aggregated``, an ``Asked``, or the name of a stored photo.
@@ -36,7 +35,7 @@ def find_words(
     state: State,
     queries: Sequence[Query],
     threads: SearchThreads,
-    find: Callable[[Sequence[str]], list[tuple[int, int]]],
+    stored: Callable[[Sequence[str]], list[Aggregated]],
     *,
     own: bool,
 ) -> list[Asked]:
@@ -46,11 +45,11 @@ def find_words(
         state: of the archive.
         queries: of any kind.
         threads: that help.
-        find: shard and number of stored photos by name.
+        stored: returns words and codes of stored photos by name.
         own: whether ``Asked.own`` is wanted; else it is the query.
 
     Raises:
-        ConfigError: a query does not fit the codebook; and what ``find`` raises.
+        ConfigError: a query does not fit the codebook; and what ``stored`` raises.
     """
     found: dict[int, Asked] = {}
     for number, query in enumerate(queries):
@@ -61,8 +60,8 @@ def find_words(
             check_aggregated(query, words=len(state.codebook), dim=state.codebook.dim, binary=binary, name="query")
             found[number] = Asked(query=query, own=query)
     named = [number for number, query in enumerate(queries) if isinstance(query, str)]
-    places = find([queries[number] for number in named])
-    for number, photo in zip(named, aggregated(state, places, threads), strict=True):
+    photos = stored([queries[number] for number in named])
+    for number, photo in zip(named, photos, strict=True):
         found[number] = Asked(query=photo, own=photo)
     rest = [number for number, query in enumerate(queries) if not isinstance(query, (str, Aggregated, Asked))]
     arrays = [as_vectors(queries[number], state.codebook.dim, "query") for number in rest]

@@ -14,13 +14,16 @@ they have nothing to add, and stay in front; the first hit is the first of the o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import counted
+from ctxdeploy.index.asked import Asked
+from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import Hit, Scoring
+from ctxdeploy.index.search import Combination, Searcher
 
 # Hits that may ask: each costs a scan.
 MOST = 64
@@ -102,3 +105,48 @@ def expansion(hits: Sequence[Hit], own: float, count: int, unit: float) -> Expan
         if hit.score > unit > 0
     ]
     return Expansion(asking=asking, copies=copies)
+
+
+# Combinations, hits wanted, and what photos have more, by name, for each combination; see ``Searcher.search_combined``.
+Search = Callable[[Sequence[Combination], int, Sequence[Mapping[str, float]] | None], list[list[Hit]]]
+
+
+def search_expanded(
+    asked: Sequence[Asked],
+    top: int,
+    count: int,
+    *,
+    units: Sequence[float] | None,
+    scoring: Scoring,
+    searcher: Searcher,
+    search: Search,
+    stored: Callable[[Sequence[str]], list[Aggregated]],
+) -> list[list[Hit]]:
+    """Return the hits of queries, expanded by ``count`` hits each; 0 for none.
+
+    Args:
+        asked: the queries.
+        top: hits at most.
+        count: N.
+        units: u of each query; None for what random codes say.
+        scoring: how words and codes are compared.
+        searcher: of the archive, whose photos need not be there: it compares queries with themselves.
+        search: among the photos that may be hits.
+        stored: returns words and codes of stored photos by name.
+    """
+    combinations: list[Combination] = [[(one.query, 1.0)] for one in asked]
+    if not count:
+        return search(combinations, top, None)
+    owns = [math.fsum(searcher.parts(one.query, one.own, scoring)[1]) for one in asked]
+    known = checked_units(units, len(asked), unrelated(scoring, searcher.state.codebook.dim))
+    first = search(combinations, count + COPIES, None)
+    found = [expansion(hits, own, count, unit) for hits, own, unit in zip(first, owns, known, strict=True)]
+    names = list(dict.fromkeys(name for one in found for name, _ in one.asking))  # each is read once
+    photos = dict(zip(names, stored(names), strict=True))
+    together: list[Combination] = [
+        [*combination, *((photos[name], weight) for name, weight in one.asking)]
+        for combination, one in zip(combinations, found, strict=True)
+    ]
+    mores = [math.fsum(weight for _, weight in one.asking) for one in found]
+    added = [dict.fromkeys(one.copies, more) if more else {} for one, more in zip(found, mores, strict=True)]
+    return search(together, top, added)

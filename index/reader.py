@@ -1,15 +1,18 @@
 """Reading an archive: searches in one of its states, and what that state holds."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.core.part import Part
+from ctxdeploy.core.text import printed_names
 from ctxdeploy.core.types import FileState, LocalDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
 from ctxdeploy.index.codebook.codebook import Codebook
@@ -20,11 +23,13 @@ from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
 from ctxdeploy.index.searches import Searches
-from ctxdeploy.index.storage.manifest import CODEBOOK
+from ctxdeploy.index.storage.manifest import CODEBOOK, Manifest
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
 from ctxdeploy.index.storage.state import State
 from ctxdeploy.index.stored import by_shard
-from ctxdeploy.index.subset import select
+from ctxdeploy.index.subset import Subset, select
+
+Result = TypeVar("Result")
 
 
 class Reader(Searches):
@@ -62,6 +67,11 @@ class Reader(Searches):
     def state(self) -> State:
         """The state that is read, a writer's as of its last commit: for measurements."""
         return self._searcher.state
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was committed as this state: its number, files and settings."""
+        return self.state.manifest
 
     @property
     def config(self) -> IndexConfig:
@@ -134,6 +144,27 @@ class Reader(Searches):
         if state.shards:
             select(part, [""], [state.shards[0].name(0)])
 
+    def for_query(self, deadline: Deadline | None = None) -> Self:
+        """Return what one query asks: an archive that is here, itself; see ``QueriedIndex``."""
+        return self
+
+    def settled(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns; see ``QueriedIndex``."""
+        return work()
+
+    def is_ready(self) -> bool:
+        """Return whether a query can be asked now; see ``QueriedIndex``."""
+        return True
+
+    @property
+    def missing(self) -> tuple[Part, ...]:
+        """Parts of the archive that are not searched: none of one that is here."""
+        return ()
+
+    def reached(self, among: Subset | None) -> int:
+        """Return how many photos a search goes over: those of ``among``, or all."""
+        return len(self) if among is None else len(among)
+
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Prepare in a thread of its own while the block runs, which may load a network."""
@@ -169,6 +200,10 @@ class Reader(Searches):
     def names(self) -> Iterator[str]:
         """Yield the names of all photos, a writer's included, in the order of the shards."""
         return self.state.names()
+
+    def printed_name(self, text: str) -> str:
+        """Return the one name that is printed so, if it is a text that stands for another; else the text itself."""
+        return printed_names([text], self.names()).get(text, text)
 
     def known(self) -> dict[str, FileState | None]:
         """Return the state of each photo's file by name, None if it is not known, for change detection."""
@@ -206,26 +241,39 @@ class Reader(Searches):
         Raises:
             ConfigError: no photo of that name, or descriptors that do not fit, or without positions.
         """
-        state = self._committed().state
+        self._check_open()
         if not isinstance(query, str):
             given = make_photo("query", query, self.codebook.dim).descriptors
             check_positions(given, "query")
             words = self.codebook.assign(given.vectors, 1, threads=self._threads)[:, 0]
             return features_of(given, words, self.codebook.centroids, size=size)
-        ((shard, number),) = self._places(state, [query])
-        return state.shards[shard].features(number)
+        return self.stored_features([query])[query]
+
+    def stored_features(self, names: Sequence[str]) -> dict[str, Features | None]:
+        """Return ``features`` of each of some photos of the archive."""
+        state = self._committed().state
+        places = self._places(state, names)
+        return {name: state.shards[shard].features(n) for name, (shard, n) in zip(names, places, strict=True)}
 
     def photo_size(self, name: str) -> tuple[int, int] | None:
         """Return (width, height) of a photo in pixels; None without geometry, or if there is no such photo.
 
         A writer's changes are committed first.
         """
+        return self.photo_sizes([name])[name]
+
+    def photo_sizes(self, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+        """Return ``photo_size`` of each of some photos."""
         state = self._committed().state
-        place = state.find(name)
-        sizes = None if place is None else state.shards[place[0]].geometry_sizes
-        if place is None or sizes is None:
+        places = {name: state.find(name) for name in names}
+        return {name: None if place is None else self._size_at(place) for name, place in places.items()}
+
+    def _size_at(self, place: tuple[int, int]) -> tuple[int, int] | None:
+        shard, number = place
+        sizes = self.state.shards[shard].geometry_sizes
+        if sizes is None:
             return None
-        width, height = map(int, sizes[place[1]])
+        width, height = map(int, sizes[number])
         return (width, height) if width and height else None
 
     def check_keeps(self, geometry: str, what: str, *, otherwise: str = "") -> None:

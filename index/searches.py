@@ -1,8 +1,7 @@
 """What can be asked of an archive: photos like a query, a stored photo or all of them, and how two photos agree."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from ctxdeploy.index.all_pairs import search_all
 from ctxdeploy.index.asked import Asked, Query, checked_top, find_words
 from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import Hit, Progress
-from ctxdeploy.index.expansion import COPIES, Expansion, checked_expand, checked_units, expansion, unrelated
+from ctxdeploy.index.expansion import checked_expand, search_expanded
 from ctxdeploy.index.global_index import checked_probes, search_global, vectors_of
 from ctxdeploy.index.inputs import as_global
 from ctxdeploy.index.search import Combination, Searcher
@@ -119,17 +118,26 @@ class Searches(ABC):
         wanted, count = checked_top(top), checked_expand(expand)
         searcher = self._committed()
         ready = self._asked(searcher.state, queries, own=count > 0)
-        asked: list[Combination] = [[(one.query, 1.0)] for one in ready]
-        chosen = self._chosen(searcher.state, among, len(asked) * (1 + count))
-        search = partial(searcher.search_combined, scoring=scoring, threads=self._threads, among=chosen)
-        added = None
-        if count:
-            owns = [math.fsum(searcher.parts(one.query, one.own, scoring)[1]) for one in ready]
-            known = checked_units(units, len(asked), unrelated(scoring, searcher.state.codebook.dim))
-            first = search(asked, count + COPIES)
-            found = [expansion(hits, own, count, unit) for hits, own, unit in zip(first, owns, known, strict=True)]
-            asked, added = self._expanded(searcher.state, asked, found)
-        return search(asked, min(wanted, max(len(searcher.state), 1)), added=added)
+        chosen = self._chosen(searcher.state, among, len(ready) * (1 + count))
+
+        def search(
+            combinations: Sequence[Combination], top: int, added: Sequence[Mapping[str, float]] | None
+        ) -> list[list[Hit]]:
+            more = None if added is None else [self._numbered(searcher.state, one) for one in added]
+            return searcher.search_combined(
+                combinations, top, scoring=scoring, threads=self._threads, among=chosen, added=more
+            )
+
+        return search_expanded(
+            ready,
+            min(wanted, max(len(searcher.state), 1)),
+            count,
+            units=units,
+            scoring=scoring,
+            searcher=searcher,
+            search=search,
+            stored=partial(self._stored, searcher.state),
+        )
 
     def asked(self, queries: Sequence[Query]) -> list[Asked]:
         """Return queries with their words and codes, which every search finds anew otherwise: 5 to 20 ms each."""
@@ -247,7 +255,7 @@ class Searches(ABC):
         """
         state = self._committed().state
         state.check_local()
-        return aggregated(state, self._places(state, names), self._threads)
+        return self._stored(state, names)
 
     def common_words(
         self,
@@ -290,10 +298,10 @@ class Searches(ABC):
         Raises:
             ConfigError: the archive keeps no global vectors, a query does not fit them, or a name is not there.
         """
-        self._check_keeps_global()
+        self.check_keeps_global()
         wanted = checked_top(top)
         state = self._committed().state
-        if isinstance(queries, str) or _are_names(queries):
+        if isinstance(queries, str) or are_names(queries):
             vectors = self._global_vectors(state, [queries] if isinstance(queries, str) else queries)
         else:
             vectors = as_global(queries, state.manifest.config, "query")
@@ -313,39 +321,31 @@ class Searches(ABC):
         Raises:
             ConfigError: the archive keeps no global vectors, or a name is not in the archive.
         """
-        self._check_keeps_global()
+        self.check_keeps_global()
         return self._global_vectors(self._committed().state, names)
 
     def _global_vectors(self, state: State, names: Iterable[str]) -> NDArray[np.float32]:
         places = np.array(self._places(state, names), np.int64).reshape(-1, 2)
         return vectors_of(state, state.bases[places[:, 0]] + places[:, 1])
 
-    def _check_keeps_global(self) -> None:
+    def check_keeps_global(self) -> None:
+        """Raise ``ConfigError`` unless the archive keeps global vectors."""
         if not self._searcher.state.manifest.config.keeps_global:
             raise ConfigError(
                 f"{self._folder} keeps no global vectors: make an archive that does with  ctxdeploy index --global"
             )
 
-    def _expanded(
-        self, state: State, asked: Sequence[Combination], expansions: Sequence[Expansion]
-    ) -> tuple[list[Combination], list[dict[int, float]]]:
-        """Return combinations with the hits that ask too, each of which is read once; and what each copy has more."""
-        names = list(dict.fromkeys(name for one in expansions for name, _ in one.asking))
-        photos = dict(zip(names, aggregated(state, self._places(state, names), self._threads), strict=True))
-        combinations: list[Combination] = [
-            [*combination, *((photos[name], weight) for name, weight in one.asking)]
-            for combination, one in zip(asked, expansions, strict=True)
-        ]
-        added = []
-        for one in expansions:
-            more = math.fsum(weight for _, weight in one.asking)
-            places = self._places(state, one.copies)
-            added.append({int(state.bases[shard]) + number: more for shard, number in places} if more else {})
-        return combinations, added
+    def _numbered(self, state: State, values: Mapping[str, float]) -> dict[int, float]:
+        """Return values of photos by their numbers in the state."""
+        places = self._places(state, values)
+        return {int(state.bases[shard]) + n: value for (shard, n), value in zip(places, values.values(), strict=True)}
 
     def _asked(self, state: State, queries: Sequence[Query], *, own: bool = False) -> list[Asked]:
         state.check_local()
-        return find_words(state, queries, self._threads, partial(self._places, state), own=own)
+        return find_words(state, queries, self._threads, partial(self._stored, state), own=own)
+
+    def _stored(self, state: State, names: Iterable[str]) -> list[Aggregated]:
+        return aggregated(state, self._places(state, names), self._threads)
 
     def _chosen(self, state: State, among: Collection[str] | Subset | None, queries: int = 1) -> Chosen | None:
         return None if among is None else Chosen(state, self._photos(state, among), queries, self._threads)
@@ -358,18 +358,23 @@ class Searches(ABC):
             raise ConfigError(f"the photos to search among are those of another state of {self._folder}: choose anew")
         return among.photos
 
+    def no_photo(self, name: object) -> ConfigError:
+        """Return the error of a name that the archive does not hold."""
+        return ConfigError(
+            f"{name!r} is not in {self._folder}:  ctxdeploy names {self._folder}  lists the photos that are"
+        )
+
     def _places(self, state: State, names: Iterable[str]) -> list[tuple[int, int]]:
         """Return shard and number of stored photos."""
         places = []
         for name in [names] if isinstance(names, str) else names:
             place = state.find(name) if isinstance(name, str) else None
             if place is None:
-                raise ConfigError(
-                    f"{name!r} is not in {self._folder}:  ctxdeploy names {self._folder}  lists the photos that are"
-                )
+                raise self.no_photo(name)
             places.append(place)
         return places
 
 
-def _are_names(queries: Any) -> bool:
+def are_names(queries: Any) -> bool:
+    """Return whether queries are names of photos."""
     return isinstance(queries, (list, tuple)) and len(queries) > 0 and all(isinstance(one, str) for one in queries)

@@ -12,7 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Preprocessing
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
 
 
@@ -73,12 +73,12 @@ class LoadedModel:
                 self._extractor = Extractor(self.bundle, backend=self._backend, config=self._extraction)
             return self._extractor
 
-    def checked(self, index: "Index") -> "Extractor":
+    def checked(self, index: "QueriedIndex") -> "Extractor":
         """Return the network, if it made the descriptors of an index."""
         check_model(index, self.bundle)
         return self.extractor()
 
-    def loading(self, index: "Index") -> "Callable[[], Extractor]":
+    def loading(self, index: "QueriedIndex") -> "Callable[[], Extractor]":
         """Return what loads the network when it is first called, and beside it all else that a search needs."""
         loaded: list[Extractor] = []
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.judgement import judgement_of
 from ctxdeploy.pairs.bridges import Graph, bridges, by_name, parts_of
@@ -17,7 +18,7 @@ from ctxdeploy.pairs.judging import Judge, matches_of, verifications
 from ctxdeploy.pairs.selection import Sequences, selected
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Hit, Index
+    from ctxdeploy.index import Hit, Index, QueriedIndex
 
 # Photos whose hits are cut down together.
 _TOGETHER = 4096
@@ -86,7 +87,7 @@ class FoundPairs:
                 yield Pair(self.names[one], self.names[other], score)
 
 
-def find_pairs(index: "Index", config: PairsConfig, display: Display) -> FoundPairs:
+def find_pairs(given: "QueriedIndex", config: PairsConfig, display: Display) -> FoundPairs:
     """Return the pairs of an archive: for each photo its best others, each pair once.
 
     The order is that of the first photos' names, and of each the best pair first; the first of a pair is the photo that
@@ -94,14 +95,15 @@ def find_pairs(index: "Index", config: PairsConfig, display: Display) -> FoundPa
     the names, are held in memory.
 
     Args:
-        index: the archive.
+        given: the archive.
         config: which pairs.
         display: where progress goes.
 
     Raises:
-        ConfigError: ``queries`` or ``mapped`` name photos that are not in the archive.
+        ConfigError: ``queries`` or ``mapped`` name photos that are not in the archive, or its shards are elsewhere.
         ArchiveError: the archive is closed.
     """
+    index = whole(given)
     names, numbers = by_name(index)
     queries = selected("--queries", config.queries, names, numbers)
     mapped = selected("--mapped", config.mapped, names, numbers)
@@ -206,6 +208,15 @@ def _alone(graph: Graph, part: NDArray[np.int64]) -> list[str]:
     members = np.flatnonzero(graph.members)
     sizes = np.bincount(part[members], minlength=len(part))
     return [graph.names[i] for i in members[sizes[part[members]] == 1]]
+
+
+def whole(given: "QueriedIndex") -> "Index":
+    """Return an archive whose shards are here; ``ConfigError`` for another one."""
+    from ctxdeploy.index import Index
+
+    if not isinstance(given, Index):
+        raise ConfigError(f"pairs of {given.path} are found where its shards are: run  ctxdeploy pairs  there")
+    return given
 
 
 def _without_descriptors(index: "Index", names: list[str]) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ConfigError, PhotoError
-from ctxdeploy.core.text import counted, photo_name, printable, printed_names
+from ctxdeploy.core.text import counted, photo_name, printable
 from ctxdeploy.core.types import PhotoDescriptors
 from ctxdeploy.index import Hit, Subset
 from ctxdeploy.judgement import Judgement, is_usual
@@ -30,7 +30,7 @@ from ctxdeploy.querying.turning import choose, further_turns
 from ctxdeploy.querying.verifying import HitVerifier, PhotoFeatures, ranked_by
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Asked, Index
+    from ctxdeploy.index import Asked, QueriedIndex
     from ctxdeploy.runtime import Extractor
 
 # Queries that may wait for each other.
@@ -58,7 +58,7 @@ class Answerer:
         config: what is asked.
     """
 
-    index: "Index"
+    index: "QueriedIndex"
     name: str
     network: "Callable[[], Extractor]"
     judgement: Callable[[], Judgement]
@@ -121,11 +121,14 @@ class Answerer:
             DeadlineError: the deadline was over before.
         """
         search = find or self.find
-        (found,) = search([self.described(photo, deadline)])
-        turned = self.turned(found, deadline)
-        if turned:
-            found = self.best(found, search(turned))
-        return self.answered(found)
+        described = self.described(photo, deadline)
+
+        def found() -> Found:
+            (upright,) = search([described])
+            turned = self.turned(upright, deadline)
+            return self.best(upright, search(turned)) if turned else upright
+
+        return self.answered(self.index.settled(found))
 
     def answers(self, photos: "Iterable[Photo | IndexedPhoto]") -> Iterator[Answer | PhotoError]:
         """Yield an answer for each photo, or why there is none, in order.
@@ -150,9 +153,19 @@ class Answerer:
         yield from self._in_order(waiting)
 
     def _in_order(self, waiting: Sequence[Found | PhotoError]) -> Iterator[Answer | PhotoError]:
-        answers = iter(self._answers([item for item in waiting if isinstance(item, Found)]))
+        answerer = self._anew_from_all()
+        found = [item for item in waiting if isinstance(item, Found)]
+        answers = iter(answerer.index.settled(lambda: answerer._answers(found)))
         for item in waiting:
             yield item if isinstance(item, PhotoError) else next(answers)
+
+    def _anew_from_all(self) -> "Answerer":
+        """Return what asks all parts of the archive again, those that failed before included."""
+        index = self.index.for_query()
+        if index is self.index:
+            return self
+        first = None if self.first is None else self.first if self.first.is_other else replace(self.first, index=index)
+        return replace(self, index=index, among=subset_of(index, self.config), first=first)
 
     def _answers(self, queries: Sequence[Found]) -> list[Answer]:
         """Return the answers to described queries, of which some may be asked once more, turned."""
@@ -168,13 +181,13 @@ class Answerer:
         if isinstance(photo, IndexedPhoto):
             name = photo.name
             if name not in self.index:
-                name = printed_names([name], self.index.names()).get(name, name)
+                name = self.index.printed_name(name)
             if name not in self.index:
                 archive = printable(self.name)
                 raise PhotoError(
                     f"{printable(photo.name)}: the archive holds no photo of this name; see  ctxdeploy names {archive}"
                 )
-        elif isinstance(photo, str) and (name := photo_name(photo)) in self.index and not _is_there(photo):
+        elif isinstance(photo, str) and not _is_there(photo) and (name := photo_name(photo)) in self.index:
             pass
         else:
             return Query(photo=photo_source(photo))
@@ -238,16 +251,25 @@ class Answerer:
     def answered(self, found: Found) -> Answer:
         """Return the answer to a query that was found."""
         notes = () if self.first is None else self.first.remarks
-        state = self.index.state.manifest.number
+        state = self.index.manifest.number
         answer = found.answer(self.config, rank=self.rank, state=state, notes=(*notes, *self._left_out()))
-        photos = len(self.index)
-        return replace(answer, photos=photos, searched=photos if self.among is None else len(self.among))
+        missing = tuple(map(str, self.index.missing))
+        return replace(answer, photos=len(self.index), searched=self.index.reached(self.among), missing=missing)
 
     def _left_out(self) -> tuple[str, ...]:
-        """Return what is said of names that the query is restricted to and that the archive does not have."""
+        """Return what is said of shards that did not answer, and of names that the query is restricted to and that the
+        archive does not have."""
+        notes = []
+        missing = self.index.missing
+        if missing:
+            searched = self.index.reached(None)
+            notes.append(
+                f"{counted(len(missing), 'part')} of the shards did not answer ({', '.join(map(str, missing))}): "
+                f"{searched:,} of {counted(len(self.index), 'photo')} were searched"
+            )
         if self.among is None:
-            return ()
-        notes = [
+            return tuple(notes)
+        notes += [
             f"no photo of the archive has a name that begins with {printable(prefix)}" for prefix in self.among.unused
         ]
         unknown = self.among.unknown
@@ -380,7 +402,7 @@ class Answerer:
         return [replace(hit, score=scores.get(hit.name, 0.0)) for hit in hits]
 
 
-def subset_of(index: "Index", config: QueryConfig) -> Subset | None:
+def subset_of(index: "QueriedIndex", config: QueryConfig) -> Subset | None:
     """Return the photos of an archive that may be hits; None for all."""
     if not config.is_restricted:
         return None

@@ -19,7 +19,7 @@ from ctxdeploy.models.loaded import LoadedModel
 from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
     from ctxdeploy.query import QueryConfig
     from ctxdeploy.runtime import BackendConfig, Extractor, PhotoSource
 
@@ -39,7 +39,7 @@ class FirstStage:
         remarks: what the two archives do not have in common, a line each.
     """
 
-    index: "Index"
+    index: "QueriedIndex"
     name: str
     network: "Callable[[], Extractor]"
     is_other: bool = False
@@ -128,7 +128,7 @@ class OtherArchives:
         self._opened: dict[Path, OtherArchive] = {}
 
     @contextmanager
-    def reading(self, path: Path | None, index: "Index") -> Iterator[FirstStage | None]:
+    def reading(self, path: Path | None, index: "QueriedIndex") -> Iterator[FirstStage | None]:
         """Hold the state of an archive while the block runs, for an archive that is asked; None without a path."""
         if path is None:
             yield None
@@ -160,7 +160,7 @@ class OtherArchive:
         self._compared: tuple[tuple[int, int], tuple[str, ...]] | None = None
 
     @contextmanager
-    def reading(self, index: "Index") -> Iterator[FirstStage]:
+    def reading(self, index: "QueriedIndex") -> Iterator[FirstStage]:
         """Hold its state while the block runs.
 
         Args:
@@ -179,15 +179,15 @@ class OtherArchive:
         """Close it."""
         self._state.close()
 
-    def _remarks(self, other: "Index", index: "Index") -> tuple[str, ...]:
-        states = (other.state.manifest.number, index.state.manifest.number)
+    def _remarks(self, other: "QueriedIndex", index: "QueriedIndex") -> tuple[str, ...]:
+        states = (other.manifest.number, index.manifest.number)
         compared = self._compared
         if compared is None or compared[0] != states:
             compared = self._compared = (states, _differences(other, index))
         return compared[1]
 
 
-def _differences(first: "Index", second: "Index") -> tuple[str, ...]:
+def _differences(first: "QueriedIndex", second: "QueriedIndex") -> tuple[str, ...]:
     """Return what is said of photos that only one of two archives holds."""
     names = [set(archive.names()) for archive in (first, second)]
     remarks = []

@@ -12,7 +12,7 @@ from ctxdeploy.querying.found import Found
 from ctxdeploy.querying.verifying import Verified
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
 
 
 def judged(
@@ -20,7 +20,7 @@ def judged(
     own: Sequence[Hit],
     verified: Verified,
     judgement: Judgement,
-    index: "Index",
+    index: "QueriedIndex",
     *,
     around: Sequence[Hit] = (),
 ) -> Found:
@@ -48,7 +48,12 @@ def judged(
 
 
 def _judge(
-    item: Found, hits: Sequence[Hit], own: Sequence[Hit], verified: Verified, judgement: Judgement, index: "Index"
+    item: Found,
+    hits: Sequence[Hit],
+    own: Sequence[Hit],
+    verified: Verified,
+    judgement: Judgement,
+    index: "QueriedIndex",
 ) -> list[float]:
     """Return the probabilities of hits, the first of which pass theirs on to those that they match."""
     names = [hit.name for hit in hits]

@@ -21,7 +21,7 @@ from ctxdeploy.querying.verifying import PhotoFeatures
 from ctxdeploy.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
 
 
 class SharedAnswerer:
@@ -48,7 +48,7 @@ class SharedAnswerer:
 
     def answer(self, photo: "Photo | IndexedPhoto", config: QueryConfig, deadline: Deadline | None) -> Answer:
         """Return the answer to one query; see ``Answerer.answer``."""
-        with self.answering(config) as answerer:
+        with self.answering(config, deadline) as answerer:
             kind = (id(answerer.index), None if answerer.first is None else id(answerer.first.index), config)
 
             def find(queries: Sequence[Found]) -> list[Found]:
@@ -57,19 +57,24 @@ class SharedAnswerer:
             return answerer.answer(photo, deadline=deadline, find=find if self.gathers else None)
 
     @contextmanager
-    def answering(self, config: QueryConfig) -> Iterator[Answerer]:
+    def answering(self, config: QueryConfig, deadline: Deadline | None = None) -> Iterator[Answerer]:
         """Hold a state, and what answers from it; what cannot be asked is refused before the model is loaded.
+
+        Args:
+            config: what is asked.
+            deadline: of the query; None for several.
 
         Raises:
             ArchiveError, ConfigError: as ``PhotoIndex.search``.
         """
-        with self._state.reading() as index, self._others.reading(config.global_from, index) as first:
+        with self._state.reading() as opened, self._others.reading(config.global_from, opened) as first:
+            index = opened.for_query(deadline)
             index.config.scoring(alpha=config.alpha, threshold=config.threshold, idf=config.idf)
             yield Answerer(
                 index=index,
                 name=fspath(self._path),
                 network=self._model.loading(index),
-                judgement=lambda: self._judgements.of(index),
+                judgement=lambda: self._judgements.of(opened),
                 image_size=self._model.image_size,
                 folder=photo_folder(self._path),
                 files=self._files,
@@ -78,7 +83,7 @@ class SharedAnswerer:
                 first=first,
             ).checked()
 
-    def prepare(self, index: "Index") -> None:
+    def prepare(self, index: "QueriedIndex") -> None:
         """Load what queries of a state need, so that its first is as fast as the others."""
         index.prepare()
         if index.keeps_local and len(index):

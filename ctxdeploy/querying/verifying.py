@@ -19,7 +19,7 @@ from ctxdeploy.querying.found import Found
 from ctxdeploy.querying.photo import indexed_source
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
     from ctxdeploy.runtime import Extractor
 
 # Photos that a remark names.
@@ -37,7 +37,7 @@ class PhotoFeatures:
         self._turn = threading.Lock()  # one thread at a time extracts a stream of photos
 
     def of(
-        self, names: Sequence[str], folder: Path | None, index: "Index", network: "Callable[[], Extractor]"
+        self, names: Sequence[str], folder: Path | None, index: "QueriedIndex", network: "Callable[[], Extractor]"
     ) -> dict[str, Features]:
         """Return the features of those photos whose files can be read.
 
@@ -129,7 +129,7 @@ class HitVerifier:
         index, name, network, image_size, folder, files, config: as of ``Answerer``.
     """
 
-    index: "Index"
+    index: "QueriedIndex"
     name: str
     network: "Callable[[], Extractor]"
     image_size: Callable[[], int]
@@ -147,7 +147,8 @@ class HitVerifier:
             return Verified()
         names = [hit.name for hit in hits]
         files = self._files(names, item)
-        photos = {name: files[name] if name in files else self.index.features(name) for name in names}
+        stored = self.index.stored_features([name for name in names if name not in files])
+        photos = {name: files[name] if name in files else stored[name] for name in names}
         query = self._features(item, files)
         if query is None or all(photo is None for photo in photos.values()):
             otherwise = "compare their files with --verify-from photos"

@@ -1,6 +1,7 @@
 """A state of an archive: opened, it stays as it is while others write; and the first one, of a new archive."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
 from ctxdeploy.core.files import TEMPORARY, make_folder
 from ctxdeploy.core.locks import LOCK, WriterLock
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.codebook.codebook import Codebook
@@ -21,7 +23,7 @@ from ctxdeploy.index.storage.manifest import CODEBOOK, CURRENT, FOLDERS, QUANTIS
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pins import Pin
 from ctxdeploy.index.storage.shard import Shard, open_shard
-from ctxdeploy.index.storage.statistics import Statistics, compute, read_statistics
+from ctxdeploy.index.storage.statistics import Statistics, compute, of_counts, read_statistics
 
 _FIRST = "manifest-000000.json"
 
@@ -34,6 +36,8 @@ class State:
         quantiser: of its global vectors; None where they need none.
         shards: in order; the number of a photo counts through them, removed photos included.
         failures: photos that could not be read, by name.
+        is_whole: the shards are all of the manifest's; else some of them, or none (``index/part.py``). Counts of
+            photos, and statistics that an archive stores, are those of all shards then too.
     """
 
     def __init__(
@@ -44,7 +48,10 @@ class State:
         failures: Failures | None = None,
         statistics: Statistics | None = None,
         quantiser: GlobalQuantiser | None = None,
+        *,
+        is_whole: bool = True,
     ) -> None:
+        self.is_whole = is_whole
         self.manifest = manifest
         self.quantiser = quantiser
         self._codebook = codebook
@@ -78,7 +85,17 @@ class State:
         statistics: Statistics | None = None,
     ) -> "State":
         """Return a state of other shards with the same codebook and quantiser."""
-        return State(manifest, self._codebook, shards, failures, statistics, self.quantiser)
+        return State(manifest, self._codebook, shards, failures, statistics, self.quantiser, is_whole=self.is_whole)
+
+    def counting(self, counts: NDArray[np.int64]) -> "State":
+        """Return the same state with the statistics of an archive in whose shards so many photos have each word."""
+        statistics = of_counts(self.shards, counts, self.manifest.images)
+        return self.over(self.manifest, self.shards, self.failures, statistics)
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether idf needs counts of the words of shards that are not open."""
+        return self._statistics is None and not self.is_whole
 
     @cached_property
     def bases(self) -> NDArray[np.int64]:
@@ -138,8 +155,14 @@ class State:
 
     @property
     def statistics(self) -> Statistics:
-        """Word counts and norms under idf; those that the archive stores, or computed on first use."""
+        """Word counts and norms under idf; those that the archive stores, or computed on first use.
+
+        Raises:
+            ConfigError: the archive stores none, and not all of its shards are open.
+        """
         if self._statistics is None:
+            if not self.is_whole:
+                raise ConfigError("idf needs the words of all shards: give statistics, or leave out --idf")
             self._statistics = compute(self.shards, self.manifest.words)
         return self._statistics
 
@@ -175,13 +198,14 @@ def _factors(shard: Shard, norms: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(1.0, np.sqrt(norms, where=valid, out=np.ones(len(norms))), out=np.zeros(len(norms)), where=valid)
 
 
-def open_state(folder: Path, held: Pin, *, check: bool = False) -> State:
+def open_state(folder: Path, held: Pin, *, check: bool = False, part: Part | None = None) -> State:
     """Open a state that is held: the codebook, every shard's header and offsets, tombstones and failures.
 
     Args:
         folder: the archive.
         held: its manifest.
         check: compare codebook and tombstones with their hashes too, as a writer does, whose next state they go into.
+        part: the shards that are opened: every ``count``-th of the manifest's. Files of the others are not looked for.
 
     Raises:
         ArchiveError: damaged, or of a newer format; the text names the file and the field.
@@ -194,15 +218,34 @@ def open_state(folder: Path, held: Pin, *, check: bool = False) -> State:
             for file in (entry.tombstones for entry in manifest.shards):
                 if file is not None:
                     file_format.check_hash(folder / file.file, file.sha256)
-        shards = tuple(open_shard(folder, entry, manifest) for entry in manifest.shards)
+        entries = manifest.shards if part is None else part.each_of(manifest.shards)
+        shards = tuple(open_shard(folder, entry, manifest) for entry in entries)
         failures = read_failures(folder, manifest.failures)
-        entry = manifest.statistics
-        statistics = None if entry is None else read_statistics(folder, entry, manifest)
+        statistics = _statistics(folder, manifest, part)
     except file_format.NotDamagedError:
         raise
     except ArchiveError as error:
         raise ArchiveError(f"{error}; to go on without what is damaged:  ctxdeploy repair {folder}") from error
-    return State(manifest, codebook, shards, failures, statistics, quantiser)
+    return State(manifest, codebook, shards, failures, statistics, quantiser, is_whole=part is None)
+
+
+def open_bare_state(folder: Path, held: Pin) -> State:
+    """Open a state that is held without any of its shards: manifest, codebook, quantiser, failures and statistics.
+
+    Raises:
+        ArchiveError: as ``open_state``.
+    """
+    manifest = held.manifest
+    codebook, quantiser = (read(folder, manifest, check=False) for read in (read_codebook, read_quantiser))
+    failures, statistics = read_failures(folder, manifest.failures), _statistics(folder, manifest, None)
+    return State(manifest, codebook, (), failures, statistics, quantiser, is_whole=False)
+
+
+def _statistics(folder: Path, manifest: Manifest, part: Part | None) -> Statistics | None:
+    if manifest.statistics is None:
+        return None
+    found = read_statistics(folder, manifest.statistics, manifest)
+    return found if part is None else replace(found, norms=tuple(part.each_of(found.norms)))
 
 
 def read_codebook(folder: Path, manifest: Manifest, *, check: bool) -> Codebook | None:

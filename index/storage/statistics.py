@@ -38,8 +38,13 @@ class Statistics:
 
 def compute(shards: Sequence[Shard], words: int) -> Statistics:
     """Return the statistics of the live photos; reads the image number of every posting."""
+    photos = sum(len(shard) - len(shard.removed) for shard in shards)
+    return of_counts(shards, count_words(shards, words), photos)
+
+
+def count_words(shards: Sequence[Shard], words: int) -> NDArray[np.int64]:
+    """Return how many live photos of these shards have each word, W int64."""
     from ctxdeploy.index.kernels import build as build_kernels
-    from ctxdeploy.index.kernels import scores as kernels
 
     counts = np.zeros(words, np.int64)
     for shard in shards:
@@ -47,7 +52,20 @@ def compute(shards: Sequence[Shard], words: int) -> Statistics:
             counts += build_kernels.count_words(shard.word_offsets, shard.images, shard.live)
         else:
             counts += np.diff(shard.word_offsets)
-    weights = _weights(counts, sum(len(shard) - len(shard.removed) for shard in shards))
+    return counts
+
+
+def of_counts(shards: Sequence[Shard], counts: NDArray[np.int64], photos: int) -> Statistics:
+    """Return the statistics of an archive, with the norms of some of its shards.
+
+    Args:
+        shards: those whose norms are wanted.
+        counts: W int64, live photos of all shards that have each word.
+        photos: live ones, of all shards.
+    """
+    from ctxdeploy.index.kernels import scores as kernels
+
+    weights = _weights(counts, photos)
     norms = []
     for shard in shards:
         # 65,536 places whatever the shard's length: an image number of 16 bits is never out of bounds.
