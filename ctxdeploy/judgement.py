@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, ShardError, StorageError
 from ctxdeploy.core.files import checksum, write_file
 from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import name_bytes
@@ -328,7 +328,12 @@ def judgement_of(index: "QueriedIndex", *, keep: bool = True) -> Judgement:
     except ArchiveError:
         found = None
     if found is None or found.is_stale(len(index)):
-        found = judge_archive(index)
+        try:
+            found = judge_archive(index)
+        except ShardError:  # not all parts of the shards can be asked
+            if found is None:
+                raise
+            return found
         if keep and len(index):
             with suppress(StorageError):  # it is fitted anew when it is needed
                 found.save(index.path)

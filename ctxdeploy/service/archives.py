@@ -96,7 +96,7 @@ class ServedArchive:
     def names(self) -> SortedNames:
         """Return all names in order; they are sorted once for each state."""
         with self.photos.reading() as index:
-            manifest = index.state.manifest
+            manifest = index.manifest
             held = self._names
             if held is not None and held[0] is manifest:
                 return held[1]
@@ -109,7 +109,7 @@ class ServedArchive:
     def facts(self, *, writable: bool) -> dict[str, Any]:
         """Return what is told of it: counts, model, what it keeps; nothing of where it lies on this machine."""
         with self.photos.reading() as index:
-            manifest, config = index.state.manifest, index.config
+            manifest, config = index.manifest, index.config
             return {
                 "name": self.name,
                 "photos": len(index),

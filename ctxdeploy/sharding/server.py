@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
 from ctxdeploy.core.deadline import Deadline
-from ctxdeploy.core.errors import StaleStateError
+from ctxdeploy.core.errors import ArchiveError, StaleStateError
 from ctxdeploy.core.part import Part
 from ctxdeploy.index import IndexPart
 from ctxdeploy.sharding.answering import PartAnswers
@@ -77,8 +77,9 @@ class ShardServer:
         asked = Asked.decode(request)
         if asked.part != self.part:
             raise asked.message.wrong(f"it is for part {asked.part} of the shards, and this server has {self.part}")
-        if asked.state not in self._states and not self._is_newest():
-            self.refresh()
+        if asked.state not in self._states:
+            with suppress(ArchiveError):  # what is held stays; whoever refreshes is told why
+                self.refresh()
         if asked.kind == STATUS:
             return self._status().encode(REPLY)
         with self._reading(asked.state) as held:

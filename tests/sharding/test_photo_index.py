@@ -1,4 +1,4 @@
-"""Photos asked of an archive whose shards are elsewhere: answers, what is missing, and states, through ``PhotoIndex``."""
+"""``PhotoIndex`` over an archive whose shards are elsewhere: answers, what is missing, and states."""
 
 import shutil
 import threading
@@ -129,9 +129,8 @@ def test_an_answer_says_what_was_not_searched(
     answer = index.answer(archive.with_name("query.png"), QueryConfig(turn="none"))
     left = [name for transport in transports if transport is not transports[1] for name in held(transport)]
     assert answer.missing == ("2/3",) and (answer.searched, answer.photos) == (len(left), len(one))
-    assert answer.notes == (
-        f"1 part of the shards did not answer (2/3): {len(left)} of {len(one)} photos were searched",
-    )
+    (note,) = answer.notes
+    assert note == f"1 part of the shards did not answer (2/3): {len(left)} of {len(one)} photos were searched"
     assert answer.hits and {hit.name for hit in answer.hits} <= set(left)
     restricted = index.answer(archive.with_name("query.png"), QueryConfig(turn="none", prefix=("b/",), top=50))
     assert restricted.searched == sum(name.startswith("b/") for name in left)
@@ -172,9 +171,13 @@ def _failing_after(calls: int) -> Callable[[Deadline], None]:
     return before
 
 
+def pairs(index: PhotoIndex) -> list[tuple[str, float]]:
+    return [(hit.name, hit.score) for hit in index.search(IndexedPhoto(name="b/coins.png"), top=50)]
+
+
 def test_threads_ask_while_states_come(archive: Path, tmp_path: Path, serve: Callable[..., Any]) -> None:
     path = Path(shutil.copytree(archive, tmp_path / "archive"))
-    shards, transports = serve(path, 2)
+    shards, _ = serve(path, 2)
     wanted: dict[int, list[tuple[str, float]]] = {}
     answers: list[Answer] = []
     with PhotoIndex.open(path, shards=shards) as index, PhotoIndex.open(path, writable=True) as writer:
@@ -189,8 +192,7 @@ def test_threads_ask_while_states_come(archive: Path, tmp_path: Path, serve: Cal
             thread.start()
         try:
             for name in ("a/rocket.png", "a/camera.png", "b/rocket.png"):
-                hits = writer.search(IndexedPhoto(name="b/coins.png"), top=50)
-                wanted[writer.state] = [(hit.name, hit.score) for hit in hits]
+                wanted[writer.state] = pairs(writer)
                 writer.remove(name)
                 index.refresh()
                 assert index.state == writer.state
@@ -198,9 +200,7 @@ def test_threads_ask_while_states_come(archive: Path, tmp_path: Path, serve: Cal
             done.set()
             for thread in threads:
                 thread.join()
-        wanted[writer.state] = [
-            (hit.name, hit.score) for hit in writer.search(IndexedPhoto(name="b/coins.png"), top=50)
-        ]
+        wanted[writer.state] = pairs(writer)
     assert answers
     for answer in answers:
         assert answer.missing == ()

@@ -118,7 +118,7 @@ def photo_facts(served: ServedArchive, name: str) -> dict[str, Any]:
             raise no_such_photo(name) from error
         features = index.features(name) if index.config.keeps("positions") else None
         size = None if features is None or features.size is None else list(features.size)
-        facts = {"name": name, "archive": served.name, "state": index.state.manifest.number}
+        facts = {"name": name, "archive": served.name, "state": index.manifest.number}
     shown = None
     if file is not None:
         shown = {"size": file.size, "modified": _time(file.mtime_ns)}
