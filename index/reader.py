@@ -135,7 +135,7 @@ class Reader(Searches):
             search_global(state, np.zeros((1, self.config.global_dim), np.float32), 1, among=first)
         if not self.keeps_local:
             return
-        state.factors(self.config.idf)
+        state.factors(self.config.idf and not state.needs_counts)
         few = self.codebook.centroids[:64]
         words = self.codebook.assign(few, self.config.query_assignment, threads=self._threads)
         query = aggregate(few, words, self.codebook.centroids, binary=self.config.binary)

@@ -55,7 +55,7 @@ class Lookup:
     def each(
         self,
         session: Session,
-        request: Request | Callable[[Part], Request],
+        request: Callable[[Part], Request],
         read: Callable[[Message], Reply],
         *,
         parts: Sequence[Part] | None = None,
@@ -64,7 +64,7 @@ class Lookup:
 
         Args:
             session: of the query.
-            request: what is asked, or of each part another thing.
+            request: what is asked of each part.
             read: makes something of a reply, or raises ``ConfigError``.
             parts: that are asked; all if None.
 
@@ -72,13 +72,12 @@ class Lookup:
             ShardError: none replied; or one that had replied in this session before.
             DeadlineError: the session's deadline was over before.
         """
-        same = None if callable(request) else request.message(self.shape)
-        data = {}
-        for part in parts or self.parts:
-            if part not in session.failed:
-                one = request(part) if callable(request) else request
-                message = one.message(self.shape) if same is None else same
-                data[part] = Asked(kind=one.kind, part=part, state=self._key, message=message).encode()
+        asked = {part: request(part) for part in parts or self.parts if part not in session.failed}
+        messages = {id(one): one.message(self.shape) for one in asked.values()}
+        data = {
+            part: Asked(kind=one.kind, part=part, state=self._key, message=messages[id(one)]).encode()
+            for part, one in asked.items()
+        }
         found: dict[Part, Reply] = {}
         failed = {}
         for part, outcome in self._shards.ask(data, session.deadline).items():
@@ -122,7 +121,8 @@ class Lookup:
         found: dict[str, Reply] = {}
         for start in range(0, len(wanted), at_once):
             some = wanted[start : start + at_once]
-            for part in self.each(session, request(some), lambda message, some=some: read(message, some)).values():  # type: ignore[misc]
+            parts = self.each(session, to_all(request(some)), partial(_read_named, read, some))
+            for part in parts.values():
                 found |= part
         return found
 
@@ -190,7 +190,7 @@ class Lookup:
             while place is not None and place[0] == number // len(self.parts):
                 request = ListRequest(shard=place[0], number=place[1])
                 read = partial(replies.Page.read, shard=place[0], number=place[1])
-                page = self.each(session, request, read, parts=[part])[part]
+                page = self.each(session, to_all(request), read, parts=[part])[part]
                 yield from page.names
                 place = page.following
 
@@ -198,13 +198,13 @@ class Lookup:
         """Return the one name that is printed so, if it is a text that stands for another; else the text itself."""
         if "\\" not in text or not is_name(text):
             return text
-        found = self.each(session, PrintedRequest(text=text), lambda message: message.names("names", most=2))
+        found = self.each(session, to_all(PrintedRequest(text=text)), lambda message: message.names("names", most=2))
         names = [name for some in found.values() for name in some]
         return names[0] if len(names) == 1 else text
 
     def counts(self, session: Session) -> replies.Counts:
         """Return the counts of all parts together; ``ShardError`` where one does not answer."""
-        found = self.each(session, CountsRequest(), partial(replies.Counts.read, shape=self.shape))
+        found = self.each(session, to_all(CountsRequest()), partial(replies.Counts.read, shape=self.shape))
         if len(found) < len(self.parts):
             raise ShardError(
                 f"what all shards hold is to be counted, but {_parts(session.failed)} cannot be asked: try again "
@@ -222,6 +222,17 @@ class Lookup:
     def session(self, deadline: Deadline | None = None) -> Session:
         """Return a new session."""
         return Session(deadline=deadline)
+
+
+def to_all(request: Request) -> Callable[[Part], Request]:
+    """Return what asks every part the same."""
+    return lambda part: request
+
+
+def _read_named(
+    read: Callable[[Message, Sequence[str]], Mapping[str, Reply]], names: Sequence[str], message: Message
+) -> Mapping[str, Reply]:
+    return read(message, names)
 
 
 def _parts(failed: Mapping[Part, str]) -> str:

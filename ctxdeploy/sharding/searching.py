@@ -12,7 +12,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.part import Part
 from ctxdeploy.index import Combination, Hit, Scoring, Subset, checked_expand, checked_top, search_expanded
 from ctxdeploy.sharding import replies
-from ctxdeploy.sharding.lookup import Lookup
+from ctxdeploy.sharding.lookup import Lookup, to_all
 from ctxdeploy.sharding.message import MAX_HITS, MAX_SENT, is_name
 from ctxdeploy.sharding.requests import (
     MAX_PHOTOS,
@@ -82,7 +82,7 @@ class ShardSearch:
         whole = Restriction(prefixes=beginnings, names=given)
         listed = given or ()
         read = partial(replies.Selected.read, names=len(listed), prefixes=len(beginnings))
-        found = self._lookup.each(self._session, SelectRequest(among=whole), read)
+        found = self._lookup.each(self._session, to_all(SelectRequest(among=whole)), read)
         used = {beginnings[row] for one in found.values() for row in one.used.tolist()}
         theirs = {part: tuple(listed[row] for row in one.held.tolist()) for part, one in found.items()}
         held = {name for some in theirs.values() for name in some}
@@ -149,7 +149,7 @@ class ShardSearch:
         top: int,
         added: Sequence[Mapping[str, float]] | None,
     ) -> list[list[Hit]]:
-        counts, restricted = self._counts(scoring), self._restricted(among)
+        counts = self._counts(scoring)
         found: list[list[Hit]] = []
         for cut in _cuts(combinations, _checked(top)):
             queries = list({id(query): query for terms in combinations[cut] for query, _ in terms}.values())
@@ -164,7 +164,7 @@ class ShardSearch:
                 added=None if added is None else added[cut],
                 counts=counts,
             )
-            found += self._hits(lambda part, make=request: make(among=restricted(part)), len(terms), top, among)  # type: ignore[misc]
+            found += self._hits(request, len(terms), top, among)
         return found
 
     def by_global_vectors(
@@ -176,25 +176,26 @@ class ShardSearch:
         names = self._bare.names_in(queries)
         find = self._bare.checked_vectors if names is None else partial(self._lookup.vectors, self._session)
         vectors = find(queries if names is None else names)
-        cells, restricted = self._bare.checked_probes(probes), self._restricted(among)
+        cells = self._bare.checked_probes(probes)
         found: list[list[Hit]] = []
         size = max(min(MAX_SENT // (4 * max(vectors.shape[1], 1)), _FOUND // wanted), 1)
         for start in range(0, len(vectors), size):
             some = vectors[start : start + size]
             request = partial(GlobalRequest, vectors=some, top=wanted, probes=cells)
-            found += self._hits(lambda part, make=request: make(among=restricted(part)), len(some), wanted, among)  # type: ignore[misc]
+            found += self._hits(request, len(some), wanted, among)
         return found
 
     def _hits(
         self,
-        request: Callable[[Part], SearchRequest | GlobalRequest],
+        request: Callable[..., SearchRequest | GlobalRequest],
         searches: int,
         top: int,
         among: Collection[str] | Subset | None,
     ) -> list[list[Hit]]:
-        """Return the best of what all parts find in each of so many searches."""
+        """Return the best of what all parts find in each of so many searches; ``request`` lacks what is restricted."""
+        restricted = self._restricted(among)
         read = partial(replies.Hits.read, searches=searches, top=top)
-        parts = list(self._lookup.each(self._session, request, read).values())
+        parts = list(self._lookup.each(self._session, lambda part: request(among=restricted(part)), read).values())
         if among is not None and not isinstance(among, Subset) and not self._session.failed:
             names = _listed(among)
             if sum(part.held for part in parts) < len(names):
@@ -213,7 +214,7 @@ class ShardSearch:
                 part = queries[start : start + _SCORED]
                 request = ScoresRequest(queries=part, names=some, scoring=scoring, counts=counts)
                 read = partial(replies.read_scores, queries=len(part), names=len(some))
-                for rows, scores in self._lookup.each(self._session, request, read).values():
+                for rows, scores in self._lookup.each(self._session, to_all(request), read).values():
                     table[start : start + len(part), first + rows] = scores
                     found |= dict.fromkeys(some[row] for row in rows.tolist())
         if len(queries):
