@@ -218,7 +218,7 @@ class Reader(Searches):
         state = self.state
         place = state.find(name)
         if place is None:
-            raise ConfigError(f"{name!r} is not in the archive")
+            raise self.no_photo(name)
         return state.shards[place[0]].file(place[1])
 
     def failures(self) -> list[dict[str, Any]]:

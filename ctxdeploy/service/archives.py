@@ -15,7 +15,7 @@ from ctxdeploy.service.names import SortedNames
 from ctxdeploy.service.problems import ProblemError
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Index
+    from ctxdeploy.index import QueriedIndex
     from ctxdeploy.runtime import BackendConfig, ExtractionObserver, Extractor, QueuedExtractor
 
 # Of the file that names the state in force: a name and a hash.
@@ -124,7 +124,7 @@ class ServedArchive:
                 "stale": self.stale is not None,
             }
 
-    def _model(self, index: "Index") -> dict[str, Any]:
+    def _model(self, index: "QueriedIndex") -> dict[str, Any]:
         source = index.source
         return {
             "id": None if source is None else source.model,

@@ -236,7 +236,7 @@ def open_bare_state(folder: Path, held: Pin) -> State:
         ArchiveError: as ``open_state``.
     """
     manifest = held.manifest
-    codebook, quantiser = (read(folder, manifest, check=False) for read in (read_codebook, read_quantiser))
+    codebook, quantiser = read_codebook(folder, manifest, check=False), read_quantiser(folder, manifest, check=False)
     failures, statistics = read_failures(folder, manifest.failures), _statistics(folder, manifest, None)
     return State(manifest, codebook, (), failures, statistics, quantiser, is_whole=False)
 

@@ -106,7 +106,6 @@ def test_a_message_is_read_as_it_was_written() -> None:
         ({"format": "kind", "format_version": "3", "facts": "[" * 9999}, "facts are not valid JSON"),
         ({"format": "kind", "format_version": "3", "facts": " " * (MAX_FACTS + 1)}, "bytes of facts"),
     ],
-    ids=str,
 )
 def test_what_is_no_message_is_refused(metadata: dict[str, str], text: str) -> None:
     data = b"".join(bytes(piece) for piece in encode({}, metadata))

@@ -86,6 +86,7 @@ def test_a_state_that_is_being_read_is_not_closed(archive: Path, serve: Callable
             remove(archive)
             server.refresh()
         assert key in server.states
+    remove(archive)
     server.refresh()
     assert key not in server.states
     with pytest.raises(StaleStateError, match="does not hold the state 2, but") as error, server._reading(key):
