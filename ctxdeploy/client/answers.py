@@ -135,6 +135,7 @@ class Job:
         archive: whose photos.
         archive_state: the commit from which on answers know of it; None before.
         reason: why it failed.
+        code: the class of that error, such as ``StorageError`` where the server's disk is full.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Job:
     archive: str | None = None
     archive_state: int | None = None
     reason: str | None = None
+    code: str | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -204,6 +206,7 @@ class ArchiveFacts:
         writable: whether photos may be added and removed.
         pictures: where the files of its photos are: ``folder``, ``packed``, ``elsewhere`` or ``none``.
         stale: whether a newer state cannot be read, so that the last whole one answers.
+        batch_size: photos of one shape that its network takes at once; None where it has none.
     """
 
     name: str
@@ -217,6 +220,7 @@ class ArchiveFacts:
     writable: bool | None = None
     pictures: str | None = None
     stale: bool = False
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

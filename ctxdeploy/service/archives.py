@@ -122,6 +122,7 @@ class ServedArchive:
                 "writable": writable and has_model(self.path),
                 "pictures": self.pictures(),
                 "stale": self.stale is not None,
+                "batch_size": None if self.extractor is None else self.extractor.config.batch_size,
             }
 
     def _model(self, index: "QueriedIndex") -> dict[str, Any]:

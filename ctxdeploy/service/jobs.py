@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +47,7 @@ class Job:
         failures: names and reasons of the photos that could not be taken in.
         remarks: what else happened, a line each.
         reason: why it failed.
+        code: of that, the library's class of errors.
         archive_state: the commit from which on searches know of it.
     """
 
@@ -61,6 +62,7 @@ class Job:
     failures: list[dict[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     reason: str | None = None
+    code: str | None = None
     archive_state: int | None = None
     created: float = field(default_factory=time.time)
     ended: float | None = None
@@ -93,6 +95,7 @@ class Job:
             "failures": [dict(failure) for failure in self.failures],
             "remarks": list(self.remarks),
             "reason": self.reason,
+            "code": self.code,
             "archive_state": self.archive_state,
             "created": _time(self.created),
             "ended": None if self.ended is None else _time(self.ended),
@@ -113,12 +116,18 @@ class Jobs:
         self._open: OrderedDict[str, Job] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._bytes = 0
+        self._numbers: Counter[tuple[str, str]] = Counter()
         self._is_closed = False
 
     @property
-    def waiting(self) -> int:
-        """Jobs that have not ended."""
-        return len(self._open)
+    def bytes(self) -> int:
+        """Bytes of photos that wait to be added, or are being added."""
+        return self._bytes
+
+    def numbers(self) -> Counter[tuple[str, str]]:
+        """Return by archive and state how many jobs there are that have not ended, and how many ever ended so."""
+        with self._lock:
+            return self._numbers + Counter((job.archive, job.state) for job in self._open.values())
 
     def accept(self, job: Job) -> None:
         """Take a job in.
@@ -142,23 +151,24 @@ class Jobs:
 
     def end(self, job: Job, state: int) -> None:
         """Say that a job is done: searches know of it."""
-        self._end(job, DONE, state, None)
+        self._end(job, DONE, state, None, None)
 
-    def fail(self, job: Job, reason: str) -> None:
-        """Say that a job has failed as a whole."""
+    def fail(self, job: Job, reason: str, code: str) -> None:
+        """Say that a job has failed as a whole, and by which class of errors."""
         known = {failure["name"] for failure in job.failures}
         job.failures += [{"name": name, "reason": reason} for name in job.names if name not in known]
-        self._end(job, FAILED, None, reason)
+        self._end(job, FAILED, None, reason, code)
 
-    def _end(self, job: Job, how: str, state: int | None, reason: str | None) -> None:
+    def _end(self, job: Job, how: str, state: int | None, reason: str | None, code: str | None) -> None:
         with self._lock:
             if self._open.pop(job.id, None) is None:
                 return
             self._bytes -= job.bytes
             job.photos = ()
-            job.reason, job.archive_state, job.ended = reason, state, time.time()
+            job.reason, job.code, job.archive_state, job.ended = reason, code, state, time.time()
             job.state = how
             self._ended[job.id] = job
+            self._numbers[job.archive, how] += 1
             while len(self._ended) > HISTORY:
                 self._ended.popitem(last=False)
 

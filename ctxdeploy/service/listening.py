@@ -5,7 +5,7 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -78,11 +78,13 @@ def possible_connections(config: ServiceConfig) -> int:
 class Listener(uvicorn.Server):
     """Answers on a socket until a signal ends it: the first lets requests end, the second does not wait for them.
 
-    Attributes:
-        force_exit: a second signal has come.
+    Args:
+        app: that answers.
+        config, readiness: of the service.
+        end_now: ends the process, when a second signal comes; whatever the event loop does then.
     """
 
-    def __init__(self, app: FastAPI, config: ServiceConfig, readiness: Readiness) -> None:
+    def __init__(self, app: FastAPI, config: ServiceConfig, readiness: Readiness, end_now: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -98,7 +100,8 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=max(round(config.grace_seconds), 1),
             )
         )
-        self._readiness, self._drain = readiness, config.drain_seconds
+        self._readiness, self._drain, self._end_now = readiness, config.drain_seconds, end_now
+        self._signalled = False
 
     def stop(self) -> None:
         """End as after a signal; from any thread."""
@@ -107,15 +110,18 @@ class Listener(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        if self._readiness.is_ending:
-            self.force_exit = True
+        if self._signalled:
+            log.warning("a second signal: the process ends now, and what ran is dropped")
+            self._end_now()
+        self._signalled = True
+        log.info(f"{signal.Signals(sig).name}: no new requests after {self._drain:g} s, and the end when all is done")
         self.stop()
 
     async def main_loop(self) -> None:
         """Answer until a signal comes, and then for as long as balancers need to learn of it."""
         await super().main_loop()
         end = asyncio.get_running_loop().time() + self._drain
-        while not self.force_exit and asyncio.get_running_loop().time() < end:
+        while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.05)
 
     @contextmanager

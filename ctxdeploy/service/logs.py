@@ -4,13 +4,15 @@ It names methods, routes, statuses, times and sizes. What somebody sent is not i
 are those of the routes), no parameter, no key, no address.
 """
 
+import io
 import json
 import logging
+import os
 import queue
 import sys
+import threading
 import time
-from collections.abc import Callable
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueHandler
 from typing import Any
 
 from ctxdeploy.core.text import printable
@@ -20,27 +22,84 @@ log = logging.getLogger("ctxdeploy.service")
 _FIELDS = "ctxdeploy_fields"
 # Lines that may wait for a slow reader of stderr; further ones are dropped.
 _MAX_LINES = 10_000
+# Seconds that the end of the process waits for somebody to read the last lines.
+_LAST_LINES = 2.0
 
 
-def start_log(log_format: str) -> Callable[[], None]:
+def start_log(log_format: str) -> "LogWriter":
     """Let everything that is logged in this process go to stderr, written by a thread: nobody waits for the terminal.
 
     Args:
         log_format: ``text`` or ``json``.
-
-    Returns:
-        what writes the lines that wait, and ends it.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    waiting: queue.Queue[Any] = queue.Queue(_MAX_LINES)
-    listener = QueueListener(waiting, handler)
+    writer = LogWriter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
-    root.handlers = [_Dropping(waiting)]
+    root.handlers = [_Dropping(writer.waiting)]
     root.setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
-    listener.start()
-    return listener.stop
+    return writer
+
+
+class LogWriter:
+    """Writes lines to stderr in a thread. What cannot be written, to a full disk or a closed pipe, is counted, and the
+    number is logged once there is room again.
+
+    Args:
+        formatter: of the lines.
+    """
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        # What a signal logs may interrupt what the same thread logs: this queue stands that.
+        self.waiting: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._formatter = formatter
+        self._lost, self._reason, self._is_torn = 0, "", False
+        self._thread = threading.Thread(target=self._run, name="ctxdeploy-log", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """Write what waits, and end; return False if nobody reads it. May be called twice, and by a signal."""
+        self.waiting.put(None)
+        self._thread.join(_LAST_LINES)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (record := self.waiting.get()) is not None:
+            if self._lost and self._write(self._formatter.format(self._loss())):
+                self._lost = 0
+            if self._lost or not self._write(self._formatter.format(record)):
+                self._lost += 1
+
+    def _loss(self) -> logging.LogRecord:
+        text = f"lines of the log that could not be written: {self._lost:,} ({self._reason})"
+        return log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None)
+
+    def _write(self, line: str) -> bool:
+        """Write a line; return whether it is there, whole. What is left of one is ended before the next."""
+        data = f"{line}\n".encode("utf-8", "backslashreplace")
+        data = b"\n" + data if self._is_torn else data
+        try:
+            descriptor = sys.stderr.fileno()
+        except (AttributeError, io.UnsupportedOperation, ValueError):  # closed, or not a file
+            return _print(data)
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(descriptor, data[done:])
+        except OSError as error:
+            self._reason = error.strerror or str(error)
+            self._is_torn = self._is_torn or done > 0
+            return False
+        self._is_torn = False
+        return True
+
+
+def _print(data: bytes) -> bool:
+    try:
+        sys.stderr.write(data.decode())
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):  # there is no stderr
+        return False
+    return True
 
 
 class _Dropping(QueueHandler):
@@ -52,10 +111,8 @@ class _Dropping(QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Pass a record on, if there is room."""
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            return
+        if self.queue.qsize() < _MAX_LINES:
+            self.queue.put(record)
 
 
 def log_request(record: RequestRecord, method: str, route: str, status: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -13,9 +13,11 @@ from prometheus_client.registry import Collector
 from ctxdeploy import __version__
 from ctxdeploy.core.errors import CtxdeployError
 from ctxdeploy.core.files import folder_bytes
+from ctxdeploy.service.jobs import DONE, FAILED, RUNNING, WAITING
 
 if TYPE_CHECKING:
     from ctxdeploy.service.archives import Archives
+    from ctxdeploy.service.jobs import Jobs
     from ctxdeploy.service.limits import Bodies, Places
     from ctxdeploy.service.readiness import Readiness
     from ctxdeploy.service.record import RequestRecord
@@ -33,10 +35,12 @@ class Metrics:
     It is an observer of extractors as well: see ``ctxdeploy.runtime.network_queue.ExtractionObserver``.
 
     Args:
-        archives, readiness, places, bodies: of the service, which are looked at when somebody asks.
+        archives, readiness, places, bodies, jobs: of the service, which are looked at when somebody asks.
     """
 
-    def __init__(self, archives: "Archives", readiness: "Readiness", places: "Places", bodies: "Bodies") -> None:
+    def __init__(
+        self, archives: "Archives", readiness: "Readiness", places: "Places", bodies: "Bodies", jobs: "Jobs"
+    ) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "ctxdeploy_requests", "Requests that were answered.", ("method", "route", "status"), registry=self.registry
@@ -61,7 +65,9 @@ class Metrics:
         self._gauge("ctxdeploy_queue_length", "Requests that wait for a thread.", lambda: places.waiting)
         self._gauge("ctxdeploy_running", "Requests with a thread, or waiting for one.", lambda: places.taken)
         self._gauge("ctxdeploy_body_bytes", "Bytes of bodies in memory.", lambda: bodies.held)
+        self._gauge("ctxdeploy_job_bytes", "Bytes of photos that wait to be added.", lambda: jobs.bytes)
         self.registry.register(_ArchiveCollector(archives))
+        self.registry.register(_JobCollector(archives, jobs))
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
@@ -101,19 +107,54 @@ class _ArchiveCollector(Collector):
         return self._families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield photos, state and bytes of each archive; one that is damaged meanwhile is left out."""
-        photos, state, size = self._families()
+        """Yield what is known of each archive; of one that cannot be read at all that it is stale."""
+        photos, state, size, stale = self._families()
         for served in self._archives:
+            stale.add_metric([served.name], served.stale is not None)
             try:
-                values = (len(served.photos), served.photos.state, folder_bytes(served.path))
+                with served.photos.reading() as index:
+                    values = (len(index), index.state.manifest.number, folder_bytes(served.path))
             except (CtxdeployError, OSError):
                 continue
             for family, value in zip((photos, state, size), values, strict=True):
                 family.add_metric([served.name], value)
-        yield from (photos, state, size)
+        yield from (photos, state, size, stale)
 
     def _families(self) -> list[GaugeMetricFamily]:
-        kinds = {"photos": "Photos of an archive.", "state": "Number of its state.", "bytes": "Bytes of its files."}
+        kinds = {
+            "photos": "Photos of an archive.",
+            "state": "Number of its state.",
+            "bytes": "Bytes of its files.",
+            "stale": "1 where its newest state cannot be opened: the last whole one answers, the log says why.",
+        }
         return [
             GaugeMetricFamily(f"ctxdeploy_archive_{kind}", text, labels=["archive"]) for kind, text in kinds.items()
         ]
+
+
+class _JobCollector(Collector):
+    """Counts the jobs of each archive when somebody asks."""
+
+    def __init__(self, archives: "Archives", jobs: "Jobs") -> None:
+        self._archives, self._jobs = archives, jobs
+
+    def describe(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
+        """Return what there may be, without looking."""
+        return list(self._families())
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """Yield how many jobs wait and run, and how many have ended, and how."""
+        present, ended = self._families()
+        found = self._jobs.numbers()
+        for served in self._archives:
+            for family, states in ((present, (WAITING, RUNNING)), (ended, (DONE, FAILED))):
+                for state in states:
+                    family.add_metric([served.name, state], found[served.name, state])
+        yield from (present, ended)
+
+    def _families(self) -> tuple[GaugeMetricFamily, CounterMetricFamily]:
+        labels = ["archive", "state"]
+        return (
+            GaugeMetricFamily("ctxdeploy_jobs", "Jobs that wait, and that are being written.", labels=labels),
+            CounterMetricFamily("ctxdeploy_jobs_ended", "Jobs that are done, and that have failed.", labels=labels),
+        )

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.progress import Display
 from ctxdeploy.index import warm_up
 from ctxdeploy.query import QueryConfig
 from ctxdeploy.service.logs import log
@@ -16,17 +17,23 @@ if TYPE_CHECKING:
     from ctxdeploy.service.archives import Archives, ServedArchive
 
 
+class LogDisplay(Display):
+    """Says in the log what is announced far below: that loops are compiled, and why."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=False)
+
+    def say(self, text: str) -> None:
+        """Log a remark, with what keeps it from coming again."""
+        advice = "" if "warm-up" in text else "; `ctxdeploy warm-up` does this beforehand"
+        log.warning(text + advice if text.startswith("compiling") else text)
+
+
 def rehearse(archives: "Archives", readiness: Readiness, observer: "ExtractionObserver") -> None:
     """Compile what searches run, load the networks, and answer once from each archive."""
-    readiness.step("compiling kernels")
+    readiness.step("compiling search kernels")
     try:
-        found = warm_up()
-        if not found.kept:
-            log.warning(
-                f"{found.compiled} loops were compiled in {found.seconds:.0f} s and could not be kept, so that every "
-                "start compiles them: fill a folder ahead with  CTXDEPLOY_CACHE=FOLDER ctxdeploy warm-up  ; and set "
-                "CTXDEPLOY_CACHE here"
-            )
+        _compile()
     except StorageError as error:  # no temporary folder: asking compiles most of it as well
         log.warning(str(error))
     for served in archives:
@@ -35,6 +42,20 @@ def rehearse(archives: "Archives", readiness: Readiness, observer: "ExtractionOb
     for served in archives:
         readiness.step(f"asking {served.name} once")
         _ask(served)
+
+
+def _compile() -> None:
+    found = warm_up()
+    if not found.compiled:
+        return
+    text = f"{found.compiled} search kernels were compiled in {found.seconds:.0f} s"
+    if found.kept:
+        log.info(f"{text} and are kept in {found.folder}")
+    else:
+        log.warning(
+            f"{text} and could not be kept, so that every start compiles them: fill a folder ahead with  "
+            "CTXDEPLOY_CACHE=FOLDER ctxdeploy warm-up  ; and set CTXDEPLOY_CACHE here"
+        )
 
 
 def _ask(served: "ServedArchive") -> None:

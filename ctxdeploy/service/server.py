@@ -1,7 +1,6 @@
 """The server: from settings to a port that answers."""
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
     from ctxdeploy.service.keys import Keys
+    from ctxdeploy.service.logs import LogWriter
 
 # Of a process that was told twice to end, and did not wait for its requests.
 FORCED = 130
@@ -45,17 +45,19 @@ def serve(
     from ctxdeploy.service.keys import Keys
     from ctxdeploy.service.listening import Listener, bound_socket, url_of_socket
     from ctxdeploy.service.logs import log, start_log
+    from ctxdeploy.service.rehearsing import LogDisplay
     from ctxdeploy.service.service import Service
 
     keys = Keys.load(config, os.environ)
     check_address(config, keys)
     with bound_socket(config) as bound:
-        service = Service(Archives(places, config, backend), config, keys)
-        stop_log = start_log(config.log_format)
+        writer = start_log(config.log_format)
+        LogDisplay()  # before anything is opened that has something to say
         try:
+            service = Service(Archives(places, config, backend), config, keys)
             for warning in keys.warnings:
                 log.warning(warning)
-            listener = Listener(create_app(service), config, service.readiness)
+            listener = Listener(create_app(service), config, service.readiness, lambda: _end_now(writer))
             listening(url_of_socket(bound))
 
             def prepare() -> None:
@@ -65,15 +67,19 @@ def serve(
 
             threading.Thread(target=prepare, name="ctxdeploy-prepare", daemon=True).start()
             listener.run(sockets=[bound])
-            has_ended = service.close(0 if listener.force_exit else 5)
+            has_ended = service.close()
         finally:
-            stop_log()
+            is_written = writer.stop()
     if service.readiness.failure is not None:
         raise service.readiness.failure
-    if listener.force_exit or not has_ended:
-        # Threads that still run would be waited for.
-        sys.stderr.flush()
-        os._exit(FORCED if listener.force_exit else 0)
+    if not (has_ended and is_written):
+        os._exit(0)  # threads that still run would be waited for
+
+
+def _end_now(writer: "LogWriter") -> None:
+    """End the process, whatever runs: archives are whole at every moment."""
+    writer.stop()
+    os._exit(FORCED)
 
 
 def check_address(config: ServiceConfig, keys: "Keys") -> None:

@@ -13,6 +13,7 @@ from ctxdeploy.runtime.decode import DecodeLimits
 from ctxdeploy.service.archives import Archives
 from ctxdeploy.service.config import ServiceConfig
 from ctxdeploy.service.keys import Keys
+from ctxdeploy.service.leftovers import Leftovers
 from ctxdeploy.service.limits import Bodies, Places
 from ctxdeploy.service.logs import log
 from ctxdeploy.service.metrics import Metrics
@@ -21,7 +22,7 @@ from ctxdeploy.service.problems import ProblemError, problem_of
 from ctxdeploy.service.readiness import Readiness
 from ctxdeploy.service.record import RequestRecord, record_of
 from ctxdeploy.service.rehearsing import rehearse
-from ctxdeploy.service.threads import BoundedThreads
+from ctxdeploy.service.threads import BoundedThreads, has_ended
 from ctxdeploy.service.writing import Writers
 
 _Result = TypeVar("_Result")
@@ -52,13 +53,14 @@ class Service:
         self.readiness = Readiness()
         self.places = Places(config.max_running, config.max_queue)
         self.bodies = Bodies(config.max_body_memory)
-        self.metrics = Metrics(archives, self.readiness, self.places, self.bodies)
+        self.writers = Writers(config.max_jobs, config.max_job_bytes, store_photos=config.store_photos)
+        self.metrics = Metrics(archives, self.readiness, self.places, self.bodies, self.writers.jobs)
         self._threads = ThreadPoolExecutor(config.max_running, thread_name_prefix="ctxdeploy-answer")
         self.lookups = BoundedThreads(_LOOKUPS, _WAITING, "lookups")
         decoders = min(max(available_processors() // 2, 1), 4)
         self.decoding = BoundedThreads(2 * decoders, _WAITING, "thumbnails")
         self.pictures = Pictures(DecodeLimits(max_pixels=config.max_pixels), decoders)
-        self.writers = Writers(config.max_jobs, config.max_job_bytes, store_photos=config.store_photos)
+        self._leftovers = Leftovers(archives if config.writable and config.store_photos else ())
         self._has_ended: bool | None = None
 
     def prepare(self) -> None:
@@ -71,6 +73,7 @@ class Service:
             for served in self.archives:
                 served.photos.gather(self.config.gather)
             self.readiness.done()
+            self._leftovers.start()
 
     def check_room(self) -> None:
         """Raise ``ProblemError`` (429) if a request would be refused after its body has come."""
@@ -136,26 +139,20 @@ class Service:
         if self._has_ended is not None:
             return self._has_ended
         self.readiness.end()
-        if seconds:
-            self.writers.close(max(self.config.grace_seconds - self.readiness.seconds_of_ending, 1.0))
-        for threads in (self.lookups, self.decoding):
-            threads.close(wait=bool(seconds))
-        self.pictures.close()
+        self._leftovers.close()
+        left = self.writers.close(max(self.config.grace_seconds - self.readiness.seconds_of_ending, 1.0))
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._has_ended = _joined(self._threads, seconds)
-        if self._has_ended:
+        for threads in (self.lookups, self.decoding):
+            threads.drop()
+        self.pictures.close()
+        until = time.monotonic() + seconds
+        joined = [has_ended(self._threads, until), self.lookups.has_ended(until), self.decoding.has_ended(until)]
+        if all(joined):
             self.archives.close()
         else:
             log.warning("work that nobody waits for still runs: it is dropped")
+        self._has_ended = all(joined) and not left
         return self._has_ended
-
-
-def _joined(threads: ThreadPoolExecutor, seconds: float) -> bool:
-    """Return whether the threads of a pool that is shut down end in time."""
-    end = time.monotonic() + seconds
-    for thread in list(threads._threads):
-        thread.join(max(end - time.monotonic(), 0))
-    return not any(thread.is_alive() for thread in threads._threads)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

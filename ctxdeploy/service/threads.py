@@ -1,6 +1,7 @@
 """Threads for one kind of work, with a bound on what waits for them."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -49,6 +50,17 @@ class BoundedThreads:
         if not done.cancelled():
             done.exception()  # of a request that nobody waits for any more; else it was raised
 
-    def close(self, *, wait: bool = True) -> None:
-        """End the threads; what waits is dropped, and what runs is waited for if that is wanted."""
-        self._threads.shutdown(wait=wait, cancel_futures=True)
+    def drop(self) -> None:
+        """Begin nothing any more; what waits is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def has_ended(self, until: float) -> bool:
+        """Return, at a time of ``time.monotonic`` at last, whether what ran has ended; ``drop`` comes before."""
+        return has_ended(self._threads, until)
+
+
+def has_ended(threads: ThreadPoolExecutor, until: float) -> bool:
+    """Return, at a time of ``time.monotonic`` at last, whether the threads of a pool that is shut down have ended."""
+    for thread in list(threads._threads):
+        thread.join(max(until - time.monotonic(), 0))
+    return not any(thread.is_alive() for thread in threads._threads)

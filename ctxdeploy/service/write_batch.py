@@ -1,5 +1,6 @@
 """The jobs that go into one commit: photos described, files stored, the archive changed, readers moved on."""
 
+import errno
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,8 @@ class WriteBatch:
         """Store the file of a photo and return its state; None where it cannot be, which is remarked.
 
         Raises:
-            PhotoError: there is a file of this name that is not the archive's.
+            PhotoError: there is another file of this name, and it is not the archive's.
+            StorageError: the disk is full.
         """
         if self._files is None:
             return None
@@ -100,11 +102,16 @@ class WriteBatch:
         try:
             state = self._files.store(photo.name, photo.data, replace=is_known)
         except FileExistsError as error:
-            raise PhotoError("there is a file of this name, and the archive holds no such photo") from error
+            same = self._files.same(photo.name, photo.data)
+            if same is None:
+                raise PhotoError("there is a file of this name, and the archive holds no such photo") from error
+            return same
         except OutsideError as error:
             log.warning("%s: a photo is not stored: %s", self._served.name, error)
             job.remarks.append(f"{printable(photo.name)}: no picture is kept: its path is not one of plain folders")
         except StorageError as error:
+            if _is_full(error):
+                raise
             log.warning("%s: a photo is not stored: %s", self._served.name, error)
             job.remarks.append(f"{printable(photo.name)}: no picture is kept: {self._served.told(str(error))}")
         else:
@@ -163,6 +170,12 @@ class WriteBatch:
                 self._files.remove(name, state)
         except StorageError as error:
             log.warning("%s: the file of a photo that was not added is left: %s", self._served.name, error)
+
+
+def _is_full(error: StorageError) -> bool:
+    """Return whether there is no room, which may be made; else a folder is one that cannot be written."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _describe(extractor: "Extractor", photo: NewPhoto) -> PhotoDescriptors | PhotoError:

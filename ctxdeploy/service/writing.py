@@ -27,7 +27,7 @@ from ctxdeploy.service.write_batch import WriteBatch
 _PAUSE = 0.2
 # Photos of one commit: described ones wait in memory, 0.5 MB each.
 _TOGETHER = 128
-_DEFECT = "the service failed; its log says why"
+_DEFECT, _DEFECT_CODE = "the service failed; its log says why", "InternalError"
 
 
 class ArchiveWriter:
@@ -70,10 +70,10 @@ class ArchiveWriter:
                 self._write()
             except CtxdeployError as error:
                 log.error("%s cannot be written: %s", self._served.name, error)
-                self._fail_waiting(self._served.told(str(error)))
+                self._fail_waiting(error)
             except Exception:  # a defect of ours must not leave jobs that wait for ever
                 log.exception("%s: writing failed", self._served.name)
-                self._fail_waiting(_DEFECT)
+                self._fail_waiting(None)
 
     def _write(self) -> None:
         """Open the archive and do the jobs that wait, until there are none, or one fails: then nothing of it is left in
@@ -91,7 +91,7 @@ class ArchiveWriter:
                 index = Index.open(self._served.path, writable=True)
                 break
             except LockedError as error:
-                self._fail_waiting(self._served.told(str(error)), late=True)
+                self._fail_waiting(error, late=True)
                 if not self._waiting:
                     raise
                 time.sleep(_PAUSE)
@@ -100,13 +100,17 @@ class ArchiveWriter:
         finally:
             index.close()
 
-    def _fail_waiting(self, reason: str, *, late: bool = False) -> None:
-        """Let the jobs that wait fail, or only those whose time is over."""
+    def _fail_waiting(self, error: CtxdeployError | None, *, late: bool = False) -> None:
+        """Let the jobs that wait fail, or only those whose time is over; with None by a defect of ours."""
         with self._lock:
             failed = [job for job in self._waiting if not late or job.left <= 0]
             self._waiting = deque(job for job in self._waiting if job not in failed)
+        self._fail(failed, error)
+
+    def _fail(self, failed: Sequence[Job], error: CtxdeployError | None) -> None:
+        reason = _DEFECT if error is None else self._served.told(str(error))
         for job in failed:
-            self._jobs.fail(job, reason)
+            self._jobs.fail(job, reason, _DEFECT_CODE if error is None else type(error).__name__)
 
     def _next_batch(self) -> list[Job] | None:
         """Take the jobs that go into one commit: those that wait, up to a second one for the same photo."""
@@ -126,21 +130,20 @@ class ArchiveWriter:
         for job in batch:
             self._jobs.begin(job)
         work = WriteBatch(self._served, index, batch, store_photos=self._store_photos)
+        failure: CtxdeployError | None = None
         try:
             state = work.commit()
         except CtxdeployError as error:
             log.error("%s: jobs failed: %s", self._served.name, error)
-            reason = self._served.told(str(error))
+            failure = error
         except Exception:
             log.exception("%s: jobs failed", self._served.name)
-            reason = _DEFECT
         else:
             for job in batch:
                 self._jobs.end(job, state)
             return True
         work.undo()
-        for job in batch:
-            self._jobs.fail(job, reason)
+        self._fail(batch, failure)
         return False
 
 

@@ -161,15 +161,24 @@ class Served:
         return self.process.wait(MINUTES)
 
 
+_RUN = "import sys\nfrom ctxdeploy.cli.main import run\nsys.exit(run(sys.argv[1:]))"
+
+
 class Starter:
     """Starts services, and ends those that still run at the end."""
 
     def __init__(self) -> None:
         self.started: list[Served] = []
 
-    def __call__(self, *arguments: object, env: dict[str, str] | None = None, ready: bool = True) -> Served:
-        """Start ``ctxdeploy serve`` with arguments on a free port; wait until it is ready unless told otherwise."""
-        command = [sys.executable, "-m", "ctxdeploy", "serve", *map(str, arguments), "--port", "0"]
+    def __call__(
+        self, *arguments: object, env: dict[str, str] | None = None, ready: bool = True, before: str = ""
+    ) -> Served:
+        """Start ``ctxdeploy serve`` with arguments on a free port; wait until it is ready unless told otherwise.
+
+        ``before``: Python that its process runs before.
+        """
+        program = ["-c", f"{before}\n{_RUN}"] if before else ["-m", "ctxdeploy"]
+        command = [sys.executable, *program, "serve", *map(str, arguments), "--port", "0"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
         )

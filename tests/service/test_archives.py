@@ -34,6 +34,7 @@ def test_facts(client, album, index) -> None:
     assert facts["model"]["id"] == model and facts["bytes"] > 0
     assert (facts["local"], facts["geometry"], facts["global"]) == (True, "codes", None)
     assert (facts["writable"], facts["pictures"], facts["stale"]) == (False, "folder", False)
+    assert facts["batch_size"] == 1
     assert str(album.archive.parent) not in str(facts)
     assert client.get("/v1/archives/nothing").status_code == 404
 

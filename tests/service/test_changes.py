@@ -1,5 +1,6 @@
 """Photos are added, replaced and removed over HTTP: seen by searches once the job is done, and not before a commit."""
 
+import errno
 import os
 import shutil
 import threading
@@ -189,15 +190,18 @@ def test_a_folder_that_cannot_be_written(connect, lacking, album) -> None:
     assert job["state"] == "done" and "no picture is kept" in job["remarks"][0]
 
 
-def test_a_full_folder_leaves_the_photo_without_a_picture(connect, lacking, album, monkeypatch) -> None:
-    def full(self, name, data, *, replace):
-        raise StorageError(f"{lacking.photos / name} cannot be written: No space left on device")
+def test_a_folder_on_a_read_only_disk_leaves_the_photo_without_a_picture(connect, lacking, album, monkeypatch) -> None:
+    def refused(self, name, data, *, replace):
+        raise StorageError(f"{lacking.photos / name} cannot be written: Read-only file system") from OSError(
+            errno.EROFS, os.strerror(errno.EROFS)
+        )
 
-    monkeypatch.setattr(PhotoFiles, "store", full)
+    monkeypatch.setattr(PhotoFiles, "store", refused)
     client = connect(lacking.archive, config=WRITABLE)
     job = ended(client, put(client, "cat.jpg", view(album)))
     assert job["state"] == "done" and job["remarks"][0].startswith("cat.jpg: no picture is kept")
-    assert str(lacking.photos) not in job["remarks"][0] and "cat.jpg" in found(client, album.query())
+    assert job["code"] is None and str(lacking.photos) not in job["remarks"][0]
+    assert "cat.jpg" in found(client, album.query())
 
 
 def test_where_the_folder_is_not_known(connect, lacking, album) -> None:

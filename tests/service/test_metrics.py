@@ -1,9 +1,12 @@
 """Counters: what is there, and that nothing that somebody sent is."""
 
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy import PhotoIndex
+from ctxdeploy.index import Index
+from ctxdeploy.service import ServiceConfig
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -34,3 +37,45 @@ def test_labels_hold_nothing_that_was_sent(client: "TestClient") -> None:
     assert 'method="other",route="/livez",status="405"' in found
     # A new route, method and code are a line or two each; nine requests of as many words are not nine times as many.
     assert len(found.splitlines()) - before < 16
+
+
+def test_an_archive_that_cannot_move_on_is_stale(connect: Any, own_album: Any) -> None:
+    client = connect(own_album.archive, config=ServiceConfig(refresh_seconds=3600.0), prepare=False)
+    (served,) = client.app.state.service.archives
+    fresh = client.get("/metrics").text
+    assert 'ctxdeploy_archive_stale{archive="album"} 0.0' in fresh
+    (own_album.archive / "CURRENT").write_text("nonsense\n")
+    served.look()
+    assert 'ctxdeploy_archive_stale{archive="album"} 1.0' in client.get("/metrics").text
+    own_album.archive.rename(own_album.archive.with_name("moved"))
+    found = client.get("/metrics").text
+    assert 'ctxdeploy_archive_stale{archive="album"} 1.0' in found
+    assert 'ctxdeploy_archive_photos{archive="album"} 17.0' in found  # it answers from them
+
+
+def test_jobs_are_counted_without_their_names(connect: Any, own_album: Any) -> None:
+    client = connect(own_album.archive, config=ServiceConfig(writable=True, write_timeout=0.5))
+
+    def counted(name: str, state: str) -> float:
+        found = re.search(
+            rf'^{name}{{archive="album",state="{state}"}} (.*)$', client.get("/metrics").text, re.MULTILINE
+        )
+        assert found is not None
+        return float(found[1])
+
+    states = [("ctxdeploy_jobs", "waiting"), ("ctxdeploy_jobs", "running")]
+    states += [("ctxdeploy_jobs_ended_total", "done"), ("ctxdeploy_jobs_ended_total", "failed")]
+    assert [counted(*one) for one in states] == [0, 0, 0, 0]
+    with Index.open(own_album.archive, writable=True):
+        photo = own_album.query()
+        assert client.put("/v1/photos/zebra.jpg", content=photo).status_code == 202
+        assert f"ctxdeploy_job_bytes {float(len(photo))}" in client.get("/metrics").text
+        while not counted(*states[3]):  # it waits, until its time is over
+            assert counted(*states[0]) + counted(*states[3]) == 1
+            threading.Event().wait(0.02)
+    assert client.delete("/v1/photos/first/coffee.jpg").status_code == 202
+    while not counted(*states[2]):
+        threading.Event().wait(0.02)
+    assert [counted(*one) for one in states] == [0, 0, 1, 1]
+    found = client.get("/metrics").text
+    assert "ctxdeploy_job_bytes 0.0" in found and "zebra" not in found and "coffee" not in found

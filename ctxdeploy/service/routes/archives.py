@@ -39,6 +39,10 @@ class Archive(BaseModel):
         str, Field(description="Where the files are: folder, packed (tar, zip), elsewhere (a server), or none.")
     ]
     stale: Annotated[bool, Field(description="A newer state cannot be read; the last whole one answers.")]
+    batch_size: Annotated[
+        int | None,
+        Field(description="Photos of one shape that the network takes at once; above 1, last bits depend on company."),
+    ]
 
 
 class ArchiveList(BaseModel):

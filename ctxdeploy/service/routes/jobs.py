@@ -32,6 +32,7 @@ class Job(BaseModel):
     failures: list[Failure]
     remarks: Annotated[list[str], Field(description="What else happened, such as that no picture could be kept.")]
     reason: Annotated[str | None, Field(description="Why it failed as a whole.")]
+    code: Annotated[str | None, Field(description="The library's class of that error: StorageError of a full disk.")]
     archive_state: Annotated[int | None, Field(description="The commit from which on searches know of it.")]
     created: str
     ended: str | None
