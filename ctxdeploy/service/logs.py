@@ -37,6 +37,8 @@ def start_log(log_format: str) -> "LogWriter":
     root.handlers = [_Dropping(writer.waiting)]
     root.setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
+    # It warns of every request that is none, and wants packages installed where one asks for a WebSocket.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return writer
 
 

@@ -41,9 +41,8 @@ def until(holds: Any) -> None:
 
 def runs(served: Any) -> int:
     """Requests that are answered or wait."""
-    found = re.search(
-        r"^ctxdeploy_running (\d+)", httpx.get(f"{served.url}/metrics", timeout=MINUTES).text, re.MULTILINE
-    )
+    metrics = httpx.get(f"{served.url}/metrics", timeout=MINUTES).text
+    found = re.search(r"^ctxdeploy_running (\d+)", metrics, re.MULTILINE)
     assert found is not None
     return int(found[1])
 

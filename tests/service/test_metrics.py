@@ -57,9 +57,8 @@ def test_jobs_are_counted_without_their_names(connect: Any, own_album: Any) -> N
     client = connect(own_album.archive, config=ServiceConfig(writable=True, write_timeout=0.5))
 
     def counted(name: str, state: str) -> float:
-        found = re.search(
-            rf'^{name}{{archive="album",state="{state}"}} (.*)$', client.get("/metrics").text, re.MULTILINE
-        )
+        line = rf'^{name}{{archive="album",state="{state}"}} (.*)$'
+        found = re.search(line, client.get("/metrics").text, re.MULTILINE)
         assert found is not None
         return float(found[1])
 

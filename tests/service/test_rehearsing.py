@@ -13,15 +13,8 @@ from ctxdeploy.service.readiness import Readiness
 
 
 def warmed(compiled: int, *, kept: bool) -> WarmUp:
-    return WarmUp(
-        loops=78,
-        compiled=compiled,
-        read=0,
-        seconds=24.4,
-        processor="znver4",
-        folder="/code" if kept else None,
-        kept=kept,
-    )
+    folder = "/code" if kept else None
+    return WarmUp(loops=78, compiled=compiled, read=0, seconds=24.4, processor="znver4", folder=folder, kept=kept)
 
 
 class Nothing:
