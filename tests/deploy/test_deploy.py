@@ -32,6 +32,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "photos": {"existingClaim": "originals", "mountPath": "/data/photos"},
         "autoscaling": {"enabled": True},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
         "archive": {"storageClassName": "nfs"},
         "processor": "x86-64-v4",
         "extraArgs": ["--batch-size", "4"],
@@ -190,9 +191,9 @@ def test_every_object_is_valid(render: Any, name: str) -> None:
     assert {"Deployment", "Service", "PodDisruptionBudget"} <= set(objects)
     if name == "everything":
         kinds = {"Deployment", "Service", "PodDisruptionBudget", "Secret", "PersistentVolumeClaim"}
-        assert set(objects) == {*kinds, "HorizontalPodAutoscaler", "ServiceMonitor"}
+        assert set(objects) == {*kinds, "HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"}
     for kind, one in objects.items():
-        if kind != "ServiceMonitor":  # of the Prometheus operator, not of Kubernetes
+        if kind not in ("ServiceMonitor", "PrometheusRule"):  # of the Prometheus operator, not of Kubernetes
             kubernetes.validate(one, kubernetes.latest_version(), strict=True)
 
 
@@ -224,6 +225,24 @@ def test_it_scales_by_the_queue_and_then_sets_no_number_of_pods(render: Any) -> 
     assert metric["pods"]["metric"]["name"] == "ctxdeploy_queue_length"
     assert "replicas" not in objects["Deployment"]["spec"]
     assert render(VALUES["least"])["Deployment"]["spec"]["replicas"] == 2
+
+
+def test_alarms_ask_for_metrics_that_there_are_and_are_those_of_the_guide(render: Any) -> None:
+    pytest.importorskip("fastapi")
+    from ctxdeploy.service import Archives, Service
+
+    config = ServiceConfig()
+    service = Service(Archives([], config), config)
+    counted = {f"{one.name}_total" if one.type == "counter" else one.name for one in service.metrics.registry.collect()}
+    service.close()
+    (group,) = render(VALUES["everything"])["PrometheusRule"]["spec"]["groups"]
+    guide = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").partition("Worth an alarm")[2]
+    assert len(group["rules"]) >= 4
+    for rule in group["rules"]:
+        (name,) = re.findall(r"ctxdeploy_\w+", rule["expr"])
+        assert name in counted and name in guide, rule
+        assert '{namespace="prod",service="demo-ctxdeploy"' in rule["expr"]
+        assert rule["annotations"].keys() == {"summary", "description"} and rule["labels"]["severity"]
 
 
 @pytest.mark.parametrize(
