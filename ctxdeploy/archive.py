@@ -74,15 +74,18 @@ def default_archive(place: str) -> Path:
     return Path(f"{name or 'photos'}{SUFFIX}")
 
 
-def find_archive(given: str | None) -> Path:
-    """Return the archive to query: the given one, ``CTXDEPLOY_INDEX``, or the only one in the working folder."""
+def find_archive(given: str | None, flag: str = "--index") -> Path:
+    """Return the archive to query: the given one, ``CTXDEPLOY_INDEX``, or the only one in the working folder.
+
+    ``flag``: what names one, for the message of ``ConfigError``.
+    """
     named = given or os.environ.get("CTXDEPLOY_INDEX")
     if named:
         return Path(named)
-    found = only_here(SUFFIX, "--index")
+    found = only_here(SUFFIX, flag)
     if found is None:
         raise ConfigError(
-            f"there is no *{SUFFIX} in this folder: name one with --index or CTXDEPLOY_INDEX, or make one with  "
+            f"there is no *{SUFFIX} in this folder: name one with {flag} or CTXDEPLOY_INDEX, or make one with  "
             "ctxdeploy index DIR"
         )
     return found

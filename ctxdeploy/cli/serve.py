@@ -36,5 +36,5 @@ def command(archives: tuple[Path, ...], file: Path | None, as_json: bool) -> Non
     from ctxdeploy.service.settings import load_settings
 
     settings = load_settings(given_values(), file)
-    places = archives or settings.archives or (find_archive(None),)
+    places = archives or settings.archives or (find_archive(None, "ctxdeploy serve ARCHIVE"),)
     serve(places, settings.service, settings.backend, listening)

@@ -18,9 +18,13 @@ _SPARE = 4 << 20
 
 
 def check_writable(service: Service, served: ServedArchive) -> None:
-    """Raise ``ProblemError`` (403) unless photos may be added to an archive and removed."""
+    """Raise ``ProblemError`` unless photos may be added to an archive and removed (403), and it is there (503)."""
     if not service.config.writable:
         raise ProblemError(403, "photos are not added or removed here (--writable)", code="NotWritable")
+    if not served.path.is_dir():
+        raise ProblemError(
+            503, f"{served.name} is not there any more: nothing can be written to it", code="ArchiveError"
+        )
     if not has_model(served.path):
         raise ProblemError(403, f"{served.name} has no network to describe photos with", code="NotWritable")
 

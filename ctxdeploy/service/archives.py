@@ -154,6 +154,13 @@ class ServedArchive:
         self.photos.close()
 
 
+def _same_name(served: ServedArchive, other: ServedArchive) -> str:
+    if served.path.resolve() == other.path.resolve():
+        return f"{served.path} is named twice: name it once"
+    advice = "give them names in a file: --config FILE, with a table [archives] of NAME = PATH"
+    return f"{served.path} and {other.path} are both called {served.name}: {advice}"
+
+
 class Archives:
     """All archives of a service, by name; a thread looks for newer states of them.
 
@@ -181,7 +188,7 @@ class Archives:
                 other = self._by_name.setdefault(served.name, served)
                 if other is not served:
                     served.close()
-                    raise ConfigError(f"{served.path} and {other.path} are both called {served.name}")
+                    raise ConfigError(_same_name(served, other))
         except BaseException:
             self.close()
             raise

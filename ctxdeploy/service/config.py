@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
 
 LOG_FORMATS = ("text", "json")
+# As ``Host`` has it without a port, and ``Origin`` has it.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
 _NAME = re.compile(r"[\w.-][\w. -]{0,99}")
 
 
@@ -40,7 +43,9 @@ class ArchivePlace:
     @property
     def shown(self) -> str:
         """The name that requests give."""
-        return self.name if self.name is not None else self.path.resolve().name.removesuffix(SUFFIX)
+        own = self.path.resolve().name.removesuffix(SUFFIX)
+        # Bytes that are no text fit into no URL and no metric.
+        return own.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if self.name is None else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +192,16 @@ class ServiceConfig:
             )
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"--log-format {self.log_format!r} is unknown: give {', '.join(LOG_FORMATS)}")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        for name in self.allow_hosts:
+            if _HOST.fullmatch(name) is None:
+                raise ConfigError(f"--allow-host {name!r} is not a bare name such as photos.example.org")
+        for origin in self.allow_origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                wanted = "https://app.example.org, with a port if it has one, and no path"
+                raise ConfigError(f"--allow-origin {origin!r} is not what browsers call a server: {wanted}")
 
     @property
     def is_local(self) -> bool:

@@ -190,7 +190,7 @@ class Jobs:
         """Return the jobs, the latest first."""
         with self._lock:
             everything = [*self._ended.values(), *self._open.values()]
-        return sorted(everything, key=lambda job: -job.created)[:limit]
+        return sorted(everything, key=lambda job: -job.begun)[:limit]
 
     def close(self) -> Sequence[Job]:
         """Take none in any more; return those that have not ended."""

@@ -126,11 +126,15 @@ class Listener(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT while the block runs; they are not raised again, since they were obeyed."""
+        """Take SIGTERM, SIGINT and SIGHUP while the block runs; they are not raised again, since they were obeyed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # A terminal that is closed; ``nohup`` wants that to be ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        former = {sig: signal.signal(sig, self.handle_exit) for sig in numbers}
         try:
             yield
         finally:

@@ -26,6 +26,8 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # From a search by name in a small archive to a photo that waits for others: 1 ms to a minute.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PHOTOS = (1, 2, 4, 8, 16, 32, 64)
+# Reasons that alarms watch: from nothing to one is no increase.
+_WATCHED = ("QueueFull", "InternalError")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -48,6 +50,8 @@ class Metrics:
         self._refused = Counter(
             "ctxdeploy_refused", "Requests that ended with a problem, by its code.", ("reason",), registry=self.registry
         )
+        for reason in _WATCHED:
+            self._refused.labels(reason)
         self._stages = Histogram(
             "ctxdeploy_stage_seconds",
             "Of requests: body, queue, extract (decoding, waiting for the network, network), search (verification as "

@@ -55,7 +55,7 @@ def serve(
         LogDisplay()  # before anything is opened that has something to say
         try:
             service = Service(Archives(places, config, backend), config, keys)
-            for warning in keys.warnings:
+            for warning in (*keys.warnings, *_without_effect(config, keys)):
                 log.warning(warning)
             listener = Listener(create_app(service), config, service.readiness, lambda: _end_now(writer))
             listening(url_of_socket(bound))
@@ -74,6 +74,16 @@ def serve(
         raise service.readiness.failure
     if not (has_ended and is_written):
         os._exit(0)  # threads that still run would be waited for
+
+
+def _without_effect(config: ServiceConfig, keys: "Keys") -> list[str]:
+    """Return a line for each setting that does nothing beside the others."""
+    found = []
+    if config.writable and keys and not keys.write:
+        found.append("--writable does nothing: there are keys, and none of them may write (--write-key-file)")
+    if config.metrics_need_key and not keys:
+        found.append("--metrics-need-key does nothing: there are no keys (--read-key-file)")
+    return found
 
 
 def _end_now(writer: "LogWriter") -> None:

@@ -89,7 +89,7 @@ def _key(field: SettingField) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_regular(path, _MAX_FILE).decode("utf-8"))
+        return tomllib.loads(read_regular(path, _MAX_FILE).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # UnicodeDecodeError, TOMLDecodeError

@@ -139,6 +139,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory, artefacts: Callable[..., Path
 
 
 QUERY = ("query", HERE / "photos" / "coffee.jpg", "--index", HERE / "a.ctxindex", "--verify", "3", "--json")
+# Ways to ask with a photo that differ in what they compute.
+HOW = ("box=10,10,150,150&verify=2", "turn=all&expand=0", "name=coffee.jpg", "verify=3&matches=true&rerank_by=asmk")
 CACHE = {"CTXDEPLOY_CACHE": str(HERE / "cache")}
 
 
@@ -167,7 +169,8 @@ def test_without_a_cache_the_wait_is_said_and_how_to_avoid_it(tree: Tree) -> Non
     assert remarks.count("in every process anew") == 1 and "CTXDEPLOY_CACHE=FOLDER ctxdeploy warm-up" in remarks
 
 
-def test_the_first_answer_of_a_service_compiles_nothing(tree: Tree) -> None:
+def test_the_first_answers_of_a_service_compile_nothing(tree: Tree) -> None:
+    """Whatever is asked first: by photo, by name, a part, several, with geometry, for descriptors."""
     pytest.importorskip("fastapi")
     command = tree.command("serve", HERE / "a.ctxindex", "--port", "0", environment=CACHE, memory=True)
     with subprocess.Popen(
@@ -180,9 +183,32 @@ def test_the_first_answer_of_a_service_compiles_nothing(tree: Tree) -> None:
                 assert process.poll() is None and ready.status_code == 503
                 threading.Event().wait(0.1)
             photo = (tree.folder / "photos" / "coffee.jpg").read_bytes()
-            answer = httpx.post(f"{url}/v1/search", content=photo, headers={"Content-Type": "image/jpeg"}, timeout=600)
+            with httpx.Client(base_url=url, timeout=600) as client:
+                first = client.post("/v1/search", content=photo)
+                others = [client.post(f"/v1/search?{how}", content=photo) for how in HOW]
+                others += [client.get(f"/v1/search?indexed=coffee.jpg&{how}") for how in ("verify=2", "expand=2")]
+                form = [("photo", ("a.jpg", photo)), ("photo", ("b.jpg", photo))]
+                others += [client.post("/v1/search/batch?verify=2", files=form)]
+                others += [client.post("/v1/descriptors", content=photo), client.get("/v1/folders")]
         finally:
             os.killpg(process.pid, signal.SIGTERM)  # the sandbox hands no signal on
         errors = process.stderr.read()
-    assert answer.json()["results"][0]["name"] == "coffee.jpg"
+    assert first.json()["results"][0]["name"] == "coffee.jpg"
+    assert [answer.status_code for answer in others] == [200] * len(others)
     assert json.loads(errors.splitlines()[-1])["compiled"] == []
+    assert "compil" not in errors.rpartition("\n{")[0]  # and none was said to be compiled
+
+
+def test_a_service_without_machine_code_says_that_it_compiles(tree: Tree) -> None:
+    pytest.importorskip("fastapi")
+    arguments = ("serve", HERE / "a.ctxindex", "--port", "0", "--log-format", "json")
+    beside = [folder / "__pycache__" for folder in {KERNELS, KERNELS.resolve()} if (folder / "__pycache__").is_dir()]
+    command = tree.command(*arguments, memory=True, hidden=beside)
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        said = json.loads(process.stderr.readline())  # long before it has compiled all
+        os.killpg(process.pid, signal.SIGKILL)
+    assert said["level"] == "warning" and said["event"].startswith("compiling the loops of the index")
+    assert "ctxdeploy warm-up" in said["event"]

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,13 +75,24 @@ def test_mixed_requests_of_many_threads_are_answered_as_by_the_library(
             assert results == json.loads(json.dumps(wanted[key]["results"])), key
 
 
-@pytest.fixture(scope="module")
-def strict(album: Any, new_starter: Any) -> Iterator[Any]:
-    """A service with a key, short times, few connections, and a log in JSON."""
+@pytest.fixture(scope="module", params=["h11", "httptools"])
+def strict(album: Any, new_starter: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A service with a key, short times, few connections, and a log in JSON; with either of uvicorn's parsers."""
+    if request.param == "httptools":
+        pytest.importorskip("httptools", reason="httptools is not installed: uvicorn reads with h11 alone")
+    # As where httptools is not installed; and an error where it is not.
+    before = "import sys; sys.modules['httptools'] = None" if request.param == "h11" else "import httptools"
     starter = new_starter()
     options = ("--timeout", 2, "--keep-alive", 1, "--max-connections", 24, "--log-format", "json")
-    yield starter(album.archive, *options, env={"CTXDEPLOY_READ_KEYS": READER})
+    yield starter(album.archive, *options, env={"CTXDEPLOY_READ_KEYS": READER}, before=before)
     starter.close()
+
+
+def test_either_parser_is_the_one_in_use(strict: Any, request: pytest.FixtureRequest) -> None:
+    used = Path(f"/proc/{strict.process.pid}/maps")
+    if not used.exists():
+        pytest.skip("what a process has loaded is told by Linux alone")
+    assert ("httptools" in used.read_text()) == ("httptools" in request.node.name)
 
 
 def dial(served: Any, text: bytes) -> socket.socket:
