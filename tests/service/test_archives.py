@@ -10,7 +10,7 @@ import pytest
 from ctxdeploy import PhotoIndex
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.index import Index
-from ctxdeploy.service import Archives, ServiceConfig
+from ctxdeploy.service import ArchivePlace, Archives, ServiceConfig
 
 NEVER = ServiceConfig(refresh_seconds=3600.0)
 SOON = ServiceConfig(refresh_seconds=0.05)
@@ -130,8 +130,19 @@ def test_archives_of_one_model_share_its_network(own_album, tmp_path) -> None:
 def test_names_of_archives(own_album, tmp_path) -> None:
     (tmp_path / "below").mkdir()
     twin = Path(shutil.copytree(own_album.archive, tmp_path / "below" / "album.ctxindex"))
-    with pytest.raises(ConfigError, match="both called album"):
+    with pytest.raises(
+        ConfigError, match=r"both called album: give them names in a file: --config FILE, .*\[archives\]"
+    ):
         Archives([own_album.archive, twin], NEVER)
+    link = tmp_path / "link.ctxindex"
+    link.symlink_to(own_album.archive)
+    for again in (own_album.archive, tmp_path / "below" / ".." / "album.ctxindex"):
+        with pytest.raises(ConfigError, match=r"is named twice: name it once$"):
+            Archives([own_album.archive, again], NEVER)
+    both = [own_album.archive, ArchivePlace(path=twin, name="twin")]
+    archives = Archives(both, NEVER)
+    assert [served.name for served in archives] == ["album", "twin"]
+    archives.close()
     with pytest.raises(ArchiveError):
         Archives([tmp_path / "nothing"], NEVER)
 
@@ -168,3 +179,35 @@ def test_nobody_is_dropped_while_states_come_and_go(own_album) -> None:
             ended.set()
         assert all(one.result() > 0 for one in asking)
     archives.close()
+
+
+def test_a_folder_whose_name_is_no_text_is_served_under_one(connect, own_album) -> None:
+    odd = own_album.archive.rename(own_album.archive.with_name("caf\udce9.ctxindex"))
+    client = connect(odd, prepare=False)
+    client.app.state.service.readiness.done()
+    (name,) = [facts["name"] for facts in client.get("/v1/archives").json()["archives"]]
+    assert name == "caf\ufffd"
+    assert (
+        client.get(f"/v1/archives/{name}").status_code
+        == client.get("/v1/photos", params={"archive": name}).status_code
+        == 200
+    )
+    assert f'ctxdeploy_archive_photos{{archive="{name}"}} 17.0' in client.get("/metrics").text
+
+
+def test_an_archive_that_is_removed_is_answered_from_and_not_written(connect, own_album) -> None:
+    client = connect(own_album.archive, config=ServiceConfig(writable=True, refresh_seconds=0.05))
+    shutil.rmtree(own_album.archive)
+    until(lambda: client.get("/v1/archives/album").json()["stale"])
+    assert client.post("/v1/search", content=own_album.query()).json()["results"][0]["name"]
+    assert client.get("/v1/search?indexed=first/coffee.jpg&verify=2").status_code == 200
+    assert len(client.get("/v1/photos").json()["photos"]) == 17
+    for reply in (
+        client.put("/v1/photos/new.jpg", content=own_album.query()),
+        client.delete("/v1/photos/first/coffee.jpg"),
+        client.post("/v1/photos", files=[("photo", ("new.jpg", own_album.query()))]),
+    ):
+        assert (reply.status_code, reply.json()["code"]) == (503, "ArchiveError")
+        assert reply.json()["detail"] == "album is not there any more: nothing can be written to it"
+    assert client.get("/v1/originals/first/coffee.jpg").status_code == 404  # where the photos are stood in it
+    assert client.get("/readyz").status_code == 200

@@ -10,7 +10,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.service import ServiceConfig
 from ctxdeploy.service.keys import Keys
 from ctxdeploy.service.middleware import needed_key
-from ctxdeploy.service.server import check_address
+from ctxdeploy.service.server import _without_effect, check_address
 
 READER, WRITER = "reader-0123456789", "writer-0123456789"
 
@@ -127,3 +127,15 @@ def test_a_key_to_read_does_not_write(guarded: Any) -> None:
     answer = guarded.delete("/v1/photos/first/coffee.jpg", headers={"X-API-Key": READER})
     assert (answer.status_code, answer.json()["code"]) == (403, "KeyOnlyReads")
     assert guarded.delete("/v1/nothing", headers={"X-API-Key": WRITER}).status_code == 404
+
+
+def test_settings_that_do_nothing_beside_the_keys_are_said() -> None:
+    reads, writes = Keys(read=frozenset({b"r"})), Keys(write=frozenset({b"w"}))
+    for config, keys, said in (
+        (ServiceConfig(writable=True), reads, "--writable does nothing"),
+        (ServiceConfig(metrics_need_key=True), Keys(), "--metrics-need-key does nothing"),
+    ):
+        (line,) = _without_effect(config, keys)
+        assert said in line and "-key-file" in line
+    assert _without_effect(ServiceConfig(writable=True, metrics_need_key=True), writes) == []
+    assert _without_effect(ServiceConfig(writable=True), Keys()) == []

@@ -155,9 +155,10 @@ def test_nothing_is_answered_before_the_service_is_ready(connect: Any, album: An
         answer = client.get(path)
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "NotReady", "1")
         assert "loading the model of album" in answer.json()["detail"]
-    assert client.get("/livez").status_code == 200
+    assert client.get("/livez").status_code == client.head("/livez").status_code == 200
+    assert client.head("/readyz").status_code == 503
     readiness.done()
-    assert client.get("/v1/archives").status_code == 200
+    assert client.get("/v1/archives").status_code == client.head("/readyz").status_code == 200
     readiness.end()
     assert client.get("/readyz").json()["detail"] == "shutting down"
     answer = client.get("/v1/archives")

@@ -22,7 +22,7 @@ READER = "reader-0123456789"
 MINUTES = 300.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_requests_end_and_ends_with_code_0(start: Any, album: Any, number: signal.Signals) -> None:
     served = start(album.archive, "--max-running", 1)
     with ThreadPoolExecutor(8) as threads:

@@ -108,6 +108,41 @@ def test_what_is_wrong_in_the_file_is_named(write: Any, text: str, message: str)
         load_settings({}, file)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"allow_hosts": ("https://photos.example.org",)},
+            "--allow-host 'https://photos.example.org' is not a bare name",
+        ),
+        ({"allow_hosts": ("photos.example.org:8000",)}, "--allow-host 'photos.example.org:8000' is not"),
+        ({"allow_hosts": ("",)}, "--allow-host '' is not"),
+        (
+            {"allow_origins": ("app.example.org",)},
+            "--allow-origin 'app.example.org' is not what browsers call a server",
+        ),
+        ({"allow_origins": ("https://app.example.org/",)}, "and no path"),
+        ({"allow_origins": ("*",)}, "--allow-origin '*' is not"),
+        ({"allow_origins": ("null",)}, "--allow-origin 'null' is not"),
+    ],
+)
+def test_names_that_would_never_match_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ServiceConfig(**given)
+
+
+def test_names_of_servers() -> None:
+    ServiceConfig(allow_hosts=("photos.example.org", "photos_1", "192.0.2.7", "[2001:db8::1]", "2001:db8::1"))
+    ServiceConfig(allow_origins=("https://app.example.org", "http://localhost:3000", "http://[::1]:80", "app://-"))
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_bytes(b"\xef\xbb\xbfmax-top = 7\r\n[archives]\r\na = 'a.ctxindex'\r\n")
+    found = load_settings({}, file)
+    assert found.service.max_top == 7 and [one.shown for one in found.archives] == ["a"]
+
+
 def test_what_is_wrong_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CTXDEPLOY_PORT", "tcp://10.0.0.1:8000")
     with pytest.raises(ConfigError, match=r"^CTXDEPLOY_PORT 'tcp://10.0.0.1:8000' is wrong: .*enableServiceLinks"):

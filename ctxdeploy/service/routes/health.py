@@ -11,12 +11,15 @@ from ctxdeploy.service.service import Service
 router = APIRouter(tags=["health"], responses=PROBLEMS)
 
 
+# Balancers ask with HEAD as well.
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Health:
     """Say that the process lives."""
     return Health(status="alive")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(request: Request) -> Health:
     """Say that requests are answered; 503 with the reason until then, and when the service is told to end."""
