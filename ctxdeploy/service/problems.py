@@ -120,7 +120,10 @@ def _on_purpose(error: BaseException) -> BaseException:
 
 def http_problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> ProblemError:
     """Return what the router refuses as a problem."""
-    said = {404: "there is no such path: /openapi.json lists those that there are"}
+    said = {
+        404: "there is no such path: /openapi.json lists those that there are",
+        405: "this path is not asked with that method: Allow names those that it takes",
+    }
     return ProblemError(status, said.get(status, detail), code=_CODES.get(status, "HttpError"), headers=headers)
 
 
