@@ -127,13 +127,14 @@ def whole(archive: Path) -> set[str]:
         return set(index.names())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of other processes are Linux's")
 def test_files_that_may_not_grow(logged: Any, own_album: Any, tmp_path: Path) -> None:
     """Upload, commit and log fail at once in one process; it answers, and goes on once it may write."""
     served = logged(tmp_path, own_album.archive, "--writable")
     limits = resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE)
-    size = served.log.stat().st_size + 40
-    resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (size, limits[1]))
+    size = served.log.stat().st_size
+    resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (16, limits[1]))
     job = ended(served.client.get, served.put("new.jpg", own_album.query()))
     assert (job["state"], job["code"]) == ("failed", "StorageError") and "too large" in job["reason"].lower()
     removed = ended(served.client.get, served.client.delete("/v1/photos/first/coffee.jpg"))
