@@ -107,14 +107,18 @@ def _print(data: bytes) -> bool:
 class _Dropping(QueueHandler):
     """Passes records on, and drops them where too many wait."""
 
+    def __init__(self, waiting: "queue.SimpleQueue[logging.LogRecord | None]") -> None:
+        super().__init__(waiting)
+        self._waiting = waiting
+
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Return a record as it is: the thread that writes it lives in this process."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Pass a record on, if there is room."""
-        if self.queue.qsize() < _MAX_LINES:
-            self.queue.put(record)
+        if self._waiting.qsize() < _MAX_LINES:
+            self._waiting.put(record)
 
 
 def log_request(record: RequestRecord, method: str, route: str, status: int) -> None:
