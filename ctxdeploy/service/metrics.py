@@ -117,7 +117,7 @@ class _ArchiveCollector(Collector):
             stale.add_metric([served.name], served.stale is not None)
             try:
                 with served.photos.reading() as index:
-                    values = (len(index), index.state.manifest.number, folder_bytes(served.path))
+                    values = (len(index), index.manifest.number, folder_bytes(served.path))
             except (CtxdeployError, OSError):
                 continue
             for family, value in zip((photos, state, size), values, strict=True):
