@@ -44,10 +44,11 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How many photos of the archive were searched."""
+    """How many photos of the archive were searched, and which parts of its shards did not answer, such as ``2/4``."""
 
     searched: int
     photos: int
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

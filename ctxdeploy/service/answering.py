@@ -98,12 +98,16 @@ def answer_fields(
     # A part of an archived photo is asked with its file: that it is archived its name says.
     named = getattr(options, "indexed", ())
     is_archived = answer.is_indexed or answer.photo.name in ((named,) if isinstance(named, str) else named)
+    asked = [answer.photo.name] if is_archived and answer.size is None else []
     with served.photos.reading() as index:
-        size = answer.size or (index.photo_size(answer.photo.name) if is_archived else None)
-        for result in fields["results"]:
-            result["size"] = index.photo_size(result["name"])
+        sizes = index.for_query(record.deadline).photo_sizes([*(hit.name for hit in answer.hits), *asked])
+    for result in fields["results"]:
+        result["size"] = sizes[result["name"]]
+    size = answer.size or (sizes[answer.photo.name] if asked else None)
     fields["size"] = None if size is None else list(size)
-    fields["coverage"] = {"searched": answer.searched, "photos": answer.photos}
+    if answer.missing:
+        served.count_partial()
+    fields["coverage"] = {"searched": answer.searched, "photos": answer.photos, "missing": list(answer.missing)}
     if options.matches:
         for result, hit in zip(fields["results"], answer.hits, strict=True):
             result["matches"] = _matches(hit)

@@ -1,19 +1,20 @@
 """The application: routes, and what every request passes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from ctxdeploy.service.middleware import Guard, Recording, needed_key
+from ctxdeploy.service.part_service import PartService
 from ctxdeploy.service.problems import ProblemError, http_problem, invalid, problem_response
 from ctxdeploy.service.record import record_of
-from ctxdeploy.service.routes import archives, changes, health, jobs, page, photos, pictures, search
+from ctxdeploy.service.routes import archives, changes, health, jobs, page, photos, pictures, search, shards
 from ctxdeploy.service.service import Service
 
 # Of the API, not of the package: it changes when a client has to.
@@ -32,6 +33,8 @@ _ROUTERS = (
     health.router,
     page.router,
 )
+# Of a shard server: fronts ask it, and nobody else.
+_PART_ROUTERS = (shards.router, health.router)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -42,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
         yield
         service.close()
 
-    app = _described(lifespan)
+    app = _described(lifespan, _PART_ROUTERS if isinstance(service, PartService) else _ROUTERS)
     app.state.service = service
     app.add_exception_handler(ProblemError, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
@@ -66,7 +69,7 @@ def schema() -> dict[str, Any]:
     return _described(None).openapi()
 
 
-def _described(lifespan: Any) -> FastAPI:
+def _described(lifespan: Any, routers: Sequence[APIRouter] = _ROUTERS) -> FastAPI:
     app = FastAPI(
         title="ctxdeploy",
         version=API_VERSION,
@@ -78,7 +81,7 @@ def _described(lifespan: Any) -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for router in _ROUTERS:
+    for router in routers:
         app.include_router(router)
     plain = app.openapi
     app.openapi = lambda: app.openapi_schema or _with_keys(plain())  # type: ignore[method-assign]

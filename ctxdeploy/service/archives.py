@@ -17,6 +17,7 @@ from ctxdeploy.service.problems import ProblemError
 if TYPE_CHECKING:
     from ctxdeploy.index import QueriedIndex
     from ctxdeploy.runtime import BackendConfig, ExtractionObserver, Extractor, QueuedExtractor
+    from ctxdeploy.service.front import Front
 
 # Of the file that names the state in force: a name and a hash.
 _MAX_POINTER = 4096
@@ -27,6 +28,7 @@ class ServedArchive:
 
     Args:
         place: where it is.
+        front: what searches its shards; None to search them here.
 
     Attributes:
         path: its folder.
@@ -36,13 +38,15 @@ class ServedArchive:
         stale: why it cannot move on to a newer state, and answers from the last one that was whole; None if it can.
     """
 
-    def __init__(self, place: ArchivePlace) -> None:
+    def __init__(self, place: ArchivePlace, front: "Front | None" = None) -> None:
         self.place, self.path, self.name = place, place.path, place.shown
+        self._front = front
+        self._shards = None if front is None else front.shards(self.name)
         try:
             self._pointer = self._read_pointer()
         except OSError:
             self._pointer = b""  # opening says why
-        self.photos = PhotoIndex.open(place.path, model=place.model)
+        self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards)
         self.extractor: Extractor | None = None
         self.stale: str | None = None
         self._looking = threading.Lock()
@@ -51,7 +55,7 @@ class ServedArchive:
 
     def load(self, extractor: "Extractor") -> None:
         """Describe photos with a network that is loaded. Nobody may be asking."""
-        former, self.photos = self.photos, PhotoIndex.open(self.path, extractor=extractor)
+        former, self.photos = self.photos, PhotoIndex.open(self.path, extractor=extractor, shards=self._shards)
         self.extractor = extractor
         former.close()
 
@@ -75,6 +79,11 @@ class ServedArchive:
                 log.warning("%s can be read again", self.name)
                 self.stale = None
             return moved
+
+    def count_partial(self) -> None:
+        """Count an answer that lacks a part of the shards."""
+        if self._front is not None:
+            self._front.metrics.partial()
 
     def told(self, text: str) -> str:
         """Return a text without the folders of the server."""
@@ -168,6 +177,7 @@ class Archives:
         places: of the archives.
         config: of the service.
         backend: what runs their models.
+        front: what searches their shards; None to search them here.
 
     Raises:
         ConfigError: two have the same name.
@@ -175,7 +185,11 @@ class Archives:
     """
 
     def __init__(
-        self, places: Sequence[Path | ArchivePlace], config: ServiceConfig, backend: "BackendConfig | None" = None
+        self,
+        places: Sequence[Path | ArchivePlace],
+        config: ServiceConfig,
+        backend: "BackendConfig | None" = None,
+        front: "Front | None" = None,
     ) -> None:
         self._config, self._backend = config, backend
         self._extractors: dict[tuple[str, BackendConfig | None], QueuedExtractor] = {}
@@ -184,7 +198,8 @@ class Archives:
         self._thread = threading.Thread(target=self._look, name="ctxdeploy-refresh", daemon=True)
         try:
             for place in places:
-                served = ServedArchive(place if isinstance(place, ArchivePlace) else ArchivePlace(path=place))
+                named = place if isinstance(place, ArchivePlace) else ArchivePlace(path=place)
+                served = ServedArchive(named, front)
                 other = self._by_name.setdefault(served.name, served)
                 if other is not served:
                     served.close()

@@ -2,13 +2,14 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import SUFFIX
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import check_types, parse_bytes, setting
+from ctxdeploy.service.shard_config import ShardingConfig
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import BackendConfig
@@ -86,6 +87,7 @@ class ServiceConfig:
         allow_hosts: names that it is asked by. On loopback without keys other names are refused: a page of a browser
             could use one of its own.
         log_format: ``text``, or ``json``: an object a line.
+        sharding: of a shard server, or of a front.
     """
 
     host: str = setting("127.0.0.1", "--host", "Address to listen on.")
@@ -155,6 +157,7 @@ class ServiceConfig:
         (), "--allow-host", "Name that the service has besides localhost; may be repeated.", metavar="NAME"
     )
     log_format: str = setting("text", "--log-format", "Of the log on stderr.", choices=LOG_FORMATS)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -190,6 +193,8 @@ class ServiceConfig:
                 f"--max-body-memory {self.max_body_memory:,} is less than one body may have (--max-bytes "
                 f"{self.max_bytes:,}): raise it"
             )
+        if self.sharding.shards is not None and self.writable:
+            raise ConfigError("--shards and --writable exclude each other: a front may be writable")
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"--log-format {self.log_format!r} is unknown: give {', '.join(LOG_FORMATS)}")
         self._check_names()

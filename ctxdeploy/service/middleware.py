@@ -28,7 +28,7 @@ _HEADERS = {
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
 # Methods that change nothing, and what is asked by POST because a photo does not fit into a URL.
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_ASKING = frozenset({"/v1/search", "/v1/search/batch", "/v1/descriptors"})
+_ASKING = frozenset({"/v1/search", "/v1/search/batch", "/v1/descriptors", "/v1/shard"})
 
 
 class Recording:

@@ -122,6 +122,10 @@ class Coverage(Exact):
 
     searched: Annotated[int, Field(description="Photos that could be found.")]
     photos: Annotated[int, Field(description="Photos of the archive.")]
+    missing: Annotated[
+        list[str],
+        Field(description="Parts of the shards that did not answer, such as 2/4: their photos were not searched."),
+    ]
 
 
 class SearchAnswer(Exact):

@@ -41,12 +41,11 @@ def serve(
     for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "pydantic_settings"):
         require(module, "serve")
     from ctxdeploy.service.app import create_app
-    from ctxdeploy.service.archives import Archives
+    from ctxdeploy.service.front_service import service_of
     from ctxdeploy.service.keys import Keys
     from ctxdeploy.service.listening import Listener, bound_socket, url_of_socket
     from ctxdeploy.service.logs import log, start_log
     from ctxdeploy.service.rehearsing import LogDisplay
-    from ctxdeploy.service.service import Service
 
     keys = Keys.load(config, os.environ)
     check_address(config, keys)
@@ -54,7 +53,7 @@ def serve(
         writer = start_log(config.log_format)
         LogDisplay()  # before anything is opened that has something to say
         try:
-            service = Service(Archives(places, config, backend), config, keys)
+            service = service_of(places, config, backend, keys)
             for warning in (*keys.warnings, *_without_effect(config, keys)):
                 log.warning(warning)
             listener = Listener(create_app(service), config, service.readiness, lambda: _end_now(writer))

@@ -174,6 +174,26 @@ def test_compose_is_what_the_specification_allows_and_can_write_nothing() -> Non
     assert service["healthcheck"]["test"] == ["CMD", *words_after(image, "    CMD")]
 
 
+def test_compose_of_shards_has_a_server_for_each_part_that_its_front_asks() -> None:
+    compose = pytest.importorskip("compose_spec", reason="compose-spec is not installed: pip install '.[deploy]'")
+    yaml = pytest.importorskip("yaml")
+    whole = loaded(DEPLOY / "compose-shards.yaml")
+    filled = yaml.safe_dump({key: one for key, one in whole.items() if not key.startswith("x-")})  # merged
+    parsed = compose.PyCompose.from_yaml(re.sub(r"\$\{(\w+)[^}]*\}", r"/data/\1", filled))
+    parsed.validate()
+    services = whole["services"]
+    plain = loaded(DEPLOY / "compose.yaml")["services"]["ctxdeploy"]
+    for one in services.values():
+        same = ("read_only", "cap_drop", "security_opt", "user", "healthcheck", "tmpfs", "secrets")
+        assert [one[key] for key in same] == [plain[key] for key in same]
+        assert all(volume["read_only"] for volume in one["volumes"])
+    _, front = served_as(services.pop("front")["command"])
+    parts = {f"http://{name}:8000": served_as(one["command"])[1].sharding.shards for name, one in services.items()}
+    asked = {url: f"{number}/2" for number, urls in enumerate(front.sharding.servers, 1) for url in urls}
+    assert {url: str(part) for url, part in parts.items()} == asked
+    assert front.sharding.shard_key_file == front.read_key_file
+
+
 # --- Kubernetes
 
 
@@ -217,6 +237,48 @@ def test_pods_are_restricted_and_start_a_command_that_there_is(render: Any, name
     assert set(mounts.values()) == set(volumes)
     assert archives == ["/archive"] and "persistentVolumeClaim" in volumes[mounts["/archive"]]
     assert str(config.read_key_file).startswith("/run/keys/") and "secret" in volumes[mounts["/run/keys"]]
+
+
+def rendered_objects(values: dict[str, Any]) -> list[Any]:
+    """Return all objects of the chart, of which there may be several of a kind."""
+    helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed: pip install '.[deploy]'")
+    yaml = pytest.importorskip("yaml")
+    with helm.Chart.load(CHART) as chart:
+        chart.validate_schema(values)
+        files = chart.render(values, name="demo", namespace="prod")
+    objects = (one for name, text in files.items() if name.endswith(".yaml") for one in yaml.safe_load_all(text))
+    return [one for one in objects if one is not None]
+
+
+def test_search_over_shards_has_pods_for_each_part_and_a_front_that_asks_all_of_them() -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    objects = rendered_objects({"keys": {"read": [KEY]}, "shards": {"parts": 3, "replicas": 2}})
+    for one in objects:
+        kubernetes.validate(one, kubernetes.latest_version(), strict=True)
+    (front,) = (one for one in objects if one["kind"] == "Deployment")
+    archives, config = served_as(front["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert archives == ["/archive"] and config.sharding.shards is None
+    assert config.sharding.shard_key_file == config.read_key_file
+    sets = {one["metadata"]["name"]: one for one in objects if one["kind"] == "StatefulSet"}
+    services = {one["metadata"]["name"]: one for one in objects if one["kind"] == "Service"}
+    assert len(config.sharding.servers) == len(sets) == 3
+    for number, urls in enumerate(config.sharding.servers, 1):
+        spec = sets[f"demo-ctxdeploy-part-{number}"]["spec"]
+        name, labels = spec["serviceName"], spec["template"]["metadata"]["labels"]
+        assert list(urls) == [f"http://{name}-{pod}.{name}:8000" for pod in range(spec["replicas"])]
+        # The service of a part leads to its pods alone, and that of the front to none of them.
+        chosen = [key for key, one in services.items() if one["spec"]["selector"].items() <= labels.items()]
+        assert chosen == [name] and services[name]["spec"]["clusterIP"] == "None"
+        pod = spec["template"]["spec"]
+        (container,) = pod["containers"]
+        _, part = served_as(container["args"])
+        assert str(part.sharding.shards) == f"{number}/3" and part.read_key_file == config.read_key_file
+        assert pod["securityContext"] == front["spec"]["template"]["spec"]["securityContext"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert {one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")} == {
+            "/tmp",
+            "/dev/shm",
+        }
 
 
 def test_it_scales_by_the_queue_and_then_sets_no_number_of_pods(render: Any) -> None:

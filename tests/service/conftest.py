@@ -32,6 +32,8 @@ MILD = ViewConfig(shift=0.02, shrink=0.1, rotation=2, light=0.1, occlusion=0.06,
 ODD_NAME = "odd/<i>café & 'x'.png"
 # Machine code may be compiled first, on a machine that is busy.
 MINUTES = 300.0
+# Of the archive for search over shards.
+SHARDS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,22 @@ def album(artefacts: Callable[..., Path]) -> Album:
     code = ("ctxdeploy/core", "ctxdeploy/indexing", "ctxdeploy/models", "runtime", "index")
     archive = artefacts("service-archive", make_archive, code) / "album.ctxindex"
     return Album(photos=folder / "photos", queries=folder / "queries", archive=archive)
+
+
+@pytest.fixture(scope="session")
+def sharded(album: Album, artefacts: Callable[..., Path]) -> Path:
+    """The album in an archive of several shards, from which a photo was removed; not to be changed."""
+
+    def make(made: Path) -> None:
+        names = sorted(str(path.relative_to(album.photos)) for path in album.photos.rglob("*") if path.is_file())
+        config = IndexingConfig(geometry="codes", global_vectors="fp32")
+        with PhotoIndex.create(made / "album.ctxindex", config=config) as index:
+            for number in range(SHARDS):
+                index.add([(name, album.photos / name) for name in names[number::SHARDS]])
+            index.remove("second/camera.jpg")
+
+    code = ("ctxdeploy/core", "ctxdeploy/indexing", "ctxdeploy/models", "runtime", "index")
+    return artefacts("sharded-archive", make, code) / "album.ctxindex"
 
 
 @pytest.fixture
@@ -178,7 +196,7 @@ class Starter:
         ``before``: Python that its process runs before.
         """
         program = ["-c", f"{before}\n{_RUN}"] if before else ["-m", "ctxdeploy"]
-        command = [sys.executable, *program, "serve", *map(str, arguments), "--port", "0"]
+        command = [sys.executable, *program, "serve", "--port", "0", *map(str, arguments)]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
         )
