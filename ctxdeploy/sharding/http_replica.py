@@ -79,15 +79,15 @@ class HttpReplica:
         self._headers = {"Content-Type": BYTES, "Accept": BYTES, "Accept-Encoding": "identity"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
-        httpx = require("httpx", "serve")
+        library = require("httpx", "serve")
         is_local = urlsplit(self._base).hostname in _LOOPBACK
         most = self._config.max_in_flight
-        self._http: httpx.Client = httpx.Client(
+        self._http: httpx.Client = library.Client(
             follow_redirects=False,
             trust_env=not is_local,
             verify=self._base.startswith("https:"),
             headers={"User-Agent": "ctxdeploy-front"},
-            limits=httpx.Limits(
+            limits=library.Limits(
                 max_connections=most + 1, max_keepalive_connections=most, keepalive_expiry=_KEPT_SECONDS
             ),
         )

@@ -125,14 +125,14 @@ class ReplicaTransport:
             outcome = error
         except Exception as error:  # a defect of ours must not let a race wait for ever
             outcome = ReplicaError(f"{type(error).__name__}: {error}", Trouble.REFUSED)
-        error = outcome if isinstance(outcome, ReplicaError) else None
-        standing.end(error, is_long=seconds >= self.pace.patience)
+        failed = outcome if isinstance(outcome, ReplicaError) else None
+        standing.end(failed, is_long=seconds >= self.pace.patience)
         if isinstance(outcome, bytes):
             taken = time.monotonic() - since
             self.pace.answered(taken)
             self.observer.answered(self._part, taken, len(race.request), len(outcome))
-        elif error is not None:
-            self.observer.failed(self._part, error.trouble)
+        elif failed is not None:
+            self.observer.failed(self._part, failed.trouble)
         race.take(standing, outcome)
         if standing.silence is not None:
             self._look()

@@ -118,7 +118,7 @@ def test_a_request_says_whom_it_means_and_how_long_it_has_on_one_connection(conn
         (problem(503, detail="not ready yet: compiling"), Trouble.REFUSED, "not ready yet: compiling"),
         (problem(504, detail="no answer"), Trouble.LATE, "no answer"),
         (problem(500, detail="it failed"), Trouble.REFUSED, "it failed"),
-        (lambda handler: handler.reply(500, b"[" * 100_000), Trouble.REFUSED, "it answers 500"),
+        (lambda handler: handler.reply(500, b"[" * 60_000), Trouble.REFUSED, "it answers 500"),
         (lambda handler: handler.reply(200, b"<html>", "text/html"), Trouble.REFUSED, "it answers 200"),
         (lambda handler: handler.reply(302, b"", Location="http://example.org/"), Trouble.REFUSED, "it answers 302"),
         (problem(409, code="StaleStateError", detail=7, held="x"), None, "it answers 409"),
