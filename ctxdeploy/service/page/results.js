@@ -102,11 +102,10 @@ export const plain = (event) => !(event.button || event.ctrlKey || event.metaKey
 
 function told(answer, archive) {
   const searched = answer.coverage?.searched ?? archive.photos;
-  const missing = answer.coverage?.missing ?? [];
+  const isPartial = (answer.coverage?.missing ?? []).length > 0;
   const total = answer.seconds.total ?? answer.seconds.extract + answer.seconds.search;
-  const effort = missing.length === 0 ? `Searched ${counted(searched, 'photo')} in ${seconds(total)}.`
-    : `Only ${searched.toLocaleString('en')} of ${counted(answer.coverage.photos, 'photo')} were searched: `
-      + `${missing.length === 1 ? 'part' : 'parts'} ${missing.join(', ')} of the archive did not answer. Ask again later.`;
+  const effort = isPartial ? `Only ${searched.toLocaleString('en')} of ${counted(answer.coverage.photos, 'photo')} were searched.`
+    : `Searched ${counted(searched, 'photo')} in ${seconds(total)}.`;
   const turned = answer.turn ? ` The photo was turned by ${answer.turn}° to find them.` : '';
   if (answer.others.length === 0) {
     const best = typeof answer.best_probability === 'number' && answer.results.length === 0
