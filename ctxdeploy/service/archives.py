@@ -74,6 +74,8 @@ class ServedArchive:
                     log.error("%s: answers come from its last whole state: %s", self.name, reason)
                 self.stale = reason
                 return False
+            if pointer != self._pointer and not moved and self._front is not None:
+                return False  # its shard servers do not hold that state yet: it is looked for again
             self._pointer = pointer
             if self.stale is not None:
                 log.warning("%s can be read again", self.name)

@@ -5,15 +5,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.part import Part
-from ctxdeploy.index import warm_up
 from ctxdeploy.service.archives import Archives
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 from ctxdeploy.service.keys import Keys
 from ctxdeploy.service.logs import log
 from ctxdeploy.service.problems import ProblemError, problem_of
 from ctxdeploy.service.record import RequestRecord
+from ctxdeploy.service.rehearsing import compile_kernels
 from ctxdeploy.service.served_part import ServedPart
 from ctxdeploy.service.service import Service
 from ctxdeploy.service.shard_metrics import PartMetrics
@@ -104,8 +104,7 @@ class PartService(Service):
     def prepare(self) -> None:
         """Compile whatever the first request would wait for."""
         try:
-            self.readiness.step("compiling search kernels")
-            _compile()
+            compile_kernels(self.readiness)
             for served in self.parts:
                 self.readiness.step(f"reading part {served.part} of {served.name}")
                 served.prepare()
@@ -136,10 +135,3 @@ class PartService(Service):
         if has_ended:
             self.parts.close()
         return has_ended
-
-
-def _compile() -> None:
-    try:
-        warm_up()
-    except StorageError as error:  # no temporary folder: searching compiles most of it as well
-        log.warning(str(error))

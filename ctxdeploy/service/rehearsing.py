@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ConfigError, StorageError
+from ctxdeploy.core.errors import ConfigError, ShardError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import warm_up
 from ctxdeploy.query import QueryConfig
@@ -31,17 +31,22 @@ class LogDisplay(Display):
 
 def rehearse(archives: "Archives", readiness: Readiness, observer: "ExtractionObserver") -> None:
     """Compile what searches run, load the networks, and answer once from each archive."""
-    readiness.step("compiling search kernels")
-    try:
-        _compile()
-    except StorageError as error:  # no temporary folder: asking compiles most of it as well
-        log.warning(str(error))
+    compile_kernels(readiness)
     for served in archives:
         readiness.step(f"loading the model of {served.name}")
         archives.load(served, observer)
     for served in archives:
         readiness.step(f"asking {served.name} once")
         _ask(served)
+
+
+def compile_kernels(readiness: Readiness) -> None:
+    """Compile what searches run, and log how long that took."""
+    readiness.step("compiling search kernels")
+    try:
+        _compile()
+    except StorageError as error:  # no temporary folder: asking compiles most of it as well
+        log.warning(str(error))
 
 
 def _compile() -> None:
@@ -66,7 +71,7 @@ def _ask(served: "ServedArchive") -> None:
         try:
             for _ in served.photos.search_many([sample()], config):
                 pass
-        except ConfigError:  # it keeps nothing to verify by
+        except (ConfigError, ShardError):  # it keeps nothing to verify by, or a shard server went away
             continue
 
 
