@@ -117,6 +117,7 @@ def search_expanded(
     count: int,
     *,
     units: Sequence[float] | None,
+    first: tuple[int, Sequence[list[Hit]]] | None = None,
     scoring: Scoring,
     searcher: Searcher,
     search: Search,
@@ -129,6 +130,7 @@ def search_expanded(
         top: hits at most.
         count: N.
         units: u of each query; None for what random codes say.
+        first: so many hits at most of each that ``search`` found already; None where it did not.
         scoring: how words and codes are compared.
         searcher: of the archive, whose photos need not be there: it compares queries with themselves.
         search: among the photos that may be hits.
@@ -139,8 +141,11 @@ def search_expanded(
         return search(combinations, top, None)
     owns = [math.fsum(searcher.parts(one.query, one.own, scoring)[1]) for one in asked]
     known = checked_units(units, len(asked), unrelated(scoring, searcher.state.codebook.dim))
-    first = search(combinations, count + COPIES, None)
-    found = [expansion(hits, own, count, unit) for hits, own, unit in zip(first, owns, known, strict=True)]
+    most = count + COPIES
+    if first is None or first[0] < most:
+        first = (most, search(combinations, most, None))
+    best = [hits[:most] for hits in first[1]]
+    found = [expansion(hits, own, count, unit) for hits, own, unit in zip(best, owns, known, strict=True)]
     names = list(dict.fromkeys(name for one in found for name, _ in one.asking))  # each is read once
     photos = dict(zip(names, stored(names), strict=True))
     together: list[Combination] = [

@@ -95,6 +95,7 @@ class QueriedIndex(Protocol):
         among: Collection[str] | Subset | None = None,
         expand: int = 0,
         units: Sequence[float] | None = None,
+        first: tuple[int, Sequence[list[Hit]]] | None = None,
     ) -> list[list[Hit]]: ...
 
     def search_global(

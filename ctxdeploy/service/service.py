@@ -105,12 +105,20 @@ class Service:
         except BaseException:
             self.places.give()
             raise
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _call(loop, self.places.give))
-        return await self._awaited(request, future, record)
-
-    async def _awaited(self, request: Request, future: "Future[_Result]", record: RequestRecord) -> _Result:
+        # The place is given back when the thread has ended, not when nobody waits any more: ``running`` is never
+        # cancelled by itself, so that its end is that of the thread, in one hop to the loop.
         running = asyncio.wrap_future(future)
+        running.add_done_callback(self._leave)
+        return await self._awaited(request, future, running, record)
+
+    def _leave(self, running: "asyncio.Future[Any]") -> None:
+        self.places.give()
+        if not running.cancelled():
+            running.exception()  # of a request that nobody waits for any more; else it was raised
+
+    async def _awaited(
+        self, request: Request, future: "Future[_Result]", running: "asyncio.Future[_Result]", record: RequestRecord
+    ) -> _Result:
         leaving = asyncio.create_task(_gone(request))
         try:
             both: set[asyncio.Future[Any]] = {running, leaving}
@@ -124,7 +132,7 @@ class Service:
             leaving.cancel()
             if not running.done():
                 record.deadline.give_up()
-                running.cancel()
+                future.cancel()
 
     def _timed(self, work: Callable[[], _Result], record: RequestRecord, since: float) -> _Result:
         record.seconds["queue"] = time.perf_counter() - since
@@ -153,11 +161,6 @@ class Service:
             log.warning("work that nobody waits for still runs: it is dropped")
         self._has_ended = all(joined) and not left
         return self._has_ended
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(function)
 
 
 async def _gone(request: Request) -> None:

@@ -202,6 +202,7 @@ class ShardedIndex:
         among: Collection[str] | Subset | None = None,
         expand: int = 0,
         units: Sequence[float] | None = None,
+        first: tuple[int, Sequence[list[Hit]]] | None = None,  # it remembers these itself
     ) -> list[list[Hit]]:
         scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
         return self._search.batch(queries, top, scoring, among, expand, units)

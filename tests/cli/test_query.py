@@ -313,7 +313,7 @@ class _Index:
     def asked(self, queries):
         return queries
 
-    def search_batch(self, queries, top, *, alpha, threshold, idf, expand, units, among):
+    def search_batch(self, queries, top, *, alpha, threshold, idf, expand, units, among, first):
         self.groups.append(len(queries))
         self.clock.now += self.seconds
         return [[Hit(str(number), 1.0)] for number in range(len(queries))]

@@ -160,6 +160,28 @@ def test_the_querys_own_photo_changes_no_other_score(make_codebook: Make, tmp_pa
         assert right.search(query, 99, expand=3, among=names) == expected
 
 
+def test_hits_that_are_known_are_not_searched_for_again(
+    make_codebook: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_scenes(30, 128, 3)
+    with Index.open(write(tmp_path / "a", make_codebook(words=200), photos, IndexConfig())) as index:
+        queries: list[Any] = [photos["004"], "011"]
+        expected = index.search_batch(queries, 20, expand=3)
+        searches = list[int]()
+        combined = search.Searcher.search_combined
+
+        def counted(self: Any, combinations: Any, top: int, **others: Any) -> Any:
+            searches.append(top)
+            return combined(self, combinations, top, **others)
+
+        monkeypatch.setattr(search.Searcher, "search_combined", counted)
+        for depth, wanted in ((7, [20]), (30, [20]), (6, [7, 20])):
+            known = index.search_batch(queries, depth)
+            searches.clear()
+            assert index.search_batch(queries, 20, expand=3, first=(depth, known)) == expected
+            assert searches == wanted
+
+
 def test_without_expansion_nothing_changes(make_photos: Make, make_archive: Make) -> None:
     photos = make_photos(12)
     with Index.open(make_archive(photos)) as index:

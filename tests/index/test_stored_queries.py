@@ -251,6 +251,32 @@ def test_with_geometry_a_photos_words_are_known(
     assert added[True] == added[False]
 
 
+def test_the_scores_of_few_photos_are_those_of_a_search(
+    make_photos: Make, make_codebook: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With geometry their postings are taken out once for all queries, which are then compared together."""
+    photos, codebook = make_photos(40), make_codebook(words=200)
+    names, others = ["003", "030", "011"], ["030", "002", "003", "025", "039"]
+    with Index.create(tmp_path / "a", codebook, config=IndexConfig(geometry=True, shard_images=25)) as index:
+        for number, vectors in enumerate(photos):
+            places = np.zeros((len(vectors), 2), np.float32)
+            index.add(f"{number:03d}", vectors, positions=places, scales=np.ones(len(vectors), np.float32))
+    with Index.open(tmp_path / "a") as index:
+        expected = [{hit.name: hit.score for hit in index.search(name, 40)} for name in names]
+        wanted = [[scores.get(other, 0.0) for other in others] for scores in expected]
+        assert index.scores(names, others).tolist() == wanted
+        monkeypatch.setattr(stored, "_SHARE", 0.4)
+        taken, asked = stored.take, list[Any]()
+
+        def take(shard: Any, photos: Any, words: Any, config: Any) -> Any:
+            asked.append(words)
+            return taken(shard, photos, words, config)
+
+        monkeypatch.setattr(stored, "take", take)
+        assert index.scores(names, others).tolist() == wanted
+        assert asked == [None] * 4  # two shards, for the queries and for the photos
+
+
 def test_geometry_that_does_not_belong_to_the_postings_is_not_believed(
     make_photos: Make, make_codebook: Make, tmp_path: Path
 ) -> None:
