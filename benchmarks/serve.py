@@ -2,13 +2,14 @@
 
     python benchmarks/serve.py --photos minibench/images --archive work/minibench-pairs.ctxindex   # half an hour
     python benchmarks/serve.py --quick                                      # a minute or two, on sample photos
+    python benchmarks/serve.py --only-memory --memory-requests 10000 --archive work/minibench-pairs.ctxindex
 
 First the library says how many photos a second `PhotoIndex.search_many` answers. Then each subject is asked at 25, 50,
 80 and 95 % of that, in an open loop: requests come when a seeded Poisson schedule says so, and a latency counts from
 that time. The library is called on the same schedules from as many threads as the service has. The same by names of
 indexed photos, which takes the search alone, so that the share of HTTP shows. Subjects take turns in every round; the
 throughput with eight clients that never pause is compared with the library's before and after it. Then 100,000
-requests by name: memory after 10, 50 and 100 % of them.
+requests by name (`--memory-requests`): memory after 10, 25, 50, 75 and 100 % of them.
 
 The client runs on the same machine. Its processor time per request is written down (`client_ms`), and so is how late
 it was (`client_late_ms`), which is part of every latency. `--pin` keeps it on the last processor.
@@ -69,18 +70,24 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48, help="photos to ask with, spread over the folder")
     parser.add_argument("--quick", action="store_true", help="a minute: says that all runs, and nothing of the speed")
     parser.add_argument("--share", type=float, default=1.0, help="of the times and requests; less says less")
+    parser.add_argument(
+        "--memory-requests", type=int, metavar="N", help="by name, while memory is looked at; 100,000 times the share"
+    )
+    parser.add_argument("--only-memory", action="store_true", help="ask these alone, for serve-memory.json")
     parser.add_argument("--pin", action="store_true", help="keep the client on the last processor")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "serve.json")
+    parser.add_argument("-o", "--output", type=Path, help="results/serve.json, or serve-memory.json")
     options = parser.parse_args()
     share = options.share
+    name = "serve-memory.json" if options.only_memory else "serve.json"
+    output = options.output or Path(__file__).parent / "results" / name
     plan = Plan(
         seconds={"photos": 1.5, "indexed": 1.0} if options.quick else {"photos": 30.0 * share, "indexed": 15.0 * share},
         rounds=1 if options.quick else 2,
         closed={"photos": 6, "indexed": 100}
         if options.quick
         else {"photos": int(150 * share), "indexed": int(4000 * share)},
-        endless=1000 if options.quick else int(100_000 * share),
+        endless=options.memory_requests or (1000 if options.quick else int(100_000 * share)),
         seed=options.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -92,10 +99,14 @@ def main() -> None:
         with PhotoIndex.open(archive) as index:
             held = index.names()
         names = [held[i * len(held) // min(len(held), 500)] for i in range(min(len(held), 500))]
+        if options.only_memory:
+            result = {"endless": _endless(archive, [indexed_request(name) for name in names], plan.endless)}
+            publish({"archive_photos": len(held), **result}, output, _memory_lines(result))
+            return
         result = measure(archive, photos, names, plan, pin=options.pin)
     if options.quick:
         print("a quick run: its figures mean nothing")
-    publish({"archive_photos": len(held), "share": share, **result}, options.output, lines(result), plot(result))
+    publish({"archive_photos": len(held), "share": share, **result}, output, lines(result), plot(result))
 
 
 def measure(archive: Path, photos: list[Path], names: list[str], plan: Plan, *, pin: bool) -> dict[str, Any]:
@@ -176,7 +187,7 @@ def _endless(archive: Path, requests: Sequence[bytes], count: int) -> dict[str, 
     with service(archive) as subject:
         closed_loop(subject.port, requests, len(requests), CLIENTS)
         found, done, seconds, refused = {"0": subject.memory()}, 0, 0.0, dict[str, int]()
-        for percent in (10, 50, 100):
+        for percent in (10, 25, 50, 75, 100):
             part = count * percent // 100 - done
             outcome = closed_loop(subject.port, requests, part, CLIENTS)
             done, seconds = done + part, seconds + outcome.wall
@@ -214,8 +225,14 @@ def lines(result: dict[str, Any]) -> list[str]:
             for name, rows in runs.items():
                 shown = ", ".join(f"{at} {_middle(rows, 'ms', at)}" for at in ("p50", "p99"))
                 found.append(f"  at {percent} %: {name} {shown} ms")
-    memory = {percent: of["own_mb"] for percent, of in result["endless"]["memory"].items()}
-    return [*found, f"{result['endless']['requests']:,} requests: MB of memory by percent {memory}"]
+    return [*found, *_memory_lines(result)]
+
+
+def _memory_lines(result: dict[str, Any]) -> list[str]:
+    of = result["endless"]
+    memory = {percent: row["own_mb"] for percent, row in of["memory"].items()}
+    rate = f"{of['per_second']:.1f} a second"
+    return [f"{of['requests']:,} requests, {rate}: MB of memory by percent {memory}; refused {of['refused']}"]
 
 
 def _middle(rows: list[dict[str, Any]], word: str, at: str) -> float | None:

@@ -4,8 +4,8 @@
 
 The messages on the connection are JSON with the number of bytes that follow, in pieces. First come the settings, and
 the answer says that the worker is ready. It then answers each photo at once with the state of its file, again when the
-photo has been read, and last with its pixels or the reason why there are none. The process ends when the other end of
-the connection is closed.
+photo has been read, and last with its pixels, which follow or lie in shared memory, or the reason why there are none.
+The process ends when the other end of the connection is closed.
 """
 
 import json
@@ -27,6 +27,7 @@ from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
 from ctxdeploy.runtime.decode.decode import decode_bytes, read_file
 from ctxdeploy.runtime.decode.formats import readable_formats
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
+from ctxdeploy.runtime.shared_pixels import SharedPixels
 
 _MAX_HEADER = 1 << 16
 # A worker that has not the memory for a photo's bytes receives them piece by piece, and drops them.
@@ -146,12 +147,13 @@ def main(descriptor: int) -> None:
             memory=message["memory"],
         )
         _limit_memory(settings.memory)
+        shared = None if message["shared"] is None else SharedPixels(*message["shared"])
         send(connection, {})
         while True:
-            _answer(connection, settings)
+            _answer(connection, settings, shared)
 
 
-def _answer(connection: Connection, settings: DecodeSettings) -> None:
+def _answer(connection: Connection, settings: DecodeSettings, shared: SharedPixels | None) -> None:
     message = receive(connection)
     payload = _receive_payload(connection, message["bytes"])
     if payload is None:
@@ -169,7 +171,8 @@ def _answer(connection: Connection, settings: DecodeSettings) -> None:
         return
     shown = item.pixels
     answer = {"shape": shown.pixels.shape, "original_size": shown.original_size, "region": shown.region}
-    send(connection, answer, shown.pixels.reshape(-1).data)
+    is_shared = shared is not None and shared.put(shown.pixels)
+    send(connection, {**answer, "is_shared": is_shared}, b"" if is_shared else shown.pixels.reshape(-1).data)
 
 
 def _receive_payload(connection: Connection, count: int) -> bytes | None:

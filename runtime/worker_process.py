@@ -4,7 +4,7 @@
 the other, and neither can end a single photo that takes too long. A worker is a plain child of ``subprocess``: nothing
 of the caller's ``__main__`` is imported, a process of many gigabytes is not forked beside its threads, a worker that
 hangs or dies is replaced and costs one photo at most, and Linux kills it together with its parent. Only bytes and JSON
-go over the connection, nothing is pickled.
+go over the connection, nothing is pickled; pixels lie in memory that both have, where there is such.
 """
 
 import os
@@ -23,11 +23,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.types import FileState, StageSeconds
 from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.photo import WorkItem
+from ctxdeploy.runtime.shared_pixels import SharedPixels
 from ctxdeploy.runtime.worker import DecodeSettings, receive, receive_into, send
 
 ATTEMPTS = 2
@@ -111,7 +113,7 @@ class ProcessDecoder:
             with self._lock:
                 if self._closed:
                     raise EOFError
-                child = self._child = _Child()
+                child = self._child = _Child(self._settings.preprocessing.image_size)
             child.prepare(self._settings)
         return child
 
@@ -174,11 +176,14 @@ class _TimeLimit:
 class _Child:
     """A running worker.
 
+    Args:
+        longest: pixels of the longest side of a decoded photo.
+
     Attributes:
         stage: of the photo that was asked for last: ``read`` or ``decode``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int) -> None:
         self.stage = "read"
         self._held = ExitStack()
         with ExitStack() as passed:
@@ -195,12 +200,16 @@ class _Child:
                 # Nobody waits for what libraries print: when the pipe is full, it is lost and the worker goes on.
                 os.set_blocking(errors, False)
                 os.set_blocking(self._errors, False)
+                self._shared = SharedPixels.make(3 * longest * longest)
+                if self._shared is not None:
+                    self._held.callback(self._shared.close)
+                memory = () if self._shared is None else (self._shared.descriptor,)
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "ctxdeploy.runtime.worker", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *memory),
                     env={**os.environ, **_ONE_THREAD, "PYTHONPATH": _module_path()},
                 )
             except (OSError, ValueError) as error:  # too many open files, say: the photo is not to blame
@@ -214,6 +223,7 @@ class _Child:
             "preprocessing": settings.preprocessing.metadata(),
             "limits": asdict(settings.limits),
             "memory": settings.memory,
+            "shared": None if self._shared is None else (self._shared.descriptor, self._shared.size),
         }
         limit = _TimeLimit(START_SECONDS, self.kill)
         try:
@@ -251,11 +261,24 @@ class _Child:
         if isinstance(answer.get("reason"), str) and answer["bytes"] == 0:
             stage = answer.get("stage")
             return answer["reason"], stage if stage in _STAGES else "decode"
-        pixels = np.empty(_shape(answer, settings.preprocessing.image_size), np.uint8)
-        receive_into(connection, pixels.reshape(-1).data)
+        pixels = self._pixels(answer, settings.preprocessing.image_size)
         width, height = _integers(answer, "original_size", 2)
         left, upper, right, lower = _integers(answer, "region", 4)
         return Pixels(pixels=pixels, original_size=(width, height), region=(left, upper, right, lower))
+
+    def _pixels(self, answer: dict[str, Any], longest: int) -> NDArray[np.uint8]:
+        height, width, channels = _integers(answer, "shape", 3)
+        count = 0 if answer.get("is_shared") is True else height * width * 3
+        is_image = 1 <= height <= longest and 1 <= width <= longest and channels == 3
+        if not is_image or answer["bytes"] != count:
+            raise ValueError(f"pixels of {height}×{width}×{channels}")
+        if not count:
+            if self._shared is None:
+                raise ValueError("pixels in memory that there is not")
+            return self._shared.taken((height, width, channels))
+        pixels = np.empty((height, width, channels), np.uint8)
+        receive_into(self._connection, pixels.reshape(-1).data)
+        return pixels
 
     def has_ended(self) -> bool:
         """Wait a little for a process whose connection is closed: what it ends with is worth knowing."""
@@ -315,14 +338,6 @@ def _file(answer: dict[str, Any]) -> FileState | None:
         return None
     size, mtime_ns = _integers(answer, "file", 2)
     return FileState(size=size, mtime_ns=mtime_ns)
-
-
-def _shape(answer: dict[str, Any], max_side: int) -> tuple[int, int, int]:
-    height, width, channels = _integers(answer, "shape", 3)
-    is_image = 1 <= height <= max_side and 1 <= width <= max_side and channels == 3
-    if not is_image or answer["bytes"] != height * width * 3:
-        raise ValueError(f"pixels of {height}×{width}×{channels}")
-    return height, width, channels
 
 
 def _integers(answer: dict[str, Any], key: str, count: int) -> list[int]:

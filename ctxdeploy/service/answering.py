@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.text import counted, json_text, printed_names
+from ctxdeploy.core.text import counted, json_text
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
 from ctxdeploy.service.archives import ServedArchive
@@ -82,8 +82,10 @@ def check_name(served: ServedArchive, photo: "Photo | IndexedPhoto") -> None:
     """Raise ``ProblemError`` (404) for the name of a photo that the archive does not hold."""
     if not isinstance(photo, IndexedPhoto) or photo.name in served.photos:
         return
-    if "\\" in photo.name and printed_names([photo.name], served.photos.names()):
-        return
+    if "\\" in photo.name:
+        with served.photos.reading() as index:
+            if index.printed_name(photo.name) != photo.name:
+                return
     raise ProblemError(404, f"{served.name} holds no photo of this name: {photo.name!r}", code="NoSuchPhoto")
 
 

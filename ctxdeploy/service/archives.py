@@ -11,7 +11,7 @@ from ctxdeploy.core.reading import read_regular
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 from ctxdeploy.service.logs import log
-from ctxdeploy.service.names import SortedNames
+from ctxdeploy.service.names import SortedNames, held_names
 from ctxdeploy.service.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ class ServedArchive:
             if self.stale is not None:
                 log.warning("%s can be read again", self.name)
                 self.stale = None
-            return moved
+        if moved and self._names is not None:
+            self.sort_names()
+        return moved
 
     def count_partial(self) -> None:
         """Count an answer that lacks a part of the shards."""
@@ -105,7 +107,7 @@ class ServedArchive:
         return read_regular(self.path / CURRENT, _MAX_POINTER)
 
     def names(self) -> SortedNames:
-        """Return all names in order; they are sorted once for each state."""
+        """Return all names in order; those of a new state are put in when ``look`` has found it, or somebody asks."""
         with self.photos.reading() as index:
             manifest = index.manifest
             held = self._names
@@ -114,8 +116,16 @@ class ServedArchive:
             with self._naming:  # one thread sorts, the others wait for it
                 held = self._names
                 if held is None or held[0] is not manifest:
-                    held = self._names = (manifest, SortedNames(index.names(), manifest.number))
+                    held = self._names = (manifest, _sorted_names(index, None if held is None else held[1]))
                 return held[1]
+
+    def sort_names(self) -> None:
+        """Sort the names of the state in force before somebody waits for it, where its shards are here."""
+        from ctxdeploy.index import Index
+
+        with self.photos.reading() as index:
+            if isinstance(index, Index):
+                self.names()
 
     def facts(self, *, writable: bool) -> dict[str, Any]:
         """Return what is told of it: counts, model, what it keeps; nothing of where it lies on this machine."""
@@ -170,6 +180,15 @@ def _same_name(served: ServedArchive, other: ServedArchive) -> str:
         return f"{served.path} is named twice: name it once"
     advice = "give them names in a file: --config FILE, with a table [archives] of NAME = PATH"
     return f"{served.path} and {other.path} are both called {served.name}: {advice}"
+
+
+def _sorted_names(index: "QueriedIndex", former: SortedNames | None) -> SortedNames:
+    from ctxdeploy.index import Index
+
+    number = index.manifest.number
+    if isinstance(index, Index):
+        return SortedNames(index.state.shards, number, former)
+    return SortedNames(held_names(index.names()), number)
 
 
 class Archives:

@@ -38,6 +38,8 @@ def rehearse(archives: "Archives", readiness: Readiness, observer: "ExtractionOb
     for served in archives:
         readiness.step(f"asking {served.name} once")
         _ask(served)
+        readiness.step(f"sorting the names of {served.name}")
+        served.sort_names()
 
 
 def compile_kernels(readiness: Readiness) -> None:

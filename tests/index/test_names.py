@@ -120,3 +120,14 @@ def test_a_name_that_cannot_be_stored_is_in_no_archive(make_photos: Any, make_ar
         assert "\ud800" not in reader
         with pytest.raises(ConfigError):
             reader.features("\ud800")
+
+
+def test_names_that_are_not_printed_as_they_are(make_photos: Any, make_archive: Any) -> None:
+    names = ["plain ~.jpg", "caf\u00e9.jpg", "a\nb", "raw\udce9", "\x7f", "\u200b", "gone\n", "\u65e5\u672c"]
+    with Index.open(make_archive(make_photos(1)), writable=True) as index:
+        for name in names:
+            index.add(name, make_photos(1)[0])
+        index.remove("gone\n")
+        index.commit()
+        assert index.state.unprintable == ("a\nb", "raw\udce9", "\x7f", "\u200b")
+        assert set(index.state.unprintable) == {name for name in index.names() if not name.isprintable()}

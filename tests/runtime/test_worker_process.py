@@ -446,6 +446,32 @@ def test_messages_arrive_whole_and_others_are_refused() -> None:
     first.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has memory whose size is sealed")
+def test_pixels_are_the_same_where_they_go_through_the_pipe(
+    decoder: Callable[..., ProcessDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [photo(60, 40), photo(33, 64, seed=1), photo(5, 7, seed=2)]
+    shared = [result(decoder(), source(data)).pixels for data in photos]
+    sent: list[int] = []
+
+    def noted(connection: Any, view: memoryview) -> None:
+        sent.append(len(view))
+        receive_into(connection, view)
+
+    monkeypatch.setattr(processes, "receive_into", noted)
+    again = decoder()
+    assert all(
+        np.array_equal(result(again, source(data)).pixels, one) for data, one in zip(photos, shared, strict=True)
+    )
+    assert sent == []
+    monkeypatch.setattr(processes.SharedPixels, "make", lambda size: None)
+    piped = decoder()
+    assert all(
+        np.array_equal(result(piped, source(data)).pixels, one) for data, one in zip(photos, shared, strict=True)
+    )
+    assert sent == [one.size for one in shared]
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -454,6 +480,9 @@ def test_messages_arrive_whole_and_others_are_refused() -> None:
         b'{"shape": [-1, -1, 3], "original_size": [1, 1], "region": [0, 0, 1, 1], "bytes": 3}',
         b'{"shape": [1, 1, 3], "original_size": [1, true], "region": [0, 0, 1, 1], "bytes": 3}',
         b'{"shape": [1, 1, 3], "original_size": [1, 1], "region": [0, 0, 1], "bytes": 3}',
+        b'{"shape": [65, 1, 3], "is_shared": true, "original_size": [1, 1], "region": [0, 0, 1, 1], "bytes": 0}',
+        b'{"shape": [2, 2, 3], "is_shared": true, "original_size": [1, 1], "region": [0, 0, 1, 1], "bytes": 12}',
+        b'{"shape": [2, 2, 3], "is_shared": 1, "original_size": [1, 1], "region": [0, 0, 1, 1], "bytes": 0}',
         b'{"reason": 3, "bytes": 0}',
     ],
 )

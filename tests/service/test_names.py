@@ -1,12 +1,61 @@
 """Names in order, and the folders that they make, against plain loops."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxdeploy.service.names import Folder, SortedNames
+from ctxdeploy.index.storage.names import name_tensors, split_names
+from ctxdeploy.service import names as names_module
+from ctxdeploy.service.names import Folder, SortedNames, held_names
 
-NAMES = st.lists(st.text("ab/0.é\udcff\U0010ffff", min_size=1, max_size=6), unique=True, max_size=30)
+NAME = st.text("ab/0.é\udcff\U0010ffff", min_size=1, max_size=6)
+NAMES = st.lists(NAME, unique=True, max_size=30)
 PREFIX = st.text("ab/é\U0010ffff", max_size=3)
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Some names, of which some are removed."""
+
+    given: tuple[str, ...]
+    gone: frozenset[str] = frozenset()
+    read: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        packed = name_tensors(self.given)
+        object.__setattr__(self, "names", packed["names"])
+        object.__setattr__(self, "name_offsets", packed["name_offsets"])
+
+    @property
+    def path(self) -> Path:
+        return Path(repr(self.given))
+
+    @property
+    def live(self) -> Any:
+        mask = np.zeros(1 << 16, np.bool_)
+        mask[: len(self)] = [name not in self.gone for name in self.given]
+        return mask
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def name(self, number: int) -> str:
+        self.read.append(self.given[number])
+        return self.given[number]
+
+    def all_names(self) -> list[str]:
+        self.read.extend(self.given)
+        return split_names(self.names, self.name_offsets)  # type: ignore[attr-defined]
+
+
+def listed(names: list[str], state: int = 1) -> SortedNames:
+    """Return the names of two shards."""
+    return SortedNames([Shard(tuple(names[::2])), Shard(tuple(names[1::2]))], state)
 
 
 def everything(take, limit: int) -> list:
@@ -23,26 +72,75 @@ def everything(take, limit: int) -> list:
 
 @given(names=NAMES, prefix=PREFIX, limit=st.integers(1, 5))
 def test_pages_are_the_names_that_begin_so(names: list[str], prefix: str, limit: int) -> None:
-    listed = SortedNames(names, state=1)
+    held = listed(names)
     wanted = sorted(name for name in names if name.startswith(prefix))
-    assert everything(lambda after, most: listed.page(prefix, after, most), limit) == wanted
-    assert listed.count(prefix) == len(wanted) and len(listed) == len(names)
+    assert everything(lambda after, most: held.page(prefix, after, most), limit) == wanted
+    assert held.count(prefix) == len(wanted) and len(held) == len(names)
 
 
 @given(names=NAMES, prefix=PREFIX, limit=st.integers(1, 5))
 def test_folders_hold_what_lies_below_them(names: list[str], prefix: str, limit: int) -> None:
-    listed = SortedNames(names, state=1)
+    held = listed(names)
     wanted: dict[str, int] = {}
     for name in sorted(names):
         if name.startswith(prefix) and "/" in name[len(prefix) :]:
             folder = name[: name.index("/", len(prefix)) + 1]
             wanted[folder] = wanted.get(folder, 0) + 1
-    found = everything(lambda after, most: listed.folders(prefix, after, most), limit)
+    found = everything(lambda after, most: held.folders(prefix, after, most), limit)
     assert found == [Folder(name=name, photos=count) for name, count in sorted(wanted.items())]
 
 
 def test_after_need_not_be_a_name() -> None:
-    listed = SortedNames(["a", "c", "d/x", "e"], state=1)
-    assert listed.page("", "b", 2) == (["c", "d/x"], "d/x")
-    assert listed.page("", "zzz", 2) == ([], None)
-    assert listed.folders("", "d", 2) == ([Folder(name="d/", photos=1)], None)
+    held = listed(["a", "c", "d/x", "e"])
+    assert held.page("", "b", 2) == (["c", "d/x"], "d/x")
+    assert held.page("", "zzz", 2) == ([], None)
+    assert held.folders("", "d", 2) == ([Folder(name="d/", photos=1)], None)
+
+
+@given(data=st.data(), few=st.sampled_from([1, 8]))
+def test_a_later_state_is_as_if_it_were_the_first(data: Any, few: int) -> None:
+    """Shards come, go, move, lose photos and get them back."""
+    names = data.draw(NAMES)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(names)), min_size=4, max_size=4)))
+    parts = [tuple(names[i:j]) for i, j in zip([0, *cuts], [*cuts, len(names)], strict=True)]
+
+    def draw_state() -> list[Shard]:
+        chosen = data.draw(st.permutations([part for part in parts if data.draw(st.booleans())]))
+        return [Shard(part, frozenset(name for name in part if data.draw(st.booleans()))) for part in chosen]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names_module, "_FEW", few)
+        held = None
+        for number in range(3):
+            shards = draw_state()
+            held = SortedNames(shards, number, held)
+            wanted = sorted(name for shard in shards for name in shard.given if name not in shard.gone)
+            assert held.page("", None, 99) == (wanted, None) and len(held) == len(wanted) and held.state == number
+            folders = {name[: name.index("/") + 1] for name in wanted if "/" in name}
+            assert [folder.name for folder in held.folders("", None, 99)[0]] == sorted(folders)
+
+
+@given(names=NAMES)
+def test_names_of_shards_that_are_elsewhere(names: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names_module, "_BITS", 2)
+        patch.setattr(names_module, "_LOWER", 3)
+        shards = held_names(iter(names))
+        assert [len(shard) for shard in shards] == [len(names[at : at + 4]) for at in range(0, len(names), 4)]
+        assert SortedNames(shards, 1).page("", None, 99) == (sorted(names), None)
+
+
+def test_of_many_names_few_are_read() -> None:
+    """No request looks at all names: of 20,000 beside two folders, and of those that were sorted before."""
+    many = Shard(tuple(f"{number:06d}" for number in range(20_000)))
+    odd = Shard(("000000-/a", "019999-/b/c", "019999-/b/d"))
+    first = SortedNames([many], 1)
+    many.read.clear()
+    held = SortedNames([many, odd], 2, first)
+    assert len(many.read) < 100
+    many.read.clear()
+    folders = [Folder(name="000000-/", photos=1), Folder(name="019999-/", photos=2)]
+    assert held.folders("", None, 10) == (folders, None) and len(many.read) < 300
+    many.read.clear()
+    assert held.page("01", "015000", 3) == (["015001", "015002", "015003"], "015003") and len(many.read) < 100
+    assert held.count("0199") == 102

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from ctxdeploy import PhotoIndex
 from ctxdeploy.archive import store_origin
+from ctxdeploy.index import Aggregated, Codebook, Index
 from ctxdeploy.runtime.sources import list_photos
 from ctxdeploy.service.routes import page as page_module
 
@@ -606,3 +608,124 @@ def test_axe_finds_nothing_that_keeps_people_out(show: "Callable[..., Shown]", s
     page = shown.open("?archive=empty")
     page.wait_for_selector(".empty:not([hidden])")
     check("empty")
+
+
+COUNT = 3000
+# Of the tiles of a list: that each lies to the right of the one before, or below it; else which does not.
+LAID = """(list) => {
+    const tiles = [...list.children].map((tile) => [Number(tile.ariaPosInSet), tile.getBoundingClientRect()]);
+    return tiles.slice(1).map(([at, here], before) => [at, here, ...tiles[before]])
+        .filter(([at, here, before, there]) => !(at > before && (here.top >= there.bottom - 1
+            || (Math.abs(here.top - there.top) < 1 && here.left >= there.right - 1))))
+        .map(([at, here, before, there]) => [before, there.bottom, at, here.top]);
+}"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of very many photos that are all alike a little; there are no files of them, and no network."""
+    path = tmp_path_factory.mktemp("many") / "many.ctxindex"
+    random, words = np.random.default_rng(3), np.arange(8, dtype=np.int32)
+    codebook = Codebook.from_centroids(random.normal(size=(64, 128)).astype(np.float32))
+    with Index.create(path, codebook) as index:
+        for number in range(COUNT):
+            codes = random.integers(0, 1 << 64, (8, 2), dtype=np.uint64)
+            index.add_aggregated(f"{number // 1000}/{number:04d}.jpg", Aggregated(words=words, codes=codes))
+    return path
+
+
+@browser_test
+def test_of_very_many_photos_those_near_the_window_are_in_the_page(
+    show: "Callable[..., Shown]", start_service: Callable[..., Any], many: Path
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    shown = show(start_service(many).url)
+    shown.expected = "Failed to load resource"
+    page = shown.open()
+    page.wait_for_selector(".archived a")
+    tiles = page.locator(".archived li")
+
+    def seen(number: int) -> str:
+        """Return a condition: a tile is there and seen."""
+        tile = f"document.querySelector('.archived [aria-posinset=\"{number}\"]')?.getBoundingClientRect()"
+        return f"((box) => !!box && box.top < innerHeight && box.bottom > 0)({tile})"
+
+    def walk_to(number: int) -> None:
+        """Scroll down as far as it goes until a tile is seen; at no time there are many."""
+        for _ in range(PATIENCE // 50):
+            page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+            page.wait_for_timeout(50)
+            assert tiles.count() < 400 and page.eval_on_selector(".archived", LAID) == []
+            if page.evaluate(seen(number)):
+                return
+        raise AssertionError("the end is not reached")
+
+    assert tiles.first.get_attribute("aria-setsize") == str(COUNT)
+    walk_to(COUNT)
+    assert page.is_hidden(".more button") and tiles.last.inner_text().endswith(f"{COUNT - 1}.jpg")
+    # What has the focus stays there, with its neighbours, wherever the window goes.
+    tiles.last.locator("a").focus()
+    page.evaluate("scrollTo(0, 0)")
+    shown.wait(seen(1))
+    assert shown.focused().endswith(f"{COUNT - 1}.jpg") and tiles.count() < 400
+    assert page.eval_on_selector(".archived", LAID) == []
+    page.keyboard.press("Shift+Tab")
+    assert shown.focused().endswith(f"{COUNT - 2}.jpg")
+    shown.wait(seen(COUNT - 1))
+    # Back and forth, and in a window of another width.
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
+    shown.wait(f"document.querySelectorAll('.archived li').length < 400 && !({seen(COUNT - 1)})")
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(100)
+    shown.wait("document.documentElement.scrollWidth <= innerWidth")
+    assert page.eval_on_selector(".archived", LAID) == []
+    page.set_viewport_size(DESKTOP)
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in axe.run(page).response["violations"]] == []
+    page.fill("#starts", "2/29")
+    shown.wait("document.querySelector('.archived li')?.ariaSetSize === '100'")
+    assert tiles.first.inner_text().endswith("2900.jpg") and "100 photos" in page.inner_text("#status")
+
+
+@browser_test
+def test_of_very_many_results_those_near_the_window_are_in_the_page(
+    show: "Callable[..., Shown]", start_service: Callable[..., Any], many: Path
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    shown = show(start_service(many).url)
+    shown.expected = "Failed to load resource"
+    page = shown.open("?indexed=1/1234.jpg&top=1000")
+    page.wait_for_selector("#results:not([aria-busy]) .tile > a")
+    tiles, here = page.locator(".grid.tiles > .tile"), "document.activeElement.closest('li').ariaPosInSet"
+    total = int(tiles.last.get_attribute("aria-setsize") or 0)
+    assert total > 500 and 5 < tiles.count() < 300
+
+    def check() -> None:
+        assert tiles.count() < 300 and page.eval_on_selector(".grid.tiles", LAID) == []
+
+    check()
+    tiles.first.locator("a").focus()
+    for key, wanted in (("End", total), ("ArrowLeft", total - 1), ("Home", 1), ("ArrowRight", 2)):
+        page.keyboard.press(key)
+        shown.wait(f"{here} === '{wanted}'")
+        check()
+    for _ in range(30):
+        page.keyboard.press("ArrowDown")
+        check()
+    low = int(page.evaluate(here))
+    assert low > 60
+    name = page.evaluate("document.activeElement.dataset.name")
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    shown.wait(f"[...document.querySelectorAll('.tile')].some((tile) => tile.ariaPosInSet === '{total}')")
+    assert page.evaluate("document.activeElement.dataset.name") == name
+    check()
+    page.keyboard.press("ArrowRight")
+    shown.wait(f"{here} === '{low + 1}'")
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in axe.run(page).response["violations"]] == []
+    # The focus comes back to a tile that is not there any more when a comparison is closed.
+    name = page.evaluate("document.activeElement.dataset.name")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog.comparison[open]")
+    page.evaluate("scrollTo(0, 0)")
+    page.keyboard.press("Escape")
+    shown.wait("!document.querySelector('dialog')")
+    shown.wait(f"document.activeElement.dataset.name === '{name}'")

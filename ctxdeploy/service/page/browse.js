@@ -5,9 +5,12 @@ import { announce, button, el, icon } from './dom.js';
 import { show } from './pictures.js';
 import { plain, searchWith } from './results.js';
 import { address } from './state.js';
+import { evenly, Tiles } from './tiles.js';
 import { counted, parts, printable } from './words.js';
 
+// Names that are asked for first, and then at a time.
 const PAGE = 60;
+const MORE = 500;
 
 /** The grid of archived photos, in an element. */
 export class Browse {
@@ -20,6 +23,8 @@ export class Browse {
       oninput: () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.go({ starts: this.filter.value }, { replace: true }), 250); } });
     this.folders = el('ul', { class: 'folders', 'aria-label': 'Folders' });
     this.grid = el('ul', { class: 'archived', 'aria-label': 'Photos of the archive' });
+    this.names = [];
+    this.tiles = new Tiles(this.grid, (at) => this.#tile(this.names[at]), (width, gaps) => evenly(this.names.length, width, gaps, { least: 9.5, share: 0.29 }));
     this.more = button('', 'Show more', () => this.#load());
     this.said = el('p', { class: 'soft', hidden: true });
     this.host = el('div', { class: 'browse' }, el('div', { class: 'browse-head' }, this.title, this.crumbs, this.filter), this.folders, this.said, this.grid,
@@ -36,7 +41,8 @@ export class Browse {
     if (this.filter.value !== state.starts) this.filter.value = state.starts;
     this.#trail();
     this.#inside();
-    this.grid.replaceChildren();
+    this.names = [];
+    this.tiles.show(0, { anew: true });
     this.#load();
   }
 
@@ -70,14 +76,16 @@ export class Browse {
     this.loading = true;
     this.more.hidden = true;
     try {
-      const { photos, next } = await askJson(path('photos', { archive: archive.name, prefix: state.folder + state.starts, after: this.next, limit: PAGE }));
+      const limit = this.names.length ? MORE : PAGE;
+      const { photos, next, count } = await askJson(path('photos', { archive: archive.name, prefix: state.folder + state.starts, after: this.next, limit }));
       if (shown !== this.shown) return;
-      const isFirst = this.grid.childElementCount === 0;
-      this.grid.append(...photos.map((photo) => this.#tile(photo)));
+      const isFirst = this.names.length === 0;
+      this.names.push(...photos);
+      this.tiles.show(this.names.length, { total: count });
       this.next = next;
       this.said.hidden = !isFirst || photos.length > 0;
       this.said.textContent = state.starts ? `No name here starts with “${printable(state.starts)}”.` : 'There is no photo here.';
-      if (!this.said.hidden || state.starts) announce(photos.length ? counted(photos.length, 'photo') : this.said.textContent);
+      if (!this.said.hidden || (state.starts && isFirst)) announce(photos.length ? counted(count, 'photo') : this.said.textContent);
     } catch (problem) {
       if (shown !== this.shown) return;
       this.next = null;

@@ -4,18 +4,22 @@ import { sizeOf } from './answers.js';
 import { announce, button, el, icon, svg } from './dom.js';
 import { show } from './pictures.js';
 import { address } from './state.js';
+import { justified, Tiles } from './tiles.js';
 import { agreed, counted, named, percent, printable, seconds, sure } from './words.js';
 
 // Extreme shapes are cut to these, or a row would be a thread.
 const NARROWEST = 0.6;
 const WIDEST = 2.4;
 const UNKNOWN = 4 / 3;
+// Of more results only those near the window have tiles.
+const MOST_TILES = 120;
 
 /** The results of a search, in an element. */
 export class Results {
   constructor(host, go) {
     this.host = host;
     this.go = go;
+    this.lists = [];
     host.addEventListener('keydown', (event) => this.#walk(event));
   }
 
@@ -31,23 +35,24 @@ export class Results {
 
   /** Show an answer. */
   show(answer, state, archive) {
-    this.host.removeAttribute('aria-busy');
+    this.#clear();
     const [title, lead] = told(answer, archive);
     const group = (heading, results, kind) => results.length > 0 && el('section', { class: `group ${kind}` },
       heading && el('h2', {}, heading),
-      el('ol', { class: 'grid' }, results.map((result) => this.#tile(result, state, archive, answer.isJudged))));
+      this.#list([...results], archive, (result) => this.#tile(result, state, archive, answer.isJudged)));
     const beyond = answer.found.length > 0 ? 'Beyond that nothing is certain; the nearest' : 'Nothing certain; the nearest';
     this.host.replaceChildren(
       el('header', { class: 'told' }, el('h1', { id: 'told' }, title), el('p', { class: 'soft' }, lead),
         answer.remarks.map((remark) => el('p', { class: 'remark' }, remark))),
       group('Found', answer.found, 'certain') || '',
       group(answer.isJudged ? beyond : '', answer.nearest, answer.isJudged ? 'near' : 'certain') || '');
+    for (const { tiles, results } of this.lists) tiles?.show(results.length);
     announce(`${title}. ${lead}`);
   }
 
   /** Show what went wrong. */
   fail(problem, again) {
-    this.host.removeAttribute('aria-busy');
+    this.#clear();
     this.host.replaceChildren(el('div', { class: 'failure', role: 'alert' }, icon('warn'),
       el('div', {}, el('h1', {}, problem.title ?? 'That did not work'), el('p', {}, printable(problem.detail ?? String(problem.message))),
         again && el('p', { class: 'choices' }, button('', 'Try again', again, { kind: 'main' })))));
@@ -55,17 +60,38 @@ export class Results {
 
   /** Give the focus to the tile of a photo. */
   focus(name) {
-    for (const link of this.host.querySelectorAll('.tile > a')) if (link.dataset.name === name) link.focus();
+    for (const one of this.lists) focusOn(one, one.results.findIndex((result) => result.name === name));
   }
 
   /** Take the tile of a photo away. */
   drop(name) {
-    for (const link of this.host.querySelectorAll('.tile > a')) if (link.dataset.name === name) link.parentElement.remove();
+    for (const { list, results, tiles } of this.lists) {
+      const at = results.findIndex((result) => result.name === name);
+      if (at < 0) continue;
+      results.splice(at, 1);
+      if (tiles) tiles.show(results.length, { anew: true });
+      else list.children[at].remove();
+    }
+  }
+
+  #clear() {
+    this.host.removeAttribute('aria-busy');
+    for (const { tiles } of this.lists) tiles?.close();
+    this.lists = [];
+  }
+
+  #list(results, archive, make) {
+    const list = el('ol', { class: 'grid' });
+    const isLong = results.length > MOST_TILES;
+    const shapes = () => results.map((result) => ratioOf(result, archive));
+    const tiles = isLong ? new Tiles(list, (at) => make(results[at]), (width, gaps) => justified(shapes(), width, gaps, inPixels(list, '--row'))) : null;
+    if (!isLong) list.append(...results.map(make));
+    this.lists.push({ list, results, tiles });
+    return list;
   }
 
   #tile(result, state, archive, isJudged) {
     const size = result.size ?? sizeOf(archive.name, result.name);
-    const ratio = size ? Math.min(Math.max(size[0] / size[1], NARROWEST), WIDEST) : UNKNOWN;
     const picture = el('span', { class: 'picture' },
       show(el('img', { alt: '' }), archive.name, result.name, '(max-width: 40rem) 50vw, 22rem'), place(result, size));
     const places = agreed(result);
@@ -76,7 +102,7 @@ export class Results {
       el('span', { class: 'sure' }, isJudged && bar(result.probability), el('span', {}, sure(result)), places && el('span', { class: 'places' }, places))));
     const again = button('again', `Search with ${printable(result.name)}`, () => this.go(searchWith(result.name)), { bare: true, kind: 'again' });
     const tile = el('li', { class: 'tile' }, link, again);
-    tile.style.setProperty('--ratio', ratio.toFixed(4));
+    tile.style.setProperty('--ratio', ratioOf(result, archive).toFixed(4));
     return tile;
   }
 
@@ -86,12 +112,35 @@ export class Results {
     if (!here || event.altKey || event.ctrlKey || event.metaKey) return;
     const links = [...this.host.querySelectorAll('.tile > a')];
     const at = links.indexOf(here);
-    const next = { ArrowLeft: () => links[at - 1], ArrowRight: () => links[at + 1], Home: () => links[0], End: () => links.at(-1),
+    const ends = { Home: [this.lists[0], 0], End: [this.lists.at(-1), this.lists.at(-1).results.length - 1] }[event.key];
+    if (ends) {
+      event.preventDefault();
+      focusOn(...ends);
+      return;
+    }
+    const next = { ArrowLeft: () => links[at - 1], ArrowRight: () => links[at + 1],
       ArrowUp: () => beside(links, at, -1), ArrowDown: () => beside(links, at, 1) }[event.key]?.();
     if (!next) return;
     event.preventDefault();
     next.focus();
   }
+}
+
+function focusOn({ list, tiles }, at) {
+  if (tiles) tiles.focus(at);
+  else list.children[at]?.querySelector('a').focus();
+}
+
+/** Return how wide a tile is beside its height. */
+function ratioOf(result, archive) {
+  const size = result.size ?? sizeOf(archive.name, result.name);
+  return size ? Math.min(Math.max(size[0] / size[1], NARROWEST), WIDEST) : UNKNOWN;
+}
+
+/** Return a length of a style that is given in rem. */
+function inPixels(element, name) {
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  return parseFloat(getComputedStyle(element).getPropertyValue(name)) * rem;
 }
 
 /** What a search on from an archived photo changes. */
