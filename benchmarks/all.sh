@@ -55,6 +55,8 @@ steps=(
     "part minibench.py --data '$DATA' --training '$TRAINING'"                              # ten minutes
     "part pairs.py '$DATA' --archive work/minibench-pairs.ctxindex --work work/pairs"                   # pycolmap
     "part serve.py --photos '$DATA' --archive work/minibench-pairs.ctxindex" # half an hour
+    "part latency.py --photos '$DATA' --archive work/minibench-pairs.ctxindex"
+    "part names.py"
     "part duplicates.py --photos '$TRAINING' --work work/duplicates --minibench work/minibench-pairs.ctxindex"
     "part judgement.py --data '$DATA' --model lite-small"                                               # ten minutes
     "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes

@@ -36,7 +36,7 @@ from figures import (
     sureness,
     verification,
 )
-from serving.page import serving
+from serving.page import many_names, serving, stages
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
 
@@ -200,7 +200,12 @@ def _reranking(results: Results) -> list[str]:
 def _service(results: Results) -> list[str]:
     """Return what the service costs, where that was measured."""
     plot = "![Latency against load](../benchmarks/results/serve.svg)"
-    return [f"## The service\n\n{serving(results)}\n\n{plot}"] if "serve" in results else []
+    parts = [f"## The service\n\n{serving(results)}\n\n{plot}"] if "serve" in results else []
+    if parts and "latency" in results:
+        parts.append(f"### Stages of a request\n\n{stages(results)}")
+    if parts and "names" in results:
+        parts.append(f"### Very many names\n\n{many_names(results)}")
+    return parts
 
 
 def _bench(results: Results, folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The section of docs/performance.md on the service, from ``results/serve.json``."""
+"""The sections of docs/performance.md on the service, from ``serve.json``, ``latency.json`` and ``names.json``."""
 
 from statistics import median
 from typing import Any
@@ -71,3 +71,62 @@ def _memory(of: dict[str, Any]) -> str:
         f"### Memory\n\n{of['requests']:,} requests by name, {of['per_second']:.1f} a second: memory of all processes "
         f"that is not mapped from files is {sizes} of them."
     )
+
+
+def stages(r: dict[str, Any]) -> str:
+    """Where a request with a photo spends its time."""
+    found = r["latency"]
+    http, direct, paired = (found["ms"][name] for name in ("http", "in_process", "of_requests"))
+    said = {
+        "body": "until the body is there",
+        "queue": "until a thread takes it",
+        "extract": "decoding and network",
+        "search": "search and judgement",
+        "between": "checks, JSON",
+        "outside": "connection, routing, reply",
+        "added": "whole without queue, extract, search",
+        "whole": "all",
+        "processor": "of it, processor time of this process",
+    }
+    lines = ["| stage | | by HTTP, ms | in process, ms | paired difference |", "|---|---|---|---|---|"]
+    for name, text in said.items():
+        cells = [f"{of[name]:.2f}" if name in of else "" for of in (http, direct, paired)]
+        lines.append(f"| {name} | {text} | {' | '.join(cells)} |")
+    decoding = found["ms"]["decoding"]
+    about = (
+        f"`latency.py`: {found['photos']} photos, {found['rounds']} times each, one at a time with a pause of "
+        f"{found['pause_s']:g} s, by HTTP and by `PhotoIndex.answer` in turns, with the same network and the same "
+        "decoding processes; medians."
+    )
+    hop = (
+        f"Decoding one in a process of its own takes {decoding['process']:.2f} ms, and {decoding['thread']:.2f} ms in "
+        f"the thread that asks: {decoding['difference']:.2f} ms is what it costs that a bad photo harms nobody else."
+    )
+    return "\n\n".join([about, "\n".join(lines), hop])
+
+
+def many_names(r: dict[str, Any]) -> str:
+    """What lists and restricted searches cost among very many names."""
+    found = r["names"]
+    small, large = found["runs"][0], found["runs"][-1]
+    lines = [
+        f"| | {small['photos']:,} names, ms | {large['photos']:,} names, ms | p95 | first one |",
+        "|---|---|---|---|---|",
+    ]
+    for what, of in large["ms"].items():
+        before = small["ms"][what]["median_ms"]
+        lines.append(
+            f"| {what} | {before:.2f} | {of['median_ms']:.2f} | {of['p95_ms']:.2f} | {large['first_ms'][what]:.2f} |"
+        )
+    commits, memory = large["commits"], [large[f"memory_{when}"]["own_mb"] for when in ("when_ready", "after_commits")]
+    seen, meanwhile = commits["until_seen_ms"]["median_ms"], commits["meanwhile_ms"]["median_ms"]
+    about = (
+        f"`names.py`: {found['requests']} requests of each kind on loopback, one after the other, with their "
+        "connection; synthetic archives of tiny photos, so that names and not postings are what counts."
+    )
+    end = (
+        f"Of {large['photos']:,} names it is ready after {large['seconds_until_ready']:.1f} s, with {memory[0]:.0f} MB "
+        f"that are not mapped from files, {memory[1]:.0f} MB at the end. A commit of another process is seen after "
+        f"{seen:.0f} ms; requests meanwhile take {meanwhile:.2f} ms, the slowest {commits['slowest_ms']:.0f} ms."
+    )
+    return "\n\n".join([about, "\n".join(lines), end])
