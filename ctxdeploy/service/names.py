@@ -68,11 +68,11 @@ class SortedNames:
         self.state = state
         self._shards = list(shards)
         self._order = self._sorted(former)
-        known = {} if former is None else former._of_shards
-        self._of_shards = {shard.path: known.get(shard.path, _NONE) for shard in self._shards}
+        known: dict[Path, NDArray[np.uint16]] = {} if former is None else former._of_shards
+        self._of_shards: dict[Path, NDArray[np.uint16]] = {}
         for shard in self._shards:
-            if len(self._of_shards[shard.path]) != len(shard):
-                self._of_shards[shard.path] = _slashes(shard)
+            is_known = len(known.get(shard.path, _NONE)) == len(shard)
+            self._of_shards[shard.path] = known[shard.path] if is_known and len(shard) else _slashes(shard)
         slashes = np.concatenate([_NONE, *(self._of_shards[shard.path] for shard in self._shards)])
         bases = np.cumsum([0, *map(len, self._shards)], dtype=np.int64)
         self._slashes = slashes[bases[self._order >> _BITS] + (self._order & _LOWER)]
