@@ -32,12 +32,15 @@ from ctxdeploy.core.files import (
     write_file,
 )
 from ctxdeploy.core.reading import read_regular
+from ctxdeploy.core.text import printable
 from ctxdeploy.core.urls import is_url, without_secrets
 from ctxdeploy.judgement import Judgement
 from ctxdeploy.models import find_bundle, only_here
+from ctxdeploy.object_storage.place import given_url, mirrored_url
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index, QueriedIndex
+    from ctxdeploy.object_storage.config import CacheConfig
     from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.sources import PhotoList
 
@@ -46,14 +49,18 @@ CURRENT = "CURRENT"
 _MODEL = "model"
 _ORIGIN = "origin.json"
 _FIRST = "manifest-000000.json"
+# Bytes of the file that names the state in force: a name and a hash.
+_MAX_POINTER = 4096
 # How the model of an archive begins that was made of descriptor files: which network made these nobody knows.
 DESCRIPTOR_FILES = "descriptor files"
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a folder is (or claims to be) an index archive, perhaps a damaged one without ``CURRENT``."""
+    """Return whether a folder is (or claims to be) an index archive, perhaps a damaged one without ``CURRENT``, or one
+    of which nothing was fetched yet from object storage."""
     # manifest-000000.json alone is left by a creation that was interrupted: nothing is in it.
-    return (path / CURRENT).exists() or any(file.name != _FIRST for file in path.glob("manifest-*.json"))
+    is_here = (path / CURRENT).exists() or any(file.name != _FIRST for file in path.glob("manifest-*.json"))
+    return is_here or mirrored_url(path) is not None
 
 
 def is_bundle(path: Path) -> bool:
@@ -74,14 +81,15 @@ def default_archive(place: str) -> Path:
     return Path(f"{name or 'photos'}{SUFFIX}")
 
 
-def find_archive(given: str | None, flag: str = "--index") -> Path:
+def find_archive(given: str | None, flag: str = "--index", cache: "CacheConfig | None" = None) -> Path:
     """Return the archive to query: the given one, ``CTXDEPLOY_INDEX``, or the only one in the working folder.
 
-    ``flag``: what names one, for the message of ``ConfigError``.
+    ``flag``: what names one, for the message of ``ConfigError``. Of a URL it is the folder in which that is read here
+    (``archive_folder``).
     """
     named = given or os.environ.get("CTXDEPLOY_INDEX")
     if named:
-        return Path(named)
+        return archive_folder(named, cache=cache)
     found = only_here(SUFFIX, flag)
     if found is None:
         raise ConfigError(
@@ -89,6 +97,34 @@ def find_archive(given: str | None, flag: str = "--index") -> Path:
             "ctxdeploy index DIR"
         )
     return found
+
+
+def archive_folder(
+    given: str | os.PathLike[str], *, writable: bool = False, cache: "CacheConfig | None" = None
+) -> Path:
+    """Return the folder of an archive; of a URL the one in which it is read here, of which nothing is fetched yet.
+
+    Args:
+        given: a folder, or a URL of object storage.
+        writable: it is to be written.
+        cache: what may be kept here of archives at URLs.
+
+    Raises:
+        ArchiveError: ``writable``, and it is an archive on object storage.
+        ConfigError: such URLs are not read, or there is no folder for the cache.
+    """
+    url = given_url(given)
+    if writable and (url is not None or mirrored_url(Path(given)) is not None):
+        shown = printable(without_secrets(url or mirrored_url(Path(given)) or ""))
+        raise ArchiveError(
+            f"{shown} is read only here: add photos with  ctxdeploy index PLACE -o {shown}  ; or fetch it, change "
+            "that, and publish it, with  ctxdeploy fetch  and  ctxdeploy push"
+        )
+    if url is None:
+        return Path(given)
+    from ctxdeploy.object_storage.mirror import mirror_folder
+
+    return mirror_folder(url, cache)
 
 
 def has_model(archive: Path) -> bool:
@@ -225,7 +261,25 @@ def open_state(path: Path, at: str | int | None) -> "Index":
     """
     from ctxdeploy.index import Index
 
+    if mirrored_url(path) is not None:
+        from ctxdeploy.object_storage.mirror import Mirror
+
+        return Mirror(path).open(at)
     return Index.open(path, at=at)
+
+
+def read_pointer(path: Path) -> bytes:
+    """Return what changes with each commit: what ``CURRENT`` holds, of an archive on object storage there.
+
+    Raises:
+        OSError: it cannot be read here.
+        ArchiveError: it cannot be read there.
+    """
+    if mirrored_url(path) is not None:
+        from ctxdeploy.object_storage.mirror import Mirror
+
+        return Mirror(path).pointer()
+    return read_regular(path / CURRENT, _MAX_POINTER)
 
 
 def archive_facts(index: "QueriedIndex") -> dict[str, Any]:

@@ -7,13 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ctxdeploy.archive import (
-    archive_facts,
-    is_archive,
-    open_state,
-    photo_folder,
-    store_model,
-)
+from ctxdeploy.archive import archive_facts, archive_folder, is_archive, open_state, photo_folder, store_model
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
@@ -97,7 +91,7 @@ class PhotoIndex:
             BundleError, BackendError, MissingExtraError: the model is not a bundle, or cannot run here.
             StorageError: the folder cannot be written.
         """
-        folder = Path(path)
+        folder = archive_folder(path, writable=True)
         if is_archive(folder):
             raise ArchiveError(f"{folder} exists: open it with PhotoIndex.open(…, writable=True)")
         check_free(folder)
@@ -133,7 +127,7 @@ class PhotoIndex:
         The network is loaded when it is first needed.
 
         Args:
-            path: the folder.
+            path: the folder, or a URL such as ``s3://bucket/photos.ctxindex``, which is only read.
             writable: take photos in and out; one process at a time.
             at: the archive as it was: the name of a snapshot, or the number of a manifest that is still there.
             shards: servers of the archive's shards, which are then not opened here (``ctxdeploy/sharding/``).
@@ -144,7 +138,7 @@ class PhotoIndex:
             ArchiveError: it is not an archive, it is damaged, or ``writable`` and another process writes it.
             ConfigError: there is no such snapshot, or ``at`` and ``writable`` are given together.
         """
-        folder = Path(path)
+        folder = archive_folder(path, writable=writable)
         if writable and at is not None:
             raise ConfigError(f"{folder}: a former state (at={at!r}) cannot be written: leave out at or writable")
         state = SharedState(folder, at, None if shards is None else opening(shards))

@@ -33,6 +33,18 @@ if TYPE_CHECKING:
     )
     from ctxdeploy.index.expansion import checked_expand, search_expanded
     from ctxdeploy.index.index import Index
+    from ctxdeploy.index.maintenance.copies import (
+        HeldState,
+        copied_states,
+        damaged_copies,
+        drop_copy,
+        file_entry,
+        files_of_copies,
+        hold_copy,
+        hold_states,
+        parse_manifest,
+        show_copy,
+    )
     from ctxdeploy.index.maintenance.merge import Merged
     from ctxdeploy.index.maintenance.repair import Repaired
     from ctxdeploy.index.maintenance.segments import Published, write_segment
@@ -44,8 +56,9 @@ if TYPE_CHECKING:
     from ctxdeploy.index.search import Combination, Searcher
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.storage.format import NewerFormatError
-    from ctxdeploy.index.storage.manifest import Manifest
+    from ctxdeploy.index.storage.manifest import FileEntry, Manifest
     from ctxdeploy.index.storage.message import read_message, write_message
+    from ctxdeploy.index.storage.pins import Pin
     from ctxdeploy.index.storage.positions import Features, PackedFeatures, unpack_features
     from ctxdeploy.index.storage.segment import Segment, is_segment, open_segment
     from ctxdeploy.index.storage.state import State
@@ -65,7 +78,9 @@ __all__ = [
     "CommonWords",
     "DescriptorSource",
     "Features",
+    "FileEntry",
     "GlobalQuantiser",
+    "HeldState",
     "Hit",
     "Index",
     "IndexConfig",
@@ -75,6 +90,7 @@ __all__ = [
     "NewerFormatError",
     "PackedFeatures",
     "PhotoFacts",
+    "Pin",
     "Published",
     "QueriedIndex",
     "Repaired",
@@ -91,13 +107,22 @@ __all__ = [
     "check_aggregated",
     "checked_expand",
     "checked_top",
+    "copied_states",
+    "damaged_copies",
+    "drop_copy",
+    "file_entry",
+    "files_of_copies",
+    "hold_copy",
+    "hold_states",
     "is_segment",
     "open_codebook",
     "open_segment",
+    "parse_manifest",
     "rank",
     "read_message",
     "refined_scores",
     "search_expanded",
+    "show_copy",
     "unpack_features",
     "verify",
     "warm_up",
@@ -113,7 +138,6 @@ _HOMES = {
     "search_expanded": "expansion",
     "write_message": "storage.message",
     "read_message": "storage.message",
-    "Manifest": "storage.manifest",
     "Scoring": "config",
     "unpack_features": "storage.positions",
     "PackedFeatures": "storage.positions",
@@ -127,15 +151,19 @@ _HOMES = {
     "CommonWords": "searches",
     "DescriptorSource": "config",
     "Features": "storage.positions",
+    "FileEntry": "storage.manifest",
     "GlobalQuantiser": "codebook.quantiser",
+    "HeldState": "maintenance.copies",
     "Hit": "config",
     "Index": "index",
     "IndexConfig": "config",
     "MAX_CELLS": "config",
     "MAX_WORDS": "config",
+    "Manifest": "storage.manifest",
     "Merged": "maintenance.merge",
     "NewerFormatError": "storage.format",
     "PART_WORDS": "config",
+    "Pin": "storage.pins",
     "Published": "maintenance.segments",
     "Repaired": "maintenance.repair",
     "SearchThreads": "threads",
@@ -147,11 +175,20 @@ _HOMES = {
     "Verification": "config",
     "VerificationConfig": "verification",
     "WarmUp": "rehearsal",
+    "copied_states": "maintenance.copies",
+    "damaged_copies": "maintenance.copies",
+    "drop_copy": "maintenance.copies",
+    "file_entry": "maintenance.copies",
+    "files_of_copies": "maintenance.copies",
+    "hold_copy": "maintenance.copies",
+    "hold_states": "maintenance.copies",
     "is_segment": "storage.segment",
     "open_codebook": "codebook.pickled",
     "open_segment": "storage.segment",
+    "parse_manifest": "maintenance.copies",
     "rank": "verification",
     "refined_scores": "refinement",
+    "show_copy": "maintenance.copies",
     "verify": "verification",
     "warm_up": "rehearsal",
     "write_segment": "maintenance.segments",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.archive import open_state
+from ctxdeploy.archive import archive_folder, open_state
 from ctxdeploy.cli.options import (
     archive_argument,
     at_option,
@@ -42,7 +42,7 @@ def command(archive: Path, at: str | None, redundant: bool, as_json: bool, quiet
     if redundant and as_json:
         raise ConfigError("--redundant prints names, --json the groups: give one of them")
     config, shown = configured(DuplicatesConfig), Display(quiet=quiet)
-    with open_state(archive, at) as index:
+    with open_state(archive_folder(archive), at) as index:
         groups = find_duplicates(index, config, shown)
         photos = len(index)
     rest = [one.name for group in groups for one in group[1:]]

@@ -36,6 +36,7 @@ from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
 from ctxdeploy.indexing.quantiser import check_sample
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_bundle, find_model
+from ctxdeploy.object_storage.fetch import working_archive
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig
 from ctxdeploy.runtime.backends import open_backend
@@ -66,7 +67,9 @@ class _Command(click.Command):
     metavar="DIR",
     help="In place of PLACE: descriptor files of DELF or DELG; no network runs.",
 )
-@click.option("-o", "--output", type=ARCHIVE, metavar="ARCHIVE", help="[default: PLACE's name with .ctxindex, here]")
+@click.option(
+    "-o", "--output", type=ARCHIVE, metavar="ARCHIVE|URL", help="[default: PLACE's name with .ctxindex, here]"
+)
 @model_option
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders below.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take; nothing is written.")
@@ -93,6 +96,8 @@ def command(
     With --descriptors a folder of .delf, .delg_local and .delg_global files takes its place; the codebook is then
     given, or trained from these.
 
+    -o may be a URL (s3://bucket/photos.ctxindex): the archive is made here, in photos.ctxindex, and published there.
+
     Photos that cannot be read are listed in the archive and skipped; the exit code is then 19. A changed photo that
     cannot be read keeps its old descriptors until it can be, or is removed.
     """
@@ -104,19 +109,25 @@ def command(
             )
         _check_files(descriptors, place, model, config)
         listed = list_descriptors(descriptors, recursive=recursive)
-        _index_files(output or default_archive(str(descriptors)), listed, config, dry_run, as_json, shown)
+        with working_archive(output or default_archive(str(descriptors)), shown, dry_run=dry_run) as archive:
+            _index_files(archive, listed, config, dry_run, as_json, shown)
         return
     if place is None:
         raise ConfigError("there is nothing to index: give PLACE, photos, or --descriptors DIR")
-    archive = output or default_archive(place)
     remote, selection = configured(RemoteConfig), configured(Selection)
     photos = list_photos(place, recursive=recursive, remote=remote, selection=selection)
-    if dry_run:
-        _dry_run(archive, model, photos, config, as_json)
-        return
-    if configured(ClusterConfig).address is not None:
-        _index_on_cluster(place, archive, model, recursive, photos, as_json, shown)
-        return
+    with working_archive(output or default_archive(place), shown, dry_run=dry_run) as archive:
+        if dry_run:
+            _dry_run(archive, model, photos, config, as_json)
+        elif configured(ClusterConfig).address is not None:
+            _index_on_cluster(place, archive, model, recursive, photos, as_json, shown)
+        else:
+            _index_photos(archive, model, photos, config, as_json, shown)
+
+
+def _index_photos(
+    archive: Path, model: str | None, photos: PhotoList, config: IndexingConfig, as_json: bool, shown: Display
+) -> None:
     is_new = not is_archive(archive)
     if is_new:
         check_sample(config, len(photos.photos))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ctxdeploy.archive import is_archive, is_bundle, last_run
+from ctxdeploy.archive import archive_folder, is_archive, is_bundle, last_run
 from ctxdeploy.cli.options import ANY_FOLDER, at_option, echo, json_option, print_json
 from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
@@ -28,6 +28,7 @@ _MAX_INDENT = 40
 @json_option
 def command(path: Path, at: str | None, failures: bool, as_json: bool) -> None:
     """Say what a BUNDLE or an ARCHIVE holds, and which photos of an archive could not be read: the gist, and all."""
+    path = archive_folder(path)
     if failures:
         with PhotoIndex.open(path, at=at) as index:
             for failure in index.failures():

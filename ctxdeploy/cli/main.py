@@ -46,6 +46,9 @@ GROUPS = {
     "Index on many machines": {
         "extract": "Make a segment of a part of the photos.",
         "publish": "Take finished segments into an archive.",
+        "push": "Publish an archive on object storage.",
+        "fetch": "Make an archive here from one on object storage.",
+        "gc": "Remove what an archive on object storage does not need.",
     },
     "Deploy a network": {
         "models": "List, fetch and make models that have a name.",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ctxdeploy.archive import archive_folder
 from ctxdeploy.cli.options import archive_argument, at_option, echo, json_option, print_json
 from ctxdeploy.core.text import printable
 from ctxdeploy.photo_index import PhotoIndex
@@ -19,7 +20,7 @@ def command(archive: Path, at: str | None, as_json: bool) -> None:
     A line end or a byte that is not UTF-8 is printed as an escape such as \n or \udcff; --json has the bytes of such
     a name too.
     """
-    with PhotoIndex.open(archive, at=at) as index:
+    with PhotoIndex.open(archive_folder(archive), at=at) as index:
         names = sorted(index.names())
     if as_json:
         print_json({"archive": str(archive), "names": names})

@@ -6,6 +6,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ctxdeploy.archive import archive_folder
 from ctxdeploy.cli.options import (
     PATH,
     archive_argument,
@@ -64,7 +65,7 @@ def command(
     check_names([], form, allow_spaces=allow_spaces)
     if not to_stdout:
         check_target(output, advice="choose another -o")
-    with PhotoIndex.open(archive, at=at) as index:
+    with PhotoIndex.open(archive_folder(archive), at=at) as index:
         if config.queries is None and config.mapped is None:  # said before a search of an hour
             check_names(sorted(index.names()), form, allow_spaces=allow_spaces)
         found = index.pairs(config, display=shown)

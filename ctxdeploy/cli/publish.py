@@ -11,6 +11,7 @@ from ctxdeploy.core.errors import ConfigError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_bundle
+from ctxdeploy.object_storage.fetch import working_archive
 
 # Missing parts that are named.
 _NAMED = 8
@@ -29,6 +30,8 @@ def command(archive: Path, parts: tuple[Path, ...], model: str | None, moved: bo
     PARTS are segments, or folders that hold some. Their files are linked or copied; nothing is computed. A photo that
     is there in the same state of its file stays; else the one whose file was changed last is kept. Publishing again
     what is there changes nothing. The segments stay, and may be deleted afterwards.
+
+    ARCHIVE may be a URL (s3://…): then the archive here is published there afterwards (ctxdeploy push).
     """
     shown = Display(quiet=quiet, as_json=as_json)
     found = find_segments(parts)
@@ -36,14 +39,15 @@ def command(archive: Path, parts: tuple[Path, ...], model: str | None, moved: bo
         raise ConfigError(f"{printable(str(parts[0]))} holds unfinished segments alone: run  ctxdeploy extract  again")
     _remark(found, shown)
     bundle = None if model is None else find_bundle(model)
-    receipt = publish(archive, found.segments, shown, model=bundle, moved=moved)
-    _print(archive, receipt, as_json)
-    failed = receipt.totals["failed"]
-    if failed and receipt.changed:
-        raise SomePhotosFailedError(
-            f"{failed} photos of the segments could not be read; see  ctxdeploy info {printable(str(archive))} "
-            "--failures"
-        )
+    with working_archive(archive, shown) as local:
+        receipt = publish(local, found.segments, shown, model=bundle, moved=moved)
+        _print(local, receipt, as_json)
+        failed = receipt.totals["failed"]
+        if failed and receipt.changed:
+            raise SomePhotosFailedError(
+                f"{failed} photos of the segments could not be read; see  ctxdeploy info {printable(str(local))} "
+                "--failures"
+            )
 
 
 def _remark(found: FoundSegments, shown: Display) -> None:

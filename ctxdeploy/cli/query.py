@@ -26,6 +26,7 @@ from ctxdeploy.core.files import check_target
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable, printed_names
 from ctxdeploy.index import Hit, VerificationConfig
+from ctxdeploy.object_storage.config import CacheConfig
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import GLOBAL, Answer, QueryConfig, is_certain
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
@@ -45,7 +46,7 @@ from ctxdeploy.runtime.sources import RemoteConfig, Selection
 @click.option(
     "--index",
     "index_path",
-    metavar="ARCHIVE",
+    metavar="ARCHIVE|URL",
     shell_complete=ARCHIVE.shell_complete,
     help="[default: CTXDEPLOY_INDEX, or the only *.ctxindex here]",
 )
@@ -58,7 +59,7 @@ from ctxdeploy.runtime.sources import RemoteConfig, Selection
 @options_of(Selection, RemoteConfig)
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
 @model_option
-@options_of(BackendConfig)
+@options_of(BackendConfig, CacheConfig)
 @json_option
 @quiet_option
 def command(
@@ -91,7 +92,8 @@ def command(
         raise ConfigError(f"--html {page} does not end in .html: is a file name missing behind --html?")
     if not photos and not indexed:
         raise ConfigError("there is nothing to ask with: name photos, or a photo of the archive with --indexed")
-    config, archive, shown = configured(QueryConfig), find_archive(index_path), Display(quiet=quiet)
+    config, shown = configured(QueryConfig), Display(quiet=quiet)
+    archive = find_archive(index_path, cache=configured(CacheConfig))
     _check_verifying(config)
     config = replace(config, among=_names_to_find(among, photos, shown))
     if page is not None:

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.archive import CURRENT, has_model, open_model, photo_folder, photo_place
+from ctxdeploy.archive import has_model, open_model, photo_folder, photo_place, read_pointer
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
-from ctxdeploy.core.reading import read_regular
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 from ctxdeploy.service.logs import log
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from ctxdeploy.index import QueriedIndex
     from ctxdeploy.runtime import BackendConfig, ExtractionObserver, Extractor, QueuedExtractor
     from ctxdeploy.service.front import Front
-
-# Of the file that names the state in force: a name and a hash.
-_MAX_POINTER = 4096
 
 
 class ServedArchive:
@@ -44,7 +40,7 @@ class ServedArchive:
         self._shards = None if front is None else front.shards(self.name)
         try:
             self._pointer = self._read_pointer()
-        except OSError:
+        except (CtxdeployError, OSError):
             self._pointer = b""  # opening says why
         self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards)
         self.extractor: Extractor | None = None
@@ -104,7 +100,7 @@ class ServedArchive:
         return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
     def _read_pointer(self) -> bytes:
-        return read_regular(self.path / CURRENT, _MAX_POINTER)
+        return read_pointer(self.path)
 
     def names(self) -> SortedNames:
         """Return all names in order; those of a new state are put in when ``look`` has found it, or somebody asks."""

@@ -26,10 +26,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BeforeValidator, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ctxdeploy.archive import archive_folder
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.settings import SettingField, settings_of, with_settings
 from ctxdeploy.core.text import printable
+from ctxdeploy.core.urls import is_url
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 
@@ -206,7 +208,8 @@ def _reader(field: SettingField) -> Callable[[Any], Any]:
 
 
 def _archives(path: Path, table: Any, values: Given) -> tuple[ArchivePlace, ...]:
-    """Return the archives of a file's table; paths in it are relative to the folder of the file."""
+    """Return the archives of a file's table; paths in it are relative to the folder of the file,
+    and may be URLs."""
     if not isinstance(table, dict):
         raise ConfigError(f"--config {path}: archives is not a table: write  [archives]  and below it  NAME = PATH")
     return tuple(_archive(path, name, entry, values) for name, entry in table.items())
@@ -227,6 +230,7 @@ def _archive(path: Path, name: str, entry: Any, values: Given) -> ArchivePlace:
     own = {(field.owner, field.name): facts[key] for key, field in backend.items() if key in facts}
     try:
         made = with_settings(BackendConfig, {**values, **own}) if own else None
-        return ArchivePlace(path=path.parent / facts["path"], name=name, model=model, backend=made)
+        place = archive_folder(facts["path"]) if is_url(facts["path"]) else path.parent / facts["path"]
+        return ArchivePlace(path=place, name=name, model=model, backend=made)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error

@@ -15,10 +15,12 @@ from ctxdeploy.core.doors import door
 if TYPE_CHECKING:
     from ctxdeploy.runtime.config import RemoteConfig
     from ctxdeploy.runtime.sources.base import PhotoList
+    from ctxdeploy.runtime.sources.diagnosis import answered
     from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
     from ctxdeploy.runtime.sources.places import is_place, list_photos
-    from ctxdeploy.runtime.sources.remote import remote_photo
+    from ctxdeploy.runtime.sources.remote import change_of, remote_photo
     from ctxdeploy.runtime.sources.selection import LeftOut, Selection, takes_name
+    from ctxdeploy.runtime.sources.server import Server
     from ctxdeploy.runtime.sources.stdin import STANDARD_INPUT, standard_input
 
 __all__ = [
@@ -28,6 +30,9 @@ __all__ = [
     "PhotoList",
     "RemoteConfig",
     "Selection",
+    "Server",
+    "answered",
+    "change_of",
     "find_photos",
     "is_place",
     "list_photos",
@@ -43,6 +48,9 @@ _HOMES = {
     "PhotoList": "ctxdeploy.runtime.sources.base",
     "RemoteConfig": "ctxdeploy.runtime.config",
     "Selection": "ctxdeploy.runtime.sources.selection",
+    "Server": "ctxdeploy.runtime.sources.server",
+    "answered": "ctxdeploy.runtime.sources.diagnosis",
+    "change_of": "ctxdeploy.runtime.sources.remote",
     "find_photos": "ctxdeploy.runtime.sources.folder",
     "is_place": "ctxdeploy.runtime.sources.places",
     "list_photos": "ctxdeploy.runtime.sources.places",
