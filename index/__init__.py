@@ -55,6 +55,14 @@ if TYPE_CHECKING:
     from ctxdeploy.index.rehearsal import WarmUp, warm_up
     from ctxdeploy.index.search import Combination, Searcher
     from ctxdeploy.index.searches import CommonWords
+    from ctxdeploy.index.sizes import (
+        PhotoSizes,
+        codebook_bytes,
+        photo_sizes,
+        quantiser_bytes,
+        shard_photos,
+        statistics_bytes,
+    )
     from ctxdeploy.index.storage.format import NewerFormatError
     from ctxdeploy.index.storage.manifest import FileEntry, Manifest
     from ctxdeploy.index.storage.message import read_message, write_message
@@ -90,6 +98,7 @@ __all__ = [
     "NewerFormatError",
     "PackedFeatures",
     "PhotoFacts",
+    "PhotoSizes",
     "Pin",
     "Published",
     "QueriedIndex",
@@ -107,6 +116,7 @@ __all__ = [
     "check_aggregated",
     "checked_expand",
     "checked_top",
+    "codebook_bytes",
     "copied_states",
     "damaged_copies",
     "drop_copy",
@@ -118,11 +128,15 @@ __all__ = [
     "open_codebook",
     "open_segment",
     "parse_manifest",
+    "photo_sizes",
+    "quantiser_bytes",
     "rank",
     "read_message",
     "refined_scores",
     "search_expanded",
+    "shard_photos",
     "show_copy",
+    "statistics_bytes",
     "unpack_features",
     "verify",
     "warm_up",
@@ -164,6 +178,7 @@ _HOMES = {
     "NewerFormatError": "storage.format",
     "PART_WORDS": "config",
     "Pin": "storage.pins",
+    "PhotoSizes": "sizes",
     "Published": "maintenance.segments",
     "Repaired": "maintenance.repair",
     "SearchThreads": "threads",
@@ -189,6 +204,16 @@ _HOMES = {
     "rank": "verification",
     "refined_scores": "refinement",
     "show_copy": "maintenance.copies",
+    "codebook_bytes": "sizes",
+    "is_segment": "storage.segment",
+    "open_codebook": "codebook.pickled",
+    "open_segment": "storage.segment",
+    "photo_sizes": "sizes",
+    "quantiser_bytes": "sizes",
+    "rank": "verification",
+    "refined_scores": "refinement",
+    "shard_photos": "sizes",
+    "statistics_bytes": "sizes",
     "verify": "verification",
     "warm_up": "rehearsal",
     "write_segment": "maintenance.segments",

@@ -44,6 +44,7 @@ GROUPS = {
         "repair": "Make a damaged archive whole again.",
     },
     "Index on many machines": {
+        "plan": "Say what an archive will take: hours, bytes, machines.",
         "extract": "Make a segment of a part of the photos.",
         "publish": "Take finished segments into an archive.",
         "push": "Publish an archive on object storage.",

@@ -162,18 +162,26 @@ def with_settings(config: type[Config], values: dict[tuple[type, str], Any]) -> 
     return config(**given)
 
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def parse_bytes(text: str) -> int:
     """Return the bytes that ``4GB``, ``512MiB`` or ``1000000`` means; ``ValueError`` for anything else."""
-    found = re.fullmatch(r"([0-9.]+)\s*([KMG]I?|)B?", text.strip().upper())
+    found = re.fullmatch(r"([0-9.]+)\s*([KMGT]I?|)B?", text.strip().upper())
     try:
         if found is None:
             raise ValueError
         return int(float(found[1]) * _UNITS[found[2]])
     except ValueError:
         raise ValueError("is not an amount of memory such as 4GB or 512MiB") from None
+
+
+def parse_count(text: str) -> int:
+    """Return the number that ``100M``, ``1.5k``, ``2G`` or ``20,000`` means; ``ValueError`` for anything else."""
+    found = re.fullmatch(r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)", text.strip().upper())
+    if found is None:
+        raise ValueError("is not a number such as 20000, 1.5k or 100M")
+    return round(float(found[1].replace(",", "")) * _UNITS[found[2]])
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
