@@ -192,8 +192,8 @@ def _remarks(plan: Plan, config: PlanConfig) -> Iterator[str]:
     files = 2 if subject.config.keeps_global else 1
     if (held.segments * files) / on.machines * config.replicas > _MAPS - _OTHER_MAPS:
         yield (
-            f"{held.segments:,} segments are more files than one process may map ({_MAPS:,}, vm.max_map_count): publish "
-            "them in portions with  compact  between, or give a larger --list-size"
+            f"{held.segments:,} segments are more files than one process may map ({_MAPS:,}, vm.max_map_count): "
+            "publish them in portions with  compact  between, or give a larger --list-size"
         )
     if held.segments > held.shards and plan.queries.uncompacted > 1.5 * plan.queries.search:
         yield (
