@@ -37,12 +37,18 @@ from figures import (
     verification,
 )
 from serving.page import many_names, serving, stages
+from serving.page import serving
+from simulating.page import simulated, worked
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
 
 ROOT = Path(__file__).parents[1]
 # The blocks of figures of each guide in docs/, in order.
-_GUIDES = {"queries.md": (frameworks, expansion, verification), "indexing.md": (geometry,)}
+_GUIDES = {
+    "queries.md": (frameworks, expansion, verification),
+    "indexing.md": (geometry,),
+    "capacity.md": (worked, simulated),
+}
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.
 _PAIRS: dict[tuple[str, str | None], str] = {

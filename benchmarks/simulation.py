@@ -38,18 +38,28 @@ from ctxdeploy.models import find_model
 MACHINES = (16, 32, 64)
 LOADS = (0.3, 0.6, 0.8)
 LISTS = (500, 2000, 10_000)
+# Photos and machines of the worked examples of docs/capacity.md.
+EXAMPLES = {"1M": (10**6, 1), "10M": (10**7, 4), "100M": (10**8, 32)}
 
 
-def planned(options: argparse.Namespace, machines: int, replicas: int = 1) -> Plan:
+def planned(options: argparse.Namespace, machines: int, replicas: int = 1, photos: int = 0) -> Plan:
     """Return the plan of the archive on so many machines, each copy on machines of its own."""
     subject = subject_of_model(open_bundle(find_model(None), check_hashes=False))
-    costs = Costs().updated(subject.facts, MODEL)
+    costs = Costs().updated(subject.usual, MODEL)
     if options.measured is not None:
         found = Measurement.read(options.measured)
         costs = costs.updated(found.for_model(subject.model, "none"), MEASURED)
-    config = PlanConfig(photos=options.photos, machines=machines * replicas, replicas=replicas, words=options.words)
+    config = PlanConfig(
+        photos=photos or options.photos, machines=machines * replicas, replicas=replicas, words=options.words
+    )
     subject = chosen(subject, config, 0)
     return make_plan(subject, costs, config, processors=options.processors, memory=options.memory << 30)
+
+
+def _example(options: argparse.Namespace, photos: int, machines: int) -> dict[str, Any]:
+    """Return the figures of a plan."""
+    plan = planned(options, machines, photos=photos).metadata()
+    return {name: plan[name] for name in ("archive", "machines", "extraction", "queries", "upkeep", "problems")}
 
 
 def queries(options: argparse.Namespace, machines: int) -> dict[str, Any]:
@@ -256,6 +266,7 @@ def main() -> None:
         "processors_of_a_machine": options.processors,
         "seeds": options.seeds,
         "costs": {entry.name: {"value": value, "source": source} for entry, value, source in plan.costs.listed()},
+        "plans": {name: _example(options, photos, machines) for name, (photos, machines) in EXAMPLES.items()},
         "queries": {str(count): queries(options, count) for count in MACHINES},
         "extraction": {str(count): extraction(options, count) for count in MACHINES},
         "rebuilding": {str(count): rebuilding(options, count) for count in MACHINES},

@@ -142,7 +142,7 @@ def make_plan(subject: Subject, costs: Costs, config: PlanConfig, *, processors:
         remarks=subject.remarks,
     )
     values = {entry.name: getattr(plan, entry.name) for entry in fields(plan)}
-    problems, remarks = tuple(_problems(plan, config)), (*subject.remarks, *_remarks(plan, config))
+    problems, remarks = tuple(_problems(plan, config)), (*subject.remarks, *_remarks(plan, config, processors))
     return Plan(**{**values, "problems": problems, "remarks": remarks})
 
 
@@ -186,8 +186,8 @@ def _less_geometry(plan: Plan) -> str:
     return ", or keep less geometry (--geometry positions or none)" if plan.archive.sizes.geometry else ""
 
 
-def _remarks(plan: Plan, config: PlanConfig) -> Iterator[str]:
-    """Yield what else to know."""
+def _remarks(plan: Plan, config: PlanConfig, measured: int) -> Iterator[str]:
+    """Yield what else to know; ``measured`` are the processors of the machine whose costs these are."""
     on, held, subject = plan.machines, plan.archive, plan.subject
     files = 2 if subject.config.keeps_global else 1
     if (held.segments * files) / on.machines * config.replicas > _MAPS - _OTHER_MAPS:
@@ -204,6 +204,11 @@ def _remarks(plan: Plan, config: PlanConfig) -> Iterator[str]:
         yield "the network brings photos more slowly than a machine extracts them: keep parts of them on each machine"
     if subject.config.idf:
         yield f"idf counts all postings in each commit, {duration(held.postings / plan.costs.storage.count_rate)} of it"
+    if plan.processors != measured:
+        yield (
+            f"searches are taken to be as much faster as --thread-share says on {counted(plan.processors, 'processor')} "
+            f"instead of {measured}, --seconds-per-photo is taken as it is: measure on such a machine, or give it"
+        )
     if on.machines > 1 and config.replicas == 1:
         yield "with --replicas 1 queries miss a lost machine's photos until it is rebuilt"
     if subject.held:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _TRAINED_WORDS = 65_536
 # Photos of an archive that are asked with, to see how many words a query has.
 _ASKED = 64
+_NO_WORDS = {"features_per_photo": 0.0, "words_per_photo": 0.0, "query_words": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Subject:
         words, dim: of its codebook; both 0 without one.
         photos: of the archive; 0 of a model.
         cells: of global vectors.
-        facts: what the model or the archive says of the assumptions.
+        usual: what follows from the model, or from the words of the archive's photos, by the usual ratios.
+        facts: what the archive's photos say of the assumptions.
         held: photos, bytes, shards and postings of the archive, where there is one.
         remarks: for people.
     """
@@ -45,6 +47,7 @@ class Subject:
     model: str = ""
     photos: int = 0
     cells: int = 0
+    usual: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
     held: Mapping[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -58,13 +61,12 @@ def subject_of_model(bundle: Bundle) -> Subject:
     remarks: tuple[str, ...] = ()
     if "local" not in extraction.gives:
         config = IndexConfig(global_vectors="fp16", global_dim=extraction.global_dim)
-        facts = {"features_per_photo": 0.0, "words_per_photo": 0.0, "query_words": 0.0}
-        return Subject(name=bundle.path.name, config=config, words=0, dim=0, model=bundle.model_id, facts=facts)
+        return Subject(name=bundle.path.name, config=config, words=0, dim=0, model=bundle.model_id, usual=_NO_WORDS)
     words = _TRAINED_WORDS if bundle.codebook is None else bundle.codebook.words
     if bundle.codebook is None:
         remarks = (f"{bundle.path.name} carries no codebook: one is trained first; planned with --words {words}",)
     features = float(extraction.top_k)
-    facts = {
+    usual = {
         "features_per_photo": features,
         "words_per_photo": WORDS_PER_FEATURE * features,
         "query_words": min(QUERY_WORDS_PER_FEATURE * features, float(words)),
@@ -75,7 +77,7 @@ def subject_of_model(bundle: Bundle) -> Subject:
         words=words,
         dim=extraction.dim,
         model=bundle.model_id,
-        facts=facts,
+        usual=usual,
         remarks=remarks,
     )
 
@@ -94,6 +96,7 @@ def subject_of_archive(path: Path) -> Subject:
             raise ConfigError(f"{path} holds no photos, of which a plan could be made: index some first")
         facts = index.info()
         manifest = index.state.manifest
+        query_words = facts["words_per_image"] * QUERY_WORDS_PER_FEATURE / WORDS_PER_FEATURE
         return Subject(
             name=path.name,
             config=index.config,
@@ -102,6 +105,7 @@ def subject_of_archive(path: Path) -> Subject:
             model="" if index.source is None else index.source.model,
             photos=len(index),
             cells=facts["global"]["cells"] or 0,
+            usual={"query_words": min(query_words, float(manifest.words))},
             facts=_photo_facts(index, facts),
             held={"photos": len(index), **{name: facts[name] for name in ("bytes", "shards", "postings")}},
         )
@@ -114,7 +118,7 @@ def _photo_facts(index: "Index", info: Mapping[str, Any]) -> dict[str, float]:
     names = sum(int(shard.name_offsets[-1]) for shard in shards)
     found = {"name_bytes": names / photos}
     if not index.keeps_local:
-        return {**found, "features_per_photo": 0.0, "words_per_photo": 0.0, "query_words": 0.0}
+        return {**found, **_NO_WORDS}
     found["words_per_photo"] = info["words_per_image"]
     sizes = [shard.sizes[shard.sizes >= 0] for shard in shards]
     known = np.concatenate(sizes)

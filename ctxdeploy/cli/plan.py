@@ -135,12 +135,10 @@ def _plan(subject: Subject, kept: Measurement | None, given: dict[str, float], c
     """Gather the assumptions, those that are given last, and compute."""
     from ctxdeploy.bench.machine import machine
 
-    of_archive = bool(subject.held)
-    costs = Costs() if of_archive else Costs().updated(subject.facts, MODEL)
+    costs = Costs().updated(subject.usual, MODEL)
     if kept is not None:
         costs = costs.updated(kept.for_model(subject.model, subject.config.global_vectors), MEASURED)
-    if of_archive:
-        costs = costs.updated(subject.facts, OF_ARCHIVE)
+    costs = costs.updated(subject.facts, OF_ARCHIVE)
     about = machine() if kept is None else kept.machine
     return make_plan(
         subject,

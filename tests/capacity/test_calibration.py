@@ -52,7 +52,7 @@ def test_everything_that_can_be_measured_is(folder: Path, tmp_path: Path, monkey
     found.write(tmp_path / "m.json")
     subject = chosen(subject_of_model(bundle), PlanConfig(photos=10**6), 0)
     facts = Measurement.read(tmp_path / "m.json").for_model(bundle.model_id, "pq")
-    costs = Costs().updated(subject.facts, MODEL).updated(facts, MEASURED)
+    costs = Costs().updated(subject.usual, MODEL).updated(facts, MEASURED)
     plan = make_plan(subject, costs, PlanConfig(photos=10**6), processors=2, memory=1 << 34)
     assert plan.extraction.seconds > 0 and costs.search.global_rate == found.global_rates["pq"]
 
