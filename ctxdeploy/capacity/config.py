@@ -29,7 +29,9 @@ class PlanConfig:
         top: results of a query.
     """
 
-    photos: int = setting(0, "--photos", "Of the archive, such as 100M.", metavar="N", parse=parse_count)
+    photos: int = setting(
+        0, "--photos", "Such as 100M.", metavar="N", parse=parse_count, default_text="as many as --archive has"
+    )
     machines: int | None = setting(
         None, "--machines", "That extract and search.", default_text="as few as hold the archive in memory"
     )
@@ -64,9 +66,11 @@ class PlanConfig:
     )
     global_dim: int | None = setting(None, "--global-dim", "Of a global vector.", default_text="the model's")
     global_cells: int | None = setting(
-        None, "--global-cells", "Cells of global vectors.", metavar="N", default_text="none: all photos are compared"
+        None, "--global-cells", "Cells of global vectors.", metavar="N", default_text="as the archive, else none"
     )
-    idf: bool | None = setting(None, "--idf/--no-idf", "Weigh words by how rare they are.", default_text="off")
+    idf: bool | None = setting(
+        None, "--idf/--no-idf", "Weigh words by how rare they are.", default_text="as the archive, else off"
+    )
     list_size: int = setting(2000, "--list-size", "Photos that a worker takes at once; a segment.")
     top: int = setting(10, "--top", "Results of a query.")
 

@@ -40,7 +40,8 @@ class Measurement:
 
     def __post_init__(self) -> None:
         Costs().updated(self.costs, MEASURED)
-        Costs().updated({"global_rate": max(self.global_rates.values(), default=0.0)}, MEASURED)
+        for rate in self.global_rates.values():
+            Costs().updated({"global_rate": rate}, MEASURED)
 
     def for_model(self, model: str, vectors: str) -> dict[str, float]:
         """Return what holds of a model (its id), and of one kind of global vectors."""

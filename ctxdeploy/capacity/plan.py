@@ -206,8 +206,8 @@ def _remarks(plan: Plan, config: PlanConfig, measured: int) -> Iterator[str]:
         yield f"idf counts all postings in each commit, {duration(held.postings / plan.costs.storage.count_rate)} of it"
     if plan.processors != measured:
         yield (
-            f"searches are taken to be as much faster as --thread-share says on {counted(plan.processors, 'processor')} "
-            f"instead of {measured}, --seconds-per-photo is taken as it is: measure on such a machine, or give it"
+            f"{counted(plan.processors, 'processor')} instead of {measured}: searches are as much faster as "
+            "--thread-share says, --seconds-per-photo stays as it is: measure on such a machine, or give it"
         )
     if on.machines > 1 and config.replicas == 1:
         yield "with --replicas 1 queries miss a lost machine's photos until it is rebuilt"

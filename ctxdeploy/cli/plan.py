@@ -75,10 +75,6 @@ def command(
 
     Every assumption is printed with its value and where it came from: this machine (--measure), an archive that is
     there (--archive), or the authors' machine; each is an option. What does not fit is said, with what to do.
-
-    \b
-    ctxdeploy plan --measure --sample photos/              a minute of measurements, kept in a file
-    ctxdeploy plan --photos 100M --measured ctxdeploy-measured.json --machines 32
     """
     config, shown = configured(PlanConfig), Display(quiet=quiet, as_json=as_json)
     given = {name: float(value) for (owner, name), value in given_values().items() if owner in PART_TYPES}

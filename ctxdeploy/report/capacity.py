@@ -57,7 +57,8 @@ def assumed(entry: SettingField, value: float) -> str:
         return "as is usual" if value == 0 and entry.name == "global_rate" else shown(value, BYTES)
     if entry.setting.parse is parse_count:
         return shown(value, COUNT)
-    return f"{rounded(value):,.0f}" if value >= 1000 else f"{rounded(value):g}"
+    short = rounded(value)
+    return f"{short:,.0f}" if short >= 1000 else f"{short:g}"
 
 
 def _drawn(heading: str, rows: list[tuple[str, ...]]) -> list[str]:
