@@ -61,6 +61,7 @@ class SearchCosts:
         batch_gain: how much faster a query of a batch of 16 or more is than one alone.
         spread: 99th percentile of a search by its median.
         global_rate: bytes of global vectors a second of a machine; 0 for what is usual of their kind.
+        cell_times: how many times as long a photo of a cell takes as one of all, since those of a cell lie apart.
         load_seconds: to open a shard.
     """
 
@@ -73,6 +74,7 @@ class SearchCosts:
     global_rate: float = _bytes(
         0.0, "--global-rate", "Global vectors that a machine compares in a second.", "as is usual of their kind"
     )
+    cell_times: float = setting(9.0, "--cell-times", "How many times as long a photo of a cell takes as one of all.")
     load_seconds: float = setting(0.0007, "--load-seconds", "To open a shard.")
 
 

@@ -1,5 +1,6 @@
 """The plan: all figures of an archive that is not there yet, and what of it does not fit."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -87,8 +88,10 @@ def _figures(part: Any) -> dict[str, float | None]:
     """Return figures to two digits, counts whole; None for what is not there and for what never ends."""
     found: dict[str, float | None] = {}
     for name, _, value, _ in figures_of(part):
-        is_number = value is not None and value != float("inf")
-        found[name] = (value if isinstance(value, int) else rounded(value)) if is_number and value is not None else None
+        if value is None or math.isinf(value):
+            found[name] = None
+        else:
+            found[name] = value if isinstance(value, int) else rounded(value)
     return found
 
 

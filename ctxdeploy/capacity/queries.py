@@ -13,9 +13,11 @@ from ctxdeploy.capacity.subject import Subject
 _TOGETHER = 16
 # Bytes of global vectors that two cores compare in a second, where nothing is said: a vector in the product quantiser's
 # code is looked up number by number.
-USUAL_GLOBAL_RATES = {"fp32": 40e9, "fp16": 18e9, "int8": 24e9, "pq": 2.8e9}
+USUAL_GLOBAL_RATES = {"fp32": 31e9, "fp16": 18e9, "int8": 25e9, "pq": 2.6e9}
 # One cell of so many is searched, at least eight, in archives that have more photos than this.
-_PROBED, _LEAST_PROBES, _IVF_PHOTOS = 16, 8, 20_000
+_PROBED, _LEAST_PROBES, _IVF_PHOTOS = 16, 8, 1 << 15
+# Bytes of the postings whose rate is measured: 128 dimensions, binary. Wider ones take as much longer.
+_MEASURED_WIDTH = 18
 # Of a hit besides its name: score, number, and what frames them.
 _HIT = 32
 
@@ -73,7 +75,7 @@ def search_seconds(subject: Subject, costs: Costs, *, photos: float, shards: flo
     search, reads = costs.search, photos * reads_per_photo(subject, costs)
     lists = shards * costs.photo.query_words * search.list_seconds
     width = _posting_bytes(subject)
-    alone = lists + reads / search.posting_rate
+    alone = lists + reads / search.posting_rate * max(width / _MEASURED_WIDTH, 1.0)
     return max(alone / threads_gain(threads, costs), reads * width / search.bandwidth)
 
 
@@ -85,7 +87,8 @@ def global_seconds(subject: Subject, costs: Costs, photos: float) -> float | Non
     rate = costs.search.global_rate or USUAL_GLOBAL_RATES[config.global_vectors]
     share = 1.0
     if subject.cells and photos >= _IVF_PHOTOS:
-        share = min(1.0, max(_LEAST_PROBES, subject.cells // _PROBED) / subject.cells)
+        looked_into = min(1.0, max(_LEAST_PROBES, subject.cells // _PROBED) / subject.cells)
+        share = looked_into * costs.search.cell_times
     return photos * share * config.global_bytes / rate
 
 
