@@ -211,12 +211,12 @@ def lindley(config: ServingConfig, seed: int) -> Floats:
         times = config.draw(rng, config.queries * config.parts).reshape(config.queries, config.parts)
         return np.asarray(times.max(axis=1) + config.asking)
     gaps = rng.exponential(1 / config.rate, config.queries)
-    waits, slowest = np.zeros(config.parts), np.empty(config.queries)
-    for number in range(config.queries):
-        times = config.draw(rng, config.parts)
-        slowest[number] = (waits + times).max()
-        waits = np.maximum(waits + times - gaps[number], 0.0)
-    return slowest + config.asking
+    times = config.draw(rng, config.queries * config.parts).reshape(config.queries, config.parts)
+    steps = np.zeros_like(times)
+    np.cumsum(times[:-1] - gaps[:-1, None], axis=0, out=steps[1:])
+    # The wait is how far the sum of steps lies above its lowest point so far.
+    waits = steps - np.minimum.accumulate(np.minimum(steps, 0), axis=0)
+    return np.asarray((waits + times).max(axis=1) + config.asking)
 
 
 def percentiles(seconds: Floats) -> dict[str, float]:

@@ -8,8 +8,8 @@ from ctxdeploy.capacity.figures import BYTES, COUNT, figure
 from ctxdeploy.capacity.subject import Subject
 from ctxdeploy.index import PhotoSizes, codebook_bytes, photo_sizes, quantiser_bytes, shard_photos, statistics_bytes
 
-# An entry of a shard in the manifest, with those of its list of names and its vectors.
-_ENTRY, _VECTORS_ENTRY = 480, 200
+# A manifest, an entry of a shard in it with that of its list of names, that of its vectors; headers of the codebook.
+_MANIFEST, _ENTRY, _VECTORS_ENTRY, _HEADERS = 650, 455, 205, 300
 # Bytes in memory of a photo that is opened: its factor (float64), which is made once more under idf, and of a shard:
 # which of 65,536 photos are there. With cells: the number of the photo in order, and where each of 65,536 begins.
 _FACTOR, _LIVE, _ORDER, _CELL_STARTS = 8, 1 << 16, 8, 8 << 16
@@ -59,9 +59,9 @@ def holdings(subject: Subject, costs: Costs, list_size: int) -> Holdings:
         last = _shard(subject, costs, rest)
         sizes = PhotoSizes(**{name: value + getattr(last, name) for name, value in vars(sizes).items()})
     codebook = codebook_bytes(subject.words, subject.dim) if subject.words else 0
-    codebook += quantiser_bytes(subject.config, subject.cells)
+    codebook += quantiser_bytes(subject.config, subject.cells) + _HEADERS
     codebook += statistics_bytes(subject.words, photos) if subject.config.idf else 0
-    manifest = 1500 + shards * (_ENTRY + (_VECTORS_ENTRY if subject.config.keeps_global else 0))
+    manifest = _MANIFEST + shards * (_ENTRY + (_VECTORS_ENTRY if subject.config.keeps_global else 0))
     total = sizes.total + codebook + manifest
     return Holdings(
         sizes=sizes,

@@ -107,7 +107,12 @@ def subject_of_archive(path: Path) -> Subject:
             cells=facts["global"]["cells"] or 0,
             usual={"query_words": min(query_words, float(manifest.words))},
             facts=_photo_facts(index, facts),
-            held={"photos": len(index), **{name: facts[name] for name in ("bytes", "shards", "postings")}},
+            held={
+                "photos": len(index),
+                "bytes": facts["bytes"] + len(manifest.encode()),
+                "shards": facts["shards"],
+                "postings": facts["postings"],
+            },
         )
 
 
@@ -139,7 +144,8 @@ def asked_facts(index: "Index") -> dict[str, float]:
     """
     counts = np.zeros(index.state.manifest.words, np.int64)
     for shard in index.state.shards:
-        counts += np.diff(shard.word_offsets.astype(np.int64))
+        ends = shard.word_offsets.astype(np.int64)
+        counts += ends[1:] - ends[:-1]
     photos, postings, words = sum(map(len, index.state.shards)), int(counts.sum()), len(counts)
     if not index.config.keeps("descriptors"):
         meetings = float((counts.astype(np.float64) * (counts - 1)).sum())

@@ -1,16 +1,12 @@
 """A plan for people: what does not fit first, then figures to two digits, then every assumption with its source."""
 
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from ctxdeploy.capacity.costs import Costs
 from ctxdeploy.capacity.figures import BYTES, COUNT, figures_of, rounded, shown
 from ctxdeploy.capacity.plan import Plan, title
 from ctxdeploy.core.settings import SettingField, parse_bytes, parse_count
-
-if TYPE_CHECKING:
-    pass
 
 _HEADINGS = {
     "archive": "The archive",
@@ -61,7 +57,7 @@ def assumed(entry: SettingField, value: float) -> str:
     return f"{short:,.0f}" if short >= 1000 else f"{short:g}"
 
 
-def _drawn(heading: str, rows: list[tuple[str, ...]]) -> list[str]:
+def _drawn(heading: str, rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a table as lines, without colours."""
     from rich.console import Console
     from rich.table import Table
