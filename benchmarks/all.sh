@@ -43,7 +43,7 @@ steps=(
     "part all_pairs.py"
     "part global_search.py" # half an hour, 17 GB of disk, 12 GB of memory
     "part million.py" # a quarter of an hour, 8 GB
-    "part simulation.py" # three minutes, of what the others found
+    "part simulation.py" # two minutes, of what the others found
     "part networks.py extract --photos '$DATA/images'"
     "part indexing.py whole --photos '$DATA/images' --bundle ../$BUNDLE --checkpoint ../$CHECKPOINT" # half an hour
     "part indexing.py whole --photos '$DATA/images' --bundle $SMALL --checkpoint $SMALL/ctx-small.pth --output results/whole-small.json"

@@ -1,6 +1,6 @@
 """What becomes of 100,000,000 photos on 16 to 64 machines? A simulation, from costs that were measured on one.
 
-    python benchmarks/simulation.py                            # about three minutes
+    python benchmarks/simulation.py                            # about two minutes
     python benchmarks/simulation.py --quick                    # ten seconds, few queries
     python benchmarks/simulation.py --measured FILE            # costs of `ctxdeploy plan --measure`
 
@@ -249,8 +249,8 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=65_536, help="of the codebook")
     parser.add_argument("--processors", type=int, default=2, help="of a machine")
     parser.add_argument("--memory", type=int, default=64, help="GiB of a machine")
-    parser.add_argument("--queries", type=int, default=1500, help="of a run with events; 20 times as many without")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--queries", type=int, default=600, help="of a run with events; 20 times as many without")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--years", type=float, default=200.0, help="of lost machines")
     parser.add_argument("--measured", type=Path, help="costs that  ctxdeploy plan --measure  found")
     parser.add_argument("--quick", action="store_true", help="few queries, two seeds")

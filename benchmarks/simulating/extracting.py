@@ -169,7 +169,7 @@ class Extracting:
         if number not in self._done:
             self._done.add(number)
             self._finished.append(now - begun)
-            for other, (theirs, _, _) in list(self._running.items()):
+            for other, (theirs, _, _) in list(self._running.items()) if number in self._repeated else ():
                 if theirs == number:  # the other one is stopped
                     del self._running[other]
                     self._turns[other] += 1
