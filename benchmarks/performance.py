@@ -37,7 +37,6 @@ from figures import (
     verification,
 )
 from serving.page import many_names, serving, stages
-from serving.page import serving
 from simulating.page import simulated, worked
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
