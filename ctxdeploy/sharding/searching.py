@@ -108,6 +108,7 @@ class ShardSearch:
         among: Collection[str] | Subset | None,
         expand: int,
         units: Sequence[float] | None,
+        first: tuple[int, Sequence[list[Hit]]] | None,
     ) -> list[list[Hit]]:
         """Return the hits of each query; see ``Searches.search_batch``."""
         wanted, count = checked_top(top), checked_expand(expand)
@@ -118,28 +119,12 @@ class ShardSearch:
             min(wanted, max(len(self._bare), 1)),
             count,
             units=units,
+            first=first,
             scoring=scoring,
             searcher=self._bare.searching(scoring, partial(self._lookup.word_counts, self._session)),
-            search=partial(self._found, scoring, among),
+            search=partial(self._search, scoring, among),
             stored=stored,
         )
-
-    def _found(
-        self,
-        scoring: Scoring,
-        among: Collection[str] | Subset | None,
-        combinations: Sequence[Combination],
-        top: int,
-        added: Sequence[Mapping[str, float]] | None,
-    ) -> list[list[Hit]]:
-        """Return hits of combinations. The first search of an expansion is one that a query has done already."""
-        if among is not None or added is not None:
-            return self._search(scoring, among, combinations, top, added)
-        recent = self._session.recent
-        if recent is None or recent[1] != scoring or recent[2] < top or not _are_same(recent[0], combinations):
-            hits = self._search(scoring, None, combinations, top, None)
-            recent = self._session.recent = (combinations, scoring, top, hits)
-        return [hits[:top] for hits in recent[3]]
 
     def _search(
         self,
@@ -248,12 +233,6 @@ def merged(parts: Sequence[Sequence[Hit]], top: int) -> list[Hit]:
     """Return the best of several lists of hits, by falling score; equal scores: by name (its bytes)."""
     hits = [hit for part in parts for hit in part]
     return sorted(hits, key=lambda hit: (-hit.score, hit.name.encode("utf-8", "surrogateescape")))[:top]
-
-
-def _are_same(these: Sequence[Combination], those: Sequence[Combination]) -> bool:
-    """Whether the same objects ask, each as much."""
-    pairs = [[(id(query), part) for query, part in terms] for terms in these]
-    return pairs == [[(id(query), part) for query, part in terms] for terms in those]
 
 
 def _listed(among: Collection[str]) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """One query's dealings with the parts: which failed, so that its answer comes from one set of them."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ShardError
 from ctxdeploy.core.part import Part
-from ctxdeploy.index import Aggregated, Combination, Hit, Scoring
+from ctxdeploy.index import Aggregated
 
 Result = TypeVar("Result")
 
@@ -26,14 +26,12 @@ class Session:
         failed: why each part that failed is left out.
         answered: parts that what is being found now comes from.
         stored: words and codes of photos that were asked for.
-        recent: the last search among all photos: what asked, how, how many hits were wanted, and the hits.
     """
 
     deadline: Deadline | None = None
     failed: dict[Part, str] = field(default_factory=dict)
     answered: set[Part] = field(default_factory=set)
     stored: dict[str, Aggregated] = field(default_factory=dict)
-    recent: tuple[Sequence[Combination], Scoring, int, list[list[Hit]]] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, answered: set[Part], failed: Mapping[Part, str]) -> None:
@@ -58,7 +56,6 @@ class Session:
         while True:
             with self._lock:
                 self.answered.clear()
-                self.recent = None
             try:
                 return work()
             except PartLostError:  # one fewer every time

@@ -202,10 +202,10 @@ class ShardedIndex:
         among: Collection[str] | Subset | None = None,
         expand: int = 0,
         units: Sequence[float] | None = None,
-        first: tuple[int, Sequence[list[Hit]]] | None = None,  # it remembers these itself
+        first: tuple[int, Sequence[list[Hit]]] | None = None,
     ) -> list[list[Hit]]:
         scoring = self.config.scoring(idf=idf, alpha=alpha, threshold=threshold)
-        return self._search.batch(queries, top, scoring, among, expand, units)
+        return self._search.batch(queries, top, scoring, among, expand, units, first)
 
     def search_global(
         self, queries: Any, top: int = 10, *, among: Collection[str] | Subset | None = None, probes: int | None = None

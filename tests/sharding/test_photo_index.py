@@ -75,7 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "found": {"min_probability": 0.5},
     "idf": {"idf": True, "alpha": 2.0, "threshold": 0.1},
     "turned": {"turn": "all"},
-    "files": {"verify": 3, "verify_from": "photos"},
+    "files": {"verify": 2, "verify_from": "photos", "turn": "none"},
 }
 
 
