@@ -1,6 +1,5 @@
 """``ctxdeploy serve``."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -32,7 +31,6 @@ def command(archives: tuple[Path, ...], file: Path | None, as_json: bool) -> Non
             print_json({"listening": url})
         else:
             echo(f"listening on {url}")
-        sys.stdout.flush()
 
     require("pydantic_settings", "serve")
     from ctxdeploy.service.settings import load_settings

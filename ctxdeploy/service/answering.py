@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.core.text import counted, json_text
+from ctxdeploy.core.text import counted, json_text, short
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
 from ctxdeploy.service.archives import ServedArchive
@@ -86,7 +86,7 @@ def check_name(served: ServedArchive, photo: "Photo | IndexedPhoto") -> None:
         with served.photos.reading() as index:
             if index.printed_name(photo.name) != photo.name:
                 return
-    raise ProblemError(404, f"{served.name} holds no photo of this name: {photo.name!r}", code="NoSuchPhoto")
+    raise ProblemError(404, f"{served.name} holds no photo of this name: {short(photo.name, 200)}", code="NoSuchPhoto")
 
 
 def answer_fields(

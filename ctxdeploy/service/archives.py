@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.archive import has_model, open_model, photo_folder, photo_place, read_pointer
-from ctxdeploy.core.errors import ConfigError, CtxdeployError
+from ctxdeploy.core.errors import ArchiveError, ConfigError, CtxdeployError
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 from ctxdeploy.service.logs import log
@@ -42,6 +42,8 @@ class ServedArchive:
             self._pointer = self._read_pointer()
         except (CtxdeployError, OSError):
             self._pointer = b""  # opening says why
+        if not place.path.exists():
+            raise ArchiveError(f"there is no {place.path}: make an archive with  ctxdeploy index DIR -o {place.path}")
         self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards)
         self.extractor: Extractor | None = None
         self.stale: str | None = None

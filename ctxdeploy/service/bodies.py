@@ -1,10 +1,12 @@
 """The bodies of requests: read within their limits, kept in memory, and never on disk."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
+from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted
 from ctxdeploy.runtime.decode import unread_format
 from ctxdeploy.service.forms import FORM, Part, parse_form
@@ -12,6 +14,11 @@ from ctxdeploy.service.problems import ProblemError
 from ctxdeploy.service.record import RequestRecord, record_of
 from ctxdeploy.service.service import Service
 
+# What curl calls a body that it sends with -d, and with --data-binary.
+_OF_CURL = "application/x-www-form-urlencoded"
+# Of so many random bytes every 10^27th file has no line end.
+_MANY = 8192
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{64}")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -53,6 +60,7 @@ class Upload:
         if len(photos) != 1:
             raise ProblemError(422, f"the form has {counted(len(photos), 'photo')}: send one", code="NoPhoto")
         check_format(photos[0].data)
+        _check_line_ends(photos[0].data, self.content_type)
         return photos[0].data
 
     def photos(self) -> list[Part]:
@@ -72,7 +80,28 @@ def check_format(data: bytes) -> None:
         raise ProblemError(422, "the photo is empty (0 bytes)", code="NoPhoto")
     reason = unread_format(data)
     if reason is not None:
-        raise ProblemError(415, reason, code="PhotoError", exit_code=14)
+        raise ProblemError(415, f"{reason}{_mistaken(data)}", code="PhotoError", exit_code=PhotoError.exit_code)
+
+
+def _mistaken(data: bytes) -> str:
+    """Return what to do where it is plain what was sent in place of a photo's bytes."""
+    begin = data[:64].lstrip()
+    if begin[:1] in (b"{", b"["):
+        return ": send the bytes of its file, not JSON"
+    if begin.startswith((b"http://", b"https://")):
+        return ": send the bytes of its file, for no URL is fetched"
+    if begin.startswith(b"data:") or _BASE64.fullmatch(begin):
+        return ": send the bytes of its file, not base64"
+    if begin.startswith(b"\x1f\x8b"):
+        return ": send it without compression"
+    return ""
+
+
+def _check_line_ends(data: bytes, content_type: str) -> None:
+    """Refuse what ``curl -d`` makes of a photo: it takes line ends out, and no such file has none by chance."""
+    if content_type == _OF_CURL and len(data) > _MANY and b"\n" not in data and b"\r" not in data:
+        detail = "the photo has lost its line ends, as by curl -d: give  --data-binary @FILE  or  -F photo=@FILE"
+        raise ProblemError(422, detail, code="PhotoError", exit_code=PhotoError.exit_code)
 
 
 async def read_upload(request: Request) -> Upload:

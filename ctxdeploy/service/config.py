@@ -161,6 +161,8 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if not self.host.strip():
+            raise ConfigError("--host is empty: give an address of this machine, such as 127.0.0.1")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"--port {self.port} is outside 0..65535")
         for flag, value in (

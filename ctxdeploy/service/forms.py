@@ -53,14 +53,16 @@ def parse_form(data: bytes, content_type: str, max_parts: int) -> list[Part]:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not boundary or len(boundary) > _MAX_BOUNDARY:
-        raise ProblemError(400, f"the {FORM} has no boundary", code="BadForm")
+        raise ProblemError(400, f"the {FORM} has no boundary: let what sends the form set Content-Type", code="BadForm")
     reader = _FormReader(max_parts)
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         parser.write(data)
         parser.finalize()
     except FormParserError as error:
-        raise ProblemError(400, f"the body is not {FORM}: {error}", code="BadForm") from error
+        raise ProblemError(
+            400, f"the body is not {FORM} with the boundary of its Content-Type: {error}", code="BadForm"
+        ) from error
     if not reader.is_whole:
         raise ProblemError(400, f"the body is not {FORM}: its end is missing", code="BadForm")
     return reader.parts

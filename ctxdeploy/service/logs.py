@@ -37,8 +37,9 @@ def start_log(log_format: str) -> "LogWriter":
     root.handlers = [_Dropping(writer.waiting)]
     root.setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
-    # It warns of every request that is none, and wants packages installed where one asks for a WebSocket.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # They warn of every request or form that is none, and want packages installed where one asks for a WebSocket.
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return writer
 
 

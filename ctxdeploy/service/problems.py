@@ -52,11 +52,14 @@ _TITLES = {
     421: "This is not the server that was meant",
     422: "A value cannot be used",
     429: "Too many requests wait",
+    431: "The head of the request is too long",
     500: "The service failed",
     503: "The service cannot answer now",
     504: "It took too long",
     507: "There is no room to store it",
 }
+# What pydantic says of parameters, in other words where those are of its own trade.
+_SAID = {"extra_forbidden": "there is no such parameter here", "missing": "it is needed, and is not given"}
 # Codes of what only HTTP knows.
 _CODES = {404: "NotFound", 405: "MethodNotAllowed", 400: "BadRequest", 416: "RangeNotSatisfiable"}
 
@@ -132,7 +135,7 @@ def invalid(errors: Sequence[Any]) -> ProblemError:
     parts = []
     for error in errors[:3]:
         where = ".".join(str(part) for part in error["loc"][1:])
-        parts.append(printable(f"{where}: {error['msg']}"[:300]))
+        parts.append(printable(f"{where}: {_SAID.get(error['type'], error['msg'])}"[:300]))
     more = f", and {len(errors) - 3} more" if len(errors) > 3 else ""
     return ProblemError(422, "; ".join(parts) + more, code="ConfigError", exit_code=ConfigError.exit_code)
 

@@ -6,8 +6,11 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ctxdeploy.core.text import json_text, printable
+from ctxdeploy.core.text import json_text, short
 from ctxdeploy.service.problems import ProblemError
+
+# Characters of a name in a problem; one may have thousands.
+_SHOWN = 200
 
 
 def json_reply(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -31,4 +34,4 @@ def path_name(request: Request, given: str) -> str:
 
 def no_such_photo(name: str) -> ProblemError:
     """Return what is answered for a photo that there is not, or that is not for whoever asks."""
-    return ProblemError(404, f"there is no photo {printable(name)!r}", code="NoSuchPhoto")
+    return ProblemError(404, f"there is no photo {short(name, _SHOWN)}", code="NoSuchPhoto")

@@ -60,7 +60,7 @@ class Service:
         decoders = min(max(available_processors() // 2, 1), 4)
         self.decoding = BoundedThreads(2 * decoders, _WAITING, "thumbnails")
         self.pictures = Pictures(DecodeLimits(max_pixels=config.max_pixels), decoders)
-        self._leftovers = Leftovers(archives if config.writable and config.store_photos else ())
+        self._leftovers = Leftovers(archives)
         self._has_ended: bool | None = None
 
     def prepare(self) -> None:
@@ -73,7 +73,10 @@ class Service:
             for served in self.archives:
                 served.photos.gather(self.config.gather)
             self.readiness.done()
-            self._leftovers.start()
+            if self.config.writable and self.config.store_photos:
+                for served in self.archives:
+                    log.info("%s: the files of new photos go to %s", served.name, served.folder() or "nowhere")
+                self._leftovers.start()
 
     def check_room(self) -> None:
         """Raise ``ProblemError`` (429) if a request would be refused after its body has come."""

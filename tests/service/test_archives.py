@@ -143,8 +143,10 @@ def test_names_of_archives(own_album, tmp_path) -> None:
     archives = Archives(both, NEVER)
     assert [served.name for served in archives] == ["album", "twin"]
     archives.close()
-    with pytest.raises(ArchiveError):
+    with pytest.raises(ArchiveError, match=r"^there is no .*nothing: make an archive with  ctxdeploy index DIR -o "):
         Archives([tmp_path / "nothing"], NEVER)
+    with pytest.raises(ArchiveError, match=r"is not an archive"):
+        Archives([own_album.photos], NEVER)
 
 
 def test_nobody_is_dropped_while_states_come_and_go(own_album) -> None:

@@ -1,5 +1,7 @@
 """Bodies: their limits, their forms, their formats. Nothing wrong with one is an error of the server."""
 
+import base64
+import gzip
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,6 +76,37 @@ def test_what_is_no_photo_is_an_unsupported_type(client: "TestClient") -> None:
     assert problem["detail"] == "it is not a photo of a format that can be read"
     assert "JPEG XL" in refused(client, 415, "PhotoError", content=b"\xff\x0a" + bytes(100))["detail"]
     assert refused(client, 415, "PhotoError", content=b"x")["exit_code"] == 14
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda photo: b'{"photo": "x"}', "not JSON"),
+        (lambda photo: b"https://example.org/a.jpg", "no URL is fetched"),
+        (base64.b64encode, "not base64"),
+        (base64.encodebytes, "not base64"),
+        (lambda photo: b"data:image/jpeg;base64," + base64.b64encode(photo), "not base64"),
+        (gzip.compress, "without compression"),
+    ],
+)
+def test_who_sends_something_else_is_told_what_to_send(
+    client: "TestClient", album: Any, make: Any, advice: str
+) -> None:
+    problem = refused(client, 415, "PhotoError", content=make(album.query()))
+    assert (
+        problem["detail"].startswith("it is not a photo of a format that can be read: ") and advice in problem["detail"]
+    )
+
+
+def test_what_curl_takes_out_of_a_photo_is_said(client: "TestClient", album: Any) -> None:
+    photo, urlencoded = album.query(), {"Content-Type": "application/x-www-form-urlencoded"}
+    without = photo.replace(b"\n", b"").replace(b"\r", b"")
+    assert len(without) < len(photo)
+    problem = refused(client, 422, "PhotoError", content=without, headers=urlencoded)
+    assert "curl -d" in problem["detail"] and "--data-binary" in problem["detail"]
+    assert client.post("/v1/search", content=photo, headers=urlencoded).status_code == 200  # curl --data-binary
+    other = refused(client, 422, "PhotoError", content=without, headers={"Content-Type": "image/jpeg"})
+    assert "curl" not in other["detail"]
 
 
 def test_a_damaged_photo_is_named_as_such(client: "TestClient", album: Any) -> None:

@@ -117,6 +117,7 @@ def test_what_is_wrong_in_the_file_is_named(write: Any, text: str, message: str)
         ),
         ({"allow_hosts": ("photos.example.org:8000",)}, "--allow-host 'photos.example.org:8000' is not"),
         ({"allow_hosts": ("",)}, "--allow-host '' is not"),
+        ({"host": " "}, "--host is empty: give an address"),
         (
             {"allow_origins": ("app.example.org",)},
             "--allow-origin 'app.example.org' is not what browsers call a server",
@@ -134,6 +135,26 @@ def test_names_that_would_never_match_are_refused(given: dict[str, Any], message
 def test_names_of_servers() -> None:
     ServiceConfig(allow_hosts=("photos.example.org", "photos_1", "192.0.2.7", "[2001:db8::1]", "2001:db8::1"))
     ServiceConfig(allow_origins=("https://app.example.org", "http://localhost:3000", "http://[::1]:80", "app://-"))
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_it_starts_where_there_is_no_stdout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, json: tuple[str, ...]
+) -> None:
+    """As after  >&-  of a shell."""
+    from ctxdeploy.cli import serve as module
+    from ctxdeploy.cli.main import run
+
+    told: list[Any] = []
+
+    def serve(places: Any, service: Any, backend: Any, listening: Any) -> None:
+        told.append(places)
+        listening("http://127.0.0.1:8000")
+
+    monkeypatch.setattr(module, "serve", serve)
+    monkeypatch.setattr("sys.stdout", None)
+    assert run(["serve", str(tmp_path), *json]) == 0
+    assert told == [(tmp_path,)]
 
 
 def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
