@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         statistics_bytes,
     )
     from ctxdeploy.index.storage.format import NewerFormatError
-    from ctxdeploy.index.storage.manifest import FileEntry, Manifest
+    from ctxdeploy.index.storage.manifest import FileEntry, Manifest, ShardEntry
     from ctxdeploy.index.storage.message import read_message, write_message
     from ctxdeploy.index.storage.pins import Pin
     from ctxdeploy.index.storage.positions import Features, PackedFeatures, unpack_features
@@ -107,6 +107,7 @@ __all__ = [
     "SearchThreads",
     "Searcher",
     "Segment",
+    "ShardEntry",
     "SnapshotInfo",
     "State",
     "Subset",
@@ -184,6 +185,7 @@ _HOMES = {
     "SearchThreads": "threads",
     "Searcher": "search",
     "Segment": "storage.segment",
+    "ShardEntry": "storage.manifest",
     "SnapshotInfo": "maintenance.snapshots",
     "State": "storage.state",
     "Subset": "subset",

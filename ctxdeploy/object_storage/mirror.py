@@ -8,11 +8,11 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import link_file, make_folder, write_file
@@ -24,6 +24,7 @@ from ctxdeploy.index import (
     Index,
     Manifest,
     NewerFormatError,
+    ShardEntry,
     damaged_copies,
     hold_copy,
     show_copy,
@@ -39,7 +40,12 @@ from ctxdeploy.object_storage.stores import open_objects
 if TYPE_CHECKING:
     from ctxdeploy.index import Pin
 
+Opened = TypeVar("Opened")
+# Of the shards of a manifest, those that are opened.
+Choice = Callable[[Sequence[ShardEntry]], Sequence[ShardEntry]]
 _PUBLISHED = "published.json"
+# Openings of one state, each of a newer or of a mended one.
+_ATTEMPTS = 4
 _DIGITS = 16
 # Of a folder's name.
 _LETTERS = 80
@@ -76,20 +82,33 @@ class Mirror:
             ConfigError: it does not fit into the cache, or there is no such snapshot.
             StorageError: the cache cannot be written.
         """
-        _, state = self._look()
-        entry = self._chosen(state, at)
-        with self._brought(state, entry) as held:
-            if at is None or not (self._folder / CURRENT).exists():
-                show_copy(self._folder, entry)
-            number = held.manifest.number
-            try:
-                return Index.open(self._folder, at=number)
-            except NewerFormatError:
-                raise
-            except ArchiveError:
-                if not self._mend(state, held.manifest):
+        return self.open_with(lambda number: Index.open(self._folder, at=number), at)
+
+    def open_with(
+        self, opening: Callable[[int], Opened], at: str | int | None = None, chosen: Choice | None = None
+    ) -> Opened:
+        """Return what ``opening`` makes of the number of a state whose files are here; errors as ``open``.
+
+        Args:
+            opening: opens that state, or the one that ``CURRENT`` names where ``at`` is None. It is called again after
+                a file that is damaged here was fetched anew, or another process has moved ``CURRENT`` on.
+            at: the state; the newest if None.
+            chosen: the shards that are needed, without their lists of names; all if None.
+        """
+        for attempt in range(_ATTEMPTS):
+            _, state = self._look()
+            entry = self._chosen(state, at)
+            with self._brought(state, entry, chosen) as held:
+                if at is None or not (self._folder / CURRENT).exists():
+                    show_copy(self._folder, entry)
+                try:
+                    return opening(held.manifest.number)
+                except NewerFormatError:
                     raise
-            return Index.open(self._folder, at=number)
+                except ArchiveError:
+                    if not self._mend(state, held.manifest, chosen) and attempt:
+                        raise
+        raise ArchiveError(f"{self._folder} changes faster than it can be opened: try again")
 
     def _look(self) -> tuple[bytes, PublishedState]:
         """Return the state in force; the one that was seen last if its tag is the same."""
@@ -138,21 +157,21 @@ class Mirror:
         return next(kept for kept in (state.manifest, *state.kept) if kept.file == manifest)
 
     @contextmanager
-    def _brought(self, state: PublishedState, entry: FileEntry) -> "Iterator[Pin]":
+    def _brought(self, state: PublishedState, entry: FileEntry, chosen: Choice | None) -> "Iterator[Pin]":
         """Hold a state all of whose files are here, while the block runs."""
         held = hold_copy(self._folder, entry)
-        if held is None or self._missing(state, held.manifest):
+        if held is None or self._missing(state, held.manifest, chosen):
             if held is not None:
                 held.release()
             with self._cache.locked():
-                held = self._bring(state, entry)
+                held = self._bring(state, entry, chosen)
         try:
             mark_use(self._folder / entry.file)
             yield held
         finally:
             held.release()
 
-    def _bring(self, state: PublishedState, entry: FileEntry) -> "Pin":
+    def _bring(self, state: PublishedState, entry: FileEntry, chosen: Choice | None) -> "Pin":
         """Fetch what is missing of a state, its manifest first, and hold it. The lock of the cache is held."""
         held = hold_copy(self._folder, entry)
         if held is None:
@@ -162,7 +181,7 @@ class Mirror:
         if held is None:
             raise ArchiveError(f"{self._folder / entry.file} vanished: something else removes files from the cache")
         try:
-            missing = [one for one in self._missing(state, held.manifest) if not self._linked(one)]
+            missing = [one for one in self._missing(state, held.manifest, chosen) if not self._linked(one)]
             partial = [partial_path(self._folder, one) for one in missing]
             needed = sum(one.bytes for one in missing) - sum(_size(path) for path in partial)
             self._cache.make_room(needed, printable(self.url), partial)
@@ -172,10 +191,9 @@ class Mirror:
             raise
         return held
 
-    def _missing(self, state: PublishedState, manifest: Manifest) -> list[FileEntry]:
+    def _missing(self, state: PublishedState, manifest: Manifest, chosen: Choice | None) -> list[FileEntry]:
         """Return the files of a state that are not here, or were written to."""
-        files = {entry.file: entry for entry in (*manifest.files, *state.beside)}
-        return [entry for entry in files.values() if not self._is_here(entry)]
+        return [entry for entry in _files(state, manifest, chosen) if not self._is_here(entry)]
 
     def _is_here(self, entry: FileEntry) -> bool:
         path = self._folder / entry.file
@@ -206,14 +224,25 @@ class Mirror:
 
         download(_objects(self.url, os.getpid()), entries, self._folder, arrived)
 
-    def _mend(self, state: PublishedState, manifest: Manifest) -> bool:
+    def _mend(self, state: PublishedState, manifest: Manifest, chosen: Choice | None) -> bool:
         """Fetch the files of a state again that are damaged here; return whether there were any."""
-        files = {entry.file: entry for entry in (*manifest.files, *state.beside) if entry.file != JUDGEMENT}
-        damaged = damaged_copies(self._folder, list(files.values()))
+        files = [entry for entry in _files(state, manifest, chosen) if entry.file != JUDGEMENT]
+        damaged = damaged_copies(self._folder, files)
         if damaged:
             with self._cache.locked():
                 self._fetch(damaged, state)
         return bool(damaged)
+
+
+def _files(state: PublishedState, manifest: Manifest, chosen: Choice | None) -> list[FileEntry]:
+    """Return the files that are needed of a state."""
+    needed = manifest.files
+    if chosen is not None:
+        kept = chosen(manifest.shards)
+        own = {file.file for shard in kept for file in shard.files if file != shard.names}
+        others = {file.file for shard in manifest.shards for file in shard.files} - own
+        needed = tuple(entry for entry in needed if entry.file not in others)
+    return list({entry.file: entry for entry in (*needed, *state.beside)}.values())
 
 
 def _is_marked(entry: FileEntry) -> bool:

@@ -12,6 +12,7 @@ from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ArchiveError, StaleStateError
 from ctxdeploy.core.part import Part
 from ctxdeploy.index import IndexPart
+from ctxdeploy.object_storage.opening import open_here
 from ctxdeploy.sharding.answering import PartAnswers
 from ctxdeploy.sharding.envelope import STATUS, Asked, StateKey
 from ctxdeploy.sharding.message import REPLY, Message
@@ -128,13 +129,16 @@ class ShardServer:
             held.index.close()
 
     def _opened(self) -> IndexPart:
-        return IndexPart.open(self._path, self.part, threads=self._threads)
+        return open_here(
+            self._path, lambda: IndexPart.open(self._path, self.part, threads=self._threads), self.part.each_of
+        )
 
     def _newest(self) -> _Held:
         with self._lock:
             return list(self._states.values())[-1]
 
     def _is_newest(self) -> bool:
+        open_here(self._path, lambda: None, self.part.each_of)
         return self._newest().index.is_newest()
 
     def _hold(self, index: IndexPart) -> None:

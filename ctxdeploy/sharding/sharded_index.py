@@ -29,6 +29,7 @@ from ctxdeploy.index import (
     Manifest,
     Subset,
 )
+from ctxdeploy.object_storage.opening import no_shards, open_here
 from ctxdeploy.sharding.lookup import Lookup
 from ctxdeploy.sharding.message import is_name
 from ctxdeploy.sharding.searching import ShardedSubset, ShardSearch
@@ -60,7 +61,7 @@ class ShardedIndex:
         Raises:
             ArchiveError: not an archive, damaged, or of a newer format.
         """
-        return cls(Lookup(BareIndex.open(path), shards))
+        return cls(Lookup(open_here(path, lambda: BareIndex.open(path), no_shards), shards))
 
     @property
     def _session(self) -> Session:
