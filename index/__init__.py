@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         statistics_bytes,
     )
     from ctxdeploy.index.storage.format import NewerFormatError
+    from ctxdeploy.index.storage.lease import break_lease, writer_of
     from ctxdeploy.index.storage.manifest import FileEntry, Manifest, ShardEntry
     from ctxdeploy.index.storage.message import read_message, write_message
     from ctxdeploy.index.storage.pins import Pin
@@ -114,6 +115,7 @@ __all__ = [
     "Verification",
     "VerificationConfig",
     "WarmUp",
+    "break_lease",
     "check_aggregated",
     "checked_expand",
     "checked_top",
@@ -143,6 +145,7 @@ __all__ = [
     "warm_up",
     "write_message",
     "write_segment",
+    "writer_of",
 ]
 
 _HOMES = {
@@ -192,6 +195,7 @@ _HOMES = {
     "Verification": "config",
     "VerificationConfig": "verification",
     "WarmUp": "rehearsal",
+    "break_lease": "storage.lease",
     "copied_states": "maintenance.copies",
     "damaged_copies": "maintenance.copies",
     "drop_copy": "maintenance.copies",
@@ -214,6 +218,7 @@ _HOMES = {
     "verify": "verification",
     "warm_up": "rehearsal",
     "write_segment": "maintenance.segments",
+    "writer_of": "storage.lease",
 }
 
 __getattr__, __dir__ = door(__name__, _HOMES)

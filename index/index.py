@@ -79,8 +79,8 @@ class Index(Reader):
         """
         folder = Path(path)
         count = checked_threads(threads)
-        lock, state = create_state(folder, codebook, config or IndexConfig(), source, quantiser)
-        return cls(folder, state, count, pin=None, writer=Writer(folder, lock, state, state.manifest.number))
+        lease, state = create_state(folder, codebook, config or IndexConfig(), source, quantiser)
+        return cls(folder, state, count, pin=None, writer=Writer(folder, lease, state, state.manifest.number))
 
     @classmethod
     def open(
@@ -399,7 +399,7 @@ class Index(Reader):
         """Remove files of interrupted and former states that no snapshot and no reader needs; return their paths."""
         with self._mutex:
             writer = self._writing()
-            return collect_garbage(self._folder, [writer.state.manifest], writer.files)
+            return collect_garbage(self._folder, [writer.state.manifest], writer.files, writer.lease)
 
     def _committed(self) -> Searcher:
         self._check_open()

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.locks import WriterLock
+from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import aggregate
 from ctxdeploy.index.storage.failures import Failures, normalised, write_failures
 from ctxdeploy.index.storage.format import Arrays
 from ctxdeploy.index.storage.layout import Layout
-from ctxdeploy.index.storage.manifest import manifest_numbers, publish, read_pointer
+from ctxdeploy.index.storage.lease import WriterLease
+from ctxdeploy.index.storage.manifest import CURRENT, Manifest, manifest_numbers, publish, read_pointer
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pending import Pending, shard_tensors
 from ctxdeploy.index.storage.pins import pin_current
@@ -39,18 +39,18 @@ MAX_PENDING_BYTES = 1 << 29
 
 
 def open_writer(folder: Path) -> "Writer":
-    """Take the lock of an archive's one writer and open the state in force; errors as ``Index.open``."""
+    """Take the lease of an archive's one writer and open the state in force; errors as ``Index.open``."""
     read_pointer(folder)  # no lock file in a folder that is not an archive
-    lock = WriterLock(folder)
+    lease = WriterLease(folder)
     try:
         pin = pin_current(folder)
         try:
             state = open_state(folder, pin, check=True)
         finally:
             pin.release()
-        return Writer(folder, lock, state, max(manifest_numbers(folder)))
+        return Writer(folder, lease, state, max(manifest_numbers(folder)))
     except BaseException:
-        lock.release()
+        lease.release()
         raise
 
 
@@ -115,17 +115,24 @@ class Writer:
 
     One thread at a time may call it.
 
+    Attributes:
+        folder: the archive.
+        layout: of its shards.
+        lease: the right to write it.
+
     Args:
         folder: the archive.
-        lock: held by the caller and kept until ``close``.
+        lease: held by the caller and kept until ``close``.
         state: the state in force.
         number: the highest number of any manifest in the folder.
     """
 
-    def __init__(self, folder: Path, lock: WriterLock, state: State, number: int) -> None:
+    def __init__(self, folder: Path, lease: WriterLease, state: State, number: int) -> None:
         self.folder = folder
         self.layout = Layout.of(state.manifest)
-        self._lock = lock
+        self.lease = lease
+        # What CURRENT may hold: what it held, and what a commit of ours that failed at its end may have put there.
+        self._pointers = {read_pointer(folder)}
         self._number = number
         self._committed_failures: Failures = dict(state.failures)
         self._failures = dict(self._committed_failures)
@@ -256,7 +263,7 @@ class Writer:
         pending = self._contents.pending
         if not pending:
             return
-        self._lock.check()
+        self.lease.check()
         photos = tuple(pending.values())
         config, vectors = self._state.manifest.config, None
         if config.keeps_global:
@@ -290,30 +297,43 @@ class Writer:
 
         Raises:
             StorageError: it cannot be written; a later commit may succeed.
+            LeaseLostError: another process has taken the archive; none will succeed.
+            ArchiveError: a process that knows no leases has committed.
         """
         if not self.dirty:
             return self._state
-        self._lock.check()
         self.flush()
+        with self.lease.fenced() as through:
+            return self._commit(through)
+
+    def _commit(self, through: Path | None) -> State:
         before = self._state.manifest
         # A new number for every attempt: a manifest that may be in force already is never written again.
         self._number = number = self._number + 1
         failures = before.failures
         if self._failures != self._committed_failures:
-            failures = write_failures(self.folder, number, self._failures)
+            failures = write_failures(self.folder, number, self._failures, through)
         kept = tuple(HeldShard(with_tombstones(self.folder, held), held.shard) for held in not_empty(self.shards))
         shards = tuple(held.shard for held in kept)
         entries = tuple(held.entry for held in kept)
         manifest = replace(before, number=number, shards=entries, failures=failures, statistics=None)
-        manifest, statistics = with_statistics(self.folder, manifest, shards)
+        manifest, statistics = with_statistics(self.folder, manifest, shards, through)
         state = self._state.over(manifest, shards, dict(self._failures), statistics)
-        publish(self.folder, manifest)
+        self._publish(manifest, through)
         if len(kept) != len(self.shards):
             self._names = None  # numbers of shards have changed
         self._committed_failures = dict(self._failures)
         self._state, self._contents = state, Contents(shards=kept, pending={})
         return state
 
+    def _publish(self, manifest: Manifest, through: Path | None) -> None:
+        if read_pointer(self.folder) not in self._pointers:
+            raise ArchiveError(
+                f"{self.folder / CURRENT} was changed by a process that does not know leases (ctxdeploy before 0.2, or "
+                "a copy): nothing was committed; see that none writes this archive, and run it again"
+            )
+        publish(self.folder, manifest, through, self._pointers)
+
     def close(self) -> None:
         """Forget what is pending and let another writer in."""
-        self._lock.release()
+        self.lease.release()

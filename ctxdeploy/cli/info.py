@@ -49,12 +49,28 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     path = path if is_archive(path) else find_bundle(path)
     if is_archive(path):
         with PhotoIndex.open(path, at=at) as index:
-            return {**index.info(), "last_run": last_run(path), "failed_photos": index.failures()}
+            facts = {**index.info(), "last_run": last_run(path), "writer": writer_facts(path)}
+            return {**facts, "failed_photos": index.failures()}
     if is_bundle(path):
         if at is not None:
             raise ConfigError(f"--at {at}: {path} is a bundle, which has one state: leave out --at")
         return {"kind": "bundle", "path": str(path), **bundle.open(path, check_hashes=False).metadata()}
     raise not_either(path)
+
+
+def writer_facts(archive: Path) -> dict[str, Any] | None:
+    """Return who has an archive's lease, as JSON takes it; None if nobody has. It may be dead."""
+    from ctxdeploy.index import writer_of
+
+    found = writer_of(archive)
+    return None if found is None else found[0].metadata(found[1])
+
+
+def writer_line(facts: dict[str, Any]) -> str:
+    """Return ``writer_facts`` in words."""
+    return _text(
+        f"being written by process {facts['process']} on {facts['host']} ({facts['command']}, since {facts['since']})"
+    )
 
 
 def not_either(path: Path) -> ConfigError:
@@ -83,6 +99,8 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
     ran = facts["extraction"] or {}
     engine = f", {_text(ran.get('backend'))} {_text(ran.get('precision'))} on {_text(ran.get('device'))}" if ran else ""
     yield f"  last run: {_text(facts['last_run'])}{engine}"
+    if facts["writer"] is not None:
+        yield f"  {writer_line(facts['writer'])}"
     yield f"  photos from: {_text(facts['photos'])}"
     if "model" in facts:
         model = _network(facts["model"]["network"], facts["model"].get("extraction"))

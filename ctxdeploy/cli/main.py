@@ -42,6 +42,7 @@ GROUPS = {
         "compact": "Make an archive small and fast again after many changes.",
         "snapshot": "Keep the state of an archive under a name.",
         "repair": "Make a damaged archive whole again.",
+        "unlock": "Take an archive from a writer that is gone.",
     },
     "Index on many machines": {
         "plan": "Say what an archive will take: hours, bytes, machines.",

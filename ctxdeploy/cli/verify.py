@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ctxdeploy.archive import archive_problems, is_archive, is_bundle
-from ctxdeploy.cli.info import not_either
+from ctxdeploy.cli.info import not_either, writer_facts, writer_line
 from ctxdeploy.cli.options import ANY_FOLDER, PATH, check_there, echo, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import ArchiveError, BundleError, CheckpointError, ConfigError, ParityError
@@ -56,12 +56,16 @@ def command(
         check_own(path)
     problems = archive_problems(path) if archive else _bundle_problems(path)
     facts: dict[str, Any] = {"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems}
+    if archive:
+        facts["writer"] = writer_facts(path)
     if photos is not None and not problems:
         facts["artefacts"] = _compared(path, photos, target, precision, checkpoint, record, Display(quiet=quiet))
     if as_json:
         print_json(facts)
     elif not problems:
         echo(f"{printable(str(path))}: sound")
+        if facts.get("writer") is not None:
+            echo(f"  {writer_line(facts['writer'])}")
         for artefact in facts.get("artefacts", ()):
             echo(f"  {artefact['target']} {artefact['precision']}: {artefact['line']}")
     _judge(path, archive, problems, facts.get("artefacts", []))

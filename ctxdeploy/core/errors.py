@@ -164,3 +164,9 @@ class StaleStateError(CtxdeployError):
     def __init__(self, message: str, *, held: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.held = held
+
+
+class LeaseLostError(ArchiveError):
+    """Another process took the archive from this one, which gave no sign of life: it commits nothing any more."""
+
+    exit_code = 28

@@ -85,7 +85,9 @@ def _is_about(failed: Path, path: Path) -> bool:
     """Return whether a file is the one that is written: itself, under its temporary name, within it or above it."""
     if failed.is_relative_to(path) or path.is_relative_to(failed):
         return True
-    return failed.is_relative_to(path.parent) and failed.relative_to(path.parent).parts[0].startswith(TEMPORARY)
+    if not failed.is_relative_to(path.parent):
+        return False
+    return any(part.startswith(TEMPORARY) for part in failed.relative_to(path.parent).parts)
 
 
 def sync_file(path: Path) -> None:
@@ -129,7 +131,7 @@ def check_target(path: Path, *, advice: str = "") -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Iterator[Path]:
+def replacing(path: Path, *, exclusive: bool = False, advice: str = "", through: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path for the block to write a file to; then sync that file and rename it to ``path``.
 
     If the block raises, the temporary file is removed, and ``path`` is as it was. A device or a pipe is not replaced:
@@ -139,6 +141,8 @@ def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Itera
         path: of the file.
         exclusive: do not replace a file that exists.
         advice: for the message, see ``storing``.
+        through: a folder of the same file system in which the temporary file is made; None for that of ``path``. Who
+            removes that folder keeps this file from appearing.
 
     Raises:
         StorageError: permission, disk full, read-only file system, or another ``OSError`` of the block.
@@ -148,7 +152,7 @@ def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Itera
         if _is_device(path):
             yield path
             return
-        temporary = _temporary(path)
+        temporary = _temporary(path if through is None else through / path.name)
         try:
             yield temporary
             sync_file(temporary)
@@ -166,7 +170,11 @@ def replacing(path: Path, *, exclusive: bool = False, advice: str = "") -> Itera
 def _move_to_free_name(temporary: Path, path: Path) -> None:
     """Rename a file; ``FileExistsError`` if there is one, which a rename would replace."""
     try:
-        os.link(temporary, path)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            if not path.samefile(temporary):  # NFS asks again where the reply was lost, and is refused what it has
+                raise
         temporary.unlink()
     except FileExistsError:
         raise
@@ -183,10 +191,12 @@ def _move_to_free_name(temporary: Path, path: Path) -> None:
             raise
 
 
-def write_file(path: Path, pieces: Iterable[Piece], *, exclusive: bool = False, advice: str = "") -> int:
+def write_file(
+    path: Path, pieces: Iterable[Piece], *, exclusive: bool = False, advice: str = "", through: Path | None = None
+) -> int:
     """Write a file from its pieces, one after the other; return its bytes. Arguments and errors as ``replacing``."""
     total = 0
-    with replacing(path, exclusive=exclusive, advice=advice) as temporary:
+    with replacing(path, exclusive=exclusive, advice=advice, through=through) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             for piece in pieces:

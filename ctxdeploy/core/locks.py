@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from ctxdeploy.core.errors import ArchiveError, CtxdeployError, StorageError
 from ctxdeploy.core.files import storing
 
 LOCK = "LOCK"
+# What file systems say that have no locks, or none that reach the other machines.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
 class LockedError(ArchiveError):
@@ -22,6 +25,12 @@ class WriterLock:
     Args:
         folder: that is to have one writer.
         busy: the error to raise where there is another writer.
+        file: its path in the folder.
+        needed: raise where the file system has no locks; else ``works`` says so.
+        holder: says who the other writer is, if more is known of it than its process id.
+
+    Attributes:
+        works: whether the file system has locks.
 
     Raises:
         CtxdeployError: ``busy``: another process, or another object of this one, writes the folder.
@@ -30,8 +39,17 @@ class WriterLock:
 
     _handle: int | None = None
 
-    def __init__(self, folder: Path, *, busy: type[CtxdeployError] = LockedError) -> None:
-        path = folder / LOCK
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        busy: type[CtxdeployError] = LockedError,
+        file: str = LOCK,
+        needed: bool = True,
+        holder: Callable[[str], str] | None = None,
+    ) -> None:
+        path = folder / file
+        self.works = True
         self._path, self._process = folder, os.getpid()
         with storing(path):
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -40,12 +58,15 @@ class WriterLock:
         except BlockingIOError as error:
             owner = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             self._close()
-            raise busy(f"{folder} is being written by process {owner}: wait until it ends, or stop it") from error
+            who = owner if holder is None else holder(owner)
+            raise busy(f"{folder} is being written by process {who}: wait until it ends, or stop it") from error
         except OSError as error:
-            self._close()
-            raise StorageError(
-                f"{path} cannot be locked: {error.strerror or error}; choose a folder on a local disk"
-            ) from error
+            self.works = False
+            if needed or error.errno not in _NO_LOCKS:
+                self._close()
+                raise StorageError(
+                    f"{path} cannot be locked: {error.strerror or error}; choose a folder on a local disk"
+                ) from error
         try:
             with storing(path):
                 self._write_owner()

@@ -53,7 +53,7 @@ class DescriptorCache:
         from ctxdeploy.core.locks import WriterLock
 
         self._make()
-        lock = WriterLock(self._root)
+        lock = WriterLock(self._root, needed=False)
         try:
             yield
         finally:

@@ -10,12 +10,12 @@ import numpy as np
 
 from ctxdeploy.core.errors import ArchiveError, CtxdeployError
 from ctxdeploy.core.files import write_file
-from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.text import json_text
 from ctxdeploy.index.maintenance.verify import check_codebook, check_file, check_names, check_statistics, shard_problems
 from ctxdeploy.index.storage.failures import read_failures
 from ctxdeploy.index.storage.format import NotDamagedError, unreadable
+from ctxdeploy.index.storage.lease import WriterLease
 from ctxdeploy.index.storage.manifest import (
     CURRENT,
     FileEntry,
@@ -102,14 +102,14 @@ def repair(folder: Path) -> Repaired:
     """
     if not folder.is_dir() or not ((folder / CURRENT).exists() or manifest_numbers(folder)):
         raise ArchiveError(f"{folder} is not an archive (no {CURRENT}): make one with  ctxdeploy index")
-    lock = WriterLock(folder)
+    lease = WriterLease(folder)
     try:
-        return _repair(folder)
+        return _repair(folder, lease)
     finally:
-        lock.release()
+        lease.release()
 
 
-def _repair(folder: Path) -> Repaired:
+def _repair(folder: Path, lease: WriterLease) -> Repaired:
     manifest, problems = _newest_sound(folder)
     try:
         check_codebook(folder, manifest)
@@ -130,16 +130,11 @@ def _repair(folder: Path) -> Repaired:
     findings.problems += doubled
     shards = [held.shard for held in kept]
     findings.problems += _statistics_problems(folder, manifest, shards, findings)
-    number = manifest.number
-    path = None
+    number, path = manifest.number, None
     if findings.problems:
         number = max(manifest_numbers(folder)) + 1
-        if findings.lost:
-            path = folder / f"lost-{number:06d}.jsonl"
-            write_file(path, ["".join(json_text({"name": name}) + "\n" for name in findings.lost).encode()])
-        entries = tuple(with_tombstones(folder, _with_names(folder, held)) for held in kept)
-        manifest = replace(manifest, number=number, shards=entries, failures=failures, statistics=None)
-        publish(folder, with_statistics(folder, manifest, shards)[0])
+        manifest = replace(manifest, number=number, failures=failures, statistics=None)
+        path = _publish(folder, lease, manifest, kept, findings.lost)
     return Repaired(
         problems=tuple(findings.problems),
         lost=tuple(findings.lost),
@@ -149,6 +144,21 @@ def _repair(folder: Path) -> Repaired:
         list=path,
         manifest=number,
     )
+
+
+def _publish(
+    folder: Path, lease: WriterLease, manifest: Manifest, kept: Sequence[HeldShard], lost: Sequence[str]
+) -> Path | None:
+    """Put a state of these shards in force; return the list of lost photos, None if none is lost."""
+    entries = tuple(with_tombstones(folder, _with_names(folder, held)) for held in kept)
+    manifest, path = replace(manifest, shards=entries), None
+    with lease.fenced() as through:
+        if lost:
+            path = folder / f"lost-{manifest.number:06d}.jsonl"
+            lines = "".join(json_text({"name": name}) + "\n" for name in lost)
+            write_file(path, [lines.encode()], through=through)
+        publish(folder, with_statistics(folder, manifest, [held.shard for held in kept], through)[0], through)
+    return path
 
 
 def _newest_sound(folder: Path) -> tuple[Manifest, list[str]]:

@@ -38,12 +38,12 @@ def normalised(records: Iterable[Mapping[str, Any]]) -> Failures:
     return result
 
 
-def write_failures(folder: Path, number: int, failures: Failures) -> FileEntry | None:
-    """Write the file of a manifest, durably; None and no file if there is no failure."""
+def write_failures(folder: Path, number: int, failures: Failures, through: Path | None = None) -> FileEntry | None:
+    """Write the file of a manifest, durably, as ``store``; None and no file if there is no failure."""
     if not failures:
         return None
     text = "".join(json.dumps(facts) + "\n" for facts in failures.values()).encode()
-    return store(folder, f"failures-{number:06d}.jsonl", [text])
+    return store(folder, f"failures-{number:06d}.jsonl", [text], through)
 
 
 def read_failures(folder: Path, entry: FileEntry | None) -> Failures:

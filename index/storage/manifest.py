@@ -186,8 +186,10 @@ def _metadata(entry: FileEntry | None) -> dict[str, Any] | None:
     return None if entry is None else entry.metadata()
 
 
-def store(folder: Path, file: str, pieces: Sequence[Piece]) -> FileEntry:
+def store(folder: Path, file: str, pieces: Sequence[Piece], through: Path | None = None) -> FileEntry:
     """Write a file of the archive, durably; ``{}`` in its name stands for the sha256 of its content.
+
+    One that has no such name is written ``through`` the folder of the writer's lease.
 
     Raises:
         StorageError: it cannot be written.
@@ -198,7 +200,7 @@ def store(folder: Path, file: str, pieces: Sequence[Piece]) -> FileEntry:
     sha256 = digest.hexdigest()
     path = folder / file.format(sha256)
     make_folder(path.parent)
-    return FileEntry(file=file.format(sha256), bytes=write_file(path, pieces), sha256=sha256)
+    return FileEntry(file=file.format(sha256), bytes=write_file(path, pieces, through=through), sha256=sha256)
 
 
 def manifest_name(number: int) -> str:
@@ -217,8 +219,14 @@ def pointer_text(name: str, text: bytes) -> bytes:
     return f"{name} {hashlib.sha256(text).hexdigest()}\n".encode()
 
 
-def publish(folder: Path, manifest: Manifest) -> None:
+def publish(folder: Path, manifest: Manifest, through: Path | None = None, tried: set[str] | None = None) -> None:
     """Write a manifest, then make it the state in force by replacing ``CURRENT``.
+
+    Args:
+        folder: the archive, whose lease the caller holds.
+        manifest: of a number that no manifest has.
+        through: the folder of that lease: whoever takes the lease keeps both files from appearing.
+        tried: takes the text that ``CURRENT`` will have, before anything is written.
 
     Raises:
         StorageError: it cannot be written. The state before stays in force, unless only the last sync of the folder
@@ -226,8 +234,11 @@ def publish(folder: Path, manifest: Manifest) -> None:
     """
     text = manifest.encode()
     name = manifest_name(manifest.number)
-    write_file(folder / name, [text])
-    write_file(folder / CURRENT, [pointer_text(name, text)])
+    pointer = pointer_text(name, text)
+    if tried is not None:
+        tried.add(pointer.decode())
+    write_file(folder / name, [text], through=through)
+    write_file(folder / CURRENT, [pointer], through=through)
 
 
 def read_pointer(folder: Path) -> str:

@@ -1,9 +1,8 @@
 """Readers hold the manifest that they opened, so that no garbage collection takes its files away.
 
 A pin is a shared ``flock`` on the manifest's file: the kernel releases it with its process, however that ends. Garbage
-collection removes a manifest only under an exclusive lock on it, which it gets only where nobody reads that state. On
-file systems without locks there are no pins; mapped files that are removed stay readable there all the same, as long
-as the file system is a local one.
+collection removes a manifest only under an exclusive lock on it, which it gets only where nobody reads that state. In
+an archive that several machines use, a reader puts a file into ``readers/`` as well (see ``sharing``).
 """
 
 import fcntl
@@ -19,6 +18,7 @@ from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.core.reading import MAX_DESCRIPTION, NOT_REGULAR
 from ctxdeploy.index.storage.format import unreadable
 from ctxdeploy.index.storage.manifest import CURRENT, Manifest, parse, parse_pointer, read_pointer
+from ctxdeploy.index.storage.sharing import ReaderMark, mark_reader
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # A writer may collect garbage between our reading of CURRENT and of the manifest.
@@ -34,13 +34,16 @@ class Pin:
         pointer: its file's name and sha256, as in ``CURRENT``.
     """
 
-    def __init__(self, manifest: Manifest, pointer: str, handle: int) -> None:
+    def __init__(self, manifest: Manifest, pointer: str, handle: int, mark: ReaderMark | None) -> None:
         self._handle: int | None = handle
+        self._mark = mark
         self.manifest = manifest
         self.pointer = pointer
 
     def release(self) -> None:
         """Let the state be collected; may be called twice."""
+        if self._mark is not None:
+            self._mark.release()
         if self._handle is not None:
             handle, self._handle = self._handle, None
             with suppress(OSError):  # nothing was written
@@ -75,9 +78,19 @@ def pin(folder: Path, pointer: str, where: str) -> Pin:
         ArchiveError: it is missing, damaged, of a newer format, or being removed.
     """
     name, sha256 = parse_pointer(pointer, where)
-    path = folder / name
+    path, mark = folder / name, mark_reader(folder, name)
     try:
-        handle = os.open(path, _FLAGS)  # without waiting for what a pipe may give
+        held = _hold(path, pointer, where, sha256, mark)
+    except BaseException:
+        if mark is not None:
+            mark.release()
+        raise
+    return held
+
+
+def _hold(path: Path, pointer: str, where: str, sha256: str, mark: ReaderMark | None) -> Pin:
+    try:
+        handle = _open(path, patient=mark is not None)
     except OSError as error:
         raise unreadable(path, error, f", but {Path(where).name} names it") from error
     try:
@@ -85,10 +98,21 @@ def pin(folder: Path, pointer: str, where: str) -> Pin:
         text = _read_all(handle, path)
         if hashlib.sha256(text).hexdigest() != sha256:
             raise ArchiveError(f"{path} is damaged: its sha256 is not the one in {Path(where).name}")
-        return Pin(parse(text, str(path)), pointer, handle)
+        return Pin(parse(text, str(path)), pointer, handle, mark)
     except BaseException:
         os.close(handle)
         raise
+
+
+def _open(path: Path, *, patient: bool) -> int:
+    """Open a manifest without waiting for what a pipe may give; ``patient``: it may be away for a moment, while
+    somebody looks whether it may be removed."""
+    for _ in range(_ATTEMPTS if patient else 0):
+        try:
+            return os.open(path, _FLAGS)
+        except FileNotFoundError:
+            time.sleep(_PAUSE)
+    return os.open(path, _FLAGS)
 
 
 def _share(handle: int, path: Path) -> None:
@@ -127,7 +151,7 @@ def read_current(folder: Path) -> Manifest:
 @contextmanager
 def unpinned(path: Path) -> Iterator[bool]:
     """Yield whether no reader holds a manifest; if so, none can begin to, inside the ``with`` block."""
-    handle = os.open(path, _FLAGS)
+    handle = _open_to_lock(path)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,3 +163,11 @@ def unpinned(path: Path) -> Iterator[bool]:
         yield True
     finally:
         os.close(handle)
+
+
+def _open_to_lock(path: Path) -> int:
+    try:
+        # NFS gives exclusive locks on files alone that are open for writing.
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return os.open(path, _FLAGS)

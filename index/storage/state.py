@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
 from ctxdeploy.core.files import TEMPORARY, make_folder
-from ctxdeploy.core.locks import LOCK, WriterLock
+from ctxdeploy.core.locks import LOCK
 from ctxdeploy.core.part import Part
 from ctxdeploy.core.types import FileState
 from ctxdeploy.index.codebook.aggregation import code_columns
@@ -19,13 +19,17 @@ from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
 from ctxdeploy.index.config import MAX_WORDS, DescriptorSource, IndexConfig
 from ctxdeploy.index.storage import format as file_format
 from ctxdeploy.index.storage.failures import Failures, read_failures
+from ctxdeploy.index.storage.lease import LEASES, WriterLease
 from ctxdeploy.index.storage.manifest import CODEBOOK, CURRENT, FOLDERS, QUANTISER, Manifest, publish, store
 from ctxdeploy.index.storage.names import NameIndex
 from ctxdeploy.index.storage.pins import Pin
 from ctxdeploy.index.storage.shard import Shard, open_shard
+from ctxdeploy.index.storage.sharing import READERS
 from ctxdeploy.index.storage.statistics import Statistics, compute, of_counts, read_statistics
 
 _FIRST = "manifest-000000.json"
+# What an interrupted creation may leave.
+_OURS = {LOCK, LEASES, READERS, *FOLDERS, CODEBOOK, QUANTISER, _FIRST}
 
 
 class State:
@@ -290,8 +294,8 @@ def create_state(
     config: IndexConfig,
     source: DescriptorSource | None,
     quantiser: GlobalQuantiser | None = None,
-) -> tuple[WriterLock, State]:
-    """Make an empty archive and return its lock, held, and its state.
+) -> tuple[WriterLease, State]:
+    """Make an empty archive and return its lease, held, and its state.
 
     Raises:
         ArchiveError: there is an archive already, or a folder with other things in it.
@@ -313,24 +317,25 @@ def create_state(
     check_free(folder)
     for place in FOLDERS if config.keeps_global else FOLDERS[:-1]:
         make_folder(folder / place)
-    lock = WriterLock(folder)
+    lease = WriterLease(folder)
     try:
         check_free(folder)
-        manifest = Manifest(
-            number=0,
-            config=config,
-            source=source,
-            codebook=None if codebook is None else store(folder, CODEBOOK, codebook.encode()),
-            codebook_id="" if codebook is None else codebook.id,
-            words=0 if codebook is None else len(codebook),
-            dim=0 if codebook is None else codebook.dim,
-            quantiser=None if quantiser is None else store(folder, QUANTISER, quantiser.encode()),
-        )
-        publish(folder, manifest)
+        with lease.fenced() as through:
+            manifest = Manifest(
+                number=0,
+                config=config,
+                source=source,
+                codebook=None if codebook is None else store(folder, CODEBOOK, codebook.encode(), through),
+                codebook_id="" if codebook is None else codebook.id,
+                words=0 if codebook is None else len(codebook),
+                dim=0 if codebook is None else codebook.dim,
+                quantiser=None if quantiser is None else store(folder, QUANTISER, quantiser.encode(), through),
+            )
+            publish(folder, manifest, through)
     except BaseException:
-        lock.release()
+        lease.release()
         raise
-    return lock, State(manifest, codebook, (), quantiser=quantiser)
+    return lease, State(manifest, codebook, (), quantiser=quantiser)
 
 
 def check_free(folder: Path) -> None:
@@ -347,6 +352,6 @@ def check_free(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be read: {error.strerror}") from error
     if CURRENT in names:
         raise ArchiveError(f"{folder} is an archive already: open it to add photos, or give a new folder")
-    foreign = {name for name in names - {LOCK, *FOLDERS, CODEBOOK, QUANTISER, _FIRST} if not name.startswith(TEMPORARY)}
+    foreign = {name for name in names - _OURS if not name.startswith(TEMPORARY)}
     if foreign:
         raise ArchiveError(f"{folder} exists and is not an archive (it holds {min(foreign)!r}): give a new folder")

@@ -80,22 +80,25 @@ def _weights(counts: NDArray[np.int64], photos: int) -> NDArray[np.float64]:
         return np.where(counts > 0, np.log(photos / np.maximum(counts, 1)) ** 2, 1.0)
 
 
-def write_statistics(folder: Path, number: int, statistics: Statistics) -> FileEntry:
-    """Write the statistics of a manifest, durably."""
+def write_statistics(folder: Path, number: int, statistics: Statistics, through: Path | None = None) -> FileEntry:
+    """Write the statistics of a manifest, durably, as ``store``."""
     tensors: file_format.Arrays = {
         "word_counts": statistics.word_counts.astype(np.uint32),
         "norms": np.concatenate([np.empty(0), *statistics.norms]),
     }
     facts = {"format": FORMAT_NAME, "format_version": str(FORMAT_VERSION)}
-    return store(folder, f"statistics-{number:06d}.safetensors", file_format.encode(tensors, facts))
+    return store(folder, f"statistics-{number:06d}.safetensors", file_format.encode(tensors, facts), through)
 
 
-def with_statistics(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> tuple[Manifest, Statistics | None]:
+def with_statistics(
+    folder: Path, manifest: Manifest, shards: Sequence[Shard], through: Path | None = None
+) -> tuple[Manifest, Statistics | None]:
     """Return a manifest with its statistics, written durably, and the statistics; without any if idf is not set."""
     if not manifest.config.idf:
         return manifest, None
     statistics = compute(shards, manifest.words)
-    return replace(manifest, statistics=write_statistics(folder, manifest.number, statistics)), statistics
+    written = write_statistics(folder, manifest.number, statistics, through)
+    return replace(manifest, statistics=written), statistics
 
 
 def read_statistics(folder: Path, entry: FileEntry, manifest: Manifest) -> Statistics:

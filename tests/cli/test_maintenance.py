@@ -331,7 +331,8 @@ def test_archive_of_a_newer_ctxdeploy_is_left_alone(call, archive: Path, pointer
     text = newest.read_bytes().replace(b'"format_version": 2', b'"format_version": 5')
     newest.write_bytes(text)
     (archive / "CURRENT").write_text(f"{newest.name} {hashlib.sha256(text).hexdigest()}\n" if pointer else "cut")
-    before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file()}
+    files = (path for path in archive.rglob("*") if path.is_file())
+    before = {path: path.read_bytes() for path in files if "lease" not in path.parts}
     for command in ("repair", "verify") if pointer else ("repair",):
         _one_line(call(command, archive), 15, "format_version 5", "upgrade it")
     assert {path: path.read_bytes() for path in before} == {**before, archive / "LOCK": (archive / "LOCK").read_bytes()}

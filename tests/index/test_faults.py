@@ -68,7 +68,7 @@ def test_a_writer_in_another_process_alive_then_killed(make_photos: Any, make_ar
     other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout is not None and other.stdout.readline() == b"1\n"
-        with pytest.raises(ArchiveError, match=f"process {other.pid}: wait until it ends"):
+        with pytest.raises(ArchiveError, match=rf"process {other.pid} on .* \(.*, since .*\): wait until it ends"):
             Index.open(path, writable=True)
     finally:
         other.send_signal(signal.SIGKILL)

@@ -98,6 +98,6 @@ def referenced(folder: Path) -> set[str]:
 
 
 def files(folder: Path) -> set[str]:
-    """Return every file of an archive but its lock and the lists of lost names."""
+    """Return every file of an archive but its lock, its lease and the lists of lost names."""
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return {name for name in found if name != "LOCK" and not name.startswith("lost-")}
+    return {name for name in found if name != "LOCK" and not name.startswith(("lost-", "lease/"))}

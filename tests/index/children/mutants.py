@@ -271,6 +271,7 @@ def wrong_manifest(files: Files, chance: random.Random) -> Files:
 
 
 def read_all(folder: Path) -> Files:
-    """Return every file of an archive but its lock."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "LOCK"]
+    """Return every file of an archive but those of its writer."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    paths = [path for path in files if not {"LOCK", "lease"}.intersection(path.parts)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
