@@ -346,14 +346,14 @@ class Index(Reader):
             ArchiveError: the other archive is damaged.
             StorageError: this one cannot be written.
         """
-        with self._mutex, Index.open(other) as opened:
+        with self._mutex, self._writing().lease.fenced(), Index.open(other) as opened:
             if opened.path.resolve() == self._folder.resolve():
                 raise ConfigError(f"{other} cannot be merged into itself")
             return merge(self._writing(), opened.state, conflicts)
 
     def publish(self, segments: Iterable[PathLike]) -> list[Published]:
         """Take the photos of segments in and commit, all or none; return what each brought (``publish_segments``)."""
-        with self._mutex:
+        with self._mutex, self._writing().lease.fenced():
             published = publish_segments(self._writing(), [Path(path) for path in segments])
             self.commit()
             return published

@@ -281,10 +281,11 @@ class Writer:
 
     def write_shard(self, tensors: Arrays, vectors: GlobalVectors | None) -> HeldShard:
         """Write a shard and its global vectors into the folder, and open them; the archive does not hold them yet."""
-        entry = write_shard(self.folder, self.layout, tensors)
-        if vectors is not None:
-            file = write_vectors(self.folder, entry.sha256, vectors, self._state.manifest)
-            entry = replace(entry, vectors=file)
+        with self.lease.fenced():
+            entry = write_shard(self.folder, self.layout, tensors)
+            if vectors is not None:
+                file = write_vectors(self.folder, entry.sha256, vectors, self._state.manifest)
+                entry = replace(entry, vectors=file)
         return HeldShard(entry, open_shard(self.folder, entry, self._state.manifest))
 
     def replace_shards(self, shards: Iterable[HeldShard]) -> None:

@@ -203,6 +203,8 @@ class WriterLease:
     def fenced(self) -> Iterator[Path | None]:
         """Yield the folder through which the block has to write and remove; None where the disk is too full for one.
 
+        What the block writes elsewhere may be collected as garbage once the lease is lost: that is told as its loss.
+
         Raises:
             LeaseLostError: another process has taken the lease; what the block did after that changed nothing.
         """

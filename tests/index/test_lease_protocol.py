@@ -158,7 +158,8 @@ def write(folder: Path, who: str, told: list[str]) -> None:
         collect_garbage(folder, [manifest], [], lease)
         for commit in (f"{who}1", f"{who}2"):
             number += 1
-            shard = store(folder, "shards/{}.safetensors", [b"the shard of both"])
+            with lease.fenced():
+                shard = store(folder, "shards/{}.safetensors", [b"the shard of both"])
             manifest = replace(
                 manifest,
                 number=number,
