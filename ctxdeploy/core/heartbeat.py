@@ -49,6 +49,8 @@ def beat_line(beat: int, seconds: float) -> bytes:
 class Pulse:
     """Gives signs of life in files of this process, from one thread, which lives while there are files."""
 
+    _thread: threading.Thread | None
+
     def __init__(self) -> None:
         self._files: dict[Path, tuple[int, float]] = {}
         self.forget()
@@ -83,7 +85,7 @@ class Pulse:
         self._lock = threading.RLock()
         self._files.clear()
         self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = None
 
     def _run(self, wake: threading.Event) -> None:
         beat = 0

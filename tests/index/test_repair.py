@@ -71,10 +71,10 @@ def check(path: Path, photos: Any, before: dict[Any, float], lost: list[str], un
     same = {key: score for key, score in after.items() if key in before}
     assert same == {key: score for key, score in before.items() if key[1] in names}
     assert {key[1] for key in after.keys() - before.keys()} <= set(report.returned)
-    state = {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    state = contents(path)
     again = Index.repair(path)
     assert again.problems == () and again.lost == () and again.list is None and again.manifest == report.manifest
-    assert {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()} == state
+    assert contents(path) == state
     with Index.open(path, writable=True) as index:
         for name in lost:
             index.add(name, photos[0])
@@ -228,10 +228,10 @@ def test_no_sound_manifest(archive: Path) -> None:
 def test_a_damaged_codebook_has_to_be_restored(archive: Path, damage: Any) -> None:
     copy = (archive / "codebook.safetensors").read_bytes()
     damage(archive / "codebook.safetensors")
-    files = sorted(archive.rglob("*"))
+    files = sorted(contents(archive))
     with pytest.raises(ArchiveError, match=r"codebook\.safetensors .*put a copy of it in its place"):
         Index.repair(archive)
-    assert sorted(archive.rglob("*")) == files
+    assert sorted(contents(archive)) == files
     (archive / "codebook.safetensors").write_bytes(copy)
     assert Index.repair(archive).problems == () and Index.open(archive).verify() == []
 
