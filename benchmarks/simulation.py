@@ -44,15 +44,14 @@ EXAMPLES = {"1M": (10**6, 1), "10M": (10**7, 4), "100M": (10**8, 32)}
 
 def planned(options: argparse.Namespace, machines: int, replicas: int = 1, photos: int = 0) -> Plan:
     """Return the plan of the archive on so many machines, each copy on machines of its own."""
-    subject = subject_of_model(open_bundle(find_model(None), check_hashes=False))
-    costs = Costs().updated(subject.usual, MODEL)
-    if options.measured is not None:
-        found = Measurement.read(options.measured)
-        costs = costs.updated(found.for_model(subject.model, "none"), MEASURED)
     config = PlanConfig(
         photos=photos or options.photos, machines=machines * replicas, replicas=replicas, words=options.words
     )
-    subject = chosen(subject, config, 0)
+    subject = chosen(subject_of_model(open_bundle(find_model(None), check_hashes=False)), config, 0)
+    costs = Costs().updated(subject.usual, MODEL)
+    if options.measured is not None:
+        found = Measurement.read(options.measured)
+        costs = costs.updated(found.for_model(subject.model, "none", subject.words), MEASURED)
     return make_plan(subject, costs, config, processors=options.processors, memory=options.memory << 30)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.bench import bandwidth, own_memory, photo_files, timed
-from ctxdeploy.bench.machine import machine
+from ctxdeploy.bench.machine import load, machine
 from ctxdeploy.capacity.measurement import Measurement
 from ctxdeploy.capacity.search_calibration import LARGE, SMALL, VECTORS, global_rates, search_costs
 from ctxdeploy.capacity.subject import asked_facts
@@ -72,7 +72,7 @@ def calibrate(
         NoPhotosError, ConfigError: the folder holds no photos that can be read.
         StorageError: ``work`` cannot be written.
     """
-    config, about = config or CalibrationConfig(), machine()
+    config, about, busy = config or CalibrationConfig(), machine(), load()
     with working_folder(work, advice=_MAY_WRITE) as place:
         costs, count = photo_costs(bundle, backend, photos, place, display, config.photo_seconds)
         costs |= search_costs(place, about["processors"], display, small=config.small, large=config.large)
@@ -89,7 +89,9 @@ def calibrate(
     return Measurement(
         machine={name: about[name] for name in kept},
         model=bundle.model_id,
+        words=0 if bundle.codebook is None else bundle.codebook.words,
         photos=count,
+        load=busy or 0.0,
         costs=costs,
         global_rates=rates,
     )

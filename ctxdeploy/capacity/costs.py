@@ -13,8 +13,10 @@ from ctxdeploy.core.settings import SettingField, check_types, parse_bytes, pars
 
 # Where a value came from, as it is printed; a later one wins.
 DEFAULT, MODEL, MEASURED, ARCHIVE, GIVEN = "default", "of the model", "measured here", "of the archive", "given"
-# Where nothing was measured, of 1000 descriptors: distinct words of a photo, and of a query with five words each.
-WORDS_PER_FEATURE, QUERY_WORDS_PER_FEATURE = 0.4, 1.9
+# Where nothing was measured, for each descriptor: distinct words of a photo, and of a query with five words each, and
+# the skew, in a codebook of so many words. In others the last two are as the power of its size: of photos of lite-small
+# a query has 1,275 of 16,384 words, and a skew of 1.6.
+WORDS_PER_FEATURE, QUERY_WORDS_PER_FEATURE, USUAL_SKEW, USUAL_WORDS, _POWER = 0.4, 1.9, 2.4, 65_536, 0.29
 
 
 def _bytes(default: float, flag: str, text: str, shown: str) -> Any:
@@ -169,6 +171,15 @@ class Costs:
             for part in PARTS
             for entry in settings_of(type(getattr(self, part)))
         ]
+
+
+def for_words(facts: Mapping[str, float], known: int, wanted: int) -> dict[str, float]:
+    """Return facts of photos in a codebook of ``known`` words as they usually are in one of another size."""
+    factor = (wanted / known) ** _POWER if known and wanted else 1.0
+    found = {name: value * factor if name in ("query_words", "skew") else value for name, value in facts.items()}
+    if "query_words" in found and wanted:
+        found["query_words"] = min(found["query_words"], float(wanted))
+    return found
 
 
 PARTS = ("photo", "search", "storage", "machine")

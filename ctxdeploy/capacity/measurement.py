@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ctxdeploy.capacity.costs import MEASURED, Costs
+from ctxdeploy.capacity.costs import MEASURED, Costs, for_words
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import write_json
 from ctxdeploy.core.reading import read_regular
@@ -18,6 +18,8 @@ PHOTO_FACTS = (
     "seconds_per_photo", "features_per_photo", "words_per_photo", "query_words", "skew", "query_seconds",
     "process_memory",
 )  # fmt: skip
+# Processes for each processor before a measurement, from which on it is not the machine's own.
+_BUSY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +29,18 @@ class Measurement:
     Attributes:
         machine: processor, processors, memory, as ``bench`` describes them.
         model: id of the model whose photos were measured; empty without.
+        words: of its codebook; 0 without.
         photos: how many were extracted.
+        load: average of the system before: how many processes wanted a processor.
         costs: assumptions by name.
         global_rates: bytes of global vectors a second, by kind.
     """
 
     machine: Mapping[str, Any]
     model: str = ""
+    words: int = 0
     photos: int = 0
+    load: float = 0.0
     costs: Mapping[str, float] = field(default_factory=dict)
     global_rates: Mapping[str, float] = field(default_factory=dict)
 
@@ -43,10 +49,16 @@ class Measurement:
         for rate in self.global_rates.values():
             Costs().updated({"global_rate": rate}, MEASURED)
 
-    def for_model(self, model: str, vectors: str) -> dict[str, float]:
-        """Return what holds of a model (its id), and of one kind of global vectors."""
+    @property
+    def was_busy(self) -> bool:
+        """Whether others took so much of the machine that the figures are not its own."""
+        return self.load > _BUSY * float(self.machine.get("processors", 1))
+
+    def for_model(self, model: str, vectors: str, words: int) -> dict[str, float]:
+        """Return what holds of a model (its id), of one kind of global vectors, and of a codebook of so many words."""
         same = self.model == model
         found = {name: value for name, value in self.costs.items() if same or name not in PHOTO_FACTS}
+        found = for_words(found, self.words, words)
         if vectors in self.global_rates:
             found["global_rate"] = self.global_rates[vectors]
         return found
@@ -58,7 +70,9 @@ class Measurement:
             "format_version": FORMAT_VERSION,
             "machine": dict(self.machine),
             "model": self.model,
+            "words": self.words,
             "photos": self.photos,
+            "load": self.load,
             "costs": dict(self.costs),
             "global_rates": dict(self.global_rates),
         }
@@ -95,13 +109,15 @@ class Measurement:
                 "measure again"
             )
         try:
-            machine, model, photos = found["machine"], found["model"], found["photos"]
-            if not isinstance(machine, dict) or not isinstance(model, str) or type(photos) is not int:
-                raise ConfigError("machine, model or photos is not what it should be")
+            machine, model, photos, words = (found[name] for name in ("machine", "model", "photos", "words"))
+            if not isinstance(machine, dict) or not isinstance(model, str) or {type(photos), type(words)} != {int}:
+                raise ConfigError("machine, model, words or photos is not what it should be")
             return cls(
                 machine=machine,
                 model=model,
+                words=words,
                 photos=photos,
+                load=_numbers({"load": found["load"]}, "load")["load"],
                 costs=_numbers(found["costs"], "costs"),
                 global_rates=_numbers(found["global_rates"], "global_rates"),
             )

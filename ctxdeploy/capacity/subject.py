@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.capacity.config import PlanConfig
-from ctxdeploy.capacity.costs import QUERY_WORDS_PER_FEATURE, WORDS_PER_FEATURE
+from ctxdeploy.capacity.costs import (
+    QUERY_WORDS_PER_FEATURE,
+    USUAL_SKEW,
+    USUAL_WORDS,
+    WORDS_PER_FEATURE,
+    for_words,
+)
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import counted
@@ -69,7 +75,7 @@ def subject_of_model(bundle: Bundle) -> Subject:
     usual = {
         "features_per_photo": features,
         "words_per_photo": WORDS_PER_FEATURE * features,
-        "query_words": min(QUERY_WORDS_PER_FEATURE * features, float(words)),
+        **for_words({"query_words": QUERY_WORDS_PER_FEATURE * features, "skew": USUAL_SKEW}, USUAL_WORDS, words),
     }
     return Subject(
         name=bundle.path.name,
@@ -105,7 +111,7 @@ def subject_of_archive(path: Path) -> Subject:
             model="" if index.source is None else index.source.model,
             photos=len(index),
             cells=facts["global"]["cells"] or 0,
-            usual={"query_words": min(query_words, float(manifest.words))},
+            usual=for_words({"query_words": query_words, "skew": USUAL_SKEW}, USUAL_WORDS, manifest.words),
             facts=_photo_facts(index, facts),
             held={
                 "photos": len(index),
@@ -203,7 +209,17 @@ def chosen(subject: Subject, config: PlanConfig, global_dim: int) -> Subject:
     photos = config.photos or subject.photos
     if not photos:
         raise ConfigError("how many photos? Give --photos, such as 100M, or --archive, whose photos are counted")
-    return replace(subject, config=changed, words=words, dim=dim, photos=photos, cells=cells if kept != "none" else 0)
+    facts = {name: for_words(getattr(subject, name), subject.words, words) for name in ("usual", "facts")}
+    return replace(
+        subject,
+        usual=facts["usual"],
+        facts=facts["facts"],
+        config=changed,
+        words=words,
+        dim=dim,
+        photos=photos,
+        cells=cells if kept != "none" else 0,
+    )
 
 
 def described(subject: Subject) -> str:

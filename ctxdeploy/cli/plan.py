@@ -95,6 +95,11 @@ def command(
         _print(plan, as_json)
     elif kept is not None:
         _print_measured(kept, as_json)
+    if kept is not None and kept.was_busy:
+        shown.say(
+            f"the machine was busy when it was measured (load average {kept.load:.1f} on {kept.machine['processors']} "
+            "processors): its own figures are better; measure again when it is quiet"
+        )
     if kept is not None and kept.model != subject.model:
         shown.say("the photos of --measured were extracted by another model: theirs are not taken; measure again")
 
@@ -133,7 +138,7 @@ def _plan(subject: Subject, kept: Measurement | None, given: dict[str, float], c
 
     costs = Costs().updated(subject.usual, MODEL)
     if kept is not None:
-        costs = costs.updated(kept.for_model(subject.model, subject.config.global_vectors), MEASURED)
+        costs = costs.updated(kept.for_model(subject.model, subject.config.global_vectors, subject.words), MEASURED)
     costs = costs.updated(subject.facts, OF_ARCHIVE)
     about = machine() if kept is None else kept.machine
     return make_plan(

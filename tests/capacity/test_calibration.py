@@ -51,7 +51,7 @@ def test_everything_that_can_be_measured_is(folder: Path, tmp_path: Path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
     found.write(tmp_path / "m.json")
     subject = chosen(subject_of_model(bundle), PlanConfig(photos=10**6), 0)
-    facts = Measurement.read(tmp_path / "m.json").for_model(bundle.model_id, "pq")
+    facts = Measurement.read(tmp_path / "m.json").for_model(bundle.model_id, "pq", subject.words)
     costs = Costs().updated(subject.usual, MODEL).updated(facts, MEASURED)
     plan = make_plan(subject, costs, PlanConfig(photos=10**6), processors=2, memory=1 << 34)
     assert plan.extraction.seconds > 0 and costs.search.global_rate == found.global_rates["pq"]

@@ -1,6 +1,7 @@
 """The file of a calibration: kept, read, and refused where it is not one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from ctxdeploy.core.errors import ConfigError
 MADE = Measurement(
     machine={"processor": "x", "processors": 4, "memory_bytes": 1 << 34, "system": "Linux"},
     model="a" * 64,
+    words=16384,
     photos=12,
-    costs={"seconds_per_photo": 0.3, "posting_rate": 5e8},
+    load=0.25,
+    costs={"seconds_per_photo": 0.3, "posting_rate": 5e8, "query_words": 1000.0, "skew": 1.5},
     global_rates={"fp32": 2e10, "pq": 1e9},
 )
 
@@ -24,8 +27,19 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_photos_of_another_model_do_not_count() -> None:
-    assert MADE.for_model("a" * 64, "fp32") == {"seconds_per_photo": 0.3, "posting_rate": 5e8, "global_rate": 2e10}
-    assert MADE.for_model("b" * 64, "none") == {"posting_rate": 5e8}
+    photos = {"seconds_per_photo": 0.3, "query_words": 1000.0, "skew": 1.5}
+    assert MADE.for_model("a" * 64, "fp32", 16384) == {"posting_rate": 5e8, "global_rate": 2e10, **photos}
+    assert MADE.for_model("b" * 64, "none", 16384) == {"posting_rate": 5e8}
+
+
+def test_a_query_has_more_words_in_a_larger_codebook() -> None:
+    larger, tiny = (MADE.for_model("a" * 64, "none", words) for words in (65536, 100))
+    assert 1400 < larger["query_words"] < 1600 and 2.1 < larger["skew"] < 2.4 and larger["seconds_per_photo"] == 0.3
+    assert tiny["query_words"] == 100
+
+
+def test_a_busy_machine_is_known() -> None:
+    assert not MADE.was_busy and replace(MADE, load=2.5).was_busy
 
 
 @pytest.mark.parametrize(
@@ -33,8 +47,10 @@ def test_photos_of_another_model_do_not_count() -> None:
     [
         ({"format": "other"}, "was not written by"),
         ({"format_version": 2}, "measure again"),
-        ({"machine": None}, "machine, model or photos"),
-        ({"photos": True}, "machine, model or photos"),
+        ({"machine": None}, "machine, model, words or photos"),
+        ({"words": "1"}, "machine, model, words or photos"),
+        ({"load": None}, "load is not an object of numbers"),
+        ({"photos": True}, "machine, model, words or photos"),
         ({"costs": []}, "costs is not an object of numbers"),
         ({"costs": {"seconds_per_photo": "1"}}, "costs is not an object of numbers"),
         ({"costs": {"seconds_per_photo": -1}}, "--seconds-per-photo -1"),
