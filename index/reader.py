@@ -202,6 +202,10 @@ class Reader(Searches):
         """Yield the names of all photos, a writer's included, in the order of the shards."""
         return self.state.names()
 
+    def held_names(self, names: Sequence[str]) -> set[str]:
+        """Return those of some names that photos have."""
+        return {name for name in names if name in self}
+
     def printed_name(self, text: str) -> str:
         """Return the one name that is printed so, if it is a text that stands for another; else the text itself."""
         return printed_names([text], self.state.unprintable if "\\" in text else ()).get(text, text)

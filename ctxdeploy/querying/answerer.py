@@ -347,7 +347,8 @@ class Answerer:
         """Return what is found among the first photos of the first stage, and those behind them in its order."""
         firsts = self._first_hits(queries, most)
         if self._first.is_other:
-            firsts = [[hit for hit in hits if hit.name in self.index] for hits in firsts]
+            held = self.index.held_names([hit.name for hits in firsts for hit in hits])
+            firsts = [[hit for hit in hits if hit.name in held] for hits in firsts]
         parts = [None] * len(asked) if units is None else [[unit] for unit in units]
         return [self._anew(ready, hits, unit) for ready, hits, unit in zip(asked, firsts, parts, strict=True)]
 

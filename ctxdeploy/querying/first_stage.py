@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.deadline import Deadline
-from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.errors import ConfigError, ShardError
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.types import Box, PhotoDescriptors
 from ctxdeploy.index import Hit, Subset, refined_scores
@@ -183,7 +183,10 @@ class OtherArchive:
         states = (other.manifest.number, index.manifest.number)
         compared = self._compared
         if compared is None or compared[0] != states:
-            compared = self._compared = (states, _differences(other, index))
+            try:
+                compared = self._compared = (states, _differences(other, index))
+            except ShardError:  # not all names are known; the next query tries again
+                return ()
         return compared[1]
 
 

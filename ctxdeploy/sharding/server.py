@@ -135,6 +135,8 @@ class ShardServer:
 
     def _newest(self) -> _Held:
         with self._lock:
+            if not self._states:
+                raise ArchiveError(f"{self._path} is closed: open it again")
             return list(self._states.values())[-1]
 
     def _is_newest(self) -> bool:

@@ -152,6 +152,9 @@ class ShardedIndex:
             raise ShardError(f"{printable(name)} was not found, but of the shards {missing} cannot be asked")
         return False
 
+    def held_names(self, names: Sequence[str]) -> set[str]:
+        return set(self._lookup.facts(self._session, names))
+
     def names(self) -> Iterator[str]:
         return self._lookup.names(self._session)
 

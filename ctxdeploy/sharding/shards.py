@@ -10,7 +10,7 @@ from ctxdeploy.core.part import Part
 from ctxdeploy.sharding.transport import ShardTransport
 
 # Requests to one part that are on their way at once; others wait. One part that hangs keeps nobody from the others.
-_AT_ONCE = 32
+_AT_ONCE = 64
 # Of the time that a query has left: what one request may take, for others come after it.
 _SHARE = 0.7
 

@@ -15,6 +15,7 @@ from ctxdeploy.core.errors import ConfigError, PhotoError, ShardError
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.core.types import Box
 from ctxdeploy.query import Answer
+from ctxdeploy.sharding import Shards
 
 SCENES = ("coffee", "rocket", "chelsea", "coins", "camera")
 MILD = ViewConfig(shift=0.02, shrink=0.1, rotation=0, light=0.1, occlusion=0.06, blur=0.0, longest=200)
@@ -95,6 +96,27 @@ def test_answers_are_those_of_one_archive(
     if not options:
         box = QueryConfig(box=Box(x0=10, y0=10, x1=150, y1=120))
         assert facts(index.answer(photos[0], box)) == facts(one.answer(photos[0], box))
+
+
+def test_the_first_stage_may_be_another_archive(
+    archive: Path, one: PhotoIndex, over: tuple[PhotoIndex, list[Any]], tmp_path: Path
+) -> None:
+    index, transports = over
+    other = Path(shutil.copytree(archive, tmp_path / "other.ctxindex"))
+    with PhotoIndex.open(other, writable=True) as writer:
+        writer.remove("a/rocket.png")
+    config = QueryConfig(rank="global-then-local", global_from=other, turn="none")
+    for photo in (archive.with_name("query.png"), IndexedPhoto(name="b/coins.png")):
+        wanted = facts(one.answer(photo, config))
+        assert facts(index.answer(photo, config)) == wanted and "1 photo of" in wanted["notes"][0]
+
+    def fail(deadline: Deadline) -> None:
+        raise ShardError("nobody is there")
+
+    with PhotoIndex.open(archive, shards=Shards(transports)) as again:
+        transports[1].before = fail
+        answer = again.answer(archive.with_name("query.png"), config)
+        assert answer.missing == ("2/3",) and len(answer.notes) == 1
 
 
 def test_what_else_is_asked_of_an_archive(one: PhotoIndex, over: tuple[PhotoIndex, list[Any]]) -> None:

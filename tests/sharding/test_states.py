@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from ctxdeploy.core.errors import ArchiveError, ShardError, StaleStateError
 from ctxdeploy.core.part import Part
-from ctxdeploy.index import Index, IndexPart
+from ctxdeploy.index import Index, IndexConfig, IndexPart
 from ctxdeploy.sharding import ShardedIndex, ShardServer, opening
 from ctxdeploy.sharding import server as servers
 from ctxdeploy.shared_state import SharedState
@@ -158,6 +159,38 @@ def test_a_part_needs_no_files_of_other_shards(archive: Path, tmp_path: Path, se
         transport.server.close()
     with pytest.raises(ArchiveError, match="is missing"):
         Index.open(archive)
+
+
+@pytest.mark.parametrize("idf", [True, False])
+def test_an_empty_archive_is_searched_and_grows(
+    archives: dict[str, Path], tmp_path: Path, serve: Callable[..., Any], idf: bool
+) -> None:
+    path = tmp_path / "empty"
+    with Index.open(archives["idf"]) as other:
+        Index.create(path, other.codebook, config=IndexConfig(idf=idf)).close()
+    shards, transports = serve(path, 2)
+    for transport in transports:
+        transport.server.prepare()
+    index = ShardedIndex.open(path, shards)
+    index.prepare()
+    for asked in (None, True, False):
+        assert index.search_batch([ROWS], 5, expand=3, idf=asked) == [[]]
+    assert (list(index.names()), len(index), len(index.subset(prefixes=["a"]))) == ([], 0, 0)
+    index.close()
+    with Index.open(path, writable=True) as writer:
+        writer.add("a", ROWS)
+        writer.add("b", ROWS[:9] + np.float32(1))
+    with Index.open(path) as one, closing(ShardedIndex.open(path, shards)) as index:
+        assert index.search_batch([ROWS], 5) == one.search_batch([ROWS], 5) != [[]]
+
+
+def test_a_closed_server_says_so(archive: Path) -> None:
+    server = ShardServer(archive, Part(number=1, count=2))
+    server.close()
+    with pytest.raises(ArchiveError, match="is closed"):
+        server.refresh()
+    with pytest.raises(ArchiveError, match="is closed"):
+        server.prepare()
 
 
 def test_more_parts_than_shards(archive: Path, serve: Callable[..., Any]) -> None:
