@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import archive_argument, echo, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import echo, json_option, print_json, quiet_option, written_archive_argument
 from ctxdeploy.core.files import folder_bytes
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 
 
 @click.command("compact")
-@archive_argument
+@written_archive_argument
 @click.option("--purge", is_flag=True, help="Leave nothing of any removed photo, not only where it is worth it.")
 @click.option(
     "--by-name", is_flag=True, help="Write all anew, photos by name: archives of the same photos become the same bytes."

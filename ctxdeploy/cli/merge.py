@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 
 from ctxdeploy.archive import check_precision, extraction_of, has_model, open_model
-from ctxdeploy.cli.options import ARCHIVE, archive_argument, echo, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import ARCHIVE, echo, json_option, print_json, quiet_option, written_archive_argument
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 
 
 @click.command("merge")
-@archive_argument
+@written_archive_argument
 @click.argument("others", type=ARCHIVE, metavar="OTHER...", nargs=-1, required=True)
 @click.option(
     "--conflicts",

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from ctxdeploy.archive import SUFFIX as ARCHIVE_SUFFIX
+from ctxdeploy.archive import archive_folder
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
@@ -73,7 +74,14 @@ PATH = PathType()
 ARCHIVE, BUNDLE = FolderType(ARCHIVE_SUFFIX), FolderType(BUNDLE_SUFFIX, names=_model_names)
 ANY_FOLDER = FolderType(ARCHIVE_SUFFIX, BUNDLE_SUFFIX, names=_model_names)
 
+
+def _on_this_machine(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    return archive_folder(path, writable=True)
+
+
 archive_argument = click.argument("archive", type=ARCHIVE)
+# Of commands that write; one on object storage is refused, with what to do.
+written_archive_argument = click.argument("archive", type=ARCHIVE, callback=_on_this_machine)
 model_option = click.option(
     "--model",
     metavar="BUNDLE|NAME",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import photo_folder
-from ctxdeploy.cli.options import PATH, archive_argument, echo, json_option, names_in, print_json, quiet_option
+from ctxdeploy.cli.options import PATH, echo, json_option, names_in, print_json, quiet_option, written_archive_argument
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, native_path, photo_name, printable, printed_names
@@ -20,7 +20,7 @@ NAMED_UNKNOWN = 5
 
 
 @click.command("remove")
-@archive_argument
+@written_archive_argument
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--from", "source", type=PATH, metavar="FILE", help="Names from a file, one a line; - reads stdin.")
 @json_option

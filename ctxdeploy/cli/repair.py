@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxdeploy.archive import archive_problems, forget_damaged_origin, photo_place
-from ctxdeploy.cli.options import archive_argument, echo, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import echo, json_option, print_json, quiet_option, written_archive_argument
 from ctxdeploy.core.errors import ArchiveError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
@@ -19,7 +19,7 @@ NAMED_LOST = 5
 
 
 @click.command("repair")
-@archive_argument
+@written_archive_argument
 @json_option
 @quiet_option
 def command(archive: Path, as_json: bool, quiet: bool) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from ctxdeploy.cli.options import archive_argument, echo, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import echo, json_option, print_json, quiet_option, written_archive_argument
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 
 
 @click.command("snapshot")
-@archive_argument
+@written_archive_argument
 @click.argument("name", required=False)
 @click.option("--remove", metavar="NAME", help="Forget a snapshot.")
 @json_option

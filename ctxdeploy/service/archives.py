@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxdeploy.archive import has_model, open_model, photo_folder, photo_place, read_pointer
+from ctxdeploy.archive import has_model, is_archive, open_model, photo_folder, photo_place, read_pointer
 from ctxdeploy.core.errors import ArchiveError, ConfigError, CtxdeployError
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
@@ -42,7 +42,7 @@ class ServedArchive:
             self._pointer = self._read_pointer()
         except (CtxdeployError, OSError):
             self._pointer = b""  # opening says why
-        if not place.path.exists():
+        if not (place.path.exists() or is_archive(place.path)):  # one at a URL may have no file here yet
             raise ArchiveError(f"there is no {place.path}: make an archive with  ctxdeploy index DIR -o {place.path}")
         self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards)
         self.extractor: Extractor | None = None

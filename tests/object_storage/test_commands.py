@@ -62,6 +62,9 @@ def test_push_fetch_and_collect(call: Callable[..., Result], bucket: Bucket, arc
     names = call("names", bucket.url)
     assert names.out.split() == [f"{number}.jpg" for number in range(6)]
     assert call("names", "s3://photos/none").code == 15
+    for command in (("remove", bucket.url, "0.jpg"), ("compact", bucket.url), ("merge", bucket.url, archive)):
+        refused = call(*command)
+        assert (refused.code, refused.err.count("is read only here")) == (15, 1)
 
 
 def test_a_store_that_fails(call: Callable[..., Result], bucket: Bucket, archive: Path, proxy: Proxy) -> None:
