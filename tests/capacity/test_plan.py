@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctxdeploy.capacity.config import PlanConfig
-from ctxdeploy.capacity.costs import ARCHIVE, GIVEN, Costs
+from ctxdeploy.capacity.costs import ARCHIVE, GIVEN, MODEL, Costs
 from ctxdeploy.capacity.extraction import extraction_times
 from ctxdeploy.capacity.plan import Plan, make_plan
 from ctxdeploy.capacity.queries import global_seconds, reads_per_photo, search_seconds
@@ -19,6 +19,7 @@ from ctxdeploy.capacity.storage import holdings
 from ctxdeploy.capacity.subject import Subject, asked_facts, chosen, subject_of_archive, subject_of_model
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.settings import parse_count
 from ctxdeploy.index import Codebook, GlobalQuantiser, Index, IndexConfig
 from ctxdeploy.models import find_model
 
@@ -328,3 +329,14 @@ def test_an_archive_without_photos_says_nothing(tmp_path: Path) -> None:
         pass
     with pytest.raises(ConfigError, match="holds no photos"):
         subject_of_archive(tmp_path / "a")
+
+
+def test_the_worked_examples_are_what_plans_say() -> None:
+    """Of docs/capacity.md: where a formula changes,  python benchmarks/simulation.py  makes them anew."""
+    stored = json.loads((RESULTS / "simulation.json").read_text())["plans"]
+    for name, machines in (("1M", 1), ("10M", 4), ("100M", 32)):
+        config = PlanConfig(photos=parse_count(name), machines=machines, words=65_536)
+        subject = chosen(subject_of_model(open_bundle(find_model("lite-small"), check_hashes=False)), config, 0)
+        costs = Costs().updated(subject.usual, MODEL)
+        found = make_plan(subject, costs, config, processors=2, memory=64 << 30).metadata()
+        assert {part: found[part] for part in stored[name]} == stored[name]
