@@ -1,9 +1,9 @@
 """The archives that a service answers from, each in its newest state."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctxdeploy.archive import has_model, is_archive, open_model, photo_folder, photo_place, read_pointer
 from ctxdeploy.core.errors import ArchiveError, ConfigError, CtxdeployError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ctxdeploy.index import QueriedIndex
     from ctxdeploy.runtime import BackendConfig, ExtractionObserver, Extractor, QueuedExtractor
     from ctxdeploy.service.front import Front
+
+_Found = TypeVar("_Found")
 
 
 class ServedArchive:
@@ -47,6 +49,9 @@ class ServedArchive:
         self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards)
         self.extractor: Extractor | None = None
         self.stale: str | None = None
+        # Where its photos are, and were: what is told names none of it.
+        self._unread_origin, self._folders = "", frozenset[str]()
+        self._remember_folder()
         self._looking = threading.Lock()
         self._naming = threading.Lock()
         self._names: tuple[Any, SortedNames] | None = None
@@ -67,7 +72,7 @@ class ServedArchive:
                 pointer = self._read_pointer()
                 moved = pointer != self._pointer and self.photos.refresh(prepare=True)
             except (CtxdeployError, OSError) as error:
-                reason = str(error) if isinstance(error, CtxdeployError) else f"{self.path}: {error.strerror or error}"
+                reason = str(error) if isinstance(error, CtxdeployError) else _reason(self.path, error)
                 if reason != self.stale:
                     log.error("%s: answers come from its last whole state: %s", self.name, reason)
                 self.stale = reason
@@ -96,8 +101,8 @@ class ServedArchive:
     @property
     def secrets(self) -> dict[str, str]:
         """Folders of the server, and what stands for them in what others are told; longer ones first."""
-        folder = self.photos.folder
-        found = {} if folder is None else {str(folder): "the folder of the photos"}
+        self._remember_folder()
+        found = dict.fromkeys(self._folders, "the folder of the photos")
         found |= {str(self.path.resolve()): self.name, str(self.path): self.name}
         return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
@@ -154,14 +159,29 @@ class ServedArchive:
 
     def folder(self) -> Path | None:
         """Return the folder that its names are paths in; None if there is none, or it is not known or not there."""
-        found = photo_folder(self.path)
+        found = self._origin(photo_folder)
         return found if found is not None and found.is_dir() else None
+
+    def _remember_folder(self) -> None:
+        folder = self._origin(photo_folder)
+        if folder is not None:
+            self._folders = self._folders | {str(folder)}
+
+    def _origin(self, read: "Callable[[Path], _Found | None]") -> "_Found | None":
+        """Return what an archive says of where its photos are; None, and a line of the log, if that is damaged."""
+        try:
+            return read(self.path)
+        except CtxdeployError as error:
+            if str(error) != self._unread_origin:
+                log.error("%s: where its photos are cannot be read, and no picture is shown: %s", self.name, error)
+            self._unread_origin = str(error)
+            return None
 
     def pictures(self) -> str:
         """Return where the photos' files are: ``folder``, ``packed`` (tar or zip files), ``elsewhere`` or ``none``."""
         if self.folder() is not None:
             return "folder"
-        place = photo_place(self.path)
+        place = self._origin(photo_place)
         if place is None:
             return "none"
         if "://" not in place and place.lower().endswith((".tar", ".zip")):
@@ -171,6 +191,10 @@ class ServedArchive:
     def close(self) -> None:
         """Close it."""
         self.photos.close()
+
+
+def _reason(path: Path, error: OSError) -> str:
+    return f"{error.filename or path}: {error.strerror or error}"
 
 
 def _same_name(served: ServedArchive, other: ServedArchive) -> str:

@@ -110,7 +110,7 @@ class Guard:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             try:
-                self._check_host(headers)
+                self._check_host(scope.get("http_version", "1.1"), headers)
                 self._check_origin(scope, headers)
                 self._check_key(scope, headers)
                 self._check_ready(scope)
@@ -138,9 +138,11 @@ class Guard:
         if scope["path"].startswith("/v1/") and not readiness.is_prepared:
             raise ProblemError(503, f"not ready yet: {readiness.reason}", code="NotReady", retry_after=1)
 
-    def _check_host(self, headers: Mapping[str, str]) -> None:
+    def _check_host(self, version: str, headers: Mapping[str, str]) -> None:
         """Refuse names that lead to this machine in a browser, where nothing but the address keeps others out."""
         config = self._service.config
+        if "host" not in headers and version == "1.1":  # one of uvicorn's two parsers lets it pass
+            raise ProblemError(400, "the request has no Host, which HTTP/1.1 wants", code="BadRequest")
         if self._service.keys or not config.is_local:
             return
         name = _host_name(headers.get("host", "localhost"))

@@ -213,3 +213,20 @@ def test_an_archive_that_is_removed_is_answered_from_and_not_written(connect, ow
         assert reply.json()["detail"] == "album is not there any more: nothing can be written to it"
     assert client.get("/v1/originals/first/coffee.jpg").status_code == 404  # where the photos are stood in it
     assert client.get("/readyz").status_code == 200
+
+
+def test_where_the_photos_are_may_be_damaged(connect, own_album, caplog) -> None:
+    """Pictures are gone then, and searches are refused with what to do; their folder is still told to nobody."""
+    client = connect(own_album.archive, config=ServiceConfig(refresh_seconds=0.05))
+    (own_album.archive / "origin.json").write_text("nonsense")
+    (facts,) = client.get("/v1/archives").json()["archives"]
+    assert facts["pictures"] == "none" and not facts["stale"]
+    answer = client.post("/v1/search", content=own_album.query())
+    assert (answer.status_code, answer.json()["code"]) == (503, "ArchiveError")
+    assert answer.json()["detail"] == "album/origin.json is damaged: remove it and run  ctxdeploy index  again"
+    assert client.get("/v1/originals/first/coffee.jpg").json()["code"] == "NoPictures"
+    refused = client.post("/v1/search", content=b"no photo")
+    assert refused.status_code == 415
+    assert caplog.text.count("where its photos are cannot be read") == 1
+    told = client.app.state.service.problem(ArchiveError(f"{own_album.photos}/first/x.jpg is damaged")).detail
+    assert told == "the folder of the photos/first/x.jpg is damaged"
