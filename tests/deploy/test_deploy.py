@@ -146,7 +146,8 @@ def test_probes_and_scrapes_ask_for_what_is_served() -> None:
 
     config = ServiceConfig()
     served = set(create_app(Service(Archives([], config), config)).openapi()["paths"])
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "Containerfile", *DEPLOY.rglob("*.yaml"))]
+    files = (ROOT / "Containerfile", *DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.tpl"))
+    texts = [path.read_text(encoding="utf-8") for path in files]
     asked = {path for text in texts for path in re.findall(r"(?<![\w.-])/(?:livez|readyz|metrics)\b", text)}
     assert asked == {"/livez", "/readyz", "/metrics"}
     assert {"/livez", "/readyz"} <= served

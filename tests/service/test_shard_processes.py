@@ -41,7 +41,7 @@ def test_servers_are_killed_stopped_and_started_again(start: Any, sharded: Any, 
     # Two servers of part 1, one of part 2.
     servers = [start(sharded, "--shards", part, ready=False) for part in ("1/2", "1/2", "2/2")]
     first = f"{servers[0].url},{servers[1].url}"
-    patience = ("--shard-timeout", 2)
+    patience = ("--shard-timeout", 15)
     front = start(sharded, "--shard", first, "--shard", servers[2].url, *patience)
     assert scores(ask(front.url, photo)) == whole
 
