@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ctxdeploy.core.errors import PhotoError
 from ctxdeploy.core.text import counted, json_text, short
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
@@ -29,8 +30,11 @@ def answered(
         ProblemError: the archive holds no photo of this name (404).
         CtxdeployError: as ``PhotoIndex.answer``.
     """
-    check_name(served, photo)
-    answer = served.photos.answer(photo, config, deadline=record.deadline)
+    try:
+        answer = served.photos.answer(photo, config, deadline=record.deadline)
+    except PhotoError:
+        check_name(served, photo)  # afterwards: where shards are elsewhere, it is one more question to them
+        raise
     record.seconds["extract"] = answer.extract_seconds
     record.seconds["search"] = answer.search_seconds
     return json_text(answer_fields(served, answer, options, record)).encode()
