@@ -58,7 +58,7 @@ def test_a_process_answers_as_the_library(served: Any, index: PhotoIndex, album:
 def test_some_photos_are_searched_alone(client: "TestClient", index: PhotoIndex, album: Any) -> None:
     asked = {"prefix": ["second/", "odd/"], "name": ["second/chelsea.jpg", "second/coins.jpg", "none"]}
     found = client.post("/v1/search", content=album.query(), params=asked).json()
-    assert found["coverage"] == {"searched": 2, "photos": len(index)}
+    assert found["coverage"] == {"searched": 2, "photos": len(index), "missing": []}
     assert found["results"][0]["name"] == "second/chelsea.jpg"
     assert any("none" in remark for remark in found["remarks"])
     assert found["state"] == index.state
