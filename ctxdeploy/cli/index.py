@@ -182,6 +182,8 @@ def _index_on_cluster(
         echo("ctxdeploy: what was done is kept; run the same command again to continue", err=True)
         raise
     _print(archive, report, {"backend": backend.name, "precision": backend.precision}, as_json)
+    if report.indexed + report.replaced and report.seconds >= ADVISED_FROM:
+        shown.say(f"of all workers: {report.stages.advice(extraction.workers)}")
     _remark(archive, photos, report, shown)
 
 

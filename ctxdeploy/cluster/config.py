@@ -115,7 +115,7 @@ class ClusterConfig:
         None,
         "--cluster",
         "Extract on a Ray cluster; local starts one on this machine. All must see PLACE and ARCHIVE under one path.",
-        metavar="auto|local|ray://…",
+        metavar="auto|local|ray://…|HOST:PORT",
         default_text="this machine alone",
     )
     worker_cpus: int = setting(4, "--worker-cpus", "With --cluster: processors of a worker.", metavar="K")
@@ -124,9 +124,11 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.address is not None and self.address not in ("auto", "local") and "://" not in self.address:
+        known = self.address is None or self.address in ("auto", "local") or "://" in self.address
+        if not known and re.fullmatch(r"[^\s/]+:\d{1,5}", str(self.address)) is None:
             raise ConfigError(
-                f"--cluster {self.address!r} is neither auto nor local, nor an address such as ray://head:10001"
+                f"--cluster {self.address!r} is neither auto nor local, nor an address such as ray://head:10001 or "
+                "head:6379"
             )
         for flag, value, low, high in (
             ("--worker-cpus", self.worker_cpus, 1, 1024),

@@ -14,17 +14,17 @@ from ctxdeploy.archive import (
     store_model,
     store_origin,
 )
-from ctxdeploy.cluster.segment import codebook_path, model_path, remove_abandoned
+from ctxdeploy.cluster.segment import codebook_path, model_path, quantiser_path, remove_abandoned
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
-from ctxdeploy.core.files import new_folder
+from ctxdeploy.core.files import file_sha256, new_folder
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import printable
 from ctxdeploy.indexing.job import check_free, gives_local
 
 if TYPE_CHECKING:
-    from ctxdeploy.index import Codebook, Index, Published, Segment
+    from ctxdeploy.index import Codebook, GlobalQuantiser, Index, Published, Segment
     from ctxdeploy.runtime.sources import PhotoList
 
 
@@ -93,8 +93,10 @@ def publish(
     remove_abandoned(archive.parent, f"-{archive.name}")
     # Whole under its name, or not at all: nobody opens an archive without its photos.
     with new_folder(archive, advice="choose another ARCHIVE") as partial:
-        manifest = segments[0].manifest
-        with Index.create(partial, codebook, config=manifest.config, source=manifest.source) as index:
+        manifest, quantiser = segments[0].manifest, _quantiser(segments)
+        with Index.create(
+            partial, codebook, config=manifest.config, source=manifest.source, quantiser=quantiser
+        ) as index:
             store_model(partial, bundle)
             return _publish(index, segments, display, moved=moved, is_new=True)
 
@@ -184,14 +186,31 @@ def _codebook(segments: "Sequence[Segment]") -> "Codebook":
     from ctxdeploy.index import Codebook
 
     wanted = segments[0].manifest.codebook_id
-    paths = [codebook_path(parts, wanted) for parts in dict.fromkeys(segment.path.parent for segment in segments)]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        raise ArchiveError(
-            f"a new archive needs the codebook of its segments, and {paths[0]} is missing: copy it there"
-        )
+    path = _beside(segments, "codebook", codebook_path(Path(), wanted).name)
     codebook = Codebook.load(path)
     codebook.check(str(path))
     if codebook.id != wanted:
         raise ArchiveError(f"{path} is damaged: it is not the codebook of its name; delete it and extract again")
     return codebook
+
+
+def _quantiser(segments: "Sequence[Segment]") -> "GlobalQuantiser | None":
+    """Return what the global vectors of segments are coded with and found by; None where they need nothing."""
+    from ctxdeploy.index import GlobalQuantiser
+
+    entry = segments[0].manifest.quantiser
+    if entry is None:
+        return None
+    path = _beside(segments, "quantiser", quantiser_path(Path(), entry.sha256).name)
+    if file_sha256(path) != entry.sha256:
+        raise ArchiveError(f"{path} is damaged: it is not the quantiser of its name; delete it and extract again")
+    return GlobalQuantiser.load(path, segments[0].manifest.config)
+
+
+def _beside(segments: "Sequence[Segment]", kind: str, name: str) -> Path:
+    """Return the file of a name that lies beside one of the segments."""
+    paths = [parts / name for parts in dict.fromkeys(segment.path.parent for segment in segments)]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        raise ArchiveError(f"a new archive needs the {kind} of its segments, and {paths[0]} is missing: copy it there")
+    return path

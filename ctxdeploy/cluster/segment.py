@@ -1,7 +1,6 @@
 """Segments on disk: what they are called, where they lie, and which parts of a place they are."""
 
 import hashlib
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.cluster.destination import Destination
-from ctxdeploy.core.errors import ConfigError
-from ctxdeploy.core.files import TEMPORARY, file_sha256, settings_sha256
+from ctxdeploy.core.errors import ArchiveError, ConfigError, StorageError
+from ctxdeploy.core.files import TEMPORARY, file_sha256, remove_folder, settings_sha256, write_file
+from ctxdeploy.core.locks import LOCK, WriterLock
 from ctxdeploy.core.part import Part
 from ctxdeploy.core.text import name_bytes, printable
 
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 SUFFIX = ".ctxsegment"
 _WORK = ".work-"
+# Of a list that another worker has too.
+REPEAT = ".repeat-"
 # Hex digits of a sha256 that a file's name has.
 _DIGITS = 32
 _FORMAT = 1
 _ABANDONED_SECONDS = 86400.0
+# Hours of extraction may lie in it, and its task may wait in a queue for days.
+_ABANDONED_WORK_SECONDS = 7 * 86400.0
 # Letters of the end of its name that a temporary file keeps.
 _KEPT_OF_NAME = 40
 
@@ -70,6 +74,11 @@ def codebook_path(parts: Path, identity: str) -> Path:
     return parts / f"codebook-{identity[:_DIGITS]}.safetensors"
 
 
+def quantiser_path(parts: Path, sha256: str) -> Path:
+    """Return the file of the quantiser of segments, by the hash of its bytes."""
+    return parts / f"quantiser-{sha256[:_DIGITS]}.safetensors"
+
+
 def model_path(parts: Path, model: str, preprocessing: str) -> Path:
     """Return the folder of the model that made segments."""
     key = settings_sha256({"model": model, "preprocessing": preprocessing})
@@ -84,26 +93,62 @@ def finished_in(folder: Path) -> list[Path]:
 def remove_abandoned(folder: Path, ending: str) -> None:
     """Remove what interrupted processes left in a folder of files and folders whose names end so; what is younger than
     a day may be a running one's."""
+    _remove_old(folder, TEMPORARY, _ABANDONED_SECONDS, ending[-_KEPT_OF_NAME:])
+
+
+def remove_abandoned_in(parts: Path) -> None:
+    """Remove what interrupted processes left in a folder of segments: after a day what nobody goes on with, after a
+    week unfinished segments, unless a process has them open."""
+    _remove_old(parts, TEMPORARY, _ABANDONED_SECONDS)
+    _remove_old(parts, REPEAT, _ABANDONED_SECONDS)
+    _remove_old(parts, _WORK, _ABANDONED_WORK_SECONDS)
+
+
+def _remove_old(folder: Path, beginning: str, seconds: float, ending: str = "") -> None:
+    """Remove what is called so and was not changed for so long, and what cannot be looked at stays."""
     with suppress(OSError):
-        for path in folder.iterdir():
-            if not path.name.startswith(TEMPORARY) or not path.name.endswith(ending[-_KEPT_OF_NAME:]):
-                continue
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        found = [path for path in folder.iterdir() if path.name.startswith(beginning) and path.name.endswith(ending)]
+        for path in found:
+            with suppress(OSError):  # another process may be faster
+                if time.time() - _changed(path) > seconds:
+                    remove_unused(path)
+
+
+def _changed(path: Path) -> float:
+    """Return when a file changed, or a folder or one in it: commits change the folder of an archive, shards those
+    below."""
+    return float(max(found.stat().st_mtime for found in (path, *(path.iterdir() if path.is_dir() else ()))))
+
+
+def remove_unused(path: Path) -> None:
+    """Remove a file, or a folder that no process has open for writing; what cannot be removed stays."""
+    with suppress(OSError, ArchiveError, StorageError):
+        if not path.is_dir():
+            path.unlink()
+            return
+        lock = WriterLock(path) if (path / LOCK).exists() else None
+        try:
+            remove_folder(path)
+        finally:
+            if lock is not None:
+                lock.release()
 
 
 def store_shared(parts: Path, destination: Destination, bundle: "Bundle") -> None:
-    """Put codebook and model beside the segments, once: a new archive is made of them. Several machines may do so."""
+    """Put codebook, quantiser and model beside the segments, once: a new archive is made of them. Several machines may
+    do so."""
     codebook: Codebook | None = destination.codebook
     if codebook is not None and not codebook_path(parts, codebook.id).exists():
         codebook.save(codebook_path(parts, codebook.id))
+    quantiser, identity = destination.quantiser, destination.quantiser_id
+    if quantiser is not None and not quantiser_path(parts, identity).exists():
+        write_file(quantiser_path(parts, identity), quantiser.encode())
     store_model_beside(parts, bundle)
 
 
 def store_model_beside(parts: Path, bundle: "Bundle") -> None:
     """Put a model beside the segments, once."""
     from ctxdeploy.archive import copy_model
-    from ctxdeploy.core.errors import StorageError
 
     target = model_path(parts, bundle.model_id, bundle.preprocessing.hash)
     if target.exists():

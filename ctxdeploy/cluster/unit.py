@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,21 @@ from typing import TYPE_CHECKING, Any
 from ctxdeploy.archive import is_archive
 from ctxdeploy.cluster.config import SegmentConfig
 from ctxdeploy.cluster.destination import Destination
-from ctxdeploy.cluster.segment import SUFFIX, remove_abandoned, segment_id, segment_path, store_shared, work_path
-from ctxdeploy.core.errors import StorageError
+from ctxdeploy.cluster.segment import (
+    remove_abandoned_in,
+    remove_unused,
+    segment_id,
+    segment_path,
+    store_shared,
+    work_path,
+)
+from ctxdeploy.core.errors import ArchiveError, StorageError
 from ctxdeploy.core.files import make_folder, remove_folder
+from ctxdeploy.core.locks import LockedError
 from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.job import IndexingJob
+from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Index, Segment
@@ -44,6 +53,7 @@ class Receipt:
         failed: photos that could not be read, and parts of the place that could not be listed.
         bytes: of its shards.
         seconds: that this call took.
+        stages: where they went.
     """
 
     segment: Path
@@ -54,10 +64,12 @@ class Receipt:
     failed: int
     bytes: int
     seconds: float
+    stages: StageTimes = field(default_factory=StageTimes)
 
     def metadata(self) -> dict[str, Any]:
         """Return the receipt as JSON prints it."""
-        return {**asdict(self), "segment": str(self.segment), "seconds": round(self.seconds, 3)}
+        seconds = {"seconds": round(self.seconds, 3), "stages": self.stages.metadata()}
+        return {**asdict(self), "segment": str(self.segment), **seconds}
 
 
 class SegmentMaker:
@@ -103,31 +115,34 @@ class SegmentMaker:
 
         start = time.monotonic()
         identity = segment_id(photos, self._destination, self._extractor, self._config.boxes)
-        path = segment_path(self._parts, identity)
+        path, work = segment_path(self._parts, identity), work_path(self._work, identity)
         if is_segment(path):
-            return _receipt(open_segment(path), start, is_new=False)
+            remove_unused(work)  # of one that was killed when its segment was there
+            return _receipt(open_segment(path), start, StageTimes(), is_new=False)
         for folder in {self._parts, self._work}:
             make_folder(folder, advice="choose another -o")
-        remove_abandoned(self._parts, SUFFIX)
+        for folder in {self._parts, self._work}:
+            remove_abandoned_in(folder)
         store_shared(self._parts, self._destination, self._extractor.bundle)
-        work = work_path(self._work, identity)
         with self._opened(work) as index:
             config, shown = self._config.indexing(), self._display
             job = IndexingJob(work, self._extractor, config, shown, index, is_part=True, training=self._training)
-            job.place(photos)
+            stages = job.place(photos).stages
+            finished = time.monotonic()
             with self._display.steps("compacting") as step:
                 index.compact(purge=True, progress=step)
             segment = self._write(index, path, identity, self._facts(photos, part, time.monotonic() - start))
         remove_folder(work)
-        return _receipt(segment, start, is_new=True)
+        written = time.monotonic() - finished  # nothing else runs meanwhile
+        stages.write, stages.blocked = stages.write + written, stages.blocked + written
+        return _receipt(segment, start, stages, is_new=True)
 
     @contextmanager
     def _opened(self, work: Path) -> "Iterator[Index]":
         from ctxdeploy.index import Index
 
-        if is_archive(work):
-            index = Index.open(work, writable=True)
-        else:
+        index = self._former(work)
+        if index is None:
             goal = self._destination
             index = Index.create(work, goal.codebook, config=goal.config, source=goal.source, quantiser=goal.quantiser)
         try:
@@ -135,12 +150,27 @@ class SegmentMaker:
         finally:
             index.close()
 
+    def _former(self, work: Path) -> "Index | None":
+        """Open what an interrupted run extracted; None if there is nothing, or it is damaged: it is extracted anew."""
+        from ctxdeploy.index import Index
+
+        if not is_archive(work):
+            return None
+        try:
+            return Index.open(work, writable=True)
+        except LockedError:
+            raise
+        except ArchiveError as error:
+            self._display.say(f"{work} is begun anew: {error}")
+            remove_folder(work)
+            return None
+
     def _write(self, index: "Index", path: Path, identity: str, facts: dict[str, Any]) -> "Segment":
         from ctxdeploy.index import is_segment, open_segment, write_segment
 
         try:
             return write_segment(index.state, index.path, path, identity, facts)
-        except StorageError:
+        except (ArchiveError, StorageError):
             if not is_segment(path):  # else another machine was faster
                 raise
             return open_segment(path)
@@ -160,7 +190,7 @@ class SegmentMaker:
         }
 
 
-def _receipt(segment: "Segment", start: float, *, is_new: bool) -> Receipt:
+def _receipt(segment: "Segment", start: float, stages: StageTimes, *, is_new: bool) -> Receipt:
     manifest, facts = segment.manifest, segment.facts
     return Receipt(
         segment=segment.path,
@@ -171,4 +201,5 @@ def _receipt(segment: "Segment", start: float, *, is_new: bool) -> Receipt:
         failed=facts["photos"] + facts["unlisted"] - manifest.images,
         bytes=sum(entry.bytes for entry in manifest.shards),
         seconds=time.monotonic() - start,
+        stages=stages,
     )

@@ -1,6 +1,7 @@
 """A worker of a cluster: makes segments of lists of names; it knows nothing of Ray."""
 
 import json
+import os
 import shutil
 import socket
 from collections import Counter
@@ -9,22 +10,26 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+import ctxdeploy
 from ctxdeploy.cluster.config import SegmentConfig, named
 from ctxdeploy.cluster.destination import Destination, destination_of
+from ctxdeploy.cluster.lists import NameList
+from ctxdeploy.cluster.progress import WorkerDisplay, progress_path
+from ctxdeploy.cluster.segment import REPEAT
 from ctxdeploy.cluster.unit import Receipt, SegmentMaker
 from ctxdeploy.core import errors
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.errors import CtxdeployError
+from ctxdeploy.core.locks import LockedError
 from ctxdeploy.core.part import Part
-from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import native_path
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 
 if TYPE_CHECKING:
-    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, PhotoFailure
+    from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig
     from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, Selection
 
 
@@ -57,28 +62,19 @@ class WorkerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NameList:
-    """Photos that one worker makes a segment of.
-
-    Attributes:
-        part: which of the lists.
-        names: of the photos, sorted.
-        unlisted: parts of the place that could not be listed; they fail with the photos of the first list.
-    """
-
-    part: Part
-    names: Sequence[str]
-    unlisted: "Sequence[PhotoFailure]" = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reply:
     """What comes back for a list: the receipt, or the error's class, text and machine.
 
     Attributes:
+        part: which list.
+        receipt: of its segment.
         described: photos of the list whose descriptors are kept for training.
         failed: those that could not be read then.
         reasons: how often photos failed for which reason.
+        error: name of a class in ``ctxdeploy.core.errors``.
+        text: of the error, after the name of the machine.
+        is_locked: another process is at it, or was a moment ago.
+        worker: machine and process.
     """
 
     part: Part
@@ -88,6 +84,15 @@ class Reply:
     reasons: "Counter[str] | None" = None
     error: str = ""
     text: str = ""
+    is_locked: bool = False
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+
+    @classmethod
+    def of_error(cls, part: Part, error: CtxdeployError) -> Self:
+        """Return what is said of an error; of a class that ``errors`` lacks, by the one that it stands for there."""
+        kind = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+        text = f"{socket.gethostname()}: {error}"
+        return cls(part=part, error=kind, text=text, is_locked=isinstance(error, LockedError))
 
     @property
     def is_done(self) -> bool:
@@ -111,6 +116,10 @@ class SegmentWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
 
+    def version(self) -> tuple[str, str]:
+        """Return the machine, and its version of ctxdeploy: the worker is there."""
+        return socket.gethostname(), ctxdeploy.__version__
+
     def make(self, names: NameList, *, is_repeat: bool = False) -> Reply:
         """Make the segment of a list, or find that it is there; an error of ours becomes a reply.
 
@@ -118,15 +127,16 @@ class SegmentWorker:
             names: the photos.
             is_repeat: another worker is at it too: work in a folder of one's own.
         """
-        work = self._spec.parts / f".repeat-{socket.gethostname()}-{names.part.number}" if is_repeat else None
+        own = f"{REPEAT}{socket.gethostname()}-{os.getpid()}-{names.part.number}"
+        work = self._spec.parts / own if is_repeat else None
         try:
-            receipt = self._maker(work).make(self._photos(names), names.part)
+            receipt = self._maker(work, names.part.number).make(self._photos(names), names.part)
         except CtxdeployError as error:
-            return Reply(part=names.part, error=type(error).__name__, text=f"{socket.gethostname()}: {error}")
+            return Reply.of_error(names.part, error)
         finally:
             if work is not None:
                 shutil.rmtree(work, ignore_errors=True)
-        return Reply(part=names.part, receipt=receipt, reasons=_reasons(receipt) if receipt.is_new else Counter())
+        return Reply(part=names.part, receipt=receipt, reasons=_reasons(receipt))
 
     def describe(self, names: NameList, *, is_repeat: bool = False) -> Reply:
         """Extract the descriptors of a list for training, but for those that are there; they are kept on disk.
@@ -149,7 +159,7 @@ class SegmentWorker:
                     else:
                         cache.put(result)
         except CtxdeployError as error:
-            return Reply(part=names.part, error=type(error).__name__, text=f"{socket.gethostname()}: {error}")
+            return Reply.of_error(names.part, error)
         described = len(names.names) - len(failed)
         return Reply(part=names.part, described=described, failed=list(failed), reasons=Counter(failed.values()))
 
@@ -164,8 +174,9 @@ class SegmentWorker:
     def _destination(self) -> Destination:
         return destination_of(self._spec.segment, self._extractor.bundle)
 
-    def _maker(self, work: Path | None) -> SegmentMaker:
-        spec, shown = self._spec, Display(quiet=True)
+    def _maker(self, work: Path | None, number: int) -> SegmentMaker:
+        spec = self._spec
+        shown = WorkerDisplay(progress_path(spec.parts, number))
         return SegmentMaker(
             spec.parts, self._extractor, self._destination, spec.segment, shown, work, training=spec.training
         )

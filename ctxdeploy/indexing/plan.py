@@ -88,7 +88,8 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
     given_up: list[str] = []
     refused: list[PhotoFailure] = []
     for photo in photos.photos:
-        state = photo.state()
+        # Of an archive that is to be made nothing is compared: a hundred million files need not be looked at.
+        state = None if index is None else photo.state()
         tells = tells and (state is not None or photos.folder is not None)
         reason = _refusal(photo.name)
         if reason is not None:

@@ -37,6 +37,11 @@ class StageTimes:
         self.read, self.decode = before.read + seconds.read, before.decode + seconds.decode
         self.waiting, self.network = before.waiting + statistics.waiting, before.network + seconds.network
 
+    def add(self, other: "StageTimes") -> None:
+        """Add what another run took beside this one, or a part of it."""
+        for stage, seconds in vars(other).items():
+            setattr(self, stage, getattr(self, stage) + seconds)
+
     @property
     def limit(self) -> str:
         """Name of the stage that the run waits for most: ``read``, ``decode``, ``network``, ``assign`` or ``write``."""

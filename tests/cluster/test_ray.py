@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ctxdeploy import PhotoIndex
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.index import Index
 
 pytest.importorskip("ray")
@@ -144,11 +145,24 @@ def test_what_a_cluster_cannot_do_is_refused(call: Call, photos: Path, tmp_path:
     given = ("index", photos, "-o", tmp_path / "a", "--model", "ctx-small", "-q")
     for options, text in (
         (("--cluster", "here"), "'here' is neither auto nor local"),
-        (("--cluster", "local", "--global", "--global-cells", "4"), "--global-cells train on photos"),
+        (("--cluster", "local", "--global", "pq"), "--global pq is trained on 256 photos or more"),
         (("--cluster", "local", "--list-size", "0"), "--list-size 0 is outside 1"),
         (("--cluster", "auto"), "there is no Ray cluster"),
-        (("--cluster", "local", "--worker-cpus", "999"), "too few for one worker of --worker-cpus 999"),
+        (("--cluster", "ray://127.0.0.1:1"), "there is no Ray cluster"),
+        (("--cluster", "local", "--worker-cpus", "999"), "has room for a worker of --worker-cpus 999"),
     ):
         done = call(*given, *options)
         assert done.code == 2 and text in done.err and "Traceback" not in done.err, done.err
     assert not (tmp_path / "a").exists()
+
+
+def test_one_driver_at_a_time(call: Call, photos: Path, tmp_path: Path) -> None:
+    archive, parts = tmp_path / "a.ctxindex", tmp_path / "a.ctxindex.parts"
+    parts.mkdir()
+    lock = WriterLock(parts)
+    done = call("index", photos, "-o", archive, "--model", "ctx-small", "--cluster", "local", "-q")
+    lock.release()
+    assert done.code == 15 and f"is being written by process {os.getpid()}" in done.err
+    done = call("index", photos, "-o", archive, "--model", "ctx-small", "--cluster", "127.0.0.1:1", "-q")
+    assert done.code == 2 and "there is no Ray cluster" in done.err
+    assert not parts.exists(), "nothing was done, and nothing is left"

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+import ctxdeploy
 from ctxdeploy.cluster import ray_pool
 from ctxdeploy.cluster.config import ClusterConfig
-from ctxdeploy.cluster.ray_pool import ATTEMPTS, RayPool
+from ctxdeploy.cluster.lists import NameList
+from ctxdeploy.cluster.ray_pool import ATTEMPTS, UNSTARTED, RayPool
 from ctxdeploy.cluster.unit import Receipt
-from ctxdeploy.cluster.worker import NameList, Reply
-from ctxdeploy.core.errors import BackendError, MismatchError, StorageError
+from ctxdeploy.cluster.worker import Reply
+from ctxdeploy.core.errors import ArchiveError, BackendError, ConfigError, MismatchError, StorageError
+from ctxdeploy.core.locks import LockedError
 from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 
@@ -39,15 +42,17 @@ class PlayedRay:
     """Answers at once what ``answer(list, how often it went out before, is_repeat)`` says.
 
     Attributes:
-        cpus: of the cluster.
+        machines: what each machine has.
         workers: that were started.
+        version: what a worker says when it has started.
         given: number of every list that went out, and whether it was a repetition.
     """
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(self, answer: Answer) -> None:
-        self.cpus, self.workers = 2, 0
+        self.machines, self.workers = [{"CPU": 2.0}], 0
+        self.version: Any = ("machine", ctxdeploy.__version__)
         self.given: list[tuple[int, bool]] = []
         self._answer = answer
 
@@ -60,15 +65,19 @@ class PlayedRay:
     def put(self, value: Any) -> Any:
         return value
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus}
+    def kill(self, worker: Any) -> None:
+        """End a worker."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": machine} for machine in self.machines] + [{"Alive": False}]
 
     def remote(self, **_: Any) -> Callable[[type], Any]:
         return lambda _: SimpleNamespace(remote=self._start)
 
     def _start(self, _: Any) -> Any:
         self.workers += 1
-        return SimpleNamespace(make=SimpleNamespace(remote=self._make))
+        version = SimpleNamespace(remote=lambda: Task(self.version))
+        return SimpleNamespace(make=SimpleNamespace(remote=self._make), version=version)
 
     def _make(self, names: NameList, *, is_repeat: bool) -> Task:
         number = names.part.number
@@ -79,11 +88,10 @@ class PlayedRay:
     def wait(self, tasks: list[Task], timeout: float) -> tuple[list[Task], list[Task]]:
         return [task for task in tasks if task.answer is not None][:1], []
 
-    def get(self, task: Task) -> Reply:
+    def get(self, task: Task) -> Any:
         if isinstance(task.answer, Exception):
             raise task.answer
-        reply: Reply = task.answer
-        return reply
+        return task.answer
 
 
 def done(number: int, count: int = 4) -> Reply:
@@ -97,24 +105,30 @@ def failed(number: int, error: str) -> Reply:
     return Reply(part=Part(number=number, count=4), error=error, text="host: no")
 
 
+def locked(number: int) -> Reply:
+    return Reply.of_error(Part(number=number, count=4), LockedError("it is written by process 1"))
+
+
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], tuple[PlayedRay, list[int]]]:
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PlayedRay, list[int]]]:
     """Return a function that runs four lists and returns Ray and the lists in the order in which they were done."""
     clock = iter(range(0, 10**6, 20))  # every look at the clock is 20 seconds later
     monkeypatch.setattr(ray_pool, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: float(next(clock))))
 
-    def run(answer: Answer) -> tuple[PlayedRay, list[int]]:
+    def run(answer: Answer, **attributes: Any) -> tuple[PlayedRay, list[int]]:
         ray = PlayedRay(answer)
+        vars(ray).update(attributes)
         monkeypatch.setattr(ray_pool, "require", lambda *_: ray)
         spec: Any = None
-        pool = RayPool(ClusterConfig(address="auto", worker_cpus=1), spec, Display(quiet=True))
+        config = ClusterConfig(address="auto", worker_cpus=1, worker_gpus=ray.machines[0].get("asked", 0.0))
+        pool = RayPool(config, spec, Display(quiet=True))
         lists = [NameList(part=Part(number=number, count=4), names=["a", "b", "c"]) for number in range(1, 5)]
         return ray, [reply.part.number for reply in pool.run(lists)]
 
     return run
 
 
-Play = Callable[[Answer], tuple[PlayedRay, list[int]]]
+Play = Callable[..., tuple[PlayedRay, list[int]]]
 
 
 def test_every_list_once_by_as_many_workers_as_there_is_room_for(play: Play) -> None:
@@ -149,11 +163,48 @@ def test_a_straggler_is_repeated_and_the_first_receipt_counts(play: Play) -> Non
     assert ray.given.count((2, True)) == 1, "not more than one repetition"
 
 
-def test_machines_that_come_are_used(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_that_come_are_used(play: Play) -> None:
     def answer(number: int, before: int, is_repeat: bool) -> Any:
         if number == 1:
-            monkeypatch.setattr(PlayedRay, "cluster_resources", lambda _: {"CPU": 3})
+            machines.append({"CPU": 1.0})
         return done(number)
 
-    ray, order = play(answer)
+    machines = [{"CPU": 2.0}]
+    ray, order = play(answer, machines=machines)
     assert sorted(order) == [1, 2, 3, 4] and ray.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 0.5}], 2),
+        ([{"CPU": 4.0, "GPU": 1.0, "asked": 0.1}, {"CPU": 4.0}], 4),
+        ([{"CPU": 64.0, "GPU": 1.0, "asked": 0.5}, {"CPU": 1.0, "GPU": 4.0}], 3),
+    ],
+)
+def test_a_worker_has_room_on_one_machine_or_none(play: Play, machines: list[dict[str, float]], workers: int) -> None:
+    """Half a processor here and half a one there are none; shares of a GPU are counted without errors of rounding."""
+    ray, order = play(lambda number, *_: done(number), machines=machines)
+    assert sorted(order) == [1, 2, 3, 4] and ray.workers == workers
+
+
+def test_a_list_that_another_process_holds_is_waited_for_and_then_begun_elsewhere(play: Play) -> None:
+    """As the worker of a machine that is cut off holds it; that is no attempt that failed."""
+    ray, order = play(lambda number, _, is_repeat: locked(number) if number == 2 and not is_repeat else done(number))
+    assert sorted(order) == [1, 2, 3, 4]
+    assert [repeat for number, repeat in ray.given if number == 2] == [False, False, False, True]
+
+
+def test_other_versions_and_machines_that_start_nothing_end_the_run(play: Play) -> None:
+    with pytest.raises(ConfigError, match=r"there has ctxdeploy 0\.1\.0, and this machine"):
+        play(lambda number, *_: done(number), version=("there", "0.1.0"))
+    with pytest.raises(BackendError, match=f"{UNSTARTED} workers in turn were lost before they began.*no module"):
+        play(lambda number, *_: done(number), version=RayError("no module"))
+    with pytest.raises(ConfigError, match="no machine of the cluster has room"):
+        play(lambda number, *_: done(number), machines=[{"CPU": 0.5}, {"CPU": 0.5}])
+
+
+def test_errors_keep_their_class_or_that_which_stands_for_it() -> None:
+    reply = locked(1)
+    assert reply.error == "ArchiveError" and reply.is_locked
+    assert type(reply.raised()) is ArchiveError and "process 1" in str(reply.raised())

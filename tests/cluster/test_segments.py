@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from ctxdeploy import PhotoIndex
-from ctxdeploy.index import Index
+from ctxdeploy.core.locks import WriterLock
+from ctxdeploy.index import Index, open_segment
 
 MODEL = ("--model", "ctx-small")
 Call = Callable[..., Any]
@@ -213,3 +215,77 @@ def test_what_killed_processes_left_is_removed_after_a_day(call: Call, parts: Pa
         os.utime(folder, (0, 0))
     assert call("publish", tmp_path / "a.ctxindex", parts, "-q").code == 19
     assert (young.exists(), old.exists(), other.exists()) == (True, False, True)
+
+
+def test_what_is_left_of_segments_is_removed_in_time(call: Call, photos: Path, parts: Path) -> None:
+    """After a day what nobody goes on with; after a week what is not finished, unless a process has it open."""
+    day, hour = 86400, 3600
+    left = {".tmp-1-x": day, ".repeat-host-1-2": day, ".work-1": 7 * day, ".work-2": 7 * day}
+    for name in left:
+        (parts / name).mkdir()
+    (parts / ".work-3").mkdir()
+    locks = [WriterLock(parts / name) for name in (".work-2", ".work-3")]
+    locks.pop().release()
+    (parts / ".tmp-2-file").write_text("")
+
+    def age(seconds: int) -> set[str]:
+        then = time.time() - seconds
+        for path in parts.glob(".*"):
+            for inside in (*path.glob("*"), path):
+                os.utime(inside, (then, then))
+        names = parts.parent / "names"
+        names.write_text(f"rocket/{sum(seconds > days * day for days in (1, 2))}.jpg\n")
+        assert extract(call, photos, parts, "--names", names)["is_new"], "so that it looks"
+        return {path.name for path in parts.glob(".*")}
+
+    assert age(day - hour) == {*left, ".work-3", ".tmp-2-file"}
+    assert age(day + hour) == {".work-1", ".work-2", ".work-3"}
+    assert age(7 * day + hour) == {".work-2"}
+    locks.pop().release()
+
+
+def test_a_killed_run_may_leave_its_work_beside_its_segment(call: Call, photos: Path, parts: Path) -> None:
+    """Killed between the rename of the segment and the removal of what it was made of."""
+    receipt = extract(call, photos, parts, "--part", "1/3")
+    work = parts / f".work-{receipt['id'][:32]}"
+    work.mkdir()
+    lock = WriterLock(work)
+    assert not extract(call, photos, parts, "--part", "1/3")["is_new"] and work.exists(), "a process has it open"
+    lock.release()
+    assert not extract(call, photos, parts, "--part", "1/3")["is_new"] and not work.exists()
+
+
+def test_work_that_is_damaged_is_begun_anew(call: Call, photos: Path, parts: Path) -> None:
+    """As a machine leaves it that lost its power, on a file system that keeps no promises."""
+    (segment,) = [path for path in parts.glob("*.ctxsegment") if open_segment(path).facts["part"] == [3, 3]]
+    before = {path.relative_to(segment): path.read_bytes() for path in segment.glob("shards/*")}
+    work = parts / f".work-{segment.stem}"
+    shutil.rmtree(segment)
+    work.mkdir()
+    (work / "CURRENT").write_text("torn")
+    receipt = extract(call, photos, parts, "--part", "3/3")
+    assert receipt["is_new"] and receipt["stages"]["limit"] and not work.exists()
+    assert {path.relative_to(segment): path.read_bytes() for path in segment.glob("shards/*")} == before
+
+
+@pytest.mark.slow
+def test_a_new_archive_has_the_cells_of_its_segments(call: Call, photos: Path, tmp_path: Path) -> None:
+    """Words and cells of global vectors lie beside the segments, as the codebook does."""
+    first, parts, second = tmp_path / "first.ctxindex", tmp_path / "parts", tmp_path / "second.ctxindex"
+    flags = ("--global", "int8", "--global-cells", "2")
+    assert call("index", photos / "coins", "-o", first, *MODEL, *flags, "-q").code == 0
+    done = call("extract", photos, "-o", parts, "--codebook", first, "--json", "-q")
+    assert done.code == 0, done.err
+    assert call("publish", second, parts, "-q").code == 19
+    with Index.open(first) as one, Index.open(second) as other:
+        assert one.state.quantiser is not None and other.state.quantiser is not None
+        assert one.state.quantiser.id == other.state.quantiser.id and len(other) == 12
+    (quantiser,) = parts.glob("quantiser-*")
+    content = bytearray(quantiser.read_bytes())
+    content[-1] ^= 1
+    quantiser.write_bytes(content)
+    done = call("publish", tmp_path / "third", parts)
+    assert done.code == 15 and "not the quantiser of its name" in done.err
+    quantiser.unlink()
+    done = call("publish", tmp_path / "third", parts)
+    assert done.code == 15 and "needs the quantiser of its segments" in done.err
