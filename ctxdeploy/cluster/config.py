@@ -1,5 +1,6 @@
 """Which photos a segment has, and how it is made."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
