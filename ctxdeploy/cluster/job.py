@@ -21,6 +21,7 @@ from ctxdeploy.cluster.segment import (
     codebook_path,
     find_segments,
     finished_in,
+    holds_work,
     model_path,
     store_model_beside,
     store_shared,
@@ -30,7 +31,7 @@ from ctxdeploy.cluster.worker import WorkerSpec
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.bundle import open as open_bundle
 from ctxdeploy.core.files import make_folder, remove_folder
-from ctxdeploy.core.locks import LOCK, WriterLock
+from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.commit import finish
 from ctxdeploy.indexing.config import IndexingConfig
@@ -102,7 +103,7 @@ class ClusterJob:
                 self._extract(lists, todo_count(plan), self._filled(segment, destination))
             self._finish(photos, plan)
         finally:
-            if {path.name for path in self._parts.glob("*")} == {LOCK}:
+            if not holds_work(self._parts):
                 remove_folder(self._parts)
             lock.release()
         self._report.seconds = time.monotonic() - start

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".ctxsegment"
 _WORK = ".work-"
+TRAINED = "trained-"
 # Of a list that another worker has too.
 REPEAT = ".repeat-"
 # Hex digits of a sha256 that a file's name has.
@@ -83,6 +84,11 @@ def model_path(parts: Path, model: str, preprocessing: str) -> Path:
     """Return the folder of the model that made segments."""
     key = settings_sha256({"model": model, "preprocessing": preprocessing})
     return parts / f"model-{key[:_DIGITS]}.ctxbundle"
+
+
+def holds_work(parts: Path) -> bool:
+    """Return whether a folder of segments holds what took time: segments, finished or not, or what was trained."""
+    return any(path.name.startswith((_WORK, TRAINED)) or path.suffix == SUFFIX for path in parts.glob("*"))
 
 
 def finished_in(folder: Path) -> list[Path]:

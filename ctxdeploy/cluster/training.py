@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import is_archive
 from ctxdeploy.cluster.lists import NameList, cut_lists
+from ctxdeploy.cluster.segment import TRAINED
 from ctxdeploy.cluster.worker import training_cache
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.files import new_folder, settings_sha256
@@ -95,4 +96,4 @@ class ClusterTraining:
             "cells": self._config.global_cells,
             **asdict(self._training),
         }
-        return self._parts / f"trained-{settings_sha256(key)[:32]}.ctxindex"
+        return self._parts / f"{TRAINED}{settings_sha256(key)[:32]}.ctxindex"

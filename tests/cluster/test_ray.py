@@ -145,7 +145,6 @@ def test_what_a_cluster_cannot_do_is_refused(call: Call, photos: Path, tmp_path:
     given = ("index", photos, "-o", tmp_path / "a", "--model", "ctx-small", "-q")
     for options, text in (
         (("--cluster", "here"), "'here' is neither auto nor local"),
-        (("--cluster", "local", "--global", "pq"), "--global pq is trained on 256 photos or more"),
         (("--cluster", "local", "--list-size", "0"), "--list-size 0 is outside 1"),
         (("--cluster", "auto"), "there is no Ray cluster"),
         (("--cluster", "ray://127.0.0.1:1"), "there is no Ray cluster"),
@@ -153,6 +152,8 @@ def test_what_a_cluster_cannot_do_is_refused(call: Call, photos: Path, tmp_path:
     ):
         done = call(*given, *options)
         assert done.code == 2 and text in done.err and "Traceback" not in done.err, done.err
+    done = call(*given, "--cluster", "local", "--global", "pq")
+    assert done.code == 17 and "--global pq is trained on 256 photos or more" in done.err
     assert not (tmp_path / "a").exists()
 
 
