@@ -293,7 +293,7 @@ def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _own_signals():
         try:
-            _check_reachable(address or "")
+            _check_reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or "")
             if address == "local":
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
             else:

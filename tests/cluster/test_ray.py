@@ -141,7 +141,10 @@ def test_an_archive_grows_and_loses_photos(call: Call, photos: Path, tmp_path: P
     assert (again["new"], again["changed"], again["given_up"]) == (0, 0, 2)
 
 
-def test_what_a_cluster_cannot_do_is_refused(call: Call, photos: Path, tmp_path: Path) -> None:
+def test_what_a_cluster_cannot_do_is_refused(
+    call: Call, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # else Ray looks for clusters that others have left
     given = ("index", photos, "-o", tmp_path / "a", "--model", "ctx-small", "-q")
     for options, text in (
         (("--cluster", "here"), "'here' is neither auto nor local"),

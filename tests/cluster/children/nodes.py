@@ -112,6 +112,9 @@ class Nodes:
         for node in self.cluster.list_all_nodes():
             with suppress(Exception):
                 node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+        remembered = Path("/tmp/ray/ray_current_cluster")  # where ray.init(address="auto") would look for it
+        if remembered.exists() and remembered.read_text().strip() == self.address:
+            remembered.unlink(missing_ok=True)
         self.cluster.worker_nodes, self.cluster.head_node = set(), None
 
 
