@@ -40,7 +40,7 @@ from ctxdeploy.indexing.plan import IndexingPlan, make_plan
 from ctxdeploy.indexing.report import IndexingReport
 
 if TYPE_CHECKING:
-    from ctxdeploy.cluster.worker import Reply
+    from ctxdeploy.cluster.unit import Receipt
     from ctxdeploy.runtime.sources import PhotoList
 
 
@@ -179,18 +179,18 @@ class ClusterJob:
             with self._display.progress("indexing", total) as bar:
                 shown = ClusterProgress(bar, self._parts, self._report.stages)
                 for reply in pool.run(lists, look=lambda: shown.look(pool.running)):
-                    shown.take(reply)
-                    self._count(reply)
+                    if reply.receipt is not None:
+                        shown.take(reply.part.number, reply.receipt)
+                        self._count(reply.receipt, reply.reasons or Counter())
         finally:  # Ctrl-C too: what is finished is kept, and seen
             pool.close()
             self._publish()
 
-    def _count(self, reply: "Reply") -> None:
+    def _count(self, receipt: "Receipt", reasons: Counter[str]) -> None:
         # Not new is a segment whose worker was lost before it could say so; it is of this run as well.
-        if reply.receipt is not None:
-            self._reasons.update(reply.reasons or {})
-            self._tried += reply.receipt.photos
-            self._config.failure_limit.check(self._reasons, self._tried)
+        self._reasons.update(reasons)
+        self._tried += receipt.photos
+        self._config.failure_limit.check(self._reasons, self._tried)
 
     def _publish(self) -> None:
         """Take in what is finished."""

@@ -20,7 +20,7 @@ from ctxdeploy.indexing.report import StageTimes
 
 if TYPE_CHECKING:
     from ctxdeploy.cluster.lists import NameList
-    from ctxdeploy.cluster.worker import Reply
+    from ctxdeploy.cluster.unit import Receipt
 
 _PREFIX = ".progress-"
 _MAX_BYTES = 4096
@@ -142,16 +142,13 @@ class ClusterProgress:
         if limits:
             self._bar.limited_by(limits.most_common(1)[0][0])
 
-    def take(self, reply: "Reply") -> None:
+    def take(self, number: int, receipt: "Receipt") -> None:
         """Show a list that is done."""
-        receipt = reply.receipt
-        if receipt is None:
-            return
         if receipt.is_new:
             self._stages.add(receipt.stages)
             self._bar.limited_by(self._stages.limit)
-        self._show(reply.part.number, receipt.photos, receipt.failed)
-        self._shown.pop(reply.part.number, None)
+        self._show(number, receipt.photos, receipt.failed)
+        self._shown.pop(number, None)
 
     def _show(self, number: int, done: int, failed: int) -> None:
         """Move the bar on; it never goes back, where a list was begun anew."""

@@ -14,7 +14,6 @@ from ctxdeploy.cluster.progress import (
     read_progress,
 )
 from ctxdeploy.cluster.unit import Receipt
-from ctxdeploy.cluster.worker import Reply
 from ctxdeploy.core.part import Part
 from ctxdeploy.indexing.report import StageTimes
 
@@ -44,11 +43,10 @@ def names(number: int) -> NameList:
     return NameList(part=Part(number=number, count=3), names=["a", "b", "c", "d"])
 
 
-def reply(number: int, stages: StageTimes, *, is_new: bool = True) -> Reply:
-    receipt = Receipt(
+def receipt(stages: StageTimes, *, is_new: bool = True) -> Receipt:
+    return Receipt(
         segment=Path(), id="", is_new=is_new, photos=4, images=3, failed=1, bytes=0, seconds=1.0, stages=stages
     )
-    return Reply(part=Part(number=number, count=3), receipt=receipt)
 
 
 def test_a_worker_writes_how_far_it_is_and_removes_it(tmp_path: Path) -> None:
@@ -80,11 +78,11 @@ def test_all_workers_are_one_bar_that_never_goes_back(tmp_path: Path) -> None:
     path.write_text('{"done": 900, "failed": 1, "limit": ""}')
     shown.look([names(1)])
     assert sum(bar.done) == 4, "no more than the list has"
-    shown.take(reply(1, StageTimes(decode=9.0, waiting=9.0, network=1.0)))
+    shown.take(1, receipt(StageTimes(decode=9.0, waiting=9.0, network=1.0)))
     assert (sum(bar.done), bar.failed, bar.limit) == (4, 1, "decode")
-    shown.take(reply(2, StageTimes(network=100.0)))
+    shown.take(2, receipt(StageTimes(network=100.0)))
     assert (sum(bar.done), bar.failed, bar.limit) == (8, 2, "network")
-    shown.take(reply(3, StageTimes(network=100.0), is_new=False))
+    shown.take(3, receipt(StageTimes(network=100.0), is_new=False))
     assert sum(bar.done) == 12 and stages.network == 101.0 and stages.decode == 9.0
     assert all(count >= 0 for count in bar.done)
 
