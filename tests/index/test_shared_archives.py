@@ -115,6 +115,7 @@ def test_a_writer_that_was_stopped_commits_nothing_when_it_wakes(archive: Path, 
         assert "x" not in index and len(index) == 1 and index.verify() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("moment", ["CURRENT", "manifest-000002.json"])
 def test_a_command_that_is_stopped_in_the_middle_of_its_commit(archive: Path, start: Start, moment: str) -> None:
@@ -135,6 +136,7 @@ def test_a_command_that_is_stopped_in_the_middle_of_its_commit(archive: Path, st
     assert told(second)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_writer_that_was_killed_is_followed(archive: Path, start: Start) -> None:
     first = start("a-host", "-", "write", archive, "x")
@@ -180,6 +182,7 @@ def test_silence_is_measured_by_what_was_watched(monkeypatch: pytest.MonkeyPatch
 # --- readers
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_reader_of_another_machine_keeps_its_files(archive: Path, start: Start) -> None:
     reader = start("r-host", "-", "read", archive, seconds=6000)
@@ -199,6 +202,7 @@ def test_a_reader_of_another_machine_keeps_its_files(archive: Path, start: Start
         assert not any(shard.exists() for shard in shards)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_reader_that_was_killed_keeps_nothing(archive: Path, start: Start) -> None:
     reader = start("r-host", "-", "read", archive)

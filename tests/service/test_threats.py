@@ -124,8 +124,9 @@ def names(served: Any, key: str = READ_KEY) -> list[Any]:
 
 
 def digest(folder: Path) -> str:
-    """Return a hash of all files of a folder but locks."""
+    """Return a hash of all files of a folder but those of writers."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "lock" not in path.name.lower()]
+    files = [path for path in files if "lease" not in path.parts]
     return hashlib.sha256(b"".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest()
 
 
