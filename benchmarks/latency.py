@@ -56,8 +56,8 @@ class Asked:
 
         self._service.metrics.finished = noted  # type: ignore[method-assign]
         bound = bound_socket(config)
-        self._stop_log = start_log(config.log_format)
-        self._listener = Listener(create_app(self._service), config, self._service.readiness)
+        self._log = start_log(config.log_format)
+        self._listener = Listener(create_app(self._service), config, self._service.readiness, lambda: None)
         self._thread = threading.Thread(target=self._listener.run, kwargs={"sockets": [bound]})
         self._thread.start()
         self._connection = http.client.HTTPConnection("127.0.0.1", bound.getsockname()[1])
@@ -98,7 +98,7 @@ class Asked:
         self._listener.stop()
         self._thread.join()
         self._service.close()
-        self._stop_log()
+        self._log.stop()
 
 
 def compare(archive: Path, photos: Sequence[bytes], rounds: int, pause: float) -> dict[str, Any]:

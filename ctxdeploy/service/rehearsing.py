@@ -9,6 +9,7 @@ from ctxdeploy.core.errors import ConfigError, ShardError, StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import warm_up
 from ctxdeploy.query import QueryConfig
+from ctxdeploy.querying.photo import IndexedPhoto, Photo
 from ctxdeploy.service.logs import log
 from ctxdeploy.service.readiness import Readiness
 
@@ -66,12 +67,16 @@ def _compile() -> None:
 
 
 def _ask(served: "ServedArchive") -> None:
-    """Ask with a photo in the ways that have code of their own."""
-    if not len(served.photos) or served.extractor is None:
+    """Ask with a photo in the ways that have code of their own; without a network, with one of the archive's."""
+    if not len(served.photos):
         return
+    asked: Photo | IndexedPhoto = sample()
+    if served.extractor is None:
+        with served.photos.reading() as index:
+            asked = IndexedPhoto(name=next(iter(index.names())))
     for config in (QueryConfig(turn="none"), QueryConfig(turn="none", verify=1)):
         try:
-            for _ in served.photos.search_many([sample()], config):
+            for _ in served.photos.search_many([asked], config):
                 pass
         except (ConfigError, ShardError):  # it keeps nothing to verify by, or a shard server went away
             continue

@@ -5,12 +5,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ctxdeploy import PhotoIndex
+from ctxdeploy import IndexedPhoto, PhotoIndex
 from ctxdeploy.core.errors import ArchiveError, ConfigError
-from ctxdeploy.index import Index
-from ctxdeploy.service import ArchivePlace, Archives, ServiceConfig
+from ctxdeploy.index import Aggregated, Codebook, Index
+from ctxdeploy.service import ArchivePlace, Archives, Service, ServiceConfig
 
 NEVER = ServiceConfig(refresh_seconds=3600.0)
 SOON = ServiceConfig(refresh_seconds=0.05)
@@ -125,6 +126,29 @@ def test_archives_of_one_model_share_its_network(own_album, tmp_path) -> None:
     photo = own_album.query()
     assert [hit.name for hit in first.photos.search(photo)] == [hit.name for hit in second.photos.search(photo)]
     archives.close()
+
+
+def test_an_archive_without_a_network_is_asked_before_it_is_ready_too(tmp_path, monkeypatch) -> None:
+    """Its first search would wait for the judgement, and its first list for all names."""
+    path, words = tmp_path / "bare.ctxindex", np.arange(8, dtype=np.int32)
+    random = np.random.default_rng(0)
+    with Index.create(path, Codebook.from_centroids(random.normal(size=(16, 128)).astype(np.float32))) as index:
+        for number in range(20):
+            codes = random.integers(0, 1 << 64, (8, 2), dtype=np.uint64)
+            index.add_aggregated(f"{number:02d}", Aggregated(words=words, codes=codes))
+    service = Service(Archives([path], NEVER), NEVER)
+    (served,) = service.archives
+    search, asked = served.photos.search_many, []
+
+    def noted(photos, config):
+        asked.extend(photos)
+        return search(photos, config)
+
+    monkeypatch.setattr(served.photos, "search_many", noted)
+    service.prepare()
+    assert service.readiness.is_prepared and service.readiness.failure is None
+    assert asked == [IndexedPhoto(name="00")] * 2 and served._names is not None
+    service.close()
 
 
 def test_names_of_archives(own_album, tmp_path) -> None:
