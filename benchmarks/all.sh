@@ -56,6 +56,7 @@ steps=(
     "part minibench.py --data '$DATA' --training '$TRAINING'"                              # ten minutes
     "part pairs.py '$DATA' --archive work/minibench-pairs.ctxindex --work work/pairs"                   # pycolmap
     "part serve.py --photos '$DATA' --archive work/minibench-pairs.ctxindex" # half an hour
+    "part serve.py --only-memory --memory-requests 10000 --archive work/minibench-pairs.ctxindex --output results/serve-memory.json"
     "part latency.py --photos '$DATA' --archive work/minibench-pairs.ctxindex"
     "part names.py"
     "part duplicates.py --photos '$TRAINING' --work work/duplicates --minibench work/minibench-pairs.ctxindex"

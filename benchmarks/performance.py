@@ -36,7 +36,7 @@ from figures import (
     sureness,
     verification,
 )
-from serving.page import many_names, serving, stages
+from serving.page import longer_memory, many_names, serving, stages
 from simulating.page import simulated, worked
 
 from ctxdeploy.bench import FORMAT, Record, compare_files, comparison_text, markdown, results_of
@@ -205,7 +205,10 @@ def _reranking(results: Results) -> list[str]:
 def _service(results: Results) -> list[str]:
     """Return what the service costs, where that was measured."""
     plot = "![Latency against load](../benchmarks/results/serve.svg)"
-    parts = [f"## The service\n\n{serving(results)}\n\n{plot}"] if "serve" in results else []
+    parts = [f"## The service\n\n{serving(results)}"] if "serve" in results else []
+    if parts and "serve-memory" in results:
+        parts[0] += f"\n\n{longer_memory(results)}"
+    parts = [f"{part}\n\n{plot}" for part in parts]
     if parts and "latency" in results:
         parts.append(f"### Stages of a request\n\n{stages(results)}")
     if parts and "names" in results:

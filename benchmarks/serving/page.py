@@ -65,6 +65,13 @@ def _cell(rows: list[dict[str, Any]], word: str, at: str, digits: int = 1) -> st
     return f"{median(values):.{digits}f}" if values else ""
 
 
+def longer_memory(r: dict[str, Any]) -> str:
+    """Memory over more requests, measured by themselves."""
+    of = r["serve-memory"]["endless"]
+    sizes = ", ".join(f"{row['own_mb']:.1f} MB after {percent} %" for percent, row in of["memory"].items())
+    return f"In a run by itself (`serve.py --only-memory`), {of['requests']:,} requests by name: {sizes} of them."
+
+
 def _memory(of: dict[str, Any]) -> str:
     sizes = ", ".join(f"{row['own_mb']:.1f} MB after {percent} %" for percent, row in of["memory"].items())
     return (
