@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from families_table import families
 from figures import (
     LABELS,
     RUNTIMES,
@@ -46,6 +47,7 @@ ROOT = Path(__file__).parents[1]
 _GUIDES = {
     "queries.md": (frameworks, expansion, verification),
     "indexing.md": (geometry,),
+    "families.md": (families,),
     "capacity.md": (worked, simulated),
 }
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
