@@ -54,7 +54,7 @@ def write_photos(folder: Path, sources: Path, count: int) -> None:
             Image.fromarray(sample_photo(name)).save(sources / f"{name}.png")
     write_views(folder, sorted(sources.glob("*.png")), [LONGEST] * count)
     view = (folder / "00" / "view_000000.jpg").read_bytes()
-    for number in range(min(UNREADABLE, count // 10)):  # cut, empty, not a photo
+    for number in range(min(UNREADABLE, count // 100)):  # cut, empty, not a photo
         content = (view[: len(view) // 2], b"", b"not a photo")[number % 3]
         path = folder / f"{number % 100:02d}" / f"bad_{number:04d}.jpg"
         if not path.exists():
@@ -81,7 +81,7 @@ def on_ray(options: argparse.Namespace, photos: Path, archive: Path, flags: list
     command: list[object] = [sys.executable, "-W", "ignore", NODES, "disturb", photos, archive]
     limits = ["--kills", options.kills, "--all", 2, "--nodes", options.nodes, "--seed", options.seed]
     times = ["--pause", options.pause, "--patience", 7200]
-    more = ["--", *flags, "--list-size", options.list_size, "--max-failures", "2%"]
+    more = ["--", *flags, "--list-size", options.list_size, "--max-failures", "20%"]
     done = subprocess.run(
         list(map(str, [*command, *limits, *times, *more])), stdout=subprocess.PIPE, text=True, check=True
     )
