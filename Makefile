@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 INSTALL := $(BIN)/pip install -q --config-settings editable_mode=strict -e
 SOURCES := $(sort $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*))
 
-.PHONY: help demo test test-all test-rest test-lowest lint style types imports tests-fast docs pages dist test-deploy metrics bench clean FORCE
+.PHONY: help demo test test-all test-rest test-long test-lowest lint style types imports tests-fast docs pages dist test-deploy metrics bench clean FORCE
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -65,9 +65,13 @@ tests-fast: $(VENV)/rtx
 test: $(VENV)/rtx  ## lint, and the tests of every room in about nine minutes on two cores
 	@$(MAKE) --no-print-directory -k -j 4 tests-fast style types imports
 
-# What `make test` leaves out: slow tests, and tests of properties with more examples.
+# The slow tests, which `make test` leaves out.
 test-rest: $(VENV)/rtx
-	CTXDEPLOY_HYPOTHESIS=ci $(PYTEST) -m 'slow or hypothesis'
+	CTXDEPLOY_HYPOTHESIS=fast $(PYTEST) -m 'slow and not long'
+
+# What has no place in the 25 minutes of the whole check: the same at length, and properties with more examples.
+test-long: $(VENV)/rtx  ## before a release: tests that try at length what others try briefly
+	CTXDEPLOY_HYPOTHESIS=long $(PYTEST) -m 'long or hypothesis'
 
 # In an environment of its own. Where the package index cannot be reached it is skipped, not failed.
 test-lowest: $(VENV)/installed  ## the main job with the oldest version of every library that pyproject.toml allows
@@ -78,7 +82,7 @@ test-deploy: $(VENV)/installed  ## what can be checked of the Containerfile and 
 	$(INSTALL) '.[cpu,export,test,deploy]' || true
 	$(PYTEST) tests/deploy
 
-test-all: test  ## everything
+test-all: test  ## everything but test-long
 	@$(MAKE) --no-print-directory test-rest test-lowest test-deploy
 
 pages: $(VENV)/installed  ## write the generated pages of docs/ anew

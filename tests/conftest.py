@@ -36,9 +36,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
 
-# `make test` asks for `fast`, `make test-rest` for `ci`. A test names a number of its own only if it needs one.
+# `make test-long` asks for `long`. A test names a number of its own only if it needs one.
 settings.register_profile("fast", max_examples=30, deadline=None)
-settings.register_profile("ci", max_examples=100, deadline=None)
+settings.register_profile("long", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("CTXDEPLOY_HYPOTHESIS", "fast"))
 
 

@@ -75,6 +75,7 @@ def compare(call: Call, archive: Path, whole: Path, photos: Path, content: Calla
     assert content(archive) == content(one), "byte for byte"
 
 
+@pytest.mark.long  # tests/cluster/test_nodes.py kills them too, and nodes
 def test_workers_and_drivers_are_killed(
     call: Call, photos: Path, whole: Path, tmp_path: Path, content: Callable[[Path], dict[str, str]]
 ) -> None:

@@ -140,6 +140,7 @@ def test_every_published_family_parses_and_builds(rtx: ModuleType, name: str) ->
     assert build(graph).data
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_scales_of_how_build_and_share_their_weights(
     rtx: ModuleType, config_of: Callable[..., NetworkConfig]

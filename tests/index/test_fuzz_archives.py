@@ -1,6 +1,6 @@
 """Archives with one thing wrong: a clear error or a safe search, and nothing that changed passes ``verify``.
 
-``CTXDEPLOY_MUTATIONS`` is the number of mutations (1200 by default, and a quarter as many with checked array accesses);
+``CTXDEPLOY_MUTATIONS`` is the number of mutations (600 by default, and a quarter as many with checked array accesses);
 ``benchmarks/soak.py`` tries 24,000 of other seeds.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-MUTATIONS = int(os.environ.get("CTXDEPLOY_MUTATIONS", "1200"))
+MUTATIONS = int(os.environ.get("CTXDEPLOY_MUTATIONS", "600"))
 KINDS = (
     "flip",
     "truncate",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+LONG = (pytest.mark.slow, pytest.mark.long)
 FULL = os.environ.get("CTXDEPLOY_FULL") == "1"
 JOBS = (
     *("add", "change", "compact", "sort", "merge", "publish", "segment"),
@@ -36,9 +37,7 @@ def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
         assert reports[job]["after"] == (2 if FULL else 1), (job, reports[job])
 
 
-@pytest.mark.parametrize(
-    "mode", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("mode", ["ENOSPC", pytest.param("EIO", marks=LONG), pytest.param("full", marks=LONG)])
 def test_a_call_that_fails_at_every_point(tmp_path: Path, run_child: Any, mode: str) -> None:
     reports = interrupted(run_child, tmp_path, mode, 9)
     for job in CHANGING:

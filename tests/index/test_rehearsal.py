@@ -10,6 +10,7 @@ from ctxdeploy.core.errors import StorageError
 from ctxdeploy.index import rehearsal, warm_up
 
 
+@pytest.mark.long  # tests/cli/test_read_only.py compiles them all as well
 @pytest.mark.slow
 def test_every_loop_is_compiled_once_and_kept_for_the_next_process(
     run_child: Callable[..., Any], tmp_path: Path
