@@ -44,8 +44,13 @@ settings.load_profile(os.environ.get("CTXDEPLOY_HYPOTHESIS", "fast"))
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> None:
-    """Take Ctrl-C, also where pytest runs in the background of a shell, which ignores it for its children."""
+    """Take Ctrl-C, also where pytest runs in the background of a shell, which ignores it for its children.
+
+    The children of tests take SIGHUP too where pytest runs under nohup.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def _digest(files: Iterable[Path], base: Path) -> str:

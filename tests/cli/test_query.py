@@ -302,13 +302,23 @@ class _Extractor:
 class _Index:
     """Takes ``seconds`` a search, and notes for how many queries each was."""
 
-    state = SimpleNamespace(manifest=SimpleNamespace(number=0))
+    manifest = SimpleNamespace(number=0)
+    missing = ()
 
     def __init__(self, seconds: float, clock: _Clock) -> None:
         self.seconds, self.clock, self.groups = seconds, clock, list[int]()
 
     def __len__(self) -> int:
         return 0  # nothing to judge by
+
+    def for_query(self):
+        return self
+
+    def settled(self, work):
+        return work()
+
+    def reached(self, among):
+        return 0
 
     def asked(self, queries):
         return queries

@@ -29,6 +29,7 @@ CODES = {
     "DeadlineError": 25,
     "ShardError": 26,
     "StaleStateError": 27,
+    "LeaseLostError": 28,
 }
 
 
