@@ -20,6 +20,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_extract(call: Callable[..., object], bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     common = ("--model", bundle.path, "--count", 2, "--batch-sizes", "1,2", "--thread-counts", "", "--threads", 1)
     arguments = ("bench", "extract", photos, *common, "--peer", "--plots", "plots")

@@ -76,6 +76,7 @@ def test_index_without_a_model_uses_the_built_in_one_with_its_codebook(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_is_advised_at_the_end_works_as_it_stands(call, work: Path, few: Path, bundle, monkeypatch) -> None:
     """A precision that the model has here, in an archive of its own; nothing of one that it has not."""
     monkeypatch.setattr("ctxdeploy.cli.index.ADVISED_FROM", 0.0)

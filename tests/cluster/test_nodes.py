@@ -191,6 +191,7 @@ def test_failures_of_all_workers_count(call: Call, cluster: Cluster, photos: Pat
         assert len(index) == 12 and len(index.failures()) == 2
 
 
+@pytest.mark.long
 def test_told_to_stop_it_keeps_what_is_finished_and_goes_on(
     call: Call, cluster: Cluster, photos: Path, whole: Path, tmp_path: Path, content: Content
 ) -> None:

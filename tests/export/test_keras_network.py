@@ -247,6 +247,7 @@ def test_networks_that_are_not_known_are_refused_by_name(writer: ModuleType, wei
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_bundle_of_it_passes(saved_model: Path, samples: Any, tmp_path: Path) -> None:
     config = ExportConfig(scales=(0.7071,), global_scales=(0.7071,), top_k=40, image_size=128, threshold=0, max_batch=2)
     photos = ParityPhotos(parity={"coffee": samples["coffee"][:90, :121]}, retrieval={})

@@ -12,6 +12,7 @@ def test_files_above_a_limit(tmp_path: Path, run_child: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_file_system(tmp_path: Path, run_child: Any) -> None:
     report = run_child("full_disk", tmp_path, "tmpfs")["tmpfs"]
     if "skipped" in report:

@@ -293,6 +293,7 @@ print(len(found), hashlib.sha256(found.tobytes() + weights.tobytes()).hexdigest(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_matches_are_the_same_on_other_processors(tmp_path: Any) -> None:
     machines = [
         {},

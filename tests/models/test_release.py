@@ -99,6 +99,7 @@ def test_what_is_refused(release: Any, home: Path, photos: list[Path], tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_release_may_have_an_int8_graph_fitted_to_its_photos(release: Any, home: Path) -> None:
     result = release("--int8", "--json", name="small")
     assert result.code == 0, result.err

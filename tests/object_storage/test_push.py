@@ -99,7 +99,7 @@ def test_each_request_fails_once(bucket: Bucket, archive: Path, proxy: Proxy, fa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [503, "lost", *(pytest.param(fault, marks=pytest.mark.long) for fault in FAULTS[2:])])
 def test_the_store_goes_away_in_each_request(bucket: Bucket, archive: Path, proxy: Proxy, fault: int | str) -> None:
     """From one request on, all fail: an error, a whole state, that before or after; and the next run does the rest."""
     send(archive, bucket.url)

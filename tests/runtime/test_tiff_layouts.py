@@ -287,6 +287,7 @@ def test_every_layout_is_read_right_or_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_layout_in_every_way() -> None:
     found = check(layout for base in layouts() for layout in ways_of(base))
     assert found["right"] > 6000 and found.total() > 11_000
