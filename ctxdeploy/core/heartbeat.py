@@ -24,7 +24,7 @@ def lease_seconds() -> float:
     """Return how long a process may be silent: 60 seconds, or the number in ``CTXDEPLOY_LEASE_SECONDS``.
 
     Raises:
-        ConfigError: it is no number of 1 to 86400.
+        ConfigError: it is not a number of 1 to 86400.
     """
     text = os.environ.get(VARIABLE, "")
     try:

@@ -59,7 +59,7 @@ class ServedPart:
         Raises:
             StaleStateError: it does not hold the state that the front asks about.
             DeadlineError: nobody waits for it any more.
-            ConfigError: it is no message, or not one of this archive.
+            ConfigError: it is not a message, or not one of this archive.
         """
         return self._server.answer(message, deadline=deadline), Asked.decode(message).kind
 

@@ -16,8 +16,8 @@ class ShardingConfig:
     """Of which part of an archive's shards a service is the server, or which servers it asks.
 
     Attributes:
-        shards: the part that it searches for a front; None if it is no shard server.
-        shard: of each part, in their order, the URLs of its servers; none if it is no front.
+        shards: the part that it searches for a front; None if it is not a shard server.
+        shard: of each part, in their order, the URLs of its servers; none if it is not a front.
         shard_key_file: holds the key that shard servers ask for; it may stand in ``CTXDEPLOY_SHARD_KEY`` instead.
         shard_timeout: seconds that an answer of a part may take; a part that takes longer is left out.
     """

@@ -189,8 +189,8 @@ _TROUBLES = {408: Trouble.LATE, 429: Trouble.BUSY, 504: Trouble.LATE}
 _SAID = {
     401: "it does not take the key: give one with --shard-key-file or CTXDEPLOY_SHARD_KEY",
     403: "it does not take the key: give one with --shard-key-file or CTXDEPLOY_SHARD_KEY",
-    404: "it is no shard server: start it with  ctxdeploy serve ARCHIVE --shards I/N",
-    405: "it is no shard server: start it with  ctxdeploy serve ARCHIVE --shards I/N",
+    404: "it is not a shard server: start it with  ctxdeploy serve ARCHIVE --shards I/N",
+    405: "it is not a shard server: start it with  ctxdeploy serve ARCHIVE --shards I/N",
 }
 
 

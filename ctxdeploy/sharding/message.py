@@ -28,7 +28,7 @@ MAX_HITS = 1 << 17
 
 
 class MessageError(ConfigError):
-    """What came is no message, or not one that fits the archive."""
+    """What came is not a message, or not one that fits the archive."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

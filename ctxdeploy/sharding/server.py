@@ -70,7 +70,7 @@ class ShardServer:
             deadline: until when the reply is wanted; nothing is begun when that is over.
 
         Raises:
-            MessageError: it is no request, or does not fit the archive (a ``ConfigError``).
+            MessageError: it is not a request, or does not fit the archive (a ``ConfigError``).
             ConfigError: it is for another part, or the archive cannot be asked so.
             StaleStateError: the state that it names is not held.
             DeadlineError: nobody waits any more.

@@ -97,7 +97,7 @@ class MachineCode:
                     _count("read")
                     return found
         _count("compiled")
-        announce(self._remark(begin))
+        announce(self._remark(begin, end))
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
@@ -126,7 +126,7 @@ class MachineCode:
         begin = f"{self._name}.{hashlib.sha256(str(signature).encode()).hexdigest()[:16]}."
         return begin, f"{processor}-{hashlib.sha256(f'{triple} {features}'.encode()).hexdigest()[:8]}{_SUFFIX}"
 
-    def _remark(self, begin: str) -> str:
+    def _remark(self, begin: str, end: str) -> str:
         """Return what is said to someone who waits."""
         if self.kept_in() is None:
             return (
@@ -134,10 +134,11 @@ class MachineCode:
                 f"machine code in can be written. Fill one ahead, where that is possible:  {CACHE}=FOLDER ctxdeploy "
                 f"warm-up  ; and set {CACHE} here"
             )
-        others = (
-            path for place in self.places if not place.problem for path in place.folder.glob(f"{begin}*{_SUFFIX}")
-        )
-        other = next(others, None)
+        kept = [path for place in self.places if not place.problem for path in place.folder.glob(f"{begin}*{_SUFFIX}")]
+        own = [path for path in kept if path.name == begin + end]
+        if own:  # it is there, and was not read
+            return f"compiling the loops of the index anew, up to 20 s: the machine code in {own[0].parent} is damaged"
+        other = next(iter(kept), None)
         if other is None:
             return _COMPILES
         made_for = other.name.removeprefix(begin).removesuffix(_SUFFIX).rpartition("-")[0]

@@ -282,6 +282,16 @@ def test_code_for_another_processor_is_said_to_be_that(
     assert "CTXDEPLOY_PROCESSOR=x86-64-v3 ctxdeploy warm-up" in said
 
 
+def test_damaged_code_is_said_to_be_that(fresh: Callable[[], Any], tmp_path: Path, remarks: Callable[[], str]) -> None:
+    assert fresh()(21) == 42
+    remarks()
+    kept(tmp_path).write_bytes(b"")
+    loop = fresh()
+    assert loop(21) == 42 and hits(loop) == 0
+    said = remarks()
+    assert "is damaged" in said and "this processor is" not in said
+
+
 def test_former_versions_are_removed_beside_the_source_alone(
     fresh: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,12 +107,12 @@ def test_a_request_says_whom_it_means_and_how_long_it_has_on_one_connection(conn
 @pytest.mark.parametrize(
     ("answer", "trouble", "said"),
     [
-        (problem(422, detail="it is no message"), Trouble.UNFIT, "it is no message"),
+        (problem(422, detail="it is not a message"), Trouble.UNFIT, "it is not a message"),
         (problem(413, detail="too large"), Trouble.UNFIT, "too large"),
         (problem(409, code="MismatchError", detail="it searches part 2/2"), Trouble.REFUSED, "it searches part 2/2"),
         (problem(401), Trouble.REFUSED, "--shard-key-file"),
         (problem(403), Trouble.REFUSED, "--shard-key-file"),
-        (problem(404, code="NotFound", detail="there is no such path"), Trouble.REFUSED, "is no shard server"),
+        (problem(404, code="NotFound", detail="there is no such path"), Trouble.REFUSED, "is not a shard server"),
         (problem(404, code="NoSuchArchive", detail="there is no archive 'x'"), Trouble.REFUSED, "no archive 'x'"),
         (problem(429, detail="64 wait"), Trouble.BUSY, "64 wait"),
         (problem(503, detail="not ready yet: compiling"), Trouble.REFUSED, "not ready yet: compiling"),

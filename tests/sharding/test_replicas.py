@@ -130,8 +130,8 @@ def test_who_refuses_is_passed_over_at_once_and_asked_last_afterwards(connect: A
 
 
 def test_the_request_is_asked_elsewhere_when_it_is_unfit_for_one_and_the_reason_is_told(connect: Any) -> None:
-    transport, _, _ = connect(fails(Trouble.UNFIT, "it is no message"))
-    with pytest.raises(ShardError, match="server 0: it is no message"):
+    transport, _, _ = connect(fails(Trouble.UNFIT, "it is not a message"))
+    with pytest.raises(ShardError, match="server 0: it is not a message"):
         transport.ask(b"x", deadline=Deadline())
     assert transport.usable == 1  # it is as good as before for other requests
 
