@@ -12,7 +12,7 @@ from ctxdeploy.core.extras import require, require_onnxruntime
 from ctxdeploy.core.files import file_sha256, move, new_folder
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.settings import parse_numbers, setting
-from ctxdeploy.core.targets import ONNXRUNTIME, OPENVINO, PRECISIONS, TARGETS
+from ctxdeploy.core.targets import EXPORT_TARGETS, ONNXRUNTIME, OPENVINO, PRECISIONS
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
@@ -35,7 +35,7 @@ class ExportConfig:
     """What to export; None takes what the checkpoint says.
 
     Attributes:
-        targets: runtimes, names in ``ctxdeploy.core.targets.TARGETS``.
+        targets: runtimes, names in ``ctxdeploy.core.targets.EXPORT_TARGETS``.
         precisions: of each of them that has it.
         scales: factors of the image pyramid.
         top_k: descriptors of a photo.
@@ -56,7 +56,7 @@ class ExportConfig:
         (ONNXRUNTIME,),
         "--target",
         "Runtime to make artefacts for; several may be given.",
-        choices=tuple(TARGETS),
+        choices=EXPORT_TARGETS,
         default_text=ONNXRUNTIME,
     )
     precisions: tuple[Precision, ...] = setting(

@@ -7,7 +7,7 @@ from typing import Any
 from ctxdeploy.core.bundle import Extraction, ShapeRange
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.core.extras import require, require_onnxruntime
-from ctxdeploy.core.targets import ENGINE_TARGETS, ONNXRUNTIME, OPENVINO, TARGETS
+from ctxdeploy.core.targets import ENGINE_TARGETS, EXPORT_TARGETS, ONNXRUNTIME, OPENVINO, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.networks.config import NetworkConfig
 
@@ -33,10 +33,10 @@ def plan(targets: Sequence[str], precisions: Sequence[Precision]) -> tuple[list[
     """
     jobs, remarks = [REFERENCE], []
     for target in targets:
-        if target not in TARGETS:
-            raise ConfigError(f"target {target!r} is unknown: give --target {', '.join(TARGETS)}")
+        if target not in EXPORT_TARGETS:
+            raise ConfigError(f"target {target!r} is unknown: give --target {', '.join(EXPORT_TARGETS)}")
     for precision in precisions:
-        have = [target for target, entry in TARGETS.items() if precision.label in entry.precisions]
+        have = [target for target in EXPORT_TARGETS if precision.label in TARGETS[target].precisions]
         able = [target for target in targets if target in have]
         unable = [f"{t} has no {precision.label}: {TARGETS[t].lacks}" for t in targets if t not in have]
         if not able:

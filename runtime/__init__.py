@@ -16,7 +16,7 @@ from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.core.types import Box, FileState, PhotoDescriptors, StageSeconds
-    from ctxdeploy.runtime.backends.base import BackendConfig
+    from ctxdeploy.runtime.backends.config import BackendConfig
     from ctxdeploy.runtime.config import ExtractorConfig
     from ctxdeploy.runtime.decode.decode import Pixels, decode_photo, photo_size
     from ctxdeploy.runtime.extractor import Extractor
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BackendConfig": "ctxdeploy.runtime.backends.base",
+    "BackendConfig": "ctxdeploy.runtime.backends.config",
     "Box": "ctxdeploy.core.types",
     "ExtractionObserver": "ctxdeploy.runtime.network_queue",
     "ExtractionStatistics": "ctxdeploy.runtime.network",

@@ -11,7 +11,9 @@ from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import TURNS, Box, LocalDescriptors, PhotoDescriptors
-from ctxdeploy.runtime.backends.base import BackendConfig, RunLimits, open_backend
+from ctxdeploy.runtime.backends.base import RunLimits
+from ctxdeploy.runtime.backends.choice import open_backend
+from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.config import MAX_BYTES, NETWORK_TIMES, ExtractorConfig
 from ctxdeploy.runtime.memory import MemoryGrowth, share_memory
 from ctxdeploy.runtime.network import ExtractionStatistics, Network

@@ -8,7 +8,7 @@ from typing import Self
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.deadline import Deadline, Promise
 from ctxdeploy.core.types import PhotoDescriptors
-from ctxdeploy.runtime.backends.base import BackendConfig
+from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.config import ExtractorConfig
 from ctxdeploy.runtime.extractor import Extractor
 from ctxdeploy.runtime.network_queue import ExtractionObserver, NetworkQueue, Unobserved, closed, reporting

@@ -31,8 +31,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-# gpu and rtx need a GPU of NVIDIA to do anything, and gigabytes; test and docs are for this repository alone.
-LEFT_OUT = ("gpu", "rtx", "test", "docs")
+# cuda, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; test and docs are for this repository alone.
+LEFT_OUT = ("cuda", "tensorrt", "rtx", "test", "docs")
 FILES, ROOMS = ("pyproject.toml", "README.md", "LICENSE"), ("export", "runtime", "index")
 TORCH = "torch"
 ATTEMPTS, PAUSE = 3, 30

@@ -19,7 +19,7 @@ import click
 
 from ctxdeploy.cli.main import COMMANDS, INTERRUPTED, TERMINATED, cli
 from ctxdeploy.core import errors
-from ctxdeploy.core.targets import PRECISIONS, TARGETS
+from ctxdeploy.core.targets import EXPORT_TARGETS, PRECISIONS, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.evaluation.published import FRAMEWORKS, PUBLISHED, rows_of
 from ctxdeploy.service.app import schema
@@ -140,7 +140,7 @@ def export_formats() -> str:
     """Return the page of what an export may be asked for."""
     matrix = [
         (f"`{name}`", *("yes" if label in entry.precisions else "–" for label in PRECISIONS), cell(entry.lacks) or "–")
-        for name, entry in TARGETS.items()
+        for name, entry in ((name, TARGETS[name]) for name in EXPORT_TARGETS)
     ]
     files = [(f"`{member.label}`", f"`{member.file}`") for member in Precision]
     lines = [

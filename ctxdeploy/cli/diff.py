@@ -9,7 +9,7 @@ import click
 from ctxdeploy.cli.options import BUNDLE, PATH, configured, echo, json_option, options_of, print_json, quiet_option
 from ctxdeploy.core.errors import ParityError
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import GRAPH_TARGETS
+from ctxdeploy.core.targets import CPU_TARGETS
 from ctxdeploy.export.diff import DiffConfig
 from ctxdeploy.models import find_bundle, is_name
 from ctxdeploy.querying.photo import check_photo
@@ -21,7 +21,7 @@ SAMPLE = "coffee"
 # Of graphs outside of a bundle, and of default for those in one: every layer shows, in a fifth of the time of 1024.
 DEFAULT_SIZE = 512
 
-_engine = click.Choice(GRAPH_TARGETS)
+_engine = click.Choice(CPU_TARGETS)
 _hint = click.Choice(["fp32", "bf16", "fp16"])
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.errors import BackendError, MissingExtraError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import settings_sha256
@@ -30,19 +31,6 @@ class Hardware(Enum):
     NONE = "none"
     AMPERE_PLUS = "ampere-plus"
     SAME_COMPUTE_CAPABILITY = "same-compute-capability"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """The first GPU that CUDA sees (``CUDA_VISIBLE_DEVICES`` says which); ``capability`` is such as (8, 0)."""
-
-    name: str
-    capability: tuple[int, int]
-
-    @property
-    def label(self) -> str:
-        """Return name and compute capability, such as ``NVIDIA A100 (8.0)``."""
-        return f"{self.name} ({self.capability[0]}.{self.capability[1]})"
 
 
 @dataclass(frozen=True, kw_only=True)

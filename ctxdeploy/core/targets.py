@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.device import AUTO, CPU, Device
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import Precision
 
-AUTO = "auto"
-ONNXRUNTIME, OPENVINO, TENSORRT, TENSORRT_RTX = "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"
+ONNXRUNTIME, OPENVINO, CUDA = "onnxruntime", "openvino", "cuda"
+TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 PRECISIONS = tuple(precision.label for precision in Precision)
 
 
@@ -23,6 +24,7 @@ class Target:
         extra: of ctxdeploy that installs the package.
         precisions: that it can run.
         lacks: why it has none of the others.
+        runs: the runtime whose artefacts it runs; its own if empty.
         format: of its artefacts: ``onnx``, or ``engine``, which is built from an ONNX graph.
         suffix: of the artefacts' files.
         module: that holds the backend, imported when it is chosen.
@@ -35,6 +37,7 @@ class Target:
     extra: str
     precisions: tuple[str, ...]
     lacks: str = ""
+    runs: str = ""
     format: str
     suffix: str
     module: str
@@ -68,12 +71,26 @@ TARGETS = MappingProxyType(
             module="ctxdeploy.runtime.backends.openvino",
             class_name="OpenVinoBackend",
         ),
+        # With the provider CUDAExecutionProvider, which onnxruntime-gpu has beside the one for the CPU.
+        CUDA: Target(
+            label="ONNX Runtime on CUDA",
+            device="GPU",
+            package="onnxruntime",
+            extra="cuda",
+            precisions=("fp32", "fp16"),
+            lacks="its CUDA kernels have no bf16 convolution and no int8 one",
+            runs=ONNXRUNTIME,
+            format="onnx",
+            suffix=".onnx",
+            module="ctxdeploy.runtime.backends.onnxruntime_cuda",
+            class_name="CudaBackend",
+        ),
         # Engines compute in what they were built for.
         TENSORRT: Target(
             label="TensorRT",
             device="GPU",
             package="tensorrt",
-            extra="gpu",
+            extra="tensorrt",
             precisions=PRECISIONS,
             format="engine",
             suffix=".plan",
@@ -94,6 +111,9 @@ TARGETS = MappingProxyType(
     }
 )
 GRAPH_TARGETS = tuple(name for name, target in TARGETS.items() if target.format == "onnx")
+CPU_TARGETS = tuple(name for name, target in TARGETS.items() if target.device == "CPU")
+# Those that artefacts are made for.
+EXPORT_TARGETS = tuple(name for name, target in TARGETS.items() if not target.runs)
 ENGINE_TARGETS = tuple(name for name, target in TARGETS.items() if target.format == "engine")
 
 
@@ -102,13 +122,18 @@ def label_of(name: str) -> str:
     return TARGETS[name].label if name in TARGETS else name
 
 
+def artefact_of(bundle: Bundle, name: str, precision: str) -> Artefact:
+    """Return the artefact that a runtime runs in a precision; ``BundleError`` where the bundle has none."""
+    return bundle.artefact(TARGETS[name].runs or name, precision)
+
+
 def choose_for(bundle: Bundle, precision: str) -> str:
-    """Return what ``auto`` means for a bundle: the first CPU runtime that one of its artefacts was verified in.
+    """Return what ``auto`` means for a bundle on a CPU: the first runtime that one of its artefacts was verified in.
 
     Without any it is the first one that has the precision: a graph made for another runtime may run there too.
     """
     made = {artefact.target for artefact in bundle.artefacts if artefact.precision == precision}
-    verified = [name for name in _by_speed(precision) if name in made and name in GRAPH_TARGETS]
+    verified = [name for name in _by_speed(precision) if name in made and name in CPU_TARGETS]
     return (verified or [choose(AUTO, precision)])[0]
 
 
@@ -121,22 +146,30 @@ def _by_speed(precision: str) -> list[str]:
     return sorted(able, key=lambda name: name != OPENVINO) if precision == "int8" else able
 
 
-def choose(name: str, precision: str) -> str:
-    """Return the runtime that a name, or ``auto``, means for a precision; nothing is loaded.
+def choose(name: str, precision: str, device: str = AUTO) -> str:
+    """Return the runtime that a name, or ``auto``, means for a precision and a device; nothing is loaded.
+
+    ``auto`` for both is a runtime on the CPU: what a bundle and the machine have is not known here.
 
     Raises:
-        ConfigError: there is no such runtime or precision, or the one does not have the other.
+        ConfigError: there is no such runtime, precision or device, or the one does not have the other.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is unknown: give --precision {' or '.join(PRECISIONS)}")
-    able = _by_speed(precision)
+    wanted, able = Device.parse(device), _by_speed(precision)
     if name == AUTO:
-        return able[0]
+        return next(entry for entry in able if (entry in CPU_TARGETS) is (wanted.kind in (AUTO, CPU)))
     if name not in TARGETS:
         raise ConfigError(f"backend {name!r} is unknown: give --backend {AUTO}, {' or '.join(TARGETS)}")
     if name not in able:
         raise ConfigError(
             f"--backend {name} has no --precision {precision}: "
             f"use --precision {' or '.join(TARGETS[name].precisions)}, or --backend {' or '.join(able)}"
+        )
+    if wanted.kind != AUTO and (name in CPU_TARGETS) is not (wanted.kind == CPU):
+        fitting = [entry for entry in able if (entry in CPU_TARGETS) is (wanted.kind == CPU)]
+        raise ConfigError(
+            f"--backend {name} runs on a {TARGETS[name].device}, not on --device {device}: "
+            f"leave out --device, or use --backend {' or '.join(fitting)}"
         )
     return name

@@ -20,7 +20,7 @@ from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import move, working_folder, write_text
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.settings import parse_numbers, setting
-from ctxdeploy.core.targets import GRAPH_TARGETS, ONNXRUNTIME
+from ctxdeploy.core.targets import CPU_TARGETS, ONNXRUNTIME
 from ctxdeploy.core.types import Precision, Preprocessing
 from ctxdeploy.indexing.codebook import add_codebook, codebook_of
 from ctxdeploy.models.table import is_name
@@ -197,7 +197,7 @@ def _export(
     from ctxdeploy.export import REJECTED, ExportConfig, export_bundle, load_checkpoint
     from ctxdeploy.export.parity import decoded
 
-    config = ExportConfig(targets=GRAPH_TARGETS, precisions=(Precision.FP32, Precision.BF16), hinted=True)
+    config = ExportConfig(targets=CPU_TARGETS, precisions=(Precision.FP32, Precision.BF16), hinted=True)
     images = None
     if calibration:
         config = replace(config, precisions=(*config.precisions, Precision.INT8))

@@ -14,7 +14,7 @@ from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError
 from ctxdeploy.core.extras import require, require_onnxruntime
-from ctxdeploy.core.targets import GRAPH_TARGETS, ONNXRUNTIME, OPENVINO, TARGETS
+from ctxdeploy.core.targets import CPU_TARGETS, ONNXRUNTIME, OPENVINO, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.diff.layers import Graph
 from ctxdeploy.runtime.backends import first_line, session_options
@@ -47,8 +47,8 @@ class Side:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.engine not in GRAPH_TARGETS:
-            raise ConfigError(f"backend {self.engine!r} is unknown: give {' or '.join(GRAPH_TARGETS)}")
+        if self.engine not in CPU_TARGETS:
+            raise ConfigError(f"backend {self.engine!r} is unknown: give {' or '.join(CPU_TARGETS)}")
         if self.hint not in _HINTS:
             raise ConfigError(f"{self.hint!r} is not a precision to compute in: give {', '.join(_HINTS)}")
         if self.engine == ONNXRUNTIME and self.hint != "fp32":
@@ -81,7 +81,7 @@ def side(text: str, engine: str | None = None, hint: str | None = None) -> Side:
     if colon and not path.exists():
         path, precision = Path(head), Precision.parse(tail).label
     if path.is_file():
-        return Side(path=path, engine=engine or GRAPH_TARGETS[0], hint=hint or "fp32", label=path.name)
+        return Side(path=path, engine=engine or CPU_TARGETS[0], hint=hint or "fp32", label=path.name)
     if not path.exists():
         raise ConfigError(f"{path} does not exist: give a bundle, BUNDLE:precision, or an .onnx file")
     opened = bundle.open(path)
@@ -93,7 +93,7 @@ def side(text: str, engine: str | None = None, hint: str | None = None) -> Side:
             f"{path} has no ONNX graph of precision {precision}, only {found}: name one, as BUNDLE:{found}"
         )
     artefact = wanted[0]
-    engine = engine or (artefact.target if artefact.target in GRAPH_TARGETS else GRAPH_TARGETS[0])
+    engine = engine or (artefact.target if artefact.target in CPU_TARGETS else CPU_TARGETS[0])
     # One file serves fp32 and OpenVINO's bf16: the artefact's precision is then the hint.
     computed = precision if engine == OPENVINO and precision in _HINTS else "fp32"
     return Side(
@@ -149,7 +149,7 @@ class Runner:
         except CtxdeployError:
             raise
         except Exception as error:  # the engines raise classes of their own, RuntimeError and ValueError
-            other = next(engine for engine in GRAPH_TARGETS if engine != self.side.engine)
+            other = next(engine for engine in CPU_TARGETS if engine != self.side.engine)
             what = first_line(error)
             raise BackendError(f"{self.side.name} cannot run: {what}; perhaps {other} can (--backend-…)") from error
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import INPUT_NAME
+from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.engines import (
     RTX_CAPABILITIES,
     EngineKey,
-    Gpu,
     Hardware,
     import_package,
     logged_errors,

@@ -6,8 +6,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import GLOBAL_OUTPUT, Bundle, output_shapes
 from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.core.settings import check_types, setting
-from ctxdeploy.core.targets import AUTO, PRECISIONS, TARGETS, choose, choose_for
 from ctxdeploy.runtime.memory import resident
 
 # A run takes seconds, and Python sees Ctrl-C only between two of its own instructions: runtimes run in another thread,
@@ -29,34 +26,6 @@ _OUT_OF_MEMORY = re.compile(
     r"|start new thread",  # no room for its stack
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackendConfig:
-    """Which runtime runs the network, and how; ``ConfigError`` for a combination that no runtime has.
-
-    Attributes:
-        name: a row of ``ctxdeploy.core.targets``, or ``auto``: ONNX Runtime for fp32, OpenVINO for bf16.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
-        threads: of the network; if None the runtime's own choice, or that of a CPU quota.
-    """
-
-    name: str = setting(AUTO, "--backend", "Runtime; auto is the fastest on a CPU.", choices=(AUTO, *TARGETS))
-    precision: str = setting("fp32", "--precision", "Of the network.", choices=PRECISIONS)
-    threads: int | None = setting(
-        None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
-    )
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        choose(self.name, self.precision)
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise ConfigError(f"{self.threads} threads are outside 1..1024: give another --threads")
-
-    @property
-    def engine(self) -> str:
-        """Name of the runtime that is meant, never ``auto``."""
-        return choose(self.name, self.precision)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,20 +157,6 @@ class Backend(ABC):
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return the outputs in the order of ``outputs``, in memory that later runs leave alone."""
-
-
-def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
-    """Load a bundle into the runtime that ``config`` means; ``auto`` prefers one that the bundle has an artefact for.
-
-    Raises:
-        MissingExtraError: the runtime is not installed.
-        BackendError: the runtime cannot run the bundle in this precision on this machine.
-    """
-    if config.name == AUTO:
-        config = replace(config, name=choose_for(bundle, config.precision))
-    entry = TARGETS[config.engine]
-    backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
-    return backend
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -14,12 +14,12 @@ from ctxdeploy.core.extras import require_onnxruntime
 from ctxdeploy.runtime.backends.base import (
     POLL_SECONDS,
     Backend,
-    BackendConfig,
     RunLimits,
     cpu_name,
     is_out_of_memory,
     load_error,
 )
+from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.backends.unsigned import with_unsigned
 
 # Moves a QuantizeLinear to before max pooling, which then is uint8 in a layout for which ONNX Runtime has but a plain

@@ -11,7 +11,8 @@ from ctxdeploy.core.cpu import engine_threads
 from ctxdeploy.core.errors import BackendError, CtxdeployError
 from ctxdeploy.core.extras import require
 from ctxdeploy.runtime.backends import unsigned
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig, cpu_name, load_error
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, cpu_name, load_error
+from ctxdeploy.runtime.backends.config import BackendConfig
 
 # Compiled kernels that are kept, one per layer, scale and input shape. OpenVINO's default of 5000 took 634 MB after 320
 # sizes of photos (ResNet-18, 7 scales, 224 pixels) and grew on; 1000 took 393 MB and levelled off, and still holds the

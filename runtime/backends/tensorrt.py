@@ -13,7 +13,8 @@ from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.text import printable
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, BackendConfig
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend
+from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from ctxdeploy.core import cpu as processors
 from ctxdeploy.core.cpu import available_processors, engine_threads, quota_processors
 from ctxdeploy.runtime.backends import openvino
-from ctxdeploy.runtime.backends.base import BackendConfig
+from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.backends.onnxruntime import session_options
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

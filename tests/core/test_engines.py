@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.core.engines import RTX_CAPABILITIES, EngineKey, Gpu, Hardware, Machine, check_key, read_gpu
+from ctxdeploy.core.device import Gpu
+from ctxdeploy.core.engines import RTX_CAPABILITIES, EngineKey, Hardware, Machine, check_key, read_gpu
 from ctxdeploy.core.errors import BackendError, MissingExtraError
 
 A100 = Gpu(name="NVIDIA A100-SXM4-40GB", capability=(8, 0))
