@@ -66,7 +66,8 @@ class BundleEngine:
 
     def resolved(self) -> "BundleEngine":
         """Return the same with the engine's own name."""
-        from ctxdeploy.core.targets import AUTO, choose_for
+        from ctxdeploy.core.device import AUTO
+        from ctxdeploy.core.targets import choose_for
         from ctxdeploy.runtime import BackendConfig
 
         BackendConfig(name=self.backend, precision=self.precision, threads=self.threads)

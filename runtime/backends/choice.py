@@ -4,9 +4,9 @@ from dataclasses import replace
 from importlib import import_module
 
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.device import AUTO, Device
 from ctxdeploy.core.device import CUDA as ON_GPU
-from ctxdeploy.core.device import Device
-from ctxdeploy.core.targets import AUTO, TARGETS, choose_for
+from ctxdeploy.core.targets import TARGETS, choose_for
 from ctxdeploy.runtime.backends.base import Backend
 from ctxdeploy.runtime.backends.config import BackendConfig
 

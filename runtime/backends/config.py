@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from ctxdeploy.core.device import Device
+from ctxdeploy.core.device import AUTO, Device
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import check_types, setting
-from ctxdeploy.core.targets import AUTO, PRECISIONS, TARGETS, choose
+from ctxdeploy.core.targets import PRECISIONS, TARGETS, choose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from importlib.metadata import metadata
 
 import pytest
 
+from ctxdeploy.core.device import AUTO
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.targets import (
-    AUTO,
     CPU_TARGETS,
     ENGINE_TARGETS,
     EXPORT_TARGETS,
