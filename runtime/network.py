@@ -1,20 +1,23 @@
 """Decoded photos through the network, in batches that fit into memory, and where the time goes."""
 
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ctxdeploy.core.bundle import ShapeRange
-from ctxdeploy.core.errors import ConfigError, OutOfMemoryError
+from ctxdeploy.core.errors import BackendError, ConfigError, OutOfMemoryError
 from ctxdeploy.core.types import LARGEST, GlobalDescriptor, LocalDescriptors, PhotoDescriptors, StageSeconds
-from ctxdeploy.runtime.backends.base import Backend, GraphOutputs, RunTimeoutError
+from ctxdeploy.runtime.backends.base import Backend, GraphOutputs, Run, RunTimeoutError
 from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.memory import MemoryGrowth, return_free_memory
 from ctxdeploy.runtime.photo import PhotoFailure, WorkItem
+from ctxdeploy.runtime.turns import Turns
+
+# Why a batch is halved.
+_TOO_MUCH = (OutOfMemoryError, MemoryError, RunTimeoutError)
 
 
 @dataclass(kw_only=True)
@@ -40,6 +43,16 @@ class ExtractionStatistics:
     halved_batches: int = 0
 
 
+@dataclass(eq=False)
+class _Batch:
+    """Photos of one shape, and what came of them: a run that is under way, then its outputs or why there are none."""
+
+    items: list[WorkItem]
+    seconds: float = 0.0
+    run: Run | None = None
+    outcome: GraphOutputs | Exception | None = None
+
+
 class Network:
     """A bundle in its runtime, and what is known of its need of memory.
 
@@ -54,6 +67,8 @@ class Network:
         self._failed: list[tuple[int, int]] = []
         # Queries of other threads come between two batches: engines take one at a time, and so do the figures here.
         self._turn = Turns()
+        # Oldest first, of all threads.
+        self._under_way: deque[_Batch] = deque()
 
     def check(self, item: WorkItem) -> None:
         """Let a decoded photo fail whose size the graph does not take."""
@@ -73,45 +88,113 @@ class Network:
         Raises:
             BackendError: the network failed otherwise.
         """
+        return self.stream([batch], statistics)
+
+    def stream(
+        self, batches: Iterable[list[WorkItem] | PhotoFailure], statistics: ExtractionStatistics
+    ) -> Iterator[PhotoDescriptors | PhotoFailure]:
+        """As ``run`` for many batches, in their order; failures among them pass through, ahead of batches under way.
+
+        As many batches are under way as the backend can have: the next one is taken while the one before is computed.
+        Those of a generator that is closed early end by themselves; whoever comes next clears them away.
+        """
+        mine: deque[_Batch] = deque()
+        for batch in batches:
+            if isinstance(batch, PhotoFailure):
+                yield batch
+                continue
+            for part in self._parts(batch):
+                mine.append(self._start(part))
+                if len(mine) >= self._backend.in_flight:
+                    yield from self._results(mine.popleft(), statistics)
+        while mine:
+            yield from self._results(mine.popleft(), statistics)
+
+    def _parts(self, batch: list[WorkItem]) -> Iterator[list[WorkItem]]:
+        """Yield a batch in parts that fit, by what is known when each is asked for."""
         rest = batch
         while rest:
             part = rest[: self._max_batch(rest[0].pixels.pixels.size, len(rest))]
-            start = time.perf_counter()
-            with self._turn:
-                outputs = self._outputs(part)
-            seconds = time.perf_counter() - start
-            statistics.seconds += StageSeconds(network=seconds)
-            if isinstance(outputs, GraphOutputs):
-                for row, item in enumerate(part):
-                    item.seconds += StageSeconds(network=seconds / len(part))
-                    yield _result(item, outputs, row)
-            elif len(part) == 1:
-                height, width = part[0].pixels.pixels.shape[:2]
-                slow = isinstance(outputs, RunTimeoutError)
-                what = "takes too long" if slow else "has not enough memory"
-                yield part[0].fail(f"the network {what} for its {width}×{height} pixels ({outputs})", "network")
-            else:
-                statistics.halved_batches += 1
-                continue
+            yield part
             rest = rest[len(part) :]
 
-    def _outputs(self, part: list[WorkItem]) -> GraphOutputs | Exception:
-        """Return what the graph returns, or why it cannot: memory, or time."""
-        pixels = part[0].pixels.pixels.size
-        try:
-            outputs = self._backend.run(np.stack([item.pixels.pixels for item in part]))
-        except (OutOfMemoryError, MemoryError, RunTimeoutError) as error:
-            reason = type(error)(*error.args)  # without its traceback, which holds the run's arrays
+    def _results(self, started: _Batch, statistics: ExtractionStatistics) -> Iterator[PhotoDescriptors | PhotoFailure]:
+        part, outcome = started.items, self._outcome(started)
+        statistics.seconds += StageSeconds(network=started.seconds)
+        if isinstance(outcome, GraphOutputs):
+            for row, item in enumerate(part):
+                item.seconds += StageSeconds(network=started.seconds / len(part))
+                yield _result(item, outcome, row)
+        elif len(part) == 1:
+            height, width = part[0].pixels.pixels.shape[:2]
+            slow = isinstance(outcome, RunTimeoutError)
+            what = "takes too long" if slow else "has not enough memory"
+            yield part[0].fail(f"the network {what} for its {width}×{height} pixels ({outcome})", "network")
         else:
-            if self._growth is not None:
-                self._growth.note(pixels * len(part))
-            return outputs
+            statistics.halved_batches += 1
+            for smaller in self._parts(part):
+                yield from self._results(self._start(smaller), statistics)
+
+    def _start(self, part: list[WorkItem]) -> _Batch:
+        begun, start = _Batch(part), time.perf_counter()
+        with self._turn:
+            while len(self._under_way) >= self._backend.in_flight:
+                self._settle(self._under_way[0])  # of another thread, or of a stream that nobody reads at the moment
+            self._attempt(begun, lambda: self._begin(begun))
+            if self._backend.in_flight == 1 and begun.run is not None:
+                self._settle(begun)
+        begun.seconds += time.perf_counter() - start
+        return begun
+
+    def _begin(self, batch: _Batch) -> None:
+        batch.run = self._backend.start([item.pixels.pixels for item in batch.items])
+        self._under_way.append(batch)
+
+    def _outcome(self, batch: _Batch) -> GraphOutputs | Exception:
+        """Return what the graph returned, or why it could not: memory, or time; other errors are raised."""
+        start = time.perf_counter()
+        if batch.outcome is None:
+            with self._turn:
+                if batch.outcome is None:  # nobody needed its place meanwhile
+                    self._settle(batch)
+            batch.seconds += time.perf_counter() - start
+        outcome, batch.outcome = batch.outcome, None
+        if not isinstance(outcome, (GraphOutputs, *_TOO_MUCH)):
+            raise outcome or _interrupted()
+        return outcome
+
+    def _settle(self, batch: _Batch) -> None:
+        """Wait for a batch that is under way, and note what came of it."""
+        self._under_way.remove(batch)
+        run, batch.run = batch.run, None
+        if run is not None:
+            self._attempt(batch, lambda: self._take(batch, run))
+
+    def _take(self, batch: _Batch, run: Run) -> None:
+        batch.outcome = run.result()
+        if self._growth is not None:
+            self._growth.note(batch.items[0].pixels.pixels.size * len(batch.items))
+
+    def _attempt(self, batch: _Batch, step: Callable[[], None]) -> None:
+        """Take a step of a batch; note why it failed."""
+        try:
+            step()
+            return
+        except _TOO_MUCH as error:
+            batch.outcome = type(error)(*error.args)  # without its traceback, which holds the run's arrays
+        except Exception as error:
+            batch.outcome = error  # for the thread whose batch it is
+            return
+        except BaseException:
+            batch.outcome = _interrupted()
+            raise
+        while self._under_way:
+            self._settle(self._under_way[0])
         # Only now nothing refers to the failed run any more: ONNX Runtime with 100 MB to spare failed with each smaller
         # batch as well, for what the larger one had got was not given back.
         return_free_memory()
-        if len(part) > 1:
-            self._failed.append((pixels, len(part)))
-        return reason
+        if len(batch.items) > 1:
+            self._failed.append((batch.items[0].pixels.pixels.size, len(batch.items)))
 
     def _max_batch(self, pixels: int, count: int) -> int:
         """Return how many of ``count`` photos of so many pixels to run at once."""
@@ -121,41 +204,8 @@ class Network:
         return min(limits, default=count)
 
 
-class Turns:
-    """A lock that threads get in the order in which they asked: who releases one of Python's may take it again at once,
-    and a stream of photos kept a query waiting for six of its batches so."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-        self._is_taken = False
-
-    def __enter__(self) -> None:
-        mine = threading.Event()
-        with self._mutex:
-            if not self._is_taken:
-                self._is_taken = True
-                return
-            self._waiting.append(mine)
-        try:
-            mine.wait()
-        except BaseException:  # Ctrl-C
-            with self._mutex:
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-                else:
-                    self._pass_on()
-            raise
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        with self._mutex:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().set()
-        else:
-            self._is_taken = False
+def _interrupted() -> BackendError:
+    return BackendError("the run was interrupted: start another one")
 
 
 def _result(item: WorkItem, outputs: GraphOutputs, row: int) -> PhotoDescriptors | PhotoFailure:

@@ -52,7 +52,7 @@ def stream(
     """
     prefetch = _Prefetch(photos, config, decoding, statistics)
     try:
-        for result in _results(prefetch, network, config, statistics):
+        for result in network.stream(_batches(prefetch, network, config), statistics):
             statistics.photos += 1
             statistics.failed += isinstance(result, PhotoFailure)
             yield result
@@ -60,9 +60,9 @@ def stream(
         prefetch.close()
 
 
-def _results(
-    items: Iterable[WorkItem], network: Network, config: ExtractorConfig, statistics: ExtractionStatistics
-) -> Iterator[PhotoDescriptors | PhotoFailure]:
+def _batches(
+    items: Iterable[WorkItem], network: Network, config: ExtractorConfig
+) -> Iterator[list[WorkItem] | PhotoFailure]:
     batcher: ShapeBatcher[WorkItem] = ShapeBatcher(
         batch_size=config.batch_size, max_pending=config.max_pending, max_age=config.max_age
     )
@@ -71,10 +71,8 @@ def _results(
         if isinstance(item.result, PhotoFailure):
             yield item.result
             continue
-        for batch in batcher.add(item.pixels.pixels.shape, item):
-            yield from network.run(batch, statistics)
-    for batch in batcher.flush():
-        yield from network.run(batch, statistics)
+        yield from batcher.add(item.pixels.pixels.shape, item)
+    yield from batcher.flush()
 
 
 class _Prefetch:

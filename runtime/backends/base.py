@@ -4,10 +4,11 @@ import os
 import platform
 import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,54 @@ class RunLimits:
         return check
 
 
-class Backend(ABC):
+class Pending(Protocol):
+    """A batch in the hands of a runtime."""
+
+    def arrays(self) -> list[NDArray[np.float32]]:
+        """Wait; return the outputs in the order of ``Backend.outputs``, in memory that later runs leave alone."""
+
+    def close(self) -> None:
+        """Wait until nothing of it is under way; called once, after ``arrays`` or instead of it."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Done:
+    found: list[NDArray[np.float32]]
+
+    def arrays(self) -> list[NDArray[np.float32]]:
+        return self.found
+
+    def close(self) -> None:
+        pass
+
+
+class Run:
+    """A batch that a backend has begun. It is one of those under way until its result is taken or it is closed."""
+
+    def __init__(self, backend: "Backend", shape: tuple[int, ...], pending: Pending) -> None:
+        self._backend, self._shape = backend, shape
+        self._pending: Pending | None = pending
+
+    def result(self) -> GraphOutputs:
+        """Wait for the outputs and return them, once; raises what ``Backend.run`` raises."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise BackendError("the result of this run was taken, or it was closed: start another one")
+        with self._backend.raising(self._shape):
+            try:
+                arrays = pending.arrays()
+            finally:
+                pending.close()
+        return self._backend.checked(self._shape[0], arrays)
+
+    def close(self) -> None:
+        """Wait for its end without the outputs; nothing happens after ``result``."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.close()
+
+
+class Backend:
     """A bundle loaded into a runtime.
 
     Attributes:
@@ -94,9 +142,12 @@ class Backend(ABC):
         threads: as the runtime was told; None if it chose.
         version: of the runtime.
         limits: what one run may take; set by who runs photos.
+        in_flight: runs that may be under way at once. With more than one, copying to and from a GPU overlaps what it
+            computes.
     """
 
     limits = RunLimits()
+    in_flight = 1
     name: str
     device: str
     precision: str
@@ -119,23 +170,48 @@ class Backend(ABC):
             RunTimeoutError: it took longer than it may.
             BackendError: the runtime failed otherwise.
         """
-        if images.dtype != np.uint8:
-            raise ConfigError(f"the input is {images.dtype}, but it must be uint8")
-        self._shapes.check(images.shape)
+        return self.start(images).result()
+
+    def start(self, photos: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Run:
+        """Begin a batch; a runtime that has but one under way computes it here and now.
+
+        One thread at a time starts batches, takes their results and closes them. At most ``in_flight`` runs may be
+        open. The photos may be changed as soon as this returns.
+
+        Args:
+            photos: B×H×W×3 uint8, RGB, already scaled; or B such photos H×W×3 of one shape.
+
+        Raises:
+            as ``run``: what fails at once; the rest is raised by the run's ``result``.
+        """
+        for photo in photos:
+            if photo.dtype != np.uint8:
+                raise ConfigError(f"the input is {photo.dtype}, but it must be uint8")
+            if photo.shape != photos[0].shape:
+                raise ConfigError(f"photos of {photos[0].shape} and {photo.shape} are in one batch: give one shape")
+        shape = (len(photos), *(photos[0].shape if len(photos) else (0, 0, 3)))
+        self._shapes.check(shape)
+        with self.raising(shape):
+            pending = self._start(photos)
+        return Run(self, shape, pending)
+
+    @contextmanager
+    def raising(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Raise errors of ours for those of the runtime."""
         try:
-            arrays = self._run(np.ascontiguousarray(images))
+            yield
         except CtxdeployError:
             raise
         except Exception as error:  # the runtimes raise classes of their own, RuntimeError and ValueError
             if is_out_of_memory(error):
                 raise OutOfMemoryError(
-                    f"{self.name} has not enough memory for an input of {images.shape}: {first_line(error)}"
+                    f"{self.name} has not enough memory for an input of {shape}: {first_line(error)}"
                 ) from error
-            raise BackendError(f"{self.name} failed on an input of {images.shape}: {first_line(error)}") from error
-        return self._checked(len(images), dict(zip(self._outputs, arrays, strict=True)))
+            raise BackendError(f"{self.name} failed on an input of {shape}: {first_line(error)}") from error
 
-    def _checked(self, batch: int, found: dict[str, NDArray[np.float32]]) -> GraphOutputs:
+    def checked(self, batch: int, arrays: Sequence[NDArray[np.float32]]) -> GraphOutputs:
         """Return the outputs of a batch by name; no rows of local descriptors where there are none."""
+        found = dict(zip(self._outputs, arrays, strict=True))
         for output, array in found.items():
             shape = (batch, *self._outputs[output])
             if array.shape != shape or array.dtype != np.float32:
@@ -154,9 +230,14 @@ class Backend(ABC):
         """Names of the graph's outputs, in their order."""
         return tuple(self._outputs)
 
-    @abstractmethod
+    def _start(self, photos: Sequence[NDArray[np.uint8]]) -> Pending:
+        """Begin a batch of photos of one shape that the bundle takes; by default it is computed by ``_run``."""
+        images = photos if isinstance(photos, np.ndarray) else np.stack(photos)
+        return _Done(self._run(np.ascontiguousarray(images)))
+
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return the outputs in the order of ``outputs``, in memory that later runs leave alone."""
+        raise NotImplementedError(f"{type(self).__name__} has neither _run nor _start")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from ctxdeploy.archive import default_archive
@@ -21,9 +23,7 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.job import index_photos
 from ctxdeploy.indexing.plan import estimate
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoFailure
-from ctxdeploy.runtime.backends import GraphOutputs
-from ctxdeploy.runtime.network import Network
-from ctxdeploy.runtime.photo import WorkItem
+from ctxdeploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ctxdeploy.runtime.sources import list_photos
 
 
@@ -248,13 +248,13 @@ def test_dry_run_estimates_time_and_size(call, bundle: Bundle, photos: Path, tmp
 def test_an_estimate_of_batches_is_that_of_all_their_photos(
     bundle: Bundle, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Network._outputs
+    original = OnnxRuntimeBackend._run
 
-    def slow(self: Network, part: list[WorkItem]) -> GraphOutputs | str:
-        time.sleep(0.05 * len(part))
-        return original(self, part)
+    def slow(self: OnnxRuntimeBackend, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        time.sleep(0.05 * len(images))
+        return original(self, images)
 
-    monkeypatch.setattr(Network, "_outputs", slow)
+    monkeypatch.setattr(OnnxRuntimeBackend, "_run", slow)
     for number in range(5):
         shutil.copy2(dirty / "coins_0.jpg", tmp_path / f"{number}.jpg")
     extractor = Extractor(bundle, config=ExtractorConfig(batch_size=5))

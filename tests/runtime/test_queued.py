@@ -29,9 +29,9 @@ from ctxdeploy.runtime import (
     QueuedExtractor,
 )
 from ctxdeploy.runtime import worker_process as processes
-from ctxdeploy.runtime.network import Turns
 from ctxdeploy.runtime.network_queue import NETWORK_THREAD
 from ctxdeploy.runtime.pools import DECODER_PREFIX
+from ctxdeploy.runtime.turns import Turns
 
 MakeBundle = Callable[..., Bundle]
 SIZES = ((60, 40), (40, 60), (64, 64))
@@ -94,13 +94,13 @@ class Held:
     """Holds the network up: each run waits until ``let``, and its shape is noted when it begins."""
 
     def __init__(self, extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._run, self.shapes = extractor._backend.run, list[tuple[int, ...]]()
+        self._run, self.shapes = extractor._backend.start, list[tuple[int, ...]]()
         self._allowed = threading.Semaphore(0)
         self.error: Callable[[Any], BaseException | None] = lambda images: None
-        monkeypatch.setattr(extractor._backend, "run", self.run)
+        monkeypatch.setattr(extractor._backend, "start", self.start)
 
-    def run(self, images: Any) -> Any:
-        self.shapes.append(images.shape)
+    def start(self, images: Any) -> Any:
+        self.shapes.append((len(images), *images[0].shape))
         assert self._allowed.acquire(timeout=LONG)
         error = self.error(images)
         if error is not None:
