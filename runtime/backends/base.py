@@ -85,6 +85,10 @@ class RunLimits:
         return check
 
 
+# A batch: B×H×W×3 uint8, or B photos H×W×3 of one shape.
+Photos = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+
+
 class Pending(Protocol):
     """A batch in the hands of a runtime."""
 
@@ -172,7 +176,7 @@ class Backend:
         """
         return self.start(images).result()
 
-    def start(self, photos: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Run:
+    def start(self, photos: Photos) -> Run:
         """Begin a batch; a runtime that has but one under way computes it here and now.
 
         One thread at a time starts batches, takes their results and closes them. At most ``in_flight`` runs may be
@@ -230,7 +234,7 @@ class Backend:
         """Names of the graph's outputs, in their order."""
         return tuple(self._outputs)
 
-    def _start(self, photos: Sequence[NDArray[np.uint8]]) -> Pending:
+    def _start(self, photos: Photos) -> Pending:
         """Begin a batch of photos of one shape that the bundle takes; by default it is computed by ``_run``."""
         images = photos if isinstance(photos, np.ndarray) else np.stack(photos)
         return _Done(self._run(np.ascontiguousarray(images)))
