@@ -7,8 +7,11 @@ from typing import Any
 
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.device import AUTO, CUDA
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.models import find_model
+from ctxdeploy.runtime import BackendConfig
+from ctxdeploy.runtime.backends import resolve
 
 MAIN, AGAINST, PEER, SWEEP, METER = "main", "against", "peer", "sweep", "meter"
 _NUMBERS, _PATHS = ("threads",), ("model", "archive", "python")
@@ -54,7 +57,7 @@ class BundleEngine:
 
     Attributes:
         bundle: opened.
-        backend, precision, threads: as ``BackendConfig``; ``auto`` is the bundle's choice.
+        backend, precision, threads, device: as ``BackendConfig``; ``auto`` is what the bundle and the machine have.
         python: interpreter of the process; this one if None.
     """
 
@@ -62,23 +65,25 @@ class BundleEngine:
     backend: str
     precision: str
     threads: int | None
+    device: str = AUTO
     python: str | None = None
 
     def resolved(self) -> "BundleEngine":
         """Return the same with the engine's own name."""
-        from ctxdeploy.core.device import AUTO
-        from ctxdeploy.core.targets import choose_for
-        from ctxdeploy.runtime import BackendConfig
+        found = resolve(self.bundle, self.config())
+        return replace(self, backend=found.name, device=found.device)
 
-        BackendConfig(name=self.backend, precision=self.precision, threads=self.threads)
-        name = choose_for(self.bundle, self.precision) if self.backend == AUTO else self.backend
-        return replace(self, backend=name)
+    def config(self) -> BackendConfig:
+        """Return what opens it."""
+        return BackendConfig(name=self.backend, precision=self.precision, device=self.device, threads=self.threads)
 
     def changed(self, changes: dict[str, Any]) -> "BundleEngine":
         """Return another engine, as ``--against`` says."""
         given = {key: value for key, value in changes.items() if key != "model"}
         if "precision" in given and "backend" not in given:
-            given["backend"] = "auto"
+            given["backend"] = AUTO
+        if "backend" in changes and "device" not in given:
+            given["device"] = AUTO
         if "model" in changes:
             given["bundle"] = bundles.open(find_model(changes["model"]))
         return replace(self, **given).resolved()
@@ -86,7 +91,17 @@ class BundleEngine:
     def settings(self) -> dict[str, Any]:
         """Return what a subject needs of it."""
         where = str(self.bundle.path.resolve())
-        return {"bundle": where, "backend": self.backend, "precision": self.precision, "threads": self.threads}
+        return {
+            "bundle": where,
+            "backend": self.backend,
+            "precision": self.precision,
+            "threads": self.threads,
+            **self._gpu(),
+        }
+
+    def _gpu(self) -> dict[str, Any]:
+        """Return the device where it is a GPU: results of former versions, which had none, stay comparable."""
+        return {"device": self.device} if self.device.startswith(CUDA) else {}
 
     def identity(self) -> dict[str, Any]:
         """Return what decides its speed, without paths."""
@@ -97,6 +112,7 @@ class BundleEngine:
             "backend": self.backend,
             "precision": self.precision,
             "threads": self.threads,
+            **self._gpu(),
             "model_id": self.bundle.model_id,
             "preprocessing_hash": self.bundle.preprocessing.hash,
             "artefacts": sorted(graphs) or sorted({artefact.sha256 for artefact in self.bundle.artefacts[:1]}),

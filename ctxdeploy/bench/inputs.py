@@ -102,7 +102,6 @@ def prepare(
     """
     from ctxdeploy.indexing.config import IndexingConfig
     from ctxdeploy.photo_index import PhotoIndex
-    from ctxdeploy.runtime import BackendConfig
 
     folder, archive, codebook = work / "photos", work / "photos.ctxindex", work / "codebook.safetensors"
     try:
@@ -111,9 +110,8 @@ def prepare(
             (folder / f"{number:05d}{photo.suffix}").symlink_to(photo.resolve())
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}; choose another --work") from error
-    backend = BackendConfig(name=engine.backend, precision=engine.precision, threads=engine.threads)
     config = IndexingConfig(words=words)
-    with PhotoIndex.create(archive, model=engine.bundle.path, config=config, backend=backend) as made:
+    with PhotoIndex.create(archive, model=engine.bundle.path, config=config, backend=engine.config()) as made:
         made.add(folder, display=display)
     with Index.open(archive) as index:
         index.codebook.save(codebook)

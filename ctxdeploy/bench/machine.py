@@ -12,10 +12,11 @@ from typing import Any
 
 from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.files import settings_sha256
+from ctxdeploy.core.targets import CPU_TARGETS
 
 PACKAGES = (
     "ctxdeploy", "numpy", "numba", "llvmlite", "pillow", "simplejpeg", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "onnx", "tensorrt", "tensorrt-rtx", "torch", "asmk", "faiss-cpu",
+    "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings", "numba-cuda", "torch", "asmk", "faiss-cpu", "faiss-gpu",
 )  # fmt: skip
 # Named beside the figures of the scripts of `benchmarks/`.
 SCRIPT_PACKAGES = (
@@ -168,20 +169,23 @@ class GpuMemory:
 
     Args:
         backend: name of the engine; nothing is tried for those of the CPU.
+        device: number of the GPU.
     """
 
-    def __init__(self, backend: str) -> None:
-        self._free = None if not backend.startswith("tensorrt") else _free_on_gpu()
+    def __init__(self, backend: str, device: int = 0) -> None:
+        self._device = device
+        self._free = None if backend in CPU_TARGETS else self._free_now()
 
     def used(self) -> int | None:
         """Return bytes; None for an engine of the CPU, where nothing was tried."""
-        return None if self._free is None else max(self._free - _free_on_gpu(), 0)
+        return None if self._free is None else max(self._free - self._free_now(), 0)
 
+    def _free_now(self) -> int:
+        from ctxdeploy.runtime.backends import Cuda
 
-def _free_on_gpu() -> int:
-    from ctxdeploy.runtime.backends import Cuda
-
-    return int(Cuda("gpu").call("cudaMemGetInfo"))
+        cuda = Cuda("cuda")
+        cuda.call("cudaSetDevice", self._device)
+        return int(cuda.call("cudaMemGetInfo"))
 
 
 class Energy:

@@ -16,7 +16,7 @@ from ctxdeploy.bench.machine import machine
 from ctxdeploy.bench.stages import Sample, SearchStages
 from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.errors import ConfigError, MismatchError
-from ctxdeploy.core.extras import require
+from ctxdeploy.core.extras import require, require_faiss
 from ctxdeploy.index import Aggregated, Index, Searcher
 
 # Of scores of the same query that both sides compute, in float32 here and float64 there.
@@ -111,7 +111,7 @@ class AsmkSubject:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         core = choose_openblas()
         require("asmk", "bench")
-        faiss = require("faiss", "bench")
+        faiss = require_faiss("bench")
         from asmk.codebook import Codebook as Words
         from asmk.kernel import ASMKKernel
 

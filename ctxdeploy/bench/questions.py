@@ -19,7 +19,7 @@ from ctxdeploy.core.progress import Display
 PYTORCH, ASMK = "PyTorch fp32, one photo at a time", "asmk"
 # asmk's inverted file takes 24 bytes a posting and a Python object a word; sorting our postings takes as much again.
 MAX_PEER_POSTINGS = 45_000_000
-_ENGINE_KEYS = ("backend", "precision", "threads", "model", "python")
+_ENGINE_KEYS = ("backend", "precision", "device", "threads", "model", "python")
 _SEARCH_KEYS = ("threads", "archive", "python")
 # Queries of a turn, and of those that run untimed before it.
 _TURN, _AGAIN = 10, 3

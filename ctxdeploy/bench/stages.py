@@ -48,7 +48,7 @@ class PhotoStages:
     """
 
     def __init__(self, bundle: Bundle, backend: BackendConfig, paths: Sequence[Path]) -> None:
-        self.gpu = GpuMemory(backend.engine)
+        self.gpu = GpuMemory(backend.engine, backend.gpu)
         self.backend = open_backend(bundle, backend)
         self._preprocessing = bundle.preprocessing
         self._paths = paths

@@ -44,7 +44,7 @@ class PhotoSettings:
     Attributes:
         bundle: its folder.
         photos: files.
-        backend, precision, threads: as ``BackendConfig``.
+        backend, precision, threads, device: as ``BackendConfig``.
         batch: photos at once; above 1 the network alone is measured.
     """
 
@@ -53,6 +53,7 @@ class PhotoSettings:
     backend: str = "auto"
     precision: str = "fp32"
     threads: int | None = None
+    device: str = "auto"
     batch: int = 1
 
     def open(self) -> PhotoStages:
@@ -60,7 +61,7 @@ class PhotoSettings:
         from ctxdeploy.core import bundle
         from ctxdeploy.runtime import BackendConfig
 
-        config = BackendConfig(name=self.backend, precision=self.precision, threads=self.threads)
+        config = BackendConfig(name=self.backend, precision=self.precision, device=self.device, threads=self.threads)
         opened = bundle.open(self.bundle, check_hashes=False)
         return PhotoStages(opened, config, [Path(photo) for photo in self.photos])
 
@@ -149,7 +150,12 @@ class IndexingSubject:
         from ctxdeploy.core import bundle
         from ctxdeploy.runtime import BackendConfig, Extractor
 
-        config = BackendConfig(name=settings["backend"], precision=settings["precision"], threads=settings["threads"])
+        config = BackendConfig(
+            name=settings["backend"],
+            precision=settings["precision"],
+            device=settings.get("device", "auto"),
+            threads=settings["threads"],
+        )
         self._extractor = Extractor(bundle.open(settings["bundle"], check_hashes=False), backend=config)
         self._folder, self._codebook = settings["folder"], Path(settings["codebook"])
         self._work = settings["work"]

@@ -88,7 +88,8 @@ def extract(
     """Time PHOTOS (a folder; sample photos by default) through the network, and its stages.
 
     --against backend=openvino,precision=bf16 measures another configuration in turns, which finds the smallest
-    differences; its keys are backend, precision, threads, model and python (an interpreter with another ctxdeploy).
+    differences; its keys are backend, precision, device, threads, model and python (an interpreter with another
+    ctxdeploy).
     """
     from ctxdeploy.bench import extraction_question, photo_files
 
@@ -214,7 +215,10 @@ def _engine(model: str | None) -> "BundleEngine":
     from ctxdeploy.core import bundle
 
     opened, given = bundle.open(find_model(model)), configured(BackendConfig)
-    return BundleEngine(bundle=opened, backend=given.name, precision=given.precision, threads=given.threads).resolved()
+    engine = BundleEngine(
+        bundle=opened, backend=given.name, precision=given.precision, device=given.device, threads=given.threads
+    )
+    return engine.resolved()
 
 
 def _companions(against: tuple[str, ...]) -> CompanionConfig:

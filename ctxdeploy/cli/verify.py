@@ -20,6 +20,7 @@ from ctxdeploy.models import check_own, find_bundle, find_checkpoint
 @click.option("--photos", type=PATH, metavar="DIR", help="Run a bundle's artefacts on these photos and compare them.")
 @click.option("--target", help="Compare the artefacts of this runtime alone.")
 @click.option("--precision", help="Compare the artefacts of this precision alone.")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="GPU of runtimes that need one.")
 @click.option("--checkpoint", type=PATH, help="Compare with this checkpoint in PyTorch, not with the fp32 graph.")
 @click.option("--record", is_flag=True, help="Write the figures into the bundle, for engines that were built here.")
 @json_option
@@ -29,6 +30,7 @@ def command(
     photos: Path | None,
     target: str | None,
     precision: str | None,
+    device: str,
     checkpoint: Path | None,
     record: bool,
     as_json: bool,
@@ -38,7 +40,8 @@ def command(
 
     With --photos, run the artefacts of a bundle on this machine and compare them with its fp32 graph in ONNX Runtime,
     itself compared with PyTorch when it was exported: descriptors, selected positions, and the answers of a small
-    retrieval run (its mAP where DIR holds a gnd.json).
+    retrieval run (its mAP where DIR holds a gnd.json). Where there is a GPU, the graphs of ONNX Runtime run there too
+    (as cuda); --device cpu leaves it out.
 
     The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 15: a damaged archive.
     """
@@ -59,7 +62,9 @@ def command(
     if archive:
         facts["writer"] = writer_facts(path)
     if photos is not None and not problems:
-        facts["artefacts"] = _compared(path, photos, target, precision, checkpoint, record, Display(quiet=quiet))
+        facts["artefacts"] = _compared(
+            path, photos, target, precision, device, checkpoint, record, Display(quiet=quiet)
+        )
     if as_json:
         print_json(facts)
     elif not problems:
@@ -105,6 +110,7 @@ def _compared(
     photos: Path,
     target: str | None,
     precision: str | None,
+    device: str,
     checkpoint: Path | None,
     record: bool,
     display: Display,
@@ -120,6 +126,7 @@ def _compared(
         retrieval=AsmkRetrieval,
         target=target,
         precision=precision,
+        device=device,
         checkpoint=checkpoint,
         display=display,
     )

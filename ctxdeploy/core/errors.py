@@ -4,6 +4,8 @@ The message of an error names the offending value and the command or flag that f
 one line and leaves with ``exit_code``; a traceback means a defect of ours.
 """
 
+from collections.abc import Sequence
+
 from ctxdeploy.core.origin import install_line
 
 
@@ -20,12 +22,19 @@ class ConfigError(CtxdeployError, ValueError):
 
 
 class MissingExtraError(CtxdeployError, ImportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
+
+    Args:
+        package: that is missing.
+        extra: of ctxdeploy that installs it.
+        in_place_of: packages that must go first, for they write the same files.
+    """
 
     exit_code = 3
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: run  {install_line(extra)}")
+    def __init__(self, package: str, extra: str, *, in_place_of: Sequence[str] = ()) -> None:
+        first = f"pip uninstall -y {' '.join(in_place_of)}  and then  " if in_place_of else ""
+        super().__init__(f"{package} is not installed: run  {first}{install_line(extra)}")
 
 
 class CheckpointError(CtxdeployError):
@@ -170,3 +179,9 @@ class LeaseLostError(ArchiveError):
     """Another process took the archive from this one, which gave no sign of life: it commits nothing any more."""
 
     exit_code = 28
+
+
+class MixedPackagesError(CtxdeployError, ImportError):
+    """Packages are installed that write the same files: one has overwritten the other, or took them away."""
+
+    exit_code = 29

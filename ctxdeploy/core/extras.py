@@ -1,10 +1,27 @@
-"""Import of optional dependencies, with the pip command in the error when one is missing."""
+"""Import of optional dependencies, with the pip commands in the error when one is missing or hidden by another."""
 
 import importlib
 import os
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
-from ctxdeploy.core.errors import MissingExtraError
+from ctxdeploy.core.errors import MissingExtraError, MixedPackagesError
+from ctxdeploy.core.origin import install_line
+
+# Packages that write into one folder, by what is imported from it. The last one installed has overwritten the others;
+# pip sees no conflict between them, and uninstalling one takes files of the others away.
+RIVALS = MappingProxyType(
+    {
+        "onnxruntime": (
+            *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn"),
+            *("onnxruntime-training", "onnxruntime-webgpu"),
+        ),
+        "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12"),
+        "tensorrt": ("tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"),
+        "nvidia.cudnn": ("nvidia-cudnn-cu11", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+    }
+)
 
 
 def require(module: str, extra: str) -> Any:
@@ -12,7 +29,10 @@ def require(module: str, extra: str) -> Any:
 
     Raises:
         MissingExtraError: it is not installed; the message names the command that installs the extra.
+        MixedPackagesError: several packages hold it, and have overwritten each other.
     """
+    if module in RIVALS:
+        check_unmixed(module)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -22,11 +42,115 @@ def require(module: str, extra: str) -> Any:
 
 
 def require_onnxruntime() -> Any:
-    """Return ONNX Runtime, imported with its telemetry off.
+    """Return ONNX Runtime, imported with its telemetry off. That of ``onnxruntime-gpu`` runs on a CPU as well.
 
     From 1.29 on it sends events about models and sessions to its maker, unless one of these variables is set before it
     is imported. What people do with their photos must stay with them. A value that the user has set stays.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        MixedPackagesError: two of its packages are, or one of two was uninstalled.
     """
     for variable in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):
         os.environ.setdefault(variable, "1")
-    return require("onnxruntime", "cpu")
+    return _whole("onnxruntime", "InferenceSession", "cpu")
+
+
+def require_onnxruntime_gpu() -> Any:
+    """Return ONNX Runtime with its provider for CUDA.
+
+    Raises:
+        MissingExtraError: there is none, or one without that provider, in whose place it has to come.
+        MixedPackagesError: as of ``require_onnxruntime``, or there is cuDNN for two versions of CUDA.
+    """
+    there = installed(RIVALS["onnxruntime"])
+    if not there:
+        raise MissingExtraError("onnxruntime-gpu", "cuda")
+    module = require_onnxruntime()
+    if "CUDAExecutionProvider" not in module.get_available_providers():
+        raise MissingExtraError("onnxruntime-gpu", "cuda", in_place_of=there)
+    check_unmixed("nvidia.cudnn")
+    return module
+
+
+def require_faiss(extra: str) -> Any:
+    """Return faiss, of whichever package; raises as ``require``."""
+    return _whole("faiss", "IndexFlatL2", extra)
+
+
+def require_faiss_gpu() -> Any:
+    """Return faiss with what it has for GPUs of NVIDIA.
+
+    Raises:
+        MissingExtraError: there is none, or one for a CPU, in whose place it has to come.
+        MixedPackagesError: two of its packages are installed, or one of two was uninstalled.
+    """
+    there = installed(RIVALS["faiss"])
+    if not there:
+        raise MissingExtraError("faiss-gpu", "cuda")
+    module = require_faiss("cuda")
+    if not hasattr(module, "StandardGpuResources"):
+        raise MissingExtraError("faiss-gpu", "cuda", in_place_of=there)
+    return module
+
+
+def check_unmixed(module: str) -> None:
+    """Raise ``MixedPackagesError`` if several packages are installed that write into the folder of a module.
+
+    Args:
+        module: a key of ``RIVALS``.
+    """
+    found = installed(RIVALS[module])
+    if len(found) > 1:
+        where, remedy = module.replace(".", "/"), _remedy(module, found)
+        raise MixedPackagesError(
+            f"{' and '.join(found)} are both installed and overwrite each other in the folder {where}: {remedy}"
+        )
+
+
+def installed(packages: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some packages that are installed, as pip knows them; none is imported (2 ms)."""
+    from importlib import metadata  # 40 ms, but for numba, which imports it too
+
+    found = []
+    for package in packages:
+        try:
+            metadata.distribution(package)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(package)
+    return tuple(found)
+
+
+def _remedy(module: str, found: Sequence[str]) -> str:
+    if module == "nvidia.cudnn":
+        return "keep what needs another CUDA than 13 (such as an older PyTorch) in an environment of its own"
+    again = {
+        "onnxruntime": f"{install_line('cuda')}  (GPU) or  {install_line('cpu')}  (CPU alone)",
+        "faiss": "pip install faiss-gpu  (GPU) or  pip install faiss-cpu  (CPU alone)",
+        "tensorrt": f"{install_line('tensorrt')}",
+    }
+    return f"run  pip uninstall -y {' '.join(found)}  and then  {again[module]}"
+
+
+def _whole(module: str, name: str, extra: str) -> Any:
+    """Return a module that has a certain name in it: where its files went with a rival's, an empty folder is left."""
+    failure: ImportError | None = None
+    try:
+        found = require(module, extra)
+        if hasattr(found, name):
+            return found
+    except MixedPackagesError:
+        raise
+    except ImportError as error:
+        failure = error
+    there = installed(RIVALS[module])
+    if not there:
+        raise failure or MissingExtraError(module, extra)
+    from importlib.metadata import version
+
+    why = str(failure or f"it has no {name}").partition("\n")[0]
+    raise MixedPackagesError(
+        f"{there[0]} is installed but cannot be imported ({why}): its files go where another package of the folder "
+        f"{module} is uninstalled: run  pip install --force-reinstall --no-deps {there[0]}=={version(there[0])}"
+    ) from failure

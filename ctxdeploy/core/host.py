@@ -1,4 +1,4 @@
-"""Which machine this is, and whether other machines may see a folder."""
+"""Which machine this is, where it keeps what it may lose, and whether other machines may see a folder."""
 
 import os
 import socket
@@ -45,6 +45,13 @@ def _line(path: Path) -> str:
         return path.read_text(encoding="ascii").strip()[:64]
     except (OSError, ValueError):
         return ""
+
+
+def user_cache() -> Path | None:
+    """Return this user's folder of what ctxdeploy may lose; None where there is no home. It need not exist."""
+    user = os.environ.get("XDG_CACHE_HOME") or ""
+    base = Path(user) if user.startswith("/") else Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111
+    return base / "ctxdeploy" if base.is_absolute() else None
 
 
 def is_network_folder(folder: Path) -> bool:

@@ -4,9 +4,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ctxdeploy.core.host import user_cache
 from ctxdeploy.core.text import json_text, printable
 from ctxdeploy.core.urls import redacted
 
@@ -20,6 +21,8 @@ LINE_INTERVAL = 10.0
 JSON_INTERVAL = 1.0
 _RATE_SECONDS = 60.0
 _LEAST_SECONDS = 0.1
+# Between two times that the same user gets the same hint.
+_HINT_SECONDS = 7 * 24 * 3600.0
 
 
 class Progress(Protocol):
@@ -149,6 +152,33 @@ def announce(text: str) -> None:
     if _speaking is not None and text not in _announced:
         _announced.add(text)
         _speaking.say(text)
+
+
+def hint(name: str, text: str) -> None:
+    """Announce what may help, to each user once a week; nothing where no command speaks to one.
+
+    Args:
+        name: of the hint; an empty file of that name in the user's folder of caches says when it was given.
+        text: of it.
+    """
+    if _speaking is not None and _is_due(name):
+        announce(text)
+
+
+def _is_due(name: str) -> bool:
+    folder = user_cache()
+    if folder is None:
+        return True
+    mark = folder / f"hint-{name}"
+    try:
+        if abs(time.time() - mark.stat().st_mtime) < _HINT_SECONDS:
+            return False
+    except OSError:
+        pass
+    with suppress(OSError):  # it is given again where nothing can be kept
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    return True
 
 
 class Display:

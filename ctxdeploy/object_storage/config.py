@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.host import user_cache
 from ctxdeploy.core.settings import check_types, parse_bytes, setting
 
 # Not CTXDEPLOY_CACHE: machine code is often kept where nobody may write.
@@ -63,8 +64,7 @@ class CacheConfig:
         named = os.environ.get(CACHE)
         if named:
             return Path(named).absolute()
-        user = os.environ.get("XDG_CACHE_HOME") or ""
-        base = Path(user) if user.startswith("/") else Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111
-        if not base.is_absolute():
+        user = user_cache()
+        if user is None:
             raise ConfigError(f"there is no folder of caches (HOME is not set): name one with {CACHE}")
-        return base / "ctxdeploy" / _FOLDER
+        return user / _FOLDER

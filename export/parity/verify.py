@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError
+from ctxdeploy.core.device import AUTO, CPU, Device, gpu_present
+from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError, MixedPackagesError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import ENGINE_TARGETS
+from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph.mixed import emulated
 from ctxdeploy.export.networks.config import NetworkConfig
@@ -34,14 +35,20 @@ if TYPE_CHECKING:
 EMULATED = "emulation"
 
 
-def measure(bundle: Bundle, artefact: Artefact, parity_run: ParityRun) -> Parity:
+def measure(bundle: Bundle, artefact: Artefact, parity_run: ParityRun, device: str = AUTO) -> Parity:
     """Compare one artefact of a bundle with the run's reference, in the very backend that users run.
+
+    Args:
+        bundle: opened.
+        artefact: of it.
+        parity_run: what it is compared with, and on what.
+        device: GPU of a runtime that needs one, as ``BackendConfig`` has it.
 
     Raises:
         BackendError: it cannot run on this machine.
         ParityError: its outputs cannot be compared at all.
     """
-    backend = open_artefact(bundle, artefact)
+    backend = open_artefact(bundle, artefact, device)
     precision = Precision.parse(artefact.precision)
     emulating = "" if artefact.precision == backend.precision else f", emulating {artefact.precision}"
     return parity_run.compare(
@@ -60,15 +67,20 @@ def largest_batch(bundle: Bundle, artefact: Artefact) -> int:
     return min(high, bundle.shapes.batch[1])
 
 
-def open_artefact(bundle: Bundle, artefact: Artefact) -> Backend:
+def open_artefact(bundle: Bundle, artefact: Artefact, device: str = AUTO) -> Backend:
     """Load one artefact into its engine; a graph for TensorRT into ONNX Runtime, its roundings emulated.
+
+    Args:
+        bundle: opened.
+        artefact: of it.
+        device: GPU of a runtime that needs one.
 
     Raises:
         BackendError: it cannot run on this machine.
     """
     target = runs_in(artefact)
     if target != EMULATED:
-        return _open(bundle, replace(artefact, target=target))
+        return _open(bundle, replace(artefact, target=target), AUTO if target in CPU_TARGETS else device)
     with tempfile.TemporaryDirectory(prefix="ctxdeploy-") as folder:
         onnx = require("onnx", "cpu")
         file = Path(folder) / artefact.file
@@ -85,9 +97,9 @@ def runs_in(artefact: Artefact) -> str:
     return EMULATED if artefact.precision in (Precision.FP16.label, Precision.BF16.label) else REFERENCE.target
 
 
-def _open(bundle: Bundle, artefact: Artefact) -> Backend:
+def _open(bundle: Bundle, artefact: Artefact, device: str = AUTO) -> Backend:
     alone = replace(bundle, artefacts=(artefact,))
-    return open_backend(alone, BackendConfig(name=artefact.target, precision=artefact.precision))
+    return open_backend(alone, BackendConfig(name=artefact.target, precision=artefact.precision, device=device))
 
 
 def reference_run(bundle: Bundle) -> tuple[Run, str]:
@@ -148,16 +160,20 @@ def verify_bundle(
     retrieval: Retrieval | None,
     target: str | None = None,
     precision: str | None = None,
+    device: str = AUTO,
     checkpoint: Path | None = None,
     display: Display | None = None,
 ) -> list[Verified]:
     """Run the artefacts of a bundle on photos and compare them with a reference.
+
+    The graphs of ONNX Runtime run on its CUDA provider as well where there is a GPU, or ``target`` is ``cuda``.
 
     Args:
         bundle: opened.
         photos: folder; a ``gnd.json`` in it or above it gives a mean average precision.
         retrieval: makes the small retrieval run, as ``ParityRun`` takes it.
         target, precision: restrict the artefacts.
+        device: GPU of the runtimes that need one; ``cpu`` leaves these out.
         checkpoint: run this one in PyTorch as the reference; the fp32 graph in ONNX Runtime if None.
         display: shows how far it is.
 
@@ -166,7 +182,10 @@ def verify_bundle(
         CheckpointError: the checkpoint is not the one that the bundle was made from.
         NoPhotosError, PhotoError, ConfigError: about the photos.
     """
-    chosen = [a for a in bundle.artefacts if target in (None, a.target) and precision in (None, a.precision)]
+    there = (*bundle.artefacts, *_on_cuda(bundle, target, device))
+    chosen = [a for a in there if target in (None, a.target) and precision in (None, a.precision)]
+    if Device.parse(device).kind == CPU:
+        chosen = [a for a in chosen if a.target in CPU_TARGETS or a.format == "onnx"]
     if checkpoint is None and (target, precision) == (None, None):
         # The reference itself, unless it is all there is.
         chosen = [a for a in chosen if not _is_reference(a)] or chosen
@@ -182,8 +201,19 @@ def verify_bundle(
     parity_run = ParityRun(
         chosen_photos, run, retrieval=retrieval, matching=Matching.of(network), label=label, display=display
     )
-    results = [_verified(bundle, artefact, parity_run) for artefact in chosen]
+    results = [_verified(bundle, artefact, parity_run, device) for artefact in chosen]
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
+
+
+def _on_cuda(bundle: Bundle, target: str | None, device: str) -> list[Artefact]:
+    """Return the artefacts that ONNX Runtime runs on CUDA, as such."""
+    where = Device.parse(device)
+    if target != CUDA and (target is not None or where.kind == CPU or gpu_present(where.number) is None):
+        return []
+    entry = TARGETS[CUDA]
+    return [
+        replace(a, target=CUDA) for a in bundle.artefacts if a.target == entry.runs and a.precision in entry.precisions
+    ]
 
 
 def _is_reference(artefact: Artefact) -> bool:
@@ -205,10 +235,10 @@ def record_parity(bundle: Bundle, results: Sequence[Verified]) -> None:
     replace(bundle, artefacts=artefacts).write_manifest()
 
 
-def _verified(bundle: Bundle, artefact: Artefact, parity_run: ParityRun) -> Verified:
+def _verified(bundle: Bundle, artefact: Artefact, parity_run: ParityRun, device: str) -> Verified:
     try:
-        return Verified(artefact=artefact, parity=measure(bundle, artefact, parity_run).metadata())
-    except (BackendError, MissingExtraError) as error:
+        return Verified(artefact=artefact, parity=measure(bundle, artefact, parity_run, device).metadata())
+    except (BackendError, MissingExtraError, MixedPackagesError) as error:
         return Verified(artefact=artefact, absent=f"cannot run here: {error}")
 
 

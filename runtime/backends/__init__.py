@@ -6,7 +6,7 @@ from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime.backends.base import Backend, GraphOutputs, first_line
-    from ctxdeploy.runtime.backends.choice import open_backend
+    from ctxdeploy.runtime.backends.choice import open_backend, resolve
     from ctxdeploy.runtime.backends.config import BackendConfig
     from ctxdeploy.runtime.backends.cuda import Cuda
     from ctxdeploy.runtime.backends.onnxruntime import session_options
@@ -20,6 +20,7 @@ __all__ = [
     "check_openvino_precision",
     "first_line",
     "open_backend",
+    "resolve",
     "session_options",
 ]
 
@@ -31,6 +32,7 @@ _HOMES = {
     "check_openvino_precision": "ctxdeploy.runtime.backends.openvino",
     "first_line": "ctxdeploy.runtime.backends.base",
     "open_backend": "ctxdeploy.runtime.backends.choice",
+    "resolve": "ctxdeploy.runtime.backends.choice",
     "session_options": "ctxdeploy.runtime.backends.onnxruntime",
 }
 

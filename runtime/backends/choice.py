@@ -1,25 +1,144 @@
-"""A bundle in the runtime that a configuration means, on this machine."""
+"""A bundle in the runtime and on the device that a configuration means, on this machine."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 
+from ctxdeploy.core import device as devices
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.device import AUTO, Device
-from ctxdeploy.core.device import CUDA as ON_GPU
-from ctxdeploy.core.targets import TARGETS, choose_for
+from ctxdeploy.core.device import AUTO, Device, Gpu, find_gpu, gpu_present
+from ctxdeploy.core.engines import Machine, check_key, import_package
+from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError
+from ctxdeploy.core.extras import require_onnxruntime_gpu
+from ctxdeploy.core.progress import announce, hint
+from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS, artefact_of, choose_for, label_of
+from ctxdeploy.core.text import printable
 from ctxdeploy.runtime.backends.base import Backend
 from ctxdeploy.runtime.backends.config import BackendConfig
 
 
 def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
-    """Load a bundle into the runtime that ``config`` means; ``auto`` prefers one that the bundle has an artefact for.
+    """Load a bundle into the runtime that ``config`` means.
+
+    ``auto`` for the runtime and the device is TensorRT if the bundle has an engine for the GPU of this machine, else
+    ONNX Runtime on that GPU, else what ``choose_for`` says of the CPU. What does not start is passed over, and said so.
+    A GPU that was asked for is never replaced by the CPU.
 
     Raises:
-        MissingExtraError: the runtime is not installed.
+        MissingExtraError, MixedPackagesError: the runtime is not installed, or hidden by another package.
         BackendError: the runtime cannot run the bundle in this precision on this machine.
     """
-    if config.name == AUTO and Device.parse(config.device).kind != ON_GPU:
-        config = replace(config, name=choose_for(bundle, config.precision))
-    entry = TARGETS[config.engine]
+    search = _Search(bundle, config)
+    for found in search:
+        try:
+            backend = _loaded(bundle, found)
+        except CtxdeployError as error:
+            if not search.may_go_on(found):
+                raise
+            search.obstacles.append(error)
+            continue
+        search.explain(found)
+        return backend
+    raise search.reason
+
+
+def resolve(bundle: Bundle, config: BackendConfig) -> BackendConfig:
+    """Return a configuration with the runtime and the device that it means for a bundle here; nothing is loaded.
+
+    Raises:
+        As ``open_backend``, for a GPU that was asked for and cannot be used.
+    """
+    search = _Search(bundle, config)
+    for found in search:
+        return found
+    raise search.reason
+
+
+def _loaded(bundle: Bundle, config: BackendConfig) -> Backend:
+    entry = TARGETS[config.name]
     backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
     return backend
+
+
+class _Search:
+    """What ``auto`` may mean, the best first.
+
+    Attributes:
+        gpu: that is there, where one was looked for.
+        obstacles: why what would have been better cannot be had.
+    """
+
+    def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
+        self._bundle, self._config = bundle, config
+        self._device = Device.parse(config.device)
+        self.gpu: Gpu | None = None
+        self.obstacles: list[CtxdeployError] = []
+
+    def __iter__(self) -> Iterator[BackendConfig]:
+        config, device = self._config, self._device
+        if config.name != AUTO:
+            there = Device(kind=devices.CPU if config.name in CPU_TARGETS else devices.CUDA, number=device.number)
+            yield replace(config, device=there.label)
+            return
+        if device.kind == devices.CUDA:
+            self.gpu = self._asked(device)
+        elif device.kind == AUTO:
+            self.gpu = gpu_present()
+        if self.gpu is not None:
+            for name in (*ENGINE_TARGETS, CUDA):
+                obstacle = _obstacle(self._bundle, name, config.precision, self.gpu)
+                if obstacle is None:
+                    yield replace(config, name=name, device=Device(kind=devices.CUDA, number=device.number).label)
+                else:
+                    self.obstacles.append(obstacle)
+        if device.kind != devices.CUDA:
+            yield replace(config, name=choose_for(self._bundle, config.precision), device=devices.CPU)
+
+    def may_go_on(self, found: BackendConfig) -> bool:
+        """Return whether something else may do, where what was found does not start."""
+        return self._config.name == AUTO and found.name not in CPU_TARGETS
+
+    def explain(self, found: BackendConfig) -> None:
+        """Say what was taken, where there was a choice: what is used of a GPU, or what would use it."""
+        if self.gpu is None:
+            return
+        if found.name in CPU_TARGETS:
+            hint("gpu", f"the network runs on the CPU; {self.gpu.label} is there as well, but {self.reason}")
+            return
+        why = "the bundle has an engine for it" if found.name in ENGINE_TARGETS else f"{self.obstacles[0]}"
+        announce(f"the network runs in {label_of(found.name)} on {found.device}, {self.gpu.label} ({why})")
+
+    @property
+    def reason(self) -> CtxdeployError:
+        """Why no runtime uses the GPU: that of ONNX Runtime, which needs no engine, where it has the precision."""
+        return self.obstacles[-1] if self._config.precision in TARGETS[CUDA].precisions else self.obstacles[0]
+
+    @staticmethod
+    def _asked(device: Device) -> Gpu:
+        try:
+            return find_gpu(device.number)
+        except BackendError as error:
+            raise BackendError(f"--device {device.label}: {error}") from error
+
+
+def _obstacle(bundle: Bundle, name: str, precision: str, gpu: Gpu) -> CtxdeployError | None:
+    """Return why a runtime cannot run a bundle on a GPU, as far as can be said without loading it there."""
+    target, path = TARGETS[name], printable(str(bundle.path))
+    if precision not in target.precisions:
+        return ConfigError(f"{target.label} has no {precision} ({target.lacks})")
+    try:
+        if name == CUDA:
+            artefact_of(bundle, name, precision)
+            require_onnxruntime_gpu()
+            return None
+        engines = [a for a in bundle.artefacts if (a.format, a.target, a.precision) == ("engine", name, precision)]
+        if not engines:
+            return BundleError(
+                f"{path} has no {target.label} engine of {precision}: run  ctxdeploy build {path} --target {name} "
+                f"--precision {precision}"
+            )
+        here = Machine(target=name, version=str(import_package(name).__version__), gpu=gpu)
+        check_key(engines[0].details, here, precision=precision, bundle=path)
+    except CtxdeployError as error:
+        return error
+    return None

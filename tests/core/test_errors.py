@@ -30,6 +30,7 @@ CODES = {
     "ShardError": 26,
     "StaleStateError": 27,
     "LeaseLostError": 28,
+    "MixedPackagesError": 29,
 }
 
 
@@ -53,6 +54,7 @@ def test_exit_codes_are_distinct_and_state_their_own() -> None:
 def test_errors_are_also_what_python_calls_them() -> None:
     assert issubclass(errors.ConfigError, ValueError)
     assert issubclass(errors.MissingExtraError, ImportError)
+    assert issubclass(errors.MixedPackagesError, ImportError)
 
 
 def test_a_missing_extra_names_the_command() -> None:
@@ -66,5 +68,5 @@ def test_the_extras_named_in_errors_exist() -> None:
 
     root = Path(ctxdeploy.__file__).parents[1]
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert {"export", "cpu"} <= set(extras["optional-dependencies"])
+    assert {"export", "cpu", "cuda", "tensorrt"} <= set(extras["optional-dependencies"])
     assert importlib.metadata.version("ctxdeploy") == ctxdeploy.__version__, root
