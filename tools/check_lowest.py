@@ -31,8 +31,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-# cuda, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; test and docs are for this repository alone.
-LEFT_OUT = ("cuda", "tensorrt", "rtx", "test", "docs")
+# cuda, cuda12, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; test and docs are for this repository alone.
+LEFT_OUT = ("cuda", "cuda12", "tensorrt", "rtx", "test", "docs")
+# Of these it is looked whether their oldest versions go together, which takes no more than their metadata.
+RESOLVED = ("cuda", "cuda12")
 FILES, ROOMS = ("pyproject.toml", "README.md", "LICENSE"), ("export", "runtime", "index")
 TORCH = "torch"
 ATTEMPTS, PAUSE = 3, 30
@@ -70,6 +72,11 @@ def lowest(project: dict[str, Any]) -> list[str]:
     lines = [*project["dependencies"]]
     for extra, requirements in project["optional-dependencies"].items():
         lines += [] if extra in LEFT_OUT else requirements
+    return oldest(lines)
+
+
+def oldest(lines: list[str]) -> list[str]:
+    """Return a requirement on the oldest version that some requirements allow, for each package of theirs."""
     found: dict[str, Version] = {}
     for requirement in map(Requirement, lines):
         bounds = [Version(bound.version) for bound in requirement.specifier if bound.operator in (">=", "==")]
@@ -107,6 +114,15 @@ def install(environment: Path, requirements: list[str]) -> str:
     # Behind this environment's own packages: what it lacks, which is PyTorch with its CUDA, comes from that of pytest.
     (site_packages(environment) / "torch.pth").write_text(f"{importlib.metadata.distribution(TORCH).locate_file('')}\n")
     return reason
+
+
+def resolve(environment: Path, project: dict[str, Any]) -> str:
+    """Let pip look whether what is not installed fits together; return why the package index cannot be reached."""
+    for extra in RESOLVED:
+        requirements = oldest(project["optional-dependencies"][extra])
+        if reason := pip(environment, "--dry-run", "--ignore-installed", *requirements):
+            return reason
+    return ""
 
 
 def pip(environment: Path, *arguments: str) -> str:
@@ -182,7 +198,7 @@ def main() -> int:
     mark = environment / "made-from"
     made_from = (ROOT / "pyproject.toml").read_text()
     if not mark.exists() or mark.read_text() != made_from:
-        reason = install(environment, requirements)
+        reason = install(environment, requirements) or resolve(environment, project)
         if reason:
             sys.stdout.write(f"skipped: the package index cannot be reached, tried {ATTEMPTS} times: {reason}\n")
             return 0

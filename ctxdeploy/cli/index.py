@@ -26,6 +26,7 @@ from ctxdeploy.cluster.config import ClusterConfig
 from ctxdeploy.core.bundle import CODEBOOK, Bundle
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.targets import CPU_TARGETS
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.core.urls import is_url
 from ctxdeploy.indexing.config import IndexingConfig
@@ -160,6 +161,8 @@ def _index_on_cluster(
     from ctxdeploy.cluster.worker import WorkerSpec
 
     cluster, backend, extraction = configured(ClusterConfig), configured(BackendConfig), configured(ExtractorConfig)
+    if backend.engine not in CPU_TARGETS and not cluster.worker_gpus:
+        raise ConfigError(f"{backend.engine} runs on a GPU, and no worker has one: give --worker-gpus 1")
     if backend.threads is None and not cluster.worker_gpus:
         backend = replace(backend, threads=cluster.worker_cpus)
     if "--workers" not in given_flags(ExtractorConfig):

@@ -106,7 +106,7 @@ class _Search:
             hint("gpu", f"the network runs on the CPU; {self.gpu.label} is there as well, but {self.reason}")
             return
         why = "the bundle has an engine for it" if found.name in ENGINE_TARGETS else f"{self.obstacles[0]}"
-        announce(f"the network runs in {label_of(found.name)} on {found.device}, {self.gpu.label} ({why})")
+        announce(f"{label_of(found.name)} runs the network on {found.device}, {self.gpu.label}: {why}")
 
     @property
     def reason(self) -> CtxdeployError:

@@ -95,7 +95,7 @@ def test_an_engine_for_this_very_gpu_is_taken(
     bundle = with_engine(make_bundle())
     assert open_backend(bundle, BackendConfig()).name == "tensorrt"
     assert resolve(bundle, BackendConfig()) == BackendConfig(name="tensorrt", device="cuda:0")
-    line = "the network runs in TensorRT on cuda:0, NVIDIA H200 (9.0) (the bundle has an engine for it)\n"
+    line = "TensorRT runs the network on cuda:0, NVIDIA H200 (9.0): the bundle has an engine for it\n"
     assert capsys.readouterr().err == line
     open_backend(bundle, BackendConfig())
     assert capsys.readouterr().err == "", "said once"
@@ -108,7 +108,7 @@ def test_an_engine_for_another_gpu_is_left_for_onnxruntime(
     bundle = with_engine(make_bundle(), key=other)
     assert open_backend(bundle, BackendConfig()).name == "cuda"
     said = capsys.readouterr().err
-    assert said.startswith("the network runs in ONNX Runtime on CUDA on cuda:0, NVIDIA H200 (9.0) (engine was built")
+    assert said.startswith("ONNX Runtime on CUDA runs the network on cuda:0, NVIDIA H200 (9.0): engine was built")
     assert "another GPU): run  ctxdeploy build " in said
     assert machine.opened == [("cuda", "cuda:0")]
 
@@ -168,7 +168,7 @@ def test_what_does_not_start_is_passed_over_and_named(
     machine.fails = {"tensorrt": OutOfMemoryError("no memory for the engine")}
     bundle = with_engine(make_bundle())
     assert open_backend(bundle, BackendConfig()).name == "cuda"
-    assert "(no memory for the engine)" in capsys.readouterr().err
+    assert "NVIDIA H200 (9.0): no memory for the engine\n" in capsys.readouterr().err
     machine.fails["cuda"] = BackendError("onnxruntime runs on CPUExecutionProvider")
     assert open_backend(bundle, BackendConfig()).name == "onnxruntime"
     assert "is there as well, but onnxruntime runs on CPUExecutionProvider" in capsys.readouterr().err
