@@ -4,8 +4,6 @@ The message of an error names the offending value and the command or flag that f
 one line and leaves with ``exit_code``; a traceback means a defect of ours.
 """
 
-from collections.abc import Sequence
-
 from ctxdeploy.core.origin import install_line
 
 
@@ -32,7 +30,7 @@ class MissingExtraError(CtxdeployError, ImportError):
 
     exit_code = 3
 
-    def __init__(self, package: str, extra: str, *, in_place_of: Sequence[str] = ()) -> None:
+    def __init__(self, package: str, extra: str, *, in_place_of: tuple[str, ...] = ()) -> None:
         first = f"pip uninstall -y {' '.join(in_place_of)}  and then  " if in_place_of else ""
         super().__init__(f"{package} is not installed: run  {first}{install_line(extra)}")
 
