@@ -1,6 +1,7 @@
 """An ONNX graph to an engine."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from ctxdeploy.core.engines import (
     read_gpu,
 )
 from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.profiles import Profile
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import TARGETS, TENSORRT, label_of
 from ctxdeploy.core.types import Precision
-from ctxdeploy.export.tensorrt.config import EngineConfig, Profile
+from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Plan:
 
 def build_plan(
     proto: Any,
-    profile: Profile,
+    profiles: Sequence[Profile],
     config: EngineConfig,
     *,
     target: str,
@@ -62,7 +64,7 @@ def build_plan(
 
     Args:
         proto: the ``onnx.ModelProto`` in the precision that is wanted: its types are the engine's.
-        profile: shapes of the input.
+        profiles: shapes of the input, that of the whole range first.
         config: settings.
         target: ``tensorrt``, on the machine and GPU that will run it, or ``tensorrt-rtx``, on any machine.
         precision: of ``proto``.
@@ -79,10 +81,10 @@ def build_plan(
     package = import_package(target)
     gpu = _gpu(target, precision)
     start = time.monotonic()
-    data = _built(package, proto, profile, config, target, precision, display or Display(quiet=True))
+    data = _built(package, proto, profiles, config, target, precision, display or Display(quiet=True))
     return Plan(
         data=data,
-        key=_key(str(package.__version__), target, gpu, config, profile),
+        key=_key(str(package.__version__), target, gpu, config, profiles),
         seconds=time.monotonic() - start,
     )
 
@@ -90,7 +92,7 @@ def build_plan(
 def _built(
     trt: Any,
     proto: Any,
-    profile: Profile,
+    profiles: Sequence[Profile],
     config: EngineConfig,
     target: str,
     precision: Precision,
@@ -101,7 +103,7 @@ def _built(
     builder = _builder(trt, log, target)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = parse_graph(trt, network, log, proto, target)
-    settings = _settings(trt, builder, parser, profile, config)
+    settings = _settings(trt, builder, parser, profiles, config)
     cache = None if config.timing_cache is None else load_cache(settings, config.timing_cache, display)
     with display.steps(f"building for {label_of(target)}, {precision.label}", "%") as show:
         monitor = make_monitor(trt, show)
@@ -139,7 +141,7 @@ def _settings(
     trt: Any,
     builder: "trt.Builder",
     parser: "trt.OnnxParser",
-    profile: Profile,
+    profiles: Sequence[Profile],
     config: EngineConfig,
 ) -> "trt.IBuilderConfig":
     settings = builder.create_builder_config()
@@ -160,9 +162,11 @@ def _settings(
     }
     if config.hardware in levels:
         settings.hardware_compatibility_level = levels[config.hardware]
-    shapes = builder.create_optimization_profile()
-    shapes.set_shape(INPUT_NAME, profile.low, profile.typical, profile.high)
-    settings.add_optimization_profile(shapes)
+    for profile in profiles:
+        shapes = builder.create_optimization_profile()
+        shapes.set_shape(INPUT_NAME, profile.low, profile.typical, profile.high)
+        if settings.add_optimization_profile(shapes) < 0:
+            raise BackendError(f"the profile {profile.low} to {profile.high} is refused: {_reason(log)}")
     return settings
 
 
@@ -171,7 +175,9 @@ def _reason(log: Any) -> str:
     return f"{words} (give a larger --workspace or a smaller --max-batch)" if "OutOfMemory" in words else words
 
 
-def _key(version: str, target: str, gpu: Gpu | None, config: EngineConfig, profile: Profile) -> EngineKey:
+def _key(
+    version: str, target: str, gpu: Gpu | None, config: EngineConfig, profiles: Sequence[Profile]
+) -> EngineKey:
     capabilities = RTX_CAPABILITIES if gpu is None else (f"{gpu.capability[0]}.{gpu.capability[1]}",)
     return EngineKey(
         target=target,
@@ -180,7 +186,7 @@ def _key(version: str, target: str, gpu: Gpu | None, config: EngineConfig, profi
         capabilities=capabilities,
         version_compatible=config.version_compatible,
         hardware=config.hardware,
-        options=config.options(profile),
+        options=config.options(profiles),
     )
 
 

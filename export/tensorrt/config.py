@@ -1,6 +1,6 @@
 """How an engine is built. Nothing here imports TensorRT."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,23 +8,10 @@ from typing import Any
 from ctxdeploy.core.bundle import ShapeRange
 from ctxdeploy.core.engines import Hardware
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.profiles import Profile
 from ctxdeploy.core.settings import setting
 from ctxdeploy.core.targets import ENGINE_TARGETS, TENSORRT_RTX
-
-Shape = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Least, typical and largest shape of the input, each B×H×W×3; the engine is tuned for the typical one."""
-
-    low: Shape
-    typical: Shape
-    high: Shape
-
-    def metadata(self) -> dict[str, list[int]]:
-        """Return a JSON-serialisable form."""
-        return {"low": list(self.low), "typical": list(self.typical), "high": list(self.high)}
+from ctxdeploy.export.tensorrt.profiles import buckets
 
 
 def _parse_shape(text: str) -> tuple[int, int, int]:
@@ -33,6 +20,17 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     except ValueError:
         raise ValueError("is not photos, rows and columns such as 1x768x1024") from None
     return batch, height, width
+
+
+def _parse_aspects(text: str) -> tuple[tuple[int, int], ...]:
+    if text == "none":
+        return ()
+    try:
+        pairs = [tuple(sorted(int(side) for side in part.split(":"))) for part in text.split(",")]
+        found = tuple((long, short) for short, long in pairs)
+    except ValueError:
+        raise ValueError("is not a list of aspects such as 4:3,3:2, and not none") from None
+    return found
 
 
 def _parse_mebibytes(text: str) -> int:
@@ -47,8 +45,10 @@ class EngineConfig:
     """Settings of a build.
 
     Attributes:
-        typical: B, H, W that it is tuned for; one photo of the image size, 4:3, if None.
-        max_batch: largest batch, also where the bundle allows more: memory is reserved for it.
+        typical: B, H, W that it is tuned for; the largest batch of photos of the image size, 4:3, if None.
+        aspects: longer and shorter side of photos whose shape, either way up, gets a profile of its own, tuned for it
+            at the typical batch. Each is built like an engine of its own, but the weights are stored once.
+        max_batch: largest batch, also where the bundle allows more: memory is taken as batches need it.
         workspace: bytes that a layer may use for scratch; all of the GPU's memory if None.
         optimisation_level: 0 builds fastest, 5 searches longest.
         tf32: let fp32 products round their factors to 10 bits.
@@ -63,9 +63,17 @@ class EngineConfig:
         "Input that it is tuned for.",
         metavar="BxHxW",
         parse=_parse_shape,
-        default_text="one photo, 4:3",
+        default_text="the largest batch, 4:3",
     )
-    max_batch: int = setting(8, "--max-batch", "Largest batch of photos; memory is reserved for it.")
+    aspects: tuple[tuple[int, int], ...] = setting(
+        ((4, 3), (3, 2)),
+        "--aspects",
+        "Shapes of photos, either way up, that it is tuned for apart; more take longer to build; or none.",
+        metavar="W:H,…",
+        parse=_parse_aspects,
+        default_text="4:3,3:2",
+    )
+    max_batch: int = setting(8, "--max-batch", "Largest batch of photos.")
     workspace: int | None = setting(
         None,
         "--workspace",
@@ -96,6 +104,9 @@ class EngineConfig:
             raise ConfigError(f"--optimisation-level {self.optimisation_level} is outside 0..5")
         if self.max_batch < 1:
             raise ConfigError(f"--max-batch {self.max_batch} is below 1")
+        for long, short in self.aspects:
+            if not 1 <= short <= long:
+                raise ConfigError(f"--aspects: {long}:{short} is not the longer and the shorter side of a photo")
 
     def check(self, target: str) -> None:
         """Raise ``ConfigError`` for a target that does not exist, or that lacks what is asked for."""
@@ -114,30 +125,36 @@ class EngineConfig:
                     f"--target {target} has no {option} ({reason}): leave it out, or use --target tensorrt"
                 )
 
-    def profile(self, shapes: ShapeRange, image_size: int) -> Profile:
-        """Return the shapes for a bundle's ranges and image size."""
+    def profiles(self, shapes: ShapeRange, image_size: int) -> tuple[Profile, ...]:
+        """Return the shapes for a bundle's ranges and image size: the whole range first, then one for each aspect.
+
+        Raises:
+            ConfigError: ``--typical`` is outside of the range.
+        """
         batch, height, width = shapes.batch, shapes.height, shapes.width
         largest = max(batch[0], min(batch[1], self.max_batch))
         ranges = {"batch": (batch[0], largest), "height": height, "width": width}
         if self.typical is None:
-            sizes = (1, image_size * 3 // 4, image_size)
+            sizes = (largest, image_size * 3 // 4, image_size)
             typical = [min(max(size, low), high) for size, (low, high) in zip(sizes, ranges.values(), strict=True)]
         else:
             typical = list(self.typical)
         for (name, (low, high)), size in zip(ranges.items(), typical, strict=True):
             if not low <= size <= high:
                 raise ConfigError(f"--typical: {name} {size} is outside the engine's {low}..{high}")
-        return Profile(
+        whole = Profile(
             low=(batch[0], height[0], width[0], 3),
             typical=(typical[0], typical[1], typical[2], 3),
             high=(largest, height[1], width[1], 3),
         )
+        return (whole, *buckets(whole, image_size, self.aspects))
 
-    def options(self, profile: Profile) -> Mapping[str, Any]:
+    def options(self, profiles: Sequence[Profile]) -> Mapping[str, Any]:
         """Return what goes into an engine's key beside its machine: all that decides about speed and rounding."""
         return {
             "workspace": self.workspace,
             "optimisation_level": self.optimisation_level,
             "tf32": self.tf32,
-            "shapes": profile.metadata(),
+            "shapes": profiles[0].metadata(),
+            "profiles": [profile.metadata() for profile in profiles[1:]],
         }

@@ -44,8 +44,8 @@ def build_engine(
     found = graph_problems(proto, target)
     if found:
         raise BackendError("; ".join(found))
-    profile = config.profile(bundle.shapes, bundle.preprocessing.image_size)
-    plan = build_plan(proto, profile, config, target=target, precision=precision, display=display)
+    profiles = config.profiles(bundle.shapes, bundle.preprocessing.image_size)
+    plan = build_plan(proto, profiles, config, target=target, precision=precision, display=display)
     return add_engine(bundle.path, plan, graph, precision=precision)
 
 
