@@ -1,35 +1,48 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU: engines that ``ctxdeploy build`` made for it."""
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU: engines that ``ctxdeploy build`` made for it.
+
+    photos ─ slot: page-locked memory ═ copies up ─┐               ┌─ copies down: attention, then the rows there are
+                                                   └ lane: computes ┘
+
+Three slots and two lanes: while one batch is computed, the next is copied up, the one before is copied down, and the
+lane beside it fills what the tail of a batch leaves of the chip.
+"""
 
 import weakref
-from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.bundle import INPUT_NAME, Artefact, Bundle
-from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package, logged_errors, make_log, read_gpu
-from ctxdeploy.core.errors import BackendError, ConfigError
+from ctxdeploy.core.bundle import Artefact, Bundle
+from ctxdeploy.core.device import find_gpu
+from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package
+from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.profiles import Shape
 from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.text import printable
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend
+from ctxdeploy.runtime.backends.base import Backend, Pending
 from ctxdeploy.runtime.backends.config import BackendConfig
-from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
+from ctxdeploy.runtime.backends.cuda import Cuda
+from ctxdeploy.runtime.backends.engine import Engine
+from ctxdeploy.runtime.backends.lane import Lane
+from ctxdeploy.runtime.backends.ring import Slot
 
-if TYPE_CHECKING:
-    import tensorrt as trt
+SLOTS, LANES = 3, 2
 
 
 class TensorRtBackend(Backend):
-    """An engine with a context, a stream, and buffers that stay between runs."""
+    """An engine with the slots and lanes that batches go through."""
+
+    in_flight = SLOTS
 
     def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
         super().__init__(bundle)
         target = self.name = config.engine
         artefact = _engine_of(bundle, target, config.precision)
         package = import_package(target)
-        gpu = read_gpu(TARGETS[target].extra)
+        gpu = find_gpu(config.gpu)
         self.version = str(package.__version__)
         here = Machine(target=target, version=self.version, gpu=gpu)
         check_key(artefact.details, here, precision=artefact.precision, bundle=printable(str(bundle.path)))
@@ -39,56 +52,93 @@ class TensorRtBackend(Backend):
                 f"the engine needs plug-in libraries ({', '.join(key.plugins)}), which are not loaded any more: "
                 "build it anew"
             )
-        self._cuda = Cuda(TARGETS[target].extra)
-        self._log = make_log(package)
-        self._runtime = _runtime(package, self._log, key)
-        self._engine = _engine(self._runtime, self._log, bundle.file(artefact))
-        _check_interface(package, self._engine, self.outputs)
-        self._context = _context(self._engine, self._log)
-        self._stream = self._cuda.stream()
-        weakref.finalize(self, self._cuda.releaser("cudaStreamDestroy", self._stream))
-        self._buffers = {name: Buffer(self._cuda) for name in (INPUT_NAME, *self.outputs)}
+        self._cuda = Cuda(TARGETS[target].extra, config.gpu)
+        self._cuda.use()
+        self._engine = Engine(package, bundle.file(artefact), key, self.outputs, graphs=config.cuda_graphs)
+        self._lanes = [Lane(self._cuda, self._engine) for _ in range(LANES)]
+        self._slots = [Slot(self._cuda, number, self.outputs) for number in range(SLOTS)]
+        self._begun = 0
+        weakref.finalize(self, _release, self._cuda, self._lanes, self._slots)
         self.device = f"GPU: {gpu.label}"
         self.precision = artefact.precision
         self.threads = None
 
-    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        # The GPU cannot be interrupted: after Ctrl-C the executor waits for the end of the one run that is under way,
-        # so that no buffer is used or freed before.
-        with ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-network") as executor:
-            future = executor.submit(self._compute, images)
-            while not wait([future], POLL_SECONDS).done:
-                pass
-            return future.result()
+    def _start(self, photos: Sequence[NDArray[np.uint8]]) -> Pending:
+        check = self.limits.watch()
+        height, width, channels = photos[0].shape
+        shape = (len(photos), height, width, channels)
+        self._engine.profile_for(shape)  # what no profile holds is refused before anything is copied
+        self._cuda.use()
+        slot = next((slot for slot in self._slots if slot.is_free), None)
+        if slot is None:
+            raise BackendError(f"{SLOTS} runs are under way, and no more can be: take their results first")
+        # After Ctrl-C a run may have been left before its end.
+        self._cuda.finish(slot.fetched, check)
+        lane = self._lanes[self._begun % LANES]
+        self._begun += 1
+        slot.is_free = False
+        try:
+            self._put(photos, shape, slot, lane, check)
+        except BaseException:
+            with suppress(RuntimeError):  # the GPU is gone
+                self._cuda.synchronise(lane.stream)
+                self._cuda.synchronise(slot.stream)
+            slot.is_free = True
+            raise
+        return _UnderWay(self._cuda, slot, check)
 
-    def _compute(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        context: trt.IExecutionContext = self._context
-        if not context.set_input_shape(INPUT_NAME, images.shape):
-            raise ConfigError(_outside(self._engine, images.shape))
-        missing = context.infer_shapes()
-        shapes = {name: tuple(int(size) for size in context.get_tensor_shape(name)) for name in self.outputs}
-        missing += [name for name, shape in shapes.items() if min(shape) < 0]  # a shape that depends on the values
-        if missing:
-            raise RuntimeError(f"no shape for {', '.join(missing)}: build the engine anew")
-        counts = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()} | {INPUT_NAME: images.nbytes}
-        for name, buffer in self._buffers.items():
-            buffer.reserve(counts[name])
-            if not context.set_tensor_address(name, buffer.device):
-                raise RuntimeError(f"no place for {name}: {logged_errors(self._log)}")
-        source = self._buffers[INPUT_NAME]
-        source.host[: images.nbytes] = images.reshape(-1)
-        self._cuda.upload(source, images.nbytes, self._stream)
-        started = context.execute_async_v3(self._stream)
-        if started:
-            for name in self.outputs:
-                self._cuda.download(self._buffers[name], counts[name], self._stream)
-        self._cuda.synchronise(self._stream)
-        if not started:
-            raise RuntimeError(logged_errors(self._log))
-        return [
-            self._buffers[name].host[: counts[name]].view(np.float32).reshape(shapes[name]).copy()
-            for name in self.outputs
-        ]
+    def _put(
+        self, photos: Sequence[NDArray[np.uint8]], shape: Shape, slot: Slot, lane: Lane, check: Callable[[], None]
+    ) -> None:
+        """Put a batch on the streams of its slot and its lane."""
+        uploaded = slot.upload(photos)
+        work = lane.captured(shape, slot.number, slot.addresses)
+        if work is None:
+            # No context is touched while it runs. The other lane computes meanwhile.
+            self._cuda.finish(lane.done, check)
+            work = lane.prepare(shape, slot.number)
+            slot.reserve(work.outputs)
+            lane.address(work, slot.addresses)
+        lane.launch(work, uploaded)
+        slot.fetch(lane.done, work.outputs)
+        lane.remember(work, slot.number)
+
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        pending = self._start(images)
+        try:
+            return pending.arrays()
+        finally:
+            pending.close()
+
+
+class _UnderWay:
+    """A batch in a slot."""
+
+    def __init__(self, cuda: Cuda, slot: Slot, check: Callable[[], None]) -> None:
+        self._cuda, self._slot, self._check = cuda, slot, check
+
+    def arrays(self) -> list[NDArray[np.float32]]:
+        self._cuda.use()
+        self._cuda.finish(self._slot.fetched, self._check)
+        rows = self._slot.fetch_rows()
+        self._cuda.finish(self._slot.fetched, self._check)
+        return self._slot.arrays(rows)
+
+    def close(self) -> None:
+        # Whoever takes the slot next waits for what is under way in it.
+        self._slot.is_free = True
+        self._cuda.use()
+        self._cuda.finish(self._slot.fetched, lambda: None)
+
+
+def _release(cuda: Cuda, lanes: Sequence[Lane], slots: Sequence[Slot]) -> None:
+    """Give everything back once nothing is under way; nothing is said of a GPU that is gone."""
+    with suppress(RuntimeError):
+        cuda.use()
+        for stream in (*(lane.stream for lane in lanes), *(slot.stream for slot in slots)):
+            cuda.synchronise(stream)
+    for part in (*lanes, *slots):
+        part.close()
 
 
 def _engine_of(bundle: Bundle, target: str, precision: str) -> Artefact:
@@ -98,47 +148,4 @@ def _engine_of(bundle: Bundle, target: str, precision: str) -> Artefact:
     raise BackendError(
         f"{bundle.path} has no {label_of(target)} engine of {precision}: "
         f"run  ctxdeploy build {printable(str(bundle.path))} --target {target} --precision {precision}"
-    )
-
-
-def _runtime(trt: Any, log: Any, key: EngineKey) -> "trt.Runtime":
-    try:
-        runtime = trt.Runtime(log)
-    except TypeError as error:  # the native factory gave null
-        raise BackendError(f"{label_of(key.target)} cannot start: {logged_errors(log)}") from error
-    if key.version_compatible:
-        # Such a plan carries the runtime of the version that built it, which is code that runs here.
-        runtime.engine_host_code_allowed = True
-    return runtime
-
-
-def _engine(runtime: "trt.Runtime", log: Any, path: Path) -> "trt.ICudaEngine":
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        raise BackendError(f"engine {path} cannot be loaded: {logged_errors(log)}")
-    return engine
-
-
-def _context(engine: "trt.ICudaEngine", log: Any) -> "trt.IExecutionContext":
-    context = engine.create_execution_context()
-    if context is None:
-        raise BackendError(f"no memory for the engine: {logged_errors(log)} (build it with a smaller --max-batch)")
-    return context
-
-
-def _check_interface(trt: Any, engine: "trt.ICudaEngine", outputs: tuple[str, ...]) -> None:
-    """Raise ``BackendError`` unless the engine's inputs and outputs are those of the bundle contract."""
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    wanted = {INPUT_NAME: trt.DataType.UINT8, **dict.fromkeys(outputs, trt.DataType.FLOAT)}
-    if set(names) != set(wanted) or any(engine.get_tensor_dtype(name) != wanted[name] for name in names):
-        raise BackendError(f"the engine's inputs and outputs are {', '.join(names)}: build it anew")
-
-
-def _outside(engine: "trt.ICudaEngine", shape: tuple[int, ...]) -> str:
-    low, _, high = (tuple(sizes) for sizes in engine.get_tensor_profile_shape(INPUT_NAME, 0))
-    ranges = " × ".join(f"{lowest}..{highest}" for lowest, highest in zip(low[:3], high[:3], strict=True))
-    given = "×".join(str(size) for size in shape[:3])
-    return (
-        f"the input's {given} (photos × rows × columns) is outside the engine's {ranges}: give a smaller "
-        "--batch-size, or build the engine anew with a larger --max-batch"
     )
