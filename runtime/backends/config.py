@@ -17,6 +17,7 @@ class BackendConfig:
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         device: ``cpu``, ``cuda`` for the first GPU, ``cuda:N``, or ``auto``: that of the runtime, or what
             ``open_backend`` finds for a bundle.
+        cuda_graphs: capture the work of a shape of batches that comes again on a GPU, and launch it as one.
         threads: of the network; if None the runtime's own choice, or that of a CPU quota.
     """
 
@@ -27,6 +28,12 @@ class BackendConfig:
         "--device",
         "cpu, cuda or cuda:N; auto takes a GPU if it and all that it needs are there.",
         metavar="DEVICE",
+    )
+    cuda_graphs: bool = setting(
+        True,
+        "--cuda-graphs/--no-cuda-graphs",
+        "Launch what comes again on a GPU at once, instead of kernel by kernel.",
+        default_text="cuda-graphs",
     )
     threads: int | None = setting(
         None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"

@@ -16,7 +16,10 @@ import threading
 from collections import deque
 from types import ModuleType
 
+import numpy as np
+
 POISON = 0xA5
+_NEVER_FAIL = ("cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaEventDestroy")
 
 
 class cudaError_t(enum.Enum):  # noqa: N801
@@ -25,6 +28,7 @@ class cudaError_t(enum.Enum):  # noqa: N801
     cudaErrorInvalidDevice = 101
     cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
+    cudaErrorLaunchFailure = 719
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -61,11 +65,13 @@ class Machine:
         limit: bytes that one allocation may have.
         refuse_capture: let every capture fail, as an engine that allocates while it runs would.
         launches: graphs that were launched.
+        failure: what a piece raised: a GPU after an illegal access is of no more use to the process.
     """
 
     def __init__(self, seed=0, devices=1):
         self.random = random.Random(seed)
         self.devices, self.limit, self.refuse_capture, self.launches = devices, 1 << 40, False, 0
+        self.failure = None
         self.device, self.host, self.buried = {}, {}, []
         self.streams, self.events, self.graphs, self.launchable = {}, {}, {}, {}
         self.places = {}  # device of each allocation
@@ -99,6 +105,17 @@ class Machine:
         """Return the GPU of this thread."""
         return getattr(self._of_thread, "device", 0)
 
+    def submit(self, handle, function):
+        """Put a piece on a stream; what it raises is kept in ``failure``, and every later call fails."""
+
+        def run():
+            try:
+                function()
+            except Exception as error:
+                self.failure = self.failure or error
+
+        self.enqueue(handle, run)
+
     def is_capturing(self, handle):
         """Say whether a stream is being captured."""
         return self.streams[int(handle)].captured is not None
@@ -111,6 +128,11 @@ class Machine:
             if base <= address and address + count <= base + len(block):
                 return address
         raise AssertionError(f"{count} bytes at {address} are not allocated")
+
+    def view(self, address, count):
+        """Return so many bytes of a GPU's memory as an array, as they are now."""
+        self.memory(self.device, address, count)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address))
 
     def _allocate(self, store, count):
         if count > self.limit:
@@ -153,13 +175,15 @@ class Machine:
         module.cudaError_t, module.cudaMemcpyKind = cudaError_t, cudaMemcpyKind
         module.cudaStreamCaptureMode = cudaStreamCaptureMode
         for name, function in self._functions().items():
-            setattr(module, name, self._locked(function))
+            setattr(module, name, self._locked(name, function))
         return module
 
-    def _locked(self, function):
+    def _locked(self, name, function):
         def call(*arguments):
             with self._lock:
                 found = function(*arguments)
+                if self.failure is not None and name not in _NEVER_FAIL:
+                    return (cudaError_t.cudaErrorLaunchFailure,)
             found = found if isinstance(found, tuple) else (found,)
             return found if found and isinstance(found[0], cudaError_t) else (cudaError_t.cudaSuccess, *found)
 
