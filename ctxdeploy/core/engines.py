@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.errors import BackendError, MissingExtraError
-from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import settings_sha256
 from ctxdeploy.core.targets import TARGETS, TENSORRT_RTX, label_of
 
@@ -162,41 +161,6 @@ def import_package(target: str) -> Any:
         raise BackendError(f"{module} cannot be imported: {error}") from error
     except (ImportError, OSError) as error:  # a library of NVIDIA's that is not there
         raise BackendError(f"{module} cannot be imported: {error}") from error
-
-
-def read_gpu(extra: str) -> Gpu:
-    """Return the first GPU, as the driver describes it.
-
-    The driver itself is asked: objects of TensorRT that are made without a usable driver may end the process.
-
-    Args:
-        extra: of ctxdeploy that installs ``cuda-bindings``, for the message.
-
-    Raises:
-        MissingExtraError: ``cuda-bindings`` is not installed.
-        BackendError: there is no driver, or it has no GPU.
-    """
-    driver = require("cuda.bindings.driver", extra)
-    attributes = driver.CUdevice_attribute
-    try:
-        _call(driver, "cuInit", 0)
-    except RuntimeError as error:
-        raise BackendError("there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU is") from error
-    if not _call(driver, "cuDeviceGetCount"):
-        raise BackendError("the NVIDIA driver shows no GPU: check CUDA_VISIBLE_DEVICES")
-    device = _call(driver, "cuDeviceGet", 0)
-    name: bytes = _call(driver, "cuDeviceGetName", 256, device)
-    major = _call(driver, "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _call(driver, "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
-    return Gpu(name=name.partition(b"\0")[0].decode(errors="replace"), capability=(int(major), int(minor)))
-
-
-def _call(driver: Any, function: str, *arguments: Any) -> Any:
-    """Return what a function of the driver returns beside its status."""
-    status, *values = getattr(driver, function)(*arguments)
-    if int(status):
-        raise BackendError(f"the NVIDIA driver is not usable ({function} returned {status.name}): check  nvidia-smi")
-    return values[0] if values else None
 
 
 def make_log(trt: Any) -> Any:

@@ -1,6 +1,7 @@
 """Optimisation profiles of engines: which shapes of the input an engine takes, and for which it is tuned.
 
-Shared by ``ctxdeploy.export``, which builds engines with them, and ``ctxdeploy.runtime``, which chooses one for a batch.
+Shared by ``ctxdeploy.export``, which builds engines with them, and ``ctxdeploy.runtime``, which chooses one for each
+batch.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import INPUT_NAME
-from ctxdeploy.core.device import Gpu
+from ctxdeploy.core.device import Gpu, find_gpu
 from ctxdeploy.core.engines import (
     RTX_CAPABILITIES,
     EngineKey,
@@ -14,12 +14,11 @@ from ctxdeploy.core.engines import (
     import_package,
     logged_errors,
     make_log,
-    read_gpu,
 )
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.profiles import Profile
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import TARGETS, TENSORRT, label_of
+from ctxdeploy.core.targets import TENSORRT, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
@@ -103,7 +102,8 @@ def _built(
     builder = _builder(trt, log, target)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = parse_graph(trt, network, log, proto, target)
-    settings = _settings(trt, builder, parser, profiles, config)
+    settings = _settings(trt, builder, parser, config)
+    _add_profiles(builder, settings, profiles, log)
     cache = None if config.timing_cache is None else load_cache(settings, config.timing_cache, display)
     with display.steps(f"building for {label_of(target)}, {precision.label}", "%") as show:
         monitor = make_monitor(trt, show)
@@ -120,7 +120,7 @@ def _gpu(target: str, precision: Precision) -> Gpu | None:
     """Return the GPU to build on; TensorRT-RTX needs none."""
     if target != TENSORRT:
         return None
-    gpu = read_gpu(TARGETS[target].extra)
+    gpu = find_gpu()
     needed = _MIN_CAPABILITY.get(precision, (0, 0))
     if gpu.capability < needed:
         raise BackendError(
@@ -141,7 +141,6 @@ def _settings(
     trt: Any,
     builder: "trt.Builder",
     parser: "trt.OnnxParser",
-    profiles: Sequence[Profile],
     config: EngineConfig,
 ) -> "trt.IBuilderConfig":
     settings = builder.create_builder_config()
@@ -162,12 +161,17 @@ def _settings(
     }
     if config.hardware in levels:
         settings.hardware_compatibility_level = levels[config.hardware]
+    return settings
+
+
+def _add_profiles(
+    builder: "trt.Builder", settings: "trt.IBuilderConfig", profiles: Sequence[Profile], log: Any
+) -> None:
     for profile in profiles:
         shapes = builder.create_optimization_profile()
         shapes.set_shape(INPUT_NAME, profile.low, profile.typical, profile.high)
         if settings.add_optimization_profile(shapes) < 0:
-            raise BackendError(f"the profile {profile.low} to {profile.high} is refused: {_reason(log)}")
-    return settings
+            raise BackendError(f"the shapes {profile.low} to {profile.high} are refused: {_reason(log)}")
 
 
 def _reason(log: Any) -> str:
@@ -175,9 +179,7 @@ def _reason(log: Any) -> str:
     return f"{words} (give a larger --workspace or a smaller --max-batch)" if "OutOfMemory" in words else words
 
 
-def _key(
-    version: str, target: str, gpu: Gpu | None, config: EngineConfig, profiles: Sequence[Profile]
-) -> EngineKey:
+def _key(version: str, target: str, gpu: Gpu | None, config: EngineConfig, profiles: Sequence[Profile]) -> EngineKey:
     capabilities = RTX_CAPABILITIES if gpu is None else (f"{gpu.capability[0]}.{gpu.capability[1]}",)
     return EngineKey(
         target=target,

@@ -22,15 +22,15 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     return batch, height, width
 
 
-def _parse_aspects(text: str) -> tuple[tuple[int, int], ...]:
+def parse_aspects(text: str) -> tuple[tuple[int, int], ...]:
+    """Return longer and shorter side of each of ``4:3,3:2``; nothing for ``none``."""
     if text == "none":
         return ()
     try:
-        pairs = [tuple(sorted(int(side) for side in part.split(":"))) for part in text.split(",")]
-        found = tuple((long, short) for short, long in pairs)
+        pairs = [sorted(int(side) for side in part.split(":")) for part in text.split(",")]
+        return tuple((long, short) for short, long in pairs)
     except ValueError:
         raise ValueError("is not a list of aspects such as 4:3,3:2, and not none") from None
-    return found
 
 
 def _parse_mebibytes(text: str) -> int:
@@ -70,7 +70,7 @@ class EngineConfig:
         "--aspects",
         "Shapes of photos, either way up, that it is tuned for apart; more take longer to build; or none.",
         metavar="W:H,…",
-        parse=_parse_aspects,
+        parse=parse_aspects,
         default_text="4:3,3:2",
     )
     max_batch: int = setting(8, "--max-batch", "Largest batch of photos.")

@@ -1,8 +1,8 @@
 """Buckets of shapes: what photos of the common aspects measure once they are scaled to a bundle's image size.
 
-The longer side of a scaled photo is the image size, unless it was smaller to begin with. So a bucket has one side fixed,
-and the other within a range that ends a little above what its aspect gives: cameras say 3:2 of 3872×2592, which is 1 %
-squarer. What lies in no bucket (panoramas, small photos) runs with the profile of the whole range.
+The longer side of a scaled photo is the image size, unless it was smaller to begin with. So a bucket has one side
+fixed, and the other within a range that ends a little above what its aspect gives: cameras say 3:2 of 3872×2592, which
+is 1 % squarer. What lies in no bucket (panoramas, small photos) runs with the profile of the whole range.
 """
 
 from collections.abc import Sequence

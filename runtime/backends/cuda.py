@@ -104,7 +104,9 @@ class Cuda:
             None where it cannot be captured, such as what allocates memory.
         """
         # Other threads may go on with what would disturb a capture: they are not looked at.
-        self.call("cudaStreamBeginCapture", stream, self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self.call(
+            "cudaStreamBeginCapture", stream, self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        )
         is_put = False
         try:
             is_put = put()

@@ -1,14 +1,18 @@
-"""Where batches are computed on a GPU, one after the other: a stream, contexts of an engine, their memory, CUDA graphs."""
+"""Where batches are computed on a GPU, one after the other: a stream, contexts of an engine, memory, CUDA graphs."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.profiles import Shape
 from ctxdeploy.runtime.backends.cuda import Cuda, DeviceMemory
 from ctxdeploy.runtime.backends.engine import Engine
+from ctxdeploy.runtime.backends.ring import Outputs
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 # CUDA graphs that a lane keeps: five shapes of batches in each of the three slots of the ring, and one to spare. Each
 # holds a context and a copy of the launch of every kernel, a few MB.
@@ -16,7 +20,6 @@ GRAPHS = 16
 # Shapes and slots that were met once and have no graph yet.
 _MET = 256
 
-Outputs = dict[str, tuple[int, ...]]
 # The shape of a batch and the number of its slot in the ring.
 _Key = tuple[Shape, int]
 
@@ -33,7 +36,7 @@ class Work:
         graph: handle of the launchable graph that was captured from it, if any: then nothing in it may change.
     """
 
-    context: Any
+    context: "trt.IExecutionContext"
     shape: tuple[int, ...] = ()
     outputs: Outputs = field(default_factory=dict)
     addresses: Mapping[str, int] = field(default_factory=dict)
@@ -98,8 +101,9 @@ class Lane:
 
     def address(self, work: Work, addresses: Mapping[str, int]) -> None:
         """Say where input and outputs of a batch lie."""
+        context: trt.IExecutionContext = work.context
         for name, address in addresses.items():
-            if not work.context.set_tensor_address(name, address):
+            if not context.set_tensor_address(name, address):
                 raise RuntimeError(f"no place for {name}: {self._engine.why}")
         work.addresses = dict(addresses)
 
@@ -110,10 +114,11 @@ class Lane:
             work: of ``captured`` or ``prepare``.
             uploaded: event behind the upload of the input.
         """
+        context: trt.IExecutionContext = work.context
         self._cuda.wait(self.stream, uploaded)
         if work.graph is not None:
             self._cuda.launch(work.graph, self.stream)
-        elif not work.context.execute_async_v3(self.stream):
+        elif not context.execute_async_v3(self.stream):
             raise RuntimeError(self._engine.why)
         self._cuda.record(self.done, self.stream)
 
@@ -131,7 +136,8 @@ class Lane:
             while len(self._met) > _MET:
                 self._met.popitem(last=False)
             return
-        work.graph = self._cuda.captured(self.stream, lambda: bool(work.context.execute_async_v3(self.stream)))
+        context: trt.IExecutionContext = work.context
+        work.graph = self._cuda.captured(self.stream, lambda: context.execute_async_v3(self.stream))
         if work.graph is None:
             self._limit = 0
             return
@@ -155,7 +161,7 @@ class Lane:
             self._cuda.releaser("cudaGraphExecDestroy", graph)()
 
     def _set_shape(self, work: Work, shape: Shape) -> None:
-        context = work.context
+        context: trt.IExecutionContext = work.context
         work.shape = ()
         if not context.set_input_shape(INPUT_NAME, shape):
             raise RuntimeError(f"the shape is refused: {self._engine.why}")

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
-from ctxdeploy.runtime.backends.lane import Outputs
 
+# Shapes of outputs by name.
+Outputs = dict[str, tuple[int, ...]]
 # What says how many of the K rows there are: it comes back first, and of the rest no more than these.
 _ATTENTION = "attention"
 # As long as attention, per photo: these have rows.

@@ -10,7 +10,6 @@ lane beside it fills what the tail of a batch leaves of the chip.
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray

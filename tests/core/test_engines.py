@@ -1,16 +1,13 @@
 """Keys of engines: which machine may run which, and what is said of the others."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from ctxdeploy.core.device import Gpu
-from ctxdeploy.core.engines import RTX_CAPABILITIES, EngineKey, Hardware, Machine, check_key, read_gpu
-from ctxdeploy.core.errors import BackendError, MissingExtraError
+from ctxdeploy.core.engines import RTX_CAPABILITIES, EngineKey, Hardware, Machine, check_key
+from ctxdeploy.core.errors import BackendError
 
 A100 = Gpu(name="NVIDIA A100-SXM4-40GB", capability=(8, 0))
 A30 = Gpu(name="NVIDIA A30", capability=(8, 0))
@@ -143,48 +140,3 @@ def test_short_keys_differ_with_every_part() -> None:
         RTX_KEY,
     ]
     assert len({key.short for key in keys}) == len(keys)
-
-
-@pytest.fixture
-def fake(load_reference: Any) -> ModuleType:
-    return load_reference("trt/fake_tensorrt")  # type: ignore[no-any-return]
-
-
-def test_the_gpu_is_read_from_the_driver(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.install(monkeypatch, fake, name="NVIDIA L4", capability=(8, 9))
-    assert read_gpu("gpu") == Gpu(name="NVIDIA L4", capability=(8, 9))
-
-
-@pytest.mark.parametrize(
-    ("driver", "message"),
-    [
-        ({"status": 100}, r"driver is not usable \(cuInit returned CUDA_ERROR_NO_DEVICE\): check  nvidia-smi"),
-        ({"count": 0}, "shows no GPU: check CUDA_VISIBLE_DEVICES"),
-    ],
-)
-def test_a_driver_without_a_gpu_is_refused(
-    fake: ModuleType, monkeypatch: pytest.MonkeyPatch, driver: dict[str, Any], message: str
-) -> None:
-    fake.install(monkeypatch, fake, **driver)
-    with pytest.raises(BackendError, match=message):
-        read_gpu("gpu")
-
-
-def test_a_machine_without_a_driver_is_refused(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.install(monkeypatch, fake, missing=True)
-    with pytest.raises(BackendError, match="no NVIDIA driver"):
-        read_gpu("gpu")
-
-
-def test_the_real_bindings_say_that_there_is_no_driver() -> None:
-    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
-    if list(Path("/dev").glob("nvidia[0-9]*")):
-        pytest.skip("there is a GPU")
-    with pytest.raises(BackendError, match=r"no NVIDIA driver|is not usable"):
-        read_gpu("gpu")
-
-
-def test_missing_bindings_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    with pytest.raises(MissingExtraError, match=r"\[rtx\]"):
-        read_gpu("rtx")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
-from ctxdeploy.core.engines import read_gpu
+from ctxdeploy.core.device import find_gpu
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.targets import TARGETS, TENSORRT, TENSORRT_RTX
@@ -73,7 +73,7 @@ def skip_unless_it_runs(target: str) -> None:
     pytest.importorskip(TARGETS[target].package, reason=f"{target} is not installed")
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     try:
-        gpu = read_gpu("gpu")
+        gpu = find_gpu()
     except BackendError as error:
         pytest.skip(str(error))
     if target == TENSORRT_RTX and gpu.capability not in ((8, 0), (8, 6), (8, 9)) and gpu.capability < (12, 0):
@@ -116,12 +116,12 @@ def test_engines_compute_what_onnxruntime_does(
 def test_memory_goes_to_the_gpu_and_back() -> None:
     """The calls of CUDA are those of the real cuda-bindings; where there is no driver, it says so to each of them."""
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
-    from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
+    from ctxdeploy.runtime.backends.cuda import Buffer, Cuda, DeviceMemory
 
     cuda = Cuda("rtx")
     buffer = Buffer(cuda)
     try:
-        read_gpu("gpu")
+        find_gpu()
     except BackendError:
         buffer.host = np.zeros(16, np.uint8)
         for attempt in (
@@ -131,12 +131,24 @@ def test_memory_goes_to_the_gpu_and_back() -> None:
             lambda: cuda.download(buffer, 16, 5),
             lambda: cuda.synchronise(5),
             lambda: cuda.call("cudaHostAlloc", 16, 0),
+            cuda.use,
+            cuda.event,
+            lambda: cuda.record(5, 5),
+            lambda: cuda.wait(5, 5),
+            lambda: cuda.is_done(5),
+            lambda: cuda.finish(5, lambda: None),
+            lambda: cuda.download_rows(buffer, 8, 4, 2, 5),
+            lambda: cuda.launch(5, 5),
+            lambda: cuda.captured(5, lambda: True),
+            lambda: DeviceMemory(cuda).reserve(16),
         ):
             with pytest.raises(RuntimeError, match=r"^cuda\w+: cudaError\w+$"):
                 attempt()
-        for function in ("cudaFree", "cudaFreeHost", "cudaStreamDestroy"):
+        releasers = ("cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaEventDestroy", "cudaGraphExecDestroy")
+        for function in (*releasers, "cudaGraphDestroy"):
             cuda.releaser(function, 4096)()
         return
+    cuda.use()
     stream = cuda.stream()
     buffer.reserve(1000)
     buffer.host[:] = np.arange(1000) % 256
@@ -146,6 +158,31 @@ def test_memory_goes_to_the_gpu_and_back() -> None:
     cuda.download(buffer, 1000, stream)
     cuda.synchronise(stream)
     np.testing.assert_array_equal(buffer.host, np.arange(1000) % 256)
+    event = cuda.event()
+    buffer.host[:] = 0
+    cuda.download_rows(buffer, 100, 10, 10, stream)
+    cuda.record(event, stream)
+    cuda.finish(event, lambda: None)
+    np.testing.assert_array_equal(
+        buffer.host.reshape(10, 100)[:, :10], (np.arange(1000) % 256).reshape(10, 100)[:, :10]
+    )
+    assert not buffer.host.reshape(10, 100)[:, 10:].any()
+
+    def copy() -> bool:
+        cuda.upload(buffer, 1000, stream)
+        return True
+
+    graph = cuda.captured(stream, copy)
+    assert graph is not None and cuda.captured(stream, lambda: False) is None
+    buffer.host[:] = 7
+    cuda.launch(graph, stream)
+    cuda.synchronise(stream)
+    buffer.host[:] = 0
+    cuda.download(buffer, 1000, stream)
+    cuda.synchronise(stream)
+    assert (buffer.host == 7).all(), "the captured copy ran again"
+    cuda.releaser("cudaGraphExecDestroy", graph)()
+    cuda.releaser("cudaEventDestroy", event)()
     cuda.releaser("cudaStreamDestroy", stream)()
 
 
@@ -155,7 +192,7 @@ def test_without_a_driver_a_real_engine_is_refused_in_one_line(
     """TensorRT-RTX's own runtime, which without a driver must neither end the process nor go unheard."""
     pytest.importorskip("tensorrt_rtx", reason="the extra rtx is not installed")
     try:
-        read_gpu("gpu")
+        find_gpu()
         pytest.skip("there is a driver")
     except BackendError:
         pass

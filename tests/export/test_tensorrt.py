@@ -27,7 +27,7 @@ from ctxdeploy.export.tensorrt.limits import graph_problems
 from ctxdeploy.export.tensorrt.monitor import make_monitor
 
 SHAPES = ShapeRange(batch=(1, 2), height=(1, 512), width=(1, 512))
-FAST = EngineConfig(optimisation_level=0)
+FAST = EngineConfig(optimisation_level=0, aspects=())
 BESIDE = Pooling(fixed_p=3.0, dim=64, norm_pooled=False, norm="floored", beside_local=True)
 
 
@@ -39,8 +39,8 @@ def rtx() -> ModuleType:
 def build(
     proto: Any, config: EngineConfig = FAST, *, target: str = TENSORRT_RTX, display: Display | None = None
 ) -> Plan:
-    profile = config.profile(SHAPES, 512)
-    return build_plan(proto, profile, config, target=target, precision=Precision.FP32, display=display)
+    profiles = config.profiles(SHAPES, 512)
+    return build_plan(proto, profiles, config, target=target, precision=Precision.FP32, display=display)
 
 
 class Recorder(Display):
@@ -146,8 +146,8 @@ def test_all_scales_of_how_build_and_share_their_weights(
     rtx: ModuleType, config_of: Callable[..., NetworkConfig]
 ) -> None:
     graph = untrained_graph(config_of("how"), Extraction())
-    profile = EngineConfig().profile(ShapeRange(), 1024)
-    plan = build_plan(graph, profile, FAST, target=TENSORRT_RTX, precision=Precision.FP32)
+    profiles = FAST.profiles(ShapeRange(), 1024)
+    plan = build_plan(graph, profiles, FAST, target=TENSORRT_RTX, precision=Precision.FP32)
     weights = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
     # 1.35 times; with the weights of each scale it would be a multiple.
     assert weights < len(plan.data) < 1.6 * weights
@@ -165,8 +165,8 @@ def one_scale(config_of: Callable[..., NetworkConfig], network_of: Callable[...,
 @pytest.fixture(scope="module")
 def fp32_bytes(rtx: ModuleType, one_scale: Any) -> int:
     """Return the size of the engine in fp32: the kernels are most of it, so that sizes are compared with it."""
-    profile = FAST.profile(SHAPES, 512)
-    return len(build_plan(one_scale, profile, FAST, target=TENSORRT_RTX, precision=Precision.FP32).data)
+    profiles = FAST.profiles(SHAPES, 512)
+    return len(build_plan(one_scale, profiles, FAST, target=TENSORRT_RTX, precision=Precision.FP32).data)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.INT8])
@@ -182,8 +182,8 @@ def test_every_precision_parses_and_builds(
     else:
         graph = to_mixed(one_scale, precision)
     assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
-    profile = FAST.profile(SHAPES, 512)
-    plan = build_plan(graph, profile, FAST, target=TENSORRT_RTX, precision=precision)
+    profiles = FAST.profiles(SHAPES, 512)
+    plan = build_plan(graph, profiles, FAST, target=TENSORRT_RTX, precision=precision)
     weights = sum(len(tensor.raw_data) for tensor in one_scale.graph.initializer)
     assert len(plan.data) < fp32_bytes - 0.4 * weights, "the trunk's weights are of two bytes, or of one"
 
@@ -231,14 +231,24 @@ def test_k_above_the_limit_fails_where_the_preflight_says(rtx: ModuleType, small
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
     config = replace(FAST, typical=(1, 64, 64))
-    profile = config.profile(ShapeRange(batch=(1, 1), height=(64, 64), width=(64, 64)), 64)
+    profiles = config.profiles(ShapeRange(batch=(1, 1), height=(64, 64), width=(64, 64)), 64)
     for k, fits in ((3840, True), (3841, False)):
         assert (graph_problems(selecting(k), TENSORRT_RTX) == []) is fits
         if fits:
-            build_plan(selecting(k), profile, config, target=TENSORRT_RTX, precision=Precision.FP32)
+            build_plan(selecting(k), profiles, config, target=TENSORRT_RTX, precision=Precision.FP32)
         else:
             with pytest.raises(BackendError, match=r"cannot build the engine: .*3840"):
-                build_plan(selecting(k), profile, config, target=TENSORRT_RTX, precision=Precision.FP32)
+                build_plan(selecting(k), profiles, config, target=TENSORRT_RTX, precision=Precision.FP32)
+
+
+def test_an_engine_for_several_shapes_has_its_weights_once(rtx: ModuleType, one_scale: Any, fp32_bytes: int) -> None:
+    config = replace(FAST, aspects=((4, 3), (3, 2)))
+    profiles = config.profiles(SHAPES, 512)
+    assert len(profiles) == 5
+    plan = build_plan(one_scale, profiles, config, target=TENSORRT_RTX, precision=Precision.FP32)
+    weights = sum(len(tensor.raw_data) for tensor in one_scale.graph.initializer)
+    assert fp32_bytes < len(plan.data) < fp32_bytes + 0.5 * weights
+    assert len(plan.key.options["profiles"]) == 4 and plan.key.options["shapes"]["low"] == [1, 1, 1, 3]
 
 
 def test_too_little_workspace_names_the_option(rtx: ModuleType, small_graph: Any) -> None:
@@ -300,8 +310,14 @@ def test_settings_reach_the_builder(fake: ModuleType, small_graph: Any) -> None:
     plan = build(small_graph, EngineConfig(), target=TENSORRT)
     found = facts(plan)
     assert (found["flags"], found["limits"], found["level"], found["hardware"]) == ([], {}, 3, "NONE")
-    assert found["engine"]["low"] == [1, 1, 1, 3] and found["engine"]["high"] == [2, 512, 512, 3]
-    assert found["typical"] == [1, 384, 512, 3]
+    whole, *more = found["engine"]["profiles"]
+    assert (whole[0], whole[2]) == ([1, 1, 1, 3], [2, 512, 512, 3]) and found["typical"] == [2, 384, 512, 3]
+    assert [profile[1] for profile in more] == [
+        [2, 341, 512, 3],
+        [2, 512, 341, 3],
+        [2, 384, 512, 3],
+        [2, 512, 384, 3],
+    ]
     assert (plan.key.gpu, plan.key.capabilities, plan.key.version) == ("NVIDIA H200", ("9.0",), "11.4.0.1")
     config = EngineConfig(
         workspace=1 << 30, optimisation_level=5, tf32=True, version_compatible=True, hardware=Hardware.AMPERE_PLUS
@@ -317,7 +333,7 @@ def test_settings_reach_the_builder(fake: ModuleType, small_graph: Any) -> None:
 
 
 def test_without_a_gpu_no_builder_is_made(fake: ModuleType, small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.install(monkeypatch, fake, status=100)
+    fake.install(monkeypatch, fake, status=999)
 
     def never(self: Any, logger: Any) -> None:
         raise AssertionError("a Builder without a driver ends the process")
@@ -341,10 +357,16 @@ def test_a_null_builder_is_an_error_of_ours(
 
 def test_bf16_needs_a_gpu_that_has_it(fake: ModuleType, small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.install(monkeypatch, fake, name="Tesla T4", capability=(7, 5))
-    profile = FAST.profile(SHAPES, 512)
-    build_plan(small_graph, profile, FAST, target=TENSORRT, precision=Precision.FP16)
+    profiles = FAST.profiles(SHAPES, 512)
+    build_plan(small_graph, profiles, FAST, target=TENSORRT, precision=Precision.FP16)
     with pytest.raises(BackendError, match=r"Tesla T4 \(7\.5\) has no bf16 arithmetic .*: use --precision fp16"):
-        build_plan(small_graph, profile, FAST, target=TENSORRT, precision=Precision.BF16)
+        build_plan(small_graph, profiles, FAST, target=TENSORRT, precision=Precision.BF16)
+
+
+def test_a_profile_that_is_refused_is_said(fake: ModuleType, small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake.IBuilderConfig, "add_optimization_profile", lambda self, profile: -1)
+    with pytest.raises(BackendError, match=r"the shapes \(1, 1, 1, 3\) to \(2, 512, 512, 3\) are refused: no reason"):
+        build(small_graph, target=TENSORRT)
 
 
 def test_a_build_that_fails_says_why(fake: ModuleType, small_graph: Any) -> None:
@@ -367,7 +389,7 @@ def test_many_complaints_are_cut_short(fake: ModuleType, small_graph: Any) -> No
 def test_a_missing_package_names_its_extra(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for target, module, extra in ((TENSORRT, "tensorrt", "gpu"), (TENSORRT_RTX, "tensorrt_rtx", "rtx")):
+    for target, module, extra in ((TENSORRT, "tensorrt", "tensorrt"), (TENSORRT_RTX, "tensorrt_rtx", "rtx")):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(MissingExtraError, match=rf"{module} is not installed: run  pip install .*\[{extra}\]"):
             build(small_graph, target=target)

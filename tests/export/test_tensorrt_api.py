@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "reference" / "trt"
-SOURCES = ("export/tensorrt", "runtime/backends/tensorrt.py", "ctxdeploy/core/engines.py")
+SOURCES = (
+    "export/tensorrt",
+    "runtime/backends/tensorrt.py",
+    "runtime/backends/engine.py",
+    "runtime/backends/lane.py",
+    "ctxdeploy/core/engines.py",
+)
 FULL = ("api-11.4.json", "api-10.16.json")
 RTX = ("api-rtx-1.7.json",)
 # Names that no call of these would be right without: the check must have met them.
@@ -28,13 +34,19 @@ USED = {
     "IBuilderConfig.progress_monitor",
     "IBuilderConfig.set_memory_pool_limit",
     "ICudaEngine.create_execution_context",
+    "ICudaEngine.create_runtime_config",
+    "ICudaEngine.num_optimization_profiles",
     "ICudaEngine.get_tensor_profile_shape",
     "IExecutionContext.execute_async_v3",
     "IExecutionContext.infer_shapes",
     "IExecutionContext.set_input_shape",
+    "IExecutionContext.set_device_memory",
+    "IExecutionContext.set_optimization_profile_async",
     "IExecutionContext.set_tensor_address",
+    "IExecutionContext.update_device_memory_size_for_shapes",
     "ILogger.Severity",
     "IOptimizationProfile.set_shape",
+    "IRuntimeConfig.set_execution_context_allocation_strategy",
     "ITimingCache.serialize",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
     "OnnxParser.parse",
@@ -118,10 +130,13 @@ def test_the_package_keeps_the_name_that_the_check_knows() -> None:
         ),
         ("export/tensorrt/monitor.py", "phase_name: str, step: int)", "phase_name: str)"),
         ("export/tensorrt/build.py", "error.local_function_stack()", "error.function_stack()"),
-        ("runtime/backends/tensorrt.py", "context.execute_async_v3(", "context.execute_async_v2("),
-        ("runtime/backends/tensorrt.py", "context.set_input_shape(", "context.set_binding_shape("),
-        ("runtime/backends/tensorrt.py", "runtime.engine_host_code_allowed", "runtime.host_code_allowed"),
-        ("runtime/backends/tensorrt.py", "engine.get_tensor_profile_shape(", "engine.get_profile_shape("),
+        ("runtime/backends/lane.py", "context.execute_async_v3(", "context.execute_async_v2("),
+        ("runtime/backends/lane.py", "context.set_input_shape(", "context.set_binding_shape("),
+        ("runtime/backends/lane.py", "context.set_device_memory(", "context.set_memory("),
+        ("runtime/backends/engine.py", "runtime.engine_host_code_allowed", "runtime.host_code_allowed"),
+        ("runtime/backends/engine.py", "engine.get_tensor_profile_shape(", "engine.get_profile_shape("),
+        ("runtime/backends/engine.py", "Strategy.USER_MANAGED", "Strategy.OUR_MANAGED"),
+        ("runtime/backends/engine.py", "context.set_optimization_profile_async(", "context.set_profile_async("),
         ("ctxdeploy/core/engines.py", "trt.ILogger.Severity.ERROR", "trt.ILogger.Severity.ERRORS"),
     ],
 )

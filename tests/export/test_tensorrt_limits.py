@@ -11,8 +11,10 @@ import pytest
 from ctxdeploy.core.bundle import Extraction, ShapeRange
 from ctxdeploy.core.engines import Hardware
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.profiles import Profile, smallest
 from ctxdeploy.export.networks import Architecture, Edges, NetworkConfig, Refinement
 from ctxdeploy.export.tensorrt import EngineConfig
+from ctxdeploy.export.tensorrt.config import parse_aspects
 from ctxdeploy.export.tensorrt.limits import graph_problems, problems
 
 HOW = NetworkConfig(family="how", architecture=Architecture.RESNET18)
@@ -79,19 +81,77 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
         EngineConfig(**settings)
 
 
-def test_profiles_come_from_the_bundles_ranges() -> None:
+def test_the_first_profile_is_the_bundles_whole_range() -> None:
     shapes = ShapeRange(batch=(1, 64), height=(1, 1024), width=(1, 1024))
-    profile = EngineConfig().profile(shapes, 1024)
-    assert (profile.low, profile.typical, profile.high) == ((1, 1, 1, 3), (1, 768, 1024, 3), (8, 1024, 1024, 3))
-    profile = EngineConfig(typical=(4, 600, 800), max_batch=4).profile(shapes, 1024)
-    assert (profile.typical, profile.high) == ((4, 600, 800, 3), (4, 1024, 1024, 3))
-    assert EngineConfig().profile(ShapeRange(height=(900, 1024)), 1024).typical == (1, 900, 1024, 3)
+    whole = EngineConfig().profiles(shapes, 1024)[0]
+    assert (whole.low, whole.typical, whole.high) == ((1, 1, 1, 3), (8, 768, 1024, 3), (8, 1024, 1024, 3))
+    whole = EngineConfig(typical=(4, 600, 800), max_batch=4).profiles(shapes, 1024)[0]
+    assert (whole.typical, whole.high) == ((4, 600, 800, 3), (4, 1024, 1024, 3))
+    narrow = EngineConfig().profiles(ShapeRange(height=(900, 1024)), 1024)[0]
+    assert narrow.typical == (narrow.high[0], 900, 1024, 3)
     with pytest.raises(ConfigError, match=r"--typical: height 2000 is outside the engine's 1\.\.1024"):
-        EngineConfig(typical=(1, 2000, 800)).profile(shapes, 1024)
+        EngineConfig(typical=(1, 2000, 800)).profiles(shapes, 1024)
     with pytest.raises(ConfigError, match=r"--typical: batch 9 is outside the engine's 1\.\.8"):
-        EngineConfig(typical=(9, 600, 800)).profile(shapes, 1024)
+        EngineConfig(typical=(9, 600, 800)).profiles(shapes, 1024)
     with pytest.raises(ConfigError, match="target 'onnxruntime': give --target tensorrt or tensorrt-rtx"):
         EngineConfig().check("onnxruntime")
+
+
+def spans(profiles: tuple[Profile, ...]) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Return rows and columns of profiles, least, typical and largest."""
+    sides = [list(zip(p.low, p.typical, p.high, strict=True)) for p in profiles]
+    return [(side[1], side[2]) for side in sides]
+
+
+def test_each_aspect_has_a_profile_for_either_way_up() -> None:
+    shapes = ShapeRange(batch=(1, 4), height=(1, 1024), width=(1, 1024))
+    config = EngineConfig(aspects=((16, 9), (4, 3), (1, 1), (3, 2)), typical=(2, 700, 900))
+    fixed = (1024, 1024, 1024)
+    profiles = config.profiles(shapes, 1024)
+    assert spans(profiles)[1:] == [
+        ((513, 576, 582), fixed),
+        (fixed, (513, 576, 582)),
+        ((583, 683, 690), fixed),
+        (fixed, (583, 683, 690)),
+        ((691, 768, 776), fixed),
+        (fixed, (691, 768, 776)),
+        ((777, 1024, 1024), (777, 1024, 1024)),
+    ]
+    assert {(p.low[0], p.typical[0], p.high[0]) for p in profiles} == {(1, 2, 4)}
+    # What cameras and Pillow's rounding make of each aspect.
+    for height, width, number in (
+        (576, 1024, 1), (682, 1024, 3), (683, 1024, 3), (1024, 685, 4), (768, 1024, 5), (767, 1024, 5), (1024, 770, 6),
+        (1024, 1024, 7), (1024, 819, 7), (500, 1024, 0), (768, 1023, 0), (300, 400, 0),
+    ):  # fmt: skip
+        assert smallest(profiles, (2, height, width, 3)) == number, (height, width)
+    assert smallest(profiles, (5, 768, 1024, 3)) is None
+
+
+def test_buckets_keep_within_the_bundles_range() -> None:
+    assert EngineConfig(aspects=()).profiles(ShapeRange(), 1024)[1:] == ()
+    low = ShapeRange(height=(700, 1024), width=(1, 1024))
+    assert spans(EngineConfig().profiles(low, 1024))[1:] == [
+        ((1024, 1024, 1024), (513, 683, 690)),
+        ((700, 768, 776), (1024, 1024, 1024)),
+        ((1024, 1024, 1024), (691, 768, 776)),
+    ]
+    fixed = ShapeRange(height=(768, 768), width=(1024, 1024))
+    assert EngineConfig().profiles(fixed, 1024)[1:] == (), "the whole range is that bucket"
+    tiny = EngineConfig(aspects=((4, 3), (1, 1))).profiles(ShapeRange(height=(1, 8), width=(1, 8)), 8)
+    for profile in tiny:
+        assert all(a <= b <= c for a, b, c in zip(profile.low, profile.typical, profile.high, strict=True))
+
+
+@pytest.mark.parametrize("text", ["4:3:2", "4", "a:b", "", "4:3,"])
+def test_aspects_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a list of aspects such as 4:3,3:2, and not none"):
+        parse_aspects(text)
+
+
+def test_aspects_are_read_either_way_up() -> None:
+    assert parse_aspects("4:3,2:3") == ((4, 3), (3, 2)) and parse_aspects("none") == ()
+    with pytest.raises(ConfigError, match="--aspects: 4:0 is not"):
+        EngineConfig(aspects=parse_aspects("0:4"))
 
 
 def test_our_graph_has_no_problems(small_graph: Any) -> None:

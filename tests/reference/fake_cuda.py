@@ -1,7 +1,8 @@
+# ruff: noqa: N801, N802, N803, N815
 """A stand-in for ``cuda.bindings.runtime`` whose streams run late, and in an order that a seed decides.
 
-What is put on a stream waits until something asks for it: ``cudaStreamSynchronize``, ``cudaEventSynchronize``, or one step
-for each ``cudaEventQuery``. Of the streams whose next piece may run, one is drawn. Copies read and write when they run,
+What is put on a stream waits until something asks for it: ``cudaStreamSynchronize``, ``cudaEventSynchronize``, or for
+a step ``cudaEventQuery``. Of the streams whose next piece may run, one is drawn. Copies read and write when they run,
 not when they are asked for; memory begins as poison, and so does the place of a download until it has come. So a wait
 that is missing, or a buffer that is used again too early, gives wrong numbers, and the same ones for a seed every time.
 
@@ -22,7 +23,7 @@ POISON = 0xA5
 _NEVER_FAIL = ("cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaEventDestroy")
 
 
-class cudaError_t(enum.Enum):  # noqa: N801
+class cudaError_t(enum.Enum):
     cudaSuccess = 0
     cudaErrorMemoryAllocation = 2
     cudaErrorInvalidDevice = 101
@@ -33,12 +34,12 @@ class cudaError_t(enum.Enum):  # noqa: N801
     cudaErrorStreamCaptureInvalidated = 901
 
 
-class cudaMemcpyKind(enum.Enum):  # noqa: N801
+class cudaMemcpyKind(enum.Enum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
 
 
-class cudaStreamCaptureMode(enum.Enum):  # noqa: N801
+class cudaStreamCaptureMode(enum.Enum):
     cudaStreamCaptureModeGlobal = 0
     cudaStreamCaptureModeThreadLocal = 1
     cudaStreamCaptureModeRelaxed = 2
@@ -211,30 +212,30 @@ class Machine:
         return call
 
     def _memory_functions(self):
-        def cudaFree(devPtr):  # noqa: N802, N803
+        def cudaFree(devPtr):
             self.finish(lambda: not any(s.waiting for s in self.streams.values()))  # the real one waits for the GPU
             self._free(self.device, devPtr)
             return ()
 
-        def cudaFreeHost(ptr):  # noqa: N802
+        def cudaFreeHost(ptr):
             self._free(self.host, ptr)
             return ()
 
-        def cudaMalloc(size):  # noqa: N802
+        def cudaMalloc(size):
             return self._allocate(self.device, size)
 
-        def cudaHostAlloc(size, flags):  # noqa: N802
+        def cudaHostAlloc(size, flags):
             return self._allocate(self.host, size)
 
-        def cudaMemcpyAsync(dst, src, count, kind, stream):  # noqa: N802
+        def cudaMemcpyAsync(dst, src, count, kind, stream):
             self._copy(dst, count, src, count, count, 1, kind, stream)
             return ()
 
-        def cudaMemcpy2DAsync(dst, dpitch, src, spitch, width, height, kind, stream):  # noqa: N802
+        def cudaMemcpy2DAsync(dst, dpitch, src, spitch, width, height, kind, stream):
             self._copy(dst, dpitch, src, spitch, width, height, kind, stream)
             return ()
 
-        def cudaSetDevice(device):  # noqa: N802
+        def cudaSetDevice(device):
             if not 0 <= device < self.devices:
                 return cudaError_t.cudaErrorInvalidDevice
             self._of_thread.device = device
@@ -256,19 +257,19 @@ class Machine:
         return cudaError_t.cudaSuccess, self._handles
 
     def _stream_functions(self):
-        def cudaStreamCreateWithFlags(flags):  # noqa: N802
+        def cudaStreamCreateWithFlags(flags):
             return self._new(self.streams, Stream(self.current))
 
-        def cudaStreamDestroy(stream):  # noqa: N802
+        def cudaStreamDestroy(stream):
             assert not self.streams[int(stream)].waiting, "a stream is destroyed that has work"
             del self.streams[int(stream)]
             return ()
 
-        def cudaStreamSynchronize(stream):  # noqa: N802
+        def cudaStreamSynchronize(stream):
             self.finish(lambda: not self.streams[int(stream)].waiting)
             return ()
 
-        def cudaStreamWaitEvent(stream, event, flags):  # noqa: N802
+        def cudaStreamWaitEvent(stream, event, flags):
             waited = self.events[int(event)]
             wanted = waited.recorded  # of an event that was never recorded: nothing
             self.enqueue(stream, lambda: None, lambda: waited.come >= wanted)
@@ -282,14 +283,14 @@ class Machine:
         }
 
     def _event_functions(self):
-        def cudaEventCreateWithFlags(flags):  # noqa: N802
+        def cudaEventCreateWithFlags(flags):
             return self._new(self.events, Event())
 
-        def cudaEventDestroy(event):  # noqa: N802
+        def cudaEventDestroy(event):
             del self.events[int(event)]
             return ()
 
-        def cudaEventRecord(event, stream):  # noqa: N802
+        def cudaEventRecord(event, stream):
             recorded = self.events[int(event)]
             recorded.recorded += 1
             number = recorded.recorded
@@ -300,12 +301,12 @@ class Machine:
             self.enqueue(stream, come)
             return ()
 
-        def cudaEventQuery(event):  # noqa: N802
+        def cudaEventQuery(event):
             queried = self.events[int(event)]
             self.step()
             return cudaError_t.cudaSuccess if queried.come >= queried.recorded else cudaError_t.cudaErrorNotReady
 
-        def cudaEventSynchronize(event):  # noqa: N802
+        def cudaEventSynchronize(event):
             queried = self.events[int(event)]
             self.finish(lambda: queried.come >= queried.recorded)
             return ()
@@ -319,33 +320,33 @@ class Machine:
         }
 
     def _graph_functions(self):
-        def cudaStreamBeginCapture(stream, mode):  # noqa: N802
+        def cudaStreamBeginCapture(stream, mode):
             assert mode is not cudaStreamCaptureMode.cudaStreamCaptureModeGlobal, "other threads would be stopped"
             self._capturing[threading.get_ident()] = int(stream)
             self.streams[int(stream)].captured = deque()
             return ()
 
-        def cudaStreamEndCapture(stream):  # noqa: N802
+        def cudaStreamEndCapture(stream):
             captured, self.streams[int(stream)].captured = self.streams[int(stream)].captured, None
             del self._capturing[threading.get_ident()]
             if captured == "invalid" or self.refuse_capture:
                 return cudaError_t.cudaErrorStreamCaptureInvalidated, None
             return self._new(self.graphs, list(captured))
 
-        def cudaGraphInstantiate(graph, flags):  # noqa: N802
+        def cudaGraphInstantiate(graph, flags):
             return self._new(self.launchable, self.graphs[int(graph)])
 
-        def cudaGraphLaunch(graphExec, stream):  # noqa: N802, N803
+        def cudaGraphLaunch(graphExec, stream):
             self.launches += 1
             for may_run, run in self.launchable[int(graphExec)]:
                 self.enqueue(stream, run, may_run)
             return ()
 
-        def cudaGraphExecDestroy(graphExec):  # noqa: N802, N803
+        def cudaGraphExecDestroy(graphExec):
             del self.launchable[int(graphExec)]
             return ()
 
-        def cudaGraphDestroy(graph):  # noqa: N802
+        def cudaGraphDestroy(graph):
             del self.graphs[int(graph)]
             return ()
 

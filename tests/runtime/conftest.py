@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import ctxdeploy.core.bundle
 from ctxdeploy.core.bundle import Artefact, Bundle, Extraction, ShapeRange
+from ctxdeploy.core.engines import EngineKey
 from ctxdeploy.core.types import Preprocessing
 
 STRIDE, DIM, TOP_K = 4, 8, 40
@@ -150,5 +152,39 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         data = model if model is not None else tiny_model(top_k, nan, blurs).SerializeToString()
         folder = tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
         return write_bundle(folder, data, Preprocessing(image_size=image_size), shapes or ShapeRange(), top_k)
+
+    return make
+
+
+ENGINE_KEY = EngineKey(target="tensorrt", version="11.4.0.1", gpu="NVIDIA H200", capabilities=("9.0",))
+
+
+@pytest.fixture
+def fake_tensorrt(load_reference: Any, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return a stand-in for TensorRT, CUDA and the driver, in place of the real ones."""
+    module: ModuleType = load_reference("trt/fake_tensorrt")
+    module.install(monkeypatch, module)
+    return module
+
+
+@pytest.fixture
+def with_engine(make_bundle: Callable[..., Bundle], fake_tensorrt: ModuleType) -> Callable[..., Bundle]:
+    """Return a function that makes a bundle with an "engine" of the stand-in."""
+
+    def make(plan: bytes | None = None, key: EngineKey = ENGINE_KEY, plugins: dict[str, str] | None = None) -> Bundle:
+        bundle = make_bundle()
+        data = fake_tensorrt.plan((1, 1, 1, 3), (4, 64, 64, 3), TOP_K, DIM) if plan is None else plan
+        (bundle.path / "engine.plan").write_bytes(data)
+        engine = Artefact(
+            file="engine.plan",
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            format="engine",
+            precision="fp32",
+            target=key.target,
+            details={"key": {**key.metadata(), **({"plugins": plugins} if plugins else {})}},
+        )
+        replace(bundle, artefacts=(*bundle.artefacts, engine)).write_manifest()
+        return ctxdeploy.core.bundle.open(bundle.path)
 
     return make

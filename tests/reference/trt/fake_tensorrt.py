@@ -1,20 +1,33 @@
-# ruff: noqa: A002, N801, N803, N815, PTH123, RUF012
-"""A stand-in for ``tensorrt``, ``cuda.bindings.runtime`` and ``cuda.bindings.driver`` where there is no GPU.
+# ruff: noqa: A002, N802, PTH123, RUF012
+"""A stand-in for ``tensorrt`` and ``cuda.bindings.driver`` where there is no GPU, on the CUDA of ``fake_cuda``.
 
 It computes no network: an "engine" is JSON, and running it reads the input from "device" memory and writes numbers that
-follow from it. What it is for is the control flow around the real package: shapes, buffers, keys, failures. Its names
+follow from it. What it is for is the control flow around the real package: shapes, buffers, keys, failures, and what is
+under way at the same time. A run is two pieces on its stream, with the input in the context's scratch memory between
+them: contexts that share scratch on two streams, or one that is changed while it runs, give wrong numbers. Its names
 and signatures are those of the real one; a test compares them with the recorded API.
 """
 
-import ctypes
 import enum
+import importlib.util
 import json
+import pathlib
 import sys
-from types import ModuleType
 
 import numpy as np
 
 __version__ = "11.4.0.1"
+
+
+def _load_cuda():
+    path = pathlib.Path(__file__).parents[1] / "fake_cuda.py"
+    spec = importlib.util.spec_from_file_location("fake_cuda", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MACHINE = _load_cuda().Machine()
 
 
 class ILogger:
@@ -72,7 +85,7 @@ class IOptimizationProfile:
 
 
 class IBuilderConfig:
-    """Flags, one profile, a timing cache that says for which machine it is."""
+    """Flags, profiles, a timing cache that says for which machine it is."""
 
     machine = b"timings of NVIDIA H200:"
 
@@ -80,6 +93,7 @@ class IBuilderConfig:
         self.set, self.limits, self.cache = {BuilderFlag.TF32}, {}, ITimingCache(self.machine)
         self.builder_optimization_level, self.progress_monitor, self.plugins_to_serialize = 3, None, []
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
+        self.profiles = []
 
     def set_flag(self, flag):
         self.set.add(flag)
@@ -91,8 +105,11 @@ class IBuilderConfig:
         self.limits[pool.name] = pool_size
 
     def add_optimization_profile(self, profile):
-        self.profile = profile
-        return 0
+        low, typical, high = profile.shapes["image"]
+        if not all(a <= b <= c for a, b, c in zip(low, typical, high, strict=True)):
+            return -1
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
 
     def create_timing_cache(self, serialized_timing_cache):
         if serialized_timing_cache and not serialized_timing_cache.startswith(b"timings"):
@@ -180,10 +197,11 @@ class Builder:
                 return None
         config.progress_monitor.phase_finish("Building engine")
         config.cache.data += b" one layer"
-        low, typical, high = config.profile.shapes["image"]
+        (low, typical, high), *more = (profile.shapes["image"] for profile in config.profiles)
         return plan(
             low,
             high,
+            more=more,
             typical=typical,
             flags=sorted(f.name for f in config.set),
             limits=config.limits,
@@ -202,9 +220,17 @@ def nodes(model):
     return [[n.op_type, n.domain, sorted(a.name for a in n.attribute)] for n in found if n.domain]
 
 
-def plan(low, high, top_k=40, dim=8, **facts):
-    """Return the bytes of an "engine"."""
-    shapes = {"low": list(low), "high": list(high), "top_k": top_k, "dim": dim}
+def plan(low, high, top_k=40, dim=8, more=(), rows=None, **facts):
+    """Return the bytes of an "engine".
+
+    Args:
+        low, high: of its first profile.
+        top_k, dim: of its outputs.
+        more: low, typical and high of further profiles.
+        rows: of each photo, the others are padding; a photo of mean brightness b has min(b, rows).
+    """
+    profiles = [[list(low), list(low), list(high)], *([list(shape) for shape in profile] for profile in more)]
+    shapes = {"profiles": profiles, "top_k": top_k, "dim": dim, "rows": rows}
     return json.dumps({"engine": shapes, **facts}).encode()
 
 
@@ -217,10 +243,23 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine):
         try:
-            return ICudaEngine(json.loads(serialized_engine)["engine"], self)
+            return ICudaEngine(json.loads(bytes(serialized_engine))["engine"], self)
         except (ValueError, KeyError):
             self.logger.log(ILogger.Severity.ERROR, "Serialization assertion\n   magicTag failed")
             return None
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+class IRuntimeConfig:
+    strategy = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(self, strategy=ExecutionContextAllocationStrategy.STATIC):
+        self.strategy = strategy
 
 
 class ICudaEngine:
@@ -228,11 +267,15 @@ class ICudaEngine:
     context_fails = False
 
     def __init__(self, facts, runtime):
-        self.facts, self.runtime = facts, runtime
+        self.facts, self.runtime, self.configs = facts, runtime, []
 
     @property
     def num_io_tensors(self):
         return len(self.names)
+
+    @property
+    def num_optimization_profiles(self):
+        return len(self.facts["profiles"])
 
     def get_tensor_name(self, index):
         return self.names[index]
@@ -241,13 +284,23 @@ class ICudaEngine:
         return DataType.UINT8 if name == "image" else DataType.FLOAT
 
     def get_tensor_profile_shape(self, name, profile_index):
-        return [self.facts["low"], self.facts["low"], self.facts["high"]]
+        return self.facts["profiles"][profile_index]
 
-    def create_execution_context(self):
+    def create_runtime_config(self):
+        return IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config=None):
         if self.context_fails:
             self.runtime.logger.log(ILogger.Severity.ERROR, "CUDA out of memory")
             return None
+        assert runtime_config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        self.configs.append(runtime_config)
         return IExecutionContext(self)
+
+
+# Profile, shape and number of the context of every run that was put on a stream; those of a graph when it was captured.
+RAN = []
+CONTEXTS = []
 
 
 class IExecutionContext:
@@ -256,12 +309,27 @@ class IExecutionContext:
 
     def __init__(self, engine):
         self.engine, self.shape, self.addresses = engine, (-1, -1, -1, 3), {}
+        self.profile, self.scratch, self.version, self.settled = 0, (0, 0), 0, False
+        CONTEXTS.append(self)
+        self.number = len(CONTEXTS)
+
+    def _change(self):
+        """Count what is set: what still runs gives NaN, and nothing can be captured before the next run."""
+        self.version, self.settled = self.version + 1, False
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        self._change()
+        if not 0 <= profile_index < self.engine.num_optimization_profiles:
+            return False
+        self.profile, self.shape = profile_index, (-1, -1, -1, 3)
+        return True
 
     def set_input_shape(self, name, shape):
-        low, high = self.engine.facts["low"], self.engine.facts["high"]
+        low, _, high = self.engine.facts["profiles"][self.profile]
         if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
             return False
-        self.shape = tuple(shape)
+        self._change()
+        self.shape, self.scratch = tuple(shape), (0, 0)
         return True
 
     def infer_shapes(self):
@@ -272,7 +340,15 @@ class IExecutionContext:
         tails = {"descriptors": (k, d), "attention": (k,), "positions": (k, 2), "scales": (k,)}
         return self.shape if name == "image" else (self.shape[0], *tails[name])
 
+    def update_device_memory_size_for_shapes(self):
+        return int(np.prod(self.shape))
+
+    def set_device_memory(self, memory, size):
+        self._change()
+        self.scratch = (memory, size)
+
     def set_tensor_address(self, name, memory):
+        self._change()
         self.addresses[name] = memory
         return True
 
@@ -281,30 +357,49 @@ class IExecutionContext:
         if self.fails:
             self.engine.runtime.logger.log(ILogger.Severity.ERROR, self.fails)
             return False
-        if self.hook:
-            self.hook()
-        images = at(self.addresses["image"], self.shape, np.uint8)
-        for name, value in answers(images, self.engine.facts["top_k"], self.engine.facts["dim"]).items():
-            at(self.addresses[name], value.shape, np.float32)[:] = value
+        if MACHINE.is_capturing(stream_handle) and not self.settled:
+            self.engine.runtime.logger.log(ILogger.Severity.ERROR, "a shape was set and not run: nothing to capture")
+            return False
+        self.settled = True
+        RAN.append((self.profile, self.shape, self.number))
+        shape, addresses, scratch, version = self.shape, dict(self.addresses), self.scratch, self.version
+        facts, count = self.engine.facts, int(np.prod(self.shape))
+        assert count <= scratch[1], "the scratch memory is too small"
+
+        def begin():
+            if self.hook:
+                self.hook()
+            MACHINE.view(scratch[0], count)[:] = MACHINE.view(addresses["image"], count)
+
+        def end():
+            images = MACHINE.view(scratch[0], count).reshape(shape)
+            for name, value in answers(images, facts["top_k"], facts["dim"], facts["rows"]).items():
+                if self.version != version:
+                    value = np.full_like(value, np.nan)
+                place = MACHINE.view(addresses[name], value.nbytes)
+                place[:] = np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
+
+        MACHINE.enqueue(stream_handle, begin)
+        MACHINE.enqueue(stream_handle, end)
         return True
 
 
-def answers(images, top_k, dim):
-    """Return what an "engine" computes: numbers that depend on every byte of each photo."""
+def answers(images, top_k, dim, rows=None):
+    """Return what an "engine" computes: numbers that depend on every byte of each photo; NaN in padding."""
     weights = np.arange(images[0].size).reshape(images.shape[1:]) % 251
     sums = (images * weights).sum(axis=(1, 2, 3)).astype(np.float32)
     rank = np.arange(top_k, dtype=np.float32)
     vectors = sums[:, None, None] + rank[None, :, None] + np.arange(dim, dtype=np.float32)
     attention = np.broadcast_to(1 / (rank + 1), (len(images), top_k))
     positions = np.broadcast_to(np.stack([rank, rank + 0.5], axis=1), (len(images), top_k, 2))
-    return {"descriptors": vectors, "attention": attention, "positions": positions, "scales": np.ones_like(attention)}
-
-
-def at(address, shape, dtype):
-    """Return the "device" memory at an address, which must have been allocated and hold that much."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    assert len(DEVICE[address]) >= count
-    return np.frombuffer(DEVICE[address], dtype, int(np.prod(shape))).reshape(shape)
+    found = {"descriptors": vectors, "attention": attention, "positions": positions, "scales": np.ones_like(attention)}
+    if rows is None:
+        return found
+    padding = rank >= np.minimum(images.mean(axis=(1, 2, 3)).astype(int), rows)[:, None]
+    for name, value in found.items():
+        found[name] = value = value.copy()
+        value[padding] = 0 if name == "attention" else np.nan
+    return found
 
 
 class IPluginCreatorV3One:
@@ -334,99 +429,43 @@ def get_plugin_registry():
     return REGISTRY
 
 
-# ---- cuda.bindings
-DEVICE, HOST, STREAMS = {}, {}, set()
+# ---- the driver
 
 
-class cudaError_t(enum.Enum):
-    cudaSuccess = 0
-    cudaErrorMemoryAllocation = 2
+class Driver:
+    """The library of the driver, with the functions that are asked which GPUs there are; all are alike."""
+
+    def __init__(self, name="NVIDIA H200", capability=(9, 0), count=1, status=0):
+        self.name, self.capability, self.count, self.status = name, capability, count, status
+
+    def cuInit(self, flags):
+        return self.status
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = self.count
+        return 0
+
+    def cuDeviceGet(self, device, ordinal):
+        device._obj.value = ordinal
+        return 0
+
+    def cuDeviceGetName(self, name, length, device):
+        name.value = self.name.encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size, device):
+        size._obj.value = 141 << 30
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = self.capability[attribute - 75]
+        return 0
 
 
-class cudaMemcpyKind(enum.Enum):
-    cudaMemcpyHostToDevice = 1
-    cudaMemcpyDeviceToHost = 2
-
-
-LIMIT = [1 << 40]
-
-
-def _allocate(store, count):
-    if count > LIMIT[0]:
-        return cudaError_t.cudaErrorMemoryAllocation, None
-    memory = ctypes.create_string_buffer(count)
-    store[ctypes.addressof(memory)] = memory
-    return cudaError_t.cudaSuccess, ctypes.addressof(memory)
-
-
-def _free(store, address):
-    del store[address]
-    return (cudaError_t.cudaSuccess,)
-
-
-def _copy(dst, src, count, kind, stream):
-    device = dst if kind is cudaMemcpyKind.cudaMemcpyHostToDevice else src
-    assert len(DEVICE[device]) >= count and stream != 0
-    ctypes.memmove(dst, src, count)
-    return (cudaError_t.cudaSuccess,)
-
-
-def _make_stream(flags):
-    STREAMS.add(11 + len(STREAMS))
-    return cudaError_t.cudaSuccess, max(STREAMS)
-
-
-def _end_stream(stream):
-    STREAMS.remove(stream)
-    return (cudaError_t.cudaSuccess,)
-
-
-def cuda_runtime():
-    """Return a module with the functions that the backend calls, over memory of this machine."""
-    module = ModuleType("cuda.bindings.runtime")
-    module.cudaError_t, module.cudaMemcpyKind = cudaError_t, cudaMemcpyKind
-    module.cudaMalloc = lambda size: _allocate(DEVICE, size)
-    module.cudaFree = lambda devPtr: _free(DEVICE, devPtr)
-    module.cudaHostAlloc = lambda size, flags: _allocate(HOST, size)
-    module.cudaFreeHost = lambda ptr: _free(HOST, ptr)
-    module.cudaMemcpyAsync = _copy
-    module.cudaStreamCreateWithFlags = _make_stream
-    module.cudaStreamDestroy = _end_stream
-    module.cudaStreamSynchronize = lambda stream: (cudaError_t.cudaSuccess,)
-    return module
-
-
-class CUresult(enum.IntEnum):
-    CUDA_SUCCESS = 0
-    CUDA_ERROR_NO_DEVICE = 100
-
-
-class CUdevice_attribute(enum.IntEnum):
-    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
-    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
-
-
-def cuda_driver(name="NVIDIA H200", capability=(9, 0), count=1, status=0, missing=False):
-    """Return a module with the functions that are asked which GPU there is."""
-
-    def begin(flags):
-        if missing:
-            raise RuntimeError("Failed to dlopen libcuda.so.1")
-        return (CUresult(status),)
-
-    module = ModuleType("cuda.bindings.driver")
-    module.CUresult, module.CUdevice_attribute = CUresult, CUdevice_attribute
-    module.cuInit = begin
-    module.cuDeviceGetCount = lambda: (CUresult.CUDA_SUCCESS, count)
-    module.cuDeviceGet = lambda number: (CUresult.CUDA_SUCCESS, number)
-    module.cuDeviceGetName = lambda length, device: (CUresult.CUDA_SUCCESS, name.encode().ljust(length, b"\0"))
-    module.cuDeviceGetAttribute = lambda number, device: (CUresult.CUDA_SUCCESS, capability[number - 75])
-    return module
-
-
-def install(monkeypatch, this_module, **gpu):
+def install(monkeypatch, this_module, *, missing=False, **gpu):
     """Put the stand-ins in place of the real packages and of the driver for one test."""
     monkeypatch.setitem(sys.modules, "tensorrt", this_module)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda_runtime())
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda_driver(**gpu))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", MACHINE.module())
+    monkeypatch.setattr("ctxdeploy.core.device._driver", lambda: None if missing else Driver(**gpu))
     monkeypatch.setattr(this_module, "REGISTRY", IPluginRegistry())
+    MACHINE.devices = gpu.get("count", 1)
