@@ -55,8 +55,8 @@ class TensorRtBackend(Backend):
         self._cuda.use()
         self._engine = Engine(package, bundle.file(artefact), key, self.outputs, graphs=config.cuda_graphs)
         self._lanes = [Lane(self._cuda, self._engine) for _ in range(LANES)]
+        self._by_age = list(self._lanes)
         self._slots = [Slot(self._cuda, number, self.outputs) for number in range(SLOTS)]
-        self._begun = 0
         weakref.finalize(self, _release, self._cuda, self._lanes, self._slots)
         self.device = f"GPU: {gpu.label}"
         self.precision = artefact.precision
@@ -73,8 +73,7 @@ class TensorRtBackend(Backend):
             raise BackendError(f"{SLOTS} runs are under way, and no more can be: take their results first")
         # After Ctrl-C a run may have been left before its end.
         self._cuda.finish(slot.fetched, check)
-        lane = self._lanes[self._begun % LANES]
-        self._begun += 1
+        lane = self._next_lane()
         slot.is_free = False
         try:
             self._put(photos, shape, slot, lane, check)
@@ -85,6 +84,13 @@ class TensorRtBackend(Backend):
             slot.is_free = True
             raise
         return _UnderWay(self._cuda, slot, check)
+
+    def _next_lane(self) -> Lane:
+        """Return the first lane that computes nothing, else the one that was given work longest ago."""
+        lane = next((lane for lane in self._lanes if self._cuda.is_done(lane.done)), self._by_age[0])
+        self._by_age.remove(lane)
+        self._by_age.append(lane)
+        return lane
 
     def _put(
         self, photos: Sequence[NDArray[np.uint8]], shape: Shape, slot: Slot, lane: Lane, check: Callable[[], None]

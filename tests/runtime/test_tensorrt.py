@@ -64,27 +64,40 @@ def test_photos_that_do_not_lie_in_one_piece_are_copied_right(
     )
 
 
+def run_together(backend: Any, height: int, width: int, batch: int = 1) -> list[Any]:
+    """Run as many batches at once as may be, so that all slots and lanes are used."""
+    runs = [backend.start(images(batch, height, width, seed)) for seed in range(SLOTS)]
+    return [run.result() for run in runs]
+
+
 def test_buffers_stay_grow_and_are_given_back(with_engine: Callable[..., Bundle], fake: ModuleType) -> None:
     backend = open_backend(with_engine(), CONFIG)
-    for seed in range(2 * LANES * SLOTS):
-        backend.run(images(1, 48, 64, seed))
-    first = backend.run(images(1, 48, 64))
+    first, *_ = run_together(backend, 48, 64)
     kept = first.descriptors.copy()
     addresses = set(fake.MACHINE.device)
     # Input and outputs of each slot, the scratch memory of each lane.
     assert len(addresses) == 5 * SLOTS + LANES and len(fake.MACHINE.host) == 5 * SLOTS
     assert held(fake)[2:4] == (SLOTS + LANES, 2 * SLOTS + LANES)
-    for seed in range(LANES * SLOTS):
-        backend.run(images(1, 32, 64, seed))
+    for _ in range(5):
+        run_together(backend, 32, 64)
     assert set(fake.MACHINE.device) == addresses, "a smaller input takes the same memory"
     np.testing.assert_array_equal(first.descriptors, kept)
-    for seed in range(LANES * SLOTS):
-        backend.run(images(4, 64, 64, seed))
+    run_together(backend, 64, 64, 4)
+    run_together(backend, 64, 64, 4)
     assert held(fake)[:2] == (5 * SLOTS + LANES, 5 * SLOTS)
     assert max(len(memory) for memory in fake.MACHINE.device.values()) == 4 * 64 * 64 * 3
     del backend
     gc.collect()
     assert not any(held(fake))
+
+
+def test_who_asks_for_one_batch_at_a_time_takes_one_slot_and_one_lane(
+    with_engine: Callable[..., Bundle], fake: ModuleType
+) -> None:
+    backend = open_backend(with_engine(), CONFIG)
+    for seed in range(5):
+        backend.run(images(1, 48, 64, seed))
+    assert held(fake)[:2] == (5 + 1, 5) and len(fake.MACHINE.launchable) == 1
 
 
 def test_a_shape_outside_the_engine_is_refused_with_its_range(with_engine: Callable[..., Bundle]) -> None:

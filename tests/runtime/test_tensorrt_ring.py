@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -62,7 +63,7 @@ def check(fake: ModuleType, run: Run, photos: Photos, rows: int | None = None) -
         assert not found[:, most:].any(), "what did not come back is zeros"
 
 
-def stream(fake: ModuleType, backend: Backend, seed: int, count: int = 40, rows: int | None = None) -> None:
+def stream(fake: ModuleType, backend: Backend, seed: int, count: int = 80, rows: int | None = None) -> None:
     """Run batches with as many under way as may be; the photos are spoiled as soon as they were taken."""
     under_way: deque[tuple[Run, Photos]] = deque()
     try:
@@ -77,7 +78,8 @@ def stream(fake: ModuleType, backend: Backend, seed: int, count: int = 40, rows:
             check(fake, *under_way.popleft(), rows)
     finally:
         for run, _ in under_way:
-            run.close()
+            with suppress(KeyboardInterrupt):  # a second one
+                run.close()
 
 
 @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "no graphs"])
@@ -87,7 +89,7 @@ def test_batches_under_way_at_once_do_not_disturb_each_other(
 ) -> None:
     backend = opened(seed, more=BUCKETS, cuda_graphs=graphs)
     assert backend.in_flight == SLOTS == 3
-    stream(fake_tensorrt, backend, seed, 80)
+    stream(fake_tensorrt, backend, seed)
     assert (fake_tensorrt.MACHINE.launches > 0) is graphs
 
 
@@ -228,7 +230,7 @@ def test_a_mistake_is_seen(
     for seed in SEEDS:
         backend = opened(seed, more=BUCKETS)
         try:
-            stream(fake_tensorrt, backend, seed, 80)
+            stream(fake_tensorrt, backend, seed)
         except (AssertionError, CtxdeployError):
             return
     pytest.fail("nothing was seen of it")
@@ -269,10 +271,8 @@ def test_a_shape_is_captured_when_it_comes_again_and_launched_from_then_on(
     opened: Open, fake_tensorrt: ModuleType
 ) -> None:
     backend = opened()
-    # Three slots and two lanes are six pairs; slots are taken in order here, each as soon as it is free.
-    pairs = 2
-    assert launched(fake_tensorrt, backend, [(48, 64)], 2 * pairs) == 0
-    assert len(fake_tensorrt.MACHINE.launchable) == pairs
+    assert launched(fake_tensorrt, backend, [(48, 64)], 2) == 0
+    assert len(fake_tensorrt.MACHINE.launchable) == 1
     assert launched(fake_tensorrt, backend, [(48, 64)], 10) == 10
     contexts = len(fake_tensorrt.CONTEXTS)
     assert launched(fake_tensorrt, backend, [(48, 64)], 10) == 10
@@ -281,10 +281,10 @@ def test_a_shape_is_captured_when_it_comes_again_and_launched_from_then_on(
 
 def test_a_graph_is_captured_again_when_memory_moves(opened: Open, fake_tensorrt: ModuleType) -> None:
     backend = opened()
-    launched(fake_tensorrt, backend, [(8, 8)], 6)
+    launched(fake_tensorrt, backend, [(8, 8)], 2)
     assert launched(fake_tensorrt, backend, [(8, 8)], 4) == 4
-    launched(fake_tensorrt, backend, [(64, 64)], 2)  # buffers and scratch memory grow
-    assert launched(fake_tensorrt, backend, [(8, 8)], 2) == 0
+    launched(fake_tensorrt, backend, [(64, 64)], 1)  # buffers and scratch memory grow
+    assert launched(fake_tensorrt, backend, [(8, 8)], 1) == 0
     assert launched(fake_tensorrt, backend, [(8, 8)], 4) == 4
 
 
@@ -294,14 +294,13 @@ def test_few_graphs_are_kept_those_used_last(
     made = Lane.__init__
     monkeypatch.setattr(Lane, "__init__", lambda self, cuda, engine: made(self, cuda, engine, 2))
     backend = opened()
-    launched(fake_tensorrt, backend, [(64, 64)], 2)
-    launched(fake_tensorrt, backend, [(8, 8), (8, 8), (9, 9), (9, 9)], 4)
-    assert len(fake_tensorrt.MACHINE.launchable) == 4
-    assert launched(fake_tensorrt, backend, [(9, 9), (9, 9)], 1) == 2
-    launched(fake_tensorrt, backend, [(10, 10), (10, 10)], 3)
-    assert len(fake_tensorrt.MACHINE.launchable) == len(fake_tensorrt.MACHINE.graphs) + 4 == 4
-    assert launched(fake_tensorrt, backend, [(9, 9), (9, 9)], 1) == 2, "it was used after (8, 8)"
-    assert launched(fake_tensorrt, backend, [(8, 8), (8, 8)], 1) == 0
+    launched(fake_tensorrt, backend, [(64, 64)], 1)
+    launched(fake_tensorrt, backend, [(9, 9), (8, 8)], 2)
+    assert launched(fake_tensorrt, backend, [(9, 9)], 1) == 1
+    launched(fake_tensorrt, backend, [(10, 10)], 2)
+    assert (len(fake_tensorrt.MACHINE.launchable), len(fake_tensorrt.MACHINE.graphs)) == (2, 0)
+    assert launched(fake_tensorrt, backend, [(9, 9)], 1) == 1, "it was used after (8, 8)"
+    assert launched(fake_tensorrt, backend, [(8, 8)], 1) == 0
 
 
 def test_an_engine_that_cannot_be_captured_goes_on_without(opened: Open, fake_tensorrt: ModuleType) -> None:
@@ -342,7 +341,7 @@ def test_tensorrt_rtx_captures_by_itself_and_compiles_once(
         backend: Any = open_backend(with_engine(plan, key), BackendConfig(name="tensorrt-rtx", cuda_graphs=graphs))
         stream(fake_tensorrt, backend, 5)
         configs = backend._engine._engine.configs
-        assert len(configs) >= 6 and len(set(map(id, configs))) == 1, "all contexts have one cache of kernels"
+        assert len(configs) > 3 and len(set(map(id, configs))) == 1, "all contexts have one cache of kernels"
         assert configs[0].cuda_graph_strategy.name == strategy and configs[0].cache is not None
     assert fake_tensorrt.MACHINE.launches == 0
 
@@ -384,7 +383,8 @@ class Interrupting:
     """Stands for ``time.sleep`` of a wait, and is interrupted the n-th time."""
 
     def __init__(self, *when: int) -> None:
-        self.when, self.count = when, 0
+        self.when: tuple[int, ...] = when
+        self.count = 0
 
     def __call__(self, seconds: float) -> None:
         self.count += 1
@@ -402,10 +402,7 @@ def test_ctrl_c_leaves_a_sound_backend(
     monkeypatch.setattr("ctxdeploy.runtime.backends.cuda.time.sleep", interrupting)
     with pytest.raises(KeyboardInterrupt):
         stream(fake_tensorrt, backend, seed)
-    for _ in when[1:]:
-        if interrupting.count < max(when):
-            with pytest.raises(KeyboardInterrupt):
-                stream(fake_tensorrt, backend, seed)
+    interrupting.when = ()
     stream(fake_tensorrt, backend, seed + 1)
 
 
