@@ -8,7 +8,7 @@ from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, ParityError
 from ctxdeploy.core.files import file_sha256, move, write_json
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import ENGINE_TARGETS, OPENVINO
+from ctxdeploy.core.targets import ENGINE_TARGETS, OPENVINO, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.int8.calibration import Int8Config
 from ctxdeploy.export.parity.parity import Image
@@ -17,16 +17,19 @@ from ctxdeploy.export.parity.verify import measure
 from ctxdeploy.export.preflight import Job
 
 REJECTED = ".rejected"
+# What is fitted to photos.
+EIGHT_BITS = (Precision.INT8, Precision.FP8)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantising:
-    """How int8 is made.
+    """How int8 and fp8 are made.
 
     Attributes:
-        photos: that it is fitted to, H×W×3 uint8 by name.
+        photos: that they are fitted to, H×W×3 uint8 by name.
         config: of ranges and of the search.
-        targets: runtimes whose figures decide which convolutions stay fp32: those that the one file is for.
+        targets: runtimes whose figures decide which convolutions stay fp32, those of them that have the precision: what
+            the one file of it is for.
     """
 
     photos: Mapping[str, Image]
@@ -42,7 +45,7 @@ class BundleBuilder:
         bundle: with the artefacts that passed so far.
         proto: the fp32 graph, an ``onnx.ModelProto``.
         parity_run: what everything is measured against.
-        quantising: how int8 is made; None where it is not.
+        quantising: how int8 and fp8 are made; None where neither is.
         display: told of each step.
         hinted: OpenVINO's bf16 is the fp32 file.
         rejected: the artefacts that did not pass.
@@ -149,32 +152,39 @@ class BundleBuilder:
     def _converted(self, precision: Precision) -> tuple[Any, dict[str, Any]]:
         if precision is Precision.FP32:
             return self.proto, {}
-        if precision is Precision.INT8:
-            return self._quantised()
+        if precision in EIGHT_BITS:
+            return self._quantised(precision)
         from ctxdeploy.export.graph.mixed import to_mixed
 
         return to_mixed(self.proto, precision), {}
 
-    def _quantised(self) -> tuple[Any, dict[str, Any]]:
-        """Return the int8 graph that keeps its tolerance; if none does, the last one, which will be rejected."""
+    def _quantised(self, precision: Precision) -> tuple[Any, dict[str, Any]]:
+        """Return the graph of eight bits that keeps its tolerance; if none does, the last one, to be rejected."""
+        from ctxdeploy.export.int8.qdq import FP8, INT8
         from ctxdeploy.export.int8.search import search
 
         quantising = self.quantising
         if quantising is None:
-            raise ConfigError("int8 needs photos to calibrate with: give --calibrate DIR")
+            raise ConfigError(f"{precision.label} needs photos to calibrate with: give --calibrate DIR")
+        targets = [target for target in quantising.targets if precision.label in TARGETS[target].precisions]
         last: list[Any] = []
 
         def check(proto: Any) -> str:
             last[:] = [proto]  # of a dozen attempts one is held
-            for target in quantising.targets:
-                artefact = self._artefact(Job(target=target, precision=Precision.INT8), proto)
+            for target in targets:
+                artefact = self._artefact(Job(target=target, precision=precision), proto)
                 if artefact.parity["verdict"] != "passed":
                     return f"{target}: {artefact.parity['verdict'].removeprefix('failed: ')}"
             return ""
 
         try:
             found: tuple[Any, dict[str, Any]] = search(
-                self.proto, quantising.photos, check, quantising.config, report=self.display.say
+                self.proto,
+                quantising.photos,
+                check,
+                quantising.config,
+                kind=FP8 if precision is Precision.FP8 else INT8,
+                report=self.display.say,
             )
         except ParityError as error:
             return last[0], {"search": str(error)}

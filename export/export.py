@@ -14,7 +14,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.settings import parse_numbers, setting
 from ctxdeploy.core.targets import EXPORT_TARGETS, ONNXRUNTIME, OPENVINO, PRECISIONS
 from ctxdeploy.core.types import Precision, Preprocessing
-from ctxdeploy.export.bundle_builder import REJECTED, BundleBuilder, Quantising
+from ctxdeploy.export.bundle_builder import EIGHT_BITS, REJECTED, BundleBuilder, Quantising
 from ctxdeploy.export.checkpoint import Checkpoint, load_checkpoint
 from ctxdeploy.export.forms import Whitening
 from ctxdeploy.export.int8.calibration import Int8Config
@@ -49,7 +49,7 @@ class ExportConfig:
         inline: write our operators' bodies in place of their nodes.
         max_batch: largest batch that the bundle admits.
         hinted: OpenVINO's bf16 is the fp32 file, which it rounds as it computes, and none of its own.
-        int8: how int8 is made.
+        int8: how int8 and fp8 are made.
     """
 
     targets: tuple[str, ...] = setting(
@@ -207,7 +207,7 @@ def export_bundle(
         retrieval: makes the small retrieval run, as ``ParityRun`` takes it; None only with photos that have none.
         photos: to compare on, not larger than the image size; photos of scikit-image if None. Crops of odd shapes are
             added.
-        calibration: photos that int8 is fitted to, H×W×3 uint8 by name; photos of scikit-image if None.
+        calibration: photos that int8 and fp8 are fitted to, H×W×3 uint8 by name; photos of scikit-image if None.
         display: shows each step and how far it is; None shows nothing.
 
     Raises:
@@ -297,7 +297,7 @@ def _photos(network: "DescriptorNetwork", preprocessing: Preprocessing, photos: 
 def _quantising(
     config: ExportConfig, preprocessing: Preprocessing, calibration: Mapping[str, Image] | None
 ) -> Quantising | None:
-    if Precision.INT8 not in config.precisions:
+    if not set(EIGHT_BITS) & set(config.precisions):
         return None
     return Quantising(
         photos=sample_calibration(preprocessing.image_size) if calibration is None else calibration,

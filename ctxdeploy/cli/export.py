@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=PATH)
 @click.option("-o", "--output", type=PATH, help=f"Bundle to make [default: CHECKPOINT's name with {BUNDLE_SUFFIX}].")
 @options_of(ExportConfig, TritonConfig)
-@click.option("--calibrate", type=PATH, metavar="DIR", help="Photos that int8 is fitted to [default: scikit-image's].")
+@click.option(
+    "--calibrate", type=PATH, metavar="DIR", help="Photos that int8 and fp8 are fitted to [default: scikit-image's]."
+)
 @click.option("--codebook", type=PATH, metavar="FILE", help="Codebook that the bundle carries, for `index` to use.")
 @click.option("--photos", type=PATH, metavar="DIR", help="Compare on these photos [default: some of scikit-image].")
 @click.option("--report", type=PATH, metavar="FILE", help="Write a page with figures and plots of every artefact.")
@@ -105,8 +107,8 @@ def _check_together(config: ExportConfig, serving: TritonConfig, calibrate: Path
     """Raise ``ConfigError`` for an option that says something of another one, which is not given."""
     if triton is None and serving != TritonConfig():
         raise ConfigError("--triton-kind is for a model repository: add --triton DIR")
-    if calibrate is not None and Precision.INT8 not in config.precisions:
-        raise ConfigError("--calibrate is for int8: add --precision int8")
+    if calibrate is not None and not {Precision.INT8, Precision.FP8} & set(config.precisions):
+        raise ConfigError("--calibrate is for int8 and fp8: add --precision int8")
     if calibrate is None and config.int8 != ExportConfig().int8:
         raise ConfigError("--calibration-photos is a number of photos of a folder: add --calibrate DIR")
 
@@ -118,7 +120,7 @@ def _check_codebook(codebook: Path, checkpoint: Path, config: ExportConfig) -> N
 def _photos(
     checkpoint: Path, config: ExportConfig, photos: Path | None, calibrate: Path | None, display: Display
 ) -> tuple["ParityPhotos | None", "dict[str, Image] | None"]:
-    """Return the user's photos to compare on, and those to fit int8 to; None where none are given."""
+    """Return the user's photos to compare on, and those to fit int8 and fp8 to; None where none are given."""
     if photos is None and calibrate is None:
         return None, None
     from ctxdeploy.export.parity import folder_calibration, folder_parity_photos

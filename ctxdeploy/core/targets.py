@@ -53,7 +53,7 @@ TARGETS = MappingProxyType(
             package="onnxruntime",
             extra="cpu",
             precisions=("fp32", "fp16", "int8"),
-            lacks="its CPU kernels have no bf16",
+            lacks="its CPU kernels have no bf16, and compute fp8 in fp32",
             format="onnx",
             suffix=".onnx",
             module="ctxdeploy.runtime.backends.onnxruntime",
@@ -65,7 +65,7 @@ TARGETS = MappingProxyType(
             package="openvino",
             extra="cpu",
             precisions=("fp32", "bf16", "int8"),
-            lacks="its CPU plugin computes in fp32 or bf16",
+            lacks="its CPU plugin computes in fp32 or bf16, and what is int8",
             format="onnx",
             suffix=".onnx",
             module="ctxdeploy.runtime.backends.openvino",
@@ -78,7 +78,7 @@ TARGETS = MappingProxyType(
             package="onnxruntime",
             extra="cuda",
             precisions=("fp32", "fp16"),
-            lacks="its CUDA kernels have no bf16 convolution and no int8 one",
+            lacks="its CUDA kernels have no convolution in bf16, int8 or fp8",
             runs=ONNXRUNTIME,
             format="onnx",
             suffix=".onnx",
@@ -102,7 +102,8 @@ TARGETS = MappingProxyType(
             device="GPU",
             package="tensorrt_rtx",
             extra="rtx",
-            precisions=PRECISIONS,
+            precisions=tuple(label for label in PRECISIONS if label != Precision.FP8.label),
+            lacks="fp8 has been built for TensorRT alone",
             format="engine",
             suffix=".plan",
             module="ctxdeploy.runtime.backends.tensorrt",
@@ -149,7 +150,8 @@ def _by_speed(precision: str) -> list[str]:
 def choose(name: str, precision: str, device: str = AUTO) -> str:
     """Return the runtime that a name, or ``auto``, means for a precision and a device; nothing is loaded.
 
-    ``auto`` for both is a runtime on the CPU: what a bundle and the machine have is not known here.
+    ``auto`` for both is a runtime on the CPU if one has the precision: what a bundle and the machine have is not known
+    here.
 
     Raises:
         ConfigError: there is no such runtime, precision or device, or the one does not have the other.
@@ -158,7 +160,10 @@ def choose(name: str, precision: str, device: str = AUTO) -> str:
         raise ConfigError(f"precision {precision!r} is unknown: give --precision {' or '.join(PRECISIONS)}")
     wanted, able = Device.parse(device), _by_speed(precision)
     if name == AUTO:
-        return next(entry for entry in able if (entry in CPU_TARGETS) is (wanted.kind in (AUTO, CPU)))
+        fitting = [entry for entry in able if (entry in CPU_TARGETS) is (wanted.kind in (AUTO, CPU))]
+        if not fitting and wanted.kind != AUTO:
+            raise ConfigError(f"--device {device} has no --precision {precision}: use --backend {' or '.join(able)}")
+        return (fitting or able)[0]
     if name not in TARGETS:
         raise ConfigError(f"backend {name!r} is unknown: give --backend {AUTO}, {' or '.join(TARGETS)}")
     if name not in able:

@@ -107,6 +107,7 @@ class Precision(Enum):
     FP16 = ("fp16", "model.fp16.onnx")
     BF16 = ("bf16", "model.bf16.onnx")
     INT8 = ("int8", "model.int8.onnx")
+    FP8 = ("fp8", "model.fp8.onnx")
 
     def __init__(self, label: str, file: str) -> None:
         self.label = label

@@ -46,7 +46,7 @@ class Style:
     marker_path: str
 
 
-_COLOURS = {"fp32": SERIES[0], "fp16": SERIES[2], "bf16": SERIES[1], "int8": SERIES[3]}
+_COLOURS = {"fp32": SERIES[0], "fp16": SERIES[2], "bf16": SERIES[1], "int8": SERIES[3], "fp8": SERIES[4]}
 _CIRCLE = "M13.5 6a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z"
 _LINES = {
     "onnxruntime": ("-", "o", "", _CIRCLE),

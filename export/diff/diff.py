@@ -24,7 +24,7 @@ Report = Callable[[str], None]
 # Relative error above which a layer has diverged, by the lower precision of the two sides. Measured on networks without
 # training, worst layer of ResNet-18 and ResNet-101 (depth adds up): fp32 7e-6 and 3e-5 (between both engines), fp16
 # 0.005 and 0.023, bf16 0.05 and 0.21; int8 0.27 on ResNet-18.
-TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.3, "int8": 0.7}
+TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.3, "int8": 0.7, "fp8": 0.7}
 # Share of the selected positions that may be others, per unit of tolerance, and at most.
 _EXCHANGED, _MAX_EXCHANGED = 10.0, 0.5
 

@@ -105,7 +105,7 @@ class Graph:
     def _precision(self) -> str:
         types = set(self._types.values())
         if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in self._proto.graph.node):
-            return "int8"
+            return "fp8" if self._onnx.TensorProto.FLOAT8E4M3FN in types else "int8"
         for label, name in (("bf16", "BFLOAT16"), ("fp16", "FLOAT16")):
             if getattr(self._onnx.TensorProto, name) in types:
                 return label

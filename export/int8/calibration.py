@@ -36,7 +36,10 @@ class Int8Config:
     """
 
     max_photos: int = setting(
-        16, "--calibration-photos", "Photos of --calibrate that int8 is fitted to, spread over them.", metavar="N"
+        16,
+        "--calibration-photos",
+        "Photos of --calibrate that int8 or fp8 is fitted to, spread over them.",
+        metavar="N",
     )
     max_kept: float = 0.5
     keep: frozenset[str] = frozenset()

@@ -10,20 +10,63 @@ is not used for two reasons:
 - it takes 1.6 s where this takes 0.15 s, and the search writes a graph for every convolution of the trunk.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxdeploy.core.errors import ConfigError
+from ctxdeploy.core.types import Precision
+from ctxdeploy.export.int8 import fp8
 from ctxdeploy.export.int8.calibration import LEVELS, Ranges
 from ctxdeploy.export.int8.layers import Trunk, find_trunk
 
-_ZERO = "int8.zero"
+
+@dataclass(frozen=True, kw_only=True)
+class EightBits:
+    """A type of eight bits that a trunk computes in.
+
+    Attributes:
+        precision: that has it.
+        element_type: number of the type in ``onnx.TensorProto``.
+        largest: its largest number.
+        limits: what that stands for at each place of the trunk.
+        encode: numbers, divided by their scale, to the bytes that stand for them.
+    """
+
+    precision: Precision
+    element_type: int
+    largest: float
+    limits: Callable[[Ranges], Mapping[str, float]]
+    encode: Callable[[NDArray[Any]], NDArray[Any]]
+
+    @property
+    def label(self) -> str:
+        """Return the name of the precision."""
+        return self.precision.label
 
 
-def quantise(proto: Any, ranges: Ranges, *, keep: Iterable[str] = ()) -> Any:
-    """Return a graph whose trunk computes in int8: symmetric, zero point 0, weights per channel and stored once.
+def _steps(values: NDArray[Any]) -> NDArray[np.int8]:
+    return np.clip(np.rint(values), -LEVELS, LEVELS).astype(np.int8)
+
+
+INT8 = EightBits(
+    precision=Precision.INT8, element_type=3, largest=LEVELS, limits=lambda ranges: ranges.limits, encode=_steps
+)
+# Its steps grow with the numbers: cutting off the largest makes the others no finer, so that nothing seen is cut off.
+FP8 = EightBits(
+    precision=Precision.FP8,
+    element_type=17,
+    largest=fp8.LARGEST,
+    limits=lambda ranges: {place: size or 1.0 for place, size in ranges.largest.items()},
+    encode=fp8.encode,
+)
+
+
+def quantise(proto: Any, ranges: Ranges, *, keep: Iterable[str] = (), kind: EightBits = INT8) -> Any:
+    """Return a graph whose trunk computes in eight bits: symmetric, zero point 0, weights per channel and stored once.
 
     Quantised are what a convolution reads and what it returns to a sum: so a runtime can pass int8 from one convolution
     to the next. Biases stay fp32; every runtime quantises them with its own scale.
@@ -32,6 +75,7 @@ def quantise(proto: Any, ranges: Ranges, *, keep: Iterable[str] = ()) -> Any:
         proto: the fp32 graph, which is not changed.
         ranges: of its tensors.
         keep: names of convolutions that stay fp32 and read fp32.
+        kind: type of eight bits.
 
     Raises:
         ConfigError: a name is unknown, or the ranges are those of another network.
@@ -45,7 +89,7 @@ def quantise(proto: Any, ranges: Ranges, *, keep: Iterable[str] = ()) -> Any:
     if not quantised:
         return model
     tensors = _tensors(trunk, quantised)
-    nodes = _weights(model, quantised)
+    nodes = _weights(model, quantised, kind)
     for node in model.graph.node:
         layer = trunk.layer(node)
         if layer in quantised or (layer is None and node.output[0] in trunk.places):
@@ -55,10 +99,11 @@ def quantise(proto: Any, ranges: Ranges, *, keep: Iterable[str] = ()) -> Any:
         nodes.append(node)
         for tensor in node.output:
             if tensor in tensors:
-                nodes += _pair(tensor, f"{tensors[tensor]}.scale")
+                nodes += _pair(tensor, f"{tensors[tensor]}.scale", f"{kind.label}.zero")
+    limits = kind.limits(ranges)
     for place in sorted(set(tensors.values())):
-        _add(model, f"{place}.scale", np.float32(ranges.limits[place] / LEVELS))
-    _add(model, _ZERO, np.int8(0))
+        _add(model, f"{place}.scale", np.float32(limits[place] / kind.largest))
+    _add_codes(model, f"{kind.label}.zero", np.zeros(()), kind)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
@@ -89,8 +134,8 @@ def _tensors(trunk: Trunk, quantised: set[str]) -> dict[str, str]:
     return tensors
 
 
-def _weights(model: Any, quantised: set[str]) -> list[Any]:
-    """Replace the weights of convolutions by int8 ones; return the nodes that dequantise them, one for all scales."""
+def _weights(model: Any, quantised: set[str], kind: EightBits) -> list[Any]:
+    """Replace weights of convolutions by eight bits; return the nodes that dequantise them, one for all scales."""
     from onnx import helper, numpy_helper
 
     nodes = []
@@ -99,24 +144,32 @@ def _weights(model: Any, quantised: set[str]) -> list[Any]:
         name = tensor.name
         weight = numpy_helper.to_array(tensor)
         rows = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-        scale = np.where(rows > 0, rows / LEVELS, 1).astype(np.float32)
-        steps = np.rint(weight / scale[:, None, None, None])
+        scale = np.where(rows > 0, rows / kind.largest, 1).astype(np.float32)
         model.graph.initializer.remove(tensor)
-        _add(model, f"{name}.int8", np.clip(steps, -LEVELS, LEVELS).astype(np.int8))
-        _add(model, f"{name}.scale", scale)
-        _add(model, f"{name}.zero", np.zeros(len(scale), np.int8))
-        parts = [f"{name}.int8", f"{name}.scale", f"{name}.zero"]
+        parts = [f"{name}.{kind.label}", f"{name}.scale", f"{name}.zero"]
+        _add_codes(model, parts[0], weight / scale[:, None, None, None], kind)
+        _add(model, parts[1], scale)
+        _add_codes(model, parts[2], np.zeros(len(scale)), kind)
         nodes.append(helper.make_node("DequantizeLinear", parts, [name], f"{name}.dq", axis=0))
     return nodes
 
 
-def _pair(tensor: str, scale: str) -> list[Any]:
+def _pair(tensor: str, scale: str, zero: str) -> list[Any]:
     from onnx import helper
 
     return [
-        helper.make_node("QuantizeLinear", [tensor, scale, _ZERO], [f"{tensor}.q"], f"{tensor}.q"),
-        helper.make_node("DequantizeLinear", [f"{tensor}.q", scale, _ZERO], [f"{tensor}.dq"], f"{tensor}.dq"),
+        helper.make_node("QuantizeLinear", [tensor, scale, zero], [f"{tensor}.q"], f"{tensor}.q"),
+        helper.make_node("DequantizeLinear", [f"{tensor}.q", scale, zero], [f"{tensor}.dq"], f"{tensor}.dq"),
     ]
+
+
+def _add_codes(model: Any, name: str, values: NDArray[Any], kind: EightBits) -> None:
+    """Add a constant of eight bits: numbers that were divided by their scale."""
+    from onnx import helper
+
+    codes = kind.encode(values)
+    tensor = helper.make_tensor(name, kind.element_type, codes.shape, codes.tobytes(), raw=True)
+    model.graph.initializer.append(tensor)
 
 
 def _add(model: Any, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which convolutions must stay fp32, so that an int8 graph keeps a tolerance: as few as are needed, found by measuring.
+"""Which convolutions must stay fp32, so that a graph of eight bits keeps a tolerance: as few as needed, by measuring.
 
 Each convolution is quantised alone, on a few photos at one scale, and the noise that it adds to the trunk's output is
 its sensitivity. The most sensitive ones are kept, twice as many at every attempt, until the graph is accepted;
@@ -15,7 +15,7 @@ from ctxdeploy.core.bundle import INPUT_NAME
 from ctxdeploy.core.errors import ConfigError, ParityError
 from ctxdeploy.export.int8.calibration import Image, Int8Config, Ranges, calibrate, open_session
 from ctxdeploy.export.int8.layers import find_trunk, subgraph
-from ctxdeploy.export.int8.qdq import quantise
+from ctxdeploy.export.int8.qdq import INT8, EightBits, quantise
 
 # Returns why a graph (an ``onnx.ModelProto``) is refused, and an empty text for one that is accepted.
 Check = Callable[[Any], str]
@@ -31,6 +31,7 @@ def search(
     check: Check,
     config: Int8Config | None = None,
     *,
+    kind: EightBits = INT8,
     report: Report = lambda step: None,
 ) -> tuple[Any, dict[str, Any]]:
     """Calibrate, and keep the fewest convolutions in fp32 with which ``check`` accepts the graph.
@@ -40,10 +41,11 @@ def search(
         photos: H×W×3 uint8 by name, at the size at which they enter the network.
         check: judges a quantised graph.
         config: how many photos, and how many convolutions may be kept.
+        kind: type of eight bits.
         report: called with the name of each step.
 
     Returns:
-        The int8 graph, and what made it, for ``Artefact.details``: ranges and where they come from, the convolutions
+        The graph, and what made it, for ``Artefact.details``: ranges and where they come from, the convolutions
         kept, the noise of each (relative power in the trunk's output) and every attempt.
 
     Raises:
@@ -58,8 +60,8 @@ def search(
     attempts: list[dict[str, Any]] = []
 
     def attempt(kept: list[str]) -> Any:
-        report(f"int8 with {len(kept)} of {len(layers)} convolutions in fp32")
-        graph = quantise(proto, ranges, keep=kept)
+        report(f"{kind.label} with {len(kept)} of {len(layers)} convolutions in fp32")
+        graph = quantise(proto, ranges, keep=kept, kind=kind)
         reason = check(graph)
         attempts.append({"kept": len(kept), "refused": reason})
         return None if reason else graph
@@ -70,17 +72,17 @@ def search(
     count = len(order)
     if graph is None and count < max_kept:
         report("measuring the sensitivity of every convolution")
-        noise = sensitivities(proto, ranges, {name: photos[name] for name in ranges.photos[:_PHOTOS]})
+        noise = sensitivities(proto, ranges, {name: photos[name] for name in ranges.photos[:_PHOTOS]}, kind)
         order += [name for name in sorted(noise, key=lambda name: -noise[name]) if name not in config.keep]
         count, graph = _fewest(attempt, order, count, max_kept)
     if graph is None:
         raise ParityError(
-            f"int8 misses its tolerance even with {attempts[-1]['kept']} of {len(layers)} convolutions in fp32 "
+            f"{kind.label} misses its tolerance even with {attempts[-1]['kept']} of {len(layers)} convolutions in fp32 "
             f"({attempts[-1]['refused']}): calibrate on photos of your own archive with --calibrate, "
             "or give --precision bf16"
         )
     return graph, {
-        "scheme": "QDQ, symmetric int8, weights per channel",
+        "scheme": f"QDQ, symmetric {kind.label}, weights per channel",
         "calibration": {"source": config.source, **ranges.metadata()},
         "convolutions": len(layers),
         "kept_fp32": sorted(order[:count], key=list(layers).index),
@@ -89,7 +91,7 @@ def search(
     }
 
 
-def sensitivities(proto: Any, ranges: Ranges, photos: Mapping[str, Image]) -> dict[str, float]:
+def sensitivities(proto: Any, ranges: Ranges, photos: Mapping[str, Image], kind: EightBits = INT8) -> dict[str, float]:
     """Return for each convolution of the trunk the noise in the trunk's outputs when it alone is quantised.
 
     Noise is the error's power over that of the output around its mean per channel, at one scale, the fifth of seven.
@@ -106,7 +108,7 @@ def sensitivities(proto: Any, ranges: Ranges, photos: Mapping[str, Image]) -> di
     noise = {}
     for name in trunk.layers:
         others = [other for other in trunk.layers if other != name]
-        found = _outputs(quantise(part, ranges, keep=others), photos)
+        found = _outputs(quantise(part, ranges, keep=others, kind=kind), photos)
         noise[name] = sum(
             sum(float(((x - y) ** 2).sum()) for x, y in zip(maps, others_maps, strict=True)) / max(power, 1e-30)
             for maps, others_maps, power in zip(wanted, found, powers, strict=True)

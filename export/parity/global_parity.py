@@ -40,6 +40,7 @@ GLOBAL_TOLERANCES = {
     Precision.FP16: GlobalTolerance(cosine=0.95, cosine_mean=0.995, length_error=0.001, top_ten=0.95, map_drop=0.01),
     Precision.BF16: GlobalTolerance(cosine=0.7, cosine_mean=0.93, length_error=0.01, top_ten=0.9, map_drop=0.02),
     Precision.INT8: GlobalTolerance(cosine=0.5, cosine_mean=0.9, length_error=0.01, top_ten=0.9, map_drop=0.02),
+    Precision.FP8: GlobalTolerance(cosine=0.5, cosine_mean=0.9, length_error=0.01, top_ten=0.9, map_drop=0.02),
 }
 
 

@@ -93,15 +93,19 @@ TOLERANCES = {
         top_ten=0.9,
         map_drop=0.02,
     ),
-    Precision.INT8: Tolerance(
-        cosine=0.0,
-        cosine_p1=0.8,
-        cosine_mean=0.985,
-        overlap=0.8,
-        length_error=1.0,
-        attention_error=0.3,
-        top_ten=0.9,
-        map_drop=0.02,
+    # 255 steps, or three bits of mantissa.
+    **dict.fromkeys(
+        (Precision.INT8, Precision.FP8),
+        Tolerance(
+            cosine=0.0,
+            cosine_p1=0.8,
+            cosine_mean=0.985,
+            overlap=0.8,
+            length_error=1.0,
+            attention_error=0.3,
+            top_ten=0.9,
+            map_drop=0.02,
+        ),
     ),
 }
 # Parts into which the descriptors of a photo are divided by their rank.

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # ONNX Runtime with the roundings of the low types written into the graph.
 EMULATED = "emulation"
+# What ONNX Runtime's CPU has no arithmetic of.
+_EMULATED = (Precision.FP16.label, Precision.BF16.label, Precision.FP8.label)
 
 
 def measure(bundle: Bundle, artefact: Artefact, parity_run: ParityRun, device: str = AUTO) -> Parity:
@@ -84,7 +86,9 @@ def open_artefact(bundle: Bundle, artefact: Artefact, device: str = AUTO) -> Bac
     with tempfile.TemporaryDirectory(prefix="ctxdeploy-") as folder:
         onnx = require("onnx", "cpu")
         file = Path(folder) / artefact.file
-        onnx.save_model(emulated(onnx.load(str(bundle.file(artefact)))), str(file))
+        proto = onnx.load(str(bundle.file(artefact)))
+        # The roundings of fp8 are written into its graph already, and ONNX Runtime makes them.
+        onnx.save_model(proto if artefact.precision == Precision.FP8.label else emulated(proto), str(file))
         # The session has read all of the file when the folder goes.
         stand_in = replace(artefact, target=REFERENCE.target, precision=REFERENCE.precision.label)
         return _open(replace(bundle, path=Path(folder)), stand_in)
@@ -94,7 +98,7 @@ def runs_in(artefact: Artefact) -> str:
     """Return the engine that measures an artefact: its own, or for a graph whose engine is TensorRT another one."""
     if artefact.target not in ENGINE_TARGETS or artefact.format != "onnx":
         return artefact.target
-    return EMULATED if artefact.precision in (Precision.FP16.label, Precision.BF16.label) else REFERENCE.target
+    return EMULATED if artefact.precision in _EMULATED else REFERENCE.target
 
 
 def _open(bundle: Bundle, artefact: Artefact, device: str = AUTO) -> Backend:

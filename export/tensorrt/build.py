@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 # Arithmetic that older GPUs lack: there TensorRT would refuse with a message about one of its tactics.
-_MIN_CAPABILITY = {Precision.BF16: (8, 0)}
+_MIN_CAPABILITY = {Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
 
 
 @dataclass(frozen=True, kw_only=True)

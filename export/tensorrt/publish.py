@@ -10,7 +10,7 @@ from ctxdeploy.core.errors import BackendError, BundleError, StorageError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import file_sha256, write_file
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import TARGETS, label_of
+from ctxdeploy.core.targets import TARGETS, choose, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.build import Plan, build_plan
 from ctxdeploy.export.tensorrt.config import EngineConfig
@@ -31,13 +31,14 @@ def build_engine(
         The bundle with the engine, whose parity is not measured.
 
     Raises:
-        ConfigError: the target lacks what ``config`` asks for.
+        ConfigError: the target lacks the precision, or what ``config`` asks for.
         MissingExtraError: TensorRT or onnx is not installed.
         BundleError: there is no ONNX graph of the precision.
         BackendError: TensorRT cannot take the graph, or not on this machine.
         StorageError: the bundle cannot be written.
     """
     config.check(target)
+    choose(target, precision.label)
     graph = graph_of(bundle, target, precision)
     onnx = require("onnx", TARGETS[target].extra)
     proto = onnx.load(str(bundle.file(graph)))

@@ -61,6 +61,8 @@ class TensorRtBackend(Backend):
         self.device = f"GPU: {gpu.label}"
         self.precision = artefact.precision
         self.threads = None
+        # What the engine is tuned for.
+        self.fitting_batch = self._engine.profiles[0].typical[0]
 
     def _start(self, photos: Sequence[NDArray[np.uint8]]) -> Pending:
         check = self.limits.watch()

@@ -27,17 +27,21 @@ COSINES = {
     Precision.FP16: (0.99, 0.999),
     Precision.BF16: (0.95, 0.99),
     Precision.INT8: (0.8, 0.95),
+    Precision.FP8: (0.8, 0.95),
 }
 
 
 def converted(proto: Any, precision: Precision, photos: Mapping[str, Image]) -> Any:
     from ctxdeploy.export.graph.mixed import to_mixed
     from ctxdeploy.export.int8.calibration import calibrate
-    from ctxdeploy.export.int8.qdq import quantise
+    from ctxdeploy.export.int8.qdq import FP8, INT8, quantise
 
     if precision is Precision.FP32:
         return proto
-    return quantise(proto, calibrate(proto, photos)) if precision is Precision.INT8 else to_mixed(proto, precision)
+    kinds = {Precision.INT8: INT8, Precision.FP8: FP8}
+    if precision in kinds:
+        return quantise(proto, calibrate(proto, photos), kind=kinds[precision])
+    return to_mixed(proto, precision)
 
 
 def write_bundle(folder: Path, proto: Any, precision: Precision, photos: Mapping[str, Image]) -> Bundle:
@@ -86,8 +90,8 @@ def skip_unless_it_runs(target: str) -> None:
 def test_engines_compute_what_onnxruntime_does(
     small_graph: Any, samples: dict[str, Image], tmp_path: Path, target: str, precision: Precision
 ) -> None:
-    if target == "onnxruntime" and precision is Precision.BF16:
-        pytest.skip("ONNX Runtime has no bf16 on the CPU")
+    if precision.label not in TARGETS[target].precisions:
+        pytest.skip(f"{target} has no {precision.label}: {TARGETS[target].lacks}")
     skip_unless_it_runs(target)
     photos = {name: samples[name] for name in ("coffee", "rocket", "astronaut")}
     bundle = write_bundle(tmp_path / "bundle", small_graph, precision, photos)

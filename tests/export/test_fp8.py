@@ -1,0 +1,234 @@
+"""fp8: its numbers, its graph against the same roundings in float64, and who refuses it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ctxdeploy.core.bundle
+from ctxdeploy.core.bundle import INPUT_NAME
+from ctxdeploy.core.errors import BackendError, ConfigError
+from ctxdeploy.core.targets import TENSORRT, TENSORRT_RTX, choose
+from ctxdeploy.core.types import Precision
+from ctxdeploy.export.int8 import fp8
+from ctxdeploy.export.int8.calibration import Ranges, calibrate
+from ctxdeploy.export.int8.layers import find_trunk, subgraph
+from ctxdeploy.export.int8.qdq import FP8, INT8, quantise
+from ctxdeploy.export.int8.search import search
+from ctxdeploy.export.parity.parity import compare_photo
+from ctxdeploy.export.preflight import plan
+from ctxdeploy.export.tensorrt import EngineConfig, build_engine
+from ctxdeploy.export.tensorrt.build import build_plan
+from ctxdeploy.export.tensorrt.limits import graph_problems
+
+Image = NDArray[np.uint8]
+FIRST = "backbone.conv1"
+
+
+# ---- numbers
+
+
+def every_number() -> NDArray[np.float64]:
+    """Return all 254 numbers of E4M3 by code, written out; NaN for the two that are none."""
+    found = []
+    for code in range(256):
+        sign, exponent, mantissa = code >> 7, code >> 3 & 15, code & 7
+        size = mantissa / 8 * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+        found.append(np.nan if code & 127 == 127 else -size if sign else size)
+    return np.array(found)
+
+
+def nearest(value: float) -> float:
+    """Return the nearest number, by looking at all of them; of two the one whose code is even."""
+    numbers = every_number()
+    codes = [code for code in range(256) if not np.isnan(numbers[code]) and code >> 7 == (value < 0)]
+    return float(numbers[min(codes, key=lambda code: (abs(numbers[code] - value), code & 1))])
+
+
+def test_all_numbers_stand_for_themselves() -> None:
+    numbers = every_number()
+    codes = np.flatnonzero(~np.isnan(numbers)).astype(np.uint8)
+    np.testing.assert_array_equal(fp8.encode(numbers[codes]), codes)
+    np.testing.assert_array_equal(fp8.decode(codes), numbers[codes])
+    assert numbers[codes].max() == fp8.LARGEST == 448
+
+
+def test_what_lies_between_goes_to_the_nearest_and_ties_to_even(rng: np.random.Generator) -> None:
+    values = rng.normal(size=2000) * 10 ** rng.uniform(-5, 3.5, 2000)
+    numbers = np.sort(every_number()[~np.isnan(every_number())])
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    for value in np.concatenate([values, middles, [0, 460, -460, 1e9, -1e9, 2.0**-11]]):
+        (found,) = fp8.decode(fp8.encode(np.array([value])))
+        assert found == np.copysign(nearest(value), value), value
+
+
+# ---- the graph
+
+
+@pytest.fixture(scope="module")
+def ranges(small_graph: Any, samples: Mapping[str, Image]) -> Ranges:
+    return calibrate(small_graph, samples)
+
+
+@pytest.fixture(scope="module")
+def fp8_graph(small_graph: Any, ranges: Ranges) -> Any:
+    return quantise(small_graph, ranges, keep=[FIRST], kind=FP8)
+
+
+def tensor(proto: Any, name: str) -> Any:
+    (found,) = [tensor for tensor in proto.graph.initializer if tensor.name == name]
+    return found
+
+
+def floats(proto: Any, name: str) -> NDArray[np.float32]:
+    from onnx import numpy_helper
+
+    return np.asarray(numpy_helper.to_array(tensor(proto, name)), np.float32)
+
+
+def test_symmetric_fp8_only_and_per_channel(fp8_graph: Any, small_graph: Any, ranges: Ranges) -> None:
+    import onnx
+
+    onnx.checker.check_model(fp8_graph, full_check=True)
+    assert max(entry.version for entry in fp8_graph.opset_import if entry.domain == "") >= 19
+    pairs = [node for node in fp8_graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) > 20
+    for node in pairs:
+        zero = tensor(fp8_graph, node.input[2])
+        assert zero.data_type == onnx.TensorProto.FLOAT8E4M3FN and not any(zero.raw_data)
+        scale, is_weight = floats(fp8_graph, node.input[1]), node.input[0].endswith(".weight.fp8")
+        assert scale.shape == ((len(scale),) if is_weight else ()) and (scale > 0).all()
+    name = "backbone.layer1.0.conv1"
+    weight, scale = floats(small_graph, f"{name}.weight"), floats(fp8_graph, f"{name}.weight.scale")
+    np.testing.assert_allclose(scale, np.abs(weight).reshape(32, -1).max(axis=1) / 448, rtol=1e-6)
+    codes = np.frombuffer(tensor(fp8_graph, f"{name}.weight.fp8").raw_data, np.uint8).reshape(weight.shape)
+    wanted = np.vectorize(nearest)((weight / scale[:, None, None, None])[:2])
+    np.testing.assert_array_equal(fp8.decode(codes)[:2], wanted)
+    assert floats(fp8_graph, f"{FIRST}/relu/pool.scale") == pytest.approx(ranges.largest[f"{FIRST}/relu/pool"] / 448)
+
+
+def test_onnxruntime_rounds_as_the_numbers_say(fp8_graph: Any, samples: Mapping[str, Image]) -> None:
+    """The figures of ``verify`` are those of fp8: the CPU has no arithmetic of it, but it makes its roundings."""
+    import onnxruntime
+
+    quantisers = [node for node in fp8_graph.graph.node if node.op_type == "QuantizeLinear"]
+    for node in (quantisers[0], quantisers[len(quantisers) // 2], quantisers[-1]):
+        source, scale = node.input[0], floats(fp8_graph, node.input[1])
+        part = subgraph(fp8_graph, [source, f"{source}.dq"])
+        session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+        given, found = session.run(None, {INPUT_NAME: samples["coffee"][None]})
+        wanted = fp8.decode(fp8.encode(given / scale)).astype(np.float32) * scale
+        np.testing.assert_array_equal(found, wanted)
+        assert 3 < len(np.unique(found)) < 256 and not np.array_equal(found, given)
+
+
+def mean_cosine(samples: Mapping[str, Image], wanted: Callable[..., Any], given: Callable[..., Any]) -> float:
+    figures = [compare_photo(n, p, wanted(p[None]), given(p[None])).cosine_mean for n, p in samples.items()]
+    return float(np.mean(figures))
+
+
+def test_its_descriptors_are_near_those_of_fp32(
+    small_graph: Any, fp8_graph: Any, samples: Mapping[str, Image], session_of: Callable[..., Any]
+) -> None:
+    few = {name: samples[name] for name in ("coffee", "rocket", "chelsea")}
+    exact, low = session_of(small_graph), session_of(fp8_graph)
+    assert 0.97 < mean_cosine(few, exact, low) < 0.99999
+
+
+def test_clipping_would_not_help_it(
+    small_graph: Any, ranges: Ranges, samples: Mapping[str, Image], session_of: Callable[..., Any]
+) -> None:
+    """int8's limits cut off the largest numbers to make steps finer: fp8's steps grow with the numbers."""
+    few = {name: samples[name] for name in ("coffee", "rocket", "chelsea")}
+    exact = session_of(small_graph)
+    cosines = []
+    for kind in (FP8, replace(FP8, limits=lambda found: found.limits)):
+        graph = quantise(small_graph, ranges, keep=[FIRST], kind=kind)
+        cosines.append(mean_cosine(few, exact, session_of(graph)))
+    assert cosines[0] > cosines[1] - 0.001, cosines
+
+
+def test_the_search_keeps_what_fp8_needs(small_graph: Any, samples: Mapping[str, Image]) -> None:
+    few = {name: samples[name] for name in ("coffee", "rocket")}
+
+    def check(proto: Any) -> str:
+        quantised = [t.name for t in proto.graph.initializer if t.name.endswith(".weight.fp8")]
+        return "" if f"{FIRST}.weight.fp8" not in quantised else "too far"
+
+    graph, details = search(small_graph, few, check, kind=FP8)
+    assert details["scheme"] == "QDQ, symmetric fp8, weights per channel" and FIRST in details["kept_fp32"]
+    assert any(t.name.endswith(".weight.fp8") for t in graph.graph.initializer)
+
+
+def test_int8_is_what_it_was(small_graph: Any, ranges: Ranges) -> None:
+    graph = quantise(small_graph, ranges)
+    assert graph == quantise(small_graph, ranges, kind=INT8)
+    names = {tensor.name for tensor in graph.graph.initializer}
+    assert "int8.zero" in names and not any("fp8" in name for name in names)
+    assert set(find_trunk(graph).layers) == set(find_trunk(small_graph).layers)
+
+
+def test_tensorrts_parser_takes_it(fp8_graph: Any) -> None:
+    """By TensorRT-RTX, which is of the same family; for it no fp8 is offered."""
+    pytest.importorskip("tensorrt_rtx", reason="the extra rtx is not installed")
+    assert graph_problems(fp8_graph, TENSORRT) == []
+    config = EngineConfig(optimisation_level=0, aspects=())
+    shapes = ctxdeploy.core.bundle.ShapeRange(batch=(1, 2), height=(1, 240), width=(1, 240))
+    built = build_plan(fp8_graph, config.profiles(shapes, 240), config, target=TENSORRT_RTX, precision=Precision.FP8)
+    assert built.data
+
+
+# ---- who refuses it
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "cuda", TENSORRT_RTX])
+def test_other_runtimes_refuse_it(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--backend {name} has no --precision fp8: .*--backend tensorrt$"):
+        choose(name, "fp8")
+    if name != "cuda":
+        with pytest.raises(ConfigError, match=rf"{name} has no fp8: .*; give --target tensorrt, or another"):
+            plan([name], [Precision.FP8])
+
+
+def test_a_cpu_is_refused_and_auto_means_tensorrt() -> None:
+    assert choose("auto", "fp8") == choose("auto", "fp8", "cuda:1") == choose("tensorrt", "fp8") == TENSORRT
+    with pytest.raises(ConfigError, match="--device cpu has no --precision fp8: use --backend tensorrt"):
+        choose("auto", "fp8", "cpu")
+
+
+def test_engines_of_it_are_built_by_tensorrt_on_gpus_that_have_it(
+    load_reference: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fp8_graph: Any
+) -> None:
+    from ctxdeploy.core.bundle import Artefact
+    from ctxdeploy.core.files import file_sha256
+    from ctxdeploy.export.graph import save_graph
+
+    load_reference("trt/tiny_bundle").write(tmp_path / "tiny")
+    path = tmp_path / "tiny" / Precision.FP8.file
+    save_graph(fp8_graph, path)
+    bundle = ctxdeploy.core.bundle.open(tmp_path / "tiny")
+    graph = Artefact(
+        file=path.name,
+        sha256=file_sha256(path),
+        bytes=path.stat().st_size,
+        format="onnx",
+        precision="fp8",
+        target=TENSORRT,
+    )
+    replace(bundle, artefacts=(*bundle.artefacts, graph)).write_manifest()
+    bundle = ctxdeploy.core.bundle.open(tmp_path / "tiny")
+    fake = load_reference("trt/fake_tensorrt")
+    fake.install(monkeypatch, fake, name="NVIDIA A100", capability=(8, 0))
+    with pytest.raises(BackendError, match=r"NVIDIA A100 \(8\.0\) has no fp8 arithmetic .*8\.9 or later\): use"):
+        build_engine(bundle, EngineConfig(), target=TENSORRT, precision=Precision.FP8)
+    with pytest.raises(ConfigError, match="--backend tensorrt-rtx has no --precision fp8"):
+        build_engine(bundle, EngineConfig(), target=TENSORRT_RTX, precision=Precision.FP8)
+    for name, capability in (("NVIDIA L4", (8, 9)), ("NVIDIA H200", (9, 0))):
+        fake.install(monkeypatch, fake, name=name, capability=capability)
+        built = build_engine(bundle, EngineConfig(), target=TENSORRT, precision=Precision.FP8)
+        assert (built.artefacts[-1].precision, built.artefacts[-1].details["key"]["gpu"]) == ("fp8", name)
