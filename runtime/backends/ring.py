@@ -45,6 +45,11 @@ class Slot:
         """Event behind everything that was put on the stream."""
         return self._fetched
 
+    def mark(self) -> int:
+        """Record ``fetched`` anew: Ctrl-C may have come between a download and the event behind it."""
+        self._cuda.record(self._fetched, self.stream)
+        return self._fetched
+
     def upload(self, photos: Sequence[NDArray[np.uint8]]) -> int:
         """Take photos of one shape in, each copied once, and put their upload on the stream.
 

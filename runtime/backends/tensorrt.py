@@ -74,7 +74,7 @@ class TensorRtBackend(Backend):
         if slot is None:
             raise BackendError(f"{SLOTS} runs are under way, and no more can be: take their results first")
         # After Ctrl-C a run may have been left before its end.
-        self._cuda.finish(slot.fetched, check)
+        self._cuda.finish(slot.mark(), check)
         lane = self._next_lane()
         slot.is_free = False
         try:
