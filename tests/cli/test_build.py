@@ -190,6 +190,34 @@ def test_without_a_gpu_the_message_is_one_line(call: Call, own: Path, fake: Modu
     assert "the NVIDIA driver is not usable (cuInit returned 999)" in done.err
 
 
+def test_profiles_are_asked_for_by_aspect(call: Call, own: Path, fake: ModuleType) -> None:
+    def options(*more: Any) -> dict[str, Any]:
+        done = call("build", own, "--target", "tensorrt", "--json", *more)
+        assert done.code == 0, done.err
+        found: dict[str, Any] = done.json[0]["details"]["key"]["options"]
+        return found
+
+    assert len(options()["profiles"]) == 4
+    assert options("--aspects", "none")["profiles"] == []
+    found = options("--aspects", "16:9,1:1", "--max-batch", 2)
+    assert [profile["typical"] for profile in found["profiles"]] == [
+        [2, 144, 256, 3],
+        [2, 256, 144, 3],
+        [2, 256, 256, 3],
+    ]
+    done = call("build", own, "--target", "tensorrt", "--aspects", "wide")
+    assert done.code == 2 and done.err == (
+        "ctxdeploy: error: --aspects 'wide' is not a list of aspects such as 4:3,3:2, and not none\n"
+    )
+
+
+def test_fp8_is_for_tensorrt_alone(call: Call, own: Path, fake: ModuleType) -> None:
+    done = call("build", own, "--target", "tensorrt-rtx", "--precision", "fp8")
+    assert done.code == 2 and "--backend tensorrt-rtx has no --precision fp8" in done.err
+    done = call("build", own, "--target", "tensorrt", "--precision", "fp8")
+    assert done.code == 12 and "has no fp8 graph to build TensorRT from, only fp32, fp16" in done.err
+
+
 def test_no_pytorch_is_needed(own: Path) -> None:
     import subprocess
     import sys

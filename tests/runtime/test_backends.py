@@ -154,7 +154,7 @@ def test_auto_prefers_an_engine_that_was_verified(make_bundle: MakeBundle) -> No
             "--backend onnxruntime has no --precision bf16: use --precision fp32 or fp16 or int8, or --backend",
         ),
         ("tensorflow", "fp32", "backend 'tensorflow' is unknown: give --backend auto, onnxruntime or openvino"),
-        ("auto", "fp8", "precision 'fp8' is unknown: give --precision fp32 or fp16 or bf16 or int8"),
+        ("auto", "fp4", "precision 'fp4' is unknown: give --precision fp32 or fp16 or bf16 or int8 or fp8"),
     ],
 )
 def test_impossible_combinations_are_refused_before_anything_is_loaded(name: str, precision: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """The control flow around an engine, with a stand-in for TensorRT and CUDA: no engine has run here."""
 
 import gc
+import inspect
 import json
 import mmap
 from collections.abc import Callable
@@ -280,3 +281,16 @@ def test_the_stand_in_has_the_names_and_signatures_of_the_real_one(fake: ModuleT
                 ]
                 assert any(fits), f"{name}.{member}({', '.join(names)})"
     assert compared > 40
+
+
+def test_the_stand_in_for_cuda_takes_what_the_real_one_takes(load_reference: Any) -> None:
+    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    reference = load_reference("fake_cuda")
+    for name, function in reference.Machine()._functions().items():
+        line = (getattr(real, name).__doc__ or "").splitlines()[0]
+        given = line[line.index("(") + 1 : line.rindex(")")].split(",")
+        wanted = [part.partition(":")[0].split()[-1] for part in given]
+        assert list(inspect.signature(getattr(function, "stands_for", function)).parameters) == wanted, name
+    for kind in (reference.cudaError_t, reference.cudaMemcpyKind, reference.cudaStreamCaptureMode):
+        for member in kind:
+            assert int(getattr(getattr(real, kind.__name__), member.name)) == member.value, member
