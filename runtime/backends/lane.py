@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 # CUDA graphs that a lane keeps: five shapes of batches in each of the three slots of the ring, and one to spare. Each
 # holds a context and a copy of the launch of every kernel, a few MB.
 GRAPHS = 16
-# Shapes and slots that were met once and have no graph yet.
-_MET = 256
+# A graph that so many batches passed by without it makes room for another. Otherwise more shapes than graphs in turn
+# would each be captured for nothing: a context and a capture take longer than a batch.
+_STALE = 8 * GRAPHS
+# How many shapes and slots without a graph are remembered.
+_MET = 64
 
 # The shape of a batch and the number of its slot in the ring.
 _Key = tuple[Shape, int]
@@ -33,6 +36,8 @@ class Work:
         shape: of the input; empty where memory or shape must be set anew.
         outputs: shapes of the outputs for it.
         addresses: of input and outputs.
+        key: shape and slot that it is to be captured for; None of a context that runs all shapes of its profile.
+        used: the batch of the lane that it ran last.
         graph: handle of the launchable graph that was captured from it, if any: then nothing in it may change.
     """
 
@@ -40,6 +45,8 @@ class Work:
     shape: tuple[int, ...] = ()
     outputs: Outputs = field(default_factory=dict)
     addresses: Mapping[str, int] = field(default_factory=dict)
+    key: "_Key | None" = None
+    used: int = 0
     graph: int | None = None
 
 
@@ -47,8 +54,8 @@ class Lane:
     """Computes one batch at a time, in the order in which they are given.
 
     Contexts of all profiles and shapes share one piece of scratch memory, as only one of them runs at a time. A batch
-    whose shape and slot come again is captured as a CUDA graph from a context of its own: what is captured holds its
-    addresses and its context's state, and neither may change afterwards.
+    whose shape and slot come again is captured as a CUDA graph from a context of its own, if there is room: what is
+    captured holds its addresses and its context's state, and neither may change afterwards.
 
     Attributes:
         stream: that it computes on.
@@ -68,6 +75,7 @@ class Lane:
         self._contexts = {0: Work(context=engine.context(0, self.stream))}
         self._captured: OrderedDict[_Key, Work] = OrderedDict()
         self._met: OrderedDict[_Key, None] = OrderedDict()
+        self._batches = 0
 
     def captured(self, shape: Shape, slot: int, addresses: Mapping[str, int]) -> Work | None:
         """Return what was captured for a batch in a slot; None where nothing was, or for other addresses."""
@@ -89,8 +97,8 @@ class Lane:
             BackendError, RuntimeError: TensorRT refuses it, or there is no memory.
         """
         profile = self._engine.profile_for(shape)
-        if self._limit and (shape, slot) in self._met:
-            work = Work(context=self._engine.context(profile, self.stream))  # it will be captured
+        if (shape, slot) in self._met and self._has_room():
+            work = Work(context=self._engine.context(profile, self.stream), key=(shape, slot))
         else:
             if profile not in self._contexts:
                 self._contexts[profile] = Work(context=self._engine.context(profile, self.stream))
@@ -121,18 +129,20 @@ class Lane:
         elif not context.execute_async_v3(self.stream):
             raise RuntimeError(self._engine.why)
         self._cuda.record(self.done, self.stream)
+        self._batches += 1
+        work.used = self._batches
 
     def remember(self, work: Work, slot: int) -> None:
-        """Note that a batch was launched; capture it as a graph if it is the second of its shape and slot.
+        """Note that a batch was launched; capture it as a graph if its context is there for that.
 
         The launch before has brought the context into the state that TensorRT wants captured. An engine that cannot be
         captured goes on without graphs.
         """
         if work.graph is not None or not self._limit:
             return
-        key = (_four(work.shape), slot)
-        if key not in self._met:
-            self._met[key] = None
+        if work.key is None:
+            self._met[_four(work.shape), slot] = None
+            self._met.move_to_end((_four(work.shape), slot))
             while len(self._met) > _MET:
                 self._met.popitem(last=False)
             return
@@ -141,10 +151,16 @@ class Lane:
         if work.graph is None:
             self._limit = 0
             return
-        self._captured[key] = work
+        self._captured[work.key] = work
         while len(self._captured) > self._limit:
             self._cuda.synchronise(self.stream)
             self._forget(next(iter(self._captured)))
+
+    def _has_room(self) -> bool:
+        """Say whether there is room for another graph, or one that is used no more."""
+        if len(self._captured) < self._limit or not self._captured:
+            return self._limit > 0
+        return self._batches - next(iter(self._captured.values())).used > _STALE
 
     def close(self) -> None:
         """Give everything back; nothing may be running."""

@@ -198,11 +198,13 @@ def graphs_of_contexts_that_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Lane.prepare
 
     def prepare(self: Lane, shape: Any, slot: int) -> Any:
-        met, self._met = self._met, type(self._met)()
-        try:
-            return real(self, shape, slot)
-        finally:
-            self._met = met
+        work = real(self, shape, slot)
+        profile = self._engine.profile_for(shape)
+        if work.key is not None and profile in self._contexts:
+            shared = self._contexts[profile]
+            self._set_shape(shared, shape)
+            work.context = shared.context
+        return work
 
     monkeypatch.setattr(Lane, "prepare", prepare)
 
@@ -288,19 +290,36 @@ def test_a_graph_is_captured_again_when_memory_moves(opened: Open, fake_tensorrt
     assert launched(fake_tensorrt, backend, [(8, 8)], 4) == 4
 
 
+@pytest.fixture
+def two_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a lane keep two graphs."""
+    made = Lane.__init__
+    monkeypatch.setattr(Lane, "__init__", lambda self, cuda, engine: made(self, cuda, engine, 2))
+
+
+@pytest.mark.usefixtures("two_graphs")
 def test_few_graphs_are_kept_those_used_last(
     opened: Open, fake_tensorrt: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Lane.__init__
-    monkeypatch.setattr(Lane, "__init__", lambda self, cuda, engine: made(self, cuda, engine, 2))
+    monkeypatch.setattr("ctxdeploy.runtime.backends.lane._STALE", 3)
     backend = opened()
     launched(fake_tensorrt, backend, [(64, 64)], 1)
     launched(fake_tensorrt, backend, [(9, 9), (8, 8)], 2)
     assert launched(fake_tensorrt, backend, [(9, 9)], 1) == 1
-    launched(fake_tensorrt, backend, [(10, 10)], 2)
+    launched(fake_tensorrt, backend, [(10, 10)], 4)
     assert (len(fake_tensorrt.MACHINE.launchable), len(fake_tensorrt.MACHINE.graphs)) == (2, 0)
     assert launched(fake_tensorrt, backend, [(9, 9)], 1) == 1, "it was used after (8, 8)"
     assert launched(fake_tensorrt, backend, [(8, 8)], 1) == 0
+
+
+@pytest.mark.usefixtures("two_graphs")
+def test_more_shapes_than_graphs_do_not_chase_each_other_out(opened: Open, fake_tensorrt: ModuleType) -> None:
+    backend = opened()
+    shapes = [(12, 12), (11, 11), (10, 10), (9, 9)]
+    assert launched(fake_tensorrt, backend, shapes, 2) == 0
+    contexts = len(fake_tensorrt.CONTEXTS)
+    assert launched(fake_tensorrt, backend, shapes, 20) == 2 * 20
+    assert len(fake_tensorrt.CONTEXTS) == contexts
 
 
 def test_an_engine_that_cannot_be_captured_goes_on_without(opened: Open, fake_tensorrt: ModuleType) -> None:
