@@ -150,6 +150,7 @@ class Lane:
         work.graph = self._cuda.captured(self.stream, lambda: context.execute_async_v3(self.stream))
         if work.graph is None:
             self._limit = 0
+            self._cuda.synchronise(self.stream)  # the context goes, and it runs
             return
         self._captured[work.key] = work
         while len(self._captured) > self._limit:
@@ -158,7 +159,7 @@ class Lane:
 
     def _has_room(self) -> bool:
         """Say whether there is room for another graph, or one that is used no more."""
-        if len(self._captured) < self._limit or not self._captured:
+        if len(self._captured) < self._limit or not self._limit:
             return self._limit > 0
         return self._batches - next(iter(self._captured.values())).used > _STALE
 

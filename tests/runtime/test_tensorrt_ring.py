@@ -209,9 +209,16 @@ def graphs_of_contexts_that_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lane, "prepare", prepare)
 
 
+def contexts_that_go_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is captured, and those that were made for it are not waited for."""
+    monkeypatch.setattr(Cuda, "captured", lambda self, stream, put: None)
+    monkeypatch.setattr(Cuda, "synchronise", lambda self, stream: None)
+
+
 @pytest.mark.parametrize(
     "mistake",
     [
+        contexts_that_go_while_they_run,
         no_wait,
         computing_before_the_upload,
         fetching_before_it_is_computed,

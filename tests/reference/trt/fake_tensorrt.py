@@ -300,7 +300,7 @@ class ICudaEngine:
 
 # Profile, shape and number of the context of every run that was put on a stream; those of a graph when it was captured.
 RAN = []
-CONTEXTS = []
+CONTEXTS = []  # their numbers
 
 
 class IExecutionContext:
@@ -309,13 +309,17 @@ class IExecutionContext:
 
     def __init__(self, engine):
         self.engine, self.shape, self.addresses = engine, (-1, -1, -1, 3), {}
-        self.profile, self.scratch, self.version, self.settled = 0, (0, 0), 0, False
-        CONTEXTS.append(self)
+        self.profile, self.scratch, self.state, self.settled = 0, (0, 0), {"version": 0}, False
         self.number = len(CONTEXTS)
+        CONTEXTS.append(self.number)
+
+    def __del__(self):
+        self.state["version"] = "gone"
 
     def _change(self):
         """Count what is set: what still runs gives NaN, and nothing can be captured before the next run."""
-        self.version, self.settled = self.version + 1, False
+        self.state["version"] += 1
+        self.settled = False
 
     def set_optimization_profile_async(self, profile_index, stream_handle):
         self._change()
@@ -362,19 +366,20 @@ class IExecutionContext:
             return False
         self.settled = True
         RAN.append((self.profile, self.shape, self.number))
-        shape, addresses, scratch, version = self.shape, dict(self.addresses), self.scratch, self.version
+        shape, addresses, scratch = self.shape, dict(self.addresses), self.scratch
+        state, version, hook = self.state, self.state["version"], self.hook
         facts, count = self.engine.facts, int(np.prod(self.shape))
         assert count <= scratch[1], "the scratch memory is too small"
 
         def begin():
-            if self.hook:
-                self.hook()
+            if hook:
+                hook()
             MACHINE.view(scratch[0], count)[:] = MACHINE.view(addresses["image"], count)
 
         def end():
             images = MACHINE.view(scratch[0], count).reshape(shape)
             for name, value in answers(images, facts["top_k"], facts["dim"], facts["rows"]).items():
-                if self.version != version:
+                if state["version"] != version:
                     value = np.full_like(value, np.nan)
                 place = MACHINE.view(addresses[name], value.nbytes)
                 place[:] = np.ascontiguousarray(value, np.float32).reshape(-1).view(np.uint8)
