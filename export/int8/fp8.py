@@ -33,10 +33,12 @@ def encode(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     middles = (numbers[below] + numbers[above]) / 2
     even = np.where(below % 2 == 0, below, above)
     codes = np.where(sizes < middles, below, np.where(sizes > middles, above, even))
-    return (codes | np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+    found: NDArray[np.uint8] = (codes | np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+    return found
 
 
 def decode(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the numbers of codes, in their shape; none of them may be a NaN."""
     sizes = _values()[codes & 127]
-    return np.where(codes & 128, -sizes, sizes)
+    found: NDArray[np.float64] = np.where(codes & 128, -sizes, sizes)
+    return found

@@ -49,7 +49,8 @@ class EightBits:
 
 
 def _steps(values: NDArray[Any]) -> NDArray[np.int8]:
-    return np.clip(np.rint(values), -LEVELS, LEVELS).astype(np.int8)
+    steps: NDArray[np.int8] = np.clip(np.rint(values), -LEVELS, LEVELS).astype(np.int8)
+    return steps
 
 
 INT8 = EightBits(

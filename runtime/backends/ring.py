@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import INPUT_NAME
+from ctxdeploy.runtime.backends.base import Photos
 from ctxdeploy.runtime.backends.cuda import Buffer, Cuda
 
 # Shapes of outputs by name.
@@ -50,7 +51,7 @@ class Slot:
         self._cuda.record(self._fetched, self.stream)
         return self._fetched
 
-    def upload(self, photos: Sequence[NDArray[np.uint8]]) -> int:
+    def upload(self, photos: Photos) -> int:
         """Take photos of one shape in, each copied once, and put their upload on the stream.
 
         Returns:
@@ -60,7 +61,9 @@ class Slot:
         count = int(np.prod(shape))
         buffer = self._buffers[INPUT_NAME]
         buffer.reserve(count)
-        np.stack(photos, out=buffer.host[:count].reshape(shape))
+        images = buffer.host[:count].reshape(shape)
+        for row, photo in enumerate(photos):
+            images[row] = photo
         self._cuda.upload(buffer, count, self.stream)
         self._cuda.record(self._uploaded, self.stream)
         return self._uploaded

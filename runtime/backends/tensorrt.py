@@ -21,7 +21,7 @@ from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.profiles import Shape
 from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.text import printable
-from ctxdeploy.runtime.backends.base import Backend, Pending
+from ctxdeploy.runtime.backends.base import Backend, Pending, Photos
 from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.backends.cuda import Cuda
 from ctxdeploy.runtime.backends.engine import Engine
@@ -64,7 +64,7 @@ class TensorRtBackend(Backend):
         # What the engine is tuned for.
         self.fitting_batch = self._engine.profiles[0].typical[0]
 
-    def _start(self, photos: Sequence[NDArray[np.uint8]]) -> Pending:
+    def _start(self, photos: Photos) -> Pending:
         check = self.limits.watch()
         height, width, channels = photos[0].shape
         shape = (len(photos), height, width, channels)
@@ -94,9 +94,7 @@ class TensorRtBackend(Backend):
         self._by_age.append(lane)
         return lane
 
-    def _put(
-        self, photos: Sequence[NDArray[np.uint8]], shape: Shape, slot: Slot, lane: Lane, check: Callable[[], None]
-    ) -> None:
+    def _put(self, photos: Photos, shape: Shape, slot: Slot, lane: Lane, check: Callable[[], None]) -> None:
         """Put a batch on the streams of its slot and its lane."""
         uploaded = slot.upload(photos)
         work = lane.captured(shape, slot.number, slot.addresses)
@@ -109,13 +107,6 @@ class TensorRtBackend(Backend):
         lane.launch(work, uploaded)
         slot.fetch(lane.done, work.outputs)
         lane.remember(work, slot.number)
-
-    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        pending = self._start(images)
-        try:
-            return pending.arrays()
-        finally:
-            pending.close()
 
 
 class _UnderWay:
@@ -144,8 +135,10 @@ def _release(cuda: Cuda, lanes: Sequence[Lane], slots: Sequence[Slot]) -> None:
         cuda.use()
         for stream in (*(lane.stream for lane in lanes), *(slot.stream for slot in slots)):
             cuda.synchronise(stream)
-    for part in (*lanes, *slots):
-        part.close()
+    for lane in lanes:
+        lane.close()
+    for slot in slots:
+        slot.close()
 
 
 def _engine_of(bundle: Bundle, target: str, precision: str) -> Artefact:
