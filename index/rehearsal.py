@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.core.errors import StorageError
-from ctxdeploy.index.codebook.assignment import Cells
+from ctxdeploy.index.codebook.assignment import CellAssigner, Cells
 from ctxdeploy.index.codebook.codebook import Codebook
+from ctxdeploy.index.codebook.gpu_assignment import GpuAssigner
 from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
 from ctxdeploy.index.config import GEOMETRIES, GLOBAL_VECTORS, IndexConfig
 from ctxdeploy.index.index import Index
@@ -216,6 +217,23 @@ def _assign_by_cells(codebook: Codebook, sample: np.ndarray[Any, np.dtype[np.flo
     partitioned = Codebook(codebook.centroids, cells=cells)
     partitioned.assign(sample, 5)
     partitioned.assign(sample, _WORDS // 2)
+    alone = CellAssigner(codebook.centroids, cells)
+    GpuAssigner(alone, codebook.centroids, cells, _Products(sample), worth=0).search(sample, 5)
+
+
+class _Products:
+    """Multiplies a matrix in place of a GPU."""
+
+    def __init__(self, rows: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        self._rows = rows
+
+    def hold(self, rows: np.ndarray[Any, np.dtype[np.float32]]) -> "_Products":
+        return _Products(rows)
+
+    def best(self, queries: np.ndarray[Any, np.dtype[np.float32]], count: int) -> tuple[Any, Any]:
+        scores = queries @ self._rows.T
+        found = np.ascontiguousarray(np.argsort(-scores, axis=1, kind="stable")[:, :count])
+        return np.take_along_axis(scores, found, axis=1), found
 
 
 def _ask_globally(folder: Path, random: np.random.Generator) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.cpu import check_address_space
 from ctxdeploy.core.deadline import Deadline
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.types import TURNS, Box, LocalDescriptors, PhotoDescriptors
@@ -30,6 +31,9 @@ class Extractor:
         bundle: as ``ctxdeploy.core.bundle.open`` returns it.
         backend: engine, precision and threads.
         config: batches, workers, limits and queues.
+
+    Attributes:
+        device: that was asked for.
 
     Raises:
         ConfigError: settings that exclude each other, a batch size that the bundle does not take, or a memory limit
@@ -57,6 +61,7 @@ class Extractor:
             raise ConfigError(
                 f"batch size {self.config.batch_size} exceeds the bundle's {high}: give a smaller --batch-size"
             )
+        self.device = Device.parse((backend or BackendConfig()).device)
         self._backend = open_backend(bundle, backend or BackendConfig())
         limit = self.config.memory_limit
         self._backend.limits = RunLimits(seconds=NETWORK_TIMES * self.config.photo_timeout, memory=limit)

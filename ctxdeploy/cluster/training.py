@@ -10,6 +10,7 @@ from ctxdeploy.cluster.lists import NameList, cut_lists
 from ctxdeploy.cluster.segment import TRAINED
 from ctxdeploy.cluster.worker import training_cache
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.files import new_folder, settings_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.indexing.codebook import TrainingConfig, draw_sample, train_codebook
@@ -70,9 +71,8 @@ class ClusterTraining:
             failed = describe(cut_lists(sorted(photo.name for photo in sample), _SAMPLE_LIST))
             if codebook is None and gives_local(bundle):
                 limit, dim = memory_limit, bundle.extraction.dim
-                codebook = train_codebook(
-                    self._cache, sample, failed, self._training, self._display, memory_limit=limit, dim=dim
-                )
+                settled = (self._cache, sample, failed, self._training, self._display)
+                codebook = train_codebook(*settled, memory_limit=limit, dim=dim, device=Device())
                 report.codebook = codebook.metadata()
             quantiser = None
             if settings.needs_quantiser:

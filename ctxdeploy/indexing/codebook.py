@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import CODEBOOK, Bundle, CodebookFile
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import BundleError, ConfigError, CtxdeployError, NoPhotosError
 from ctxdeploy.core.files import copy_file, file_sha256
 from ctxdeploy.core.progress import Display
@@ -202,7 +203,10 @@ class CodebookTrainer:
         limit, dim = self._extractor.config.memory_limit, self._extractor.bundle.extraction.dim
         failed = {failure.name for failure in self.failed}
         start = time.perf_counter()
-        codebook = train_codebook(self._cache, sample, failed, config, self._display, memory_limit=limit, dim=dim)
+        device, display = self._extractor.device, self._display
+        codebook = train_codebook(
+            self._cache, sample, failed, config, display, memory_limit=limit, dim=dim, device=device
+        )
         self.times.clustering = time.perf_counter() - start
         return codebook
 
@@ -258,6 +262,7 @@ def train_codebook(
     *,
     memory_limit: int | None,
     dim: int,
+    device: Device,
 ) -> "Codebook":
     """Train a codebook from the descriptors that the cache has of a sample.
 
@@ -269,18 +274,23 @@ def train_codebook(
         display: where progress and remarks go.
         memory_limit: bytes of the command; half of them may be the descriptors that are clustered.
         dim: of the descriptors.
+        device: that clusters; the codebook is the same on any.
 
     Raises:
         NoPhotosError: the cache has no descriptors.
         ConfigError: there are fewer descriptors than words.
+        BackendError, MissingExtraError: the GPU that was named cannot be used.
     """
     from ctxdeploy.index import Codebook
+    from ctxdeploy.index.codebook import gpu_of
 
     max_vectors = None if memory_limit is None else memory_limit // (2 * 4 * dim)
     vectors, used = _training_vectors(cache, sorted(photo.name for photo in sample), config, max_vectors)
     if not len(vectors):
         raise NoPhotosError(f"none of {len(sample)} photos gave descriptors, so that no codebook can be trained")
-    display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos")
+    gpu = gpu_of(device)
+    where = "" if gpu is None else f" on cuda:{gpu.number}"
+    display.say(f"training a codebook from {len(vectors):,} descriptors of {used:,} photos{where}")
     with display.progress("clustering", ITERATIONS, "iterations") as bar:
         codebook = Codebook.train(
             vectors,
@@ -288,6 +298,7 @@ def train_codebook(
             seed=config.seed,
             iterations=ITERATIONS,
             progress=lambda done, total: bar.advance(),
+            device=device,
         )
     codebook.training["photos"] = fingerprint(photo for photo in sample if photo.name not in failed)
     display.say(codebook.metadata()["training"]["explanation"])

@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import StorageError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import PhotoDescriptors
@@ -122,6 +123,7 @@ class IndexCommitter:
         failure_limit: how many photos may fail.
         display: where remarks go.
         memory_limit: bytes of the whole command; a quarter of it may be postings that wait for their shard.
+        device: that finds the words of descriptors; None for the CPU. They are the same on any.
     """
 
     def __init__(
@@ -132,8 +134,11 @@ class IndexCommitter:
         failure_limit: FailureLimit,
         display: Display,
         memory_limit: int | None = None,
+        device: Device | None = None,
     ) -> None:
         self._index, self._report, self._display = index, report, display
+        if device is not None and index.keeps_local:
+            index.codebook.use(device)
         self._commit_seconds, self._failure_limit = commit_seconds, failure_limit
         self._start = self._committed = time.monotonic()
         self._commits = self._postings = 0

@@ -230,13 +230,14 @@ class IndexingJob:
     ) -> "GlobalQuantiser":
         """Train the words and cells of global vectors on the sample that trains a codebook."""
         names = {photo.name for photo in self._trainer.sample(photos, training)}
-        limit = self._extractor.config.memory_limit
-        sample = self._cache.photos(names)
-        return train_quantiser(sample, settings, self._config, self._display, self._trainer.times, limit)
+        sample, times, extractor = self._cache.photos(names), self._trainer.times, self._extractor
+        limit, device = extractor.config.memory_limit, extractor.device
+        return train_quantiser(sample, settings, self._config, self._display, times, limit, device)
 
     def _committer(self, index: "Index") -> IndexCommitter:
-        config, limit = self._config, self._extractor.config.memory_limit
-        return IndexCommitter(index, self._report, config.commit_seconds, config.failure_limit, self._display, limit)
+        config, limit, device = self._config, self._extractor.config.memory_limit, self._extractor.device
+        settings = (config.commit_seconds, config.failure_limit, self._display, limit, device)
+        return IndexCommitter(index, self._report, *settings)
 
     def _add_cached(self, pending: "dict[str, PhotoSource]", committer: IndexCommitter) -> None:
         """Add photos that training has extracted; of those with boxes it has the whole alone."""
@@ -251,8 +252,7 @@ class IndexingJob:
         from ctxdeploy.runtime import PhotoFailure
 
         stages = self._report.stages
-        before = replace(stages)
-        total = len(photos) if isinstance(photos, list) else None
+        before, total = replace(stages), len(photos) if isinstance(photos, list) else None
         if total == 0:
             return
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import NoPhotosError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted
@@ -42,6 +43,7 @@ def train_quantiser(
     display: Display,
     times: StageTimes,
     memory_limit: int | None = None,
+    device: Device | None = None,
 ) -> "GlobalQuantiser":
     """Train words and cells on the global vectors of a sample of photos. The same photos give the same.
 
@@ -52,6 +54,7 @@ def train_quantiser(
         display: where progress goes.
         times: to which the seconds are added.
         memory_limit: bytes, half of which may be the vectors.
+        device: that clusters; the quantiser is the same on any.
 
     Raises:
         NoPhotosError: too few photos gave a vector.
@@ -76,6 +79,7 @@ def train_quantiser(
             cells=config.global_cells or None,
             seed=config.seed,
             progress=lambda *_: bar.advance(),
+            device=device,
         )
     times.clustering += time.perf_counter() - start
     return quantiser

@@ -10,10 +10,20 @@ from ctxdeploy.core.doors import door
 if TYPE_CHECKING:
     from ctxdeploy.index.codebook.aggregation import Aggregated, aggregate
     from ctxdeploy.index.codebook.codebook import Codebook
+    from ctxdeploy.index.codebook.faiss_gpu import gpu_of
     from ctxdeploy.index.codebook.pickled import is_pickled, open_codebook
     from ctxdeploy.index.codebook.training import MAX_PER_WORD, choose_words
 
-__all__ = ["MAX_PER_WORD", "Aggregated", "Codebook", "aggregate", "choose_words", "is_pickled", "open_codebook"]
+__all__ = [
+    "MAX_PER_WORD",
+    "Aggregated",
+    "Codebook",
+    "aggregate",
+    "choose_words",
+    "gpu_of",
+    "is_pickled",
+    "open_codebook",
+]
 
 _HOMES = {
     "Aggregated": "aggregation",
@@ -21,6 +31,7 @@ _HOMES = {
     "MAX_PER_WORD": "training",
     "aggregate": "aggregation",
     "choose_words": "training",
+    "gpu_of": "faiss_gpu",
     "is_pickled": "pickled",
     "open_codebook": "pickled",
 }

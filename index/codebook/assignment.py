@@ -83,8 +83,8 @@ class FlatAssigner:
     """Exact search over all words."""
 
     def __init__(self, centroids: NDArray[np.float32]) -> None:
-        self._centroids = _frozen(centroids)
-        self._order = _frozen(np.arange(len(centroids), dtype=np.int32))
+        self._centroids = frozen(centroids)
+        self._order = frozen(np.arange(len(centroids), dtype=np.int32))
         self._offsets = np.append(np.arange(0, len(centroids), _PART), len(centroids)).astype(np.int64)
         self._middle = _mean(centroids)
         origin = _padded(self._middle)
@@ -109,8 +109,8 @@ class CellAssigner:
     """Search in the nearest cells."""
 
     def __init__(self, centroids: NDArray[np.float32], cells: Cells) -> None:
-        self._centroids = _frozen(centroids)
-        self._centres, self._order = _frozen(cells.centres), _frozen(cells.order)
+        self._centroids = frozen(centroids)
+        self._centres, self._order = frozen(cells.centres), frozen(cells.order)
         self._probes = cells.probes
         self._everywhere: FlatAssigner | None = None
         self._offsets = cells.offsets.astype(np.int64)
@@ -190,7 +190,7 @@ def _in_blocks(
 
     def fill(start: int) -> None:
         part = slice(start, start + size)
-        words[part], distances[part] = rank(_frozen(vectors[part]), count)
+        words[part], distances[part] = rank(frozen(vectors[part]), count)
 
     threads.run(fill, range(0, len(vectors), size))
     return words, distances
@@ -204,11 +204,11 @@ def _mean(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 def _padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the rows with zeros up to a multiple of 16 columns, as the kernels want their origins."""
     missing = -rows.shape[1] % 16
-    padded: NDArray[np.float32] = _frozen(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
+    padded: NDArray[np.float32] = frozen(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
     return padded
 
 
-def _frozen(array: NDArray[Any]) -> Any:
+def frozen(array: NDArray[Any]) -> Any:
     """Return a read-only view: numba compiles for writable and read-only arguments apart, and files' are read-only."""
     view = np.ascontiguousarray(array).view()
     view.setflags(write=False)

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import Piece, write_file
 from ctxdeploy.index.codebook import training
 from ctxdeploy.index.codebook.assignment import FLAT_WORDS, CellAssigner, Cells, FlatAssigner, parse_cells
+from ctxdeploy.index.codebook.faiss_gpu import Holder, gpu_of
+from ctxdeploy.index.codebook.gpu_assignment import GpuAssigner, assigner_of
 from ctxdeploy.index.config import Progress
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.storage import format as file_format
@@ -32,6 +35,9 @@ MAX_CODEBOOK_WORDS = 1 << 24
 _WORTH_THREADS = 512
 # Rows of one step of a check, which copies them.
 _CHECKED = 4096
+
+
+Assigner = FlatAssigner | CellAssigner | GpuAssigner
 
 
 class Codebook:
@@ -67,8 +73,9 @@ class Codebook:
         self.id = identity
         # What follows is made on first use, the same by whichever thread: two at once waste time, no more.
         self._cells = cells
-        self._assigner: FlatAssigner | CellAssigner | None = None
-        self._exact: FlatAssigner | None = None
+        self._gpu: Holder | None = None
+        self._assigner: Assigner | None = None
+        self._exact: Assigner | None = None
 
     @classmethod
     def from_centroids(cls, centroids: Any) -> Self:
@@ -91,6 +98,7 @@ class Codebook:
         iterations: int = 20,
         progress: Progress | None = None,
         threads: int | None = None,
+        device: Device | None = None,
     ) -> Self:
         """Cluster descriptors into words. The same arguments give the same bytes.
 
@@ -102,12 +110,15 @@ class Codebook:
             iterations: of k-means, at most.
             progress: called with (done, total).
             threads: None for the processors this process may use; the result is the same with any.
+            device: a GPU compares descriptors and words; the result is the same on any. None: the CPU.
 
         Raises:
             ConfigError: not finite, fewer descriptors than words, or a setting out of range.
+            BackendError, MissingExtraError: the GPU that was named cannot be used.
         """
-        found = training.train(vectors, words, seed=seed, iterations=iterations, progress=progress, threads=threads)
-        centroids, facts, cells = found
+        centroids, facts, cells = training.train(
+            vectors, words, seed=seed, iterations=iterations, progress=progress, threads=threads, device=device
+        )
         return cls(centroids, training=facts, cells=cells)
 
     def __len__(self) -> int:
@@ -127,6 +138,19 @@ class Codebook:
             else:  # a file of version 1 has centres alone
                 self._cells = training.fill_cells(self.centroids, self._cells.centres, self._cells.probes)
         return self._cells
+
+    def use(self, device: Device) -> bool:
+        """Have a GPU assign where it is worth it; return whether one does. The words are the same.
+
+        Args:
+            device: ``auto`` is the first GPU if there is one, with a faiss for it.
+
+        Raises:
+            BackendError, MissingExtraError: the GPU that was named cannot be used.
+        """
+        self._gpu = gpu_of(device)
+        self._assigner = self._exact = None
+        return self._gpu is not None
 
     def metadata(self) -> dict[str, Any]:
         """Return id, words, dimension and training, as they stand in files and in ``Index.info``."""
@@ -159,15 +183,12 @@ class Codebook:
         with closing(SearchThreads(number if len(array) >= _WORTH_THREADS else 1)) as helpers:
             return searcher.search(array, wanted, helpers)[0]
 
-    def _searcher(self, exact: bool) -> FlatAssigner | CellAssigner:
-        if self._assigner is None:
-            cells = self.cells
-            self._assigner = FlatAssigner(self.centroids) if cells is None else CellAssigner(self.centroids, cells)
-        if not exact or isinstance(self._assigner, FlatAssigner):
-            return self._assigner
-        if self._exact is None:
-            self._exact = FlatAssigner(self.centroids)
-        return self._exact
+    def _searcher(self, exact: bool) -> Assigner:
+        if exact and self.cells is not None:
+            found = self._exact = self._exact or assigner_of(self.centroids, None, self._gpu)
+        else:
+            found = self._assigner = self._assigner or assigner_of(self.centroids, self.cells, self._gpu)
+        return found
 
     def measure_recall(self, vectors: Any) -> dict[str, Any]:
         """Compare ``assign`` with ``assign(exact=True)`` on descriptors, and keep the result in ``training``.

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import ArchiveError, ConfigError
 from ctxdeploy.core.files import Piece
 from ctxdeploy.index.codebook.assignment import FlatAssigner
+from ctxdeploy.index.codebook.faiss_gpu import gpu_of
 from ctxdeploy.index.codebook.training import cluster
 from ctxdeploy.index.config import MAX_CELLS, PART_WORDS, IndexConfig, Progress, global_parts
 from ctxdeploy.index.inputs import as_global
@@ -59,6 +61,7 @@ class GlobalQuantiser:
         seed: int = 0,
         progress: Progress | None = None,
         threads: int | None = None,
+        device: Device | None = None,
     ) -> "GlobalQuantiser":
         """Learn what an archive of this configuration needs. The same arguments give the same numbers.
 
@@ -69,6 +72,7 @@ class GlobalQuantiser:
             seed: of the samples and of the first words.
             progress: called with (done, total).
             threads: None for the processors this process may use; the result is the same with any.
+            device: a GPU compares vectors with words and cells; the result is the same. None: the CPU.
 
         Raises:
             ConfigError: too few vectors, or such as ``Index.add`` would refuse; or the configuration needs none.
@@ -80,21 +84,23 @@ class GlobalQuantiser:
         if config.global_vectors == "pq" and len(rows) < PART_WORDS:
             raise ConfigError(f"{len(rows)} global vectors are too few for 'pq': give a sample of {PART_WORDS} or more")
         parts = global_parts(config.global_dim) if config.global_vectors == "pq" else 0
-        total = (parts + (1 if count else 0)) or 1
+        total, gpu = (parts + (1 if count else 0)) or 1, gpu_of(device)
         with closing(SearchThreads(checked_threads(threads))) as helpers:
             words = []
             few = _draw(rows, PART_WORDS * _MAX_PER_WORD, seed)
             for part in range(parts):
                 size = config.global_dim // parts
                 column = np.ascontiguousarray(few[:, part * size : (part + 1) * size])
-                found = cluster(column, PART_WORDS, seed=seed, iterations=_ITERATIONS, threads=helpers)
+                found = cluster(column, PART_WORDS, seed=seed, iterations=_ITERATIONS, threads=helpers, device=gpu)
                 words.append(found.centroids)
                 if progress is not None:
                     progress(part + 1, total)
             centres = None
             if count:
                 sample = _draw(rows, count * _MAX_PER_WORD, seed)
-                centres = cluster(sample, count, seed=seed, iterations=_ITERATIONS, threads=helpers).centroids
+                centres = cluster(
+                    sample, count, seed=seed, iterations=_ITERATIONS, threads=helpers, device=gpu
+                ).centroids
                 if progress is not None:
                     progress(total, total)
         return cls(parts=np.stack(words) if words else None, cells=centres)

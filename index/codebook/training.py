@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.index.codebook.assignment import FLAT_WORDS, WORDS_PER_CELL, CellAssigner, Cells, FlatAssigner
+from ctxdeploy.index.codebook.faiss_gpu import Holder, gpu_of
+from ctxdeploy.index.codebook.gpu_assignment import assigner_of
 from ctxdeploy.index.config import MAX_WORDS, Progress
 from ctxdeploy.index.inputs import as_vectors
 from ctxdeploy.index.threads import ALONE, SearchThreads
@@ -41,26 +44,27 @@ def train(
     iterations: int = 20,
     progress: Progress | None = None,
     threads: int | None = None,
+    device: Device | None = None,
 ) -> tuple[NDArray[np.float32], dict[str, Any], Cells | None]:
     """Return centroids, what a codebook says of its training, and cells; see ``Codebook.train``."""
     array = as_vectors(vectors, None, "codebook training")
     if not all(isinstance(number, (int, np.integer)) for number in (iterations, seed)) or iterations < 1 or seed < 0:
         raise ConfigError(f"iterations {iterations!r} and seed {seed!r}: whole numbers of at least 1 and 0 are needed")
-    workers = checked_threads(threads)
+    workers, gpu = checked_threads(threads), gpu_of(device)
     words, explanation = choose_words(len(array), words)
     used, held_out = _split(array, words)
     sample = _draw(used, words * MAX_PER_WORD, seed)
     if len(sample) < len(used):
         explanation += f"; trained on a sample of {len(sample)} ({MAX_PER_WORD} a word)"
     with closing(SearchThreads(workers)) as helpers:
-        found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress, threads=helpers)
-        centroids, cells = found.centroids, build_cells(found.centroids, seed=seed, threads=helpers)
-    on = "training descriptors" if held_out is None else "held-out descriptors"
-    probe = _draw(sample if held_out is None else held_out, RECALL_SAMPLE, seed + 1)
-    if cells is not None:
-        centroids, cells = number_by_cell(centroids, cells)
-        cells = _enough_probes(centroids, cells, probe)
-    recall = measured_recall(centroids, cells, probe, on=on)
+        found = cluster(sample, words, seed=seed, iterations=iterations, progress=progress, threads=helpers, device=gpu)
+        centroids, cells = found.centroids, build_cells(found.centroids, seed=seed, threads=helpers, device=gpu)
+        on = "training descriptors" if held_out is None else "held-out descriptors"
+        probe = _draw(sample if held_out is None else held_out, RECALL_SAMPLE, seed + 1)
+        if cells is not None:
+            centroids, cells = number_by_cell(centroids, cells)
+            cells = _enough_probes(centroids, cells, probe, helpers)
+        recall = measured_recall(centroids, cells, probe, on=on, threads=helpers)
     training = {
         "words": words,
         "descriptors": len(sample),
@@ -117,25 +121,33 @@ def _split(array: NDArray[np.float32], words: int) -> tuple[NDArray[np.float32],
     return array[:-held_out], array[-held_out:]
 
 
-def _enough_probes(centroids: NDArray[np.float32], cells: Cells, vectors: NDArray[np.float32]) -> Cells:
+def _enough_probes(
+    centroids: NDArray[np.float32], cells: Cells, vectors: NDArray[np.float32], threads: SearchThreads
+) -> Cells:
     """Return the cells with the fewest probes (8, then an eighth more each time, 128 at most) of the wanted recall."""
-    truth = _nearest(FlatAssigner(centroids), vectors)
+    truth = _nearest(FlatAssigner(centroids), vectors, threads)
     probes = _MIN_PROBES
     while True:
         cells = replace(cells, probes=min(probes, len(cells.centres)))
-        at_1, at_5 = _recall(_nearest(CellAssigner(centroids, cells), vectors), truth)
+        at_1, at_5 = _recall(_nearest(CellAssigner(centroids, cells), vectors, threads), truth)
         if min(at_1, at_5) >= WANTED_RECALL or probes >= min(_MAX_PROBES, len(cells.centres)):
             return cells
         probes = min(_MAX_PROBES, probes + probes // 8)
 
 
 def measured_recall(
-    centroids: NDArray[np.float32], cells: Cells | None, vectors: NDArray[np.float32], *, on: str
+    centroids: NDArray[np.float32],
+    cells: Cells | None,
+    vectors: NDArray[np.float32],
+    *,
+    on: str,
+    threads: SearchThreads = ALONE,
 ) -> dict[str, Any]:
     """Return how the words are searched, and how often that finds the nearest one, and the nearest five, of all."""
     if cells is None:
         return {"assignment": "flat", "recall_at_1": 1.0, "recall_at_5": 1.0}
-    found, truth = _nearest(CellAssigner(centroids, cells), vectors), _nearest(FlatAssigner(centroids), vectors)
+    found = _nearest(CellAssigner(centroids, cells), vectors, threads)
+    truth = _nearest(FlatAssigner(centroids), vectors, threads)
     at_1, at_5 = _recall(found, truth)
     return {
         "assignment": f"IVF{len(cells.centres)} nprobe {cells.probes}",
@@ -146,8 +158,10 @@ def measured_recall(
     }
 
 
-def _nearest(assigner: FlatAssigner | CellAssigner, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-    return assigner.search(vectors, 5)[0]
+def _nearest(
+    assigner: FlatAssigner | CellAssigner, vectors: NDArray[np.float32], threads: SearchThreads
+) -> NDArray[np.int32]:
+    return assigner.search(vectors, 5, threads)[0]
 
 
 def _recall(found: NDArray[np.int32], truth: NDArray[np.int32]) -> tuple[float, float]:
@@ -178,6 +192,7 @@ def cluster(
     iterations: int,
     progress: Progress | None = None,
     threads: SearchThreads = ALONE,
+    device: Holder | None = None,
 ) -> Clustering:
     """Lloyd's algorithm from ``words`` distinct rows drawn with ``seed``.
 
@@ -187,7 +202,8 @@ def cluster(
         seed: of the first centroids.
         iterations: at most.
         progress: called with (iterations done, iterations) after each.
-        threads: that assign; the result is the same with any number.
+        threads: that assign and add; the result is the same with any number.
+        device: that compares vectors and words; the result is the same with any, and without.
 
     An empty word moves to the vector that lies farthest from its own centroid, the next one to the next.
     """
@@ -198,15 +214,14 @@ def cluster(
     done, error = 0, 0.0
     while done < iterations:
         if words > FLAT_WORDS:
-            cells = _follow(centroids, cells, seed, threads)
-        assigner = FlatAssigner(centroids) if cells is None else CellAssigner(centroids, cells)
-        found, distances = assigner.search(vectors, 1, threads)
+            cells = _follow(centroids, cells, seed, threads, device)
+        found, distances = assigner_of(centroids, cells, device).search(vectors, 1, threads)
         assigned, squared = found[:, 0], distances[:, 0]
         error = float(squared.mean())
         done += 1
         converged = bool(np.array_equal(assigned, previous))
         if not converged:
-            centroids = _update(vectors, assigned, squared, words)
+            centroids = _update(vectors, assigned, squared, words, threads)
         previous = assigned
         if progress is not None:
             progress(iterations if converged else done, iterations)
@@ -216,30 +231,42 @@ def cluster(
 
 
 def build_cells(
-    centroids: NDArray[np.float32], *, seed: int = 0, probes: int = DEFAULT_PROBES, threads: SearchThreads = ALONE
+    centroids: NDArray[np.float32],
+    *,
+    seed: int = 0,
+    probes: int = DEFAULT_PROBES,
+    threads: SearchThreads = ALONE,
+    device: Holder | None = None,
 ) -> Cells | None:
     """Partition the words into cells of about 64, or return None where a flat search is as fast (up to 4096 words)."""
     if len(centroids) <= FLAT_WORDS:
         return None
     count = len(centroids) // WORDS_PER_CELL
-    found = cluster(centroids, count, seed=seed, iterations=_CELL_ITERATIONS, threads=threads)
-    return fill_cells(centroids, found.centroids, probes, threads=threads)
+    found = cluster(centroids, count, seed=seed, iterations=_CELL_ITERATIONS, threads=threads, device=device)
+    return fill_cells(centroids, found.centroids, probes, threads=threads, device=device)
 
 
-def _follow(centroids: NDArray[np.float32], cells: Cells | None, seed: int, threads: SearchThreads) -> Cells | None:
+def _follow(
+    centroids: NDArray[np.float32], cells: Cells | None, seed: int, threads: SearchThreads, device: Holder | None
+) -> Cells | None:
     """Follow the centroids with the cells of the last iteration: one update instead of a new clustering."""
     if cells is None:
-        return build_cells(centroids, seed=seed, probes=TRAINING_PROBES, threads=threads)
-    found, distances = FlatAssigner(cells.centres).search(centroids, 1, threads)
-    centres = _update(centroids, found[:, 0], distances[:, 0], len(cells.centres))
-    return fill_cells(centroids, centres, TRAINING_PROBES, threads=threads)
+        return build_cells(centroids, seed=seed, probes=TRAINING_PROBES, threads=threads, device=device)
+    found, distances = assigner_of(cells.centres, device=device).search(centroids, 1, threads)
+    centres = _update(centroids, found[:, 0], distances[:, 0], len(cells.centres), threads)
+    return fill_cells(centroids, centres, TRAINING_PROBES, threads=threads, device=device)
 
 
 def fill_cells(
-    centroids: NDArray[np.float32], centres: NDArray[np.float32], probes: int, *, threads: SearchThreads = ALONE
+    centroids: NDArray[np.float32],
+    centres: NDArray[np.float32],
+    probes: int,
+    *,
+    threads: SearchThreads = ALONE,
+    device: Holder | None = None,
 ) -> Cells:
     """Put every word into the cell whose centre is nearest; words of a cell in rising order."""
-    cell = FlatAssigner(centres).search(centroids, 1, threads)[0][:, 0]
+    cell = assigner_of(centres, device=device).search(centroids, 1, threads)[0][:, 0]
     offsets = np.zeros(len(centres) + 1, np.int32)
     np.cumsum(np.bincount(cell, minlength=len(centres)), out=offsets[1:])
     order = np.argsort(cell, kind="stable").astype(np.int32)
@@ -252,7 +279,11 @@ def number_by_cell(centroids: NDArray[np.float32], cells: Cells) -> tuple[NDArra
 
 
 def _update(
-    vectors: NDArray[np.float32], assigned: NDArray[np.int32], squared: NDArray[np.float64], words: int
+    vectors: NDArray[np.float32],
+    assigned: NDArray[np.int32],
+    squared: NDArray[np.float64],
+    words: int,
+    threads: SearchThreads,
 ) -> NDArray[np.float32]:
     from ctxdeploy.index.kernels import build as build_kernels
 
@@ -260,10 +291,22 @@ def _update(
     counts = np.zeros(words, np.int64)
     vectors = vectors.view()
     vectors.flags.writeable = False  # as centroids are, which are clustered too: one loop is compiled for both
-    build_kernels.sum_by_word(vectors, assigned, sums, counts)
+    parts = min(threads.count, words)
+
+    def add(part: int) -> None:  # each thread has words of its own, so that every sum has one order
+        bounds = words * part // parts, words * (part + 1) // parts
+        build_kernels.sum_by_word(vectors, assigned, sums, counts, *bounds)
+
+    threads.run(add, range(parts))
     centroids = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     empty = np.flatnonzero(counts == 0)
     if empty.size:
-        farthest = np.argsort(-squared, kind="stable")[: empty.size]
-        centroids[empty] = vectors[farthest]
+        centroids[empty] = vectors[_farthest(squared, empty.size)]
     return centroids
+
+
+def _farthest(squared: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the rows of the ``count`` largest numbers, falling, ties by row, without sorting them all."""
+    least = np.partition(squared, len(squared) - count)[len(squared) - count]
+    rows = np.flatnonzero(squared >= least)
+    return rows[np.argsort(-squared[rows], kind="stable")[:count]]

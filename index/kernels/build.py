@@ -11,11 +11,21 @@ _RUNS_AHEAD = 8
 
 @compiled
 def sum_by_word(
-    vectors: NDArray[np.float32], words: NDArray[np.int32], sums: NDArray[np.float64], counts: NDArray[np.int64]
+    vectors: NDArray[np.float32],
+    words: NDArray[np.int32],
+    sums: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    first: int,
+    end: int,
 ) -> None:
-    """Add every vector to the row of ``sums`` (W×D) that its word names, and count it."""
+    """Add every vector of a word from ``first`` to before ``end`` to the row of ``sums`` (W×D) of its word; count it.
+
+    Rows are added in their order, however the words are divided among threads.
+    """
     for row in range(vectors.shape[0]):
         word = words[row]
+        if word < first or word >= end:
+            continue
         counts[word] += 1
         for d in range(vectors.shape[1]):
             sums[word, d] += np.float64(vectors[row, d])
