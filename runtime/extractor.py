@@ -11,11 +11,12 @@ from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.device import Device
 from ctxdeploy.core.errors import BackendError, ConfigError, PhotoError
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import TURNS, Box, LocalDescriptors, PhotoDescriptors
+from ctxdeploy.core.types import LIBJPEG, TURNS, Box, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.runtime.backends.base import RunLimits
 from ctxdeploy.runtime.backends.choice import open_backend
 from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.config import MAX_BYTES, NETWORK_TIMES, ExtractorConfig
+from ctxdeploy.runtime.decode.nvimgcodec import check_decoder
 from ctxdeploy.runtime.memory import MemoryGrowth, share_memory
 from ctxdeploy.runtime.network import ExtractionStatistics, Network
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
@@ -62,6 +63,12 @@ class Extractor:
                 f"batch size {self.config.batch_size} exceeds the bundle's {high}: give a smaller --batch-size"
             )
         self.device = Device.parse((backend or BackendConfig()).device)
+        if self.config.memory_limit is not None and bundle.preprocessing.decoder != LIBJPEG:
+            raise ConfigError(
+                f"--memory-limit bounds processes that decode, and {bundle.preprocessing.decoder} needs what cannot be "
+                "bounded so: leave it out, or export the model without --decoder"
+            )
+        check_decoder(bundle.preprocessing, self.device.number)
         self._backend = open_backend(bundle, backend or BackendConfig())
         limit = self.config.memory_limit
         self._backend.limits = RunLimits(seconds=NETWORK_TIMES * self.config.photo_timeout, memory=limit)
@@ -74,6 +81,7 @@ class Extractor:
             timeout=self.config.photo_timeout,
             memory=shares.worker if shares is not None and self.config.isolated else None,
             reading=MAX_BYTES if shares is None else min(shares.reading, MAX_BYTES),
+            gpu=self.device.number,
         )
         self._network = Network(self._backend, bundle.shapes, MemoryGrowth(shares.network) if shares else None)
         self._statistics = ExtractionStatistics()

@@ -26,6 +26,7 @@ from ctxdeploy.core.types import Box, Preprocessing, StageSeconds
 from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
 from ctxdeploy.runtime.decode.decode import decode_bytes, read_file
 from ctxdeploy.runtime.decode.formats import readable_formats
+from ctxdeploy.runtime.decode.nvimgcodec import check_decoder
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource, WorkItem
 from ctxdeploy.runtime.shared_pixels import SharedPixels
 
@@ -47,6 +48,7 @@ class DecodeSettings:
         timeout: seconds that a worker has for a photo.
         memory: bytes that a worker may allocate; no limit if None.
         reading: bytes that photos which are not files may have together, from reading to decoding.
+        gpu: number of the GPU, for a decoder that has one.
     """
 
     preprocessing: Preprocessing
@@ -54,6 +56,7 @@ class DecodeSettings:
     timeout: float = 60.0
     memory: int | None = None
     reading: int = MAX_BYTES
+    gpu: int = 0
 
 
 def decode_item(item: WorkItem, settings: DecodeSettings, on_read: Callable[[], None] = lambda: None) -> None:
@@ -145,7 +148,9 @@ def main(descriptor: int) -> None:
             preprocessing=Preprocessing(**message["preprocessing"]),
             limits=DecodeLimits(**message["limits"]),
             memory=message["memory"],
+            gpu=message["gpu"],
         )
+        check_decoder(settings.preprocessing, settings.gpu)
         _limit_memory(settings.memory)
         shared = None if message["shared"] is None else SharedPixels(*message["shared"])
         send(connection, {})

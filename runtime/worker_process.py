@@ -220,6 +220,7 @@ class _Child:
         """Send the settings and wait until the worker has taken them; ``BackendError`` if it cannot start."""
         message = {
             "parent": os.getpid(),
+            "gpu": settings.gpu,
             "preprocessing": settings.preprocessing.metadata(),
             "limits": asdict(settings.limits),
             "memory": settings.memory,

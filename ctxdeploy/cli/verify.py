@@ -9,7 +9,15 @@ from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either, writer_facts, writer_line
 from ctxdeploy.cli.options import ANY_FOLDER, PATH, check_there, echo, json_option, print_json, quiet_option
 from ctxdeploy.cli.parity import parity_line
-from ctxdeploy.core.errors import ArchiveError, BundleError, CheckpointError, ConfigError, ParityError
+from ctxdeploy.core.errors import (
+    ArchiveError,
+    BackendError,
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    ParityError,
+)
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import check_own, find_bundle, find_checkpoint
@@ -41,7 +49,8 @@ def command(
     With --photos, run the artefacts of a bundle on this machine and compare them with its fp32 graph in ONNX Runtime,
     itself compared with PyTorch when it was exported: descriptors, selected positions, and the answers of a small
     retrieval run (its mAP where DIR holds a gnd.json). Where there is a GPU, the graphs of ONNX Runtime run there too
-    (as cuda); --device cpu leaves it out.
+    (as cuda); --device cpu leaves it out. The pixels of a model that was exported with --decoder are compared with
+    libjpeg's, too.
 
     The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 15: a damaged archive.
     """
@@ -65,6 +74,7 @@ def command(
         facts["artefacts"] = _compared(
             path, photos, target, precision, device, checkpoint, record, Display(quiet=quiet)
         )
+        facts |= _decoder(path, photos)
     if as_json:
         print_json(facts)
     elif not problems:
@@ -73,6 +83,8 @@ def command(
             echo(f"  {writer_line(facts['writer'])}")
         for artefact in facts.get("artefacts", ()):
             echo(f"  {artefact['target']} {artefact['precision']}: {artefact['line']}")
+        if "decoder" in facts:
+            echo(f"  {facts['decoder']['line']}")
     _judge(path, archive, problems, facts.get("artefacts", []))
 
 
@@ -103,6 +115,18 @@ def _bundle_problems(path: Path) -> list[str]:
     except BundleError as error:
         return [str(error)]
     return []
+
+
+def _decoder(path: Path, photos: Path) -> dict[str, Any]:
+    """Return what a bundle's decoder makes of photos; nothing if it is libjpeg."""
+    from ctxdeploy.core import bundle
+    from ctxdeploy.export.parity import compare_decoders
+
+    try:
+        found = compare_decoders(bundle.open(path), photos)
+    except (BackendError, MissingExtraError) as error:
+        return {"decoder": {"line": f"its decoder cannot run here: {error}"}}
+    return {} if found is None else {"decoder": {**found.metadata(), "line": found.line}}
 
 
 def _compared(

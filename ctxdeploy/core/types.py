@@ -122,6 +122,11 @@ class Precision(Enum):
         raise ConfigError(f"precision {label!r} is unknown: give --precision {', '.join(m.label for m in cls)}")
 
 
+# What decodes a JPEG: libjpeg-turbo on the CPU, or nvImageCodec on a GPU.
+LIBJPEG, NVIMGCODEC = "libjpeg", "nvimgcodec"
+DECODERS = (LIBJPEG, NVIMGCODEC)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """Settings of the one function that decodes and scales photos (``ctxdeploy.runtime.decode``).
@@ -132,21 +137,35 @@ class Preprocessing:
             and about 50 dB from the exact pixels.
         revision: number of the decoding rules in force (EXIF rotation applied, alpha composited on white, grey, CMYK,
             palette and 16-bit to RGB, Pillow's ``thumbnail`` with LANCZOS). A change of pixels raises it.
+        decoder: of baseline JPEGs in colour: ``libjpeg`` or ``nvimgcodec``, whose pixels are a level or two apart. All
+            other photos are decoded by the CPU.
     """
 
     image_size: int = 1024
     draft: bool = False
     revision: int = 1
+    decoder: str = LIBJPEG
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 16384:
             raise ConfigError(f"image size {self.image_size} is outside 16..16384: give another --image-size")
         if self.revision != 1:
             raise ConfigError(f"preprocessing revision {self.revision} is not known here: upgrade ctxdeploy")
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"decoder {self.decoder!r} is not known here: upgrade ctxdeploy")
+        if self.draft and self.decoder != LIBJPEG:
+            raise ConfigError(f"--draft is libjpeg's scaling, which {self.decoder} has not: leave one of them out")
 
     def metadata(self) -> dict[str, Any]:
-        """Return the settings as they stand in ``bundle.json``."""
-        return asdict(self)
+        """Return the settings as they stand in ``bundle.json``: the decoder only where it is not libjpeg, as before."""
+        settings = asdict(self)
+        if self.decoder == LIBJPEG:
+            del settings["decoder"]
+        return settings
+
+    def on_cpu(self) -> "Preprocessing":
+        """Return the same settings for a machine without a GPU: the nearest pixels, under another hash."""
+        return replace(self, decoder=LIBJPEG)
 
     @property
     def hash(self) -> str:

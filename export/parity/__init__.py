@@ -3,6 +3,7 @@
 - ``parity``: figures, tolerances and the verdict, ``global_parity`` those of global descriptors; ``agreement``: of the
   answers; ``matching``: which row of one side is which of the other's;
 - ``parity_run``: the photos and what the reference made of them; ``photos``: where they come from;
+- ``decoders``: the pixels of a model's decoder beside libjpeg's;
 - ``verify``: an artefact, or a whole bundle, in the engines of this machine.
 """
 
@@ -12,6 +13,7 @@ from ctxdeploy.core.doors import door
 
 if TYPE_CHECKING:
     from ctxdeploy.export.parity.agreement import Agreement
+    from ctxdeploy.export.parity.decoders import DecoderDifference, compare_decoders
     from ctxdeploy.export.parity.global_parity import GLOBAL_TOLERANCES, GlobalParity
     from ctxdeploy.export.parity.matching import Matching
     from ctxdeploy.export.parity.parity import TOLERANCES, Image, Parity, Run
@@ -23,6 +25,7 @@ __all__ = [
     "GLOBAL_TOLERANCES",
     "TOLERANCES",
     "Agreement",
+    "DecoderDifference",
     "GlobalParity",
     "Image",
     "Matching",
@@ -32,6 +35,7 @@ __all__ = [
     "Retrieval",
     "Run",
     "Verified",
+    "compare_decoders",
     "decoded",
     "folder_calibration",
     "folder_parity_photos",
@@ -43,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "Agreement": "agreement",
+    "DecoderDifference": "decoders",
     "GLOBAL_TOLERANCES": "global_parity",
     "GlobalParity": "global_parity",
     "Image": "parity",
@@ -54,6 +59,7 @@ _HOMES = {
     "Run": "parity",
     "TOLERANCES": "parity",
     "Verified": "verify",
+    "compare_decoders": "decoders",
     "decoded": "photos",
     "folder_calibration": "photos",
     "folder_parity_photos": "photos",

@@ -116,15 +116,28 @@ def folder_parity_photos(folder: Path, preprocessing: Preprocessing) -> ParityPh
 
 
 def decoded(photos: Sequence["PhotoSource"], preprocessing: Preprocessing) -> dict[str, Image]:
-    """Return photos by name as they enter the network."""
+    """Return photos by name as they enter the network, decoded by the CPU: artefacts are compared on equal pixels."""
     from ctxdeploy.runtime import decode_photo
 
-    pixels = {}
-    for photo in photos:
-        if photo.path is None:
-            raise ConfigError(f"{photo.name} is not a file: give a folder of photos with --photos")
-        pixels[photo.name] = decode_photo(photo.path, preprocessing).pixels
-    return pixels
+    return {photo.name: decode_photo(_path_of(photo), preprocessing.on_cpu()).pixels for photo in photos}
+
+
+def photos_of(folder: Path, max_photos: int) -> list[Path]:
+    """Return up to ``max_photos`` files of a folder, spread over it.
+
+    Raises:
+        ConfigError: the folder cannot be listed.
+        NoPhotosError: it has no photos.
+    """
+    from ctxdeploy.runtime import find_photos
+
+    return [_path_of(photo) for photo in _spread(find_photos(folder), max_photos)]
+
+
+def _path_of(photo: "PhotoSource") -> Path:
+    if photo.path is None:
+        raise ConfigError(f"{photo.name} is not a file: give a folder of photos with --photos")
+    return photo.path
 
 
 def _spread(photos: Sequence["PhotoSource"], max_photos: int) -> list["PhotoSource"]:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctxdeploy.core.errors import PhotoError
+from ctxdeploy.core.errors import BackendError, MissingExtraError, PhotoError
 from ctxdeploy.core.reading import NOT_REGULAR, TooManyBytesError, read_regular
 from ctxdeploy.core.text import printable
-from ctxdeploy.core.types import Box, Preprocessing
+from ctxdeploy.core.types import NVIMGCODEC, Box, Preprocessing
 from ctxdeploy.runtime.config import DEFAULT_LIMITS, MAX_BYTES, DecodeLimits
 from ctxdeploy.runtime.decode.image import (
     JPEG_FORMATS,
@@ -30,6 +30,7 @@ from ctxdeploy.runtime.decode.image import (
     as_image,
     load_what_is_there,
     load_whole,
+    load_whole_by_gpu,
     one_line,
     open_image,
     read_orientation,
@@ -150,7 +151,8 @@ def decode_bytes(
     if not data:
         raise PhotoError("it is empty (0 bytes)")
     try:
-        return _attempt(data, preprocessing, box, limits, load_whole)
+        load = load_whole_by_gpu if preprocessing.decoder == NVIMGCODEC else load_whole
+        return _attempt(data, preprocessing, box, limits, load)
     except PhotoError as error:
         # Too little memory is not damage: the photo is tried again, not taken with what was decoded by then.
         if not limits.accept_truncated or isinstance(error.__cause__, MemoryError):
@@ -184,7 +186,7 @@ def _reasons() -> Iterator[None]:
     """Turn what readers raise into ``PhotoError`` with the bare reason."""
     try:
         yield
-    except PhotoError:
+    except (PhotoError, BackendError, MissingExtraError):  # of the photo, or of the machine
         raise
     except MemoryError as error:
         raise PhotoError("there is not enough memory for it: lower --max-pixels, or give more memory") from error

@@ -15,6 +15,7 @@ from ctxdeploy.runtime.config import TOO_MANY_PIXELS, DecodeLimits
 from ctxdeploy.runtime.decode.formats import readable_formats, reads_raw, why_not_opened
 from ctxdeploy.runtime.decode.integrity import load_jpeg, verify_png
 from ctxdeploy.runtime.decode.jpeg2000 import mend_white
+from ctxdeploy.runtime.decode.nvimgcodec import load_by_gpu
 from ctxdeploy.runtime.decode.png import is_16_bits, mend_transparency, wide_samples
 from ctxdeploy.runtime.decode.raw import is_raw, read_raw
 from ctxdeploy.runtime.decode.samples import TOPS, alpha_to_8_bits, over_white, to_8_bits, white_of
@@ -137,6 +138,12 @@ def load_whole(image: "Image.Image", data: bytes) -> "Image.Image | NDArray[np.u
     if image.format == "PNG":
         mend_transparency(image, data)
     return _bright(image, data)
+
+
+def load_whole_by_gpu(image: "Image.Image", data: bytes) -> "Image.Image | NDArray[np.uint8]":
+    """As ``load_whole``, with nvImageCodec's pixels where it takes the photo; ``BackendError`` where it cannot run."""
+    pixels = load_by_gpu(image, data) if image.format in JPEG_FORMATS else None
+    return load_whole(image, data) if pixels is None else pixels
 
 
 def _mend_palette(image: "Image.Image") -> None:

@@ -25,7 +25,7 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 MAX_SCANS = 500  # photos have up to 20; each costs the time of a pass over all blocks, however few bytes it has
 MAX_COPIED = 50_000_000  # pixels; of larger photos no second copy is made (3 bytes each)
 _START_OF_SCAN = 0xDA
-_FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
+FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 # What ends the coded bytes of a scan: in them 0xFF is followed by zero, a restart marker or another 0xFF.
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -103,7 +103,7 @@ def _frame_and_scans(data: bytes) -> Iterator[bytes]:
         segment = None
         for segment in segments(data, at):
             content = data[segment.start : segment.end]
-            if segment.code in _FRAMES and not framed:
+            if segment.code in FRAMES and not framed:
                 framed = True
                 yield content
             elif segment.code == _START_OF_SCAN and framed:
@@ -130,28 +130,39 @@ def load_jpeg(image: "Image.Image", data: bytes) -> NDArray[np.uint8] | None:
     Raises:
         PhotoError: the coded picture is damaged. On what only simplejpeg refuses Pillow has the last word.
     """
-    import simplejpeg
-
-    check_scans(data)
     width, height = image.size
-    colours = _COLOURS.get(image.mode, "CMYK")
-    direct = colours != "CMYK" and width * height <= MAX_COPIED
-    if not direct and colours == "RGB":
-        colours = "GRAY"
-    min_size = (height, width) if direct else (1, 1)  # an eighth is enough to read every coded byte
-    try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            _without_junk(data), colours, min_height=min_size[0], min_width=min_size[1], strict=True
-        )
-    except ValueError as error:
-        _check_warning(str(error), data)
+    colours = _COLOURS.get(image.mode)
+    if colours is None or width * height > MAX_COPIED:
+        check_jpeg(image, data)
         return None
-    if not direct or pixels.shape[:2] != (height, width):
+    pixels = _decoded(data, colours, (width, height))
+    if pixels is None or pixels.shape[:2] != (height, width):
         return None
     return pixels if colours == "RGB" else pixels[..., 0]
 
 
-def _without_junk(data: bytes) -> bytes:
+def check_jpeg(image: "Image.Image", data: bytes) -> None:
+    """Raise ``PhotoError`` if the coded picture of an opened JPEG file is damaged; its colours are not computed."""
+    colours = "GRAY" if image.mode in _COLOURS else "CMYK"
+    _decoded(data, colours, (1, 1))  # an eighth is enough to read every coded byte
+
+
+def _decoded(data: bytes, colours: str, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Return pixels of at least a size (width, height), None if simplejpeg refuses; ``PhotoError`` for damage."""
+    import simplejpeg
+
+    check_scans(data)
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            without_junk(data), colours, min_height=size[1], min_width=size[0], strict=True
+        )
+    except ValueError as error:
+        _check_warning(str(error), data)
+        return None
+    return pixels
+
+
+def without_junk(data: bytes) -> bytes:
     """Return a JPEG file without the bytes between the segments of its header, for which libjpeg warns."""
     found = list(segments(data))
     starts = [segment.start - 4 for segment in found]

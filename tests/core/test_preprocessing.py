@@ -46,3 +46,14 @@ def test_limits_are_included() -> None:
 def test_an_unknown_revision_asks_for_an_upgrade() -> None:
     with pytest.raises(ConfigError, match="revision 2 is not known here: upgrade ctxdeploy"):
         Preprocessing(revision=2)
+
+
+def test_the_decoder_is_part_of_the_hash_where_it_is_not_libjpeg() -> None:
+    on_gpu = Preprocessing(decoder="nvimgcodec")
+    assert on_gpu.metadata() == {"image_size": 1024, "draft": False, "revision": 1, "decoder": "nvimgcodec"}
+    assert on_gpu.hash != Preprocessing().hash and Preprocessing(**on_gpu.metadata()) == on_gpu
+    assert on_gpu.on_cpu() == Preprocessing()
+    with pytest.raises(ConfigError, match="decoder 'other' is not known here: upgrade ctxdeploy"):
+        Preprocessing(decoder="other")
+    with pytest.raises(ConfigError, match="--draft is libjpeg's scaling, which nvimgcodec has not"):
+        Preprocessing(draft=True, decoder="nvimgcodec")
