@@ -14,21 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.types import LARGEST
+from ctxdeploy.index.codebook.assignment import frozen
 from ctxdeploy.index.threads import ALONE, SearchThreads
 
 # Of a product's inner dimension: tensor cores take eight numbers of float16 at once.
 _TOGETHER = 8
 _NORM_PARTS = 3
-# Splits a float32 into its upper 11 bits, as many as float16 has, and the rest (Dekker, Veltkamp).
-_SPLITTER = np.float32(2**13 + 1)
-# Below the first, float16 has steps of 2^-24: those of float32 near the second.
-_NORMAL, _STEPS = np.float32(2.0**-14), np.float32(0.75)
-# What is larger beside the words is left to the CPU; float16 ends at 65,504.
-_FAR = np.float32(30_000)
-# Lengths in float32 are rounded up by this, relatively: more than 4096 sums lose.
-_UP = np.float32(1.001)
-# What subtracting the origin takes of each number, twice.
-_SHIFTED = np.float32(2.0**-23)
+# Lengths in float32 are rounded up by this, relatively.
+_UP = 1.001
 # Rows of one step, which stay in the L2 cache.
 _ROWS = 1024
 
@@ -82,8 +75,8 @@ class HalfWords:
             taken = rest.astype(np.float16)
             self.matrix[:, dim + part] = -taken.astype(np.float32)
             rest -= taken
-        longest = math.sqrt(2 * float(halves.max(initial=0))) * float(_UP)
-        lacking = float(np.abs(rest).max(initial=0)) * float(_UP)
+        longest = math.sqrt(2 * float(halves.max(initial=0))) * _UP
+        lacking = float(np.abs(rest).max(initial=0)) * _UP
         self.facts = np.array([longest, float(errors.max(initial=0)), lacking, float(self._scale)])
 
     def rows(self, vectors: NDArray[np.float32], threads: SearchThreads = ALONE) -> HalfRows:
@@ -101,27 +94,6 @@ class HalfWords:
         return HalfRows(matrix=matrix, squared=squared, errors=errors)
 
     def _fill(self, vectors: Any, matrix: Any, squared: Any, errors: Any) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            numbers = (vectors - self._origin) * self._scale
-            far = ~(np.abs(numbers).max(axis=1, initial=0) < _FAR)
-        numbers[far] = 0
-        halved = rounded_to_half(numbers)
-        matrix[:, : vectors.shape[1]] = halved
-        np.einsum("ij,ij->i", halved, halved, out=squared)
-        lost = halved - numbers
-        np.einsum("ij,ij->i", lost, lost, out=errors)
-        np.sqrt(errors, out=errors)
-        # The steps of float32 near 0, below any number here that means something.
-        errors += _SHIFTED * np.sqrt(squared) + np.float32(1e-20)
-        errors *= _UP
-        errors[far] = np.inf
+        from ctxdeploy.index.kernels import candidates
 
-
-def rounded_to_half(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the numbers (below 30,000) rounded to such as float16 holds, still as float32, in a few fast steps."""
-    halved = numbers * _SPLITTER
-    halved -= halved - numbers
-    small = np.abs(halved) < _NORMAL
-    if small.any():
-        halved[small] = (numbers[small] + _STEPS) - _STEPS
-    return halved
+        candidates.halve(frozen(vectors), self._origin, self._scale, matrix, squared, errors)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.index.kernels.intrinsics import compiled, inlined
+from ctxdeploy.index.kernels.intrinsics import as_bits, as_float, compiled, inlined, reordered
 from ctxdeploy.index.kernels.rank import rank
 
 # Bounds are widened by this, relatively: float32 keeps them, and float64 rounds what they are held against.
@@ -28,6 +28,63 @@ _CHOPPED = 2.0**-22
 _ROUNDED = 2.0**-23
 # Of the CPU's choice of cells in float32, see ``packed``.
 _CELL_LOSS = 2.0**-23
+
+# Larger numbers are left to the CPU; float16 ends at 65,504.
+_FAR = np.uint32(0x46EA6000)  # the bits of 30,000
+# Below it float16 has steps of 2^-24.
+_NORMAL, _STEP, _STEPS = np.float32(2.0**-14), np.float32(2.0**-24), np.float32(2.0**24)
+# Of float16's mantissa in float32's: what is added to round, and what is kept.
+_HALF, _KEPT = np.uint32(0x1000), np.uint32(0xFFFFE000)
+# What subtracting the origin takes of a number at most, twice.
+_SHIFTED = np.float32(2.0**-23)
+# Lengths in float32 are rounded up by this, relatively: more than 4096 sums lose. And the steps of float32 near 0.
+_UP, _LEAST = np.float32(1.001), np.float32(1e-20)
+
+
+@reordered
+def halve(
+    vectors: NDArray[np.float32],
+    origin: NDArray[np.float32],
+    scale: Any,
+    matrix: NDArray[np.float32],
+    squared: NDArray[np.float32],
+    errors: NDArray[np.float32],
+) -> None:
+    """Write h, (x - o) · scale in numbers that float16 holds, beside |h|² and no less than what rounding took of it.
+
+    Sums have no fixed order: they only say how much is left to float64.
+
+    Args:
+        vectors: n×D.
+        origin: D.
+        scale: a float32, a power of two.
+        matrix: n×K, K at least D; columns from D on stay.
+        squared: n.
+        errors: n; infinite where a number is not finite or 30,000 and more: there h is 0.
+    """
+    dim: Any = vectors.shape[1]
+    for row in range(vectors.shape[0]):
+        line, source = matrix[row], vectors[row]
+        for d in range(dim):
+            line[d] = (source[d] - origin[d]) * scale
+        top = np.uint32(0)
+        for d in range(dim):
+            top = max(top, np.uint32(as_bits(line[d]) & np.uint32(0x7FFFFFFF)))
+        if top >= _FAR:
+            line[:dim] = 0
+            squared[row], errors[row] = 0, np.inf
+            continue
+        total, lost = np.float32(0), np.float32(0)
+        for d in range(dim):
+            number = line[d]
+            half = as_float(np.uint32((as_bits(number) + _HALF) & _KEPT))
+            if np.abs(number) < _NORMAL:
+                half = np.rint(number * _STEPS) * _STEP
+            total += half * half
+            lost += (half - number) * (half - number)
+            line[d] = half
+        squared[row] = total
+        errors[row] = (np.sqrt(lost) + _SHIFTED * np.sqrt(total) + _LEAST) * _UP
 
 
 @inlined

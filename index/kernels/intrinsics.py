@@ -64,6 +64,13 @@ def _as_float(typing_context: Any, value: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
+def _as_bits(typing_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
 def _touch(typing_context: Any, array: Any, place: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = pointer_to(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
@@ -79,6 +86,8 @@ def _touch(typing_context: Any, array: Any, place: Any) -> Any:
 popcount: Any = intrinsic(_count_bits)
 # The float32 that has these bits.
 as_float: Any = intrinsic(_as_float)
+# And the bits of a float32.
+as_bits: Any = intrinsic(_as_bits)
 # A hint to the processor: it reads nothing into the program and never faults, whatever the place.
 prefetch: Any = intrinsic(_touch)
 

@@ -18,8 +18,9 @@ from ctxdeploy.index.codebook import faiss_gpu, gpu_assignment
 from ctxdeploy.index.codebook.assignment import CellAssigner, FlatAssigner
 from ctxdeploy.index.codebook.faiss_gpu import FaissGpu, gpu_of
 from ctxdeploy.index.codebook.gpu_assignment import GpuAssigner
-from ctxdeploy.index.codebook.halves import HalfWords, rounded_to_half
+from ctxdeploy.index.codebook.halves import HalfWords
 from ctxdeploy.index.codebook.training import _farthest, cluster, fill_cells
+from ctxdeploy.index.kernels import candidates
 from ctxdeploy.index.threads import SearchThreads
 
 CUDA = Device(kind="cuda")
@@ -334,10 +335,15 @@ def test_without_a_device_there_is_none() -> None:
 @example(seed=0, exponent=14)
 def test_halves_are_numbers_of_float16_and_near(seed: int, exponent: int) -> None:
     numbers = (rows(20, 30, seed) * np.float32(0.2) * np.float32(2.0**exponent)).astype(np.float32)
-    halved = rounded_to_half(numbers)
+    numbers[0, 0] = np.float32(2.0**exponent)
+    halved, squared, errors = np.empty_like(numbers), np.empty(20, np.float32), np.empty(20, np.float32)
+    numbers.setflags(write=False)
+    candidates.halve(numbers, np.zeros(30, np.float32), np.float32(1), halved, squared, errors)
     assert np.array_equal(halved.astype(np.float16).astype(np.float32), halved)
+    assert np.allclose(squared, np.square(halved, dtype=np.float64).sum(axis=1), rtol=1e-5)
     nearest = np.abs(numbers.astype(np.float16).astype(np.float64) - numbers)
-    assert (np.abs(halved.astype(np.float64) - numbers) <= nearest + 1e-12).all()
+    lost = np.abs(halved.astype(np.float64) - numbers)
+    assert (lost <= nearest + 1e-12).all() and (np.linalg.norm(lost, axis=1) <= errors).all()
 
 
 @given(seed=st.integers(0, 1000), offset=st.sampled_from([0.0, 3.0, 1e4]), exponent=st.integers(-50, 40))
