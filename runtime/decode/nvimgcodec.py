@@ -5,7 +5,9 @@ photo stays on the CPU: whether it is damaged, how it lies, what is kept of it, 
 that is not a baseline JPEG of three 8-bit components in YCbCr, or that nvImageCodec declines.
 """
 
+import io
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # Smooth chroma between samples, as libjpeg has it; without it edges of colour are off by tens of levels.
 OPTIONS = ":fancy_upsampling=1"
+# Back ends of it, by their names in ``BackendKind``: the chip's own decoder, CUDA, and CUDA after Huffman's codes.
+ON_GPU = ("HW_GPU_ONLY", "GPU_ONLY", "HYBRID_CPU_GPU")
 _BASELINE = (0xC0, 0xC1)
 _COLOURS, _BITS = 3, 8
 _RGB_NAMES = b"RGB"
@@ -35,23 +39,27 @@ class GpuDecoder:
     Args:
         package: ``nvidia.nvimgcodec``.
         number: of the GPU.
-        kinds: which of its back ends are taken, as ``BackendKind``; those for GPUs if None.
+        kinds: names of its back ends that are taken.
 
     Raises:
-        BackendError: it cannot be made ready.
+        BackendError: it cannot be made ready, or declines a photo that it should take.
     """
 
-    def __init__(self, package: Any, number: int, kinds: list[Any] | None = None) -> None:
+    def __init__(self, package: Any, number: int, kinds: Sequence[str] = ON_GPU) -> None:
         self.number = number
         self._mutex = threading.Lock()
-        kind = package.BackendKind
-        kinds = [kind.HW_GPU_ONLY, kind.GPU_ONLY, kind.HYBRID_CPU_GPU] if kinds is None else kinds
         try:
-            self._decoder = package.Decoder(device_id=number, backend_kinds=kinds, options=OPTIONS)
+            backends = [package.Backend(getattr(package.BackendKind, kind)) for kind in kinds]
+            self._decoder = package.Decoder(device_id=number, backends=backends, options=OPTIONS)
             # EXIF is read here, as of every other photo.
-            self._settings = package.DecodeParams(color_spec=package.ColorSpec.RGB, apply_exif_orientation=False)
+            self._settings = package.DecodeParams(color_spec=package.ColorSpec.SRGB, apply_exif_orientation=False)
         except Exception as error:  # of a binding in C++: RuntimeError, TypeError, SystemError
             raise BackendError(f"nvImageCodec cannot use cuda:{number} ({' '.join(str(error).split())})") from error
+        if self.decode(_probe()) is None:  # so would every photo be, and the CPU would decode them all in silence
+            raise BackendError(
+                f"nvImageCodec declines a plain JPEG on cuda:{number}: install its nvJPEG, with  pip install "
+                "'nvidia-nvimgcodec-cu12[nvjpeg]'"
+            )
 
     def decode(self, data: bytes) -> NDArray[np.uint8] | None:
         """Return the pixels of a file, H×W×3; None if nvImageCodec declines it.
@@ -66,6 +74,15 @@ class GpuDecoder:
         except Exception as error:
             raise PhotoError(f"the GPU did not decode it ({' '.join(str(error).split())})") from error
         return pixels
+
+
+def _probe() -> bytes:
+    """Return a small photo such as every back end takes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 100, 50)).save(file, "JPEG")
+    return file.getvalue()
 
 
 # That of this process; photos are decoded on one GPU.

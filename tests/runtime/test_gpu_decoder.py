@@ -16,7 +16,7 @@ from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoSource, decode_photo
 from ctxdeploy.runtime.config import DecodeLimits
 from ctxdeploy.runtime.decode import nvimgcodec
-from ctxdeploy.runtime.decode.nvimgcodec import is_for_gpu, open_decoder
+from ctxdeploy.runtime.decode.nvimgcodec import GpuDecoder, is_for_gpu, open_decoder
 from ctxdeploy.runtime.photo import WorkItem
 from ctxdeploy.runtime.worker import DecodeSettings
 from ctxdeploy.runtime.worker_process import ProcessDecoder
@@ -68,7 +68,7 @@ def test_baseline_photos_have_its_pixels(decoder: Any, size: tuple[int, int], su
     assert found.pixels.shape == expected.pixels.shape and found.region == expected.region
     assert found.pixels.flags.c_contiguous and found.pixels.dtype == np.uint8
     apart = np.abs(found.pixels.astype(int) - expected.pixels)
-    assert apart.max() > 0 and apart.mean() < 6
+    assert apart.max() > 0 and apart.mean() < 15
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -169,7 +169,8 @@ def test_damage_is_judged_as_without_it(decoder: Any, kind: str) -> None:
 
 def test_junk_in_the_header_does_not_reach_it(decoder: Any) -> None:
     data = encoded(scene(120, 80))
-    found = decode_photo(data[:2] + b"\x00\x01\x02" + data[2:], ON_GPU)
+    end = 4 + int.from_bytes(data[4:6], "big")  # of the first segment
+    found = decode_photo(data[:end] + b"\x00\x01\x02" + data[end:], ON_GPU)
     np.testing.assert_array_equal(found.pixels, decode_photo(data, ON_GPU).pixels)
 
 
@@ -223,6 +224,41 @@ def test_a_package_that_cannot_use_the_gpu_is_said(decoder: Any) -> None:
         decode_photo(encoded(scene(64, 64)), ON_GPU)
 
 
+def test_a_package_without_nvjpeg_is_said(decoder: Any) -> None:
+    """It declines every photo, and the CPU would decode them all."""
+    decoder.has_nothing = True
+    with pytest.raises(BackendError, match=r"declines a plain JPEG on cuda:0: install its nvJPEG"):
+        decode_photo(encoded(scene(64, 64)), ON_GPU)
+
+
+@pytest.fixture
+def real() -> GpuDecoder:
+    """nvImageCodec itself, with its back ends for the CPU: where it is installed."""
+    package = pytest.importorskip("nvidia.nvimgcodec")
+    return GpuDecoder(package, package.NVIMGCODEC_DEVICE_CPU_ONLY, kinds=("CPU_ONLY",))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_the_real_package_has_the_pixels_of_libjpeg(
+    real: GpuDecoder, monkeypatch: pytest.MonkeyPatch, subsampling: int
+) -> None:
+    """Its back end for CPUs is libjpeg-turbo: what differs on a GPU is the GPU's."""
+    monkeypatch.setattr(nvimgcodec, "_OPENED", [real])
+    asked: list[int] = []
+    decode = real.decode
+    monkeypatch.setattr(real, "decode", lambda data: asked.append(len(data)) or decode(data))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for size in ((300, 200), (65, 97), (1, 1)):
+        found, expected = both(encoded(scene(*size), quality=90, subsampling=subsampling, exif=exif))
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+    assert len(asked) == 3
+
+
+def test_the_real_package_declines_what_is_damaged(real: GpuDecoder) -> None:
+    assert real.decode(b"") is None and real.decode(damaged()["header"]) is None
+
+
 def test_a_limit_of_memory_excludes_it(make_bundle: Callable[..., Any], decoder: Any) -> None:
     with pytest.raises(ConfigError, match="--memory-limit bounds processes that decode"):
         Extractor(bundle_with(make_bundle, ON_GPU), config=ExtractorConfig(memory_limit=4 << 30))
@@ -231,7 +267,9 @@ def test_a_limit_of_memory_excludes_it(make_bundle: Callable[..., Any], decoder:
 def test_a_model_of_it_extracts(make_bundle: Callable[..., Any], decoder: Any) -> None:
     extractor = Extractor(bundle_with(make_bundle, ON_GPU), config=ExtractorConfig(isolated=False))
     data = encoded(scene(120, 80))
-    found = list(extractor.extract([PhotoSource(name="a.jpg", data=data), PhotoSource(name="b.jpg", data=data[:500])]))
+    found = list(
+        extractor.extract([PhotoSource(name="a.jpg", data=data), PhotoSource(name="b.jpg", data=damaged()["cut"])])
+    )
     assert [getattr(result, "reason", "") for result in found] == ["", "it is truncated (the JPEG data has no end)"]
     assert asked() == 1 and len(extractor.extract_one(data)) > 0
 
