@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.device import AUTO, CUDA, Device, find_gpu, gpu_present
-from ctxdeploy.core.errors import BackendError, MissingExtraError, OutOfMemoryError
-from ctxdeploy.core.extras import require
+from ctxdeploy.core.errors import BackendError, CtxdeployError, OutOfMemoryError
+from ctxdeploy.core.extras import require_faiss_gpu
 
-# What faiss has when it was built for GPUs.
-NEEDED = ("StandardGpuResources", "GpuIndexFlatIP", "GpuIndexFlatConfig", "get_num_gpus")
 # Selection on the GPU keeps at most so many.
 MAX_COUNT = 1024
 
@@ -43,13 +41,14 @@ class FaissGpu:
         number: of the GPU, within ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
-        BackendError: there is no such GPU, or the faiss that is installed has no part for GPUs.
-        MissingExtraError: faiss is not installed.
+        BackendError: there is no such GPU, or faiss does not see it.
+        MissingExtraError: faiss is not installed, or one for CPUs alone.
+        MixedPackagesError: two packages of faiss are.
     """
 
     def __init__(self, number: int) -> None:
         find_gpu(number)
-        self.faiss, self.number = _faiss(), number
+        self.faiss, self.number = require_faiss_gpu(), number
         if number >= self.faiss.get_num_gpus():
             raise BackendError(
                 f"faiss sees {self.faiss.get_num_gpus()} GPUs, so that there is no cuda:{number} for it: the driver is "
@@ -101,16 +100,6 @@ class _Rows:
         return scores, rows
 
 
-def _faiss() -> Any:
-    faiss = require("faiss", "cuda")
-    if any(not hasattr(faiss, name) for name in NEEDED):
-        raise BackendError(
-            "the faiss that is installed is for CPUs alone: run  pip uninstall -y faiss-cpu faiss-gpu  and then  "
-            "pip install faiss-gpu"
-        )
-    return faiss
-
-
 @cache
 def _opened(number: int) -> FaissGpu:
     return FaissGpu(number)
@@ -121,7 +110,7 @@ def gpu_of(device: Device | None) -> FaissGpu | None:
     where there is no GPU or no faiss for it.
 
     Raises:
-        BackendError, MissingExtraError: a GPU was named and cannot be used, see ``FaissGpu``.
+        BackendError, MissingExtraError, MixedPackagesError: a GPU was named and cannot be used, see ``FaissGpu``.
     """
     if device is not None and device.kind == CUDA:
         return _opened(device.number)
@@ -129,5 +118,5 @@ def gpu_of(device: Device | None) -> FaissGpu | None:
         return None
     try:
         return _opened(device.number)
-    except (BackendError, MissingExtraError):
+    except CtxdeployError:
         return None

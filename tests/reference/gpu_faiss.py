@@ -69,7 +69,9 @@ class _Index:
             worse = scores[np.arange(len(x)), best] - error[np.arange(len(x)), best]
             scores = (scores + error).astype(np.float32)
             scores[np.arange(len(x)), best] = worse
-        rows = np.ascontiguousarray(np.argsort(-scores, axis=1, kind="stable")[:, :k])
+        some = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+        rows = np.take_along_axis(some, order, axis=1)
         found = np.take_along_axis(scores, rows, axis=1)
         if self.faiss.spoil is not None:
             found, rows = self.faiss.spoil(found, rows)
