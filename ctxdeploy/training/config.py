@@ -4,13 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.core.device import CPU, Device
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import setting
 
-if TYPE_CHECKING:
-    import torch
+# A process makes some three batches of 48 views a second: more of them outrun any GPU.
+_MOST_WORKERS = 16
 
 
 def _between(what: str, value: float, low: float, high: float) -> None:
@@ -276,17 +278,22 @@ class RunConfig:
     """Where and how a run computes: what does not change its result.
 
     Attributes:
-        device: of PyTorch.
+        device: ``cpu``, a GPU, or ``auto``: the first GPU where there is one.
         threads: of the network; None leaves it to PyTorch, within a CPU quota. Another number may round differently.
-        memory: bytes of decoded photos that are kept.
+        workers: processes that make batches; None for a thread on a CPU, and for a GPU one beside each processor but
+            one, 16 at most.
+        memory: bytes of decoded photos that are kept, by all processes together.
         save_seconds: least time between two states on disk, from which a run continues.
         validate: folder with photos and ``gnd.json``.
         validate_every: steps.
         validation: how much a validation computes.
     """
 
-    device: str = setting("cpu", "--device", "Of PyTorch: cpu, cuda, cuda:1.")
+    device: str = setting("cpu", "--device", "Of PyTorch: cpu, cuda, cuda:N, or auto.")
     threads: int | None = setting(None, "--threads", "Of the network.", default_text="PyTorch's choice, or a CPU quota")
+    workers: int | None = setting(
+        None, "--workers", "Processes that make batches.", default_text="0, a thread; with a GPU one a processor, up to 16"
+    )
     memory: int = setting(
         4 * 10**9, "--photo-memory", "For decoded photos.", metavar="GB", parse=_parse_gigabytes, default_text="4.0"
     )
@@ -300,6 +307,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ConfigError(f"--threads {self.threads} is outside 1..1024")
+        if self.workers is not None and not 0 <= self.workers <= 256:
+            raise ConfigError(f"--workers {self.workers} is outside 0..256")
+        Device.parse(self.device)
         if not 1 <= self.validate_every <= 10**9:
             raise ConfigError(f"--validate-every {self.validate_every} is outside 1..10^9")
         if not self.save_seconds >= 0:
@@ -307,21 +317,11 @@ class RunConfig:
         if self.memory < 0:
             raise ConfigError(f"--photo-memory {self.memory} is negative")
 
-    def torch_device(self) -> "torch.device":
-        """Return the device.
-
-        Raises:
-            ConfigError: PyTorch does not know it, or it is not there.
-        """
-        import torch
-
-        try:
-            device = torch.device(self.device)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"--device {self.device}: PyTorch cannot use it ({reason})") from error
-        return device
+    def processes(self, device: str) -> int:
+        """Return how many processes make batches for a kind of device, ``cpu`` or ``cuda``."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if device == CPU else max(1, min(_MOST_WORKERS, available_processors() - 1))
 
 
 RECIPES: dict[str, type[PairsConfig] | type[ContrastiveConfig]] = {

@@ -86,21 +86,30 @@ class Maps:
 
 
 def sampled(maps: Tensor, photo: Tensor, positions: Tensor) -> Tensor:
-    """Return normalised descriptors M×D at positions, bilinearly.
+    """Return normalised descriptors M×D at positions, bilinearly; beyond the map is 0.
+
+    Products of matrices, not ``grid_sample``, whose gradients a GPU sums in an order that changes from run to run.
 
     Args:
         maps: B×D×h×w.
-        photo: M, which of the maps.
+        photo: M, which of the maps, rising; on the CPU, so that a GPU is not waited for.
         positions: M×2, x then y, in sides of the view.
     """
-    # All positions of a photo in one call: grid_sample takes equally many of each.
     counts = torch.bincount(photo, minlength=len(maps))
-    starts = counts.cumsum(0) - counts
-    row = torch.arange(len(photo), device=photo.device) - starts[photo]
-    grid = positions.new_zeros(len(maps), max(1, int(counts.max())), 1, 2)
-    grid[photo, row, 0] = positions * 2 - 1
-    values = F.grid_sample(maps, grid, align_corners=False)[..., 0].transpose(1, 2)
+    row = torch.arange(len(photo)) - (counts.cumsum(0) - counts)[photo]
+    photo, row, most = photo.to(maps.device), row.to(maps.device), max(1, int(counts.max()))
+    rows, columns = maps.shape[2:]
+    x, y = (_tents(positions[:, axis], cells) for axis, cells in ((0, columns), (1, rows)))
+    weights = maps.new_zeros(len(maps), most, rows * columns)
+    weights[photo, row] = (y[:, :, None] * x[:, None, :]).flatten(1)
+    values = weights @ maps.flatten(2).transpose(1, 2)
     return F.normalize(values[photo, row], dim=1)
+
+
+def _tents(at: Tensor, cells: int) -> Tensor:
+    """Return each cell's share M×cells of positions M in 0..1 of the side: 1 at its centre, 0 a cell away."""
+    number = torch.arange(cells, dtype=at.dtype, device=at.device)
+    return torch.relu(1 - (at[:, None] * cells - 0.5 - number).abs())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +24,29 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 _BATCH, _WHITENING_PHOTOS, _WHITENING_FEATURES = 16, 2000, 200_000
 
 
+class BatchSampler(Protocol):
+    """What makes batches, in this process or in others: it knows nothing of the network.
+
+    Attributes:
+        photos: of the batches.
+    """
+
+    photos: PhotoStore
+
+    def batch(self, number: int, drawn: NDArray[np.int64] | None) -> Any:
+        """Return the batch of a number and of what ``Objective.drawn`` gives for it."""
+
+
 class Objective(ABC):
     """Batches by number, and the loss of one.
 
     Attributes:
         parts: names of what the loss is the sum of, as the log has them.
+        sampler: makes the batches.
     """
 
     parts: tuple[str, ...]
+    sampler: BatchSampler
 
     @abstractmethod
     def start(self, maps: Maps) -> None:
@@ -54,12 +69,17 @@ class Objective(ABC):
         """Return what ``begin_epoch`` found."""
 
     @abstractmethod
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take what ``state`` returned."""
+    def restore(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Take what ``state`` returned, which lies on the CPU whatever device it came from."""
 
-    @abstractmethod
+    def drawn(self, number: int) -> NDArray[np.int64] | None:
+        """Return what a batch needs to know besides its number; nothing, but where epochs are begun."""
+        del number
+        return None
+
     def batch(self, number: int) -> Any:
         """Return a batch; called in another thread."""
+        return self.sampler.batch(number, self.drawn(number))
 
     @abstractmethod
     def loss(self, maps: Maps, batch: Any, device: torch.device) -> Loss:
@@ -73,7 +93,7 @@ class PairsObjective(Objective):
 
     def __init__(self, photo_set: PhotoSet, photos: PhotoStore, config: PairsConfig, stride: int, seed: int) -> None:
         self._config = config
-        self._sampler = PairSampler(photo_set, photos, config, stride, seed)
+        self.sampler: BatchSampler = PairSampler(photo_set, photos, config, stride, seed)
 
     def start(self, maps: Maps) -> None:
         del maps
@@ -91,15 +111,12 @@ class PairsObjective(Objective):
     def state(self) -> dict[str, Tensor]:
         return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        del state
-
-    def batch(self, number: int) -> PairBatch:
-        return self._sampler.batch(number)
+    def restore(self, state: dict[str, Tensor], device: torch.device) -> None:
+        del state, device
 
     def loss(self, maps: Maps, batch: PairBatch, device: torch.device) -> Loss:
-        config, related = self._config, batch.related.to(device)
-        vectors, attention = maps.descriptors(batch.views.to(device))
+        config, related = self._config, batch.related.to(device, non_blocking=True)
+        vectors, attention = maps.descriptors(batch.views.to(device, non_blocking=True))
         half = len(related)
         whole = losses.aggregated(vectors, attention)
         found = {"global": losses.info_nce(whole[:half] @ whole[half:].T, related, config.temperature)}
@@ -116,9 +133,9 @@ class PairsObjective(Objective):
 
     def _local(self, vectors: Tensor, batch: PairBatch, half: int, device: torch.device) -> Tensor:
         """Tell corresponding positions from all others of the batch, those of neighbouring cells left out."""
-        pair, first = batch.pair.to(device), batch.first.to(device)
-        x = sampled(vectors[:half], pair, first)
-        y = sampled(vectors[half:], pair, batch.second.to(device))
+        pair, first, second = (t.to(device, non_blocking=True) for t in (batch.pair, batch.first, batch.second))
+        x = sampled(vectors[:half], batch.pair, first)
+        y = sampled(vectors[half:], batch.pair, second)
         near = torch.cdist(first, first) < 1.6 / vectors.shape[3]
         return losses.info_nce(x @ y.T, near & (pair[:, None] == pair[None]), self._config.temperature)
 
@@ -130,7 +147,7 @@ class ContrastiveObjective(Objective):
 
     def __init__(self, photo_set: PhotoSet, photos: PhotoStore, config: ContrastiveConfig, seed: int) -> None:
         self._config, self._photos = config, photos
-        self._sampler = TupleSampler(photo_set, photos, config, seed)
+        self._tuple_sampler = self.sampler = TupleSampler(photo_set, photos, config, seed)
         numbers = np.arange(len(photo_set.classes))
         self._landmarks = np.where(photo_set.classes < 0, -1 - numbers, photo_set.classes)
         self._tuples: NDArray[np.int64] = np.empty((0, 2 + config.negatives), np.int64)
@@ -138,7 +155,7 @@ class ContrastiveObjective(Objective):
     def start(self, maps: Maps) -> None:
         shrinkage = self._config.whitening_shrinkage
         if shrinkage is not None and maps.network.config.dim is not None:
-            _, pool = self._sampler.epoch(0)
+            _, pool = self._tuple_sampler.epoch(0)
             features, _ = self._features(maps, pool[:: max(1, len(pool) // _WHITENING_PHOTOS)])
             step = max(1, len(features) // _WHITENING_FEATURES)
             set_whitening(maps.network, *pca_whitening(features[::step], maps.network.config.dim, shrinkage))
@@ -150,8 +167,8 @@ class ContrastiveObjective(Objective):
         return None if number % self._config.epoch else number // self._config.epoch
 
     def begin_epoch(self, epoch: int, maps: Maps) -> None:
-        pairs, pool = self._sampler.epoch(epoch)
-        pairs = self._sampler.readable(pairs)
+        pairs, pool = self._tuple_sampler.epoch(epoch)
+        pairs = self._tuple_sampler.readable(pairs)
         asked, where = np.unique(pairs[:, 0], return_inverse=True)
         (queries, _), (others, there) = self._whole(maps, asked), self._whole(maps, pool)
         pool = pool[there]
@@ -162,15 +179,16 @@ class ContrastiveObjective(Objective):
     def state(self) -> dict[str, Tensor]:
         return {"tuples": torch.from_numpy(self._tuples)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Tensor], device: torch.device) -> None:
+        del device
         self._tuples = state["tuples"].numpy()
 
-    def batch(self, number: int) -> TupleBatch:
+    def drawn(self, number: int) -> NDArray[np.int64]:
         first = number % self._config.epoch * self._config.tuples
-        return self._sampler.batch(number, self._tuples[first : first + self._config.tuples])
+        return self._tuples[first : first + self._config.tuples]
 
     def loss(self, maps: Maps, batch: TupleBatch, device: torch.device) -> Loss:
-        vectors, attention = maps.descriptors(batch.views.to(device))
+        vectors, attention = maps.descriptors(batch.views.to(device, non_blocking=True))
         tuples = losses.aggregated(vectors, attention).reshape(self._config.tuples, 2 + self._config.negatives, -1)
         total = losses.contrastive(tuples[:, 0], tuples[:, 1], tuples[:, 2:], self._config.margin)
         return total, {"contrastive": total}

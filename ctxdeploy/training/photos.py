@@ -25,13 +25,14 @@ class PhotoStore:
 
     Attributes:
         held: bytes of the photos that are kept.
+        memory: bytes that may be.
         unreadable: why, for each photo that could not be decoded; another stands in for it.
     """
 
     def __init__(self, paths: tuple[Path, ...], longest: int, memory: int = 4 << 30) -> None:
         self._paths = paths
         self._preprocessing = Preprocessing(image_size=longest)
-        self._memory = memory
+        self.memory = memory
         self.held = 0
         self._kept: OrderedDict[int, Image] = OrderedDict()
         self._lock = Lock()
@@ -39,6 +40,10 @@ class PhotoStore:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def __reduce__(self) -> tuple[type["PhotoStore"], tuple[tuple[Path, ...], int, int]]:
+        """Go to another process without the photos that are kept here."""
+        return type(self), (self._paths, self._preprocessing.image_size, self.memory)
 
     def load(self, number: int) -> Image | None:
         """Return a photo, H×W×3 uint8 RGB, or None if it cannot be decoded."""
@@ -56,7 +61,7 @@ class PhotoStore:
         with self._lock:
             self._kept[number] = image
             self.held += image.nbytes
-            while self.held > self._memory and len(self._kept) > 1:
+            while self.held > self.memory and len(self._kept) > 1:
                 _, oldest = self._kept.popitem(last=False)
                 self.held -= oldest.nbytes
         return image

@@ -12,6 +12,7 @@ from ctxdeploy.core.files import file_sha256
 from ctxdeploy.export import load_checkpoint, save_checkpoint
 from ctxdeploy.export.networks import DenseNetwork, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training.config import RunConfig, TrainConfig
+from ctxdeploy.training.device import enough_memory, repeatable, training_device
 from ctxdeploy.training.log import CsvLog
 from ctxdeploy.training.photos import PhotoStore
 from ctxdeploy.training.sets import PhotoSet
@@ -94,20 +95,29 @@ def train(
         NoPhotosError: too few photos can be read.
         CheckpointError: what is started or continued from cannot be loaded.
         StorageError: the folder cannot be written, or another process trains in it.
-        TrainingError: the loss is not finite any more.
+        TrainingError: the loss is not finite any more, or the GPU's memory is too small.
     """
-    device = run.torch_device()
+    device = training_device(run.device, config.precision)
     torch.set_num_threads(run.threads or min(torch.get_num_threads(), available_processors()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} cannot be made: {error.strerror or error}") from error
-    with locked(folder):
+    with locked(folder), repeatable(device), enough_memory(device):
         network, image_size = start.make(config.seed)
         photos = PhotoStore(photo_set.paths, config.photo_size, run.memory)
         objective = objective_for(photo_set, photos, config, network.config.stride)
         identity = {"network": network.config.metadata(), "data": photo_set.metadata(), "start": start.identity()}
-        trainer = Trainer(network, objective, config, folder, identity=identity, device=device, image_size=image_size)
+        trainer = Trainer(
+            network,
+            objective,
+            config,
+            folder,
+            identity=identity,
+            device=device,
+            image_size=image_size,
+            workers=run.processes(device.type),
+        )
         if trainer.step:
             display.say(f"continues at step {trainer.step} of {config.steps}")
         scores = None if run.validate is None else _Scores(folder, run, photo_set, trainer.step, image_size, display)

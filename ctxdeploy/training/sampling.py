@@ -1,6 +1,6 @@
 """What a batch holds, drawn from the seed and the number of the batch alone: a run that continues draws the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -44,12 +44,20 @@ class PairBatch:
     first: Tensor
     second: Tensor
 
+    def pin_memory(self) -> "PairBatch":
+        """Return the same where a GPU copies from by itself."""
+        return PairBatch(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TupleBatch:
     """T queries, each followed by its positive and its N negatives: T·(2 + N)×3×S×S float32 in 0..1."""
 
     views: Tensor
+
+    def pin_memory(self) -> "TupleBatch":
+        """Return the same where a GPU copies from by itself."""
+        return TupleBatch(views=self.views.pin_memory())
 
 
 class Landmarks:
@@ -112,7 +120,7 @@ class PairSampler:
     """
 
     def __init__(self, photo_set: PhotoSet, photos: PhotoStore, config: PairsConfig, stride: int, seed: int) -> None:
-        self._photos, self._config, self._stride, self._seed = photos, config, stride, seed
+        self.photos, self._config, self._stride, self._seed = photos, config, stride, seed
         self._all = np.arange(len(photos))
         self._landmarks = Landmarks(photo_set)
         # A photo whose landmark is not known is of one of its own.
@@ -123,13 +131,14 @@ class PairSampler:
                 "--photos or --landmarks"
             )
 
-    def batch(self, number: int) -> PairBatch:
-        """Return a batch; equal numbers give equal ones."""
+    def batch(self, number: int, drawn: Numbers | None = None) -> PairBatch:
+        """Return a batch; equal numbers give equal ones, and nothing else is drawn for them."""
+        del drawn
         rng = generator(self._seed, number)
         singles, couples = self._drawn(rng)
         count = len(singles)
-        singles = np.array([self._photos.readable(int(n), self._all) for n in singles], np.int64)
-        readable = [self._landmarks.readable(self._photos, int(a), int(b)) for a, b in couples]
+        singles = np.array([self.photos.readable(int(n), self._all) for n in singles], np.int64)
+        readable = [self._landmarks.readable(self.photos, int(a), int(b)) for a, b in couples]
         couples = np.array(readable, np.int64).reshape(-1, 2)
         numbers = np.concatenate([singles, couples[:, 0]])
         first, second = self._matrices(rng, singles, couples)
@@ -160,7 +169,7 @@ class PairSampler:
         return augment(pixels, rng)
 
     def _images(self, numbers: Numbers) -> list[Image]:
-        return _loaded(self._photos, numbers)
+        return _loaded(self.photos, numbers)
 
     def _matrices(self, rng: np.random.Generator, singles: Numbers, couples: Numbers) -> tuple[Matrices, Matrices]:
         one = self._twice(rng, views.sizes_of(self._images(singles)))
@@ -191,7 +200,7 @@ class TupleSampler:
     """Batches of ``ContrastiveConfig`` from the tuples of an epoch."""
 
     def __init__(self, photo_set: PhotoSet, photos: PhotoStore, config: ContrastiveConfig, seed: int) -> None:
-        self._photos, self._config, self._seed = photos, config, seed
+        self.photos, self._config, self._seed = photos, config, seed
         self._landmarks = Landmarks(photo_set)
         self._all = np.arange(len(photos))
 
@@ -206,16 +215,18 @@ class TupleSampler:
         """Return pairs whose queries can be read, as ``Landmarks.readable``; positives are read with their batch."""
         found = pairs.copy()
         for pair in found:
-            query, _ = self._landmarks.readable(self._photos, int(pair[0]), int(pair[0]))
+            query, _ = self._landmarks.readable(self.photos, int(pair[0]), int(pair[0]))
             known = self._landmarks.of_photo[query] == self._landmarks.of_photo[pair[0]]
             pair[:] = query, pair[1] if known else query
         return found
 
-    def batch(self, number: int, tuples: Numbers) -> TupleBatch:
-        """Return a batch of T×(2 + N) photos: query, positive, negatives."""
+    def batch(self, number: int, drawn: Numbers | None) -> TupleBatch:
+        """Return a batch of the T×(2 + N) photos drawn for it: query, positive, negatives."""
+        if drawn is None:
+            raise ValueError(f"no tuples for batch {number}")
         rng = generator(self._seed, number, 1)
-        numbers = np.array([self._photos.readable(int(n), self._others(int(n))) for n in tuples.ravel()], np.int64)
-        images = _loaded(self._photos, numbers)
+        numbers = np.array([self.photos.readable(int(n), self._others(int(n))) for n in drawn.ravel()], np.int64)
+        images = _loaded(self.photos, numbers)
         matrices = views.frame(rng, views.sizes_of(images), views.SAME_LANDMARK)
         pixels = views.render(images, matrices, self._config.view_size)
         return TupleBatch(views=augment(pixels, rng))

@@ -1,18 +1,21 @@
 """The training loop: the same steps, in the same order, whether or not it was interrupted."""
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ctxdeploy.core.errors import TrainingError
 from ctxdeploy.export import save_checkpoint
 from ctxdeploy.export.networks import DenseNetwork, build
+from ctxdeploy.training.batches import Batches, batches_of
 from ctxdeploy.training.config import TrainConfig
 from ctxdeploy.training.features import Maps, trainable
 from ctxdeploy.training.log import CsvLog
@@ -40,6 +43,7 @@ class Trainer:
         identity: what a state must agree with to be continued from: network, data.
         device: where the network is.
         image_size: longest side that the saved checkpoint is to be used with.
+        workers: processes that make batches; 0 for a thread.
     """
 
     def __init__(
@@ -52,21 +56,22 @@ class Trainer:
         identity: Mapping[str, Any],
         device: torch.device,
         image_size: int = 1024,
+        workers: int = 0,
     ) -> None:
         self._objective, self._config, self._folder, self._device = objective, config, folder, device
-        self._image_size = image_size
+        self._image_size, self._workers = image_size, workers
         self._identity = {"config": config.metadata(), **identity}
         network.to(device)
         # The layout in which views arrive: convolutions need not reorder their weights.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._maps = Maps(network, config.precision)
-        self._average = {name: value.clone() for name, value in network.state_dict().items()}
+        self._average = _copied(network)
         self._log = CsvLog(folder / LOG, ("step", *objective.parts, "learning_rate", "seconds"))
         self.step = 0
         state = load_state(folder / STATE, self._identity)
         if state is None:
             objective.start(self._maps)
-            self._average = {name: value.clone() for name, value in network.state_dict().items()}
+            self._average = _copied(network)
         else:
             self._freeze_as(state)
         self._optimiser = _optimiser(network, config)
@@ -108,63 +113,55 @@ class Trainer:
             NoPhotosError: a hundred photos in a row cannot be read.
         """
         steps = self._config.steps
-        with (
-            display.progress("training", steps, unit="step") as bar,
-            closing(_Batches(self._objective, self._maps, steps * self._config.accumulate)) as batches,
-        ):
+        end, pinned = steps * self._config.accumulate, self._device.type == "cuda"
+        made = batches_of(self._objective, self._maps, end, workers=self._workers, pinned=pinned)
+        with display.progress("training", steps, unit="step") as bar, closing(made) as batches:
             bar.advance(self.step)
             if validate and validate_every and self.step and self.step % validate_every == 0:
                 validate(self.averaged(), self.step)  # the state is saved first: this is what was interrupted
-            sums, since, saved = self._no_sums(), time.monotonic(), time.monotonic()
+            sums, since, saved = LossSums(self._objective.parts), time.monotonic(), time.monotonic()
             while self.step < steps:
-                for name, value in self._take_step(batches).items():
-                    sums[name] += value
+                self._take_step(batches, sums)
                 self.step += 1
                 bar.advance()
                 if self.step % LOG_STEPS == 0 or self.step == steps:
                     count = self.step % LOG_STEPS or LOG_STEPS
-                    self._write_line(sums, count, time.monotonic() - since)
-                    sums, since = self._no_sums(), time.monotonic()
+                    found = sums.taken()
+                    self._write_line(found, count, time.monotonic() - since)
+                    since = time.monotonic()
                     if self.step == steps or time.monotonic() - saved >= save_seconds:
                         self._save()
                         saved = time.monotonic()
                 if validate and validate_every and self.step % validate_every == 0:
+                    sums.settle()
                     validate(self.averaged(), self.step)
         save_checkpoint(self.averaged().cpu(), self._folder / MODEL, image_size=self._image_size)
 
-    def _take_step(self, batches: "_Batches") -> dict[str, float]:
+    def _take_step(self, batches: Batches, sums: "LossSums") -> None:
         accumulate = self._config.accumulate
         rate = self._config.optimiser.rate(self.step, self._config.steps)
         for group in self._optimiser.param_groups:
             group["lr"] = group["rate"] * rate
         self._objective.train_mode(self.network)
         self._optimiser.zero_grad(set_to_none=True)
-        sums = self._no_sums()
         for number in range(self.step * accumulate, (self.step + 1) * accumulate):
             total, parts = self._objective.loss(self._maps, batches.take(number), self._device)
-            if not torch.isfinite(total):
-                raise TrainingError(
-                    f"the loss of step {self.step} is {total.item()}: train with a lower --learning-rate"
-                )
             (total / accumulate).backward()  # type: ignore[no-untyped-call]
-            for name, value in parts.items():
-                sums[name] += value.item() / accumulate
+            sums.add(self.step, total, parts, accumulate)
         self._optimiser.step()
         self._update_average()
-        return sums
-
-    def _no_sums(self) -> dict[str, float]:
-        return dict.fromkeys(self._objective.parts, 0.0)
 
     @torch.no_grad()
     def _update_average(self) -> None:
         # Early on, the average is over a ninth of the steps so far: the first weights are forgotten soon.
         decay = min(self._config.optimiser.averaging, (self.step + 1) / (self.step + 10))
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self._average[name].lerp_(value, 1 - decay)
-            else:
-                self._average[name].copy_(value)
+        weights = self.network.state_dict()
+        reals = [name for name, value in weights.items() if value.is_floating_point()]
+        # All at once: on a GPU a launch each would take longer than the sums.
+        mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        mean([self._average[name] for name in reals], [weights[name] for name in reals], None)
+        for name in weights.keys() - set(reals):
+            self._average[name].copy_(weights[name])
 
     def _write_line(self, sums: dict[str, float], count: int, seconds: float) -> None:
         rate = self._optimiser.param_groups[-1]["lr"]
@@ -192,37 +189,61 @@ class Trainer:
         self.network.load_state_dict(state["weights"])
         self._average = {name: value.to(self._device) for name, value in state["average"].items()}
         self._optimiser.load_state_dict(state["optimiser"])
-        self._objective.restore(state["objective"])
+        self._objective.restore(state["objective"], self._device)
 
 
-class _Batches:
-    """Batches in order, the next one made while the network works on this one.
+class LossSums:
+    """Losses of the steps since the last line of the log, read a step late.
 
-    The first batch of an epoch waits for the step before it: what is in it depends on the network.
+    Who reads a number from a GPU waits until it has computed everything before it, and leaves it without work meanwhile.
+
+    Args:
+        parts: their names.
     """
 
-    def __init__(self, objective: Objective, maps: Maps, end: int) -> None:
-        self._objective, self._maps, self._end = objective, maps, end
-        self._executor = ThreadPoolExecutor(1, "batches")
-        self._next: tuple[int, Future[Any]] | None = None
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self._parts, self._sums = parts, dict.fromkeys(parts, 0.0)
+        self._pending: deque[tuple[int, list[str], int, Tensor, torch.cuda.Event | None]] = deque()
 
-    def take(self, number: int) -> Any:
-        """Return a batch, and begin to make the one after it."""
-        epoch = self._objective.epoch(number)
-        if epoch is not None:
-            self._objective.begin_epoch(epoch, self._maps)
-            self._objective.train_mode(self._maps.network)
-        if self._next is None or self._next[0] != number:
-            self._next = (number, self._executor.submit(self._objective.batch, number))
-        batch = self._next[1].result()
-        self._next = None
-        if number + 1 < self._end and self._objective.epoch(number + 1) is None:
-            self._next = (number + 1, self._executor.submit(self._objective.batch, number + 1))
-        return batch
+    def add(self, step: int, total: Tensor, parts: dict[str, Tensor], accumulate: int) -> None:
+        """Take the losses of a batch, one of ``accumulate`` of a step; read those of earlier steps.
 
-    def close(self) -> None:
-        """Stop making batches."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        Raises:
+            TrainingError: the loss of an earlier step is not finite.
+        """
+        while self._pending and self._pending[0][0] < step:
+            self._read()
+        losses = torch.stack([value.detach() for value in (total, *parts.values())]).to("cpu", non_blocking=True)
+        arrived = None
+        if total.device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(total.device))
+        self._pending.append((step, list(parts), accumulate, losses, arrived))
+
+    def settle(self) -> None:
+        """Read what has not been read; ``TrainingError`` as ``add``."""
+        while self._pending:
+            self._read()
+
+    def taken(self) -> dict[str, float]:
+        """Return the sums over the steps since the last call; ``TrainingError`` as ``add``."""
+        self.settle()
+        sums, self._sums = self._sums, dict.fromkeys(self._parts, 0.0)
+        return sums
+
+    def _read(self) -> None:
+        step, names, accumulate, losses, arrived = self._pending.popleft()
+        if arrived is not None:
+            arrived.synchronize()
+        total, *values = losses.tolist()
+        if not math.isfinite(total):
+            raise TrainingError(f"the loss of step {step} is {total}: train with a lower --learning-rate")
+        for name, value in zip(names, values, strict=True):
+            self._sums[name] += value / accumulate
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 def _optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ from ctxdeploy.training.objectives import Loss, Objective, PairsObjective, objec
 from ctxdeploy.training.photos import PhotoStore
 from ctxdeploy.training.sampling import PairBatch
 from ctxdeploy.training.sets import PhotoSet
-from ctxdeploy.training.transfer_sampling import TransferSampler
+from ctxdeploy.training.transfer_sampling import GrowingSampler, TransferSampler
 from ctxdeploy.training.whitening import pca_whitening, set_whitening
 
 # Photos, side of their middles, and of a forward pass, that the whitening begins as a PCA of.
@@ -40,11 +40,11 @@ class TransferObjective(PairsObjective):
         self._transfer = config = train.recipe
         self._photos = photos
         super().__init__(photo_set, photos, config, stride, train.seed)
-        self._first, self._last = (
+        first, last = (
             TransferSampler(photo_set, photos, config, stride, train.seed, size=size)
             for size in (config.view_size, config.final_size)
         )
-        self._change = round(config.final_from * train.steps * train.accumulate)
+        self.sampler = GrowingSampler(first, last, round(config.final_from * train.steps * train.accumulate))
         self._memory: deque[Kernels] = deque(maxlen=max(1, config.memory))
 
     def start(self, maps: Maps) -> None:
@@ -65,17 +65,14 @@ class TransferObjective(PairsObjective):
             return {}
         return {f"{i}.{name}": value for i, kept in enumerate(self._memory) for name, value in vars(kept).items()}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Tensor], device: torch.device) -> None:
         names = sorted({int(name.partition(".")[0]) for name in state})
         fields = ("vectors", "weights", "norms", "identity")
-        self._memory.extend(Kernels(**{field: state[f"{i}.{field}"] for field in fields}) for i in names)
-
-    def batch(self, number: int) -> PairBatch:
-        return (self._first if number < self._change else self._last).batch(number)
+        self._memory.extend(Kernels(**{field: state[f"{i}.{field}"].to(device) for field in fields}) for i in names)
 
     def loss(self, maps: Maps, batch: PairBatch, device: torch.device) -> Loss:
-        config, related = self._transfer, batch.related.to(device)
-        vectors, attention = maps.descriptors(batch.views.to(device))
+        config, related = self._transfer, batch.related.to(device, non_blocking=True)
+        vectors, attention = maps.descriptors(batch.views.to(device, non_blocking=True))
         half = len(related)
         whole = losses.aggregated(vectors, attention)
         found = {"global": losses.info_nce(whole[:half] @ whole[half:].T, related, config.temperature)}
@@ -87,7 +84,8 @@ class TransferObjective(PairsObjective):
             found["local"] = self._local(vectors, batch, half, device)
             total = total + config.local_weight * found["local"]
         if config.memory:
-            kernels = kernels_of(x, weights, config.memory_positions, batch.identity.to(device).repeat(2))
+            identity = batch.identity.to(device, non_blocking=True).repeat(2)
+            kernels = kernels_of(x, weights, config.memory_positions, identity)
             if len(self._memory) == config.memory:
                 found["memory"] = self._remembered(kernels, half)
                 total = total + config.memory_weight * found["memory"]

@@ -12,7 +12,7 @@ from ctxdeploy.training.config import TransferConfig
 from ctxdeploy.training.geometry import Matrices
 from ctxdeploy.training.night import darken
 from ctxdeploy.training.photos import PhotoStore
-from ctxdeploy.training.sampling import Numbers, PairSampler
+from ctxdeploy.training.sampling import Numbers, PairBatch, PairSampler
 from ctxdeploy.training.sets import PhotoSet
 
 
@@ -63,3 +63,19 @@ class TransferSampler(PairSampler):
 
     def _changed(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         return augment(darken(pixels, rng, self._transfer.night), rng)
+
+
+class GrowingSampler:
+    """Batches of one sampler up to a number, from there on those of another, with larger views.
+
+    Attributes:
+        photos: of both.
+    """
+
+    def __init__(self, first: TransferSampler, last: TransferSampler, change: int) -> None:
+        self._first, self._last, self._change = first, last, change
+        self.photos = first.photos
+
+    def batch(self, number: int, drawn: Numbers | None = None) -> PairBatch:
+        """Return a batch; equal numbers give equal ones."""
+        return (self._first if number < self._change else self._last).batch(number, drawn)

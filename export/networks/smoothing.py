@@ -52,7 +52,7 @@ def gaussian_smoothing(x: Tensor, bandwidth: Tensor, confidence: Tensor, kernel_
     numerator = confidence * x
     denominator = confidence
     for radius, mask in ring_kernels(kernel_size):
-        kernel = torch.tensor(mask, dtype=x.dtype)[None, None]
+        kernel = torch.tensor(mask, dtype=x.dtype, device=x.device)[None, None]
         weight = torch.exp(bandwidth * -float(radius))
         ring = F.conv2d(x, kernel.expand(channels, 1, -1, -1), padding=kernel_size // 2, groups=channels)
         numerator = numerator + weight * ring

@@ -1,0 +1,98 @@
+"""The device that trains: which one, what it must be able to do, and how it is made to compute the same again."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ctxdeploy.core.device import AUTO, CPU, Device, find_gpu
+from ctxdeploy.core.errors import BackendError, ConfigError, TrainingError
+
+# cuBLAS sums in one order only with workspaces of its own; it reads this when it is first used.
+_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# GPUs before Ampere have no bf16: PyTorch imitates it, more slowly than fp32.
+_BF16_FROM = (8, 0)
+# Of PyTorch about an operator that may sum in another order in the next run.
+_NOT_DETERMINISTIC = ".*does not have a deterministic implementation.*"
+
+
+def training_device(text: str, precision: str) -> torch.device:
+    """Return the device that ``--device`` means; ``auto`` is the first GPU, or the CPU where PyTorch sees none.
+
+    Raises:
+        ConfigError: it is not there, this PyTorch cannot use it, or it has not the precision.
+    """
+    device = Device.parse(text)
+    if device.kind == CPU or (device.kind == AUTO and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    os.environ.setdefault(*_WORKSPACE)
+    if not torch.cuda.is_available():
+        raise ConfigError(f"--device {text}: {_why_none(device.number)}")
+    if device.number >= torch.cuda.device_count():
+        raise ConfigError(f"--device {text}: PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    capability = torch.cuda.get_device_capability(device.number)
+    if precision == "bf16" and capability < _BF16_FROM:
+        name = torch.cuda.get_device_name(device.number)
+        raise ConfigError(
+            f"--precision bf16: {name} ({capability[0]}.{capability[1]}) computes none: use --precision fp32"
+        )
+    return torch.device("cuda", device.number)
+
+
+def _why_none(number: int) -> str:
+    """Return why PyTorch sees no GPU, and what to do."""
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is one for CPUs: install one for CUDA (docs/training.md), or use --device cpu"
+    try:
+        return f"PyTorch {torch.__version__} cannot use {find_gpu(number).label}: check that its driver is new enough"
+    except BackendError as error:
+        return str(error)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Let a GPU compute the same again, as a CPU does: one algorithm for each operator, fp32 that is fp32.
+
+    PyTorch's settings are those of the process; they are what they were afterwards. An operator that has no such
+    algorithm runs as it is.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    filled, tf32 = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cuda.matmul.allow_tf32
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", message=_NOT_DETERMINISTIC)
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Say in one line that the GPU's memory is too small.
+
+    Raises:
+        TrainingError: it is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        total = ""
+        if device.type == "cuda":
+            total = f" ({torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)"
+        raise TrainingError(
+            f"the memory of {device}{total} is not enough for this training: give less of --set pairs=, tuples= or "
+            "view_size=, and accumulate= for more batches a step"
+        ) from error
