@@ -37,6 +37,7 @@ from figures import (
     sureness,
     verification,
 )
+from h200.page import gpu
 from serving.page import longer_memory, many_names, serving, stages
 from simulating.page import simulated, worked
 
@@ -49,6 +50,7 @@ _GUIDES = {
     "indexing.md": (geometry,),
     "families.md": (families,),
     "capacity.md": (worked, simulated),
+    "gpu.md": (gpu,),
 }
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.

@@ -292,7 +292,10 @@ class RunConfig:
     device: str = setting("cpu", "--device", "Of PyTorch: cpu, cuda, cuda:N, or auto.")
     threads: int | None = setting(None, "--threads", "Of the network.", default_text="PyTorch's choice, or a CPU quota")
     workers: int | None = setting(
-        None, "--workers", "Processes that make batches.", default_text="0, a thread; with a GPU one a processor, up to 16"
+        None,
+        "--workers",
+        "Processes that make batches.",
+        default_text="0, a thread; with a GPU one a processor, up to 16",
     )
     memory: int = setting(
         4 * 10**9, "--photo-memory", "For decoded photos.", metavar="GB", parse=_parse_gigabytes, default_text="4.0"

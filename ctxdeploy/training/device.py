@@ -44,7 +44,9 @@ def training_device(text: str, precision: str) -> torch.device:
 def _why_none(number: int) -> str:
     """Return why PyTorch sees no GPU, and what to do."""
     if torch.version.cuda is None:
-        return f"PyTorch {torch.__version__} is one for CPUs: install one for CUDA (docs/training.md), or use --device cpu"
+        return (
+            f"PyTorch {torch.__version__} is one for CPUs: install one for CUDA (docs/training.md), or use --device cpu"
+        )
     try:
         return f"PyTorch {torch.__version__} cannot use {find_gpu(number).label}: check that its driver is new enough"
     except BackendError as error:

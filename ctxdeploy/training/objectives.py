@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ctxdeploy.core.cpu import available_processors
 from ctxdeploy.core.errors import NoPhotosError
 from ctxdeploy.training import losses, views
 from ctxdeploy.training.config import ContrastiveConfig, PairsConfig, TrainConfig
@@ -22,6 +23,8 @@ from ctxdeploy.training.whitening import pca_whitening, set_whitening
 Loss = tuple[Tensor, dict[str, Tensor]]
 # Photos of a forward pass without gradients, and photos and features that a whitening is learned from.
 _BATCH, _WHITENING_PHOTOS, _WHITENING_FEATURES = 16, 2000, 200_000
+# More threads wait for each other in Python.
+_MOST_THREADS = 8
 
 
 class BatchSampler(Protocol):
@@ -208,18 +211,21 @@ class ContrastiveObjective(Objective):
         device = maps.network.get_buffer("mean").device
         found = []
         there = np.zeros(len(numbers), bool)
+        made = views.middles(self._photos, numbers, self._config.view_size, _BATCH, threads=making_threads(device))
         with evaluating(maps.network):
-            for first in range(0, len(numbers), _BATCH):
-                loaded = [self._photos.load(int(n)) for n in numbers[first : first + _BATCH]]
-                there[first : first + _BATCH] = [image is not None for image in loaded]
-                images = [image for image in loaded if image is not None]
-                if images:
-                    pixels = views.render(images, views.whole(views.sizes_of(images)), self._config.view_size)
+            for number, (readable, pixels) in enumerate(made):
+                there[number * _BATCH :][: len(readable)] = readable
+                if pixels is not None:
                     found.append(compute(pixels.to(device)).float().cpu())
         if not found:
             reason = next(iter(self._photos.unreadable.values()))
             raise NoPhotosError(f"none of {len(numbers)} photos can be read: {reason}")
         return torch.cat(found), there
+
+
+def making_threads(device: torch.device) -> int:
+    """Return how many threads make views for forward passes: a GPU computes them faster than one thread does."""
+    return 1 if device.type == "cpu" else min(_MOST_THREADS, available_processors())
 
 
 def objective_of(photo_set: PhotoSet, photos: PhotoStore, config: TrainConfig, stride: int) -> Objective:

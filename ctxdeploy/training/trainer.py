@@ -195,7 +195,7 @@ class Trainer:
 class LossSums:
     """Losses of the steps since the last line of the log, read a step late.
 
-    Who reads a number from a GPU waits until it has computed everything before it, and leaves it without work meanwhile.
+    Who reads a number from a GPU waits until it has computed everything before it, and leaves it idle meanwhile.
 
     Args:
         parts: their names.

@@ -17,7 +17,7 @@ from ctxdeploy.training import losses, views
 from ctxdeploy.training.config import TrainConfig, TransferConfig
 from ctxdeploy.training.features import Maps, evaluating
 from ctxdeploy.training.memory import Kernels, kernels_of, match_with, matched_pairs
-from ctxdeploy.training.objectives import Loss, Objective, PairsObjective, objective_of
+from ctxdeploy.training.objectives import Loss, Objective, PairsObjective, making_threads, objective_of
 from ctxdeploy.training.photos import PhotoStore
 from ctxdeploy.training.sampling import PairBatch
 from ctxdeploy.training.sets import PhotoSet
@@ -106,12 +106,10 @@ class TransferObjective(PairsObjective):
         numbers = np.unique(np.linspace(0, len(self._photos) - 1, _PHOTOS).astype(int))
         device = maps.network.get_buffer("mean").device
         found = []
+        made = views.middles(self._photos, numbers, _SIDE, _BATCH, threads=making_threads(device))
         with evaluating(maps.network):
-            for first in range(0, len(numbers), _BATCH):
-                loaded = [self._photos.load(int(n)) for n in numbers[first : first + _BATCH]]
-                images = [image for image in loaded if image is not None]
-                if images:
-                    pixels = views.render(images, views.whole(views.sizes_of(images)), _SIDE)
+            for _, pixels in made:
+                if pixels is not None:
                     features, _ = maps.features(pixels.to(device))
                     step = -(-len(numbers) * features[0, 0].numel() // _FEATURES)
                     found.append(features.permute(0, 2, 3, 1).flatten(0, 2)[::step].float().cpu())

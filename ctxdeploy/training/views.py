@@ -1,5 +1,8 @@
 """Square views of photos: where they are cut out (numpy, from a generator) and their pixels (torch)."""
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctxdeploy.training.geometry import CORNERS, Matrices, apply, homographies, random_corners, slanted_corners
-from ctxdeploy.training.photos import Image
+from ctxdeploy.training.photos import Image, PhotoStore
 
 # Pixels of the photo for one of the view from which on the photo is halved first, so that nothing is skipped.
 _HALVED_FROM = 1.6
@@ -129,6 +132,38 @@ def render(images: list[Image], matrices: Matrices, size: int) -> Tensor:
         grid = (projected[:, :2] / projected[:, 2:]).reshape(1, size, size, 2)
         views[i] = F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)[0]
     return views / 255
+
+
+def middles(
+    photos: PhotoStore, numbers: NDArray[np.int64], size: int, batch: int, *, threads: int
+) -> Iterator[tuple[NDArray[np.bool_], Tensor | None]]:
+    """Yield the largest squares in the middle of photos, a batch at a time, while later ones are made.
+
+    Args:
+        photos: by number.
+        numbers: which.
+        size: side of the views.
+        batch: photos at a time.
+        threads: that make batches.
+
+    Yields:
+        which of the photos can be read, and the n×3×size×size views of these, as ``render``; None if there are none.
+    """
+
+    def make(part: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Tensor | None]:
+        loaded = [photos.load(int(number)) for number in part]
+        images = [image for image in loaded if image is not None]
+        there = np.array([image is not None for image in loaded], bool)
+        return there, render(images, whole(sizes_of(images)), size) if images else None
+
+    parts = [numbers[first : first + batch] for first in range(0, len(numbers), batch)]
+    with ThreadPoolExecutor(threads, "views") as executor:
+        under_way = deque(executor.submit(make, part) for part in parts[: 2 * threads])
+        for part in [*parts[2 * threads :], *[None] * min(len(parts), 2 * threads)]:
+            found = under_way.popleft().result()
+            if part is not None:
+                under_way.append(executor.submit(make, part))
+            yield found
 
 
 def _squares(

@@ -52,13 +52,15 @@ def test_no_figure_is_written_anywhere_but_in_the_results(tmp_path: Path) -> Non
         (results / path.name).write_text(json.dumps(content))
     readme, page = tmp_path / "README.md", tmp_path / "performance.md"
     readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    guides = [tmp_path / name for name in ("queries.md", "indexing.md", "families.md", "capacity.md")]
+    guides = [tmp_path / name for name in ("queries.md", "indexing.md", "families.md", "capacity.md", "gpu.md")]
     for guide in guides:
         guide.write_text((ROOT / "docs" / guide.name).read_text(encoding="utf-8"), encoding="utf-8")
     done = generate("--results", results, "--readme", readme, "--page", page, "--guides", tmp_path)
     assert done.returncode == 0, done.stderr
     for new in (page, readme, *guides):
         old = ROOT / new.name if new == readme else ROOT / "docs" / new.name
+        if new.name == "gpu.md" and not (results / "h200.json").exists():
+            continue  # it holds goals alone until there was a GPU
         lines = marked(old.read_text(encoding="utf-8"), whole=new == page)
         figures = [line for line in lines if FIGURE.search(line)]
         assert len(figures) > (10 if new == page else 4)

@@ -1,8 +1,8 @@
 """A device that is none: its tensors lie apart from those of the CPU, and the CPU computes with them.
 
 PyTorch sees tensors of the device ``meta``; each holds one of the CPU. As on a GPU, an operator refuses tensors of two
-devices, and numpy does not see into one of it. So code that makes a tensor on the wrong device, or forgets to move one, fails here
-without a GPU, and what it computes is what the CPU computes, bit for bit.
+devices, and numpy does not see into one of it. So code that makes a tensor on the wrong device, or forgets to move one,
+fails here without a GPU, and what it computes is what the CPU computes, bit for bit.
 """
 
 from typing import Any

@@ -130,3 +130,18 @@ def test_augmented_views_differ_stay_in_range_and_repeat() -> None:
     assert all(float((found[i] - x[i]).abs().mean()) > 0.01 for i in range(20))
     assert torch.equal(found, augment(x, np.random.default_rng(5)))
     assert not torch.equal(found, augment(x, np.random.default_rng(6)))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 17, 40])
+def test_middles_come_in_order_with_those_that_can_be_read(threads: int, count: int) -> None:
+    class Photos:
+        def load(self, number: int) -> np.ndarray | None:
+            return None if number % 5 == 0 else np.full((20 + number, 30, 3), number, np.uint8)
+
+    made = list(views.middles(Photos(), np.arange(count), 8, 3, threads=threads))  # type: ignore[arg-type]
+    assert [len(there) for there, _ in made] == [min(3, count - first) for first in range(0, count, 3)]
+    there = [bool(one) for part, _ in made for one in part]
+    shown = [round(float(view[0, 0, 0]) * 255) for _, pixels in made if pixels is not None for view in pixels]
+    assert there == [number % 5 != 0 for number in range(count)]
+    assert shown == [number for number in range(count) if number % 5]
