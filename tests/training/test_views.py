@@ -1,6 +1,7 @@
 """Where views are cut out, and that two views of a photo show the same at corresponding positions."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
