@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -69,11 +69,13 @@ def repeatable(device: torch.device) -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with (
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-            warnings.catch_warnings(),
-        ):
+        with ExitStack() as stack:
+            exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            stack.enter_context(exact)  # type: ignore[no-untyped-call]
+            stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=_NOT_DETERMINISTIC)
+            if device.index:  # else the first GPU would keep a context for what is copied to another
+                stack.enter_context(torch.cuda.device(device))
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32
