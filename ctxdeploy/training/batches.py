@@ -184,9 +184,9 @@ def _share_memory(worker: int) -> None:
     """Give each process its part of the memory for decoded photos."""
     del worker
     here = get_worker_info()
-    if here is not None:
+    if here is not None and isinstance(here.dataset, _Made):
         here.dataset.sampler.photos.memory //= here.num_workers
 
 
-def _as_it_is(made: _Batch) -> _Batch:
+def _as_it_is(made: Any) -> Any:
     return made

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -64,14 +65,15 @@ def repeatable(device: torch.device) -> Iterator[None]:
         yield
         return
     before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-    filled, tf32 = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cuda.matmul.allow_tf32
+    memory: Any = torch.utils.deterministic  # a module whose attributes are settings
+    filled, tf32 = memory.fill_uninitialized_memory, torch.backends.cuda.matmul.allow_tf32
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with ExitStack() as stack:
             exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            stack.enter_context(exact)  # type: ignore[no-untyped-call]
+            stack.enter_context(exact)
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=_NOT_DETERMINISTIC)
             if device.index:  # else the first GPU would keep a context for what is copied to another
@@ -79,7 +81,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 

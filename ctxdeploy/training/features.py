@@ -1,7 +1,7 @@
 """The parts of a network that training works on: its maps at one scale, its first weights, descriptors of photos."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ class Maps:
         """Return smoothed features B×C×h×w and attention B×h×w, both before the whitening, of views in 0..1."""
         network = self.network
         x = (views - network.get_buffer("mean")) / network.get_buffer("std")
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._low):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16) if self._low else nullcontext():
             x = network.backbone(x.contiguous(memory_format=torch.channels_last))
         x = x.float()
         if network.refinement is not None:

@@ -13,12 +13,12 @@ FORMAT = "ctxdeploy-training/1"
 
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
-    """Write a state in place of the old one: a crash leaves either.
+    """Write a state in place of the old one: a crash leaves either. Its tensors are those of a CPU, wherever they are.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    save_tensors({"format": FORMAT, **content}, path)
+    save_tensors({"format": FORMAT, **_on_cpu(content)}, path)
 
 
 def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -48,6 +48,19 @@ def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
                 f"{path.parent} holds a training with another {name}: choose another folder, or delete it to start "
                 f"again ({_difference(content.get(name), value)})"
             )
+    return content
+
+
+def _on_cpu(content: Any) -> Any:
+    """Return dictionaries, lists and tuples with their tensors on the CPU."""
+    import torch
+
+    if isinstance(content, torch.Tensor):
+        return content.detach().cpu()
+    if isinstance(content, dict):
+        return {name: _on_cpu(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_on_cpu(value) for value in content)
     return content
 
 

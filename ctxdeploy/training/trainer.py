@@ -216,7 +216,7 @@ class LossSums:
         losses = torch.stack([value.detach() for value in (total, *parts.values())]).to("cpu", non_blocking=True)
         arrived = None
         if total.device.type == "cuda":
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(torch.cuda.current_stream(total.device))
         self._pending.append((step, list(parts), accumulate, losses, arrived))
 

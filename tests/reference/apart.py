@@ -5,9 +5,12 @@ devices, and numpy does not see into one of it. So code that makes a tensor on t
 fails here without a GPU, and what it computes is what the CPU computes, bit for bit.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -38,11 +41,31 @@ class ApartTensor(torch.Tensor):
         return f"apart {self.held!r}"
 
 
-class Apart(TorchDispatchMode):
-    """While it is entered, ``meta`` is the device."""
+class _Operators(TorchDispatchMode):
+    """What operators do, those that make tensors among them."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # in inference mode these come here before they are taken to pieces
+                return func.decompose(*args, **(kwargs or {}))
         return _compute(func, args, kwargs or {})
+
+
+class _Literals(TorchFunctionMode):
+    """``torch.tensor``, which is no operator: of the device ``meta`` it would forget the numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and kwargs.get("device") is not None and torch.device(kwargs["device"]) == DEVICE:
+            return func(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def Apart() -> Iterator[None]:  # noqa: N802 (a mode, as PyTorch's own)
+    """Have the device while the block runs."""
+    with _Operators(), _Literals():
+        yield
 
 
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Training on another device, which here is the CPU under another name: what lies where, what a GPU would refuse."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -97,6 +98,7 @@ def stopping_after(step: int) -> Callable[[Path, dict[str, object]], None]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_run_on_another_device_makes_nothing_on_the_wrong_one_and_goes_on_on_either(
     landmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: Any, recipe: str
@@ -142,13 +144,28 @@ def test_a_step_in_bf16_computes_on_the_gpu_alone(edges: Edges, landmarks: Path)
         objective = objective_for(photos, PhotoStore(photos.paths, 160), config, network.config.stride)
         batch = objective.sampler.batch(0, torch.arange(8).reshape(2, 4).numpy())
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            there = new_network(network.config, 0).to("cuda")
+            there = on_cuda(copy.deepcopy(network), mode)
             faked = type(batch)(**{name: mode.from_tensor(value) for name, value in vars(batch).items()})
             faked = replace_pair(faked, batch)
             total, parts = objective.loss(Maps(there, "bf16"), faked, torch.device("cuda", 0))
             total.backward()
         assert {total.device.type, *(value.device.type for value in parts.values())} == {"cuda"}, recipe
         assert {p.grad.device.type for p in there.parameters() if p.grad is not None} == {"cuda"}
+
+
+def on_cuda(network: torch.nn.Module, mode: FakeTensorMode) -> Any:
+    """Return a network whose parameters and buffers are tensors of CUDA without numbers."""
+
+    def faked(value: torch.Tensor) -> torch.Tensor:
+        return mode.from_tensor(value.detach()).to("cuda:0")
+
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(faked(parameter), requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else faked(buffer)
+    return network
 
 
 def replace_pair(faked: Any, batch: Any) -> Any:
