@@ -1,21 +1,18 @@
 """Training on another device, which here is the CPU under another name: what lies where, what a GPU would refuse."""
 
-import copy
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ctxdeploy.cli.main import run as command_line
 from ctxdeploy.core.errors import ConfigError, TrainingError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
-from ctxdeploy.export.networks import Architecture, Edges, NetworkConfig, Refinement, Smoothing
+from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
 from ctxdeploy.training import device as devices
 from ctxdeploy.training import trainer as trainers
 from ctxdeploy.training.config import (
@@ -26,7 +23,6 @@ from ctxdeploy.training.config import (
     TrainConfig,
     TransferConfig,
 )
-from ctxdeploy.training.features import Maps
 from ctxdeploy.training.photos import PhotoStore
 from ctxdeploy.training.sets import read_set
 from ctxdeploy.training.start import new_network
@@ -131,46 +127,6 @@ def test_the_device_that_stands_apart_refuses_what_a_gpu_does(apart: Any) -> Non
         assert (x + torch.tensor(1.0)).sum().item() == 8  # one number of the CPU is taken
         y = x.clone()
         assert y.add_(1) is y and y.cpu().tolist() == [[2, 2], [2, 2]]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("edges", list(Edges), ids=lambda edges: edges.value)
-def test_a_step_in_bf16_computes_on_the_gpu_alone(edges: Edges, landmarks: Path) -> None:
-    """PyTorch follows types and devices of CUDA without a GPU: no number is computed."""
-    network = new_network(replace(BOTH, refinement=Refinement(blocks=1, edges=edges)), 0)
-    photos = read_set("landmarks", landmarks)
-    for recipe, settings in (("pairs", PAIRS), ("contrastive", TUPLES)):
-        config = TrainConfig(recipe=settings, steps=6, photo_size=160)
-        objective = objective_for(photos, PhotoStore(photos.paths, 160), config, network.config.stride)
-        batch = objective.sampler.batch(0, torch.arange(8).reshape(2, 4).numpy())
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            there = on_cuda(copy.deepcopy(network), mode)
-            faked = type(batch)(**{name: mode.from_tensor(value) for name, value in vars(batch).items()})
-            faked = replace_pair(faked, batch)
-            total, parts = objective.loss(Maps(there, "bf16"), faked, torch.device("cuda", 0))
-            total.backward()
-        assert {total.device.type, *(value.device.type for value in parts.values())} == {"cuda"}, recipe
-        assert {p.grad.device.type for p in there.parameters() if p.grad is not None} == {"cuda"}
-
-
-def on_cuda(network: torch.nn.Module, mode: FakeTensorMode) -> Any:
-    """Return a network whose parameters and buffers are tensors of CUDA without numbers."""
-
-    def faked(value: torch.Tensor) -> torch.Tensor:
-        return mode.from_tensor(value.detach()).to("cuda:0")
-
-    for module in network.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = torch.nn.Parameter(faked(parameter), requires_grad=parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else faked(buffer)
-    return network
-
-
-def replace_pair(faked: Any, batch: Any) -> Any:
-    """Leave on the CPU what the sizes of other tensors are counted from."""
-    return replace(faked, pair=batch.pair) if hasattr(batch, "pair") else faked
 
 
 @pytest.mark.slow
