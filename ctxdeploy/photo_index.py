@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ctxdeploy.archive import archive_facts, archive_folder, is_archive, open_state, photo_folder, store_model
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.deadline import Deadline
+from ctxdeploy.core.device import CPU
 from ctxdeploy.core.errors import ArchiveError, ConfigError, PhotoError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Box, PhotoDescriptors
@@ -24,7 +25,7 @@ from ctxdeploy.query import RERANK, Answer, QueryConfig, box_of
 from ctxdeploy.querying.photo import IndexedPhoto, Photo, photo_pairs, photo_source
 from ctxdeploy.querying.shared_answerer import SharedAnswerer
 from ctxdeploy.sharding import opening
-from ctxdeploy.shared_state import SharedState, WriterTurn
+from ctxdeploy.shared_state import SharedState, WriterTurn, opening_on
 
 if TYPE_CHECKING:
     from ctxdeploy.index import Hit, Index, QueriedIndex
@@ -117,6 +118,7 @@ class PhotoIndex:
         writable: bool = False,
         at: str | int | None = None,
         shards: "Shards | None" = None,
+        device: str = CPU,
         model: str | PathLike[str] | None = None,
         backend: "BackendConfig | None" = None,
         extraction: "ExtractorConfig | None" = None,
@@ -131,6 +133,7 @@ class PhotoIndex:
             writable: take photos in and out; one process at a time.
             at: the archive as it was: the name of a snapshot, or the number of a manifest that is still there.
             shards: servers of the archive's shards, which are then not opened here (``ctxdeploy/sharding/``).
+            device: where postings are searched: "cpu", or "cuda:N" for a GPU, which then holds them all (docs/gpu.md).
             model: the bundle that made the archive, where it does not carry it; its own if None.
             backend, extraction, extractor: as in ``create``.
 
@@ -141,7 +144,9 @@ class PhotoIndex:
         folder = archive_folder(path, writable=writable)
         if writable and at is not None:
             raise ConfigError(f"{folder}: a former state (at={at!r}) cannot be written: leave out at or writable")
-        state = SharedState(folder, at, None if shards is None else opening(shards))
+        if shards is not None and device != CPU:
+            raise ConfigError(f"{device} is to search, but shards are searched by their servers: give it to these")
+        state = SharedState(folder, at, opening_on(device) if shards is None else opening(shards))
         found = LoadedModel(folder, model, backend, extraction, extractor)
         opened = cls(folder, found, state, writable=writable)
         if writable:

@@ -118,6 +118,28 @@ class SharedState:
             raise ArchiveError(f"{self._path} is closed: open it again")
 
 
+def opening_on(text: str) -> "Callable[[Path, str | int | None], QueriedIndex] | None":
+    """Return what opens states that are searched on a GPU, for ``SharedState``; None for the CPU.
+
+    Args:
+        text: ``cpu``, ``cuda`` or ``cuda:N``; see ``SearchDevice``.
+    """
+    from ctxdeploy.index import SearchDevice
+
+    device = SearchDevice(text)
+
+    def open_there(path: Path, at: str | int | None) -> "QueriedIndex":
+        index = open_state(path, at)
+        try:
+            device.take(index)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    return open_there if device.is_gpu else None
+
+
 class WriterTurn:
     """Lets one thread at a time change an archive.
 

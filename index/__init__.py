@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.refinement import refined_scores
     from ctxdeploy.index.rehearsal import WarmUp, warm_up
     from ctxdeploy.index.search import Combination, Searcher
+    from ctxdeploy.index.search_device import SearchDevice
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.sizes import (
         PhotoSizes,
@@ -105,6 +106,7 @@ __all__ = [
     "QueriedIndex",
     "Repaired",
     "Scoring",
+    "SearchDevice",
     "SearchThreads",
     "Searcher",
     "Segment",
@@ -185,6 +187,7 @@ _HOMES = {
     "PhotoSizes": "sizes",
     "Published": "maintenance.segments",
     "Repaired": "maintenance.repair",
+    "SearchDevice": "search_device",
     "SearchThreads": "threads",
     "Searcher": "search",
     "Segment": "storage.segment",

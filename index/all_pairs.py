@@ -51,7 +51,9 @@ def search_all(
     factors = state.factors(scoring.idf)
     photos = [np.flatnonzero(shard.live[: len(shard)]) for shard in state.shards] if asked is None else asked.photos
     total, done = sum(map(len, photos)), 0
-    kept = _kept_together(state, top, scoring) if asked is None and among is None else []
+    # A GPU goes over all photos in less time than a mirror takes.
+    is_mirrored = asked is None and among is None and searcher.device == "cpu"
+    kept = _kept_together(state, top, scoring) if is_mirrored else []
     latest: Mirror | None = None
 
     def mirror_of(shard: int) -> Mirror | None:
@@ -120,6 +122,8 @@ def _ask(
     if not len(rows):
         return found
     group = Group(rows.tolist(), [batch], [[1.0]] * len(rows), [{}] * len(rows))
+    if searcher.device != "cpu":
+        return searcher.best([group], len(numbers), top + 1, scoring=scoring, among=among)
     places = numbers[rows] + int(state.bases[shard])
     behind = int(numbers[-1]) + 1 + int(state.bases[shard])
     least = np.zeros(len(rows)) if mirror is None else mirror.least(places)

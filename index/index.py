@@ -9,27 +9,26 @@ from types import TracebackType
 from typing import Any, Self
 
 from ctxdeploy.core.cpu import checked_threads
+from ctxdeploy.core.device import CUDA, Device
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.types import FileState, PhotoDescriptors
 from ctxdeploy.index.codebook.aggregation import Aggregated, check_aggregated
 from ctxdeploy.index.codebook.codebook import Codebook
 from ctxdeploy.index.codebook.quantiser import GlobalQuantiser
 from ctxdeploy.index.config import DescriptorSource, IndexConfig, Progress
+from ctxdeploy.index.folder import ArchiveFolder
 from ctxdeploy.index.inputs import Item, as_names, as_photos, check_file, make_photo, with_global
 from ctxdeploy.index.maintenance.compact import compact, is_worth_it
 from ctxdeploy.index.maintenance.garbage import collect_garbage
 from ctxdeploy.index.maintenance.merge import Merged, merge
-from ctxdeploy.index.maintenance.repair import Repaired, repair
 from ctxdeploy.index.maintenance.segments import Published, publish_segments
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, create_snapshot, pin_state, remove_snapshot
 from ctxdeploy.index.maintenance.sorting import sort_photos
-from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.reader import Reader
 from ctxdeploy.index.search import Searcher
-from ctxdeploy.index.storage.names import encode_name
 from ctxdeploy.index.storage.pending import Pending
 from ctxdeploy.index.storage.pins import Pin, pin_current
-from ctxdeploy.index.storage.state import State, check_free, create_state, open_state
+from ctxdeploy.index.storage.state import State, create_state, open_state
 from ctxdeploy.index.writer import Writer, make_pending, open_writer
 
 PathLike = str | os.PathLike[str]
@@ -37,7 +36,7 @@ PathLike = str | os.PathLike[str]
 _TOGETHER = 32
 
 
-class Index(Reader):
+class Index(Reader, ArchiveFolder):
     """An archive, opened by ``Index.create`` or ``Index.open``; a context manager.
 
     Opened for reading, it keeps the state that it opened. Opened for writing, its changes become visible to others, all
@@ -84,7 +83,13 @@ class Index(Reader):
 
     @classmethod
     def open(
-        cls, path: PathLike, *, writable: bool = False, at: str | int | None = None, threads: int | None = None
+        cls,
+        path: PathLike,
+        *,
+        writable: bool = False,
+        at: str | int | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
     ) -> Self:
         """Open an archive; reads the manifest, headers and offsets, but no postings.
 
@@ -93,57 +98,32 @@ class Index(Reader):
             writable: hold the lock of the one writer, until ``close``.
             at: a snapshot's name, or the number of a manifest that is still there; None for the state in force.
             threads: of a search; None for the processors this process may use.
+            device: where postings are searched: "cpu", or "cuda:0" for the first GPU (``search_on``).
 
         Raises:
             ArchiveError: not an archive, damaged, of a newer format, or being written by another process.
-            ConfigError: no such snapshot, or ``at`` together with ``writable``.
+            ConfigError: no such snapshot, or ``at`` or a GPU together with ``writable``; and as ``search_on``.
             StorageError: ``writable``, but the folder cannot be written.
+            BackendError, MissingExtraError: as ``search_on``.
         """
         folder = Path(path)
         count = checked_threads(threads)
+        where = Device.parse(device, "--search-device")
         if writable:
             if at is not None:
                 raise ConfigError(f"the state {at!r} of {folder} can only be read: leave out writable or at")
+            if where.kind == CUDA:
+                raise ConfigError(f"{folder} is searched on the CPU while it is written: leave out writable or device")
             writer = open_writer(folder)
             return cls(folder, writer.state, count, pin=None, writer=writer)
         pin = pin_state(folder, at)
         try:
-            return cls(folder, open_state(folder, pin), count, pin=pin, writer=None)
+            opened = cls(folder, open_state(folder, pin), count, pin=pin, writer=None)
+            opened.search_on(where)
+            return opened
         except BaseException:
             pin.release()
             raise
-
-    @staticmethod
-    def check_free(path: PathLike) -> None:
-        """Raise ``ArchiveError`` or ``StorageError`` unless ``create`` can make an archive at ``path``."""
-        check_free(Path(path))
-
-    @staticmethod
-    def check_name(name: str) -> None:
-        """Raise ``ConfigError`` unless an archive can hold a photo of this name."""
-        encode_name(name)
-
-    @staticmethod
-    def problems(path: PathLike) -> list[str]:
-        """Read every byte of the state in force and of the snapshots; return one line for each problem.
-
-        Unlike ``verify`` it needs no archive that can be opened.
-        """
-        return verify(Path(path))
-
-    @staticmethod
-    def repair(path: PathLike) -> Repaired:
-        """Make a damaged archive whole: drop what is damaged, and say which photos went with it.
-
-        A damaged or missing shard is dropped. A damaged list of names is written again from its shard, damaged
-        statistics from the postings. If tombstones are damaged, photos that were removed return, unless a newer photo
-        has their name. If ``CURRENT`` or the manifest it names is damaged, the newest sound manifest takes its place.
-
-        Raises:
-            ArchiveError: not an archive, being written, no sound manifest left, or the codebook is damaged.
-            StorageError: the folder cannot be written.
-        """
-        return repair(Path(path))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

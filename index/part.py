@@ -119,7 +119,7 @@ class BareIndex(_Held):
         searcher = self._committed()
         if not scoring.idf or not searcher.state.needs_counts:
             return searcher
-        return Searcher(searcher.state.counting(counts()))
+        return searcher.over(searcher.state.counting(counts()))
 
     def names_in(self, queries: Any) -> list[str] | None:
         """Return the names of photos that ``search_global`` is asked with; None if that is something else."""
@@ -245,7 +245,7 @@ class IndexPart(_Held):
         key = hashlib.sha256(counts.tobytes()).digest()
         known = self._counted
         if known is None or known[0] != key:
-            known = self._counted = (key, Searcher(searcher.state.counting(counts)))
+            known = self._counted = (key, searcher.over(searcher.state.counting(counts)))
         return known[1]
 
     def _numbered_here(self, values: Mapping[str, float]) -> dict[int, float]:

@@ -10,7 +10,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from ctxdeploy.core.deadline import Deadline
-from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError
+from ctxdeploy.core.device import CUDA, Device
+from ctxdeploy.core.errors import ArchiveError, ConfigError, MismatchError, MissingExtraError
+from ctxdeploy.core.extras import require
 from ctxdeploy.core.part import Part
 from ctxdeploy.core.text import printed_names
 from ctxdeploy.core.types import FileState, LocalDescriptors
@@ -54,9 +56,39 @@ class Reader(Searches):
         self.close()
 
     def close(self) -> None:
-        """Release the threads; may be called twice."""
+        """Release the threads, and the memory of a GPU; may be called twice."""
         self._closed = True
         self._threads.close()
+        self._searcher.close()
+
+    def search_on(self, device: Device) -> None:
+        """Search on a GPU from now on, to which all postings are copied: 7 GB a million photos.
+
+        Hits and scores stay those of the CPU, bit by bit. So do searches among photos, for all pairs and by several
+        queries; ``scores``, ``common_words`` and ``search_global`` run on the CPU.
+
+        Args:
+            device: ``cuda``; with another kind nothing changes.
+
+        Raises:
+            MissingExtraError: numba-cuda is not installed.
+            BackendError: there is no such GPU, numba-cuda cannot use it, or the postings do not fit.
+            ConfigError: an archive without postings, or with float residuals.
+        """
+        self._check_open()
+        if device.kind == CUDA:
+            try:
+                require("numba.cuda", "cuda")
+            except MissingExtraError:
+                raise MissingExtraError("numba-cuda", "cuda") from None
+            from ctxdeploy.index.gpu.searcher import open_gpu
+
+            self._searcher = open_gpu(device, self.state)
+
+    @property
+    def device(self) -> str:
+        """Where the postings are searched: ``cpu``, or such as ``cuda:0``; the CPU too once a GPU has failed."""
+        return self._searcher.device
 
     @property
     def path(self) -> Path:
@@ -140,10 +172,9 @@ class Reader(Searches):
         few = self.codebook.centroids[:64]
         words = self.codebook.assign(few, self.config.query_assignment, threads=self._threads)
         query = aggregate(few, words, self.codebook.centroids, binary=self.config.binary)
-        part = state.over(state.manifest, state.shards[:1])
-        Searcher(part).search([query], 1, scoring=self.config.scoring(idf=False))
+        self._searcher.prepare(query)
         if state.shards:
-            select(part, [""], [state.shards[0].name(0)])
+            select(state.over(state.manifest, state.shards[:1]), [""], [state.shards[0].name(0)])
 
     def for_query(self, deadline: Deadline | None = None) -> Self:
         """Return what one query asks: an archive that is here, itself; see ``QueriedIndex``."""

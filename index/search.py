@@ -83,6 +83,23 @@ class Searcher:
         self.state = state
         self._local = threading.local()
 
+    @property
+    def device(self) -> str:
+        """Where postings are searched: ``cpu``, or such as ``cuda:0``."""
+        return "cpu"
+
+    def over(self, state: State) -> "Searcher":
+        """Return what searches another state of the archive in the same place."""
+        return Searcher(state)
+
+    def prepare(self, query: Aggregated) -> None:
+        """Load what a search needs, by a search of the first shard."""
+        part = self.state.over(self.state.manifest, self.state.shards[:1])
+        Searcher(part).search([query], 1, scoring=self.state.manifest.config.scoring(idf=False))
+
+    def close(self) -> None:
+        """Release what it holds besides the state; may be called twice."""
+
     def search(
         self,
         queries: Sequence[Aggregated],
@@ -112,16 +129,31 @@ class Searcher:
         ``added`` comes last: of each combination, numbers of photos and what they have more.
         """
         groups = self.groups(combinations, scoring, added)
+        found = self.best(groups, len(combinations), top, scoring=scoring, threads=threads, among=among)
+        return [merge(self.state, parts, top) for parts in found]
+
+    def best(
+        self,
+        groups: Sequence[Group],
+        count: int,
+        top: int,
+        *,
+        scoring: Scoring,
+        threads: SearchThreads | None = None,
+        among: Chosen | None = None,
+    ) -> list[list[Part]]:
+        """Return for each of ``count`` combinations its best photos in parts: the ``top`` best, all as good as the last
+        of them, and others."""
         # Derived before the threads start, so that they do not derive them twice.
         factors = self.state.factors(scoring.idf)
         threads = threads or SearchThreads(1)
         tasks = list(self._tasks(groups, threads.count, among))
         results = threads.run(lambda task: self.scan(task, factors[task.shard], top, scoring, among), tasks)
-        found: list[list[Part]] = [[] for _ in combinations]
+        found: list[list[Part]] = [[] for _ in range(count)]
         for task, result in zip(tasks, results, strict=True):
             for number, part in zip(task.group.numbers, result, strict=True):
                 found[number].append(part)
-        return [merge(self.state, parts, top) for parts in found]
+        return found
 
     def matrix(
         self, queries: Sequence[Aggregated], chosen: Chosen, *, scoring: Scoring, threads: SearchThreads

@@ -149,6 +149,11 @@ def test_no_function_takes_any_keyword() -> None:
     assert found == []
 
 
+def test_only_one_folder_of_the_index_knows_of_gpus() -> None:
+    found = {name_of(path) for path in LIBRARY if any(name.startswith("numba.cuda") for name in imported(path))}
+    assert found and {str(Path(name).parent) for name in found} == {"index/gpu"}
+
+
 def test_files_stay_readable() -> None:
     assert len(LIBRARY) > 40
     long = {name_of(path): n for path in LIBRARY if (n := len(path.read_text(encoding="utf-8").splitlines())) > 420}

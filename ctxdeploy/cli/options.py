@@ -88,6 +88,14 @@ model_option = click.option(
     shell_complete=BUNDLE.shell_complete,
     help="Bundle, or a name of  ctxdeploy models.",
 )
+search_device_option = click.option(
+    "--search-device",
+    "device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where postings are searched: cpu, cuda or cuda:N, a GPU that has room for all of them.",
+)
 at_option = click.option(
     "--at", metavar="NAME|NUMBER", help="The archive as it was: a snapshot, or the number of a manifest still there."
 )

@@ -18,6 +18,7 @@ from ctxdeploy.cli.options import (
     print_bytes,
     print_json,
     quiet_option,
+    search_device_option,
 )
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import check_target
@@ -46,10 +47,18 @@ _SHOWN = 5
 @click.option(
     "--allow-spaces", is_flag=True, help="Write names with blanks as they are, which hloc and COLMAP misread."
 )
+@search_device_option
 @json_option
 @quiet_option
 def command(
-    archive: Path, at: str | None, output: Path, form: str, allow_spaces: bool, as_json: bool, quiet: bool
+    archive: Path,
+    at: str | None,
+    output: Path,
+    form: str,
+    allow_spaces: bool,
+    device: str,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write the pairs of ARCHIVE's photos that are worth matching, for hloc, COLMAP, kapture or MASt3R.
 
@@ -65,7 +74,7 @@ def command(
     check_names([], form, allow_spaces=allow_spaces)
     if not to_stdout:
         check_target(output, advice="choose another -o")
-    with PhotoIndex.open(archive_folder(archive), at=at) as index:
+    with PhotoIndex.open(archive_folder(archive), at=at, device=device) as index:
         if config.queries is None and config.mapped is None:  # said before a search of an hour
             check_names(sorted(index.names()), form, allow_spaces=allow_spaces)
         found = index.pairs(config, display=shown)

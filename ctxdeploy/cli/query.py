@@ -20,6 +20,7 @@ from ctxdeploy.cli.options import (
     options_of,
     print_json,
     quiet_option,
+    search_device_option,
 )
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, PhotoError
 from ctxdeploy.core.files import check_target
@@ -60,6 +61,7 @@ from ctxdeploy.runtime.sources import RemoteConfig, Selection
 @click.option("--html", "page", type=PATH, metavar="FILE", help="Write a page with the photos found.")
 @model_option
 @options_of(BackendConfig, CacheConfig)
+@search_device_option
 @json_option
 @quiet_option
 def command(
@@ -71,6 +73,7 @@ def command(
     recursive: bool,
     page: Path | None,
     model: str | None,
+    device: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -102,7 +105,7 @@ def command(
     queries: list[Photo | IndexedPhoto] = [*asked.photos, *(IndexedPhoto(name=name) for name in indexed)]
     failed = _Failures(count=len(queries) + len(asked.failures))
     answers: list[Answer] = []
-    with PhotoIndex.open(archive, at=at, model=model, backend=configured(BackendConfig)) as index:
+    with PhotoIndex.open(archive, at=at, device=device, model=model, backend=configured(BackendConfig)) as index:
         if not len(index):
             shown.say(f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}")
         for failure in asked.failures:

@@ -32,13 +32,16 @@ class Device:
     number: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> "Device":
-        """Return the device of ``auto``, ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``; else ``ConfigError``."""
+    def parse(cls, text: str, flag: str = "--device") -> "Device":
+        """Return the device of ``auto``, ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``; else ``ConfigError``.
+
+        ``flag``: what gave it.
+        """
         if text in (AUTO, CPU):
             return cls(kind=text)
         found = _NAME.fullmatch(text)
         if found is None:
-            raise ConfigError(f"--device {text!r} is unknown: give --device auto, cpu, cuda or cuda:N")
+            raise ConfigError(f"{flag} {text!r} is unknown: give {flag} auto, cpu, cuda or cuda:N")
         return cls(kind=CUDA, number=int(found[1] or 0))
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctxdeploy.archive import has_model, is_archive, open_model, photo_folder, photo_place, read_pointer
+from ctxdeploy.core.device import CPU
 from ctxdeploy.core.errors import ArchiveError, ConfigError, CtxdeployError
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
@@ -27,6 +28,7 @@ class ServedArchive:
     Args:
         place: where it is.
         front: what searches its shards; None to search them here.
+        device: where to.
 
     Attributes:
         path: its folder.
@@ -36,7 +38,8 @@ class ServedArchive:
         stale: why it cannot move on to a newer state, and answers from the last one that was whole; None if it can.
     """
 
-    def __init__(self, place: ArchivePlace, front: "Front | None" = None) -> None:
+    def __init__(self, place: ArchivePlace, front: "Front | None" = None, device: str = CPU) -> None:
+        self._device = device
         self.place, self.path, self.name = place, place.path, place.shown
         self._front = front
         self._shards = None if front is None else front.shards(self.name)
@@ -46,7 +49,7 @@ class ServedArchive:
             self._pointer = b""  # opening says why
         if not (place.path.exists() or is_archive(place.path)):  # one at a URL may have no file here yet
             raise ArchiveError(f"there is no {place.path}: make an archive with  ctxdeploy index DIR -o {place.path}")
-        self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards)
+        self.photos = PhotoIndex.open(place.path, model=place.model, shards=self._shards, device=device)
         self.extractor: Extractor | None = None
         self.stale: str | None = None
         # Where its photos are, and were: what is told names none of it.
@@ -58,7 +61,8 @@ class ServedArchive:
 
     def load(self, extractor: "Extractor") -> None:
         """Describe photos with a network that is loaded. Nobody may be asking."""
-        former, self.photos = self.photos, PhotoIndex.open(self.path, extractor=extractor, shards=self._shards)
+        former = self.photos
+        self.photos = PhotoIndex.open(self.path, extractor=extractor, shards=self._shards, device=self._device)
         self.extractor = extractor
         former.close()
 
@@ -242,7 +246,7 @@ class Archives:
         try:
             for place in places:
                 named = place if isinstance(place, ArchivePlace) else ArchivePlace(path=place)
-                served = ServedArchive(named, front)
+                served = ServedArchive(named, front, config.search_device)
                 other = self._by_name.setdefault(served.name, served)
                 if other is not served:
                     served.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxdeploy.archive import SUFFIX
+from ctxdeploy.core.device import CPU, Device
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import check_types, parse_bytes, setting
 from ctxdeploy.service.shard_config import ShardingConfig
@@ -79,6 +80,7 @@ class ServiceConfig:
         keep_alive: seconds that a connection may ask nothing.
         batch_size: photos of one size that the network takes at once.
         gather: searches that wait are asked together.
+        search_device: where postings are searched: ``cpu``, or a GPU that holds those of all archives, ``cuda:N``.
         refresh_seconds: between two looks for a newer state of an archive.
         drain_seconds: that requests are still taken in when the service is told to end, while ``/readyz`` says that it
             ends: balancers need them to send requests elsewhere.
@@ -141,6 +143,12 @@ class ServiceConfig:
     )
     batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
     gather: bool = setting(True, "--gather/--no-gather", "Ask searches that wait together.")
+    search_device: str = setting(
+        "cpu",
+        "--search-device",
+        "Where postings are searched: cpu, cuda or cuda:N.",
+        metavar="DEVICE",
+    )
     refresh_seconds: float = setting(
         1.0, "--refresh", "Between two looks for photos that others added.", metavar="SECONDS"
     )
@@ -197,6 +205,11 @@ class ServiceConfig:
             )
         if self.sharding.shards is not None and self.writable:
             raise ConfigError("--shards and --writable exclude each other: a front may be writable")
+        Device.parse(self.search_device, "--search-device")
+        if self.sharding.shard and self.search_device != CPU:
+            raise ConfigError(
+                "--search-device is for who has the postings: give it to the shard servers, not the front"
+            )
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"--log-format {self.log_format!r} is unknown: give {', '.join(LOG_FORMATS)}")
         self._check_names()

@@ -39,7 +39,8 @@ class Parts:
         self._thread = threading.Thread(target=self._look, name="ctxdeploy-refresh", daemon=True)
         try:
             for place in places:
-                served = ServedPart(place if isinstance(place, ArchivePlace) else ArchivePlace(path=place), part)
+                named = place if isinstance(place, ArchivePlace) else ArchivePlace(path=place)
+                served = ServedPart(named, part, config.search_device)
                 other = self._by_name.setdefault(served.name, served)
                 if other is not served:
                     served.close()

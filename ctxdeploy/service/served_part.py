@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 from ctxdeploy.core.deadline import Deadline
+from ctxdeploy.core.device import CPU
 from ctxdeploy.core.errors import CtxdeployError, MismatchError
 from ctxdeploy.core.part import Part
 from ctxdeploy.core.text import printable
@@ -19,6 +20,7 @@ class ServedPart:
     Args:
         place: of the archive.
         part: of its shards.
+        device: where they are searched.
 
     Attributes:
         path: the archive's folder.
@@ -26,11 +28,11 @@ class ServedPart:
         stale: why it cannot move on to a newer state; None if it can.
     """
 
-    def __init__(self, place: ArchivePlace, part: Part) -> None:
+    def __init__(self, place: ArchivePlace, part: Part, device: str = CPU) -> None:
         self.path, self.name, self.part = place.path, place.shown, part
         self.stale: str | None = None
         self._looking = threading.Lock()
-        self._server = ShardServer(place.path, part)
+        self._server = ShardServer(place.path, part, device=device)
 
     @property
     def states(self) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from os import PathLike
 from pathlib import Path
 
 from ctxdeploy.core.deadline import Deadline
+from ctxdeploy.core.device import CPU
 from ctxdeploy.core.errors import ArchiveError, StaleStateError
 from ctxdeploy.core.part import Part
-from ctxdeploy.index import IndexPart
+from ctxdeploy.index import IndexPart, SearchDevice
 from ctxdeploy.object_storage.opening import open_here
 from ctxdeploy.sharding.answering import PartAnswers
 from ctxdeploy.sharding.envelope import STATUS, Asked, StateKey
@@ -49,13 +50,16 @@ class ShardServer:
         path: the archive's folder, in which the files of the part's shards suffice (``index/part.py``).
         part: which shards: the s-th of the manifest, counted from 0, belongs to part s mod count + 1.
         threads: of a search; None for the processors this process may use.
+        device: where the part is searched: "cpu", or "cuda:N" for a GPU, which then holds its postings.
 
     Raises:
         ArchiveError: there is no archive, or it is damaged.
+        BackendError, ConfigError, MissingExtraError: the part cannot be searched there.
     """
 
-    def __init__(self, path: str | PathLike[str], part: Part, *, threads: int | None = None) -> None:
+    def __init__(self, path: str | PathLike[str], part: Part, *, threads: int | None = None, device: str = CPU) -> None:
         self._path, self.part, self._threads = Path(path), part, threads
+        self._device = SearchDevice(device)
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         # The newest is the last.
@@ -129,9 +133,15 @@ class ShardServer:
             held.index.close()
 
     def _opened(self) -> IndexPart:
-        return open_here(
+        index = open_here(
             self._path, lambda: IndexPart.open(self._path, self.part, threads=self._threads), self.part.each_of
         )
+        try:
+            self._device.take(index)
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     def _newest(self) -> _Held:
         with self._lock:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +59,37 @@ def run_child() -> Callable[..., Any]:
         return json.loads(result.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[None]:
+    """numba's simulator of a GPU in place of one, in this process: it runs the loops of ``index/gpu`` in Python."""
+    from numba.core import config
+
+    assert "numba.cuda" not in sys.modules, "numba.cuda was imported without its simulator"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+        patch.setattr(config, "ENABLE_CUDASIM", 1)
+        import numba.cuda
+
+    assert "simulator" in numba.cuda.jit.__module__
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # its threads wait for each other in turns
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def small_gpu(simulator: None, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``index.gpu.memory`` of a simulated GPU that nothing lies on, whose work is divided small: several ranges of
+    photos, tiles of words, and more postings of a tile than are staged at once."""
+    from ctxdeploy.index.gpu import memory
+    from ctxdeploy.index.gpu.tiling import Tiling
+
+    tiling = Tiling(photos=8, threads=4, staged=8, ahead=2, wide=4, blocks=2, bins=64)
+    monkeypatch.setattr(memory, "TILING", tiling)
+    monkeypatch.setattr(memory, "_MEMORIES", {})
+    return memory
 
 
 @pytest.fixture(scope="session")
