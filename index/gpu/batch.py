@@ -71,6 +71,55 @@ class GpuBatch:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Packed:
+    """A batch in one array, which is copied to the GPU at once; where each part of it begins, in its own elements.
+
+    Attributes:
+        data: int64, of which ``words``, ``weights`` and ``table`` take half of one each.
+        starts, terms, scales, coefficients, codes, words, weights: those of ``GpuBatch``.
+        table: similarities by Hamming distance, float32.
+        entries: E.
+    """
+
+    data: NDArray[np.int64]
+    starts: int
+    terms: int
+    scales: int
+    coefficients: int
+    codes: int
+    words: int
+    weights: int
+    table: int
+    entries: int
+
+
+def pack(batch: GpuBatch, table: NDArray[np.float32]) -> Packed:
+    """Return a batch in one array, with the table that its similarities are looked up in."""
+    wide = (batch.starts, batch.terms, batch.scales, batch.coefficients, batch.codes)
+    narrow = (batch.words, batch.weights, table)
+    halves = sum(array.size for array in narrow)
+    before = np.cumsum([0, *(array.size for array in wide)]).tolist()
+    behind = (2 * before[-1] + np.cumsum([0, *(array.size for array in narrow)])).tolist()
+    data = np.empty(before[-1] + -(-halves // 2), np.int64)
+    for array, place in zip(wide, before, strict=False):
+        data[place : place + array.size].view(array.dtype)[:] = array.reshape(-1)
+    for array, place in zip(narrow, behind, strict=False):
+        data.view(array.dtype)[place : place + array.size] = array
+    return Packed(
+        data=data,
+        starts=before[0],
+        terms=before[1],
+        scales=before[2],
+        coefficients=before[3],
+        codes=before[4],
+        words=behind[0],
+        weights=behind[1],
+        table=behind[2],
+        entries=len(batch.words),
+    )
+
+
 def make_gpu_batch(groups: Sequence[Group]) -> GpuBatch | None:
     """Return all combinations of some groups as one batch; None if there is none."""
     batches = [batch for group in groups for batch in group.batches]

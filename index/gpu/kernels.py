@@ -1,5 +1,6 @@
 """The loops of a search on a GPU, compiled."""
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,9 @@ from numba import cuda
 from ctxdeploy.index.gpu.scores import score, split_lists
 from ctxdeploy.index.gpu.select import add, collect, combine, count, cut
 from ctxdeploy.index.gpu.tiling import Tiling
+
+# numba says so of the small launches between the large ones, and of small archives.
+warnings.filterwarnings("ignore", message=r".*Grid size \d+ will likely result in GPU under-utilization")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

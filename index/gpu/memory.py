@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -31,7 +31,17 @@ RESERVE = 256 << 20
 MOST_POOLS = 8
 _GIB = 1 << 30
 # Elements of what is copied for a search, at least: most queries then find room.
-_LEAST = 1 << 13
+_LEAST = 1 << 14
+
+
+class Views(NamedTuple):
+    """One array on the GPU, as the types of what lies in it."""
+
+    longs: Any
+    bits: Any
+    doubles: Any
+    ints: Any
+    floats: Any
 
 
 class GpuError(Exception):
@@ -126,11 +136,19 @@ class GpuMemory:
 
     def put(self, name: str, array: NDArray[Any]) -> Any:
         """Return a flat array that begins with a copy of another, kept for the next search; within ``using``."""
-        flat = np.ascontiguousarray(array).reshape(-1)
-        target = self.scratch(name, max(flat.size, _LEAST), flat.dtype)
-        if flat.size:
-            target[: flat.size].copy_to_device(flat, stream=self._stream)
+        target = self.scratch(name, max(array.size, _LEAST), array.dtype)
+        if array.size:
+            target[: array.size].copy_to_device(array, stream=self._stream)
         return target
+
+    def put_batch(self, data: NDArray[np.int64]) -> "Views":
+        """As ``put`` for what ``Packed`` holds; a view costs as much time as a launch, and is kept too."""
+        longs = self.put("batch", data)
+        views = self._work.get("views")
+        if views is None or views.longs is not longs:
+            kinds = np.uint64, np.float64, np.int32, np.float32
+            views = self._work["views"] = Views(longs, *(longs.view(kind) for kind in kinds))
+        return cast("Views", views)
 
     def free_bytes(self) -> float:
         """Return the bytes that are free, within ``using``."""

@@ -44,10 +44,13 @@ def _looking(threads: int, columns: int, meet: Any) -> Any:
         split: Any,
         step: Any,
         base: Any,
+        ints: Any,
+        floats: Any,
+        bits: Any,
         words: Any,
-        query: Any,
         weights: Any,
-        total_words: Any,
+        query: Any,
+        size_of_query: Any,
         begins: Any,
         ends: Any,
         factors: Any,
@@ -57,12 +60,12 @@ def _looking(threads: int, columns: int, meet: Any) -> Any:
         size = np.int32(0)
         begin = np.int64(0)
         if entry < stop:
-            place = split + np.int64(words[entry]) * step
+            place = split + np.int64(ints[words + entry]) * step
             begin = np.int64(splits[place])
             size = np.int32(max(np.int64(splits[place + 1]) - begin, 0))
-            factors[lane] = weights[entry]
+            factors[lane] = floats[weights + entry]
             for column in range(columns):
-                own[column, lane] = query[column * total_words + entry]
+                own[column, lane] = bits[query + column * size_of_query + entry]
         ends[lane] = size
         meet()
         reach = 1
@@ -175,12 +178,16 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
         splits: Any,
         ranges: Any,
         first: Any,
-        words: Any,
+        longs: Any,
+        bits: Any,
+        ints: Any,
+        floats: Any,
         starts: Any,
         query: Any,
+        words: Any,
         weights: Any,
-        total_words: Any,
         table: Any,
+        size_of_query: Any,
         rows: Any,
         length: Any,
     ) -> None:
@@ -192,9 +199,12 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
             ranges: int64 R×6: of each range its first entry in ``splits``, entries from word to word, what is added to
                 them, the number of its first photo in the shard, its photos, and the place of the first in a row.
             first: of the ranges.
-            words: int32 E, rising in each query, whose entries are starts[q] .. starts[q + 1].
-            query: uint64 C·E, column after column; weights: float32 E; total_words: E.
-            table: float32 64·C + 1.
+            longs, bits, ints, floats: what ``Packed`` holds, as int64, uint64, int32 and float32.
+            starts: where in ``longs`` the Q+1 bounds of the queries' entries begin.
+            query: where in ``bits`` their codes begin, C·E, column after column.
+            words, weights: where in ``ints`` their words begin, rising in each query, and in ``floats`` their weights.
+            table: where in ``floats`` similarities begin, 64·C + 1.
+            size_of_query: E, entries of all queries.
             rows: float32, ``length`` a query.
         """
         scores = cuda.shared.array(photos, types.float32)
@@ -211,9 +221,9 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
         for i in range(lane, photos, threads):
             scores[i] = np.float32(0)
         for i in range(lane, distances, threads):
-            similarity[i] = table[i]
-        stop = starts[asked + 1]
-        for tile in range(starts[asked], stop, threads):
+            similarity[i] = floats[table + i]
+        stop = longs[starts + asked + 1]
+        for tile in range(longs[starts + asked], stop, threads):
             look_up(
                 lane,
                 tile + lane,
@@ -222,10 +232,13 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
                 split,
                 step,
                 base,
+                ints,
+                floats,
+                bits,
                 words,
-                query,
                 weights,
-                total_words,
+                query,
+                size_of_query,
                 begins,
                 ends,
                 factors,

@@ -13,8 +13,8 @@ from ctxdeploy.core.progress import announce
 from ctxdeploy.index.codebook.aggregation import Aggregated, code_columns
 from ctxdeploy.index.config import Scoring
 from ctxdeploy.index.gpu import memory
-from ctxdeploy.index.gpu.batch import GpuBatch, make_gpu_batch
-from ctxdeploy.index.gpu.memory import GpuError, GpuMemory, gpu_memory
+from ctxdeploy.index.gpu.batch import GpuBatch, Packed, make_gpu_batch, pack
+from ctxdeploy.index.gpu.memory import GpuError, GpuMemory, Views, gpu_memory
 from ctxdeploy.index.gpu.pool import Pool
 from ctxdeploy.index.ranking import Part
 from ctxdeploy.index.search import Group, Searcher, similarity_table
@@ -145,13 +145,12 @@ class GpuPostings:
         table = similarity_table(scoring, self._state.manifest.dim)
         with self._gpu.using() as stream:
             here = self._device_factors(factors, scoring.idf, among, stream)
-            on_device = self._gpu.put("table", table)
             together = max(1, memory.WORK // (12 * self._length))
             capacity = min(self._length, max(_LEAST_SLOTS, 2 * top))
             most = min(together, max(1, memory.SLOTS // capacity))
             for low in range(0, len(batch), most):
                 wave = batch.combinations(low, min(low + most, len(batch)))
-                totals = self._totals(wave, together, here, on_device, among, stream)
+                totals = self._totals(wave, together, here, table, among, stream)
                 for number, part in zip(
                     wave.numbers, self._hits(totals, len(wave), top, capacity, stream), strict=True
                 ):
@@ -181,36 +180,36 @@ class GpuPostings:
         return self._factors[idf]
 
     def _totals(
-        self, wave: GpuBatch, together: int, factors: Any, table: Any, among: Chosen | None, stream: Any
+        self, wave: GpuBatch, together: int, factors: Any, table: NDArray[np.float32], among: Chosen | None, stream: Any
     ) -> Any:
         """Return the totals of combinations, float64, one after the other, on the GPU."""
         length, loops = self._length, self._gpu.loops(self._columns)
         queries = int(wave.terms[-1, 1])
         rows = self._gpu.scratch("rows", min(queries, together) * length, np.float32)
         totals = self._gpu.scratch("totals", len(wave) * length, np.float64)
-        blocks = self._blocks()
         for low in range(0, queries, together):
-            part = wave.part(low, min(low + together, queries))
-            self._score(part, table, rows, stream)
-            loops.combine[(blocks, len(wave)), memory.TILING.wide, stream](
+            part = wave if queries <= together else wave.part(low, min(low + together, queries))
+            packed = pack(part, table)
+            views = self._gpu.put_batch(packed.data)
+            self._score(packed, views, len(part.scales), rows, stream)
+            loops.combine[(self._blocks(), len(wave)), memory.TILING.wide, stream](
                 rows,
                 length,
                 factors,
-                self._gpu.put("scales", part.scales),
-                self._gpu.put("coefficients", part.coefficients),
-                self._gpu.put("terms", part.terms),
+                views.longs,
+                views.doubles,
+                packed.terms,
+                packed.scales,
+                packed.coefficients,
                 low == 0,
                 totals,
             )
         self._add(wave, totals, among, stream)
         return totals
 
-    def _score(self, part: GpuBatch, table: Any, rows: Any, stream: Any) -> None:
-        """Write the scores of queries of a batch into their rows."""
+    def _score(self, packed: Packed, views: Views, count: int, rows: Any, stream: Any) -> None:
+        """Write the scores of so many queries into their rows."""
         loops = self._gpu.loops(self._columns)
-        put, count = self._gpu.put, len(part.scales)
-        words, starts = put("words", part.words), put("starts", part.starts)
-        codes, weights = put("codes", part.codes), put("weights", part.weights)
         for pool, ranges in self._ranges:
             for first in range(0, len(ranges), _MOST_RANGES):
                 grid = count, min(len(ranges) - first, _MOST_RANGES)
@@ -220,12 +219,16 @@ class GpuPostings:
                     pool.splits,
                     ranges,
                     first,
-                    words,
-                    starts,
-                    codes,
-                    weights,
-                    len(part.words),
-                    table,
+                    views.longs,
+                    views.bits,
+                    views.ints,
+                    views.floats,
+                    packed.starts,
+                    packed.codes,
+                    packed.words,
+                    packed.weights,
+                    packed.table,
+                    packed.entries,
                     rows,
                     self._length,
                 )
@@ -263,36 +266,33 @@ class GpuPostings:
         bits = totals.view(np.int64)
         histogram = gpu.scratch("histogram", count * tiling.bins, np.int32, zero=True)
         cuts = gpu.scratch("cuts", count, np.int64)
-        found = gpu.scratch("found", count, np.int32)
-        scores = gpu.scratch("scores", count * capacity, np.int64)
-        numbers = gpu.scratch("numbers", count * capacity, np.int64)
+        # How many were found, then scores, then places, in one array that comes back at once.
+        scores = count
+        numbers = scores + count * capacity
+        results = gpu.scratch("results", numbers + count * capacity, np.int64)
         loops.count[(blocks, count), tiling.wide, stream](bits, length, histogram)
-        loops.cut[count, tiling.wide, stream](histogram, top, cuts, found)
-        loops.collect[(blocks, count), tiling.wide, stream](bits, length, 0, cuts, found, capacity, scores, numbers)
-        sizes = found[:count].copy_to_host(stream=stream)
-        first = scores[: count * capacity].copy_to_host(stream=stream)
-        places = numbers[: count * capacity].copy_to_host(stream=stream)
+        loops.cut[count, tiling.wide, stream](histogram, top, cuts, results)
+        loops.collect[(blocks, count), tiling.wide, stream](bits, length, 0, cuts, capacity, results, scores, numbers)
+        found = results[: numbers + count * capacity].copy_to_host(stream=stream)
         stream.synchronize()
         parts: list[Part] = []
-        for number, size in enumerate(sizes.tolist()):
+        for number, size in enumerate(found[:count].tolist()):
             if size <= capacity:
-                own = slice(number * capacity, number * capacity + size)
-                parts.append((first[own].view(np.float64), places[own]))
+                values = found[scores + number * capacity :][:size].view(np.float64)
+                parts.append((values, found[numbers + number * capacity :][:size]))
             else:
-                parts.append(self._all_hits(bits, number, size, cuts, found, stream))
+                parts.append(self._all_hits(bits, number, count, size, cuts, stream))
         return parts
 
-    def _all_hits(self, bits: Any, number: int, size: int, cuts: Any, found: Any, stream: Any) -> Part:
+    def _all_hits(self, bits: Any, number: int, count: int, size: int, cuts: Any, stream: Any) -> Part:
         """Return what was found for a combination that found more than there was place for."""
-        loops = self._gpu.loops(self._columns)
-        scores, numbers = (cuda.device_array(size, np.int64, stream=stream) for _ in range(2))
-        found[number : number + 1].copy_to_device(np.zeros(1, np.int32), stream=stream)
-        loops.collect[(self._blocks(), 1), memory.TILING.wide, stream](
-            bits, self._length, number, cuts, found, size, scores, numbers
+        results = cuda.to_device(np.zeros(count + 2 * size, np.int64), stream=stream)
+        self._gpu.loops(self._columns).collect[(self._blocks(), 1), memory.TILING.wide, stream](
+            bits, self._length, number, cuts, size, results, count, count + size
         )
-        values, places = scores.copy_to_host(stream=stream), numbers.copy_to_host(stream=stream)
+        found = results.copy_to_host(stream=stream)
         stream.synchronize()
-        return values.view(np.float64), places
+        return found[count : count + size].view(np.float64), found[count + size :]
 
     def _blocks(self) -> int:
         """Return how many blocks go over all photos."""

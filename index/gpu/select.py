@@ -22,19 +22,29 @@ _BIAS = 1023
 
 
 def combine(
-    rows: Any, length: Any, factors: Any, scales: Any, coefficients: Any, terms: Any, is_first: Any, totals: Any
+    rows: Any,
+    length: Any,
+    factors: Any,
+    longs: Any,
+    doubles: Any,
+    terms: Any,
+    scales: Any,
+    coefficients: Any,
+    is_first: Any,
+    totals: Any,
 ) -> None:
     """Add coefficient · (score · factor · scale) of the queries of each combination to ``totals``, in float64.
 
-    Combination c, ``blockIdx.y``, has the rows terms[2c] .. terms[2c + 1]; with ``is_first`` its total begins at 0.
+    Combination c, ``blockIdx.y``, has the rows longs[terms + 2c] .. longs[terms + 2c + 1]; with ``is_first`` its total
+    begins at 0. ``scales`` and ``coefficients`` are places in ``doubles``.
     """
     number = cuda.blockIdx.y
-    begin, end = terms[2 * number], terms[2 * number + 1]
+    begin, end = longs[terms + 2 * number], longs[terms + 2 * number + 1]
     for i in range(cuda.grid(1), length, cuda.gridsize(1)):
         total = np.float64(0) if is_first else totals[number * length + i]
         for query in range(begin, end):
-            value = product64(product64(np.float64(rows[query * length + i]), factors[i]), scales[query])
-            total += product64(coefficients[query], value)
+            value = product64(product64(np.float64(rows[query * length + i]), factors[i]), doubles[scales + query])
+            total += product64(doubles[coefficients + query], value)
         totals[number * length + i] = total
 
 
@@ -83,8 +93,11 @@ def cut(tiling: Tiling) -> Callable[..., None]:
     bins, wide = tiling.bins, tiling.wide
     each = -(-bins // wide)
 
-    def find_cut(histogram: Any, top: Any, cuts: Any, found: Any) -> None:
-        """Write the highest bin from which on there are ``top`` scores, 0 if there is none; set all counts to 0."""
+    def find_cut(histogram: Any, top: Any, cuts: Any, results: Any) -> None:
+        """Write the highest bin from which on there are ``top`` scores, 0 if there is none; set all counts to 0.
+
+        The first entries of ``results`` too, a combination each.
+        """
         sums = cuda.shared.array(wide, types.int32)
         number = cuda.blockIdx.x
         lane = cuda.threadIdx.x
@@ -94,7 +107,7 @@ def cut(tiling: Tiling) -> Callable[..., None]:
         sums[lane] = total
         cuda.syncthreads()
         if lane == 0:
-            found[number] = 0
+            results[number] = 0
             above = np.int64(0)
             part = wide - 1
             while part > 0 and above + sums[part] < top:
@@ -117,20 +130,20 @@ def collect(tiling: Tiling) -> Callable[..., None]:
     bins = tiling.bins
 
     def collect_hits(
-        bits: Any, length: Any, first: Any, cuts: Any, found: Any, capacity: Any, scores: Any, numbers: Any
+        bits: Any, length: Any, first: Any, cuts: Any, capacity: Any, results: Any, scores: Any, numbers: Any
     ) -> None:
         """Write totals from the cut of combination ``first + blockIdx.y`` on and their places, at most ``capacity``.
 
-        In any order. ``found`` counts all of them.
+        In any order: from ``scores`` and ``numbers`` on in ``results``, whose first entries count all of them.
         """
-        target = cuda.blockIdx.y * capacity
         number = first + cuda.blockIdx.y
+        target = cuda.blockIdx.y * capacity
         for i in range(cuda.grid(1), length, cuda.gridsize(1)):
             value = bits[number * length + i]
             if value > 0 and value < _INFINITE and _bin_of(value, bins) >= cuts[number]:
-                slot = cuda.atomic.add(found, number, 1)
+                slot = cuda.atomic.add(results, number, 1)
                 if slot < capacity:
-                    scores[target + slot] = value
-                    numbers[target + slot] = i
+                    results[scores + target + slot] = value
+                    results[numbers + target + slot] = i
 
     return collect_hits

@@ -12,6 +12,7 @@ import pytest
 
 from ctxdeploy.core.device import Device, gpu_present
 from ctxdeploy.core.errors import ArchiveError, BackendError, ConfigError, MissingExtraError
+from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Index, IndexConfig, SearchDevice
 from ctxdeploy.photo_index import PhotoIndex
@@ -243,6 +244,31 @@ def test_photo_index_moves_on_to_new_states(
         assert opened.refresh() and len(sent) == 2
         with opened.reading() as index:
             assert index.device == "cuda:0" and index.search_batch([photos[6]], 1)[0][0].name == "006"
+
+
+def test_shard_servers_and_services_take_a_device(
+    small_gpu: Any, sent: list[str], make_photos: Any, make_archive: Any
+) -> None:
+    from ctxdeploy.service import ServiceConfig
+    from ctxdeploy.service.archives import Archives
+    from ctxdeploy.service.part_service import Parts
+    from ctxdeploy.service.shard_config import ShardingConfig
+
+    path = make_archive(make_photos(7), IndexConfig(shard_images=4))
+    with Index.open(path) as index:
+        first, second = shards_of(index)
+    config = ServiceConfig(search_device="cuda:0", refresh_seconds=3600.0)
+    parts = Parts([path], Part(number=2, count=2), config)
+    assert sent == [second]
+    archives = Archives([path], config)
+    (served,) = archives
+    with served.photos.reading() as opened:
+        assert isinstance(opened, Index) and opened.device == "cuda:0"
+    assert sent == [second, first]
+    archives.close()
+    parts.close()
+    with pytest.raises(ConfigError, match="give it to the shard servers"):
+        ServiceConfig(search_device="cuda", sharding=ShardingConfig(shard=("http://127.0.0.1:1",)))
 
 
 def test_numba_cuda_is_named_where_it_is_not_there(make_photos: Any, make_archive: Any, monkeypatch: Any) -> None:

@@ -91,6 +91,7 @@ def test_archives_stand_in_the_file(write: Any) -> None:
         ('port = "many"', "serve.toml: port 'many' is wrong: Input should be a valid integer"),
         ("port = 70000", "--port 70000 is outside 0..65535 (it stands in {file}: port)"),
         ("port = true", "serve.toml: port 'True' is not what belongs here"),
+        ('search-device = "gpu"', "--search-device 'gpu' is unknown: give --search-device auto, cpu, cuda or cuda:N"),
         ('max-bytes = "much"', "serve.toml: max-bytes 'much' is not an amount of memory"),
         ("[host]\na = 1", "serve.toml: host "),
         ("port =", "is not TOML: "),

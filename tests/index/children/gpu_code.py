@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 CAPABILITY = (9, 0)
@@ -31,17 +32,17 @@ def signatures() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     loops = kernels(Tiling(), int(sys.argv[1]))
     number, real, small = types.int64, types.float64, types.float32
     postings = rows(types.uint64), flat(types.uint16), flat(types.uint32)
-    asked = flat(types.int32), flat(number), flat(types.uint64), flat(small), number
-    combined = flat(small), number, flat(real), flat(real), flat(real), flat(number), types.boolean, flat(real)
+    asked = flat(number), flat(types.uint64), flat(types.int32), flat(small), *[number] * 6
+    combined = flat(small), number, flat(real), flat(number), flat(real), *[number] * 3, types.boolean, flat(real)
     splitting = flat(types.uint16), flat(types.uint32), number, number, number, number, flat(types.uint32), number
-    taken = flat(number), number, number, flat(number), flat(types.int32), number, flat(number), flat(number)
+    taken = flat(number), number, number, flat(number), number, flat(number), number, number
     return {
-        "score": (loops.score, (*postings, rows(number), number, *asked, flat(small), flat(small), number)),
+        "score": (loops.score, (*postings, rows(number), number, *asked, flat(small), number)),
         "split_lists": (loops.split_lists, splitting),
         "combine": (loops.combine, combined),
         "add": (loops.add, (flat(number), flat(real), number, flat(real))),
         "count": (loops.count, (flat(number), number, flat(types.int32))),
-        "cut": (loops.cut, (flat(types.int32), number, flat(number), flat(types.int32))),
+        "cut": (loops.cut, (flat(types.int32), number, flat(number), flat(number))),
         "collect": (loops.collect, taken),
     }
 
@@ -55,7 +56,8 @@ def described(ptx: str) -> dict[str, Any]:
         "products64": ptx.count("mul.rn.f64"),
         "local": sum(map(int, re.findall(r"\.local .*?\[(\d+)\]", ptx))),
     }
-    ptxas = shutil.which("ptxas") or next(map(str, Path(sys.prefix).rglob("bin/ptxas")), None)
+    # That of the package that NVVM comes with, for another may be too old for the code.
+    ptxas = next(map(str, Path(sys.prefix).rglob("nvidia/*/bin/ptxas")), None) or shutil.which("ptxas")
     if ptxas is not None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "loop.ptx"
@@ -71,9 +73,12 @@ def described(ptx: str) -> dict[str, Any]:
 def main() -> None:
     try:
         from numba import cuda
+        from numba.cuda import dispatcher
         from numba.cuda.cudadrv.nvvm import NVVM
 
         NVVM()
+        # It compiles functions that loops call for the current GPU, without a way to name one.
+        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=CAPABILITY)
     except Exception as error:
         print(json.dumps({"missing": f"{type(error).__name__}: {error}"[:300]}))
         return
