@@ -42,6 +42,11 @@ class QueriedIndex(Protocol):
     @property
     def global_cells(self) -> int: ...
     @property
+    def device(self) -> str:
+        """Where postings are searched: ``cpu``, such as ``cuda:0``, or ``servers`` of the shards."""
+        ...
+
+    @property
     def missing(self) -> tuple[Part, ...]:
         """Parts of the shards that did not answer this query, and that it goes on without."""
         ...

@@ -22,6 +22,7 @@ from ctxdeploy.cli.options import (
     quiet_option,
     search_device_option,
 )
+from ctxdeploy.core.device import CPU
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, PhotoError
 from ctxdeploy.core.files import check_target
 from ctxdeploy.core.progress import Display
@@ -117,7 +118,8 @@ def command(
                 failed.add(answer)
                 continue
             _remark(answer, said, shown)
-            _print(answer, as_json, {"archive": str(archive), "extraction": _extraction(answer, index)})
+            about = {"archive": str(archive), "extraction": _extraction(answer, index)}
+            _print(answer, as_json, {**about, "searched_on": _searched_on(index)})
             if page is not None:
                 answers.append(answer)
         folder = index.folder
@@ -202,6 +204,12 @@ def _extraction(answer: Answer, index: PhotoIndex) -> dict[str, Any] | None:
     return None if answer.is_indexed else index.extraction()
 
 
+def _searched_on(index: PhotoIndex) -> str:
+    """Return where postings are searched: ``cpu``, or such as ``cuda:0``."""
+    with index.reading() as state:
+        return state.device
+
+
 def _without_picture(archive: Path, folder: Path | None, names: set[str]) -> str | None:
     """Return what is said of photos that a page can show by their names alone; None if there are none."""
     from ctxdeploy.report import picture_of
@@ -231,7 +239,7 @@ def _print(answer: Answer, as_json: bool, about: dict[str, Any]) -> None:
     if as_json:
         print_json({**answer.metadata(), **about})
         return
-    echo(_headline(answer, about["extraction"]))
+    echo(_headline(answer, about["extraction"], about["searched_on"]))
     lines = [(hit.probability is None, is_certain(hit), _line(rank, hit)) for rank, hit in enumerate(answer.hits, 1)]
     found = [line for unjudged, certain, line in lines if certain or unjudged]
     nearest = [line for unjudged, certain, line in lines if not certain and not unjudged]
@@ -265,11 +273,12 @@ def _percent(probability: float) -> str:
     return f"{int(100 * probability)} %"
 
 
-def _headline(answer: Answer, extraction: dict[str, Any] | None) -> str:
+def _headline(answer: Answer, extraction: dict[str, Any] | None, device: str) -> str:
     name = printable(answer.photo.name) + (f" [{answer.box}]" if answer.box is not None else "")
     if answer.turn:
         name += f", turned by {answer.turn}°" if answer.found else f", most like these when turned by {answer.turn}°"
     found, search = counted(len(answer.hits), "result"), f"search {answer.search_seconds * 1000:.1f} ms"
+    search += "" if device == CPU else f" on {device}"
     if answer.descriptors is None or extraction is None:
         return f"{name}: {found} from {answer.asked_with} ({search})"
     extract = f"extract {answer.extract_seconds:.2f} s"

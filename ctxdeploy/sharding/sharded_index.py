@@ -127,6 +127,10 @@ class ShardedIndex:
     def failures(self) -> list[dict[str, Any]]:
         return self._bare.failures()
 
+    @property
+    def device(self) -> str:
+        return "servers"
+
     def info(self) -> dict[str, Any]:
         facts = self._bare.info()
         if self.config.keeps("positions"):
