@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, types
 
-from ctxdeploy.index.gpu.tiling import SIMULATED, Tiling, device, product32
+from ctxdeploy.index.gpu.tiling import SIMULATED, Tiling, device, larger, product32, smaller
 
 
 def _meet_all() -> None:
@@ -62,7 +62,7 @@ def _looking(threads: int, columns: int, meet: Any) -> Any:
         if entry < stop:
             place = split + np.int64(ints[words + entry]) * step
             begin = np.int64(splits[place])
-            size = np.int32(max(np.int64(splits[place + 1]) - begin, 0))
+            size = np.int32(larger(np.int64(splits[place + 1]) - begin, 0))
             factors[lane] = floats[weights + entry]
             for column in range(columns):
                 own[column, lane] = bits[query + column * size_of_query + entry]
@@ -111,7 +111,7 @@ def _comparing(tiling: Tiling, columns: int) -> Any:
         for i in range(lane, amount, stride):
             for k in range(ahead):
                 # The last is read again where there is no other, for a branch costs more.
-                wanted = done + min(i + k * threads, amount - 1)
+                wanted = done + smaller(i + k * threads, amount - 1)
                 owner = 0
                 jump = half
                 while jump > 0:
@@ -148,7 +148,7 @@ def _adding(threads: int, meet: Any) -> Any:
         """Add postings ``done`` .. ``limit`` of a tile, which begin in ``word``; return the word of the next."""
         at = done
         while at < limit:
-            until = min(ends[word], limit)
+            until = smaller(ends[word], limit)
             if until > at:
                 for i in range(at - done + lane, until - done, threads):
                     scores[places[i]] += values[i]
@@ -248,7 +248,7 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
             done = 0
             word = 0
             while done < total:
-                limit = min(done + staged, total)
+                limit = smaller(done + staged, total)
                 compare(
                     lane, done, limit - done, low, codes, images, begins, ends, factors, own, similarity, values, places
                 )

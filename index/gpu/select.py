@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, types
 
-from ctxdeploy.index.gpu.tiling import Tiling, device, product64
+from ctxdeploy.index.gpu.tiling import Tiling, device, larger, product64, smaller
 
 # Bits of a positive float64 below those of infinity; as integers they are in the order of the numbers.
 _INFINITE = 0x7FF0000000000000
@@ -56,7 +56,7 @@ def add(places: Any, values: Any, size: Any, totals: Any) -> None:
 
 def _bin(bits: Any, bins: Any) -> Any:
     """Return the bin of a positive float64 by its bits; bins rise with it."""
-    return min(max((bits >> _SHIFT) - (_BIAS + _LOWEST) * _FINE, 0), bins - 1)
+    return smaller(larger((bits >> _SHIFT) - (_BIAS + _LOWEST) * _FINE, 0), bins - 1)
 
 
 _bin_of = device(_bin)
@@ -102,7 +102,7 @@ def cut(tiling: Tiling) -> Callable[..., None]:
         number = cuda.blockIdx.x
         lane = cuda.threadIdx.x
         total = np.int32(0)
-        for i in range(lane * each, min((lane + 1) * each, bins)):
+        for i in range(lane * each, smaller((lane + 1) * each, bins)):
             total += histogram[number * bins + i]
         sums[lane] = total
         cuda.syncthreads()
@@ -113,13 +113,13 @@ def cut(tiling: Tiling) -> Callable[..., None]:
             while part > 0 and above + sums[part] < top:
                 above += sums[part]
                 part -= 1
-            at = min((part + 1) * each, bins) - 1
+            at = smaller((part + 1) * each, bins) - 1
             while at > 0 and above + histogram[number * bins + at] < top:
                 above += histogram[number * bins + at]
                 at -= 1
-            cuts[number] = max(at, 0)
+            cuts[number] = larger(at, 0)
         cuda.syncthreads()
-        for i in range(lane * each, min((lane + 1) * each, bins)):
+        for i in range(lane * each, smaller((lane + 1) * each, bins)):
             histogram[number * bins + i] = 0
 
     return find_cut

@@ -41,6 +41,19 @@ def device(function: Callable[..., Any]) -> Any:
     return function if SIMULATED else cuda.jit(device=True)(function)
 
 
+def _smaller(a: Any, b: Any) -> Any:
+    return a if a < b else b
+
+
+def _larger(a: Any, b: Any) -> Any:
+    return a if a > b else b
+
+
+# In place of min and max, which numba 0.68 without numba-cuda cannot compile.
+smaller: Any = device(_smaller)
+larger: Any = device(_larger)
+
+
 def _multiply(a: Any, b: Any) -> Any:
     return a * b
 

@@ -86,7 +86,7 @@ def small_gpu(simulator: None, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     from ctxdeploy.index.gpu import memory
     from ctxdeploy.index.gpu.tiling import Tiling
 
-    tiling = Tiling(photos=8, threads=4, staged=8, ahead=2, wide=4, blocks=2, bins=64)
+    tiling = Tiling(photos=8, threads=2, staged=8, ahead=2, wide=2, blocks=1, bins=64)
     monkeypatch.setattr(memory, "TILING", tiling)
     monkeypatch.setattr(memory, "_MEMORIES", {})
     return memory

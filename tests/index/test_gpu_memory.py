@@ -16,7 +16,6 @@ from ctxdeploy.core.part import Part
 from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Index, IndexConfig, SearchDevice
 from ctxdeploy.photo_index import PhotoIndex
-from ctxdeploy.sharding import Shards
 
 GPU = Device.parse("cuda:0")
 
@@ -225,8 +224,9 @@ def test_what_a_gpu_cannot_search_is_refused(
         Index.open(path, writable=True, device="cuda:0")
     with pytest.raises(ConfigError, match=r"--search-device 'gpu' is unknown"):
         Index.open(path, device="gpu")
+    nobody: Any = object()
     with pytest.raises(ConfigError, match="their servers"):
-        PhotoIndex.open(path, shards=Shards([]), device="cuda:0")
+        PhotoIndex.open(path, shards=nobody, device="cuda:0")
     with pytest.raises(ArchiveError, match="closed"):
         index.search_on(GPU)
 

@@ -14,7 +14,7 @@ from ctxdeploy.index import Index, IndexConfig, IndexPart, search
 from ctxdeploy.index.batch import make_batch
 
 GPU = Device.parse("cuda:0")
-SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path: Path, codebook: Any, photos: list[Any], config: IndexConfig, removed: list[int] = ()) -> Path:  # type: ignore[assignment]
@@ -136,7 +136,7 @@ def test_few_bins_and_little_memory(small_gpu: Any, make_photos: Any, archive: P
         assert index.device == "cuda:0"
 
 
-@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("threads", [1, 4, 8])
 def test_any_division_gives_the_same(
     small_gpu: Any, make_photos: Any, archive: Path, monkeypatch: Any, threads: int
 ) -> None:
@@ -145,7 +145,7 @@ def test_any_division_gives_the_same(
     photos = make_photos(26)
     with Index.open(archive) as index:
         expected = index.search(photos[3], 9)
-        tiling = Tiling(photos=16, threads=threads, staged=3, ahead=1, wide=2, blocks=1, bins=32)
+        tiling = Tiling(photos=16, threads=threads, staged=3, ahead=1, wide=4, blocks=2, bins=32)
         monkeypatch.setattr(small_gpu, "TILING", tiling)
         index.search_on(GPU)
         assert index.search(photos[3], 9) == expected
