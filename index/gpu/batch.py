@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +97,8 @@ class Packed:
 
 def pack(batch: GpuBatch, table: NDArray[np.float32]) -> Packed:
     """Return a batch in one array, with the table that its similarities are looked up in."""
-    wide = (batch.starts, batch.terms, batch.scales, batch.coefficients, batch.codes)
-    narrow = (batch.words, batch.weights, table)
+    wide: tuple[NDArray[Any], ...] = (batch.starts, batch.terms, batch.scales, batch.coefficients, batch.codes)
+    narrow: tuple[NDArray[Any], ...] = (batch.words, batch.weights, table)
     halves = sum(array.size for array in narrow)
     before = np.cumsum([0, *(array.size for array in wide)]).tolist()
     behind = (2 * before[-1] + np.cumsum([0, *(array.size for array in narrow)])).tolist()
