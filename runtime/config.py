@@ -64,8 +64,8 @@ class ExtractorConfig:
     """How photos flow.
 
     Attributes:
-        batch_size: photos of one size that the network takes at once. On a CPU 1: batches gain 2 % at most and cost
-            3.6 times the memory at 8.
+        batch_size: photos of one size that the network takes at once; if None as many as suit the backend
+            (``Backend.fitting_batch``), which an ``Extractor`` writes here.
         workers: so many photos are decoded, and files read, at the same time.
         isolated: decode in worker processes: a photo that crashes the decoder or takes too long is a failure, and the
             others go on. Otherwise photos are decoded in threads of this process, without a time limit. A process takes
@@ -89,7 +89,13 @@ class ExtractorConfig:
         metavar="N",
         default_text="fits the cores",
     )
-    batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
+    batch_size: int | None = setting(
+        None,
+        "--batch-size",
+        "Photos of one size that the network takes at once.",
+        metavar="N",
+        default_text="1 on a CPU, on a GPU what fits it",
+    )
     read_threads: int = setting(
         8, "--read-threads", "Photos read at once from servers, tar and zip files.", metavar="N"
     )
@@ -126,10 +132,15 @@ class ExtractorConfig:
             raise ConfigError(
                 f"a memory limit of {self.memory_limit} bytes is not positive: give another --memory-limit"
             )
-        if self.batch_size < 1:
+        if self.batch < 1:
             raise ConfigError(f"batch size {self.batch_size} is below 1: give another --batch-size")
         if self.max_pending < 1 or self.max_age < 1:
             raise ConfigError(f"max_pending {self.max_pending} and max_age {self.max_age} must be at least 1")
+
+    @property
+    def batch(self) -> int:
+        """Photos of one size that the network takes at once; 1 where nothing is said."""
+        return 1 if self.batch_size is None else self.batch_size
 
     def in_force(self, image_size: int, waiting: int | None) -> "ExtractorConfig":
         """Return the settings that an extraction runs with.
@@ -142,15 +153,15 @@ class ExtractorConfig:
             waiting: bytes for decoded photos that wait; no limit if None.
         """
         lookahead, max_pending = (
-            max(self.lookahead, self.workers, self.batch_size),
-            max(self.max_pending, self.batch_size),
+            max(self.lookahead, self.workers, self.batch),
+            max(self.max_pending, self.batch),
         )
         if waiting is None:
             return replace(self, lookahead=lookahead, max_pending=max_pending)
         max_photos = max(waiting // (6 * image_size**2), 1)
         return replace(
             self,
-            batch_size=min(self.batch_size, max_photos),
+            batch_size=min(self.batch, max_photos),
             max_pending=min(max_pending, max_photos),
             lookahead=min(lookahead, max(max_photos, self.workers)),
         )

@@ -58,9 +58,9 @@ class Extractor:
             raise ConfigError(
                 f"the bundle takes {low}..{high} photos at once, but the last batch may hold one: export anew"
             )
-        if self.config.batch_size > high:
+        if self.config.batch > high:
             raise ConfigError(
-                f"batch size {self.config.batch_size} exceeds the bundle's {high}: give a smaller --batch-size"
+                f"batch size {self.config.batch} exceeds the bundle's {high}: give a smaller --batch-size"
             )
         self.device = Device.parse((backend or BackendConfig()).device)
         if self.config.memory_limit is not None and bundle.preprocessing.decoder != LIBJPEG:
@@ -70,6 +70,8 @@ class Extractor:
             )
         check_decoder(bundle.preprocessing, self.device.number)
         self._backend = open_backend(bundle, backend or BackendConfig())
+        if self.config.batch_size is None:
+            self.config = replace(self.config, batch_size=min(self._backend.fitting_batch, high))
         limit = self.config.memory_limit
         self._backend.limits = RunLimits(seconds=NETWORK_TIMES * self.config.photo_timeout, memory=limit)
         processes = self._pools * self.config.workers if self.config.isolated else 0

@@ -64,7 +64,7 @@ def _batches(
     items: Iterable[WorkItem], network: Network, config: ExtractorConfig
 ) -> Iterator[list[WorkItem] | PhotoFailure]:
     batcher: ShapeBatcher[WorkItem] = ShapeBatcher(
-        batch_size=config.batch_size, max_pending=config.max_pending, max_age=config.max_age
+        batch_size=config.batch, max_pending=config.max_pending, max_age=config.max_age
     )
     for item in items:
         network.check(item)

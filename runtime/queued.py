@@ -59,7 +59,7 @@ class QueuedExtractor(Extractor):
             self._pass_on,
             self._is_wanted,
         )
-        self._queue = NetworkQueue(self._network, self._in_force.batch_size, self._observer)
+        self._queue = NetworkQueue(self._network, self._in_force.batch, self._observer)
 
     @property
     def waiting(self) -> int:

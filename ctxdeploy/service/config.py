@@ -78,7 +78,7 @@ class ServiceConfig:
         max_connections: that are open at the same time; of more, those are closed that have asked nothing for the
             longest time.
         keep_alive: seconds that a connection may ask nothing.
-        batch_size: photos of one size that the network takes at once.
+        batch_size: photos of one size that the network takes at once; if None what suits the backend.
         gather: searches that wait are asked together.
         search_device: where postings are searched: ``cpu``, or a GPU that holds those of all archives, ``cuda:N``.
         refresh_seconds: between two looks for a newer state of an archive.
@@ -141,7 +141,13 @@ class ServiceConfig:
     keep_alive: float = setting(
         15.0, "--keep-alive", "That a connection may ask nothing, or take to ask.", metavar="SECONDS"
     )
-    batch_size: int = setting(1, "--batch-size", "Photos of one size that the network takes at once.", metavar="N")
+    batch_size: int | None = setting(
+        None,
+        "--batch-size",
+        "Photos of one size that the network takes at once.",
+        metavar="N",
+        default_text="1 on a CPU, on a GPU what fits it",
+    )
     gather: bool = setting(True, "--gather/--no-gather", "Ask searches that wait together.")
     search_device: str = setting(
         "cpu",
@@ -184,7 +190,7 @@ class ServiceConfig:
             ("--max-queue", self.max_queue),
             ("--max-running", self.max_running),
             ("--max-connections", self.max_connections),
-            ("--batch-size", self.batch_size),
+            ("--batch-size", 1 if self.batch_size is None else self.batch_size),
         ):
             if value < 1:
                 raise ConfigError(f"{flag} {value} is not positive")

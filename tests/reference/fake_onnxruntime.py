@@ -3,11 +3,12 @@
 What goes in is read, and what comes out is written, at addresses of the "GPU" of ``fake_cuda``, when its stream gets
 there, and one after the other: so whoever reads too early, or uses memory again too early, gets wrong numbers.
 
-    gpu = load_reference("fake_onnxruntime").Runtime(machine)
-    monkeypatch.setitem(sys.modules, "onnxruntime", gpu.module())
+    machine = load_reference("fake_cuda").Machine(seed)
+    runtime = load_reference("fake_onnxruntime").install(monkeypatch, machine)
 """
 
 import importlib
+import sys
 import time
 import weakref
 from types import ModuleType
@@ -62,6 +63,19 @@ class Runtime:
     def preload_dlls(self, cuda=True, cudnn=True, msvc=True, directory=None):
         """Print what is missing."""
         print(self.said)
+
+
+def install(patch, machine):
+    """Put a machine, its driver and this package in place of the real ones for one test; return the package."""
+    from ctxdeploy.core.device import Gpu
+    from ctxdeploy.runtime.backends import onnxruntime_cuda
+
+    runtime = Runtime(machine)
+    patch.setitem(sys.modules, "cuda.bindings.runtime", machine.module())
+    patch.setitem(sys.modules, "onnxruntime", runtime.module())
+    gpu = Gpu(name="NVIDIA H200", capability=(9, 0), memory=141 << 30)
+    patch.setattr(onnxruntime_cuda, "find_gpu", lambda number: gpu)
+    return runtime
 
 
 class Session:

@@ -21,7 +21,7 @@ from ctxdeploy.core.bundle import Bundle, ShapeRange
 from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.errors import BackendError, BundleError, MissingExtraError, OutOfMemoryError
 from ctxdeploy.runtime import BackendConfig, Extractor, ExtractorConfig, find_photos
-from ctxdeploy.runtime.backends import onnxruntime_cuda, open_backend
+from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.backends.base import GraphOutputs, RunLimits, RunTimeoutError
 from ctxdeploy.runtime.backends.cuda import Cuda
 from ctxdeploy.runtime.backends.cuda_session import provider_options
@@ -30,7 +30,6 @@ from ctxdeploy.runtime.network import ExtractionStatistics
 
 MakeBundle = Callable[..., Bundle]
 CONFIG = BackendConfig(name="cuda")
-H200 = Gpu(name="NVIDIA H200", capability=(9, 0), memory=141 << 30)
 NAMES = ("descriptors", "attention", "positions", "scales")
 SHAPES = ((1, 8, 8), (3, 5, 7), (2, 48, 64), (1, 1, 1), (4, 12, 9))
 
@@ -50,16 +49,13 @@ class Stage:
         self.bundle = bundle
         self.plain = open_backend(bundle, BackendConfig(name="onnxruntime", threads=1))
         self._fakes = load_reference("fake_cuda"), load_reference("fake_onnxruntime")
-        patch.setattr(onnxruntime_cuda, "find_gpu", lambda number: H200)
         self.begin(0)
 
     def begin(self, seed: int, devices: int = 1) -> None:
         """Take another GPU, whose order of things comes from a seed."""
         cuda, ort = self._fakes
         self.machine = cuda.Machine(seed, devices)
-        self.runtime = ort.Runtime(self.machine)
-        self._patch.setitem(sys.modules, "cuda.bindings.runtime", self.machine.module())
-        self._patch.setitem(sys.modules, "onnxruntime", self.runtime.module())
+        self.runtime = ort.install(self._patch, self.machine)
 
     def open(self, config: BackendConfig = CONFIG, bundle: Bundle | None = None) -> Any:
         return open_backend(bundle or self.bundle, config)
@@ -230,6 +226,16 @@ def test_what_is_asked_of_the_runtime(stage: Stage) -> None:
     thread.start()
     thread.join(300)
     assert same(found[0], stage.plain.run(photos))
+
+
+def test_batches_are_of_what_fits_the_gpu_unless_told(stage: Stage) -> None:
+    config = ExtractorConfig(isolated=False)
+    extractor = Extractor(stage.bundle, backend=CONFIG, config=config)
+    assert extractor.config.batch_size == extractor.description()["batch_size"] == 32
+    told = Extractor(stage.bundle, backend=CONFIG, config=replace(config, batch_size=5))
+    assert told.description()["batch_size"] == 5
+    on_cpu = Extractor(stage.bundle, backend=BackendConfig(name="onnxruntime", threads=1), config=config)
+    assert on_cpu.description()["batch_size"] == 1
 
 
 def test_a_limit_of_memory_bounds_the_arena(stage: Stage) -> None:
