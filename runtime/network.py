@@ -70,6 +70,11 @@ class Network:
         # Oldest first, of all threads.
         self._under_way: deque[_Batch] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """Batches that may be under way at once."""
+        return self._backend.in_flight
+
     def check(self, item: WorkItem) -> None:
         """Let a decoded photo fail whose size the graph does not take."""
         if isinstance(item.result, PhotoFailure):
@@ -154,6 +159,9 @@ class Network:
         """Return what the graph returned, or why it could not: memory, or time; other errors are raised."""
         start = time.perf_counter()
         if batch.outcome is None:
+            run = batch.run
+            if run is not None:
+                run.wait()  # others may begin theirs meanwhile
             with self._turn:
                 if batch.outcome is None:  # nobody needed its place meanwhile
                     self._settle(batch)

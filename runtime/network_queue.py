@@ -19,6 +19,9 @@ from ctxdeploy.runtime.network import ExtractionStatistics, Network
 from ctxdeploy.runtime.photo import PhotoFailure, WorkItem
 
 NETWORK_THREAD = "ctxdeploy-network"
+# Threads for a network that takes several batches at once: one hands a batch over while another waits for the GPU. With
+# more, photos that come one by one would hardly ever meet in a batch.
+_MOST_THREADS = 2
 _JOIN_SECONDS = 60.0
 
 
@@ -59,7 +62,7 @@ class NetworkQueue:
     """Runs a network for many threads: photos of exactly one shape together, the oldest and those like it first.
 
     Args:
-        network: that runs, in one thread of this queue.
+        network: that runs, in one thread of this queue, or two where it can have two batches under way.
         batch_size: photos that it takes at once.
         observer: told of each batch.
     """
@@ -68,8 +71,8 @@ class NetworkQueue:
         self._network, self._batch_size, self._observer = network, batch_size, observer
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
-        self._running: list[_Waiting] = []
-        self._thread: threading.Thread | None = None
+        self._running: dict[int, list[_Waiting]] = {}  # by thread
+        self._threads: list[threading.Thread] = []
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -87,24 +90,24 @@ class NetworkQueue:
         with self._changed:
             if self._is_closed:
                 raise closed()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=NETWORK_THREAD, daemon=True)
-                self._thread.start()
+            while len(self._threads) < min(self._network.in_flight, _MOST_THREADS):
+                self._threads.append(threading.Thread(target=self._work, name=NETWORK_THREAD, daemon=True))
+                self._threads[-1].start()
             self._waiting += added
-            self._changed.notify()
+            self._changed.notify(len(self._threads))
         return [one.promise.wait() for one in added]
 
     def close(self) -> None:
         """End the thread when its batch is done; what waits fails."""
         with self._changed:
             self._is_closed = True
-            left = [*self._waiting, *self._running]
+            left = [*self._waiting, *(one for batch in self._running.values() for one in batch)]
             self._waiting.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for one in left:
             one.promise.fail(closed())
-        if self._thread is not None:
-            self._thread.join(_JOIN_SECONDS)
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
 
     def _work(self) -> None:
         while batch := self._next():
@@ -113,14 +116,14 @@ class NetworkQueue:
     def _next(self) -> list[_Waiting]:
         """Return the next batch, waiting for its first photo; nothing when the queue is closed."""
         with self._changed:
-            self._running = []
+            self._running[threading.get_ident()] = []
             while not self._is_closed:
                 self._waiting = deque(one for one in self._waiting if one.promise.is_wanted)
                 if self._waiting:
                     shape = self._waiting[0].shape
                     alike = [one for one in self._waiting if one.shape == shape][: self._batch_size]
                     self._waiting = deque(one for one in self._waiting if one not in alike)
-                    self._running = alike
+                    self._running[threading.get_ident()] = alike
                     return alike
                 self._changed.wait()
             return []

@@ -93,6 +93,9 @@ Photos = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 class Pending(Protocol):
     """A batch in the hands of a runtime."""
 
+    def wait(self) -> None:
+        """Wait until ``arrays`` need not, or is to raise; any thread may, also while others start batches."""
+
     def arrays(self) -> list[NDArray[np.float32]]:
         """Wait; return the outputs in the order of ``Backend.outputs``, in memory that later runs leave alone."""
 
@@ -103,6 +106,9 @@ class Pending(Protocol):
 @dataclass(frozen=True, eq=False, slots=True)
 class _Done:
     found: list[NDArray[np.float32]]
+
+    def wait(self) -> None:
+        pass
 
     def arrays(self) -> list[NDArray[np.float32]]:
         return self.found
@@ -117,6 +123,12 @@ class Run:
     def __init__(self, backend: "Backend", shape: tuple[int, ...], pending: Pending) -> None:
         self._backend, self._shape = backend, shape
         self._pending: Pending | None = pending
+
+    def wait(self) -> None:
+        """Wait until ``result`` need not. Unlike that it may be called while another thread uses the backend."""
+        pending = self._pending
+        if pending is not None:
+            pending.wait()
 
     def result(self) -> GraphOutputs:
         """Wait for the outputs and return them, once; raises what ``Backend.run`` raises."""

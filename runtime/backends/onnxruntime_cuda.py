@@ -158,6 +158,8 @@ class _Batch:
         self.slot, self.shape, self.options = slot, shape, backend.run_options()
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.uploaded = 0
+        self._check = backend.limits.watch()
+        self._refused: CtxdeployError | None = None
         # Made before the thread knows of it: a Ctrl-C between the two leaves nothing that is waited for in vain.
         self._computed: Future[None] = Future()
 
@@ -181,21 +183,33 @@ class _Batch:
     def arrays(self) -> list[NDArray[np.float32]]:
         """See ``Pending``."""
         self._cuda.use()
-        check = self._backend.limits.watch()
+        if self._refused is not None:
+            raise self._refused
+        self._wait()
+        self._computed.result()
+        self._cuda.finish(self.slot.fetched, self._check)
+        rows = self.slot.fetch_rows()
+        self._cuda.finish(self.slot.fetched, self._check)
+        return self.slot.arrays(rows)
+
+    def wait(self) -> None:
+        """See ``Pending``."""
+        try:
+            self._wait()
+        except CtxdeployError as error:  # for who asks for the arrays
+            self._refused = error
+
+    def _wait(self) -> None:
         try:
             while not wait([self._computed], POLL_SECONDS).done:
-                check()
+                self._check()
         except BaseException:
             self.options.terminate = True  # at the next operator that it would put on the stream
             raise
-        self._computed.result()
-        self._cuda.finish(self.slot.fetched, check)
-        rows = self.slot.fetch_rows()
-        self._cuda.finish(self.slot.fetched, check)
-        return self.slot.arrays(rows)
 
     def close(self) -> None:
         """See ``Pending``."""
+        self.options.terminate = True  # a run that nobody waits for any more
         self._backend.give_back(self.slot, self._computed)
 
 

@@ -9,6 +9,7 @@ there, and one after the other: so whoever reads too early, or uses memory again
 
 import importlib
 import sys
+import threading
 import time
 import weakref
 from types import ModuleType
@@ -28,6 +29,7 @@ class Runtime:
         on_cpu: operators that sessions assign to the CPU.
         is_early: whether runs return before they are computed.
         is_stuck: whether runs wait within the network until they are terminated.
+        stuck: set when one does.
         failures: messages by the number of a run, which fails with it half way.
         refusal: message with which sessions cannot be made.
         said: what ``preload_dlls`` prints.
@@ -40,6 +42,7 @@ class Runtime:
         self.machine = machine
         self.providers, self.in_force, self.on_cpu = [CUDA, CPU], CUDA, ("Shape", "Concat")
         self.is_early = self.is_stuck = False
+        self.stuck = threading.Event()
         self.failures, self.refusal, self.said = {}, "", ""
         self.sessions, self.options, self.runs = weakref.WeakSet(), [], 0
 
@@ -117,6 +120,7 @@ class Session:
         self._put(stream, read)
         for done, name in enumerate(iobinding.outputs):
             while runtime.is_stuck and not run_options.terminate:
+                runtime.stuck.set()
                 time.sleep(0.01)
             if run_options.terminate:
                 raise RuntimeError("Exiting due to terminate flag being set to true.")

@@ -3,9 +3,11 @@
 import _thread
 import gc
 import inspect
+import io
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -356,17 +358,43 @@ def test_another_failure_of_a_run_leaves_the_others_right(stage: Stage) -> None:
     assert len(stage.runtime.options) == 1
 
 
+@contextmanager
+def interrupted(stage: Stage) -> Iterator[None]:
+    """Let a run stick, and press Ctrl-C."""
+
+    def press() -> None:
+        assert stage.runtime.stuck.wait(300)
+        _thread.interrupt_main()
+
+    stage.runtime.is_stuck = True
+    stage.runtime.stuck.clear()
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    thread.join()
+    stage.runtime.is_stuck = False
+
+
 def test_ctrl_c_ends_a_run_and_leaves_the_backend_of_use(stage: Stage) -> None:
     backend = stage.open()
-    stage.runtime.is_stuck = True
-    timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(stage):
         backend.run(images((1, 8, 8), 0))
-    timer.join()
-    stage.runtime.is_stuck = False
     for seed in range(4):
         assert same(backend.run(images((1, 8, 8), seed)), stage.plain.run(images((1, 8, 8), seed)))
+
+
+def test_ctrl_c_ends_an_extraction_and_leaves_the_extractor_of_use(stage: Stage) -> None:
+    file = io.BytesIO()
+    Image.fromarray(images((1, 20, 30), 0)[0]).save(file, "PNG")
+    config = ExtractorConfig(isolated=False)
+    wanted = Extractor(stage.bundle, backend=BackendConfig(name="onnxruntime"), config=config)
+    extractor = Extractor(stage.bundle, backend=CONFIG, config=config)
+    for _ in range(4):
+        with interrupted(stage):
+            extractor.extract_one(file.getvalue())
+    found = extractor.extract_one(file.getvalue())
+    assert found.vectors.tobytes() == wanted.extract_one(file.getvalue()).vectors.tobytes()
 
 
 def test_a_run_that_takes_too_long_is_ended(stage: Stage) -> None:
@@ -375,6 +403,10 @@ def test_a_run_that_takes_too_long_is_ended(stage: Stage) -> None:
     stage.runtime.is_stuck = True
     with pytest.raises(RunTimeoutError, match="longer than"):
         backend.run(images((1, 8, 8), 0))
+    run = backend.start(images((1, 8, 8), 0))
+    run.wait()
+    with pytest.raises(RunTimeoutError, match="longer than"):
+        run.result()
     stage.runtime.is_stuck = False
     backend.limits = RunLimits()
     assert same(backend.run(images((1, 8, 8), 1)), stage.plain.run(images((1, 8, 8), 1)))

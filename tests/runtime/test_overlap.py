@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.runtime import BackendConfig, PhotoDescriptors, PhotoFailure
 from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.decode.decode import Pixels
 from ctxdeploy.runtime.network import ExtractionStatistics, Network
+from ctxdeploy.runtime.network_queue import NetworkQueue, Unobserved
 from ctxdeploy.runtime.photo import PhotoSource, WorkItem
 
 MakeBundle = Callable[..., Bundle]
@@ -28,6 +30,7 @@ class Ahead:
 
     Attributes:
         errors: of batches that fail, by their number in the order of their start; at their start or at their end.
+        wait: is called where a thread waits for the GPU.
         most: batches that were under way at once.
         sizes: photos of each batch.
     """
@@ -39,6 +42,7 @@ class Ahead:
         self.network = Network(self.backend, bundle.shapes)
         self.errors: dict[int, tuple[str, BaseException]] = {}
         self.most = self.open = 0
+        self.wait: Callable[[], None] = lambda: None
         self.sizes: list[int] = []
 
     def _start(self, photos: Sequence[Images]) -> "Late":
@@ -56,6 +60,9 @@ class Late:
 
     def __init__(self, ahead: Ahead, images: Images, error: BaseException | None) -> None:
         self._ahead, self._images, self._error = ahead, images, error
+
+    def wait(self) -> None:
+        self._ahead.wait()
 
     def arrays(self) -> list[NDArray[np.float32]]:
         if self._error is not None:
@@ -243,3 +250,21 @@ def test_photos_of_one_batch_are_of_one_shape(make_bundle: MakeBundle) -> None:
         backend.start(photos)
     with pytest.raises(ConfigError, match="batch is 0"):
         backend.start([])
+
+
+def test_who_waits_for_the_gpu_lets_others_begin(make_bundle: MakeBundle) -> None:
+    """Each of two batches of a queue waits until both are under way."""
+    ahead = Ahead(make_bundle(), 3)
+    both = threading.Barrier(2)
+    ahead.wait = lambda: both.wait(300) and None
+    queue = NetworkQueue(ahead.network, 4, Unobserved())
+    items = [batch[0] for batch in batches([(1, 0), (1, 1)])]
+    wanted = [Ahead(make_bundle(), 1).network.run([item], ExtractionStatistics()) for item in items]
+    found = queue.run(items, Deadline())
+    assert summary(found) == summary([one for results in wanted for one in results])
+    assert ahead.most == 2
+    ahead.wait = lambda: None
+    assert len(queue.run([batch[0] for batch in batches([(1, 0)] * 9)], Deadline())) == 9
+    queue.close()
+    with pytest.raises(BackendError, match="closed"):
+        queue.run(items, Deadline())
