@@ -28,7 +28,8 @@ class ExtractionStatistics:
         photos: results so far, failures among them.
         failed: failures.
         seconds: of all photos together. Reading and decoding run beside each other and beside the network, in several
-            workers: their seconds may add up to more than the time that passed.
+            workers: their seconds may add up to more than the time that passed. Those of the network are what the
+            extraction waited for it: on a GPU, what it computed while photos were taken in is not among them.
         waiting: seconds in which the network had nothing to do, because no photo was ready. Together with those of the
             network they are at most the time that passed.
         replaced_workers: processes that died or hung.
