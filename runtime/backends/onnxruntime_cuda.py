@@ -54,7 +54,7 @@ class CudaBackend(Backend):
         self._cuda = Cuda(TARGETS[CUDA].extra, config.gpu)
         self._cuda.use()
         self._stream, self._computed = self._cuda.stream(), self._cuda.event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-network")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ctxdeploy-gpu")
         self._session: list[Any] = []  # one, or none after the memory ran out
         self._slots: list[Slot] = []
         weakref.finalize(
