@@ -5,8 +5,8 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.errors import BackendError, MissingExtraError
-from ctxdeploy.core.extras import require_onnxruntime
+from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.origin import install_line
 from ctxdeploy.core.targets import CUDA, TARGETS, artefact_of
 from ctxdeploy.runtime.backends.base import load_error
 from ctxdeploy.runtime.backends.config import BackendConfig
@@ -44,14 +44,6 @@ def provider_options(device: int, stream: int, memory: int | None) -> dict[str, 
         "arena_extend_strategy": "kSameAsRequested",
     }
     return options if memory is None else {**options, "gpu_mem_limit": str(memory)}
-
-
-def require_gpu_runtime() -> Any:
-    """Return ONNX Runtime; ``MissingExtraError`` if it is the package without CUDA."""
-    ort = require_onnxruntime()
-    if PROVIDERS[0] not in ort.get_available_providers():
-        raise MissingExtraError("onnxruntime-gpu", TARGETS[CUDA].extra)
-    return ort
 
 
 def open_session(ort: Any, bundle: Bundle, config: BackendConfig, options: dict[str, str]) -> Any:
@@ -106,7 +98,7 @@ def check_gpu(session: Any, said: str) -> None:
         why = f" ({said})" if said else ""
         raise BackendError(
             f"onnxruntime runs on {', '.join(found) or 'nothing'} instead of {PROVIDERS[0]}{why}: the driver, or a "
-            f"library of CUDA or cuDNN, is too old or missing: run  pip install 'ctxdeploy[{TARGETS[CUDA].extra}]'"
+            f"library of CUDA or cuDNN, is too old or missing: run  {install_line(TARGETS[CUDA].extra)}"
         )
     if not hasattr(session, "get_provider_graph_assignment_info"):  # before 1.24
         return

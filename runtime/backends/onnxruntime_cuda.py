@@ -14,7 +14,6 @@ is on the GPU by then, so that between two of them the chip waits only until tha
 """
 
 import weakref
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
@@ -25,11 +24,12 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import INPUT_NAME, Bundle
 from ctxdeploy.core.device import Gpu, find_gpu
 from ctxdeploy.core.errors import BackendError, CtxdeployError
+from ctxdeploy.core.extras import require_onnxruntime_gpu
 from ctxdeploy.core.targets import CUDA, TARGETS
-from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, RunLimits, is_out_of_memory
+from ctxdeploy.runtime.backends.base import POLL_SECONDS, Backend, Photos, RunLimits, is_out_of_memory
 from ctxdeploy.runtime.backends.config import BackendConfig
 from ctxdeploy.runtime.backends.cuda import Cuda
-from ctxdeploy.runtime.backends.cuda_session import open_session, provider_options, require_gpu_runtime
+from ctxdeploy.runtime.backends.cuda_session import open_session, provider_options
 from ctxdeploy.runtime.backends.ring import Slot
 
 _FATAL_ONLY = 4
@@ -49,7 +49,7 @@ class CudaBackend(Backend):
     def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
         super().__init__(bundle)
         gpu = find_gpu(config.gpu)
-        self._ort = require_gpu_runtime()
+        self._ort = require_onnxruntime_gpu()
         self._bundle, self._config, self._limits = bundle, config, RunLimits()
         self._cuda = Cuda(TARGETS[CUDA].extra, config.gpu)
         self._cuda.use()
@@ -90,7 +90,7 @@ class CudaBackend(Backend):
         self._slots.append(Slot(self._cuda, len(self._slots), self.outputs))
         return self._slots[-1]
 
-    def _start(self, photos: Sequence[NDArray[np.uint8]]) -> "_Batch":
+    def _start(self, photos: Photos) -> "_Batch":
         self._cuda.use()
         if not self._free:
             raise BackendError(f"{_SLOTS} runs are open: take the result of one, or close it")
@@ -163,7 +163,7 @@ class _Batch:
         # Made before the thread knows of it: a Ctrl-C between the two leaves nothing that is waited for in vain.
         self._computed: Future[None] = Future()
 
-    def begin(self, photos: Sequence[NDArray[np.uint8]], outputs: dict[str, tuple[int, ...]]) -> None:
+    def begin(self, photos: Photos, outputs: dict[str, tuple[int, ...]]) -> None:
         """Make room, and put the upload of photos on the slot's stream; they may be changed when this returns."""
         self.outputs = {name: (len(photos), *shape) for name, shape in outputs.items()}
         self.slot.reserve(self.outputs)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.device import find_gpu
 from ctxdeploy.core.engines import EngineKey, Machine, check_key, import_package
-from ctxdeploy.core.errors import BackendError
+from ctxdeploy.core.errors import BackendError, CtxdeployError
 from ctxdeploy.core.profiles import Shape
 from ctxdeploy.core.targets import TARGETS, label_of
 from ctxdeploy.core.text import printable
@@ -114,6 +114,11 @@ class _UnderWay:
 
     def __init__(self, cuda: Cuda, slot: Slot, check: Callable[[], None]) -> None:
         self._cuda, self._slot, self._check = cuda, slot, check
+
+    def wait(self) -> None:
+        with suppress(CtxdeployError, RuntimeError):  # for who asks for the arrays
+            self._cuda.use()
+            self._cuda.finish(self._slot.fetched, self._check)
 
     def arrays(self) -> list[NDArray[np.float32]]:
         self._cuda.use()

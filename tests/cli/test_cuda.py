@@ -28,9 +28,9 @@ def test_an_archive_is_the_same_as_from_the_cpu(call, bundle: Bundle, photos: Pa
         options = ("--model", bundle.path, "--words", 32, "--backend", backend, "--batch-size", 1, "-q")
         result = call("index", photos, "-o", archive, *options)
         assert result.code == 0, result.err
-        query = call("query", archive, photos / "coins_0.jpg", "--backend", backend, "--json")
+        query = call("query", photos / "coins_0.jpg", "--index", archive, "--backend", backend, "--json")
         assert query.code == 0, query.err
-        answers.append([(hit["name"], hit["score"]) for hit in query.json[0]["hits"]])
+        answers.append([(hit["name"], hit["score"]) for hit in query.json[0]["results"]])
     assert len(answers[0]) > 1 and answers[0] == answers[1]
     assert runtime.runs > 18
 
@@ -51,11 +51,11 @@ def test_graphs_for_onnx_runtime_are_verified_on_a_gpu(
     (first,) = bundle.artefacts
     assert f'"target": "{first.target}"' in (folder / "bundle.json").read_text()
     assert '"cuda"' not in (folder / "bundle.json").read_text(), "what is for the CPU keeps its figures"
-    monkeypatch.setattr(verify, "gpu_present", lambda: Gpu(name="NVIDIA H200", capability=(9, 0)))
-    found = verify._on_gpu(replace(bundle, artefacts=(first, replace(first, precision="int8"))), None)
+    monkeypatch.setattr(verify, "gpu_present", lambda number: Gpu(name="NVIDIA H200", capability=(9, 0)))
+    found = verify._on_cuda(replace(bundle, artefacts=(first, replace(first, precision="int8"))), None, "auto")
     assert [(one.target, one.precision) for one in found] == [("cuda", "fp32")]
-    monkeypatch.setattr(verify, "gpu_present", lambda: None)
-    assert verify._on_gpu(bundle, None) == [] == verify._on_gpu(bundle, "openvino")
+    monkeypatch.setattr(verify, "gpu_present", lambda number: None)
+    assert verify._on_cuda(bundle, None, "auto") == [] == verify._on_cuda(bundle, "openvino", "auto")
 
 
 def test_without_a_gpu_the_command_says_so_in_one_line(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
