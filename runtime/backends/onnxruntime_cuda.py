@@ -70,7 +70,7 @@ class CudaBackend(Backend):
         self.version = str(self._ort.__version__)
 
     @property
-    def limits(self) -> RunLimits:  # type: ignore[override]
+    def limits(self) -> RunLimits:
         """What one run may take; the arena on the GPU is bounded by the same number of bytes as this process."""
         return self._limits
 
