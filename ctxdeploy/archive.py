@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SUFFIX = ".ctxindex"
 CURRENT = "CURRENT"
 _MODEL = "model"
-_ORIGIN = "origin.json"
+ORIGIN = "origin.json"
 _FIRST = "manifest-000000.json"
 # Bytes of the file that names the state in force: a name and a hash.
 _MAX_POINTER = 4096
@@ -309,7 +309,7 @@ def archive_problems(path: Path) -> list[str]:
         pass
     problems = Index.problems(path)
     # An archive made in Python has neither model nor origin.
-    ours = (path / _MODEL).exists() or (path / _ORIGIN).exists()
+    ours = (path / _MODEL).exists() or (path / ORIGIN).exists()
     checks = (photo_place, Judgement.load) if ours else (Judgement.load,)
     for check in (open_model, *checks) if ours and descriptor_files_of(path) is None else checks:
         try:
@@ -335,8 +335,8 @@ def forget_damaged_origin(archive: Path) -> str | None:
     try:
         photo_place(archive)
     except ArchiveError as error:
-        with storing(archive / _ORIGIN):
-            (archive / _ORIGIN).unlink()
+        with storing(archive / ORIGIN):
+            (archive / ORIGIN).unlink()
         return str(error)
     return None
 
@@ -351,7 +351,7 @@ def store_origin(archive: Path, photos: "PhotoList", extraction: Mapping[str, An
     folder = None if photos.folder is None else _hex(str(photos.folder.resolve()))
     facts = {"photos": _hex(photos.place), "folder": folder, "extraction": dict(extraction)}
     text = json.dumps({**facts, "checksum": checksum(facts)}) + "\n"
-    write_file(archive / _ORIGIN, [text.encode("ascii")])
+    write_file(archive / ORIGIN, [text.encode("ascii")])
 
 
 def photo_place(archive: Path) -> str | None:
@@ -369,7 +369,7 @@ def photo_folder(archive: Path) -> Path | None:
 
 def last_run(archive: Path) -> str | None:
     """Return when an archive was written last, by its file that every run writes: ``2026-01-31T12:00:00+00:00``."""
-    for name in (_ORIGIN, CURRENT):
+    for name in (ORIGIN, CURRENT):
         try:
             seconds = (archive / name).stat().st_mtime
             return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
@@ -385,7 +385,7 @@ def extraction_of(archive: Path) -> dict[str, Any] | None:
 
 
 def _read_origin(archive: Path) -> dict[str, Any] | None:
-    path = archive / _ORIGIN
+    path = archive / ORIGIN
     try:
         origin = json.loads(read_regular(path, MAX_MANIFEST).decode("ascii"))
         _text(origin["photos"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,52 +36,47 @@ class Subset:
 def select(state: State, prefixes: Sequence[str], names: Sequence[str] | None) -> Subset:
     """Return the photos whose names begin with one of the prefixes, if there are any, and are among the names.
 
-    Of 10^5 photos prefixes take 1 ms; 10^5 given names take 0.15 s.
+    Of 10^6 photos a prefix takes 16 ms, and less where somebody has sorted the names (``State.name_order``); 10^5 given
+    names take 0.15 s.
 
     Args:
         state: of the archive.
         prefixes: none for all photos.
         names: of photos; those that the archive does not hold are left out. None for all photos.
     """
-    chosen = [shard.live[: len(shard)].copy() for shard in state.shards]
-    unused = _keep_prefixed(state, prefixes, chosen)
+    bases = state.bases
+    chosen = np.concatenate([np.empty(0, np.bool_), *(shard.live[: len(shard)] for shard in state.shards)])
+    unused: tuple[str, ...] = ()
+    if prefixes:
+        marked = [_beginning(state, prefix) & chosen for prefix in prefixes]
+        unused = tuple(prefix for prefix, found in zip(prefixes, marked, strict=True) if not found.any())
+        chosen = np.logical_or.reduce(marked)
     unknown: tuple[str, ...] = ()
     if names is not None:
         places = state.find_all(names)
         is_here = places[:, 0] >= 0
         unknown = tuple(names[row] for row in np.flatnonzero(~is_here).tolist())
-        for number, mask in enumerate(chosen):
-            named = np.zeros_like(mask)
-            named[places[places[:, 0] == number, 1]] = True
-            mask &= named
-    return Subset(state=state, photos=tuple(map(np.flatnonzero, chosen)), unknown=unknown, unused=unused)
+        named = np.zeros_like(chosen)
+        named[bases[places[is_here, 0]] + places[is_here, 1]] = True
+        chosen &= named
+    photos = tuple(np.flatnonzero(chosen[low:high]) for low, high in pairwise(bases.tolist()))
+    return Subset(state=state, photos=photos, unknown=unknown, unused=unused)
 
 
-def _keep_prefixed(state: State, prefixes: Sequence[str], chosen: list[NDArray[np.bool_]]) -> tuple[str, ...]:
-    """Take the photos out of the masks of all shards whose names begin otherwise; return the prefixes of none."""
+def _beginning(state: State, prefix: str) -> NDArray[np.bool_]:
+    """Return which photos of all shards have a name that begins so; of removed ones nothing is said."""
     from ctxdeploy.index.kernels import names as name_kernels
 
-    if not prefixes:
-        return ()
-    counts = np.zeros(len(prefixes), np.int64)
-    encoded = [_encoded(prefix) for prefix in prefixes]
-    for mask, shard in zip(chosen, state.shards, strict=True):
-        found = np.zeros_like(mask)
-        for number, prefix in enumerate(encoded):
-            if prefix is None:
-                continue
-            here = np.zeros_like(mask)
-            name_kernels.mark_beginning(shard.names, shard.name_offsets, prefix, here)
-            here &= mask
-            counts[number] += np.count_nonzero(here)
-            found |= here
-        mask &= found
-    return tuple(prefix for prefix, count in zip(prefixes, counts.tolist(), strict=True) if not count)
-
-
-def _encoded(prefix: str) -> NDArray[np.uint8] | None:
-    """Return the bytes that a name begins with; None if no archive can hold such a name."""
+    found = np.zeros(int(state.bases[-1]), np.bool_)
     try:
-        return np.frombuffer(encode_name(prefix), np.uint8)
-    except ConfigError:
-        return None
+        encoded = np.frombuffer(encode_name(prefix), np.uint8)
+    except ConfigError:  # no archive can hold such a name
+        return found
+    # A byte that is no text may begin a character: such prefixes are looked for in the bytes of names.
+    if state.name_order is not None and not any("\ud800" <= letter <= "\udfff" for letter in prefix):
+        places = state.name_order.places(prefix)
+        found[state.bases[places[:, 0]] + places[:, 1]] = True
+        return found
+    for shard, low, high in zip(state.shards, state.bases[:-1], state.bases[1:], strict=True):
+        name_kernels.mark_beginning(shard.names, shard.name_offsets, encoded, found[low:high])
+    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ctxdeploy.archive import archive_folder, find_archive
-from ctxdeploy.cli.options import ARCHIVE, PATH, configured, echo, given_values, json_option, options_of, print_json
+from ctxdeploy.cli.options import ARCHIVE, PATH, echo, given_values, json_option, options_of, print_json
 from ctxdeploy.core.extras import require
 from ctxdeploy.object_storage.config import CacheConfig
 from ctxdeploy.runtime import BackendConfig
@@ -36,7 +36,6 @@ def command(archives: tuple[Path, ...], file: Path | None, as_json: bool) -> Non
     from ctxdeploy.service.settings import load_settings
 
     settings = load_settings(given_values(), file)
-    cache = configured(CacheConfig)
-    named = tuple(archive_folder(path, cache=cache) for path in archives)
-    places = named or settings.archives or (find_archive(None, "ctxdeploy serve ARCHIVE", cache),)
+    named = tuple(archive_folder(path, cache=settings.cache) for path in archives)
+    places = named or settings.archives or (find_archive(None, "ctxdeploy serve ARCHIVE", settings.cache),)
     serve(places, settings.service, settings.backend, listening)

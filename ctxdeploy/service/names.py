@@ -85,6 +85,11 @@ class SortedNames:
         low, high = self._bounds(prefix)
         return high - low
 
+    def places(self, prefix: str) -> NDArray[np.int64]:
+        """Return the photos whose names begin so: rows of the number of a shard and that in the shard."""
+        found = self._order[slice(*self._bounds(prefix))]
+        return np.stack([found >> _BITS, found & _LOWER], axis=1)
+
     def page(self, prefix: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Return the names that begin so and come after one, at most ``limit``; and the last if there are more."""
         low, high = self._bounds(prefix)

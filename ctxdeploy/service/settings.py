@@ -32,12 +32,14 @@ from ctxdeploy.core.reading import read_regular
 from ctxdeploy.core.settings import SettingField, settings_of, with_settings
 from ctxdeploy.core.text import printable
 from ctxdeploy.core.urls import is_url
+from ctxdeploy.object_storage.config import CacheConfig
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
 
 PREFIX = "CTXDEPLOY_"
 _ARCHIVES = "archives"
 _MAX_FILE = 1 << 20
+_CONFIGS = (ServiceConfig, BackendConfig, CacheConfig)
 # By the dataclass that has a field, and its name, what was given.
 Given = Mapping[tuple[type, str], Any]
 
@@ -49,11 +51,13 @@ class Settings:
     Attributes:
         service: of it.
         backend: of what runs networks.
+        cache: of what is kept here of archives on object storage.
         archives: that the file names; none if it names none.
     """
 
     service: ServiceConfig
     backend: BackendConfig
+    cache: CacheConfig
     archives: tuple[ArchivePlace, ...] = ()
 
 
@@ -72,15 +76,16 @@ def load_settings(options: Given, file: Path | None = None) -> Settings:
     path = file or (Path(named) if named else None)
     content = {} if path is None else _read(path)
     archives = content.pop(_ARCHIVES, {})
-    fields = {_key(field): field for config in (ServiceConfig, BackendConfig) for field in settings_of(config)}
+    fields = {_key(field): field for config in _CONFIGS for field in settings_of(config)}
     found = _Found(fields=fields, options=options, file=path)
     found.check_keys(content)
     values = found.values({key.replace("-", "_"): value for key, value in content.items()})
-    backend = found.made(BackendConfig, values)
+    backend, cache = found.made(BackendConfig, values), found.made(CacheConfig, values)
     return Settings(
         service=found.made(ServiceConfig, values),
         backend=backend,
-        archives=() if path is None else _archives(path, archives, values),
+        cache=cache,
+        archives=() if path is None else _archives(path, archives, values, cache),
     )
 
 
@@ -207,15 +212,15 @@ def _reader(field: SettingField) -> Callable[[Any], Any]:
     return read
 
 
-def _archives(path: Path, table: Any, values: Given) -> tuple[ArchivePlace, ...]:
+def _archives(path: Path, table: Any, values: Given, cache: CacheConfig) -> tuple[ArchivePlace, ...]:
     """Return the archives of a file's table; paths in it are relative to the folder of the file,
     and may be URLs."""
     if not isinstance(table, dict):
         raise ConfigError(f"--config {path}: archives is not a table: write  [archives]  and below it  NAME = PATH")
-    return tuple(_archive(path, name, entry, values) for name, entry in table.items())
+    return tuple(_archive(path, name, entry, values, cache) for name, entry in table.items())
 
 
-def _archive(path: Path, name: str, entry: Any, values: Given) -> ArchivePlace:
+def _archive(path: Path, name: str, entry: Any, values: Given, cache: CacheConfig) -> ArchivePlace:
     where = f"--config {path}: archives.{printable(name)}"
     facts = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(facts, dict) or not isinstance(facts.get("path"), str):
@@ -230,7 +235,8 @@ def _archive(path: Path, name: str, entry: Any, values: Given) -> ArchivePlace:
     own = {(field.owner, field.name): facts[key] for key, field in backend.items() if key in facts}
     try:
         made = with_settings(BackendConfig, {**values, **own}) if own else None
-        place = archive_folder(facts["path"]) if is_url(facts["path"]) else path.parent / facts["path"]
+        given = facts["path"]
+        place = archive_folder(given, cache=cache) if is_url(given) else path.parent / given
         return ArchivePlace(path=place, name=name, model=model, backend=made)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,14 @@ _FIRST = "manifest-000000.json"
 _OURS = {LOCK, LEASES, READERS, *FOLDERS, CODEBOOK, QUANTISER, _FIRST}
 
 
+class NameOrder(Protocol):
+    """The names of a state in order."""
+
+    def places(self, prefix: str) -> NDArray[np.int64]:
+        """Return the photos whose names begin so, in no order: rows of the number of a shard and that in the shard."""
+        ...
+
+
 class State:
     """Manifest, codebook and mapped shards, and what a search derives from them once.
 
@@ -40,6 +49,7 @@ class State:
         quantiser: of its global vectors; None where they need none.
         shards: in order; the number of a photo counts through them, removed photos included.
         failures: photos that could not be read, by name.
+        name_order: finds names by what they begin with, if somebody has sorted them; None if nobody has.
         is_whole: the shards are all of the manifest's; else some of them, or none (``index/part.py``). Counts of
             photos, and statistics that an archive stores, are those of all shards then too.
     """
@@ -61,6 +71,7 @@ class State:
         self._codebook = codebook
         self.shards = shards
         self.failures = failures or {}
+        self.name_order: NameOrder | None = None
         self._statistics = statistics
 
     def __len__(self) -> int:

@@ -123,7 +123,7 @@ def test_the_settings_of_the_guide_are_settings(tmp_path: Path) -> None:
     found = load_settings({}, tmp_path / "service.toml")
     assert (found.service.host, found.service.max_bytes) == ("0.0.0.0", 16 << 20)
     assert found.service.allow_hosts == ("photos.example.org",) and found.service.read_key_file == key
-    assert len(found.archives) == 2
+    assert len(found.archives) == 2 and found.cache.size == 200 * 10**9
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctxdeploy.index import Aggregated, Codebook, Index, IndexConfig
+from ctxdeploy.index.kernels import names as names_kernels
 from ctxdeploy.index.storage.names import name_tensors, split_names
 from ctxdeploy.service import names as names_module
 from ctxdeploy.service.names import Folder, SortedNames, held_names
@@ -144,3 +146,33 @@ def test_of_many_names_few_are_read() -> None:
     many.read.clear()
     assert held.page("01", "015000", 3) == (["015001", "015002", "015003"], "015003") and len(many.read) < 100
     assert held.count("0199") == 102
+
+
+def test_a_restriction_to_a_prefix_is_the_one_that_looking_at_all_names_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}{number}.jpg" for folder in ("2024/", "2024/é/", "x", "日本/") for number in range(9)]
+    names += ["x/", "x\udcff1", "caf\udce9.jpg"]
+    codebook = Codebook.from_centroids(np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32))
+    with Index.create(tmp_path / "a", codebook, config=IndexConfig(shard_images=7)) as made:
+        for name in names:
+            made.add_aggregated(name, Aggregated(words=np.array([1], np.int32), codes=np.zeros((1, 1), np.uint64)))
+        made.remove(["x3.jpg", "日本/0.jpg"])
+    prefixes = ["2024/", "2024/é", "x", "x/", "日", "caf\udce9", "x\udcff", "y", "\ud800", ""]
+    given = [(prefix,) for prefix in prefixes] + [("x", "日"), ("y", "2024/é/1")]
+    with Index.open(tmp_path / "a") as index:
+        plain = [index.subset(prefixes=some) for some in given]
+        index.state.name_order = SortedNames(index.state.shards, 1)
+        for some, wanted in zip(given, plain, strict=True):
+            if any("\udc80" <= letter <= "\udcff" for prefix in some for letter in prefix):
+                continue  # looked for in the bytes
+            monkeypatch.setattr(names_kernels, "mark_beginning", None)
+            found = index.subset(prefixes=some, names=["x4.jpg", "2024/1.jpg", "日本/0.jpg"])
+            among = index.subset(prefixes=some)
+            monkeypatch.undo()
+            assert among.unused == wanted.unused and len(among) == len(wanted)
+            for one, other in zip(among.photos, wanted.photos, strict=True):
+                np.testing.assert_array_equal(one, other)
+            assert len(found) == sum(name.startswith(tuple(some)) for name in ("x4.jpg", "2024/1.jpg"))
+        for some, wanted in zip(given, plain, strict=True):
+            assert [*map(list, index.subset(prefixes=some).photos)] == [*map(list, wanted.photos)]

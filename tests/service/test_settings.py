@@ -1,5 +1,6 @@
 """Settings: options before variables before the file before defaults; whatever is wrong is named with its place."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import settings_of
+from ctxdeploy.object_storage.config import CacheConfig
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.service import ServiceConfig
 from ctxdeploy.service.settings import load_settings
@@ -45,6 +47,7 @@ def test_variables_are_read_as_options_are(monkeypatch: pytest.MonkeyPatch) -> N
         ("TIMEOUT", "2.5"),
         ("THREADS", "3"),
         ("LOG_FORMAT", "json"),
+        ("CACHE_SIZE", "3GB"),
         ("WRITABLE", "1"),
         ("GRACE", ""),
     ):
@@ -54,17 +57,31 @@ def test_variables_are_read_as_options_are(monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.max_bytes, found.gather, found.timeout, found.log_format) == (2 << 20, False, 2.5, "json")
     assert found.allow_origins == ("https://a.example", "https://b.example")
     assert (found.read_key_file, found.writable, found.grace_seconds) == (Path("/keys"), True, 30.0)
-    assert settings.backend == BackendConfig(threads=3)
+    assert settings.backend == BackendConfig(threads=3) and settings.cache == CacheConfig(size=3 * 10**9)
 
 
 def test_every_setting_may_stand_in_a_file(write: Any) -> None:
     lines = []
-    for field in [*settings_of(ServiceConfig), *settings_of(BackendConfig)]:
+    for field in [*settings_of(ServiceConfig), *settings_of(BackendConfig), *settings_of(CacheConfig)]:
         key = field.setting.flag.split("/")[0].removeprefix("--")
         if field.default is not None:
             value = str(field.default).lower() if isinstance(field.default, bool) else repr(field.default)
             lines.append(f"{key} = {'[]' if field.default == () else value}")
     assert load_settings({}, write("\n".join(lines))).service == ServiceConfig()
+
+
+def test_the_size_of_the_cache_stands_in_the_file_for_archives_at_urls_too(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTXDEPLOY_ARCHIVE_CACHE", str(tmp_path / "cache"))
+    file = write('cache-size = "5MB"\n[archives]\nfar = "s3://bucket/far.ctxindex"\n')
+    found = load_settings({}, file)
+    assert found.cache.bytes == 5 * 10**6
+    (place,) = found.archives
+    assert json.loads((place.path.parent / "place.json").read_text())["bytes"] == 5 * 10**6
+    assert load_settings({(CacheConfig, "size"): 7}, file).cache.bytes == 7
+    with pytest.raises(ConfigError, match=r"cache-size '?much"):
+        load_settings({}, write('cache-size = "much"'))
 
 
 def test_archives_stand_in_the_file(write: Any) -> None:
