@@ -20,6 +20,7 @@ from ctxdeploy.cli.options import (
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, name_bytes, printable
+from ctxdeploy.object_storage.place import shown_place
 from ctxdeploy.pairs import DuplicatesConfig, find_duplicates
 
 
@@ -50,7 +51,7 @@ def command(archive: Path, at: str | None, redundant: bool, as_json: bool, quiet
         facts = [[{"name": one.name, "score": one.score, "size": one.size} for one in group] for group in groups]
         print_json(
             {
-                "archive": str(archive),
+                "archive": shown_place(archive),
                 "min_score": config.least_score,
                 "photos": photos,
                 "groups": facts,
@@ -66,7 +67,7 @@ def command(archive: Path, at: str | None, redundant: bool, as_json: bool, quiet
     for group in groups:
         echo(f"{counted(len(group), 'photo')}", f"  keep      {printable(group[0].name)}")
         echo(*(f"  {one.score:.5f}   {printable(one.name)}" for one in group[1:]))
-    echo(f"{printable(str(archive))}: {found}")
+    echo(f"{printable(shown_place(archive))}: {found}")
 
 
 def _print_names(names: list[str]) -> None:

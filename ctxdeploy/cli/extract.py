@@ -8,6 +8,7 @@ from ctxdeploy.archive import has_model, is_archive, open_model
 from ctxdeploy.cli.options import (
     PATH,
     ParsedType,
+    check_is_here,
     configured,
     echo,
     json_option,
@@ -78,6 +79,8 @@ def command(
     """
     if part is not None and names is not None:
         raise ConfigError("--part and --names exclude each other: give one of them")
+    for flag, folder in (("-o", output), ("--work", work)):
+        check_is_here(folder, f"({flag}) is on object storage", "give a folder, and copy the segments with other tools")
     config, shown = configured(SegmentConfig), Display(quiet=quiet, as_json=as_json)
     given = None if names is None else names_in(names, "--names", shown)
     listed = list_photos(place, recursive=recursive, remote=configured(RemoteConfig), selection=configured(Selection))

@@ -13,6 +13,7 @@ from ctxdeploy.core import bundle
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import find_bundle
+from ctxdeploy.object_storage.place import shown_place
 from ctxdeploy.photo_index import PhotoIndex
 
 # Values of a list that are shown; JSON has all.
@@ -49,7 +50,12 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
     path = path if is_archive(path) else find_bundle(path)
     if is_archive(path):
         with PhotoIndex.open(path, at=at) as index:
-            facts = {**index.info(), "last_run": last_run(path), "writer": writer_facts(path)}
+            facts = {
+                **index.info(),
+                "path": shown_place(path),
+                "last_run": last_run(path),
+                "writer": writer_facts(path),
+            }
             return {**facts, "failed_photos": index.failures()}
     if is_bundle(path):
         if at is not None:

@@ -7,6 +7,7 @@ import click
 from ctxdeploy.archive import archive_folder
 from ctxdeploy.cli.options import archive_argument, at_option, echo, json_option, print_json
 from ctxdeploy.core.text import printable
+from ctxdeploy.object_storage.place import shown_place
 from ctxdeploy.photo_index import PhotoIndex
 
 
@@ -23,7 +24,7 @@ def command(archive: Path, at: str | None, as_json: bool) -> None:
     with PhotoIndex.open(archive_folder(archive), at=at) as index:
         names = sorted(index.names())
     if as_json:
-        print_json({"archive": str(archive), "names": names})
+        print_json({"archive": shown_place(archive), "names": names})
         return
     for name in names:
         echo(printable(name))

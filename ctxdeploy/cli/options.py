@@ -18,8 +18,9 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
 from ctxdeploy.core.settings import SettingField, parse_numbers, settings_of, with_settings
 from ctxdeploy.core.text import json_text, printable
-from ctxdeploy.core.urls import url_of
+from ctxdeploy.core.urls import url_of, without_secrets
 from ctxdeploy.models import BUNDLE_SUFFIX, list_models
+from ctxdeploy.object_storage.place import given_url
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Config = TypeVar("_Config")
@@ -108,6 +109,13 @@ def check_there(error: type[CtxdeployError], *paths: Path | None) -> None:
             url = url_of(str(path))
             why = "does not exist" if url is None else "is a URL: fetch the file, and name it"
             raise error(f"{printable(str(path) if url is None else url)} {why}")
+
+
+def check_is_here(path: Path | None, what: str, advice: str) -> None:
+    """Raise ``ConfigError`` for a URL where only a folder of this machine can be taken."""
+    url = None if path is None else given_url(path)
+    if url is not None:
+        raise ConfigError(f"{printable(without_secrets(url))} {what}: {advice}")
 
 
 class ParsedType(click.ParamType[Any]):

@@ -24,6 +24,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.files import check_target
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.object_storage.place import shown_place
 from ctxdeploy.pairs import FORMATS, FoundPairs, PairsConfig, check_names, encode_pairs, write_pairs
 from ctxdeploy.photo_index import PhotoIndex
 
@@ -86,7 +87,9 @@ def command(
     else:
         write_pairs(output, found, form)
     if as_json:
-        print_json({"archive": str(archive), "output": str(output), "format": form, **_summary(found, len(there))})
+        print_json(
+            {"archive": shown_place(archive), "output": str(output), "format": form, **_summary(found, len(there))}
+        )
         return
     lines = _lines(found, len(there))
     head = f"{'stdout' if to_stdout else printable(str(output))}: {lines[0]}"

@@ -29,6 +29,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable, printed_names
 from ctxdeploy.index import Hit, VerificationConfig
 from ctxdeploy.object_storage.config import CacheConfig
+from ctxdeploy.object_storage.place import shown_place
 from ctxdeploy.photo_index import PhotoIndex
 from ctxdeploy.query import GLOBAL, Answer, QueryConfig, is_certain
 from ctxdeploy.querying.photo import IndexedPhoto, Photo
@@ -98,6 +99,7 @@ def command(
         raise ConfigError("there is nothing to ask with: name photos, or a photo of the archive with --indexed")
     config, shown = configured(QueryConfig), Display(quiet=quiet)
     archive = find_archive(index_path, cache=configured(CacheConfig))
+    name = shown_place(archive)
     _check_verifying(config)
     config = replace(config, among=_names_to_find(among, photos, shown))
     if page is not None:
@@ -108,7 +110,7 @@ def command(
     answers: list[Answer] = []
     with PhotoIndex.open(archive, at=at, device=device, model=model, backend=configured(BackendConfig)) as index:
         if not len(index):
-            shown.say(f"{archive} holds no photos so far: add some with  ctxdeploy index DIR -o {archive}")
+            shown.say(f"{name} holds no photos so far: add some with  ctxdeploy index DIR -o {name}")
         for failure in asked.failures:
             failed.add(failure)
         config = replace(config, among=_as_named(config.among, index))
@@ -118,7 +120,7 @@ def command(
                 failed.add(answer)
                 continue
             _remark(answer, said, shown)
-            about = {"archive": str(archive), "extraction": _extraction(answer, index)}
+            about = {"archive": name, "extraction": _extraction(answer, index)}
             _print(answer, as_json, {**about, "searched_on": _searched_on(index)})
             if page is not None:
                 answers.append(answer)
@@ -221,7 +223,7 @@ def _without_picture(archive: Path, folder: Path | None, names: set[str]) -> str
     gone = [name for name in names if (picture := picture_of(folder, name)) is None or not _is_there(picture)]
     if not gone:
         return None
-    command = shlex.join(("ctxdeploy", "index", "FOLDER", "-o", str(archive), "--moved"))
+    command = shlex.join(("ctxdeploy", "index", "FOLDER", "-o", shown_place(archive), "--moved"))
     return (
         f"{len(gone)} of {counted(len(names), 'photo')} could not be found in {folder}: the page shows their names "
         f"alone; if they were moved, say where they are with  {command}"

@@ -7,7 +7,16 @@ import click
 
 from ctxdeploy.archive import archive_problems, is_archive, is_bundle
 from ctxdeploy.cli.info import not_either, writer_facts, writer_line
-from ctxdeploy.cli.options import ANY_FOLDER, PATH, check_there, echo, json_option, print_json, quiet_option
+from ctxdeploy.cli.options import (
+    ANY_FOLDER,
+    PATH,
+    check_is_here,
+    check_there,
+    echo,
+    json_option,
+    print_json,
+    quiet_option,
+)
 from ctxdeploy.cli.parity import parity_line
 from ctxdeploy.core.errors import (
     ArchiveError,
@@ -54,6 +63,7 @@ def command(
 
     The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 15: a damaged archive.
     """
+    check_is_here(path, "is on object storage", "bring it here with  ctxdeploy fetch  , and verify that")
     archive = is_archive(path)
     path = path if archive else find_bundle(path)
     checkpoint = None if checkpoint is None else find_checkpoint(checkpoint)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.reading import read_regular
-from ctxdeploy.core.urls import is_url, url_of
+from ctxdeploy.core.urls import is_url, url_of, without_secrets
 
 PLACE = "place.json"
 FORMAT = "ctxdeploy-mirror"
@@ -23,6 +23,12 @@ def mirrored_url(folder: Path) -> str | None:
     """Return the URL whose archive is read in a folder; None if it is an archive of this machine."""
     place = read_place(folder)
     return None if place is None else str(place["url"])
+
+
+def shown_place(path: Path) -> str:
+    """Return what people call an archive: its URL, without secrets, where it is on object storage; else its path."""
+    url = given_url(path) or mirrored_url(path)
+    return str(path) if url is None else without_secrets(url)
 
 
 def read_place(folder: Path) -> dict[str, Any] | None:

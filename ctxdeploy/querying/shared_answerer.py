@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxdeploy.archive import photo_folder
 from ctxdeploy.core.cpu import checked_threads
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.judgement import LatestJudgement
 from ctxdeploy.models.loaded import LoadedModel
+from ctxdeploy.object_storage.place import shown_place
+from ctxdeploy.photo_folder import LatestFolder
 from ctxdeploy.query import Answer, QueryConfig
 from ctxdeploy.querying.answerer import Answerer, subset_of
 from ctxdeploy.querying.first_stage import OtherArchives
@@ -38,7 +38,8 @@ class SharedAnswerer:
     """
 
     def __init__(self, path: Path, model: LoadedModel, state: SharedState, *, keep: bool) -> None:
-        self._path, self._model, self._state = path, model, state
+        self._name, self._model, self._state = shown_place(path), model, state
+        self._folder = LatestFolder(path)
         self._files = PhotoFeatures()
         self._judgements = LatestJudgement(keep=keep)
         self._others = OtherArchives(model.backend)
@@ -72,11 +73,11 @@ class SharedAnswerer:
             index.config.scoring(alpha=config.alpha, threshold=config.threshold, idf=config.idf)
             yield Answerer(
                 index=index,
-                name=fspath(self._path),
+                name=self._name,
                 network=self._model.loading(index),
                 judgement=lambda: self._judgements.of(opened),
                 image_size=self._model.image_size,
-                folder=photo_folder(self._path),
+                folder=self._folder.read(),
                 files=self._files,
                 config=config,
                 among=subset_of(index, config),

@@ -61,7 +61,15 @@ def test_push_fetch_and_collect(call: Callable[..., Result], bucket: Bucket, arc
     assert call("gc", bucket.url, "--grace-days", "0.5").code == 2
     names = call("names", bucket.url)
     assert names.out.split() == [f"{number}.jpg" for number in range(6)]
+    assert json.loads(call("names", bucket.url, "--json").out)["archive"] == bucket.url
+    assert json.loads(call("info", bucket.url, "--json").out)["path"] == bucket.url
     assert call("names", "s3://photos/none").code == 15
+    for command, text in (
+        (("verify", bucket.url), f"{bucket.url} is on object storage: bring it here with  ctxdeploy fetch"),
+        (("extract", here, "-o", "s3://photos/parts"), "s3://photos/parts (-o) is on object storage: give a folder"),
+    ):
+        refused = call(*command)
+        assert refused.code == 2 and text in refused.err, refused.err
     for command in (("remove", bucket.url, "0.jpg"), ("compact", bucket.url), ("merge", bucket.url, archive)):
         refused = call(*command)
         assert (refused.code, refused.err.count("is read only here")) == (15, 1)
@@ -97,7 +105,7 @@ def test_index_query_and_publish(
     answer: dict[str, Any] = json.loads(asked.out)
     local = json.loads(call("query", photos / "coffee-0.jpg", "--index", tmp_path / "a.ctxindex", "--json").out)
     assert answer["results"] == local["results"]
-    assert answer["results"][0]["name"] == "coffee-0.jpg"
+    assert answer["results"][0]["name"] == "coffee-0.jpg" and answer["archive"] == bucket.url
     facts = json.loads(call("info", bucket.url, "--json").out)
     assert (facts["images"], facts["last_run"] is not None) == (4, True)
     # On another machine, of which one photo cannot be read.
