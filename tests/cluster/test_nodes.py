@@ -104,7 +104,7 @@ def test_workers_nodes_and_drivers_are_killed(
     call: Call, photos: Path, whole: Path, tmp_path: Path, content: Content
 ) -> None:
     archive = tmp_path / "many.ctxindex"
-    command = [sys.executable, "-W", "ignore", str(NODES), "disturb", str(photos), str(archive), "--kills", "5"]
+    command = [sys.executable, "-W", "ignore", str(NODES), "disturb", str(photos), str(archive), "--kills", "3"]
     flags = ["--", "--model", "ctx-small", "--list-size", "1"]
     done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE)
     report = json.loads(done.stdout.splitlines()[-1])

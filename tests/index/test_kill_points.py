@@ -29,8 +29,9 @@ def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[st
 
 
 @pytest.mark.slow
-def test_killed_at_every_point(tmp_path: Path, run_child: Any) -> None:
-    reports = interrupted(run_child, tmp_path, "kill", 5)
+@pytest.mark.parametrize("stride", [11, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_at_every_point(tmp_path: Path, run_child: Any, stride: int) -> None:
+    reports = interrupted(run_child, tmp_path, "kill", stride)
     assert sum(report["points"] for report in reports.values()) > 250
     for job in CHANGING:
         # Only the sync of the folder and the release of the lease come after the rename of CURRENT.

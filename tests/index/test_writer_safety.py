@@ -92,11 +92,15 @@ def test_a_forked_child_commits_nothing(tmp_path: Path, codebook: Codebook) -> N
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_any_line_of_a_merge_or_removal_leaves_every_name_once(tmp_path: Path, codebook: Codebook) -> None:
+@pytest.mark.parametrize("stride", [11, pytest.param(3, marks=pytest.mark.long)])
+def test_ctrl_c_at_any_line_of_a_merge_or_removal_leaves_every_name_once(
+    tmp_path: Path, codebook: Codebook, stride: int
+) -> None:
+    """Tried at one of so many of its lines."""
     _small_shards(tmp_path / "other", codebook, 3)
     number = 0
     while True:
-        number += 3  # every third of its lines
+        number += stride
         index = Index.create(tmp_path / str(number), codebook)
         index.add_aggregated("mine", WORD)
         index.commit()
