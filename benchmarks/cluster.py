@@ -42,8 +42,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.index import Codebook, Index, write_segment
 from ctxdeploy.indexing.plan import make_plan
 from ctxdeploy.runtime import BackendConfig, ExtractorConfig, find_photos
-from ctxdeploy.runtime.sources import PhotoList, RemoteConfig, Selection
-from ctxdeploy.runtime.sources.folder import FilePhoto
+from ctxdeploy.runtime.sources import FolderPhotos, NameTable, PhotoList, RemoteConfig, Selection
 
 LONGEST = 160
 QUIET = Display(quiet=True)
@@ -275,7 +274,7 @@ def names(options: argparse.Namespace) -> None:
         clock[0] = now
 
     note("start")
-    photos = PhotoList(place="/nowhere", photos=list(_photos(count)))
+    photos = PhotoList(place="/nowhere", photos=FolderPhotos("/nowhere", NameTable(_names(count))))
     note("list")
     plan = make_plan(None, photos)
     note("plan")
@@ -314,12 +313,10 @@ def _maps() -> int:
     return Path("/proc/self/maps").read_text().count("\n")
 
 
-def _photos(count: int) -> Iterator[FilePhoto]:
-    """Yield photos with names of 23 letters."""
-    folder = "/nowhere"
+def _names(count: int) -> Iterator[str]:
+    """Yield names of 23 letters."""
     for number in range(count):
-        name = f"{number // 10_000:05d}/IMG_{number:09d}.jpg"
-        yield FilePhoto(name=name, folder=folder, file=name)
+        yield f"{number // 10_000:05d}/IMG_{number:09d}.jpg"
 
 
 class _PlayedRay:

@@ -33,7 +33,7 @@ from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.described_photo import list_descriptors
 from ctxdeploy.indexing.descriptor_files import DescriptorFilesJob
 from ctxdeploy.indexing.job import plan_indexing
-from ctxdeploy.indexing.plan import Estimate, IndexingPlan, estimate
+from ctxdeploy.indexing.plan import TODO, Estimate, IndexingPlan, Kind, estimate
 from ctxdeploy.indexing.quantiser import check_sample
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.models import display_name, find_bundle, find_model
@@ -323,7 +323,7 @@ def _dry_run(archive: Path, model: str | None, photos: PhotoList, config: Indexi
     else:
         extractor = open_extractor(archive, given, configured(BackendConfig), configured(ExtractorConfig))
         check_precision(archive, extractor.bundle, extractor.description()["precision"])
-        todo = [*plan.new.values(), *plan.changed.values()]
+        todo = [photo for kind in TODO for photo in plan.of(kind)]
         expected, why = estimate(todo, archive, extractor, config), "none of a few photos could be read"
     _print_dry_run(archive, plan, photos, expected, why, config.sync, as_json)
 
@@ -351,7 +351,7 @@ def _print_dry_run(
 
 
 def _print_plan(archive: Path, plan: IndexingPlan, photos: PhotoList, sync: bool) -> None:
-    kinds = list(plan.kinds())
+    kinds = list(plan.examples())
     labels = {
         "gone": "gone, to be removed" if sync else "gone (--sync removes them)",
         "given_up": "given up (--retry-failed tries them again)",
@@ -359,10 +359,10 @@ def _print_plan(archive: Path, plan: IndexingPlan, photos: PhotoList, sync: bool
         "refused": "names that no archive can hold",
     }
     new = "" if is_archive(archive) else " (new)"
-    given_up = f", {len(plan.given_up)} given up" if plan.given_up else ""
+    given_up = f", {plan.count(Kind.GIVEN_UP)} given up" if plan.count(Kind.GIVEN_UP) else ""
     echo(
-        f"{printable(str(archive))}{new}: {len(plan.new)} to add, {len(plan.changed)} to replace, "
-        f"{plan.unchanged} unchanged{given_up}, {len(plan.gone)} gone; nothing was done"
+        f"{printable(str(archive))}{new}: {plan.count(Kind.NEW)} to add, {plan.count(Kind.CHANGED)} to replace, "
+        f"{plan.count(Kind.UNCHANGED)} unchanged{given_up}, {len(plan.gone)} gone; nothing was done"
     )
     for kind, count, names in kinds:
         if names:

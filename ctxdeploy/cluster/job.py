@@ -91,7 +91,8 @@ class ClusterJob:
         if not is_archive(self._archive):
             check_free(self._archive)
         make_folder(self._parts, advice="choose another -o")
-        lock = WriterLock(self._parts)  # of one driver
+        # Of one driver. Without locks two would do the same lists twice: segments and archive have leases of their own.
+        lock = WriterLock(self._parts, needed=False)
         try:
             forget_progress(self._parts)
             self._publish()  # what an earlier run has finished
@@ -167,8 +168,8 @@ class ClusterJob:
             plan = make_plan(None, photos)
         report.found, report.left_out = len(photos.photos), photos.left_out.metadata()
         # What an interrupted run had finished counts as done by this one.
-        report.unchanged = plan.unchanged - report.indexed - report.replaced
-        report.changed, report.given_up = len(plan.changed), len(plan.given_up)
+        report.take_plan(plan)
+        report.unchanged -= report.indexed + report.replaced
         for line in photos.left_out.lines():
             self._display.say(line)
         return plan
@@ -216,9 +217,7 @@ class ClusterJob:
             index.commit()
             other = {failure.name for failure in (*plan.refused, *photos.unreadable)}
             report.failures = [
-                failure
-                for failure in index.failures()
-                if (name := failure["name"]) in plan.new or name in plan.changed or name in other
+                failure for failure in index.failures() if plan.is_todo(failure["name"]) or failure["name"] in other
             ]
             report.failed = len(report.failures)
             finish(index, report, self._display, collect=self._config.collect_garbage)

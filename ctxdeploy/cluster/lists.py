@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxdeploy.core.part import Part
+from ctxdeploy.indexing.plan import TODO, IndexingPlan, Kind
 
 if TYPE_CHECKING:
-    from ctxdeploy.indexing.plan import IndexingPlan
     from ctxdeploy.runtime import PhotoFailure
     from ctxdeploy.runtime.sources import PhotoList
 
@@ -27,16 +27,18 @@ class NameList:
     unlisted: "Sequence[PhotoFailure]" = ()
 
 
+# Refused names too: they fail with their list.
+_GIVEN_OUT = (*TODO, Kind.REFUSED)
 # A publication maps the shards of all segments at once, and Linux gives a process 65,530 maps unless told otherwise.
 MAX_LISTS = 10_000
 
 
-def todo_count(plan: "IndexingPlan") -> int:
+def todo_count(plan: IndexingPlan) -> int:
     """Return how many photos are to be done."""
-    return len(plan.new) + len(plan.changed) + len(plan.refused)
+    return plan.count(*_GIVEN_OUT)
 
 
-def name_lists(photos: "PhotoList", plan: "IndexingPlan", size: int) -> Iterator[NameList]:
+def name_lists(photos: "PhotoList", plan: IndexingPlan, size: int) -> Iterator[NameList]:
     """Yield what is to be done, in lists that are cut from all names: after an interruption they are the same ones.
 
     Args:
@@ -44,13 +46,12 @@ def name_lists(photos: "PhotoList", plan: "IndexingPlan", size: int) -> Iterator
         plan: what of them is to be done.
         size: photos of a list at most, unless there would be more than ``MAX_LISTS``.
     """
-    refused = {failure.name for failure in plan.refused}
-    everything = photos.photos
-    size = max(size, -(-len(everything) // MAX_LISTS))
-    count = max(-(-len(everything) // size), 1)
+    total = len(photos.photos)
+    size = max(size, -(-total // MAX_LISTS))
+    count = max(-(-total // size), 1)
     for number in range(1, count + 1):
-        run = (everything[place].name for place in range((number - 1) * size, min(number * size, len(everything))))
-        names = [name for name in run if name in plan.new or name in plan.changed or name in refused]
+        run = slice((number - 1) * size, number * size)
+        names = [name for name, kind in zip(photos.names(run), plan.kinds[run], strict=True) if kind in _GIVEN_OUT]
         unlisted = photos.unreadable if number == 1 else ()
         if names or unlisted:
             yield NameList(part=Part(number=number, count=count), names=names, unlisted=unlisted)

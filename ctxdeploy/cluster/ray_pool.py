@@ -293,7 +293,7 @@ def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _own_signals():
         try:
-            _check_reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or "")
+            _check_reachable(_found(ray) if address == "auto" else address or "")
             if address == "local":
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
             else:
@@ -305,11 +305,23 @@ def _connect(ray: Any, address: str | None) -> None:
             ) from error
 
 
+def _found(ray: Any) -> str:
+    """Return the address that Ray takes for ``auto``: that of ``RAY_ADDRESS``, of processes of this machine, or of the
+    cluster that was started here last, which may have ended without a word. Empty if that cannot be told."""
+    services = getattr(getattr(ray, "_private", None), "services", None)
+    find = getattr(services, "get_ray_address_from_environment", None)
+    found = os.environ.get("RAY_ADDRESS") if find is None else find("auto", None)
+    return found or ""
+
+
 def _check_reachable(address: str) -> None:
     """Raise ``OSError`` where nothing listens: Ray would try for minutes, whatever it is told meanwhile."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers at {address}: {error.strerror or error}") from error
 
 
 def _line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -188,7 +188,7 @@ class CodebookTrainer:
         self.failed: list[PhotoFailure] = []
         self.times = StageTimes()
 
-    def train(self, photos: list["PhotoSource"], config: TrainingConfig) -> "Codebook":
+    def train(self, photos: Sequence["PhotoSource"], config: TrainingConfig) -> "Codebook":
         """Train a codebook from a sample of photos.
 
         Descriptors found at scale 1 train it, as in HOW; where they are fewer than a tenth of all (a network without
@@ -210,7 +210,7 @@ class CodebookTrainer:
         self.times.clustering = time.perf_counter() - start
         return codebook
 
-    def sample(self, photos: list["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
+    def sample(self, photos: Sequence["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
         """Draw a sample of photos, always the same, and extract those of it that the cache lacks.
 
         Raises:
@@ -246,10 +246,10 @@ class CodebookTrainer:
                 bar.advance(failed=int(is_failure))
 
 
-def draw_sample(photos: list["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
+def draw_sample(photos: Sequence["PhotoSource"], config: TrainingConfig) -> list["PhotoSource"]:
     """Return the photos that train a codebook, always the same ones."""
     if len(photos) <= config.max_photos:
-        return photos
+        return list(photos)
     return random.Random(config.seed).sample(photos, config.max_photos)
 
 

@@ -82,7 +82,7 @@ class DescriptorFilesJob:
         report, config, start = self._report, self._config, time.monotonic()
         with self._opened() as index:
             plan = make_checked_plan(index, self._archive, self._photos, config)
-            report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
+            report.take_plan(plan)
             store_origin(self._archive, self._photos, {}, moved=config.moved)
             index.forget_failures(plan.settled)
             seconds, limit = config.commit_seconds, config.failure_limit

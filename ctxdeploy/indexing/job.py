@@ -9,7 +9,7 @@ takes in what is new or changed.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from ctxdeploy.indexing.commit import BackgroundWriter, IndexCommitter, committi
 from ctxdeploy.indexing.config import IndexingConfig
 from ctxdeploy.indexing.descriptor_cache import DescriptorCache
 from ctxdeploy.indexing.given_codebook import open_given
-from ctxdeploy.indexing.plan import IndexingPlan, check_sync, make_plan
+from ctxdeploy.indexing.plan import TODO, IndexingPlan, check_sync, make_plan
 from ctxdeploy.indexing.quantiser import check_sample, train_quantiser
 from ctxdeploy.indexing.regions import Regions, read_boxes
 from ctxdeploy.indexing.report import IndexingReport
@@ -97,15 +97,15 @@ class IndexingJob:
         report.found, report.left_out = len(photos.photos), photos.left_out.metadata()
         for line in photos.left_out.lines():
             self._display.say(line)
-        strange = set(self._boxes) - {photo.name for photo in photos.photos}
+        strange = {name for name in self._boxes if photos.row(name) is None}
         if strange and not self._is_part:
             number, one = counted(len(strange), "photo"), printable(min(strange))
             self._display.say(f"--boxes names {number} that are not among these, such as {one}")
         with self._opened(photos.photos) as index:
             plan = make_checked_plan(index, self._archive, photos, config)
-            report.unchanged, report.changed, report.given_up = plan.unchanged, len(plan.changed), len(plan.given_up)
+            report.take_plan(plan)
             # What made the photos stays known where a run adds none.
-            former = None if plan.new or plan.changed else extraction_of(self._archive)
+            former = None if plan.count(*TODO) else extraction_of(self._archive)
             extraction = self._extractor.description() if former is None else former
             store_origin(self._archive, photos, extraction, moved=config.moved)
             index.forget_failures(plan.settled)
@@ -164,7 +164,7 @@ class IndexingJob:
         return self._report
 
     @contextmanager
-    def _opened(self, photos: "list[PhotoSource]") -> "Iterator[Index]":
+    def _opened(self, photos: "Sequence[PhotoSource]") -> "Iterator[Index]":
         """Open the archive for writing, or make it with a codebook, which may have to be trained from ``photos``."""
         from ctxdeploy.index import Index
 
@@ -203,7 +203,7 @@ class IndexingJob:
         if remark is not None:
             self._display.say(remark)
 
-    def _make(self, photos: "list[PhotoSource]") -> "Index":
+    def _make(self, photos: "Sequence[PhotoSource]") -> "Index":
         config = self._config
         check_free(self._archive)
         codebook, settings = given_codebook(config, self._bundle), config.for_archive(self._bundle)
@@ -226,7 +226,7 @@ class IndexingJob:
             return create_index(self._archive, codebook, self._bundle, config, quantiser)
 
     def _quantiser(
-        self, photos: "list[PhotoSource]", settings: "IndexConfig", training: TrainingConfig
+        self, photos: "Sequence[PhotoSource]", settings: "IndexConfig", training: TrainingConfig
     ) -> "GlobalQuantiser":
         """Train the words and cells of global vectors on the sample that trains a codebook."""
         names = {photo.name for photo in self._trainer.sample(photos, training)}

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import islice
+from enum import IntEnum
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,50 +26,80 @@ EXAMPLES = 5
 _LASTING = "decode"
 
 
+class Kind(IntEnum):
+    """What a photo of a place is for an archive."""
+
+    UNCHANGED = 0
+    NEW = 1
+    CHANGED = 2
+    GIVEN_UP = 3
+    REFUSED = 4
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexingPlan:
-    """A place compared with an archive. Every photo of the place is of one of the first five kinds.
+    """A place compared with an archive. A hundred million photos take a byte each.
 
     Attributes:
-        new: photos that are not in the archive, by name.
-        changed: photos whose files differ in size or time of change from what was indexed, by name.
-        unchanged: how many photos are as they were.
-        given_up: photos that could not be decoded before and whose files are the same; they are not tried again.
-        refused: photos whose names no archive can hold, as failures.
+        photos: of the place.
+        kinds: of each of its photos, a ``Kind``: new ones are not in the archive; the files of changed ones differ in
+            size or time of change from what was indexed; those given up could not be decoded before, their files are
+            the same, and they are not tried again; the names of those refused no archive can hold.
+        refused: these, as failures.
         gone: names in the archive that are known not to be there any more. Photos that came from memory (bytes that
             were given, an upload whose file was not kept) never were there, and stay.
-        failed: names among ``new`` and ``changed`` that could not be read before.
+        failed: names of new and changed photos that could not be read before.
         settled: recorded failures that hold no longer: they are gone, or as they were when they were indexed.
     """
 
-    new: dict[str, "PhotoSource"]
-    changed: dict[str, "PhotoSource"]
-    unchanged: int
-    given_up: list[str]
+    photos: "PhotoList"
+    kinds: bytearray
     refused: list["PhotoFailure"]
     gone: list[str]
     failed: list[str]
     settled: list[str]
 
+    def count(self, *kinds: Kind) -> int:
+        """Return how many photos are of some kinds."""
+        return sum(self.kinds.count(kind) for kind in kinds)
+
+    def of(self, *kinds: Kind) -> "Iterator[PhotoSource]":
+        """Yield the photos of some kinds, in order."""
+        return compress(self.photos.photos, map(frozenset(kinds).__contains__, self.kinds))
+
+    def is_todo(self, name: str) -> bool:
+        """Return whether a photo is to be indexed."""
+        row = self.photos.row(name)
+        return row is not None and self.kinds[row] in TODO
+
     def todo(self) -> dict[str, "PhotoSource"]:
         """Return what is to be done; at its head, photos that fail again would use up a share of failures at once."""
-        before, todo = set(self.failed), {**self.new, **self.changed}
+        before = set(self.failed)
+        todo = {photo.name: photo for kind in TODO for photo in self.of(kind)}
         return {name: todo[name] for failed in (False, True) for name in todo if (name in before) is failed}
 
-    def kinds(self) -> Iterator[tuple[str, int, list[str]]]:
+    def examples(self) -> Iterator[tuple[str, int, list[str]]]:
         """Yield every kind of photo, how many there are, and some of their names."""
-        for kind, names in (("new", self.new), ("changed", self.changed)):
-            yield kind, len(names), list(islice(names, EXAMPLES))
-        yield "unchanged", self.unchanged, []
+        for kind in (Kind.NEW, Kind.CHANGED):
+            yield kind.name.lower(), self.count(kind), self._some(kind)
+        yield "unchanged", self.count(Kind.UNCHANGED), []
         yield "refused", len(self.refused), [failure.name for failure in self.refused[:EXAMPLES]]
-        for kind, known in (("given_up", self.given_up), ("gone", self.gone), ("failed_before", self.failed)):
-            yield kind, len(known), known[:EXAMPLES]
+        yield "given_up", self.count(Kind.GIVEN_UP), self._some(Kind.GIVEN_UP)
+        for what, known in (("gone", self.gone), ("failed_before", self.failed)):
+            yield what, len(known), known[:EXAMPLES]
+
+    def _some(self, kind: Kind) -> list[str]:
+        return [photo.name for photo in islice(self.of(kind), EXAMPLES)]
 
     def metadata(self) -> dict[str, Any]:
         """Return counts and examples as JSON prints them."""
-        kinds = list(self.kinds())
+        kinds = list(self.examples())
         counts = {kind: count for kind, count, _ in kinds}
         return {**counts, "examples": {kind: names for kind, _, names in kinds if kind != "unchanged"}}
+
+
+# The kinds that are indexed.
+TODO = (Kind.NEW, Kind.CHANGED)
 
 
 def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool = False) -> IndexingPlan:
@@ -79,47 +110,59 @@ def make_plan(index: "Index | None", photos: "PhotoList", *, retry_failed: bool 
         photos: the photos found; nothing in what could not be listed is taken for gone.
         retry_failed: try photos again that could not be decoded, though their files are the same.
     """
-    known = {} if index is None else index.known()
-    failures = {} if index is None else {failure["name"]: failure for failure in index.failures()}
-    new: dict[str, PhotoSource] = {}
-    changed: dict[str, PhotoSource] = {}
-    unchanged: set[str] = set()
+    if index is None:
+        return _first_plan(photos)
+    known, failures = index.known(), {failure["name"]: failure for failure in index.failures()}
+    kinds = bytearray()
     tells = True  # the place: the state of each of its photos, so that one without came from elsewhere
-    given_up: list[str] = []
     refused: list[PhotoFailure] = []
     for photo in photos.photos:
-        # Of an archive that is to be made nothing is compared: a hundred million files need not be looked at.
-        state = None if index is None else photo.state()
+        state = photo.state()
         tells = tells and (state is not None or photos.folder is not None)
         reason = _refusal(photo.name)
         if reason is not None:
             refused.append(_failure(photo, reason))
+            kinds.append(Kind.REFUSED)
         elif photo.name in known and known[photo.name] == state:
-            unchanged.add(photo.name)
+            kinds.append(Kind.UNCHANGED)
         elif not retry_failed and _is_given_up(failures.get(photo.name), state):
-            given_up.append(photo.name)
-        elif photo.name in known:
-            changed[photo.name] = photo
+            kinds.append(Kind.GIVEN_UP)
         else:
-            new[photo.name] = photo
+            kinds.append(Kind.CHANGED if photo.name in known else Kind.NEW)
+    rows = {name: photos.row(name) for name in failures}
+    found = {name: None if row is None else kinds[row] for name, row in rows.items()}
     return IndexingPlan(
-        new=new,
-        changed=changed,
-        unchanged=len(unchanged),
-        given_up=given_up,
+        photos=photos,
+        kinds=kinds,
         refused=refused,
         gone=[name for name, state in known.items() if photos.is_gone(name) and not (state is None and tells)],
-        failed=[name for name in failures if name in new or name in changed],
-        settled=[n for n, failure in failures.items() if n in unchanged or _is_listed(failure) or photos.is_gone(n)],
+        failed=[name for name in failures if found[name] in TODO],
+        settled=[
+            name
+            for name, failure in failures.items()
+            if found[name] == Kind.UNCHANGED or _is_listed(failure) or photos.is_gone(name)
+        ],
     )
+
+
+def _first_plan(photos: "PhotoList") -> IndexingPlan:
+    """Return what indexing means for an archive that is to be made: a hundred million files need not be looked at."""
+    kinds = bytearray()
+    refused: list[PhotoFailure] = []
+    for row, name in enumerate(photos.names()):
+        reason = _refusal(name)
+        kinds.append(Kind.NEW if reason is None else Kind.REFUSED)
+        if reason is not None:
+            refused.append(_failure(photos.photos[row], reason))
+    return IndexingPlan(photos=photos, kinds=kinds, refused=refused, gone=[], failed=[], settled=[])
 
 
 def _refusal(name: str) -> str | None:
     """Return why no archive can hold a photo of this name; None if one can."""
-    from ctxdeploy.index import Index
-
     if name.isascii():
         return None
+    from ctxdeploy.index import Index
+
     try:
         Index.check_name(name)
     except ConfigError as error:
@@ -147,7 +190,7 @@ def _is_given_up(failure: dict[str, Any] | None, state: FileState | None) -> boo
 
 def check_sync(plan: IndexingPlan, archive: object, photos: "PhotoList") -> None:
     """Raise ``ConfigError`` if the archive would lose all its photos: an empty mount point, or another folder."""
-    if plan.gone and not plan.changed and not plan.unchanged:
+    if plan.gone and not plan.count(Kind.CHANGED, Kind.UNCHANGED):
         raise ConfigError(
             f"--sync would remove {len(plan.gone)} photos of {archive} and keep none, for none of its photos is in "
             f"{photos.place}: if that is the right place, run once without --sync"

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.indexing.plan import IndexingPlan, Kind
 
 if TYPE_CHECKING:
     from ctxdeploy.runtime import ExtractionStatistics
@@ -110,6 +111,11 @@ class IndexingReport:
     failures: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[dict[str, str]] = field(default_factory=list)
     left_out: dict[str, Any] = field(default_factory=dict)
+
+    def take_plan(self, plan: IndexingPlan) -> None:
+        """Set how many photos are as they were, changed, and given up."""
+        self.unchanged, self.changed = plan.count(Kind.UNCHANGED), plan.count(Kind.CHANGED)
+        self.given_up = plan.count(Kind.GIVEN_UP)
 
     def metadata(self) -> dict[str, Any]:
         """Return the report as JSON prints it."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ctxdeploy.runtime.config import RemoteConfig
     from ctxdeploy.runtime.sources.base import PhotoList
     from ctxdeploy.runtime.sources.diagnosis import answered
-    from ctxdeploy.runtime.sources.folder import FilePhoto, find_photos
+    from ctxdeploy.runtime.sources.folder import FilePhoto, FolderPhotos, find_photos
+    from ctxdeploy.runtime.sources.name_table import NameTable
     from ctxdeploy.runtime.sources.places import is_place, list_photos
     from ctxdeploy.runtime.sources.remote import change_of, remote_photo
     from ctxdeploy.runtime.sources.selection import LeftOut, Selection, takes_name
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "STANDARD_INPUT",
     "FilePhoto",
+    "FolderPhotos",
     "LeftOut",
+    "NameTable",
     "PhotoList",
     "RemoteConfig",
     "Selection",
@@ -44,7 +47,9 @@ __all__ = [
 _HOMES = {
     "STANDARD_INPUT": "ctxdeploy.runtime.sources.stdin",
     "FilePhoto": "ctxdeploy.runtime.sources.folder",
+    "FolderPhotos": "ctxdeploy.runtime.sources.folder",
     "LeftOut": "ctxdeploy.runtime.sources.selection",
+    "NameTable": "ctxdeploy.runtime.sources.name_table",
     "PhotoList": "ctxdeploy.runtime.sources.base",
     "RemoteConfig": "ctxdeploy.runtime.config",
     "Selection": "ctxdeploy.runtime.sources.selection",

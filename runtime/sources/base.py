@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from ctxdeploy.core.errors import ConfigError, NoPhotosError
 from ctxdeploy.core.text import native_path, printable
 from ctxdeploy.runtime.decode.formats import is_unread_raw, photo_extensions
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
+from ctxdeploy.runtime.sources.name_table import NameTable
 from ctxdeploy.runtime.sources.selection import NOTHING, LeftOut
 
 # Photos of one list or one listing; ten million take 1.6 GB.
@@ -35,7 +36,7 @@ class PhotoList:
     """
 
     place: str
-    photos: list[PhotoSource]
+    photos: Sequence[PhotoSource]
     unreadable: tuple[PhotoFailure, ...] = ()
     folder: Path | None = None
     recursive: bool = True
@@ -44,6 +45,8 @@ class PhotoList:
     is_whole: bool = True
 
     def __post_init__(self) -> None:
+        if names_of(self.photos) is not None:  # their order was looked at
+            return
         for first, second in pairwise(self.photos):
             if first.name == second.name:
                 name = printable(first.name)
@@ -59,7 +62,7 @@ class PhotoList:
         """
         if (
             not self.is_whole
-            or self._lists(name)
+            or self.row(name) is not None
             or is_unread_raw(name)
             or name.startswith(tuple(failure.name for failure in self.unreadable))
         ):
@@ -76,10 +79,27 @@ class PhotoList:
             return False
         return False
 
-    def _lists(self, name: str) -> bool:
+    def names(self, rows: slice = slice(None)) -> Iterable[str]:
+        """Return the names of some of the photos, in order."""
+        names = names_of(self.photos)
+        if names is not None:
+            return names if rows == slice(None) else names[rows]
+        return (photo.name for photo in self.photos[rows])
+
+    def row(self, name: str) -> int | None:
+        """Return which of the photos has a name, counted from 0; None if none has."""
+        names = names_of(self.photos)
+        if names is not None:
+            return names.row(name)
         # No set of the names: it would take more memory than what it speeds up is worth, the few names not found.
-        position = bisect_left(self.photos, name, key=lambda photo: photo.name)
-        return position < len(self.photos) and self.photos[position].name == name
+        row = bisect_left(self.photos, name, key=lambda photo: photo.name)
+        return row if row < len(self.photos) and self.photos[row].name == name else None
+
+
+def names_of(photos: Sequence[PhotoSource]) -> NameTable | None:
+    """Return the names of photos that are made when they are asked for; None of others."""
+    names = getattr(photos, "names", None)
+    return names if isinstance(names, NameTable) else None
 
 
 def nothing_found(place: str, left_out: LeftOut) -> NoPhotosError:

@@ -2,14 +2,17 @@
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
 from pathlib import Path
+from typing import overload
 
 from ctxdeploy.core.errors import ConfigError, NoPhotosError
-from ctxdeploy.core.text import counted, photo_name, printable
+from ctxdeploy.core.text import counted, native_path, photo_name, printable
 from ctxdeploy.core.types import Box, FileState
 from ctxdeploy.runtime.photo import PhotoFailure, PhotoSource
 from ctxdeploy.runtime.sources.base import PhotoList, nothing_found
+from ctxdeploy.runtime.sources.name_table import NameTable
 from ctxdeploy.runtime.sources.selection import ALL, NameFilter, Selection
 
 
@@ -61,6 +64,36 @@ def _file_photo(name: str, folder: str, file: str, box: Box | None) -> FilePhoto
     return FilePhoto(name=name, folder=folder, file=file, box=box)
 
 
+class FolderPhotos(Sequence[PhotoSource]):
+    """The photos of a folder, made when they are asked for: a hundred million of them are in memory at once.
+
+    Args:
+        folder: where.
+        names: of the photos.
+    """
+
+    def __init__(self, folder: str, names: NameTable) -> None:
+        self._folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, row: int) -> PhotoSource: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[PhotoSource]: ...
+    def __getitem__(self, row: int | slice) -> PhotoSource | list[PhotoSource]:
+        if isinstance(row, slice):
+            return [self._photo(name) for name in self.names[row]]
+        return self._photo(self.names[row])
+
+    def __iter__(self) -> Iterator[PhotoSource]:
+        return map(self._photo, self.names)
+
+    def _photo(self, name: str) -> FilePhoto:
+        return FilePhoto(name=name, folder=self._folder, file=native_path(name))
+
+
 def find_photos(
     folder: str | os.PathLike[str], recursive: bool = True, *, unreadable: list[PhotoFailure] | None = None
 ) -> list[PhotoSource]:
@@ -80,46 +113,88 @@ def find_photos(
         ConfigError: there is no such folder, or it cannot be listed; without ``unreadable`` also one below it.
         NoPhotosError: there is no photo.
     """
-    return _find(Path(folder), recursive, unreadable, NameFilter())
+    return list(_find(Path(folder), recursive, unreadable, NameFilter()))
 
 
-def _find(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None, names: NameFilter) -> list[PhotoSource]:
+def _find(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None, names: NameFilter) -> FolderPhotos:
     if not root.is_dir():
         raise ConfigError(f"{printable(str(root))} is not a folder: give one with photos")
-    files = _walk(root, recursive, unreadable, names)
-    photos: list[PhotoSource] = [FilePhoto(name=photo_name(file), folder=str(root), file=file) for file in files]
-    photos.sort(key=lambda photo: photo.name)
-    if not photos:
+    walk = _Walk(root, recursive, unreadable, names)
+    table = NameTable(walk.below(""))
+    linked = walk.linked()
+    if linked:
+        table = NameTable(merge(table, linked))
+    if not table:
         raise nothing_found(str(root), names.left_out())
-    return photos
+    return FolderPhotos(str(root), table)
 
 
-def _walk(root: Path, recursive: bool, unreadable: list[PhotoFailure] | None, names: NameFilter) -> list[str]:
-    """Return the paths of all photos, relative to ``root``."""
-    photos: list[str] = []
-    visited: set[tuple[int, int]] = set()
-    folders, links = deque([""]), deque[str]()
-    while folders or links:
-        prefix = folders.popleft() if folders else links.popleft()  # links last: real paths name their photos
+class _Walk:
+    """Goes through folders, each real one once.
+
+    Args:
+        root, recursive, unreadable: as of ``find_photos``.
+        names: says which are taken.
+    """
+
+    def __init__(self, root: Path, recursive: bool, unreadable: list[PhotoFailure] | None, names: NameFilter) -> None:
+        self._root, self._recursive, self._unreadable, self._names = root, recursive, unreadable, names
+        self._visited: set[tuple[int, int]] = set()
+        self._links: list[str] = []
+
+    def below(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the photos in a folder and below it, rising; links to folders are left for later.
+
+        In the order of names a folder stands where its name with ``/`` stands: before it are no names of what is in it.
+        """
+        levels = [iter(self._entries(prefix))]
+        while levels:
+            path = next(levels[-1], None)
+            if path is None:
+                levels.pop()
+            elif path.endswith("/"):
+                levels.append(iter(self._entries(path)))
+            else:
+                yield photo_name(path)
+
+    def linked(self) -> list[str]:
+        """Return the names below links to folders, rising: those that are reached in no other way.
+
+        Links last, so that real paths name photos; and those high up before those far down.
+        """
+        found: list[str] = []
+        waiting = deque(self._new_links())
+        while waiting:
+            found += self.below(waiting.popleft())
+            waiting.extend(self._new_links())
+        return sorted(found)
+
+    def _new_links(self) -> list[str]:
+        links, self._links = self._links, []
+        return sorted(links, key=lambda path: path.count("/"))
+
+    def _entries(self, prefix: str) -> list[str]:
+        """Return the paths of a folder's photos, and of the folders to look into, with ``/``, in the order of names."""
         try:
-            state = (root / prefix).stat()
+            state = (self._root / prefix).stat()
             identity = (state.st_dev, state.st_ino)
-            if identity in visited:
-                continue
-            visited.add(identity)
-            files, below, linked = _list(root, prefix)
+            if identity in self._visited:
+                return []
+            self._visited.add(identity)
+            files, below, linked = _list(self._root, prefix)
         except OSError as error:
-            if prefix and unreadable is not None:
+            if prefix and self._unreadable is not None:
                 reason = f"the folder cannot be listed: {error.strerror}"
-                unreadable.append(PhotoFailure(name=photo_name(prefix), reason=reason, stage="list", file=None))
-                continue
-            where = printable(str(root / prefix))
+                failure = PhotoFailure(name=photo_name(prefix), reason=reason, stage="list", file=None)
+                self._unreadable.append(failure)
+                return []
+            where = printable(str(self._root / prefix))
             raise ConfigError(f"the folder {where} cannot be listed ({error.strerror}): make it readable") from error
-        photos += [file for file in files if names.takes(photo_name(file))]
-        if recursive:
-            folders.extend(folder for folder in below if names.enters(photo_name(folder)))
-            links.extend(folder for folder in linked if names.enters(photo_name(folder)))
-    return photos
+        entries = [file for file in files if self._names.takes(photo_name(file))]
+        if self._recursive:
+            entries += [folder for folder in below if self._names.enters(photo_name(folder))]
+            self._links += [folder for folder in linked if self._names.enters(photo_name(folder))]
+        return sorted(entries, key=photo_name)
 
 
 def _list(root: Path, prefix: str) -> tuple[list[str], list[str], list[str]]:

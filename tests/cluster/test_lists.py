@@ -1,13 +1,14 @@
 """Lists of names: cut from all names, whatever of them is to be done, and made as they are asked for."""
 
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
 from ctxdeploy.cluster.lists import cut_lists, name_lists, todo_count
 from ctxdeploy.core.part import Part
-from ctxdeploy.indexing.plan import make_plan
+from ctxdeploy.indexing.plan import Kind, make_plan
 from ctxdeploy.runtime import PhotoFailure, PhotoSource
-from ctxdeploy.runtime.sources import PhotoList
+from ctxdeploy.runtime.sources import FolderPhotos, NameTable, PhotoList
 
 
 def place(names: list[str], *, unlisted: int = 0) -> PhotoList:
@@ -27,8 +28,8 @@ def test_a_list_is_the_same_one_whatever_of_it_is_to_be_done() -> None:
         (Part(number=2, count=3), names[4:8]),
         (Part(number=3, count=3), names[8:]),
     ]
-    for name in (*names[4:8], names[9]):
-        del plan.new[name]
+    for row in (*range(4, 8), 9):
+        plan.kinds[row] = Kind.UNCHANGED
     assert [(one.part.number, list(one.names)) for one in name_lists(photos, plan, 4)] == [
         (1, names[:4]),
         (3, names[8:9]),
@@ -44,10 +45,25 @@ def test_what_could_not_be_listed_and_names_that_no_archive_holds_are_of_a_list(
     first, second = name_lists(photos, plan, 2)
     assert (list(first.names), len(first.unlisted)) == (["a", "b"], 2)
     assert (list(second.names), second.unlisted) == ([long], ())
-    plan.new.clear()
-    plan.refused.clear()
+    plan.kinds[:] = bytes(3)
     (first,) = name_lists(photos, plan, 2)
     assert not first.names and len(first.unlisted) == 2
+
+
+def test_names_of_a_folder_are_held_in_little_memory() -> None:
+    """Of a hundred million: a byte of the plan, and what their names are packed in; no object for each."""
+    count = 50_000
+    names = NameTable(f"{number:09d}.jpg" for number in range(count))
+    photos = PhotoList(place="/nowhere", photos=FolderPhotos("/nowhere", names))
+    tracemalloc.start()
+    try:
+        plan = make_plan(None, photos)
+        given = sum(len(one.names) for one in name_lists(photos, plan, 100))
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert given == count == todo_count(plan)
+    assert held < 6 * count and peak < 12 * count  # names of one block, of a list, and what they are cut from
 
 
 def test_lists_are_made_as_they_are_asked_for(tmp_path: Path) -> None:
@@ -56,5 +72,5 @@ def test_lists_are_made_as_they_are_asked_for(tmp_path: Path) -> None:
     plan = make_plan(None, photos)
     lists = name_lists(photos, plan, 10)
     assert len(list(islice(lists, 3))) == 3
-    plan.new.clear()
+    plan.kinds[:] = bytes(1000)
     assert not list(lists), "the others were not made before"

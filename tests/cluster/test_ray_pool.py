@@ -1,5 +1,6 @@
 """Which lists go out when: lost workers, passing and lasting errors, stragglers, machines that come; Ray is played."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,27 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PlayedRay, list
 
 
 Play = Callable[..., tuple[PlayedRay, list[int]]]
+
+
+@pytest.mark.parametrize("given", ["", "127.0.0.1:1"])
+def test_the_cluster_that_was_started_last_may_be_gone(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said at once: Ray itself tries for minutes to reach what its file of this machine names."""
+    monkeypatch.setenv("RAY_ADDRESS", given)
+    ray: Any = PlayedRay(lambda *_: None)
+    monkeypatch.setattr(ray_pool, "require", lambda *_: ray)
+    monkeypatch.setattr(ray, "init", None)  # not called
+    if not given:
+        services = SimpleNamespace(get_ray_address_from_environment=lambda address, folder: "127.0.0.1:1")
+        ray._private = SimpleNamespace(services=services)
+    spec: Any = None
+    with pytest.raises(ConfigError, match=r"--cluster auto: .*nothing answers at 127\.0\.0\.1:1: .*ray start --head"):
+        RayPool(ClusterConfig(address="auto"), spec, Display(quiet=True))
+
+
+def test_ray_says_what_auto_means() -> None:
+    """What we ask it for is there, in the version that is installed."""
+    services = pytest.importorskip("ray._private.services")
+    assert list(inspect.signature(services.get_ray_address_from_environment).parameters) == ["addr", "temp_dir"]
 
 
 def test_every_list_once_by_as_many_workers_as_there_is_room_for(play: Play) -> None:

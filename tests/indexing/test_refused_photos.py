@@ -13,7 +13,7 @@ from ctxdeploy.core.types import FileState, LocalDescriptors, PhotoDescriptors
 from ctxdeploy.index import Codebook, Index, IndexConfig
 from ctxdeploy.indexing.commit import IndexCommitter
 from ctxdeploy.indexing.config import FailureLimit
-from ctxdeploy.indexing.plan import make_plan
+from ctxdeploy.indexing.plan import Kind, make_plan
 from ctxdeploy.indexing.report import IndexingReport
 from ctxdeploy.runtime import PhotoSource
 from ctxdeploy.runtime.sources import PhotoList
@@ -138,7 +138,7 @@ def test_a_plan_names_those_whose_names_cannot_be_kept(index: Index) -> None:
     photos = [PhotoSource(name=name, data=b"") for name in names]
     plan = make_plan(index, PhotoList(place="p", photos=photos))
     assert [failure.name for failure in plan.refused] == ["half \ud800", "é as bytes \udcc3\udca9"]
-    assert {failure.stage for failure in plan.refused} == {"index"} and len(plan.new) == len(names) - 2
+    assert {failure.stage for failure in plan.refused} == {"index"} and plan.count(Kind.NEW) == len(names) - 2
     assert plan.metadata()["refused"] == 2
 
 

@@ -116,3 +116,23 @@ def test_a_link_in_a_circle_hides_no_photo(tmp_path: Path) -> None:
         (folder / "circle.jpg").symlink_to("circle.jpg")
     names = [photo.name for photo in find_photos(tmp_path)]
     assert names == ["a.jpg", "below/a.jpg", "below/circle.jpg", "circle.jpg"]
+
+
+def test_names_come_in_order_whatever_they_are(tmp_path: Path) -> None:
+    """A folder stands where its name with a slash stands, which is not where its name does."""
+    parts = ("a", "a-b", "a.jpg", "a0", "é", "\udce9", "日", "\U0010ffff")
+    wanted = [f"{first}/{second}/x.jpg" for first in parts for second in parts]
+    wanted += [f"{first}!.jpg" for first in parts] + [f"{first}/{second}z.jpg" for first in parts for second in parts]
+    touch(tmp_path, *(os.fsdecode(os.fsencode(name)) for name in wanted))
+    (tmp_path / "a" / "link").symlink_to(tmp_path)  # in a circle
+    assert names(tmp_path) == sorted(wanted)
+
+
+def test_links_high_up_name_what_links_far_down_lead_to_as_well(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    touch(other, "inside.jpg", "deep/more.jpg")
+    touch(root, "a/b/c.jpg")
+    (root / "a" / "b" / "link").symlink_to(other)
+    (root / "z").symlink_to(other)
+    (other / "again").symlink_to(root / "a")
+    assert names(root) == ["a/b/c.jpg", "z/deep/more.jpg", "z/inside.jpg"]
