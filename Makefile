@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+# Of pyproject.toml; what checks more than `make test` asks for more at once, since each installation takes its time.
+EXTRAS ?= cpu,export,test
+COMMA := ,
 # Processes that share the tests.
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
@@ -23,8 +26,9 @@ $(BIN)/python:
 $(VENV)/sources: $(BIN)/python FORCE
 	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
 
+# What `deploy` needs cannot be had everywhere; the others are tested without it then.
 $(VENV)/installed: pyproject.toml $(VENV)/sources
-	$(INSTALL) '.[cpu,export,test]'
+	$(INSTALL) '.[$(EXTRAS)]' $(if $(findstring deploy,$(EXTRAS)),|| $(INSTALL) '.[$(subst $(COMMA)deploy,,$(EXTRAS))]')
 	@touch $@
 
 # The demo needs no PyTorch, which is most of what `make test` downloads.
@@ -38,7 +42,7 @@ $(VENV)/rtx: $(VENV)/installed
 	@touch $@
 
 $(VENV)/docs-installed: $(VENV)/installed
-	$(INSTALL) '.[cpu,export,test,docs]'
+	$(if $(findstring docs,$(EXTRAS)),,$(INSTALL) '.[$(EXTRAS),docs]')
 	@touch $@
 
 demo: $(VENV)/demo-installed  ## index sample photos, query them, write demo/demo.html
@@ -79,11 +83,12 @@ test-lowest: $(VENV)/installed  ## the main job with the oldest version of every
 
 # Helm's own library takes 75 MB, so its tests are apart. Where it cannot be installed they are skipped, not failed.
 test-deploy: $(VENV)/installed  ## what can be checked of the Containerfile and of deploy/ without starting them
-	$(INSTALL) '.[cpu,export,test,deploy]' || true
+	$(if $(findstring deploy,$(EXTRAS)),,$(INSTALL) '.[$(EXTRAS),deploy]' || true)
 	$(PYTEST) tests/deploy
 
 test-all: test  ## everything but test-long
-	@$(MAKE) --no-print-directory test-rest test-lowest test-deploy
+	@$(MAKE) --no-print-directory -k -j 2 -O test-rest test-lowest
+	@$(MAKE) --no-print-directory test-deploy
 
 pages: $(VENV)/installed  ## write the generated pages of docs/ anew
 	$(BIN)/python tools/pages.py

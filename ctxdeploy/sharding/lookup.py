@@ -138,8 +138,10 @@ class Lookup:
                 raise self.bare.no_photo(name)
 
     def facts(self, session: Session, names: Sequence[str]) -> dict[str, PhotoFacts]:
-        """Return what is known of those photos that there are."""
-        return self.by_name(session, names, lambda some: FactsRequest(names=some), replies.read_facts)
+        """Return what is known of those photos that there are, which the session keeps."""
+        missing = [name for name in names if name not in session.facts]
+        session.facts |= self.by_name(session, missing, lambda some: FactsRequest(names=some), replies.read_facts)
+        return {name: session.facts[name] for name in names if name in session.facts}
 
     def stored(self, session: Session, names: Sequence[str]) -> list[Aggregated]:
         """Return words and codes of photos, which the session keeps; errors as ``check_found``."""

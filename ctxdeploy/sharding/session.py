@@ -8,7 +8,7 @@ from typing import TypeVar
 from ctxdeploy.core.deadline import Deadline
 from ctxdeploy.core.errors import ShardError
 from ctxdeploy.core.part import Part
-from ctxdeploy.index import Aggregated
+from ctxdeploy.index import Aggregated, PhotoFacts
 
 Result = TypeVar("Result")
 
@@ -25,13 +25,15 @@ class Session:
         deadline: of the query.
         failed: why each part that failed is left out.
         answered: parts that what is being found now comes from.
-        stored: words and codes of photos that were asked for.
+        stored: words and codes of photos that were asked for,
+        facts: and what else is known of some.
     """
 
     deadline: Deadline | None = None
     failed: dict[Part, str] = field(default_factory=dict)
     answered: set[Part] = field(default_factory=set)
     stored: dict[str, Aggregated] = field(default_factory=dict)
+    facts: dict[str, PhotoFacts] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, answered: set[Part], failed: Mapping[Part, str]) -> None:
