@@ -9,7 +9,8 @@ COMMA := ,
 # Processes that share the tests.
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
-INSTALL := $(BIN)/pip install -q --config-settings editable_mode=strict -e
+# Not compiled: what is imported is compiled then, which is a small part of PyTorch and the others.
+INSTALL := $(BIN)/pip install -q --no-compile --config-settings editable_mode=strict -e
 SOURCES := $(sort $(shell find ctxdeploy export runtime index -name '*.py') $(wildcard ctxdeploy/models/*/*))
 
 .PHONY: help demo test test-all test-rest test-long test-lowest lint style types imports tests-fast docs pages dist test-deploy metrics bench clean FORCE

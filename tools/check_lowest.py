@@ -31,8 +31,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-# cuda, cuda12, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; test and docs are for this repository alone.
-LEFT_OUT = ("cuda", "cuda12", "tensorrt", "rtx", "test", "docs")
+# cuda, cuda12, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; the others are for this repository alone.
+LEFT_OUT = ("cuda", "cuda12", "tensorrt", "rtx", "test", "docs", "deploy")
 # Of these it is looked whether their oldest versions go together, which takes no more than their metadata.
 RESOLVED = ("cuda", "cuda12")
 FILES, ROOMS = ("pyproject.toml", "README.md", "LICENSE"), ("export", "runtime", "index")
@@ -127,7 +127,8 @@ def resolve(environment: Path, project: dict[str, Any]) -> str:
 
 def pip(environment: Path, *arguments: str) -> str:
     """Install something; return why the package index cannot be reached, or nothing."""
-    options = ("--retries", "3", "--timeout", "60", "--progress-bar", "off")
+    # What is imported is compiled then, which is a small part of all.
+    options = ("--retries", "3", "--timeout", "60", "--progress-bar", "off", "--no-compile")
     for attempt in range(1, ATTEMPTS + 1):
         command = [environment / "bin" / "pip", "install", *options, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -257,11 +257,9 @@ class Answerer:
         return replace(answer, photos=len(self.index), searched=self.index.reached(self.among), missing=missing)
 
     def _left_out(self) -> tuple[str, ...]:
-        """Return what is said of shards that did not answer, and of names that the query is restricted to and that the
-        archive does not have."""
+        """Return what is said of shards that did not answer, and of names to search among that are not there."""
         notes = []
-        missing = self.index.missing
-        if missing:
+        if missing := self.index.missing:
             searched = self.index.reached(None)
             notes.append(
                 f"{counted(len(missing), 'part')} of the shards did not answer ({', '.join(map(str, missing))}): "
@@ -333,13 +331,15 @@ class Answerer:
         self, asked: "Sequence[Asked]", most: int, depth: int, units: Sequence[float] | None
     ) -> list[Ranking]:
         """Return what is found among all photos that may be hits, and among all."""
-        expand, shown = self._expand(), None
-        own = self._search(asked, depth)
+        expand = self._expand()
+        # Most of what expansion finds is among twice as many, so that its own scores need not be asked for.
+        whole = depth + most if expand and self.among is None else depth
+        own = shown = self._search(asked, whole)
         if expand or self.among is not None:
-            first = (depth, own) if self.among is None else None
+            first = (whole, own) if self.among is None else None
             shown = self._search(asked, most, expand=expand, units=units, among=self.among, first=first)
-        shown = own if shown is None else shown
-        return [Ranking(hits=hits[:most], own=plain) for hits, plain in zip(shown, own, strict=True)]
+        pairs = zip(shown, own, strict=True)
+        return [Ranking(hits=hits[:most], own=plain[:depth], more=plain[depth:]) for hits, plain in pairs]
 
     def _searched_among_first(
         self, queries: Sequence[Found], asked: "Sequence[Asked]", most: int, units: Sequence[float] | None
@@ -398,7 +398,7 @@ class Answerer:
         """Return hits with their own scores for the query, by which people and judgements know them, not expanded."""
         if not self._expand():
             return list(hits)
-        scores = dict(ranking.scores or {hit.name: hit.score for hit in ranking.own})
+        scores = dict(ranking.scores or {hit.name: hit.score for hit in (*ranking.own, *ranking.more)})
         unknown = [hit.name for hit in hits if hit.name not in scores]
         if unknown and ranking.scores is None:
             scores |= {hit.name: hit.score for hit in self._search([asked], len(unknown), among=unknown)[0]}

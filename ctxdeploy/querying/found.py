@@ -84,10 +84,12 @@ class Ranking:
         hits: to be verified, best first.
         behind: photos of the first stage that are not ordered anew, in its order.
         own: the archive's own ranking of all its photos, not expanded; none where only some were searched.
+        more: the hits behind these whose own scores are known as well.
         scores: own scores by name; None if those of ``hits`` are, or others are to be asked for.
     """
 
     hits: list[Hit]
     behind: list[Hit] = field(default_factory=list)
     own: list[Hit] = field(default_factory=list)
+    more: list[Hit] = field(default_factory=list)
     scores: Mapping[str, float] | None = None
