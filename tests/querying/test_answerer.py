@@ -191,7 +191,7 @@ def test_files_are_compared_where_the_archive_keeps_nothing(
         with pytest.raises(ConfigError, match=r"keeps nothing of its photos.*; or say where .* --moved$"):
             ask(index, query, verify=3, verify_from="photos")
     with PhotoIndex.open(archive) as index:
-        monkeypatch.setattr("ctxdeploy.querying.shared_answerer.photo_folder", lambda path: None)
+        monkeypatch.setattr(LatestFolder, "read", lambda self: None)
         answer = ask(index, query, verify=2, verify_from="photos")
         assert "no folder of the photos is known" in answer.remarks[0] and "nothing" not in answer.remarks[0]
         assert answer.hits[0].verification is not None and answer.hits[0].verification.inliers > 10

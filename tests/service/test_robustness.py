@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
-UPLOADS = 2000
 IDLE = 10_000
 SLOW = 64
 MINUTES = 600.0
@@ -105,7 +104,10 @@ def test_nothing_of_the_api_fails_and_all_answers_are_as_it_says(start: Any, own
     check_good(served.url, own_album)
 
 
-def test_mutated_uploads_harm_nobody(start: Any, album: Any, hostile: ModuleType, within_memory: Any) -> None:
+@pytest.mark.parametrize("count", [600, pytest.param(2000, marks=pytest.mark.long)])
+def test_mutated_uploads_harm_nobody(
+    start: Any, album: Any, hostile: ModuleType, within_memory: Any, count: int
+) -> None:
     served = start(album.archive, *LIMITS)
     check_good(served.url, album)
     random = np.random.default_rng(20)
@@ -127,7 +129,7 @@ def test_mutated_uploads_harm_nobody(start: Any, album: Any, hostile: ModuleType
         kinds = ("image/jpeg", "text/html", "application/octet-stream", "image/svg+xml; charset=\xff")
         return path, hostile.mutated(one, other, random), {"Content-Type": kinds[number % 4]}
 
-    uploads = [upload(number) for number in range(UPLOADS)]
+    uploads = [upload(number) for number in range(count)]
     statuses: Counter[int] = Counter()
     with within_memory(served.process.pid), httpx.Client(base_url=served.url, timeout=MINUTES) as client:
 
@@ -146,10 +148,10 @@ def test_mutated_uploads_harm_nobody(start: Any, album: Any, hostile: ModuleType
                 check_good(served.url, album)
 
         with ThreadPoolExecutor(8) as pool:
-            for done in pool.map(send, range(UPLOADS)):
+            for done in pool.map(send, range(count)):
                 assert done is None
     assert served.process.poll() is None
-    assert statuses[200] > 100 and statuses[422] + statuses[415] > 500, statuses
+    assert statuses[200] > count // 20 and statuses[422] + statuses[415] > count // 4, statuses
     check_good(served.url, album)
     assert not [line for line in served.log if "Traceback" in line]
 
