@@ -13,6 +13,7 @@ from ctxdeploy import IndexedPhoto, IndexingConfig, PhotoIndex, QueryConfig
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.index import Index, VerificationConfig
+from ctxdeploy.photo_folder import LatestFolder
 from ctxdeploy.query import Answer, is_certain
 from ctxdeploy.runtime import Extractor
 
@@ -205,7 +206,7 @@ def test_what_the_archive_lacks_is_said_with_what_to_do(
         ask(index, photos / "coffee_0.png", **settings)
     by_files = ask(index, photos / "coffee_0.png", verify_from="photos", **settings)
     assert by_files.hits[0].verification is not None
-    monkeypatch.setattr("ctxdeploy.querying.shared_answerer.photo_folder", lambda path: tmp_path)
+    monkeypatch.setattr(LatestFolder, "read", lambda self: tmp_path)
     with pytest.raises(PhotoError, match=rf"{tmp_path / 'coffee_0.png'}; if the photos were moved.*--moved"):
         index.search(IndexedPhoto(name="coffee_0.png"), box=(0, 0, 99, 99))
 

@@ -189,3 +189,14 @@ def test_parts_are_there_once_each(archives: dict[str, Path], serve: Callable[..
     with pytest.raises(ConfigError, match="a patience of 0"):
         Shards(two, patience=0)
     Shards(two[::-1]).close()
+
+
+def test_what_is_known_of_a_photo_is_asked_once_a_query(four: Any) -> None:
+    sharded, transports, index = four
+    first, second = sorted(index.names())[:2]
+    query = sharded.for_query()
+    before = [len(one.asked) for one in transports]
+    assert first in query and query.file_of(first) == index.file_of(first)
+    assert query.photo_sizes([first]) == index.photo_sizes([first])
+    assert [len(one.asked) for one in transports] == [count + 1 for count in before]
+    assert query.held_names([first, second, "nobody"]) == {first, second} and "nobody" not in query
