@@ -1,13 +1,14 @@
 """The bodies of our own operators: each the graph of the same PyTorch code that the network runs."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ctxdeploy.export.graph.tracing import OPSET, trace
-from ctxdeploy.export.networks.config import Edges, NetworkConfig, Refinement
+from ctxdeploy.export.networks.config import Edges, Lit, NetworkConfig
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
 from ctxdeploy.export.networks.operators import DOMAIN, emit_operators
 from ctxdeploy.export.networks.pooling_config import Pooling
@@ -100,45 +101,63 @@ class _SecondOrderAttention(nn.Module):
         return attend(query, key, value)
 
 
+@lru_cache(maxsize=16)
 def region_function(channels: int, *, largest: bool) -> Any:
-    """Return the function of the regions of R-MAC, an ``onnx_ir.Function``."""
+    """Return the function of the regions of R-MAC, an ``onnx_ir.Function``, which is not to be changed."""
     name = "RegionMaxima" if largest else "RegionMeans"
     return _function(name, _Regions(largest), (torch.rand(2, channels, 9, 11),), ({0: "b", 2: "h", 3: "w"},), ())
 
 
+@lru_cache(maxsize=1)
 def second_order_function() -> Any:
-    """Return the function of second-order attention, an ``onnx_ir.Function`` for any number of channels."""
+    """Return the function of second-order attention, an ``onnx_ir.Function`` for any number of channels, which is not
+    to be changed."""
     inputs = (torch.rand(2, 99, 16), torch.rand(2, 99, 16), torch.rand(2, 99, 16))
     return _function("SecondOrderAttention", _SecondOrderAttention(), inputs, ({0: "b", 1: "n", 2: "c"},) * 3, ())
 
 
 def functions_of(config: NetworkConfig) -> list[Any]:
-    """Return an ``onnx_ir.Function`` for each operator of our own in a network."""
+    """Return an ``onnx_ir.Function`` for each operator of our own in a network; they are not to be changed.
+
+    They depend on settings alone, not on weights. Each is traced once in a process, which takes 2 to 5 seconds.
+    """
     functions = []
-    channels = config.channels
     if config.smoothing.kind == "gaussian":
-        size = (2, channels, 9, 11)
-        inputs: tuple[Tensor, ...] = (torch.rand(size), torch.rand(2, 1, 9, 11), torch.rand(2, 1, 9, 11))
-        dynamic: tuple[dict[int, str], ...] = ({0: "b", 2: "h", 3: "w"},) * 3
-        module: nn.Module = _GaussianSmoothing(config.smoothing.kernel_size)
-        functions.append(_function("GaussianSmoothing", module, inputs, dynamic, ("kernel_size",)))
+        functions.append(_smoothing(config.channels, config.smoothing.kernel_size))
     if config.refinement is not None:
-        edges, neighbours, dim = config.refinement.edges, config.refinement.neighbours, config.refinement.dim
-        inputs = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
-        module = _GraphConvolution(edges, neighbours)
-        if edges is Edges.ATTENTION:
-            inputs = (*inputs, torch.rand(channels, dim), torch.rand(channels, dim))
-            module = _AttentiveConvolution(edges, neighbours)
-        dynamic = ({0: "b", 1: "n"}, *({} for _ in inputs[1:]))
-        rows = _graph_rows(config.refinement, channels)
-        functions.append(_function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours"), rows))
+        edges, neighbours = config.refinement.edges, config.refinement.neighbours
+        dim = config.refinement.dim if edges is Edges.ATTENTION else config.channels
+        functions.append(_convolution(config.channels, edges, neighbours, dim))
     if config.lit is not None:
-        weights = tuple(FoldedIntegration(LocalFeatureIntegration(channels, config.lit)).constants)
-        inputs = (torch.rand(2, 99, channels), *(weight.detach() for weight in weights))
-        dynamic = ({0: "b", 1: "n"}, *({} for _ in weights))
-        module = _LocalFeatureIntegration(config.lit.steps)
-        functions.append(_function("LocalFeatureIntegration", module, inputs, dynamic, ("steps",)))
+        functions.append(_integration(config.channels, config.lit))
     return functions + _global_functions(config.pooling, config.channels)
+
+
+@lru_cache(maxsize=16)
+def _smoothing(channels: int, kernel_size: int) -> Any:
+    inputs = (torch.rand(2, channels, 9, 11), torch.rand(2, 1, 9, 11), torch.rand(2, 1, 9, 11))
+    dynamic = ({0: "b", 2: "h", 3: "w"},) * 3
+    return _function("GaussianSmoothing", _GaussianSmoothing(kernel_size), inputs, dynamic, ("kernel_size",))
+
+
+@lru_cache(maxsize=16)
+def _convolution(channels: int, edges: Edges, neighbours: int, dim: int) -> Any:
+    inputs: tuple[Tensor, ...] = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
+    module = _GraphConvolution(edges, neighbours)
+    if edges is Edges.ATTENTION:
+        inputs = (*inputs, torch.rand(channels, dim), torch.rand(channels, dim))
+        module = _AttentiveConvolution(edges, neighbours)
+    dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "n"}, *({} for _ in inputs[1:]))
+    rows = _graph_rows(channels, edges, neighbours, dim)
+    return _function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours"), rows)
+
+
+@lru_cache(maxsize=16)
+def _integration(channels: int, lit: Lit) -> Any:
+    weights = tuple(FoldedIntegration(LocalFeatureIntegration(channels, lit)).constants)
+    inputs = (torch.rand(2, 99, channels), *(weight.detach() for weight in weights))
+    dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "n"}, *({} for _ in weights))
+    return _function("LocalFeatureIntegration", _LocalFeatureIntegration(lit.steps), inputs, dynamic, ("steps",))
 
 
 def _global_functions(pooling: Pooling | None, channels: int) -> list[Any]:
@@ -151,12 +170,11 @@ def _global_functions(pooling: Pooling | None, channels: int) -> list[Any]:
     return functions
 
 
-def _graph_rows(refinement: Refinement, channels: int) -> Any:
+def _graph_rows(channels: int, edges: Edges, neighbours: int, dim: int) -> Any:
     """Return the function of one block of rows; ``GraphConvolution`` has it once for each block, inlined."""
-    dim = refinement.dim if refinement.edges is Edges.ATTENTION else channels
     inputs = (torch.rand(2, 9, dim), torch.rand(2, dim, 99), torch.rand(2, 99, channels), torch.tensor(0.5))
     dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "r"}, {0: "b", 2: "n"}, {0: "b", 1: "n"}, {})
-    return _function("GraphRows", _GraphRows(refinement.edges, refinement.neighbours), inputs, dynamic, ())
+    return _function("GraphRows", _GraphRows(edges, neighbours), inputs, dynamic, ())
 
 
 def _function(
