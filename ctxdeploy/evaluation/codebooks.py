@@ -208,7 +208,7 @@ class CodebookFinder:
         cache.remove()
         return path
 
-    def _refuse_same(self, photos: list["PhotoSource"], place: str) -> None:
+    def _refuse_same(self, photos: Sequence["PhotoSource"], place: str) -> None:
         marks = marks_of(photos)
         share = len(marks & self._marks) / max(len(marks), 1)
         Provenance(id="", words=0, source=f"photos of {printable(place)}", same_share=share).check(self._config)
