@@ -4,6 +4,7 @@ Words that were fitted to the very photos that are searched make the figures of 
 archive that grows: papers train them on another set, and so must whoever compares with them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
