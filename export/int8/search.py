@@ -103,12 +103,12 @@ def sensitivities(proto: Any, ranges: Ranges, photos: Mapping[str, Image], kind:
     if not scales:
         raise ConfigError(f"no scale of the graph has all outputs of its trunk ({', '.join(ends)}): export it anew")
     part = subgraph(proto, scales[len(scales) * 2 // 3].values())
-    wanted = _outputs(part, photos)
+    wanted = _outputs(part, photos)  # in fp32
     powers = [sum(float(((x - x.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()) for x in maps) for maps in wanted]
     noise = {}
     for name in trunk.layers:
         others = [other for other in trunk.layers if other != name]
-        found = _outputs(quantise(part, ranges, keep=others, kind=kind), photos)
+        found = _outputs(kind.runnable(quantise(part, ranges, keep=others, kind=kind)), photos)
         noise[name] = sum(
             sum(float(((x - y) ** 2).sum()) for x, y in zip(maps, others_maps, strict=True)) / max(power, 1e-30)
             for maps, others_maps, power in zip(wanted, found, powers, strict=True)

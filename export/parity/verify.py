@@ -19,6 +19,7 @@ from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.graph.mixed import emulated
+from ctxdeploy.export.int8 import fp8
 from ctxdeploy.export.networks.config import NetworkConfig
 from ctxdeploy.export.parity.global_parity import GLOBAL_TOLERANCES
 from ctxdeploy.export.parity.matching import Matching
@@ -86,9 +87,8 @@ def open_artefact(bundle: Bundle, artefact: Artefact, device: str = AUTO) -> Bac
     with tempfile.TemporaryDirectory(prefix="ctxdeploy-") as folder:
         onnx = require("onnx", "cpu")
         file = Path(folder) / artefact.file
-        proto = onnx.load(str(bundle.file(artefact)))
-        # The roundings of fp8 are written into its graph already, and ONNX Runtime makes them.
-        onnx.save_model(proto if artefact.precision == Precision.FP8.label else emulated(proto), str(file))
+        rounded = fp8.emulated if artefact.precision == Precision.FP8.label else emulated
+        onnx.save_model(rounded(onnx.load(str(bundle.file(artefact)))), str(file))
         # The session has read all of the file when the folder goes.
         stand_in = replace(artefact, target=REFERENCE.target, precision=REFERENCE.precision.label)
         return _open(replace(bundle, path=Path(folder)), stand_in)

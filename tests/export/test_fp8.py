@@ -60,7 +60,7 @@ def test_all_numbers_stand_for_themselves() -> None:
 
 def test_what_lies_between_goes_to_the_nearest_and_ties_to_even() -> None:
     rng = np.random.default_rng(5)
-    values = rng.normal(size=2000) * 10 ** rng.uniform(-5, 3.5, 2000)
+    values = rng.normal(size=500) * 10 ** rng.uniform(-5, 3.5, 500)
     numbers = np.sort(every_number()[~np.isnan(every_number())])
     middles = (numbers[1:] + numbers[:-1]) / 2
     for value in np.concatenate([values, middles, [0, 460, -460, 1e9, -1e9, 2.0**-11]]):
@@ -72,8 +72,13 @@ def test_what_lies_between_goes_to_the_nearest_and_ties_to_even() -> None:
 
 
 @pytest.fixture(scope="module")
-def ranges(small_graph: Any, samples: Mapping[str, Image]) -> Ranges:
-    return calibrate(small_graph, samples)
+def few(samples: Mapping[str, Image]) -> dict[str, Image]:
+    return {name: samples[name] for name in ("coffee", "rocket")}
+
+
+@pytest.fixture(scope="module")
+def ranges(small_graph: Any, few: Mapping[str, Image]) -> Ranges:
+    return calibrate(small_graph, few)
 
 
 @pytest.fixture(scope="module")
@@ -113,56 +118,61 @@ def test_symmetric_fp8_only_and_per_channel(fp8_graph: Any, small_graph: Any, ra
     assert floats(fp8_graph, f"{FIRST}/relu/pool.scale") == pytest.approx(ranges.largest[f"{FIRST}/relu/pool"] / 448)
 
 
-def test_onnxruntime_rounds_as_the_numbers_say(fp8_graph: Any, samples: Mapping[str, Image]) -> None:
+def test_onnxruntime_makes_the_roundings_that_are_emulated(fp8_graph: Any, few: Mapping[str, Image]) -> None:
     """The figures of ``verify`` are those of fp8: the CPU has no arithmetic of it, but it makes its roundings."""
+    import onnx
     import onnxruntime
 
     quantisers = [node for node in fp8_graph.graph.node if node.op_type == "QuantizeLinear"]
+    emulated = fp8.emulated(fp8_graph)
+    onnx.checker.check_model(emulated, full_check=True)
+    assert not [node for node in emulated.graph.node if node.op_type.endswith("izeLinear")]
     for node in (quantisers[0], quantisers[len(quantisers) // 2], quantisers[-1]):
         source, scale = node.input[0], floats(fp8_graph, node.input[1])
-        part = subgraph(fp8_graph, [source, f"{source}.dq"])
+        part = subgraph(emulated, [source, f"{source}.dq"])
         session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-        given, found = session.run(None, {INPUT_NAME: samples["coffee"][None]})
+        given, found = session.run(None, {INPUT_NAME: few["coffee"][None]})
         wanted = fp8.decode(fp8.encode(given / scale)).astype(np.float32) * scale
         np.testing.assert_array_equal(found, wanted)
         assert 3 < len(np.unique(found)) < 256 and not np.array_equal(found, given)
+    name = "backbone.layer1.0.conv1.weight"
+    codes = np.frombuffer(tensor(fp8_graph, f"{name}.fp8").raw_data, np.uint8).reshape(floats(emulated, name).shape)
+    scales = floats(fp8_graph, f"{name}.scale")[:, None, None, None]
+    np.testing.assert_array_equal(floats(emulated, name), (fp8.decode(codes) * scales).astype(np.float32))
 
 
-def mean_cosine(samples: Mapping[str, Image], wanted: Callable[..., Any], given: Callable[..., Any]) -> float:
-    figures = [compare_photo(n, p, wanted(p[None]), given(p[None])).cosine_mean for n, p in samples.items()]
-    return float(np.mean(figures))
-
-
-def test_its_descriptors_are_near_those_of_fp32(
-    small_graph: Any, fp8_graph: Any, samples: Mapping[str, Image], session_of: Callable[..., Any]
-) -> None:
-    few = {name: samples[name] for name in ("coffee", "rocket", "chelsea")}
-    exact, low = session_of(small_graph), session_of(fp8_graph)
-    assert 0.97 < mean_cosine(few, exact, low) < 0.99999
-
-
-def test_clipping_would_not_help_it(
-    small_graph: Any, ranges: Ranges, samples: Mapping[str, Image], session_of: Callable[..., Any]
+@pytest.mark.slow
+def test_its_descriptors_are_near_those_of_fp32_and_clipping_would_not_help(
+    small_graph: Any, ranges: Ranges, few: Mapping[str, Image], session_of: Callable[..., Any]
 ) -> None:
     """int8's limits cut off the largest numbers to make steps finer: fp8's steps grow with the numbers."""
-    few = {name: samples[name] for name in ("coffee", "rocket", "chelsea")}
     exact = session_of(small_graph)
+    wanted = {name: exact(photo[None]) for name, photo in few.items()}
     cosines = []
     for kind in (FP8, replace(FP8, limits=lambda found: found.limits)):
-        graph = quantise(small_graph, ranges, keep=[FIRST], kind=kind)
-        cosines.append(mean_cosine(few, exact, session_of(graph)))
-    assert cosines[0] > cosines[1] - 0.001, cosines
+        given = session_of(fp8.emulated(quantise(small_graph, ranges, keep=[FIRST], kind=kind)))
+        found = [compare_photo(n, few[n], wanted[n], given(few[n][None])).cosine_mean for n in few]
+        cosines.append(float(np.mean(found)))
+    assert 0.93 < cosines[0] < 0.99999 and cosines[0] > cosines[1], cosines
 
 
-def test_the_search_keeps_what_fp8_needs(small_graph: Any, samples: Mapping[str, Image]) -> None:
-    few = {name: samples[name] for name in ("coffee", "rocket")}
+@pytest.mark.slow
+def test_the_search_measures_in_fp8_and_keeps_what_it_must(small_graph: Any, few: Mapping[str, Image]) -> None:
+    """A graph is taken once the convolution that adds most noise is fp32; which that is, is measured."""
+    told: list[str] = []
+    tried: list[list[str]] = []
 
     def check(proto: Any) -> str:
-        quantised = [t.name for t in proto.graph.initializer if t.name.endswith(".weight.fp8")]
-        return "" if f"{FIRST}.weight.fp8" not in quantised else "too far"
+        tried.append([t.name for t in proto.graph.initializer if t.name.endswith(".weight.fp8")])
+        return "" if len(tried) > 1 else "too far"
 
-    graph, details = search(small_graph, few, check, kind=FP8)
-    assert details["scheme"] == "QDQ, symmetric fp8, weights per channel" and FIRST in details["kept_fp32"]
+    graph, details = search(small_graph, few, check, kind=FP8, report=told.append)
+    assert details["scheme"] == "QDQ, symmetric fp8, weights per channel" and "fp8 with 0 of" in told[1]
+    (kept,) = details["kept_fp32"]
+    assert f"{kept}.weight.fp8" in tried[0] and f"{kept}.weight.fp8" not in tried[1]
+    assert kept == max(details["noise"], key=lambda name: details["noise"][name])
+    # Three bits of mantissa: half a step is 1/16 of a number, far more than fp32's own noise, far less than a mistake.
+    assert all(1e-6 < noise < 0.3 for noise in details["noise"].values()), details["noise"]
     assert any(t.name.endswith(".weight.fp8") for t in graph.graph.initializer)
 
 
@@ -174,6 +184,7 @@ def test_int8_is_what_it_was(small_graph: Any, ranges: Ranges) -> None:
     assert set(find_trunk(graph).layers) == set(find_trunk(small_graph).layers)
 
 
+@pytest.mark.slow
 def test_tensorrts_parser_takes_it(fp8_graph: Any) -> None:
     """By TensorRT-RTX, which is of the same family; for it no fp8 is offered."""
     pytest.importorskip("tensorrt_rtx", reason="the extra rtx is not installed")
