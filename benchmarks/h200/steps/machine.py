@@ -6,7 +6,7 @@ import platform
 import subprocess
 from typing import Any
 
-from rows import LackingError, Rows, gpu_or_cpu, run_step, seconds_of
+from rows import Rows, gpu_or_cpu, run_step, seconds_of
 
 # Asked of nvidia-smi.
 _ASKED = (
@@ -31,7 +31,7 @@ def run(rows: Rows) -> None:
     rows.measure("facts", lambda: _facts(rows))
     device = gpu_or_cpu(rows)
     rows.measure("copy", lambda: _copy(rows, device))
-    for precision in ("bf16", "fp16", "tf32", "fp32", "int8", "fp8"):
+    for precision in ("bf16", "fp32") if rows.rehearse else ("bf16", "fp16", "tf32", "fp32", "int8", "fp8"):
         rows.measure(f"products {precision}", lambda precision=precision: _products(rows, device, precision))  # type: ignore[misc]
 
 
@@ -83,8 +83,6 @@ def _products(rows: Rows, device: str, precision: str) -> dict[str, Any]:
         c, d = ((x * 40).clamp(-127, 127).to(torch.int8) for x in (a, b))
         call = lambda: torch._int_mm(c, d)  # noqa: E731
     elif precision == "fp8":
-        if rows.rehearse:
-            raise LackingError("the rehearsal's CPU multiplies no fp8")
         e, f = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
         one = torch.ones((), device=device)
         call = lambda: torch._scaled_mm(e, f, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)  # noqa: E731

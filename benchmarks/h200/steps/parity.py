@@ -39,14 +39,14 @@ def _compared(
         for i, (photo, left, right) in enumerate(zip(photos, wanted[name], found, strict=True))
     ]
     pair = np.stack(photos[:2]) if photos[0].shape == photos[1].shape else np.stack(photos[:1] * 2)
-    together, alone = _outputs(engine, pair), _outputs(engine, pair[1:])
+    together, alone = (tuple(a[-1:] for a in _outputs(engine, images)) for images in (pair, pair[1:]))
     return {
         "photos": len(photos),
         "cosine_min": min(one.cosine_min for one in compared),
         "cosine_mean": float(np.mean([one.cosine_mean for one in compared])),
         "overlap_min": min(one.overlap for one in compared),
         "descriptors": sum(one.descriptors for one in compared),
-        "batch_equals_single": all(np.array_equal(a[1:], b) for a, b in zip(together, alone, strict=True)),
+        "of_a_pair_cosine_min": compare_photo("pair", pair[1], alone, together).cosine_min,
         "device": engine.device,
         "version": engine.version,
     }

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 from archive import queries, state_of
@@ -14,6 +15,9 @@ BATCHES = (1, 16, 64)
 def run(rows: Rows) -> None:
     needed("numba.cuda", "numba-cuda is not installed")
     needed("ctxdeploy.index.gpu.searcher", "there is no search on a GPU")
+    from ctxdeploy.index.gpu import memory
+
+    memory.TILING = _tilings(rows)["usual"]
     for times, name in ((1, "1M"), (10, "10M")):
         if rows.rehearse and times > 1:
             name, times = "twice as many", 2
@@ -22,6 +26,42 @@ def run(rows: Rows) -> None:
         for batch in (1, 2) if rows.rehearse else BATCHES:
             call = lambda t=times, s=searcher, b=batch: _asked(rows, _placed(rows, t, s), b)  # noqa: E731
             rows.measure(f"{name}, {batch} at once", call)  # type: ignore[arg-type]
+        searcher.clear()  # what of it lies on the GPU is given back
+    for name, tiling in list(_tilings(rows).items())[1:]:
+        rows.measure(f"1M, {name}", lambda tiling=tiling: _divided(rows, tiling))  # type: ignore[misc]
+
+
+def _tilings(rows: Rows) -> dict[str, Any]:
+    """Return divisions of work among threads: the usual one, and others that might be faster on this GPU."""
+    from ctxdeploy.index.gpu.tiling import Tiling
+
+    if rows.rehearse:  # the simulator takes a thread of Python for each
+        small = Tiling(photos=64, threads=4, staged=64, ahead=2, wide=4, blocks=2, bins=64)
+        return {"usual": small, "two threads": replace(small, threads=2)}
+    return {
+        "usual": Tiling(),
+        "512 photos": Tiling(photos=512),
+        "2048 photos, 64 threads": Tiling(photos=2048, threads=64, staged=1024),
+        "2048 photos, 128 threads": Tiling(photos=2048, threads=128, staged=2048),
+        "8 ahead": Tiling(ahead=8),
+        "2 ahead": Tiling(ahead=2),
+    }
+
+
+def _divided(rows: Rows, tiling: Any) -> dict[str, Any]:
+    """Return milliseconds a query with another division of work."""
+    from ctxdeploy.core.device import Device
+    from ctxdeploy.index.gpu import memory
+    from ctxdeploy.index.gpu.searcher import open_gpu
+
+    before = memory.TILING
+    memory._MEMORIES.clear()
+    memory.TILING = tiling
+    try:
+        return _asked(rows, open_gpu(Device.parse("cuda"), state_of(rows)), 1)
+    finally:
+        memory._MEMORIES.clear()
+        memory.TILING = before
 
 
 def _placed(rows: Rows, times: int, kept: dict[str, Any]) -> Any:

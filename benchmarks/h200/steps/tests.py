@@ -35,7 +35,8 @@ def _collected(files: list[Path]) -> dict[str, Any]:
     done = _pytest("--collect-only", "--no-header", *map(str, files))
     if done.returncode:
         raise RuntimeError(done.stdout[-800:])
-    return {"files": len(files), "tests": sum("::" in line for line in done.stdout.splitlines())}
+    counts = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if line.startswith("tests/")]
+    return {"files": len(files), "tests": sum(int(count) for count in counts if count.isdigit())}
 
 
 def _tested(rows: Rows, path: Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from rows import Rows, gpu_or_cpu, photo_arrays, run_step
 
 def run(rows: Rows) -> None:
     device = gpu_or_cpu(rows)
-    for precision in ("bf16", "fp32"):
+    for precision in ("fp32",) if rows.rehearse else ("bf16", "fp32"):
         rows.measure(f"interrupted, {precision}", lambda p=precision: _interrupted(rows, device, p))  # type: ignore[misc]
-    for precision in ("bf16", "fp32"):
+    for precision in ("bf16",) if rows.rehearse else ("bf16", "fp32"):
         rows.measure(f"steps, {precision}", lambda p=precision: _steps(rows, device, p))  # type: ignore[misc]
 
 
