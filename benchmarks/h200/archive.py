@@ -11,7 +11,7 @@ PARTS = 16
 
 def sizes(rows: Rows) -> tuple[int, int, int]:
     """Return photos, descriptors of a photo and words of the codebook."""
-    return (120, 40, 256) if rows.rehearse else (1_000_000, 1000, 65_536)
+    return (24, 20, 64) if rows.rehearse else (1_000_000, 1000, 65_536)
 
 
 def part_of(rows: Rows, number: int) -> Path:
@@ -37,8 +37,8 @@ def state_of(rows: Rows, times: int = 1) -> Any:
         for state in states
         for shard in state.shards
     )
-    photos = times * sum(len(state) for state in states)
-    return states[0].over(replace(states[0].manifest, images=photos), shards)
+    entries = times * tuple(entry for state in states for entry in state.manifest.shards)
+    return states[0].over(replace(states[0].manifest, shards=entries), shards)
 
 
 def queries(rows: Rows, count: int) -> list[Any]:
@@ -53,8 +53,8 @@ def queries(rows: Rows, count: int) -> list[Any]:
     random, words = np.random.default_rng(7), sizes(rows)[2]
     return [
         Aggregated(
-            words=np.sort(random.choice(words, 12, replace=False)).astype(np.int32),
-            codes=random.integers(0, 1 << 64, (12, 2), dtype=np.uint64),
+            words=np.sort(random.choice(words, 5, replace=False)).astype(np.int32),
+            codes=random.integers(0, 1 << 64, (5, 2), dtype=np.uint64),
         )
         for _ in range(count)
     ]

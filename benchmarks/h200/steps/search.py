@@ -102,23 +102,23 @@ def _equal(rows: Rows, searcher: Any, kept: dict[str, Any]) -> dict[str, Any]:
 
 def _asked(rows: Rows, searcher: Any, batch: int) -> dict[str, Any]:
     """Return milliseconds a query, and the bytes of the postings asked for beside the rate of a copy."""
-    count = 2 if rows.rehearse else 40
-    drawn = queries(rows, batch * (count + 3))
-    asked = [drawn[i * batch : (i + 1) * batch] for i in range(count + 3)]
+    count, warm = (1, 1) if rows.rehearse else (40, 3)
+    drawn = queries(rows, batch * (count + warm))
+    asked = [drawn[i * batch : (i + 1) * batch] for i in range(count + warm)]
     seconds = []
     for one in asked:
         began = time.perf_counter()
         _ask(searcher, one)
         seconds.append(time.perf_counter() - began)
-    median = statistics.median(seconds[3:])
-    scanned = statistics.mean(_postings(searcher.state, one) for one in asked[3:6])
+    median = statistics.median(seconds[warm:])
+    scanned = statistics.mean(_postings(searcher.state, one) for one in asked[warm : warm + 3])
     rate = scanned * searcher.state.posting_bytes / median
     copied = rows.of("machine").get("copy", {}).get("bytes_per_second")
     return {
         "photos": len(searcher.state),
         "milliseconds_a_query": 1000 * median / batch,
         "milliseconds_a_call": 1000 * median,
-        "p95_milliseconds_a_call": 1000 * sorted(seconds[3:])[int(0.95 * (count - 1))],
+        "p95_milliseconds_a_call": 1000 * sorted(seconds[warm:])[int(0.95 * (count - 1))],
         "postings_a_query": scanned / batch,
         "bytes_per_second": rate,
         "fraction_of_bandwidth": None if copied is None else rate / copied,
