@@ -72,6 +72,11 @@ def backends(rows: Rows) -> Sequence[tuple[str, str]]:
     return (("cuda", "fp16"), ("cuda", "fp32"), *tensorrt)
 
 
+def forget() -> None:
+    """Let go of the engine that was opened last."""
+    _kept.clear()
+
+
 def opened(rows: Rows, name: str, backend: str, precision: str) -> Any:
     """Return the backend of a network, its engine built if it has one and it is not there yet; and the bundle."""
     from ctxdeploy.core.errors import CtxdeployError, MissingExtraError
@@ -86,7 +91,7 @@ def opened(rows: Rows, name: str, backend: str, precision: str) -> Any:
     device = "cpu" if rows.rehearse else "cuda"
     if _kept.get("key") == (name, backend, precision):
         return _kept["engine"], bundle
-    _kept.clear()  # of two engines, the memory of one is given back first
+    forget()  # of two engines, the memory of one is given back first
     try:
         if backend == "tensorrt" and not any(
             a.target == backend and a.precision == precision for a in bundle.artefacts

@@ -1,10 +1,51 @@
-"""Our own operators as kernels of their own, beside the functions of standard operators that stand for them."""
+"""What our own operators take of a photo's time: smoothing and graph refinement beside the trunk, in PyTorch in fp16.
 
-from rows import LackingError, Rows, run_step
+Their functions of standard operators, as every runtime gets them. A kernel of our own can save no more than this.
+"""
+
+from typing import Any
+
+from networks import network_of, shape
+from rows import Rows, gpu_or_cpu, run_step, seconds_of
+
+_NETWORKS = ("ctx both R18", "ctx both R50-")
 
 
 def run(rows: Rows) -> None:
-    raise LackingError("no kernels of ours to measure")
+    device = gpu_or_cpu(rows)
+    for name in _NETWORKS[:1] if rows.rehearse else _NETWORKS:
+        rows.measure(name, lambda name=name: _shares(rows, name, device))  # type: ignore[misc]
+
+
+def _shares(rows: Rows, name: str, device: str) -> dict[str, Any]:
+    """Return milliseconds of a photo over all scales: the trunk, the graph refinement and the smoothing."""
+    import torch
+
+    kind = torch.float32 if rows.rehearse else torch.float16
+    network = network_of(rows, name).to(device=device, dtype=kind, memory_format=torch.channels_last)
+    batch, (height, width) = 1 if rows.rehearse else 8, shape(rows)
+    total = dict.fromkeys(("trunk", "refinement", "smoothing"), 0.0)
+    repeats = 1 if rows.rehearse else 10
+    with torch.inference_mode():
+        for scale in network.extraction.scales:
+            size = (batch, 3, int(height * scale), int(width * scale))
+            pixels = torch.randn(size, device=device, dtype=kind).contiguous(memory_format=torch.channels_last)
+            features = network.backbone(pixels)
+            calls = {
+                "trunk": lambda: network.backbone(pixels),  # noqa: B023 (called before the next scale)
+                "refinement": lambda: network.refinement(features),  # noqa: B023
+                # Exported networks whiten first, so that smoothing works on as many channels as descriptors have.
+                "smoothing": lambda: network.smoothing(features),  # noqa: B023
+            }
+            for part, call in calls.items():
+                total[part] += 1000 * seconds_of(call, device, repeats=repeats, warm=2)["seconds"] / batch
+    whole = sum(total.values())
+    return {
+        "milliseconds": total,
+        "batch": batch,
+        "shares": {part: value / whole for part, value in total.items()},
+        "channels": network.config.channels,
+    }
 
 
 if __name__ == "__main__":

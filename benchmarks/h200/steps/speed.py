@@ -4,7 +4,7 @@ import time
 from collections import deque
 from typing import Any
 
-from networks import backends, names, opened, shape
+from networks import backends, forget, names, opened, shape
 from rows import Rows, photo_arrays, photo_folder, run_step
 
 BATCHES = (1, 8, 32)
@@ -18,6 +18,33 @@ def run(rows: Rows) -> None:
             for batch in (1, 2) if rows.rehearse else BATCHES:
                 call = lambda n=name, b=backend, p=precision, s=batch: _alone(rows, n, b, p, s)  # noqa: E731
                 rows.measure(f"{row}, batch {batch}", call)  # type: ignore[arg-type]
+    for label, options in _VARIANTS.items():
+        for batch in (1,) if rows.rehearse else (1, 32):
+            call = lambda o=options, s=batch: _varied(rows, o, s)  # noqa: E731
+            rows.measure(f"{names(rows)[0]}, {label}, batch {batch}", call)  # type: ignore[arg-type]
+
+
+# Options of ONNX Runtime's provider that were never tried.
+_VARIANTS = {
+    "cuda fp16 with prefer_nhwc": {"prefer_nhwc": "1"},
+    "cuda fp16 with EXHAUSTIVE": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
+}
+
+
+def _varied(rows: Rows, options: dict[str, str], batch: int) -> dict[str, Any]:
+    """As ``_alone``, with other options of the provider than the usual ones."""
+    from ctxdeploy.runtime.backends import onnxruntime_cuda
+
+    usual = onnxruntime_cuda.provider_options
+    varied = lambda *given: {**usual(*given), **options}  # noqa: E731
+    onnxruntime_cuda.provider_options = varied  # type: ignore[assignment]
+    try:
+        forget()
+        backend, precision = backends(rows)[0]
+        return _alone(rows, names(rows)[0], backend, precision, batch)
+    finally:
+        onnxruntime_cuda.provider_options = usual
+        forget()
 
 
 def _alone(rows: Rows, name: str, backend: str, precision: str, batch: int) -> dict[str, Any]:
