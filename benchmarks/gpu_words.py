@@ -29,11 +29,13 @@ from ctxdeploy.index.codebook.assignment import CellAssigner, Cells, FlatAssigne
 from ctxdeploy.index.codebook.faiss_gpu import gpu_of
 from ctxdeploy.index.codebook.gpu_assignment import GpuAssigner
 from ctxdeploy.index.codebook.halves import HalfWords
-from ctxdeploy.index.codebook.training import TRAINING_PROBES, _update
+from ctxdeploy.index.codebook.training import TRAINING_PROBES
 from ctxdeploy.index.threads import ALONE
 
 # Of a k-means that is reckoned: 64 descriptors a word, 20 iterations, 16 threads.
 PER_WORD, ITERATIONS, THREADS = 64, 20, 16
+# The fastest of so many counts.
+REPEATS = 5
 
 
 class Products:
@@ -83,10 +85,13 @@ def share(
         raise ValueError("these words do not fit into float16")
     scored = held.ask(sample, count, ALONE)
     assigner._settled(held, sample[:512], held.ask(sample[:512], count, ALONE), count, ALONE)  # compiles
-    counting.rows, counting.seconds = 0, 0.0
     halves = HalfWords(centroids)
-    preparing = min(timed(partial(halves.rows, sample))[0] for _ in range(3))
-    seconds, (words, distances) = timed(lambda: assigner._settled(held, sample, scored, count, ALONE))
+    preparing = min(timed(partial(halves.rows, sample))[0] for _ in range(REPEATS))
+    proving = searching = np.inf
+    for _ in range(REPEATS):
+        counting.rows, counting.seconds = 0, 0.0
+        seconds, (words, distances) = timed(lambda: assigner._settled(held, sample, scored, count, ALONE))
+        proving, searching = min(proving, seconds - counting.seconds), min(searching, counting.seconds)
     expected = alone.search(sample, count)
     if not (np.array_equal(words, expected[0]) and np.array_equal(distances, expected[1])):
         raise AssertionError("the words are not those of the CPU")
@@ -94,10 +99,21 @@ def share(
     return {
         "left_to_the_cpu": round(counting.rows / len(sample), 4),
         "preparing_us": round(preparing * each, 3),
-        "proving_us": round((seconds - counting.seconds) * each, 3),
-        "searching_us": round(counting.seconds * each, 3),
-        "cpu_alone_us": round(timed(lambda: alone.search(sample, count))[0] * each, 3),
+        "proving_us": round(proving * each, 3),
+        "searching_us": round(searching * each, 3),
+        "cpu_alone_us": round(min(timed(lambda: alone.search(sample, count))[0] for _ in range(REPEATS)) * each, 3),
     }
+
+
+def adding(centroids: NDArray[np.float32], sample: NDArray[np.float32]) -> float:
+    """Return seconds of one thread to add descriptors to their words."""
+    from ctxdeploy.index.kernels import build
+
+    words = FlatAssigner(centroids).search(sample, 1)[0][:, 0]
+    sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(len(centroids), np.int64)
+    frozen = sample.view()
+    frozen.flags.writeable = False
+    return min(timed(lambda: build.sum_by_word(frozen, words, sums, counts, 0, len(sums)))[0] for _ in range(4))
 
 
 def describe(folder: Path, file: Path, every: int) -> NDArray[np.float32]:
@@ -142,10 +158,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         probed = replace(cells, probes=min(TRAINING_PROBES, len(cells.centres)))
         result["training_cells"] = share(centroids, probed, sample, 1)
         result["query_cells"] = share(centroids, cells, sample, 5)
-    found, distances = FlatAssigner(centroids).search(sample, 1)
-    _update(sample, found[:, 0], distances[:, 0], len(centroids), ALONE)
-    adding = timed(lambda: _update(sample, found[:, 0], distances[:, 0], len(centroids), ALONE))[0]
-    result["adding_us"] = round(adding * 1e6 / len(sample), 3)
+    result["adding_us"] = round(adding(centroids, sample) * 1e6 / len(sample), 3)
     result["reckoned"] = reckoned(result)
     return result
 
