@@ -33,8 +33,6 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 # cuda, cuda12, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; the others are for this repository alone.
 LEFT_OUT = ("cuda", "cuda12", "tensorrt", "rtx", "test", "docs", "deploy")
-# Of these it is looked whether their oldest versions go together, which takes no more than their metadata.
-RESOLVED = ("cuda", "cuda12")
 FILES, ROOMS = ("pyproject.toml", "README.md", "LICENSE"), ("export", "runtime", "index")
 TORCH = "torch"
 ATTEMPTS, PAUSE = 3, 30
@@ -72,11 +70,6 @@ def lowest(project: dict[str, Any]) -> list[str]:
     lines = [*project["dependencies"]]
     for extra, requirements in project["optional-dependencies"].items():
         lines += [] if extra in LEFT_OUT else requirements
-    return oldest(lines)
-
-
-def oldest(lines: list[str]) -> list[str]:
-    """Return a requirement on the oldest version that some requirements allow, for each package of theirs."""
     found: dict[str, Version] = {}
     for requirement in map(Requirement, lines):
         bounds = [Version(bound.version) for bound in requirement.specifier if bound.operator in (">=", "==")]
@@ -114,15 +107,6 @@ def install(environment: Path, requirements: list[str]) -> str:
     # Behind this environment's own packages: what it lacks, which is PyTorch with its CUDA, comes from that of pytest.
     (site_packages(environment) / "torch.pth").write_text(f"{importlib.metadata.distribution(TORCH).locate_file('')}\n")
     return reason
-
-
-def resolve(environment: Path, project: dict[str, Any]) -> str:
-    """Let pip look whether what is not installed fits together; return why the package index cannot be reached."""
-    for extra in RESOLVED:
-        requirements = oldest(project["optional-dependencies"][extra])
-        if reason := pip(environment, "--dry-run", "--ignore-installed", *requirements):
-            return reason
-    return ""
 
 
 def pip(environment: Path, *arguments: str) -> str:
@@ -199,7 +183,7 @@ def main() -> int:
     mark = environment / "made-from"
     made_from = (ROOT / "pyproject.toml").read_text()
     if not mark.exists() or mark.read_text() != made_from:
-        reason = install(environment, requirements) or resolve(environment, project)
+        reason = install(environment, requirements)
         if reason:
             sys.stdout.write(f"skipped: the package index cannot be reached, tried {ATTEMPTS} times: {reason}\n")
             return 0
