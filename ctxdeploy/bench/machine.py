@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.files import settings_sha256
 from ctxdeploy.core.targets import CPU_TARGETS
 
@@ -183,9 +184,12 @@ class GpuMemory:
     def _free_now(self) -> int:
         from ctxdeploy.runtime.backends import Cuda
 
-        cuda = Cuda("cuda")
-        cuda.call("cudaSetDevice", self._device)
-        return int(cuda.call("cudaMemGetInfo"))
+        cuda = Cuda("cuda", self._device)
+        try:
+            cuda.use()
+            return int(cuda.call("cudaMemGetInfo"))
+        except RuntimeError as error:
+            raise BackendError(f"the GPU's memory cannot be asked for: {error}: check  nvidia-smi") from error
 
 
 class Energy:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.errors import BackendError, MissingExtraError
+from ctxdeploy.core.extras import RIVALS, check_unmixed
 from ctxdeploy.core.files import settings_sha256
 from ctxdeploy.core.targets import TARGETS, TENSORRT_RTX, label_of
 
@@ -153,6 +154,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 def import_package(target: str) -> Any:
     """Return the module of a target, which may be missing or broken; nothing of it is constructed."""
     module, extra = TARGETS[target].package, TARGETS[target].extra
+    if module in RIVALS:
+        check_unmixed(module)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -69,7 +69,8 @@ def require_onnxruntime_gpu() -> Any:
     module = require_onnxruntime()
     if "CUDAExecutionProvider" not in module.get_available_providers():
         raise MissingExtraError("onnxruntime-gpu", "cuda", in_place_of=there)
-    check_unmixed("nvidia.cudnn")
+    major = str(getattr(module, "cuda_version", "") or "13").partition(".")[0]
+    check_unmixed("nvidia.cudnn", f"pip install nvidia-cudnn-cu{major}  (what needs the other, in another environment)")
     return module
 
 
@@ -94,17 +95,18 @@ def require_faiss_gpu() -> Any:
     return module
 
 
-def check_unmixed(module: str) -> None:
+def check_unmixed(module: str, again: str = "") -> None:
     """Raise ``MixedPackagesError`` if several packages are installed that write into the folder of a module.
 
     Args:
         module: a key of ``RIVALS``.
+        again: the command that installs the right one of them, for the message; ``_again`` knows it if empty.
     """
     found = installed(RIVALS[module])
     if len(found) > 1:
-        where, remedy = module.replace(".", "/"), _remedy(module, found)
         raise MixedPackagesError(
-            f"{' and '.join(found)} are both installed and overwrite each other in the folder {where}: {remedy}"
+            f"{' and '.join(found)} are both installed and overwrite each other in the folder "
+            f"{module.replace('.', '/')}: run  pip uninstall -y {' '.join(found)}  and then  {again or _again(module)}"
         )
 
 
@@ -122,15 +124,12 @@ def installed(packages: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _remedy(module: str, found: Sequence[str]) -> str:
-    if module == "nvidia.cudnn":
-        return "keep what needs another CUDA than 13 (such as an older PyTorch) in an environment of its own"
-    again = {
-        "onnxruntime": f"{install_line('cuda')}  (GPU) or  {install_line('cpu')}  (CPU alone)",
-        "faiss": "pip install faiss-gpu  (GPU) or  pip install faiss-cpu  (CPU alone)",
-        "tensorrt": f"{install_line('tensorrt')}",
-    }
-    return f"run  pip uninstall -y {' '.join(found)}  and then  {again[module]}"
+def _again(module: str) -> str:
+    if module == "onnxruntime":
+        return f"{install_line('cuda')}  (GPU) or  {install_line('cpu')}  (CPU alone)"
+    if module == "faiss":
+        return "pip install faiss-gpu  (GPU) or  pip install faiss-cpu  (CPU alone)"
+    return install_line(module)
 
 
 def _whole(module: str, name: str, extra: str) -> Any:

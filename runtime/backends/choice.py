@@ -8,12 +8,12 @@ from ctxdeploy.core import device as devices
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.device import AUTO, Device, Gpu, find_gpu, gpu_present
 from ctxdeploy.core.engines import Machine, check_key, import_package
-from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError
+from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.extras import require_onnxruntime_gpu
 from ctxdeploy.core.progress import announce, hint
 from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS, artefact_of, choose_for, label_of
 from ctxdeploy.core.text import printable
-from ctxdeploy.runtime.backends.base import Backend
+from ctxdeploy.runtime.backends.base import Backend, first_line, is_out_of_memory
 from ctxdeploy.runtime.backends.config import BackendConfig
 
 
@@ -46,18 +46,34 @@ def resolve(bundle: Bundle, config: BackendConfig) -> BackendConfig:
     """Return a configuration with the runtime and the device that it means for a bundle here; nothing is loaded.
 
     Raises:
-        As ``open_backend``, for a GPU that was asked for and cannot be used.
+        As ``open_backend``, for a GPU that was asked for and is not there or cannot be used.
     """
     search = _Search(bundle, config)
     for found in search:
+        if found.name not in CPU_TARGETS and search.gpu is None:
+            find_gpu(found.gpu)
         return found
     raise search.reason
 
 
 def _loaded(bundle: Bundle, config: BackendConfig) -> Backend:
     entry = TARGETS[config.name]
-    backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
+    try:
+        backend: Backend = getattr(import_module(entry.module), entry.class_name)(bundle, config)
+    except RuntimeError as error:  # of CUDA itself; what a runtime says of a model is of a class of ours already
+        kind = OutOfMemoryError if is_out_of_memory(error) else BackendError
+        raise kind(f"{entry.label} cannot start on {config.device}: {_meant(error)}") from error
     return backend
+
+
+def _meant(error: RuntimeError) -> str:
+    said = first_line(error)
+    if "InsufficientDriver" not in said:
+        return f"{said}: check  nvidia-smi"
+    return (
+        f"the driver is older than the CUDA of the packages ({said}): CUDA 13 needs 580 or later; update it, or "
+        "install the extra cuda12 in a new environment"
+    )
 
 
 class _Search:

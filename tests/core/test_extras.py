@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ctxdeploy.core import extras
+from ctxdeploy.core.engines import import_package
 from ctxdeploy.core.errors import MissingExtraError, MixedPackagesError
 from ctxdeploy.core.origin import install_line
 
@@ -154,12 +155,17 @@ def test_faiss_with_gpus_serves_cpus_too(environment: Environment) -> None:
 def test_cudnn_of_two_versions_of_cuda_matters_on_a_gpu_alone(environment: Environment) -> None:
     environment.install("onnxruntime-gpu")
     environment.install("nvidia-cudnn-cu12")
-    environment.write("onnxruntime", ON_GPU)
+    environment.write("onnxruntime", f"{ON_GPU}cuda_version = '12.8'\n")
     assert extras.require_onnxruntime_gpu() is extras.require_onnxruntime()
     environment.install("nvidia-cudnn-cu13")
     assert extras.require_onnxruntime().InferenceSession is object
-    with pytest.raises(MixedPackagesError, match=r"nvidia-cudnn-cu12 and nvidia-cudnn-cu13 .* folder nvidia/cudnn: "):
+    with pytest.raises(MixedPackagesError) as caught:
         extras.require_onnxruntime_gpu()
+    assert str(caught.value) == (
+        "nvidia-cudnn-cu12 and nvidia-cudnn-cu13 are both installed and overwrite each other in the folder "
+        "nvidia/cudnn: run  pip uninstall -y nvidia-cudnn-cu12 nvidia-cudnn-cu13  and then  pip install "
+        "nvidia-cudnn-cu12  (what needs the other, in another environment)"
+    ), "the one for the CUDA that ONNX Runtime was built for"
 
 
 def test_telemetry_is_off_and_a_users_own_choice_stays(
@@ -172,3 +178,10 @@ def test_telemetry_is_off_and_a_users_own_choice_stays(
     monkeypatch.setenv("ORT_TELEMETRY_DISABLED", "0")
     extras.require_onnxruntime()
     assert (os.environ["ORT_DISABLE_TELEMETRY"], os.environ["ORT_TELEMETRY_DISABLED"]) == ("1", "0")
+
+
+def test_tensorrt_of_two_versions_of_cuda_is_refused(environment: Environment) -> None:
+    environment.install("tensorrt-cu12")
+    environment.install("tensorrt-cu13")
+    with pytest.raises(MixedPackagesError, match=r"run  pip uninstall -y tensorrt-cu12 tensorrt-cu13  and then  pip "):
+        import_package("tensorrt")

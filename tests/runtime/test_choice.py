@@ -219,7 +219,43 @@ def test_a_device_of_the_cpu_leaves_the_gpu_alone(machine: Machine, make_bundle:
     assert machine.opened == [("onnxruntime", "cpu"), ("openvino", "cpu")]
 
 
+def test_a_named_runtime_needs_its_gpu_before_anything_is_measured(machine: Machine, make_bundle: MakeBundle) -> None:
+    assert resolve(make_bundle(), BackendConfig(name="cuda")).device == "cuda:0"
+    machine.gpus = ()
+    with pytest.raises(BackendError, match="there is no such GPU"):
+        resolve(make_bundle(), BackendConfig(name="cuda"))
+    assert resolve(make_bundle(), BackendConfig(name="openvino")).device == "cpu"
+
+
 def test_a_named_runtime_that_fails_is_not_replaced(machine: Machine, make_bundle: MakeBundle) -> None:
     machine.fails = {"tensorrt": BackendError("no")}
     with pytest.raises(BackendError, match=r"^no$"):
         open_backend(with_engine(make_bundle()), BackendConfig(name="tensorrt"))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        (
+            "cudaSetDevice: cudaErrorInsufficientDriver",
+            BackendError,
+            "ONNX Runtime on CUDA cannot start on cuda:0: the driver is older than the CUDA of the packages "
+            "(cudaSetDevice: cudaErrorInsufficientDriver): CUDA 13 needs 580 or later",
+        ),
+        (
+            "cudaStreamCreateWithFlags: cudaErrorMemoryAllocation",
+            OutOfMemoryError,
+            "ONNX Runtime on CUDA cannot start on cuda:0: cudaStreamCreateWithFlags: cudaErrorMemoryAllocation: check",
+        ),
+    ],
+)
+def test_what_cuda_itself_says_ends_in_one_line(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, said: str, kind: type[BackendError], message: str
+) -> None:
+    def start(bundle: Bundle, config: BackendConfig) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("ctxdeploy.runtime.backends.onnxruntime_cuda.CudaBackend", start)
+    with pytest.raises(BackendError) as caught:
+        open_backend(make_bundle(), BackendConfig(name="cuda"))
+    assert type(caught.value) is kind and str(caught.value).startswith(message)
