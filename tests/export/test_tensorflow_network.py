@@ -350,7 +350,7 @@ def test_delg_says_which_layer_is_which(delg: Checkpoint, delg_prefix: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["delf", "delg"])
+@pytest.mark.parametrize("form", ["delf", pytest.param("delg", marks=pytest.mark.long)])
 def test_a_bundle_of_tensorflows_files_passes(
     form: str, delf_folder: Path, delg_prefix: Path, samples: Mapping[str, NDArray[np.uint8]], tmp_path: Path
 ) -> None:

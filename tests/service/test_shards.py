@@ -149,9 +149,7 @@ def wanted(whole: Live, album: Any) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "count", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(4, marks=pytest.mark.long), 8]
-)
+@pytest.mark.parametrize("count", [8, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 2, 4))])
 def test_answers_are_those_of_one_archive(begin: Any, sharded: Path, album: Any, wanted: Any, count: int) -> None:
     front = begin(sharded, sharding=front_of(serve_parts(begin, sharded, count)))
     assert len(wanted) == BY_PHOTO + len(OPTIONS) - 1 + len(LOOKS) + 1
