@@ -31,7 +31,7 @@ def main() -> None:
     packing.add_argument("packages", nargs="*", default=list(PACKAGES), help=f"[default: {' '.join(PACKAGES)}]")
     packing.add_argument("--python-version", default="3.12", help="of that machine [default: 3.12]")
     packing.add_argument("--glibc", default="2.39", help="of that machine [default: 2.39]")
-    packing.add_argument("--mib", type=int, default=60, help="of a load [default: 60]")
+    packing.add_argument("--mib", type=int, default=24, help="of a load [default: 24]")
     packing.add_argument("--needs", action="store_true", help="with what the packages need; they are many and large")
     taking = commands.add_parser("take", help="keep the pieces of a load; install when all are there")
     taking.add_argument("load", type=Path)

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# What a machine for PyTorch usually lacks. CUDA's own libraries come with PyTorch's wheel for CUDA 13.
-PACKAGES = ("simplejpeg", "onnxruntime-gpu", "numba-cuda", "cuda-bindings", "nvidia-nvimgcodec-cu13")
+# What a machine for PyTorch usually lacks. CUDA's own libraries come with PyTorch's wheel for CUDA 13, but for nvJPEG.
+PACKAGES = ("simplejpeg", "onnxruntime-gpu", "numba-cuda", "cuda-bindings", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg")
 # Of the oldest glibc that wheels are made for.
 _OLDEST_GLIBC = 5
 _MANIFEST = "load.json"
