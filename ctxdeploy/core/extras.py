@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -111,17 +113,24 @@ def check_unmixed(module: str, again: str = "") -> None:
 
 
 def installed(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return those of some packages that are installed, as pip knows them; none is imported (2 ms)."""
+    """Return those of some packages that are installed, as pip knows them; none is imported (2 ms).
+
+    One in a folder that is later on Python's path (``pip install --target``, an environment over another) is not
+    imported and overwrites nothing: it does not count beside one that comes first.
+    """
     from importlib import metadata  # 40 ms, but for numba, which imports it too
 
-    found = []
+    folders: dict[str, Path] = {}
     for package in packages:
         try:
-            metadata.distribution(package)
+            folders[package] = Path(str(metadata.distribution(package).locate_file(""))).resolve()
         except metadata.PackageNotFoundError:
             continue
-        found.append(package)
-    return tuple(found)
+    if len(set(folders.values())) < 2:
+        return tuple(folders)
+    path = [Path(place).resolve() for place in sys.path]
+    first = min(folders.values(), key=lambda folder: path.index(folder) if folder in path else len(path))
+    return tuple(package for package, folder in folders.items() if folder == first)
 
 
 def _again(module: str) -> str:

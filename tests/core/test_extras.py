@@ -86,6 +86,29 @@ def test_both_packages_of_onnxruntime_are_refused_before_the_import(environment:
     assert MixedPackagesError.exit_code == 29
 
 
+def test_a_package_in_a_later_folder_of_the_path_hides_nothing(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime of an environment, and onnxruntime-gpu in a folder of its own that comes before it."""
+    environment.install("onnxruntime")
+    environment.write("onnxruntime", ON_CPU)
+    before = tmp_path / "before"
+    for name, text in (("onnxruntime_gpu-1.31.1.dist-info", ""), ("onnxruntime", ON_GPU)):
+        (before / name).mkdir(parents=True)
+        (before / name / ("__init__.py" if text else "METADATA")).write_text(
+            text or "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n"
+        )
+    usual = metadata.Distribution.from_name
+
+    def found(name: str) -> Any:
+        return next(iter(metadata.distributions(name=name, path=[str(before)])), None) or usual(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", found)
+    monkeypatch.syspath_prepend(str(before))
+    assert extras.installed(("onnxruntime", "onnxruntime-gpu")) == ("onnxruntime-gpu",)
+    assert extras.require_onnxruntime_gpu().get_available_providers()[1] == "CUDAExecutionProvider"
+
+
 def test_a_gpu_is_asked_of_a_package_for_cpus(environment: Environment) -> None:
     with pytest.raises(MissingExtraError) as caught:
         extras.require_onnxruntime_gpu()
