@@ -255,8 +255,8 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
                 meet()
                 word = add_in_turn(lane, word, done, limit, ends, values, places, scores)
                 done = limit
+            # Nobody is to look up the next words while another still reads where these end.
             meet()
-        meet()
         for i in range(lane, count, threads):
             rows[asked * length + row + i] = scores[i]
 
