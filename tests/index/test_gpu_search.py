@@ -151,6 +151,7 @@ def test_any_division_gives_the_same(
         assert index.search(photos[3], 9) == expected
 
 
+@pytest.mark.slow
 def test_all_photos_for_each_other(small_gpu: Any, archive: Path) -> None:
     with Index.open(archive) as index:
         expected = list(index.search_all(3)), list(index.search_all(2, names=["003", "013"], idf=True))
