@@ -24,6 +24,7 @@ from ctxdeploy.cli.options import (
 )
 from ctxdeploy.cluster.config import ClusterConfig
 from ctxdeploy.core.bundle import CODEBOOK, Bundle
+from ctxdeploy.core.device import AUTO
 from ctxdeploy.core.errors import ConfigError, CtxdeployError, SomePhotosFailedError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import CPU_TARGETS
@@ -238,7 +239,7 @@ def _opened(archive: Path, model: str | None, config: IndexingConfig) -> PhotoIn
 def _advice(archive: Path, report: IndexingReport, about: dict[str, Any], bundle: Bundle) -> str:
     """Return what limits the run; of a faster precision, the command that makes another archive, if it runs here."""
     said = report.stages.advice(about["workers"])
-    if report.stages.limit != "network":
+    if report.stages.limit != "network" or about["backend"] not in CPU_TARGETS:  # what is faster was measured on CPUs
         return said
     for precision in FASTER.get(about["precision"], ()):
         if _runs_here(bundle, precision):
@@ -278,7 +279,7 @@ def _runs_here(bundle: Bundle, precision: str) -> bool:
     if all(a.precision != precision or a.format != "onnx" for a in bundle.artefacts):
         return False
     try:
-        open_backend(bundle, BackendConfig(precision=precision))
+        open_backend(bundle, replace(configured(BackendConfig), name=AUTO, precision=precision))
     except CtxdeployError:
         return False
     return True

@@ -186,7 +186,7 @@ def verify_bundle(
         CheckpointError: the checkpoint is not the one that the bundle was made from.
         NoPhotosError, PhotoError, ConfigError: about the photos.
     """
-    there = (*bundle.artefacts, *_on_cuda(bundle, target, device))
+    there = (*bundle.artefacts, *artefacts_on_cuda(bundle, target, device))
     chosen = [a for a in there if target in (None, a.target) and precision in (None, a.precision)]
     if Device.parse(device).kind == CPU:
         chosen = [a for a in chosen if a.target in CPU_TARGETS or a.format == "onnx"]
@@ -209,7 +209,7 @@ def verify_bundle(
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
 
 
-def _on_cuda(bundle: Bundle, target: str | None, device: str) -> list[Artefact]:
+def artefacts_on_cuda(bundle: Bundle, target: str | None, device: str) -> list[Artefact]:
     """Return the artefacts that ONNX Runtime runs on CUDA, as such."""
     where = Device.parse(device)
     if target != CUDA and (target is not None or where.kind == CPU or gpu_present(where.number) is None):

@@ -150,6 +150,8 @@ def test_what_a_cluster_cannot_do_is_refused(
     for options, text in (
         (("--cluster", "here"), "'here' is neither auto nor local"),
         (("--cluster", "local", "--list-size", "0"), "--list-size 0 is outside 1"),
+        (("--cluster", "local", "--device", "cuda"), "cuda runs on a GPU, and no worker has one: give --worker-gpus 1"),
+        (("--cluster", "local", "--backend", "tensorrt"), "tensorrt runs on a GPU, and no worker has one"),
         (("--cluster", "auto"), "there is no Ray cluster"),
         (("--cluster", "ray://127.0.0.1:1"), "there is no Ray cluster"),
         (("--cluster", "local", "--worker-cpus", "999"), "has room for a worker of --worker-cpus 999"),
