@@ -1,6 +1,6 @@
 """The bodies of our own operators: each the graph of the same PyTorch code that the network runs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from ctxdeploy.export.networks.config import Edges, Lit, NetworkConfig
 from ctxdeploy.export.networks.lit import FoldedIntegration, LocalFeatureIntegration, local_feature_integration
 from ctxdeploy.export.networks.operators import DOMAIN, emit_operators
 from ctxdeploy.export.networks.pooling_config import Pooling
-from ctxdeploy.export.networks.refinement import graph_convolution, graph_rows
+from ctxdeploy.export.networks.refinement import ROW_BLOCKS, graph_convolution, graph_rows
 from ctxdeploy.export.networks.regions import pooled_regions
 from ctxdeploy.export.networks.second_order import attend
 from ctxdeploy.export.networks.smoothing import gaussian_smoothing
@@ -28,19 +28,23 @@ class _GaussianSmoothing(nn.Module):
 
 
 class _GraphConvolution(nn.Module):
-    def __init__(self, edges: Edges, neighbours: int) -> None:
+    def __init__(self, edges: Edges, neighbours: int, blocks: int) -> None:
         super().__init__()
         self.edges = edges
         self.neighbours = neighbours
+        self.blocks = blocks
 
     def forward(self, x: Tensor, weight: Tensor, parameter: Tensor) -> Tensor:
-        return graph_convolution(x, weight, parameter, self.edges, self.neighbours, _emitted_rows)
+        return self.convolved(x, weight, parameter)
+
+    def convolved(self, x: Tensor, weight: Tensor, parameter: Tensor, *projections: Tensor) -> Tensor:
+        edges, neighbours = self.edges, self.neighbours
+        return graph_convolution(x, weight, parameter, edges, neighbours, _emitted_rows, projections, self.blocks)
 
 
 class _AttentiveConvolution(_GraphConvolution):
     def forward(self, x: Tensor, weight: Tensor, parameter: Tensor, query: Tensor, key: Tensor) -> Tensor:  # type: ignore[override]
-        edges, neighbours = self.edges, self.neighbours
-        return graph_convolution(x, weight, parameter, edges, neighbours, _emitted_rows, (query, key))
+        return self.convolved(x, weight, parameter, query, key)
 
 
 class _GraphRows(nn.Module):
@@ -116,18 +120,31 @@ def second_order_function() -> Any:
     return _function("SecondOrderAttention", _SecondOrderAttention(), inputs, ({0: "b", 1: "n", 2: "c"},) * 3, ())
 
 
-def functions_of(config: NetworkConfig) -> list[Any]:
+def convolution_name(blocks: int) -> str:
+    """Return the name of the graph convolution of so many blocks of rows: bodies differ, what they compute does not.
+
+    TensorRT tells functions apart by their names alone.
+    """
+    return "GraphConvolution" if blocks == ROW_BLOCKS else f"GraphConvolution{blocks}"
+
+
+def functions_of(config: NetworkConfig, row_blocks: Collection[int] = (ROW_BLOCKS,)) -> list[Any]:
     """Return an ``onnx_ir.Function`` for each operator of our own in a network; they are not to be changed.
 
     They depend on settings alone, not on weights. Each is traced once in a process, which takes 2 to 5 seconds.
+
+    Args:
+        config: the network.
+        row_blocks: numbers of blocks of rows of its graph convolutions.
     """
     functions = []
     if config.smoothing.kind == "gaussian":
-        functions.append(_smoothing(config.channels, config.smoothing.kernel_size))
+        functions.append(_smoothing(config.descriptor_dim, config.smoothing.kernel_size))
     if config.refinement is not None:
         edges, neighbours = config.refinement.edges, config.refinement.neighbours
         dim = config.refinement.dim if edges is Edges.ATTENTION else config.channels
-        functions.append(_convolution(config.channels, edges, neighbours, dim))
+        for blocks in dict.fromkeys(row_blocks):
+            functions.append(_convolution(config.channels, edges, neighbours, dim, blocks))
     if config.lit is not None:
         functions.append(_integration(config.channels, config.lit))
     return functions + _global_functions(config.pooling, config.channels)
@@ -141,15 +158,15 @@ def _smoothing(channels: int, kernel_size: int) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _convolution(channels: int, edges: Edges, neighbours: int, dim: int) -> Any:
+def _convolution(channels: int, edges: Edges, neighbours: int, dim: int, blocks: int) -> Any:
     inputs: tuple[Tensor, ...] = (torch.rand(2, 99, channels), torch.rand(channels, channels), torch.tensor(0.5))
-    module = _GraphConvolution(edges, neighbours)
+    module = _GraphConvolution(edges, neighbours, blocks)
     if edges is Edges.ATTENTION:
         inputs = (*inputs, torch.rand(channels, dim), torch.rand(channels, dim))
-        module = _AttentiveConvolution(edges, neighbours)
+        module = _AttentiveConvolution(edges, neighbours, blocks)
     dynamic: tuple[dict[int, str], ...] = ({0: "b", 1: "n"}, *({} for _ in inputs[1:]))
     rows = _graph_rows(channels, edges, neighbours, dim)
-    return _function("GraphConvolution", module, inputs, dynamic, ("edges", "neighbours"), rows)
+    return _function(convolution_name(blocks), module, inputs, dynamic, ("edges", "neighbours"), rows)
 
 
 @lru_cache(maxsize=16)
@@ -170,6 +187,7 @@ def _global_functions(pooling: Pooling | None, channels: int) -> list[Any]:
     return functions
 
 
+@lru_cache(maxsize=16)
 def _graph_rows(channels: int, edges: Edges, neighbours: int, dim: int) -> Any:
     """Return the function of one block of rows; ``GraphConvolution`` has it once for each block, inlined."""
     inputs = (torch.rand(2, 9, dim), torch.rand(2, dim, 99), torch.rand(2, 99, channels), torch.tensor(0.5))

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctxdeploy.core.bundle import INPUT_NAME, output_shapes
-from ctxdeploy.export.graph.functions import functions_of
+from ctxdeploy.export.graph.functions import convolution_name, functions_of
 from ctxdeploy.export.graph.tracing import trace
 from ctxdeploy.export.networks.operators import DOMAIN, exporting
+from ctxdeploy.export.networks.refinement import row_blocks
 
 if TYPE_CHECKING:
     from ctxdeploy.export.networks.network import DescriptorNetwork
@@ -42,7 +43,7 @@ def build_graph(network: "DescriptorNetwork", *, inline: bool = False) -> Any:
         model = trace(network, (image,), ({0: "batch", 1: "height", 2: "width"},), network.extraction.outputs)
     model.graph.inputs[0].name = INPUT_NAME
     _declare_outputs(model.graph.outputs, network)
-    for function in functions_of(network.config):
+    for function in functions_of(network.config, _set_row_blocks(model.graph, network)):
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = 1
     model.producer_name, model.producer_version = "ctxdeploy", None
@@ -57,6 +58,19 @@ def build_graph(network: "DescriptorNetwork", *, inline: bool = False) -> Any:
         proto = onnx.inliner.inline_local_functions(proto)
     onnx.checker.check_model(proto, full_check=False)
     return proto
+
+
+def _set_row_blocks(graph: Any, network: "DescriptorNetwork") -> list[int]:
+    """Name the graph convolutions after the blocks of rows that their scale needs, and return these numbers."""
+    refinement = network.config.refinement
+    if refinement is None:
+        return []
+    blocks = [row_blocks(network.config.stride, scale) for scale in network.extraction.scales]
+    calls = [node for node in graph.all_nodes() if (node.domain, node.op_type) == (DOMAIN, "GraphConvolution")]
+    # They stand in the order of the forward pass: scale by scale, and of a scale one after the other.
+    for node, count in zip(calls, [count for count in blocks for _ in range(refinement.blocks)], strict=True):
+        node.op_type = convolution_name(count)
+    return blocks
 
 
 def _declare_outputs(values: Any, network: "DescriptorNetwork") -> None:

@@ -164,8 +164,13 @@ class RetrievalNetwork(DescriptorNetwork):
     def described(self, found: tuple[Tensor, Tensor, Tensor], scale: float) -> Outputs:
         """Return vectors B×N×D, attention B×N, positions and scales of what ``features`` returned."""
         features, attention, places = found
-        vectors = self.dim_reduction(features).flatten(2).transpose(1, 2)
+        vectors = self.whitened(features).flatten(2).transpose(1, 2)
         return vectors, attention.flatten(1), places, torch.full_like(places[..., 0], scale)
+
+    def whitened(self, features: Tensor) -> Tensor:
+        """Return B×D×r×c from what ``features`` returned."""
+        whitened: Tensor = self.dim_reduction(features)
+        return whitened
 
     def selected(self, levels: Sequence[Outputs]) -> Outputs:
         """Return the K strongest of all levels, each as ``described`` returned it."""

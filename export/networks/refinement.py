@@ -5,6 +5,7 @@ a softmax of ⟨q, k⟩ / t, queries and keys two learned projections of the fea
 projections the identity they are those of ``softmax``.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,11 +19,24 @@ from ctxdeploy.export.networks.operators import emit_operator, is_exporting
 # live twice, before and after the threshold. R50- with two graph convolutions at N=49,152 (2048×1536, scale 2) peaks at
 # 2.8 GB in ONNX Runtime, its trunk alone at 2.4 GB; with 8 blocks it was 4.9 GB, with 16 3.1.
 ROW_BLOCKS = 32
+# They are that many where the map of a photo of 1024 pixels has 12,288 positions: at stride 16 and scale 2.
+_REFERENCE_STRIDE, _REFERENCE_SCALE = 16, 2.0
 # Norms and row sums below this are those of a position without any activation; it keeps its (zero) features.
 _TINY = 1e-12
 # Products with the edges are sums over all positions: 12,288 alike ones, features of 11 and edges of 0.5 exceed the
 # 65504 of fp16. A power of two, which the division by the row sum takes out again, changes no digit of fp32.
 _SHRINK = 2.0**-8
+
+
+def row_blocks(stride: int, scale: float) -> int:
+    """Return the number of blocks at a scale of the pyramid.
+
+    So many that none is larger than those of scale 2 at stride 16: pairs of positions grow with the fourth power of the
+    scale. 32 blocks at every scale were 3,584 small launches for each photo, seven scales and two convolutions, where
+    these are 736 at stride 16 and 240 at stride 32.
+    """
+    pairs = (scale / _REFERENCE_SCALE) ** 4 * (_REFERENCE_STRIDE / stride) ** 2
+    return min(ROW_BLOCKS, max(1, math.ceil(ROW_BLOCKS * pairs)))
 
 
 # ``graph_rows`` or what stands for it.
@@ -68,6 +82,8 @@ def graph_rows(
         B×R×C.
     """
     adjacency = edge_weights(block @ transposed, edges, parameter, neighbours)
+    if edges in (Edges.SOFTMAX, Edges.ATTENTION):  # their row sums are 1
+        return (adjacency @ projected) / _SHRINK
     # Divided after the product: N×C instead of N×N divisions.
     total = torch.clamp(adjacency.sum(dim=2, keepdim=True), min=_TINY)
     return (adjacency @ projected) / (total * _SHRINK)
@@ -81,6 +97,7 @@ def graph_convolution(
     neighbours: int,
     rows: Rows = graph_rows,
     projections: Sequence[Tensor] = (),
+    blocks: int = ROW_BLOCKS,
 ) -> Tensor:
     """One residual block: x + relu(D⁻¹ A x W), A the edges between the positions and D its row sums.
 
@@ -90,6 +107,7 @@ def graph_convolution(
         parameter: one number, see ``edge_weights``.
         rows: computes a block of rows; the exporter writes one block and repeats it.
         projections: of ``attention``: to queries and to keys, C×D each, applied from the right.
+        blocks: of rows, whose edges exist one after the other.
 
     Returns:
         B×N×C.
@@ -99,11 +117,13 @@ def graph_convolution(
     transposed = keys.transpose(1, 2)
     projected = (x * _SHRINK) @ weight
     batch, n, dim = queries.shape
+    if blocks == 1:
+        return x + torch.relu(rows(queries, transposed, projected, parameter, edges, neighbours))
     # Blocks of one size, the last ones padded: sizes that differ cost the tracer 0.5 s each.
-    size = (n + ROW_BLOCKS - 1) // ROW_BLOCKS
-    padded = F.pad(queries, (0, 0, 0, ROW_BLOCKS * size - n)).reshape(batch, ROW_BLOCKS, size, dim)
-    blocks = [rows(block, transposed, projected, parameter, edges, neighbours) for block in padded.unbind(1)]
-    return x + torch.relu(torch.cat(blocks, dim=1)[:, :n])
+    size = (n + blocks - 1) // blocks
+    padded = F.pad(queries, (0, 0, 0, blocks * size - n)).reshape(batch, blocks, size, dim)
+    found = [rows(block, transposed, projected, parameter, edges, neighbours) for block in padded.unbind(1)]
+    return x + torch.relu(torch.cat(found, dim=1)[:, :n])
 
 
 class GraphConvolution(nn.Module):

@@ -61,7 +61,10 @@ def gaussian_smoothing(x: Tensor, bandwidth: Tensor, confidence: Tensor, kernel_
 
 
 class GaussianSmoothing(nn.Module):
-    """Gaussian smoothing whose bandwidth and self-confidence a 1×1 convolution predicts at each position."""
+    """Gaussian smoothing whose bandwidth and self-confidence a 1×1 convolution predicts at each position.
+
+    ``forward`` takes features B×C×H×W, and smooths ``values`` of the same positions in their place if there are any.
+    """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -70,11 +73,12 @@ class GaussianSmoothing(nn.Module):
         nn.init.zeros_(self.predict.weight)
         nn.init.zeros_(cast(Tensor, self.predict.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, values: Tensor | None = None) -> Tensor:
         maps = self.predict(x)
         bandwidth = F.softplus(maps[:, :1])
         confidence = torch.sigmoid(maps[:, 1:])
+        smoothed = x if values is None else values
         if is_exporting():
             attributes = {"kernel_size": self.kernel_size}
-            return emit_operator("GaussianSmoothing", (x, bandwidth, confidence), attributes, like=x)
-        return gaussian_smoothing(x, bandwidth, confidence, self.kernel_size)
+            return emit_operator("GaussianSmoothing", (smoothed, bandwidth, confidence), attributes, like=smoothed)
+        return gaussian_smoothing(smoothed, bandwidth, confidence, self.kernel_size)

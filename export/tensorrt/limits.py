@@ -63,9 +63,12 @@ def _too_large(
     values = {"positions": batch * (sum(cells) + extraction.top_k)}
     refinement = network.refinement
     if refinement is not None and refinement.edges is Edges.TOPK:
-        from ctxdeploy.export.networks.refinement import ROW_BLOCKS
+        from ctxdeploy.export.networks.refinement import row_blocks
 
-        values["similarities"] = batch * -(-max(cells) // ROW_BLOCKS) * (max(cells) + refinement.neighbours)
+        blocks = [row_blocks(network.stride, scale) for scale in extraction.scales]
+        rows = [-(-count // parts) for count, parts in zip(cells, blocks, strict=True)]
+        most = max(height * (count + refinement.neighbours) for height, count in zip(rows, cells, strict=True))
+        values["similarities"] = batch * most
     return [
         f"{product} selects from less than 2^31 values, and the {what} of {batch} photos of {shapes.width[1]}×"
         f"{shapes.height[1]} are {count}: give a smaller --max-batch, --image-size or fewer --scales"

@@ -17,6 +17,7 @@ from ctxdeploy.core.errors import BundleError
 from ctxdeploy.core.extras import require
 
 DOMAIN = "ctx"
+_CONVOLUTION = "GraphConvolution"  # and the number of its blocks of rows, where there are less than at scale 2
 # What lies between an output and the Concat of all scales.
 _SELECTION = ("Cast", "Div", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "TopK")
 _LAYOUT = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -156,14 +157,16 @@ class BundleGraph:
 
     def _smoothing(self, features: str) -> tuple[str, str, int] | None:
         """Return bandwidth, self-confidence and kernel size of the learned smoothing of these features."""
-        for node in self._using([features], "GaussianSmoothing"):
+        # It is of the features themselves, or of the whitened ones.
+        predicted = [node.output[0] for node in self._using([features], "Conv")]
+        for node in self._using([features, *predicted], "GaussianSmoothing"):
             return node.input[1], node.input[2], int(self._attribute(node, "kernel_size"))
         # Inlined: what the 1×1 convolution predicts is parted, and goes through a Softplus and a Sigmoid.
-        predicted = [node.output[0] for node in self._using([features], "Conv")]
         parts = [name for node in self._using(predicted, "Slice", "Split", "Gather") for name in node.output]
         confidence = [node.output[0] for node in self._using(parts, "Sigmoid")]
         bandwidth = [self._exponent(node.output[0]) for node in self._using(parts, "Softplus")]
-        rings = [node for node in self._using([features], "Conv") if self._attribute(node, "group", 1) > 1]
+        smoothed = [features, *predicted]
+        rings = [node for node in self._using(smoothed, "Conv") if self._attribute(node, "group", 1) > 1]
         if not (confidence and bandwidth and rings) or bandwidth[0] is None:
             return None
         return bandwidth[0], confidence[0], int(self._attribute(rings[0], "kernel_shape")[0])
@@ -193,7 +196,7 @@ class BundleGraph:
         node = self._producers.get(name)
         if node is None:
             return None
-        if (node.domain, node.op_type) == (DOMAIN, "GraphConvolution"):
+        if node.domain == DOMAIN and node.op_type.startswith(_CONVOLUTION):
             parameter = self._scalar(node.input[2])
             edges = self._attribute(node, "edges").decode()
             neighbours = int(self._attribute(node, "neighbours"))

