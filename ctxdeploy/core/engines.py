@@ -53,7 +53,7 @@ class EngineKey:
         capabilities: such as ``8.9``, or ``12.0+`` for that and later ones.
         version_compatible: whether later versions may load it.
         hardware: GPUs that may run it.
-        plugins: sha256 of each plugin library that must be loaded before it, by file name.
+        plugins: sha256 of the code of each kernel of ours in it, by name; nothing has to be loaded for them.
         options: all other settings of the build.
     """
 

@@ -1,8 +1,8 @@
 """An ONNX graph to an engine."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import INPUT_NAME
@@ -18,7 +18,7 @@ from ctxdeploy.core.engines import (
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.profiles import Profile
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import TENSORRT, label_of
+from ctxdeploy.core.targets import TARGETS, TENSORRT, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
@@ -80,12 +80,26 @@ def build_plan(
     package = import_package(target)
     gpu = _gpu(target, precision)
     start = time.monotonic()
+    proto, kernels = _with_plugins(proto, config, gpu, target)
     data = _built(package, proto, profiles, config, target, precision, display or Display(quiet=True))
+    key = _key(str(package.__version__), target, gpu, config, profiles)
     return Plan(
         data=data,
-        key=_key(str(package.__version__), target, gpu, config, profiles),
+        key=replace(key, plugins=dict(kernels)),
         seconds=time.monotonic() - start,
     )
+
+
+def _with_plugins(proto: Any, config: EngineConfig, gpu: Gpu | None, target: str) -> tuple[Any, Mapping[str, str]]:
+    """Return the graph that asks for kernels of ours, and what will hold the sha256 of each that is compiled."""
+    if not config.plugins or gpu is None:
+        return proto, {}
+    from ctxdeploy.export.operators import register_kernels, with_kernels
+
+    extra = TARGETS[target].extra
+    model, compiled = with_kernels(proto, config.plugins, extra), register_kernels(gpu.capability, extra)
+    compiled.clear()  # of an engine before this one
+    return model, compiled
 
 
 def _built(

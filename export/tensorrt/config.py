@@ -11,6 +11,7 @@ from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.profiles import Profile
 from ctxdeploy.core.settings import setting
 from ctxdeploy.core.targets import ENGINE_TARGETS, TENSORRT_RTX
+from ctxdeploy.export.operators.rewriting import KERNELS
 from ctxdeploy.export.tensorrt.profiles import buckets
 
 
@@ -55,6 +56,7 @@ class EngineConfig:
         version_compatible: an engine that later versions of TensorRT load.
         hardware: GPUs that may run it.
         timing_cache: file that keeps the timings of layers between builds; made if it is not there.
+        plugins: kernels of ours that the engine has in place of functions, names out of ``KERNELS``.
     """
 
     typical: tuple[int, int, int] | None = setting(
@@ -96,6 +98,9 @@ class EngineConfig:
     timing_cache: Path | None = setting(
         None, "--timing-cache", "Keep the timings of layers here for the next build.", metavar="FILE"
     )
+    plugins: tuple[str, ...] = setting(
+        (), "--plugin", "Kernel of ours in place of a function; it has not run on a GPU yet.", choices=KERNELS
+    )
 
     def __post_init__(self) -> None:
         if self.workspace is not None and self.workspace < 1 << 20:
@@ -107,6 +112,11 @@ class EngineConfig:
         for long, short in self.aspects:
             if not 1 <= short <= long:
                 raise ConfigError(f"--aspects: {long}:{short} is not the longer and the shorter side of a photo")
+        if self.plugins and (self.version_compatible or self.hardware is not Hardware.NONE):
+            raise ConfigError(
+                "--plugin is code for the GPU that the engine is built on: leave out --version-compatible and "
+                "--hardware-compatibility"
+            )
 
     def check(self, target: str) -> None:
         """Raise ``ConfigError`` for a target that does not exist, or that lacks what is asked for."""
@@ -118,6 +128,7 @@ class EngineConfig:
             "--timing-cache": (self.timing_cache is not None, "it times nothing while it builds"),
             "--version-compatible": (self.version_compatible, "its engines fit one version"),
             "--hardware-compatibility": (self.hardware is not Hardware.NONE, "its engines run on all RTX GPUs"),
+            "--plugin": (bool(self.plugins), "it takes none"),
         }
         for option, (asked, reason) in lacking.items():
             if asked:

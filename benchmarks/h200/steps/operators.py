@@ -6,7 +6,7 @@ Their functions of standard operators, as every runtime gets them. A kernel of o
 from typing import Any
 
 from networks import network_of, shape
-from rows import Rows, gpu_or_cpu, run_step, seconds_of
+from rows import LackingError, Rows, gpu_or_cpu, needed, run_step, seconds_of
 
 _NETWORKS = ("ctx both R18", "ctx both R50-")
 
@@ -15,6 +15,9 @@ def run(rows: Rows) -> None:
     device = gpu_or_cpu(rows)
     for name in _NETWORKS[:1] if rows.rehearse else _NETWORKS:
         rows.measure(name, lambda name=name: _shares(rows, name, device))  # type: ignore[misc]
+    for channels, positions in ((1024, 12_288), (512, 3072)):
+        label = f"kernel of graph attention, {positions} positions, {channels} channels"
+        rows.measure(label, lambda c=channels, n=positions: _kernel(rows, c, n))  # type: ignore[misc]
 
 
 def _shares(rows: Rows, name: str, device: str) -> dict[str, Any]:
@@ -46,6 +49,47 @@ def _shares(rows: Rows, name: str, device: str) -> dict[str, Any]:
         "shares": {part: value / whole for part, value in total.items()},
         "channels": network.config.channels,
     }
+
+
+def _kernel(rows: Rows, channels: int, positions: int) -> dict[str, Any]:
+    """Return seconds of our kernel and of the operators it stands for, fp16, and how far their results differ."""
+    if rows.rehearse:
+        raise LackingError("the kernel runs on a GPU; tests/export/test_kernels.py interprets it")
+    needed("triton", "Triton is not installed (extra kernels)")
+    import torch
+
+    from ctxdeploy.export.operators.attention import graph_attention
+    from ctxdeploy.export.operators.compiling import LOW, attention_constants
+    from ctxdeploy.export.operators.rewriting import SHRINK
+
+    dim, batch = 64, 1
+    torch.manual_seed(0)
+    x = torch.randn(batch, positions, channels, device="cuda")
+    queries, keys = (torch.randn(batch, positions, dim, device="cuda").half() for _ in "qk")
+    values, temperature = (torch.randn_like(x) * SHRINK).half(), torch.tensor(8.0, device="cuda")
+    y, grid = torch.empty_like(x), (-(-positions // LOW.rows), -(-channels // LOW.channels), batch)
+    constants = attention_constants(channels, dim, LOW)
+
+    def kernel() -> None:
+        graph_attention[grid](
+            x, queries, keys, values, temperature, positions, y, **constants, num_warps=LOW.warps, num_stages=LOW.stages
+        )
+
+    def function() -> torch.Tensor:
+        blocks = [
+            torch.softmax((block @ keys.transpose(1, 2)).float() / temperature, 2).half() @ values
+            for block in queries.chunk(32 if channels == 1024 else 8, 1)
+        ]
+        return x + torch.relu(torch.cat(blocks, 1).float() / SHRINK)
+
+    with torch.inference_mode():
+        kernel()
+        difference = float((y - function()).abs().max())
+        return {
+            "kernel": seconds_of(kernel, "cuda", repeats=20),
+            "function": seconds_of(function, "cuda", repeats=20),
+            "largest_difference": difference,
+        }
 
 
 if __name__ == "__main__":
