@@ -38,6 +38,7 @@ from figures import (
     verification,
 )
 from h200.page import gpu
+from operator_page import operators
 from serving.page import longer_memory, many_names, serving, stages
 from simulating.page import simulated, worked
 
@@ -50,7 +51,7 @@ _GUIDES = {
     "indexing.md": (geometry,),
     "families.md": (families,),
     "capacity.md": (worked, simulated),
-    "gpu.md": (gpu,),
+    "gpu.md": (gpu, operators),
 }
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.
