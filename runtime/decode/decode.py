@@ -71,7 +71,8 @@ class Pixels:
         """Return whether there is next to nothing to see, as in a photo whose samples were misunderstood, or a cap."""
         step = max(min(self.pixels.shape[:2]) // _LOOKED_AT, 1)
         some = self.pixels[::step, ::step]
-        return bool((np.ptp(some, axis=(0, 1)) <= _ONE_COLOUR).all())
+        # An eighth of the rows shows nearly every photo to have more: 0.1 ms, all of them take 0.6.
+        return all((np.ptp(rows, axis=(0, 1)) <= _ONE_COLOUR).all() for rows in (some[::8], some))
 
     def to_original(self, positions: ArrayLike) -> NDArray[np.float32]:
         """Map positions from ``pixels`` to the original photo, which is not turned.

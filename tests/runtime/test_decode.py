@@ -278,3 +278,14 @@ def test_threads_may_be_the_first_to_use_pillow(tmp_path: Path) -> None:
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", FIRST_USE, str(path)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+@given(st.integers(0, 1 << 30), st.integers(1, 40), st.integers(1, 40), st.integers(0, 40))
+def test_a_photo_of_nearly_one_colour_is_told_from_all_that_is_looked_at(
+    seed: int, height: int, width: int, spread: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(100, 117, (height, width, 3), dtype=np.uint8)
+    pixels[rng.integers(height), rng.integers(width), rng.integers(3)] += np.uint8(spread)
+    found = Pixels(pixels=pixels, original_size=(width, height), region=(0, 0, width, height)).is_nearly_one_colour()
+    assert found == all(int(pixels[..., c].max()) - int(pixels[..., c].min()) <= 16 for c in range(3))
