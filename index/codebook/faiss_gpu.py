@@ -44,6 +44,7 @@ class FaissGpu:
         BackendError: there is no such GPU, or faiss does not see it.
         MissingExtraError: faiss is not installed, or one for CPUs alone.
         MixedPackagesError: two packages of faiss are.
+        OutOfMemoryError: the GPU has not the memory.
     """
 
     def __init__(self, number: int) -> None:
@@ -57,6 +58,8 @@ class FaissGpu:
         self.resources = self._called(self.faiss.StandardGpuResources)
         # Searches of one set of resources share its streams and temporary memory.
         self.mutex = threading.Lock()
+        # Its memory is claimed with the first rows: what is not there is known before the work begins.
+        self.hold(np.zeros((8, 8), np.float32))
 
     def hold(self, rows: NDArray[np.float32]) -> "HeldRows":
         """Bring a matrix onto the GPU as float16.
@@ -107,7 +110,7 @@ def _opened(number: int) -> FaissGpu:
 
 def gpu_of(device: Device | None) -> FaissGpu | None:
     """Return the GPU that a device names, the same object for all who ask; None for the CPU, which is also ``auto``
-    where there is no GPU or no faiss for it.
+    where there is no GPU that faiss can use.
 
     Raises:
         BackendError, MissingExtraError, MixedPackagesError: a GPU was named and cannot be used, see ``FaissGpu``.

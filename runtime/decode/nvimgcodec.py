@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxdeploy.core.device import find_gpu
-from ctxdeploy.core.errors import BackendError, PhotoError
+from ctxdeploy.core.errors import BackendError, MissingExtraError, PhotoError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.types import NVIMGCODEC, Preprocessing
 from ctxdeploy.runtime.decode.integrity import FRAMES, MAX_COPIED, check_jpeg, segments, without_junk
@@ -22,6 +22,7 @@ from ctxdeploy.runtime.decode.integrity import FRAMES, MAX_COPIED, check_jpeg, s
 if TYPE_CHECKING:
     from PIL import Image
 
+EXTRA = "nvimgcodec"
 # Smooth chroma between samples, as libjpeg has it; without it edges of colour are off by tens of levels.
 OPTIONS = ":fancy_upsampling=1"
 # Back ends of it, by their names in ``BackendKind``: the chip's own decoder, CUDA, and CUDA after Huffman's codes.
@@ -99,10 +100,17 @@ def open_decoder(number: int | None = None) -> GpuDecoder:
     """
     with _OPENING:
         if not _OPENED or number not in (None, _OPENED[0].number):
-            package = require("nvidia.nvimgcodec", "nvimgcodec")
+            package = _package()
             find_gpu(number or 0)
             _OPENED[:] = [GpuDecoder(package, number or 0)]
         return _OPENED[0]
+
+
+def _package() -> Any:
+    try:
+        return require("nvidia.nvimgcodec", EXTRA)
+    except MissingExtraError as error:
+        raise MissingExtraError("nvImageCodec, which this model decodes photos with,", EXTRA) from error
 
 
 def check_decoder(preprocessing: Preprocessing, number: int) -> None:

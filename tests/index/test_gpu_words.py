@@ -324,9 +324,14 @@ def test_a_missing_faiss_is_said_where_a_gpu_is_named(
     ],
 )
 def test_errors_of_faiss_are_ours(raised: Exception, error: Any, text: str, plug: Plugged, made: Any) -> None:
-    gpu = plug(made(fail=raised))
+    faiss = made()
+    gpu = plug(faiss)
+    faiss.fail = raised
     with pytest.raises(error, match=text):
         gpu.hold(rows(4, 8) * 0)
+    with pytest.raises(error, match=text):  # and before any work
+        plug(faiss)
+    assert gpu_of(Device()) is None
 
 
 def test_without_a_device_there_is_none() -> None:
