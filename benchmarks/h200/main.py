@@ -5,6 +5,7 @@ Needs nothing but Python's own library until the first step runs: the machine ma
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,7 +25,9 @@ def main() -> None:
     measuring.add_argument("--only", default="", help=f"steps, with commas between: {', '.join(s.name for s in STEPS)}")
     measuring.add_argument("--again", action="store_true", help="measure anew what is in the file already")
     measuring.add_argument("--photos", type=Path, help="folder of photos [default: those of scikit-image]")
-    measuring.add_argument("--work", type=Path, help="for archives and bundles [default: beside the output]")
+    measuring.add_argument(
+        "--work", type=Path, help="for archives and bundles, 10 GB [default: ctxdeploy-h200 in the temporary folder]"
+    )
     measuring.add_argument("-o", "--output", type=Path, help="[default: benchmarks/results/h200.json]")
     packing = commands.add_parser("pack", help="download wheels and cut them into loads")
     packing.add_argument("loads", type=Path)
@@ -53,9 +56,10 @@ def main() -> None:
     output = options.output or ROOT / "benchmarks" / "results" / "h200.json"
     if options.rehearse and options.output is None:
         output = ROOT / "benchmarks" / "work" / "h200-rehearsal.json"
+    usual = Path(tempfile.gettempdir()) / "ctxdeploy-h200"
     settings = Options(
         output=output.resolve(),
-        work=(options.work or output.with_suffix(".work")).resolve(),
+        work=(options.work or (output.with_suffix(".work") if options.rehearse else usual)).resolve(),
         store=options.store,
         photos=None if options.photos is None else options.photos.resolve(),
         rehearse=options.rehearse,

@@ -8,9 +8,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-# What a machine for PyTorch usually lacks. CUDA's own libraries come with PyTorch's wheel for CUDA 13, but for nvJPEG.
-PACKAGES = ("simplejpeg", "onnxruntime-gpu", "numba-cuda", "cuda-bindings", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg")
+# What a machine for PyTorch lacks. CUDA's own libraries come with PyTorch's wheel for CUDA 13, but for nvJPEG. Where
+# numba-cuda is missing too, name it: one that is there fits its driver better than the newest.
+PACKAGES = ("simplejpeg", "onnxruntime-gpu", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg")
 # Of the oldest glibc that wheels are made for.
 _OLDEST_GLIBC = 5
 _MANIFEST = "load.json"
@@ -46,33 +48,35 @@ def pack(
 
 def cut(wheels: Sequence[Path], loads: Path, most: int) -> Iterator[str]:
     """Write wheels into folders 1, 2, … of at most ``most`` bytes, larger ones in pieces; yield what to say."""
-    pieces = [(wheel, start) for wheel in wheels for start in range(0, wheel.stat().st_size, most)]
-    sizes = {wheel: wheel.stat().st_size for wheel in wheels}
-    packed: list[list[tuple[Path, int]]] = []
-    left = 0
-    for wheel, start in sorted(pieces, key=lambda piece: -min(most, sizes[piece[0]] - piece[1])):
-        size = min(most, sizes[wheel] - start)
-        if size > left:
-            packed.append([])
-            left = most
-        packed[-1].append((wheel, start))
-        left -= size
-    hashes = {wheel: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
-    whole = {wheel.name: {"sha256": hashes[wheel], "bytes": sizes[wheel], "piece": most} for wheel in wheels}
+    packed: list[list[tuple[Path, int, int]]] = [[]]
+    facts: dict[str, dict[str, Any]] = {}
+    left = most
+    # Small wheels come first: without them hardly anything runs.
+    for wheel in sorted(wheels, key=lambda wheel: (wheel.stat().st_size, wheel.name)):
+        start, size = 0, wheel.stat().st_size
+        facts[wheel.name] = {"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(), "starts": []}
+        while start < size:
+            if not left:
+                packed.append([])
+                left = most
+            length = min(left, size - start)
+            packed[-1].append((wheel, start, length))
+            facts[wheel.name]["starts"].append(start)
+            start, left = start + length, left - length
     for number, members in enumerate(packed, 1):
         folder = loads / str(number)
         folder.mkdir(parents=True)
-        (folder / _MANIFEST).write_text(json.dumps({"loads": len(packed), "wheels": whole}), encoding="utf-8")
+        (folder / _MANIFEST).write_text(json.dumps({"loads": len(packed), "wheels": facts}), encoding="utf-8")
         total = 0
-        for wheel, start in members:
+        for wheel, start, length in members:
             with wheel.open("rb") as file:
                 file.seek(start)
-                total += (folder / f"{wheel.name}.{start}").write_bytes(file.read(most))
-        yield f"{folder}: {total / 2**20:.1f} MiB, {', '.join(sorted({wheel.name for wheel, _ in members}))}"
+                total += (folder / f"{wheel.name}.{start}").write_bytes(file.read(length))
+        yield f"{folder}: {total / 2**20:.1f} MiB, {', '.join(dict.fromkeys(wheel.name for wheel, _, _ in members))}"
 
 
 def take(load: Path, store: Path) -> str:
-    """Keep the pieces of a load in ``store``; install in ``store/site`` when all are there. Return what to say."""
+    """Keep the pieces of a load in ``store``; install what is whole in ``store/site``. Return what to say."""
     store.mkdir(parents=True, exist_ok=True)
     wheels = json.loads((load / _MANIFEST).read_text(encoding="utf-8"))["wheels"]
     for piece in load.iterdir():
@@ -82,23 +86,25 @@ def take(load: Path, store: Path) -> str:
     lacking = [
         name
         for name, facts in wheels.items()
-        if any(not (store / f"{name}.{start}").exists() for start in range(0, facts["bytes"], facts["piece"]))
+        if any(not (store / f"{name}.{start}").exists() for start in facts["starts"])
     ]
-    if lacking:
-        return f"kept; pieces of {', '.join(lacking)} are still to come"
-    whole = [_joined(store, name, facts) for name, facts in wheels.items()]
+    new = {name: facts for name, facts in wheels.items() if name not in lacking and not (store / name).exists()}
+    rest = f"pieces of {', '.join(lacking)} are still to come" if lacking else "all is there"
+    if not new:
+        return f"kept; {rest}"
+    whole = [_joined(store, name, facts) for name, facts in new.items()]
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--upgrade"]
     done = subprocess.run([*command, "--target", str(store / "site"), *map(str, whole)], check=False)
     if done.returncode:
         raise SystemExit("h200.sh: pip could not install the wheels; what it said stands above")
-    return f"installed in {store / 'site'}: {', '.join(sorted(wheels))}"
+    return f"installed in {store / 'site'}: {', '.join(sorted(new))}; {rest}"
 
 
-def _joined(store: Path, name: str, facts: dict[str, int | str]) -> Path:
+def _joined(store: Path, name: str, facts: dict[str, Any]) -> Path:
     """Put a wheel together; its hash must be that of the one that was cut."""
     digest, path = hashlib.sha256(), store / name
     with path.open("wb") as file:
-        for start in range(0, int(facts["bytes"]), int(facts["piece"])):
+        for start in facts["starts"]:
             data = (store / f"{name}.{start}").read_bytes()
             digest.update(data)
             file.write(data)

@@ -190,17 +190,21 @@ def test_wheels_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     made = [wheel(folder, "small", 2_000), wheel(folder, "large", 300_000)]
     said = list(wheels.cut(made, tmp_path / "loads", 100_000))
     loads = sorted((tmp_path / "loads").iterdir())
-    assert len(said) == len(loads) == 4
+    assert len(said) == len(loads) == 4  # 303 kB and what zip files need besides
     for load in loads:
         assert sum(path.stat().st_size for path in load.iterdir() if path.name != "load.json") <= 100_000
-    for load in loads[:-1]:
-        assert "still to come" in wheels.take(load, tmp_path / "store")
-    assert "installed in" in wheels.take(loads[-1], tmp_path / "store")
+    first = wheels.take(loads[0], tmp_path / "store")
+    assert "installed in" in first and "small" in first and "pieces of large-1.0" in first
+    assert (tmp_path / "store" / "site" / "small.py").exists()
+    for load in loads[1:-1]:
+        assert wheels.take(load, tmp_path / "store").startswith("kept; pieces of large")
+    assert "all is there" in wheels.take(loads[-1], tmp_path / "store")
     for name, path in zip(("small", "large"), made, strict=True):
         there = tmp_path / "store" / path.name
         assert hashlib.sha256(there.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
         assert (tmp_path / "store" / "site" / f"{name}.py").exists()
-    piece = next(path for path in loads[0].iterdir() if path.name != "load.json")
+    (tmp_path / "store" / made[1].name).unlink()
+    piece = next(path for path in loads[0].iterdir() if "large" in path.name)
     piece.write_bytes(b"x" * piece.stat().st_size)
     with pytest.raises(SystemExit, match=r"the pieces of .* are not those that were packed: bring them again"):
         wheels.take(loads[0], tmp_path / "store")

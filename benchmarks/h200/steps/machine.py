@@ -81,6 +81,7 @@ def _products(rows: Rows, device: str, precision: str) -> dict[str, Any]:
         call = lambda: a @ b  # noqa: E731
     elif precision == "int8":
         c, d = ((x * 40).clamp(-127, 127).to(torch.int8) for x in (a, b))
+        d = d.t().contiguous().t()  # column after column, as cuBLAS wants it
         call = lambda: torch._int_mm(c, d)  # noqa: E731
     elif precision == "fp8":
         e, f = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()

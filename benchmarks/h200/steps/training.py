@@ -12,7 +12,6 @@ def run(rows: Rows) -> None:
     device = gpu_or_cpu(rows)
     for precision in ("fp32",) if rows.rehearse else ("bf16", "fp32"):
         rows.measure(f"interrupted, {precision}", lambda p=precision: _interrupted(rows, device, p))  # type: ignore[misc]
-    for precision in ("bf16",) if rows.rehearse else ("bf16", "fp32"):
         rows.measure(f"steps, {precision}", lambda p=precision: _steps(rows, device, p))  # type: ignore[misc]
 
 
@@ -71,7 +70,7 @@ def _interrupted(rows: Rows, device: str, precision: str) -> dict[str, Any]:
     from ctxdeploy.export import load_checkpoint
     from ctxdeploy.training import trainer
 
-    steps = 2 if rows.rehearse else 40
+    steps = 2 if rows.rehearse else 16
     trainer.LOG_STEPS = steps // 2
     config, places = _config(rows, precision, steps), [rows.work / f"{kind}-{precision}" for kind in ("whole", "parts")]
     for place in places:
