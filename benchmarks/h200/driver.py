@@ -47,7 +47,7 @@ STEPS = (
     Step(name="bundles", seconds=300, beside=True),
     Step(name="archives", seconds=200, beside=True),
     Step(name="machine", seconds=60),
-    Step(name="tests", seconds=150),
+    Step(name="tests", seconds=180),
     Step(name="parity", seconds=150, after="bundles"),
     Step(name="speed", seconds=150, after="bundles"),
     Step(name="loop", seconds=60),

@@ -64,6 +64,10 @@ class Rows:
         self.tell(name, {**found, "took_seconds": round(time.monotonic() - began, 2)})
         return found
 
+    def has(self, name: str) -> bool:
+        """Return whether an earlier run has measured a row."""
+        return name in self._done
+
     def tell(self, name: str, found: dict[str, Any]) -> None:
         """Keep a row."""
         print(ROW + json.dumps({"name": name, "found": found}), flush=True)

@@ -47,7 +47,7 @@ def _equal(rows: Rows) -> dict[str, Any]:
 
     from ctxdeploy.index import Codebook
 
-    vectors, words = descriptors(2000 if rows.rehearse else 200_000, 2), 32 if rows.rehearse else 4096
+    vectors, words = descriptors(2000 if rows.rehearse else 200_000, 2), 32 if rows.rehearse else 8192
     on_cpu = Codebook.train(vectors, words, iterations=5)
     on_gpu = Codebook.train(vectors, words, iterations=5, device=_device(rows))
     wanted = on_cpu.assign(vectors[:50_000], 5, threads=2 if rows.rehearse else 16)
@@ -80,9 +80,10 @@ def _assigned(rows: Rows) -> dict[str, Any]:
     vectors = descriptors(500 if rows.rehearse else 1_000_000, 4)
     found: dict[str, Any] = {"descriptors": len(vectors)}
     for count in (1, 5):
-        codebook.assign(vectors[:4096], count)
+        threads = 2 if rows.rehearse else 16
+        codebook.assign(vectors[:4096], count, threads=threads)
         began = time.perf_counter()
-        codebook.assign(vectors, count)
+        codebook.assign(vectors, count, threads=threads)
         found[f"descriptors_per_second_{count}"] = len(vectors) / (time.perf_counter() - began)
     return found
 
