@@ -51,7 +51,7 @@ _GUIDES = {
     "indexing.md": (geometry,),
     "families.md": (families,),
     "capacity.md": (worked, simulated),
-    "gpu.md": (gpu, operators),
+    "gpu.md": (operators, gpu),
 }
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.
