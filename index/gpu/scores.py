@@ -168,7 +168,7 @@ def score(tiling: Tiling, columns: int) -> Callable[..., None]:
     """
     photos, threads, staged = tiling.photos, tiling.threads, tiling.staged
     distances = 64 * columns + 1
-    meet = device(_meet_all if SIMULATED or threads > 32 else _meet_warp)
+    meet = device(_meet_all if SIMULATED or threads != 32 else _meet_warp)
     look_up, compare = _looking(threads, columns, meet), _comparing(tiling, columns)
     add_in_turn = _adding(threads, meet)
 

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ctxdeploy
+from ctxdeploy.core.device import gpu_present
 from ctxdeploy.index import Codebook, Index, IndexConfig
 
 Photos = list[NDArray[np.float32]]
@@ -62,31 +63,38 @@ def run_child() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def simulator() -> Iterator[None]:
-    """numba's simulator of a GPU in place of one, in this process: it runs the loops of ``index/gpu`` in Python."""
+def simulator() -> Iterator[bool]:
+    """numba's simulator of a GPU, in this process: it runs the loops of ``index/gpu`` in Python.
+
+    Where there is a GPU the loops run there, and this is False.
+    """
+    if gpu_present() is not None:
+        yield False
+        return
     from numba.core import config
 
-    assert "numba.cuda" not in sys.modules, "numba.cuda was imported without its simulator"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUMBA_ENABLE_CUDASIM", "1")
         patch.setattr(config, "ENABLE_CUDASIM", 1)
         import numba.cuda
 
-    assert "simulator" in numba.cuda.jit.__module__
+    assert "simulator" in numba.cuda.jit.__module__, "a test before has imported numba.cuda without its simulator"
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # its threads wait for each other in turns
-    yield
+    yield True
     sys.setswitchinterval(interval)
 
 
 @pytest.fixture
-def small_gpu(simulator: None, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``index.gpu.memory`` of a simulated GPU that nothing lies on, whose work is divided small: several ranges of
-    photos, tiles of words, and more postings of a tile than are staged at once."""
+def small_gpu(simulator: bool, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``index.gpu.memory`` of a GPU, simulated if there is none, that nothing lies on, whose work is divided small:
+    several ranges of photos, tiles of words, and more postings of a tile than are staged at once."""
     from ctxdeploy.index.gpu import memory
     from ctxdeploy.index.gpu.tiling import Tiling
 
     tiling = Tiling(photos=8, threads=2, staged=8, ahead=2, wide=2, blocks=1, bins=64)
+    if not simulator:
+        tiling = Tiling(photos=8, threads=32, staged=8, ahead=2, wide=64, blocks=2, bins=64)
     monkeypatch.setattr(memory, "TILING", tiling)
     monkeypatch.setattr(memory, "_MEMORIES", {})
     return memory

@@ -1,4 +1,4 @@
-"""What lies in the memory of a GPU, here simulated: what is copied, and what comes when it fails or has no room."""
+"""What lies in the memory of a GPU, or a simulated one: what is copied, and what comes when it fails or is full."""
 
 import json
 import subprocess

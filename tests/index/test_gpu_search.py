@@ -1,4 +1,4 @@
-"""A search on a GPU, here in numba's simulator: the hits of the CPU bit by bit, whatever is asked, however divided."""
+"""A search on a GPU, or in numba's simulator: the hits of the CPU bit by bit, whatever is asked, however divided."""
 
 import threading
 from pathlib import Path
