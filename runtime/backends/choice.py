@@ -7,12 +7,9 @@ from importlib import import_module
 from ctxdeploy.core import device as devices
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.device import AUTO, Device, Gpu, find_gpu, gpu_present
-from ctxdeploy.core.engines import Machine, check_key, import_package
-from ctxdeploy.core.errors import BackendError, BundleError, ConfigError, CtxdeployError, OutOfMemoryError
-from ctxdeploy.core.extras import require_onnxruntime_gpu
+from ctxdeploy.core.errors import BackendError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.progress import announce, hint
-from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS, artefact_of, choose_for, label_of
-from ctxdeploy.core.text import printable
+from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS, choose_for, label_of
 from ctxdeploy.runtime.backends.base import Backend, first_line, is_out_of_memory
 from ctxdeploy.runtime.backends.config import BackendConfig
 
@@ -101,8 +98,10 @@ class _Search:
         elif device.kind == AUTO:
             self.gpu = gpu_present()
         if self.gpu is not None:
+            from ctxdeploy.runtime.backends.obstacle import obstacle_of  # 4 ms, which a machine without a GPU saves
+
             for name in (*ENGINE_TARGETS, CUDA):
-                obstacle = _obstacle(self._bundle, name, config.precision, self.gpu)
+                obstacle = obstacle_of(self._bundle, name, config.precision, self.gpu)
                 if obstacle is None:
                     yield replace(config, name=name, device=Device(kind=devices.CUDA, number=device.number).label)
                 else:
@@ -135,26 +134,3 @@ class _Search:
             return find_gpu(device.number)
         except BackendError as error:
             raise BackendError(f"--device {device.label}: {error}") from error
-
-
-def _obstacle(bundle: Bundle, name: str, precision: str, gpu: Gpu) -> CtxdeployError | None:
-    """Return why a runtime cannot run a bundle on a GPU, as far as can be said without loading it there."""
-    target, path = TARGETS[name], printable(str(bundle.path))
-    if precision not in target.precisions:
-        return ConfigError(f"{target.label} has no {precision} ({target.lacks})")
-    try:
-        if name == CUDA:
-            artefact_of(bundle, name, precision)
-            require_onnxruntime_gpu()
-            return None
-        engines = [a for a in bundle.artefacts if (a.format, a.target, a.precision) == ("engine", name, precision)]
-        if not engines:
-            return BundleError(
-                f"{path} has no {target.label} engine of {precision}: run  ctxdeploy build {path} --target {name} "
-                f"--precision {precision}"
-            )
-        here = Machine(target=name, version=str(import_package(name).__version__), gpu=gpu)
-        check_key(engines[0].details, here, precision=precision, bundle=path)
-    except CtxdeployError as error:
-        return error
-    return None

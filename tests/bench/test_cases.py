@@ -10,7 +10,7 @@ from ctxdeploy.bench.cases import BundleEngine
 from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.errors import BackendError, ConfigError
-from ctxdeploy.runtime.backends import choice
+from ctxdeploy.runtime.backends import choice, obstacle
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Gpu(name="NVIDIA H200", capability=(9, 0))
     monkeypatch.setattr(choice, "gpu_present", lambda number=0: found)
     monkeypatch.setattr(choice, "find_gpu", lambda number: found)
-    monkeypatch.setattr(choice, "require_onnxruntime_gpu", lambda: None)
+    monkeypatch.setattr(obstacle, "require_onnxruntime_gpu", lambda: None)
 
 
 def test_on_a_cpu_nothing_is_said_of_a_device(engine: BundleEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ctxdeploy.core.errors import (
     OutOfMemoryError,
 )
 from ctxdeploy.core.progress import Display
-from ctxdeploy.runtime.backends import BackendConfig, choice, open_backend, resolve
+from ctxdeploy.runtime.backends import BackendConfig, choice, obstacle, open_backend, resolve
 
 MakeBundle = Callable[..., Bundle]
 GPU = Gpu(name="NVIDIA H200", capability=(9, 0), memory=141 << 30)
@@ -47,8 +47,8 @@ class Machine:
         self.tensorrt: CtxdeployError | None = None
         monkeypatch.setattr(choice, "find_gpu", self._find)
         monkeypatch.setattr(choice, "gpu_present", lambda number=0: self.gpus[number] if self.gpus else None)
-        monkeypatch.setattr(choice, "require_onnxruntime_gpu", lambda: self._package(self.cuda))
-        monkeypatch.setattr(choice, "import_package", lambda target: self._package(self.tensorrt))
+        monkeypatch.setattr(obstacle, "require_onnxruntime_gpu", lambda: self._package(self.cuda))
+        monkeypatch.setattr(obstacle, "import_package", lambda target: self._package(self.tensorrt))
         monkeypatch.setattr(choice, "_loaded", self._load)
 
     def _find(self, number: int) -> Gpu:
