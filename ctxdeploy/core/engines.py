@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.errors import BackendError, MissingExtraError
-from ctxdeploy.core.extras import RIVALS, check_unmixed
+from ctxdeploy.core.extras import check_unmixed
 from ctxdeploy.core.files import settings_sha256
+from ctxdeploy.core.rivals import RIVALS
 from ctxdeploy.core.targets import TARGETS, TENSORRT_RTX, label_of
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ The message of an error names the offending value and the command or flag that f
 one line and leaves with ``exit_code``; a traceback means a defect of ours.
 """
 
-from ctxdeploy.core.origin import install_line
+from ctxdeploy.core.rivals import install_command
 
 
 class CtxdeployError(Exception):
@@ -23,16 +23,14 @@ class MissingExtraError(CtxdeployError, ImportError):
     """An optional dependency is not installed.
 
     Args:
-        package: that is missing.
+        package: that is missing, as pip calls it.
         extra: of ctxdeploy that installs it.
-        in_place_of: packages that must go first, for they write the same files.
     """
 
     exit_code = 3
 
-    def __init__(self, package: str, extra: str, *, in_place_of: tuple[str, ...] = ()) -> None:
-        first = f"pip uninstall -y {' '.join(in_place_of)}  and then  " if in_place_of else ""
-        super().__init__(f"{package} is not installed: run  {first}{install_line(extra)}")
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: run  {install_command(package, extra)}")
 
 
 class CheckpointError(CtxdeployError):

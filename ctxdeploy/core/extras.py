@@ -2,28 +2,11 @@
 
 import importlib
 import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ctxdeploy.core.errors import MissingExtraError, MixedPackagesError
 from ctxdeploy.core.origin import install_line
-
-# Packages that write into one folder, by what is imported from it. The last one installed has overwritten the others;
-# pip sees no conflict between them, and uninstalling one takes files of the others away.
-RIVALS = MappingProxyType(
-    {
-        "onnxruntime": (
-            *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn"),
-            *("onnxruntime-training", "onnxruntime-webgpu"),
-        ),
-        "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12"),
-        "tensorrt": ("tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"),
-        "nvidia.cudnn": ("nvidia-cudnn-cu11", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
-    }
-)
+from ctxdeploy.core.rivals import RIVALS, installed
 
 
 def require(module: str, extra: str) -> Any:
@@ -65,12 +48,11 @@ def require_onnxruntime_gpu() -> Any:
         MissingExtraError: there is none, or one without that provider, in whose place it has to come.
         MixedPackagesError: as of ``require_onnxruntime``, or there is cuDNN for two versions of CUDA.
     """
-    there = installed(RIVALS["onnxruntime"])
-    if not there:
+    if not installed(RIVALS["onnxruntime"]):
         raise MissingExtraError("onnxruntime-gpu", "cuda")
     module = require_onnxruntime()
     if "CUDAExecutionProvider" not in module.get_available_providers():
-        raise MissingExtraError("onnxruntime-gpu", "cuda", in_place_of=there)
+        raise MissingExtraError("onnxruntime-gpu", "cuda")
     major = str(getattr(module, "cuda_version", "") or "13").partition(".")[0]
     check_unmixed("nvidia.cudnn", f"pip install nvidia-cudnn-cu{major}  (what needs the other, in another environment)")
     return module
@@ -88,12 +70,11 @@ def require_faiss_gpu() -> Any:
         MissingExtraError: there is none, or one for a CPU, in whose place it has to come.
         MixedPackagesError: two of its packages are installed, or one of two was uninstalled.
     """
-    there = installed(RIVALS["faiss"])
-    if not there:
+    if not installed(RIVALS["faiss"]):
         raise MissingExtraError("faiss-gpu", "cuda")
     module = require_faiss("cuda")
     if not hasattr(module, "StandardGpuResources"):
-        raise MissingExtraError("faiss-gpu", "cuda", in_place_of=there)
+        raise MissingExtraError("faiss-gpu", "cuda")
     return module
 
 
@@ -110,27 +91,6 @@ def check_unmixed(module: str, again: str = "") -> None:
             f"{' and '.join(found)} are both installed and overwrite each other in the folder "
             f"{module.replace('.', '/')}: run  pip uninstall -y {' '.join(found)}  and then  {again or _again(module)}"
         )
-
-
-def installed(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return those of some packages that are installed, as pip knows them; none is imported (2 ms).
-
-    One in a folder that is later on Python's path (``pip install --target``, an environment over another) is not
-    imported and overwrites nothing: it does not count beside one that comes first.
-    """
-    from importlib import metadata  # 40 ms, but for numba, which imports it too
-
-    folders: dict[str, Path] = {}
-    for package in packages:
-        try:
-            folders[package] = Path(str(metadata.distribution(package).locate_file(""))).resolve()
-        except metadata.PackageNotFoundError:
-            continue
-    if len(set(folders.values())) < 2:
-        return tuple(folders)
-    path = [Path(place).resolve() for place in sys.path]
-    first = min(folders.values(), key=lambda folder: path.index(folder) if folder in path else len(path))
-    return tuple(package for package, folder in folders.items() if folder == first)
 
 
 def _again(module: str) -> str:

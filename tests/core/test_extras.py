@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.core import extras
+from ctxdeploy.core import extras, rivals
 from ctxdeploy.core.engines import import_package
 from ctxdeploy.core.errors import MissingExtraError, MixedPackagesError
 from ctxdeploy.core.origin import install_line
@@ -25,8 +25,8 @@ class Environment:
         real = metadata.Distribution.from_name
 
         def found(name: str) -> Any:
-            rivals = {package for packages in extras.RIVALS.values() for package in packages}
-            if name not in rivals:
+            known = {package for packages in rivals.RIVALS.values() for package in packages}
+            if name not in known:
                 return real(name)
             for distribution in metadata.distributions(name=name, path=[str(folder)]):
                 return distribution
@@ -105,7 +105,7 @@ def test_a_package_in_a_later_folder_of_the_path_hides_nothing(
 
     monkeypatch.setattr(metadata.Distribution, "from_name", found)
     monkeypatch.syspath_prepend(str(before))
-    assert extras.installed(("onnxruntime", "onnxruntime-gpu")) == ("onnxruntime-gpu",)
+    assert rivals.installed(("onnxruntime", "onnxruntime-gpu")) == ("onnxruntime-gpu",)
     assert extras.require_onnxruntime_gpu().get_available_providers()[1] == "CUDAExecutionProvider"
 
 
@@ -208,3 +208,29 @@ def test_tensorrt_of_two_versions_of_cuda_is_refused(environment: Environment) -
     environment.install("tensorrt-cu13")
     with pytest.raises(MixedPackagesError, match=r"run  pip uninstall -y tensorrt-cu12 tensorrt-cu13  and then  pip "):
         import_package("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("there", "package", "extra", "command"),
+    [
+        ((), "openvino", "cpu", CPU),
+        (("onnxruntime", "faiss-cpu"), "openvino", "cpu", CPU),
+        # The extra would bring onnxruntime beside it.
+        (("onnxruntime-gpu",), "openvino", "cpu", "pip install openvino"),
+        (("faiss-gpu",), "asmk", "bench", "pip install asmk"),
+        (
+            ("onnxruntime", "faiss-cpu"),
+            "numba-cuda",
+            "cuda",
+            f"pip uninstall -y onnxruntime faiss-cpu  and then  {GPU}",
+        ),
+        (("onnxruntime-gpu", "faiss-gpu"), "numba-cuda", "cuda", GPU),
+        (("onnxruntime",), "tensorrt", "tensorrt", install_line("tensorrt")),
+    ],
+)
+def test_no_advice_brings_a_package_beside_its_rival(
+    environment: Environment, there: tuple[str, ...], package: str, extra: str, command: str
+) -> None:
+    for name in there:
+        environment.install(name)
+    assert str(MissingExtraError(package, extra)) == f"{package} is not installed: run  {command}"
