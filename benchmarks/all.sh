@@ -72,7 +72,7 @@ steps=(
     "part frameworks.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     "part frameworks.py '$DATA' ../$WORK/ctx-small.npz ../ctxdeploy/models/ctx-small/codebook.safetensors --model ctx-small --output results/frameworks-ctx-small.json"
     # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
-    "part gpu_words.py --photos '$DATA/images'" # ten minutes
+    "part gpu_words.py --photos '$DATA/images' --descriptors work/descriptors.npy" # ten minutes
     "part operator_limits.py" # some minutes
     # on a machine with a GPU: benchmarks/h200.sh (h200.json)
     "$PYTHON benchmarks/performance.py"
