@@ -33,6 +33,7 @@ class EightBits:
         element_type: number of the type in ``onnx.TensorProto``.
         largest: its largest number.
         limits: what that stands for at each place of the trunk.
+        method: how the limits are chosen, as reports say it.
         encode: numbers, divided by their scale, to the bytes that stand for them.
         runnable: a graph of it to one that ONNX Runtime computes on a CPU.
         sums: whether what goes into a sum is rounded too, as ONNX Runtime needs it to compute in int8.
@@ -42,6 +43,7 @@ class EightBits:
     element_type: int
     largest: float
     limits: Callable[[Ranges], Mapping[str, float]]
+    method: str
     encode: Callable[[NDArray[Any]], NDArray[Any]]
     runnable: Callable[[Any], Any]
     sums: bool
@@ -62,6 +64,7 @@ INT8 = EightBits(
     element_type=3,
     largest=LEVELS,
     limits=lambda ranges: ranges.limits,
+    method="mse",
     encode=_steps,
     runnable=lambda proto: proto,
     sums=True,
@@ -74,6 +77,7 @@ FP8 = EightBits(
     element_type=17,
     largest=fp8.LARGEST,
     limits=lambda ranges: {place: size or 1.0 for place, size in ranges.largest.items()},
+    method="largest",
     encode=fp8.encode,
     runnable=fp8.emulated,
     sums=False,

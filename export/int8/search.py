@@ -83,7 +83,7 @@ def search(
         )
     return graph, {
         "scheme": f"QDQ, symmetric {kind.label}, weights per channel",
-        "calibration": {"source": config.source, **ranges.metadata()},
+        "calibration": {"source": config.source, **ranges.metadata(), "method": kind.method},
         "convolutions": len(layers),
         "kept_fp32": sorted(order[:count], key=list(layers).index),
         "noise": {name: float(f"{value:.4g}") for name, value in noise.items()},

@@ -168,12 +168,43 @@ def test_the_search_measures_in_fp8_and_keeps_what_it_must(small_graph: Any, few
 
     graph, details = search(small_graph, few, check, kind=FP8, report=told.append)
     assert details["scheme"] == "QDQ, symmetric fp8, weights per channel" and "fp8 with 0 of" in told[1]
+    assert details["calibration"]["method"] == "largest"
     (kept,) = details["kept_fp32"]
     assert f"{kept}.weight.fp8" in tried[0] and f"{kept}.weight.fp8" not in tried[1]
     assert kept == max(details["noise"], key=lambda name: details["noise"][name])
     # Three bits of mantissa: half a step is 1/16 of a number, far more than fp32's own noise, far less than a mistake.
     assert all(1e-6 < noise < 0.3 for noise in details["noise"].values()), details["noise"]
     assert any(t.name.endswith(".weight.fp8") for t in graph.graph.initializer)
+
+
+@pytest.mark.slow
+def test_an_export_of_it_is_measured_and_says_how(
+    config_of: Callable[..., Any],
+    network_of: Callable[..., Any],
+    samples: Mapping[str, Image],
+    tmp_path: Path,
+) -> None:
+    from ctxdeploy.core.bundle import Extraction
+    from ctxdeploy.export import ExportConfig, export_bundle, save_checkpoint
+    from ctxdeploy.export.parity import ParityPhotos
+
+    settings = Extraction(scales=(1.0,), top_k=40, dim=64)
+    save_checkpoint(network_of(config_of("how", dim=64), settings), tmp_path / "how.pth", image_size=160)
+    photos = {"coffee": samples["coffee"][:100, :140]}
+    exported = export_bundle(
+        tmp_path / "how.pth",
+        tmp_path / "bundle",
+        ExportConfig(targets=(TENSORRT,), precisions=(Precision.FP8,)),
+        retrieval=None,
+        photos=ParityPhotos(parity=photos, retrieval={}),
+        calibration=photos,
+    )
+    (artefact,) = [a for a in (*exported.bundle.artefacts, *exported.rejected) if a.precision == "fp8"]
+    assert (artefact.target, artefact.file, artefact.format) == (TENSORRT, "model.fp8.onnx", "onnx")
+    assert "fp32, emulating fp8, CPU" in artefact.parity["measured_with"]
+    assert 0.9 < artefact.parity["cosine_mean"] < 0.99999
+    assert (artefact.parity["verdict"] == "passed") is not bool(exported.rejected)
+    assert artefact.details["scheme"].startswith("QDQ, symmetric fp8") or "fp8 misses" in artefact.details["search"]
 
 
 def test_int8_is_what_it_was(small_graph: Any, ranges: Ranges) -> None:
