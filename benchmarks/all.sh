@@ -71,6 +71,7 @@ steps=(
     "part verification.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     "part frameworks.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     "part frameworks.py '$DATA' ../$WORK/ctx-small.npz ../ctxdeploy/models/ctx-small/codebook.safetensors --model ctx-small --output results/frameworks-ctx-small.json"
+    "part operator_limits.py --trunks R18 R50- --precisions fp16 --parts 'smoothing, k=3' 'smoothing, k=7' 'graph, threshold' 'graph, attention'" # minutes
     # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
     "part gpu_words.py --photos '$DATA/images' --descriptors work/descriptors.npy" # ten minutes
     "part operator_limits.py" # some minutes
