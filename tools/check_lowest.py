@@ -31,8 +31,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-# cuda, cuda12, tensorrt and rtx need a GPU of NVIDIA, and gigabytes; the others are for this repository alone.
-LEFT_OUT = ("cuda", "cuda12", "tensorrt", "rtx", "test", "docs", "deploy")
+# The first six need a GPU of NVIDIA, and gigabytes; the others are for this repository alone.
+LEFT_OUT = ("cuda", "cuda12", "tensorrt", "rtx", "kernels", "nvimgcodec", "test", "docs", "deploy")
 FILES, ROOMS = ("pyproject.toml", "README.md", "LICENSE"), ("export", "runtime", "index")
 TORCH = "torch"
 ATTEMPTS, PAUSE = 3, 30
