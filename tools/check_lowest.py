@@ -102,7 +102,7 @@ def install(environment: Path, requirements: list[str]) -> str:
         for name in FILES:  # a copy: building would leave its files here
             shutil.copy(ROOT / name, work)
         for name in ("ctxdeploy", *ROOMS):
-            shutil.copytree(ROOT / name, Path(work, name))
+            shutil.copytree(ROOT / name, Path(work, name), ignore=shutil.ignore_patterns("__pycache__"))
         reason = pip(environment, *requirements) or pip(environment, "--no-deps", work)
     # Behind this environment's own packages: what it lacks, which is PyTorch with its CUDA, comes from that of pytest.
     (site_packages(environment) / "torch.pth").write_text(f"{importlib.metadata.distribution(TORCH).locate_file('')}\n")
