@@ -288,7 +288,7 @@ def test_a_url_shows_no_secrets(call, archive: Path) -> None:
             ("--precision", "int8", "--calibration-photos", "99"),
             "--calibration-photos is a number .* add --calibrate DIR",
         ),
-        (("--calibrate", "."), "--calibrate is for int8: add --precision int8"),
+        (("--calibrate", "."), "--calibrate is for int8 and fp8: add --precision int8"),
         (("--precision", "int8", "--calibrate", ".", "--calibration-photos", "0"), "--calibration-photos is 0: give 1"),
     ],
 )
