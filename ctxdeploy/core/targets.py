@@ -103,7 +103,7 @@ TARGETS = MappingProxyType(
             package="tensorrt_rtx",
             extra="rtx",
             precisions=tuple(label for label in PRECISIONS if label != Precision.FP8.label),
-            lacks="fp8 has been built for TensorRT alone",
+            lacks="fp8 is offered for TensorRT alone",
             format="engine",
             suffix=".plan",
             module="ctxdeploy.runtime.backends.tensorrt",
