@@ -82,8 +82,9 @@ class ByProcesses:
             collate_fn=_as_it_is,
             pin_memory=pinned,
             worker_init_fn=_share_memory,
-            # A process that is forked from one with a GPU's context, or with threads, may hang.
-            multiprocessing_context="forkserver",
+            # One that is forked from a process with a GPU's context, or with threads, may hang. Those of a fork server
+            # outlive a process that is killed: PyTorch's watchdog looks whether the parent is there.
+            multiprocessing_context="spawn",
             prefetch_factor=_AHEAD,
             persistent_workers=True,
         )
