@@ -97,7 +97,7 @@ def find_gpu(number: int = 0) -> Gpu:
         raise BackendError("the NVIDIA driver shows no GPU: check CUDA_VISIBLE_DEVICES")
     if number >= count:
         there = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-        raise BackendError(f"there is no GPU cuda:{number}, the NVIDIA driver shows {there}: give another --device")
+        raise BackendError(f"there is no GPU cuda:{number}, the NVIDIA driver shows {there}: give another number")
     return _described(driver, _integer(driver, "cuDeviceGet", number))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.core.device import AUTO, CPU, Device, gpu_present
+from ctxdeploy.core.device import AUTO, CPU, Device, find_gpu, gpu_present
 from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError, MixedPackagesError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
@@ -186,6 +186,7 @@ def verify_bundle(
         CheckpointError: the checkpoint is not the one that the bundle was made from.
         NoPhotosError, PhotoError, ConfigError: about the photos.
     """
+    _check_gpu(Device.parse(device))
     there = (*bundle.artefacts, *artefacts_on_cuda(bundle, target, device))
     chosen = [a for a in there if target in (None, a.target) and precision in (None, a.precision)]
     if Device.parse(device).kind == CPU:
@@ -207,6 +208,16 @@ def verify_bundle(
     )
     results = [_verified(bundle, artefact, parity_run, device) for artefact in chosen]
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
+
+
+def _check_gpu(asked: Device) -> None:
+    """Refuse a GPU that was asked for and is not there: figures of the CPU must not be taken for its own."""
+    if asked.kind in (AUTO, CPU):
+        return
+    try:
+        find_gpu(asked.number)
+    except BackendError as error:
+        raise BackendError(f"--device {asked.label}: {error}") from error
 
 
 def artefacts_on_cuda(bundle: Bundle, target: str | None, device: str) -> list[Artefact]:

@@ -182,10 +182,17 @@ def gpu_memory(number: int) -> GpuMemory:
     with _making:
         if number not in _MEMORIES:
             if not SIMULATED:
-                find_gpu(number)
+                _check_there(number)
                 _check_usable(number)
             _MEMORIES[number] = GpuMemory(number)
         return _MEMORIES[number]
+
+
+def _check_there(number: int) -> None:
+    try:
+        find_gpu(number)
+    except BackendError as error:
+        raise BackendError(f"--search-device cuda:{number}: {error}") from error
 
 
 def _check_usable(number: int) -> None:

@@ -107,7 +107,11 @@ class _Search:
                 else:
                     self.obstacles.append(obstacle)
         if device.kind != devices.CUDA:
-            yield replace(config, name=choose_for(self._bundle, config.precision), device=devices.CPU)
+            name = choose_for(self._bundle, config.precision)
+            if name in CPU_TARGETS:
+                yield replace(config, name=name, device=devices.CPU)
+            elif self.gpu is None:
+                self.obstacles.append(self._none_for_precision())
 
     def may_go_on(self, found: BackendConfig) -> bool:
         """Return whether something else may do, where what was found does not start."""
@@ -127,6 +131,16 @@ class _Search:
     def reason(self) -> CtxdeployError:
         """Why no runtime uses the GPU: that of ONNX Runtime, which needs no engine, where it has the precision."""
         return self.obstacles[-1] if self._config.precision in TARGETS[CUDA].precisions else self.obstacles[0]
+
+    def _none_for_precision(self) -> CtxdeployError:
+        """Return why a precision that no CPU has cannot be had."""
+        try:
+            find_gpu(0)
+        except BackendError as error:
+            return BackendError(f"--precision {self._config.precision} runs on a GPU alone: {error}")
+        return BackendError(
+            f"--precision {self._config.precision} runs on a GPU alone, and none was found: start again"
+        )
 
     @staticmethod
     def _asked(device: Device) -> Gpu:

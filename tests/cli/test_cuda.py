@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import pytest
 
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.device import Gpu
-from ctxdeploy.export.parity import verify
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def test_an_archive_is_the_same_as_from_the_cpu(call, bundle: Bundle, photos: Pa
 
 
 def test_graphs_for_onnx_runtime_are_verified_on_a_gpu(
-    call, bundle: Bundle, photos: Path, tmp_path: Path, runtime, monkeypatch: pytest.MonkeyPatch
+    call, bundle: Bundle, photos: Path, tmp_path: Path, runtime
 ) -> None:
     folder = tmp_path / "own.ctxbundle"
     shutil.copytree(bundle.path, folder)
@@ -51,14 +48,18 @@ def test_graphs_for_onnx_runtime_are_verified_on_a_gpu(
     (first,) = bundle.artefacts
     assert f'"target": "{first.target}"' in (folder / "bundle.json").read_text()
     assert '"cuda"' not in (folder / "bundle.json").read_text(), "what is for the CPU keeps its figures"
-    monkeypatch.setattr(verify, "gpu_present", lambda number: Gpu(name="NVIDIA H200", capability=(9, 0)))
-    found = verify._on_cuda(replace(bundle, artefacts=(first, replace(first, precision="int8"))), None, "auto")
-    assert [(one.target, one.precision) for one in found] == [("cuda", "fp32")]
-    monkeypatch.setattr(verify, "gpu_present", lambda number: None)
-    assert verify._on_cuda(bundle, None, "auto") == [] == verify._on_cuda(bundle, "openvino", "auto")
 
 
 def test_without_a_gpu_the_command_says_so_in_one_line(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     result = call("index", photos, "-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--backend", "cuda", "-q")
     assert result.code != 0 and not (tmp_path / "a.ctxindex").exists()
     assert result.err.count("\n") == 1 and "there is no NVIDIA driver (libcuda cannot be loaded)" in result.err
+
+
+@pytest.mark.parametrize("target", [(), ("--target", "onnxruntime")])
+def test_a_gpu_that_is_asked_for_is_not_replaced_by_the_cpu_in_verify(
+    call, bundle: Bundle, photos: Path, target: tuple[str, ...]
+) -> None:
+    result = call("verify", bundle.path, "--photos", photos, "--device", "cuda:99", *target, "-q")
+    assert result.code == 13 and result.out == ""
+    assert result.err.startswith("ctxdeploy: error: --device cuda:99: ") and result.err.count("\n") == 1

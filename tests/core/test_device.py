@@ -90,8 +90,8 @@ def test_a_gpu_is_described_by_the_driver(driver: pytest.MonkeyPatch) -> None:
         ({"FAKE_INIT": "34"}, 0, "the NVIDIA driver is not usable (cuInit returned 34): check  nvidia-smi"),
         ({"FAKE_COUNT": "803"}, 0, "the NVIDIA driver is not usable (cuDeviceGetCount returned 803): check"),
         ({"FAKE_ATTRIBUTE": "1"}, 0, "the NVIDIA driver is not usable (cuDeviceGetAttribute returned 1): check"),
-        ({}, 3, "there is no GPU cuda:3, the NVIDIA driver shows cuda:0 to cuda:2: give another --device"),
-        ({"FAKE_GPUS": "1"}, 1, "there is no GPU cuda:1, the NVIDIA driver shows only cuda:0: give another --device"),
+        ({}, 3, "there is no GPU cuda:3, the NVIDIA driver shows cuda:0 to cuda:2: give another number"),
+        ({"FAKE_GPUS": "1"}, 1, "there is no GPU cuda:1, the NVIDIA driver shows only cuda:0: give another number"),
     ],
 )
 def test_what_the_driver_cannot_do_is_said_in_one_line(

@@ -294,7 +294,9 @@ def test_without_a_gpu_one_line_says_so(make_photos: Any, make_archive: Any, tmp
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 13 and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("ctxdeploy: error: there is no") and not (tmp_path / "pairs.txt").exists()
+    assert (
+        done.stderr.startswith("ctxdeploy: error: --search-device cuda:1: ") and not (tmp_path / "pairs.txt").exists()
+    )
 
 
 def test_a_search_on_the_cpu_loads_nothing_of_it(make_photos: Any, make_archive: Any) -> None:

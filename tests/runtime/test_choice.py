@@ -212,6 +212,15 @@ def test_a_precision_without_a_runtime_there_stays_on_the_cpu(machine: Machine, 
     assert resolve(with_engine(bundle, "int8"), BackendConfig(precision="int8", device="cuda")).name == "tensorrt"
 
 
+def test_a_precision_of_gpus_alone_names_what_was_asked_for(machine: Machine, make_bundle: MakeBundle) -> None:
+    machine.gpus = ()
+    with pytest.raises(BackendError, match=r"^--precision fp8 runs on a GPU alone: there is no such GPU$"):
+        resolve(make_bundle(), BackendConfig(precision="fp8"))
+    with pytest.raises(BackendError, match=r"^--precision fp8 runs on a GPU alone: "):
+        open_backend(with_engine(make_bundle(), "fp8"), BackendConfig(precision="fp8"))
+    assert machine.opened == []
+
+
 def test_a_device_of_the_cpu_leaves_the_gpu_alone(machine: Machine, make_bundle: MakeBundle) -> None:
     bundle = with_engine(make_bundle())
     assert open_backend(bundle, BackendConfig(device="cpu")).name == "onnxruntime"
