@@ -144,12 +144,24 @@ def _print(facts: dict[str, Any], indent: int = 0) -> None:
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             echo(f"{label}: {len(value)}")
             for item in value:
-                simple = ((k, v) for k, v in item.items() if not isinstance(v, dict | list))
-                echo(" " * (indent + 2) + ", ".join(f"{k} {_text(v)}" for k, v in simple))
+                echo(" " * (indent + 2) + ", ".join(f"{k} {_shown(v)}" for k, v in item.items() if _is_short(v)))
                 nested = {k: v for k, v in item.items() if isinstance(v, dict)}
                 _print(nested, indent + 4)
         else:
             echo(f"{label}: {_text(value)}")
+
+
+def _is_short(value: Any) -> bool:
+    """Return whether a value of a listed item stands in its line: no dict, and of lists only those of numbers."""
+    return not isinstance(value, dict | list) or (_is_shape(value) and len(value) <= LISTED)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+
+
+def _shown(value: Any) -> str:
+    return "×".join(map(str, value)) if _is_shape(value) else _text(value)
 
 
 def _text(value: Any) -> str:

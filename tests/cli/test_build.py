@@ -57,6 +57,16 @@ def test_engines_are_built_into_the_bundle_and_run(call: Call, own: Path, fake: 
     assert backend.precision == "fp16"
 
 
+def test_info_names_the_shapes_that_an_engine_is_tuned_for(call: Call, own: Path, fake: ModuleType) -> None:
+    done = call("build", own, "--target", "tensorrt", "--max-batch", 2)
+    assert done.code == 0, done.err
+    profiles = ctxdeploy.core.bundle.open(own).artefacts[-1].details["key"]["options"]["profiles"]
+    lines = [line.strip() for line in call("info", own).out.splitlines()]
+    at = lines.index(f"profiles: {len(profiles)}")
+    shown = [", ".join(f"{k} {'×'.join(map(str, p[k]))}" for k in ("low", "typical", "high")) for p in profiles]
+    assert len(profiles) > 1 and lines[at + 1 : at + 1 + len(profiles)] == shown
+
+
 def test_openvinos_bf16_is_no_graph_of_bf16(call: Call, own: Path, fake: ModuleType) -> None:
     opened = ctxdeploy.core.bundle.open(own)
     hinted = replace(opened.artefact(), target="openvino", precision="bf16")
