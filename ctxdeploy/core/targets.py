@@ -147,11 +147,11 @@ def _by_speed(precision: str) -> list[str]:
     return sorted(able, key=lambda name: name != OPENVINO) if precision == "int8" else able
 
 
-def choose(name: str, precision: str, device: str = AUTO) -> str:
+def choose(name: str, precision: str, device: str = AUTO, flag: str = "--backend") -> str:
     """Return the runtime that a name, or ``auto``, means for a precision and a device; nothing is loaded.
 
     ``auto`` for both is a runtime on the CPU if one has the precision: what a bundle and the machine have is not known
-    here.
+    here. ``flag``: what gave the name.
 
     Raises:
         ConfigError: there is no such runtime, precision or device, or the one does not have the other.
@@ -168,8 +168,8 @@ def choose(name: str, precision: str, device: str = AUTO) -> str:
         raise ConfigError(f"backend {name!r} is unknown: give --backend {AUTO}, {' or '.join(TARGETS)}")
     if name not in able:
         raise ConfigError(
-            f"--backend {name} has no --precision {precision}: "
-            f"use --precision {' or '.join(TARGETS[name].precisions)}, or --backend {' or '.join(able)}"
+            f"{flag} {name} has no --precision {precision}: "
+            f"use --precision {' or '.join(TARGETS[name].precisions)}, or {flag} {' or '.join(able)}"
         )
     if wanted.kind != AUTO and (name in CPU_TARGETS) is not (wanted.kind == CPU):
         fitting = [entry for entry in able if (entry in CPU_TARGETS) is (wanted.kind == CPU)]

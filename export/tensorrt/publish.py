@@ -38,7 +38,7 @@ def build_engine(
         StorageError: the bundle cannot be written.
     """
     config.check(target)
-    choose(target, precision.label)
+    choose(target, precision.label, flag="--target")
     graph = graph_of(bundle, target, precision)
     onnx = require("onnx", TARGETS[target].extra)
     proto = onnx.load(str(bundle.file(graph)))

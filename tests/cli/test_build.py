@@ -67,6 +67,12 @@ def test_info_names_the_shapes_that_an_engine_is_tuned_for(call: Call, own: Path
     assert len(profiles) > 1 and lines[at + 1 : at + 1 + len(profiles)] == shown
 
 
+def test_a_precision_that_a_runtime_lacks_is_refused_with_the_options_of_build(call: Call, own: Path) -> None:
+    done = call("build", own, "--target", "tensorrt-rtx", "--precision", "fp8")
+    assert done.code == 2 and "--target tensorrt-rtx has no --precision fp8: use --precision " in done.err
+    assert done.err.endswith(", or --target tensorrt\n") and "--backend" not in done.err
+
+
 def test_openvinos_bf16_is_no_graph_of_bf16(call: Call, own: Path, fake: ModuleType) -> None:
     opened = ctxdeploy.core.bundle.open(own)
     hinted = replace(opened.artefact(), target="openvino", precision="bf16")
@@ -223,7 +229,7 @@ def test_profiles_are_asked_for_by_aspect(call: Call, own: Path, fake: ModuleTyp
 
 def test_fp8_is_for_tensorrt_alone(call: Call, own: Path, fake: ModuleType) -> None:
     done = call("build", own, "--target", "tensorrt-rtx", "--precision", "fp8")
-    assert done.code == 2 and "--backend tensorrt-rtx has no --precision fp8" in done.err
+    assert done.code == 2 and "--target tensorrt-rtx has no --precision fp8" in done.err
     done = call("build", own, "--target", "tensorrt", "--precision", "fp8")
     assert done.code == 12 and "has no fp8 graph to build TensorRT from, only fp32, fp16" in done.err
 

@@ -269,7 +269,7 @@ def test_engines_of_it_are_built_by_tensorrt_on_gpus_that_have_it(
     fake.install(monkeypatch, fake, name="NVIDIA A100", capability=(8, 0))
     with pytest.raises(BackendError, match=r"NVIDIA A100 \(8\.0\) has no fp8 arithmetic .*8\.9 or later\): use"):
         build_engine(bundle, EngineConfig(), target=TENSORRT, precision=Precision.FP8)
-    with pytest.raises(ConfigError, match="--backend tensorrt-rtx has no --precision fp8"):
+    with pytest.raises(ConfigError, match="--target tensorrt-rtx has no --precision fp8"):
         build_engine(bundle, EngineConfig(), target=TENSORRT_RTX, precision=Precision.FP8)
     for name, capability in (("NVIDIA L4", (8, 9)), ("NVIDIA H200", (9, 0))):
         fake.install(monkeypatch, fake, name=name, capability=capability)
