@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -53,8 +54,11 @@ class Environment:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    return Environment(tmp_path, monkeypatch)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
+    yield Environment(tmp_path, monkeypatch)
+    # Else whoever imports one of them next, in another test, gets what was written here.
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("onnxruntime", "faiss")]:
+        del sys.modules[name]
 
 
 ORT = "InferenceSession = object\ndef get_available_providers(): return {providers}\n"

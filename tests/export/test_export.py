@@ -332,7 +332,7 @@ def test_pairs_that_no_runtime_has() -> None:
         ("openvino", "fp32"),
         ("openvino", "bf16"),
     ]
-    assert remarks == ["onnxruntime has no bf16: its CPU kernels have no bf16"]
+    assert remarks == ["onnxruntime has no bf16: its CPU kernels have no bf16, and compute fp8 in fp32"]
     with pytest.raises(ConfigError, match=r"onnxruntime has no bf16: .*; give --target openvino or tensorrt"):
         ExportConfig(precisions=(Precision.BF16,))
     with pytest.raises(ConfigError, match="target 'coreml' is unknown: give --target onnxruntime, openvino"):
