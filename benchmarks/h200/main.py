@@ -4,6 +4,7 @@ Needs nothing but Python's own library until the first step runs: the machine ma
 """
 
 import argparse
+import ctypes
 import sys
 import tempfile
 from pathlib import Path
@@ -67,7 +68,18 @@ def main() -> None:
         only=tuple(name for name in options.only.split(",") if name),
         again=options.again,
     )
+    if not options.rehearse and not gpu_there():
+        sys.exit("h200.sh: there is no NVIDIA GPU here (libcuda cannot be loaded): run it where one is, or --rehearse")
     sys.exit(Driver(settings).run())
+
+
+def gpu_there() -> bool:
+    """Say whether there is a driver; whether it works is what the step ``machine`` says."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -78,6 +78,20 @@ def gpu_present(number: int = 0) -> Gpu | None:
         return None
 
 
+def asked_gpu(device: Device, flag: str = "--device") -> Gpu | None:
+    """Return the GPU that a device asks for; None where it asks for none.
+
+    Raises:
+        BackendError: it is not there; the message begins with ``flag``, what gave it.
+    """
+    if device.kind != CUDA:
+        return None
+    try:
+        return find_gpu(device.number)
+    except BackendError as error:
+        raise BackendError(f"{flag} {device.label}: {error}") from error
+
+
 def find_gpu(number: int = 0) -> Gpu:
     """Return a GPU by its number within ``CUDA_VISIBLE_DEVICES``; it is asked for its name, and not used.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctxdeploy.core.device import Device, asked_gpu
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.extras import require
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
@@ -49,6 +50,7 @@ def serve(
 
     keys = Keys.load(config, os.environ)
     check_address(config, keys)
+    _check_gpus(places, config, backend)
     with bound_socket(config) as bound:
         writer = start_log(config.log_format)
         LogDisplay()  # before anything is opened that has something to say
@@ -73,6 +75,16 @@ def serve(
         raise service.readiness.failure
     if not (has_ended and is_written):
         os._exit(0)  # threads that still run would be waited for
+
+
+def _check_gpus(places: Sequence[Path | ArchivePlace], config: ServiceConfig, backend: "BackendConfig | None") -> None:
+    """Raise ``BackendError`` for a GPU that is asked for and not there, before the port answers."""
+    asked_gpu(Device.parse(config.search_device), "--search-device")
+    if backend is not None:
+        asked_gpu(Device.parse(backend.device))
+    for place in places:
+        if isinstance(place, ArchivePlace) and place.backend is not None:
+            asked_gpu(Device.parse(place.backend.device), f"{place.path}: device")
 
 
 def _without_effect(config: ServiceConfig, keys: "Keys") -> list[str]:

@@ -10,13 +10,14 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from ctxdeploy.core.device import Device, find_gpu
+from ctxdeploy.core.device import CUDA, Device, asked_gpu
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.text import counted
 from ctxdeploy.index.codebook.aggregation import code_columns
 from ctxdeploy.index.gpu.kernels import Kernels, kernels
 from ctxdeploy.index.gpu.pool import PooledShard, fill_pool, pool_bytes
 from ctxdeploy.index.gpu.tiling import SIMULATED, Tiling
+from ctxdeploy.index.search_device import FLAG
 from ctxdeploy.index.storage.state import State
 
 TILING = Tiling()
@@ -182,17 +183,10 @@ def gpu_memory(number: int) -> GpuMemory:
     with _making:
         if number not in _MEMORIES:
             if not SIMULATED:
-                _check_there(number)
+                asked_gpu(Device(kind=CUDA, number=number), FLAG)
                 _check_usable(number)
             _MEMORIES[number] = GpuMemory(number)
         return _MEMORIES[number]
-
-
-def _check_there(number: int) -> None:
-    try:
-        find_gpu(number)
-    except BackendError as error:
-        raise BackendError(f"--search-device cuda:{number}: {error}") from error
 
 
 def _check_usable(number: int) -> None:

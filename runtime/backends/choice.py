@@ -6,7 +6,7 @@ from importlib import import_module
 
 from ctxdeploy.core import device as devices
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.device import AUTO, Device, Gpu, find_gpu, gpu_present
+from ctxdeploy.core.device import AUTO, Device, Gpu, asked_gpu, find_gpu, gpu_present
 from ctxdeploy.core.errors import BackendError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.progress import announce, hint
 from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS, choose_for, label_of
@@ -94,7 +94,7 @@ class _Search:
             yield replace(config, device=there.label)
             return
         if device.kind == devices.CUDA:
-            self.gpu = self._asked(device)
+            self.gpu = asked_gpu(device)
         elif device.kind == AUTO:
             self.gpu = gpu_present()
         if self.gpu is not None:
@@ -141,10 +141,3 @@ class _Search:
         return BackendError(
             f"--precision {self._config.precision} runs on a GPU alone, and none was found: start again"
         )
-
-    @staticmethod
-    def _asked(device: Device) -> Gpu:
-        try:
-            return find_gpu(device.number)
-        except BackendError as error:
-            raise BackendError(f"--device {device.label}: {error}") from error

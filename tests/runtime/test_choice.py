@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ctxdeploy.core import progress
+from ctxdeploy.core import device, progress
 from ctxdeploy.core.bundle import Artefact, Bundle
 from ctxdeploy.core.device import Gpu
 from ctxdeploy.core.engines import EngineKey
@@ -45,7 +45,8 @@ class Machine:
         self.gpus: tuple[Gpu, ...] = (GPU,)
         self.cuda: CtxdeployError | None = None
         self.tensorrt: CtxdeployError | None = None
-        monkeypatch.setattr(choice, "find_gpu", self._find)
+        for module in (choice, device):
+            monkeypatch.setattr(module, "find_gpu", self._find)
         monkeypatch.setattr(choice, "gpu_present", lambda number=0: self.gpus[number] if self.gpus else None)
         monkeypatch.setattr(obstacle, "require_onnxruntime_gpu", lambda: self._package(self.cuda))
         monkeypatch.setattr(obstacle, "import_package", lambda target: self._package(self.tensorrt))

@@ -214,3 +214,11 @@ def test_a_model_that_cannot_run_here_ends_it(start: Any, album: Any) -> None:
     served = start(album.archive, "--backend", "tensorrt", "--precision", "fp16", ready=False)
     assert served.process.wait(MINUTES) in (3, 12, 13)
     assert served.log[-2].startswith("ctxdeploy: ") or served.log[-1].startswith("ctxdeploy: "), served.log
+
+
+@pytest.mark.parametrize("flag", ["--device", "--search-device"])
+def test_a_gpu_that_is_not_there_is_said_before_the_port_answers(album: Any, flag: str) -> None:
+    command = [sys.executable, "-m", "ctxdeploy", "serve", str(album.archive), "--port", "0", flag, "cuda:99"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=MINUTES, check=False)
+    assert done.returncode == 13 and done.stdout == ""
+    assert done.stderr.startswith(f"ctxdeploy: error: {flag} cuda:99: ") and done.stderr.count("\n") == 1
