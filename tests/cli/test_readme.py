@@ -91,18 +91,22 @@ def test_programs(folder: Path) -> None:
     assert _run(folder, sys.executable, "-c", own).startswith("photo-7 ")
 
 
+# The search of int8 takes two minutes: each time the same commands make fp16.
 @pytest.mark.slow
-def test_the_guides_commands_and_programs_run(folder: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.long)])
+def test_the_guides_commands_and_programs_run(folder: Path, precision: str) -> None:
     _run(folder, "ctxdeploy", "index", "photos/", "-q")  # the archive of the guides, with the built-in model
     checkpoint = next(block for block in _blocks(README, "sh") if "how_r18.pth" in block)
-    # In fp32 alone here: the search of int8 takes two minutes, and the guide of exporting asks for it below.
     answers = _run(
         folder, "bash", "-e", "-c", checkpoint.replace("-o how.ctxbundle\n", "-o how.ctxbundle --precision fp32\n", 1)
     )
     assert re.search(r"^ +1 +[\d.]+ +\d+ % +rocket_\d\.jpg$", answers, re.MULTILINE)
-    for page in (EXPORTING, ARCHIVES):
-        for block in _blocks(page, "sh"):
-            _run(folder, "bash", "-e", "-c", block)
+    blocks = [block for page in (EXPORTING, ARCHIVES) for block in _blocks(page, "sh")]
+    assert sum("--precision int8" in block for block in blocks) == 1
+    for block in blocks:
+        if precision != "int8":
+            block = block.replace("int8", precision).replace("--calibrate photos/ ", "")
+        _run(folder, "bash", "-e", "-c", block)
     (program,) = _blocks(EXPORTING, "python")
     assert re.search(r"^coffee_0\.jpg \(\d+, 128\) \[", _run(folder, sys.executable, "-c", program), re.MULTILINE)
 

@@ -130,8 +130,14 @@ PUBLISHED: dict[str, NetworkConfig] = {
 }
 
 
+# Half a minute each; what they have beside `delf` is the head of `gem`, or another trunk.
+LONG = ("delg", "delg-keras")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(PUBLISHED))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in PUBLISHED]
+)
 def test_every_published_family_parses_and_builds(rtx: ModuleType, name: str) -> None:
     config = PUBLISHED[name]
     scales = (0.5,) if config.pooling is None or config.pooling.beside_local else (1.0,)

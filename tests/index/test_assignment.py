@@ -335,7 +335,10 @@ def test_words_are_those_of_earlier_versions() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processor", "way"),
-    [({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "plain"), ({LEVEL: "x86-64-v3"}, "pairs256")],
+    [
+        ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "plain"),
+        pytest.param({LEVEL: "x86-64-v3"}, "pairs256", marks=pytest.mark.long),
+    ],
 )
 def test_words_are_the_same_on_a_processor_with_less(processor: dict[str, str], way: str) -> None:
     if LEVEL in processor and not integer_kernels.has("avx2"):

@@ -348,8 +348,10 @@ def test_commits_while_many_ask_each_answer_is_of_one_state(
     by_state: dict[int, set[str]] = {}
     for answer in answers:
         found = answer.json()
-        assert found["coverage"]["missing"] == [] and found["coverage"]["photos"] == len(known[found["state"]])
-        assert {one["name"] for one in found["results"]} <= known[found["state"]]
+        # Many small shards become one when photos are added: a commit of its own, with the same photos.
+        names = known[min(state for state in known if state >= found["state"])]
+        assert found["coverage"]["missing"] == [] and found["coverage"]["photos"] == len(names)
+        assert {one["name"] for one in found["results"]} <= names
         scores = str([(one["name"], one["score"]) for one in found["results"]])
         by_state.setdefault(found["state"], set()).add(scores)
     assert len(by_state) > 2 and all(len(one) == 1 for one in by_state.values())
