@@ -145,7 +145,7 @@ class _Walk:
     def below(self, prefix: str) -> Iterator[str]:
         """Yield the names of the photos in a folder and below it, rising; links to folders are left for later.
 
-        In the order of names a folder stands where its name with ``/`` stands: before it are no names of what is in it.
+        A folder is ordered by its name with ``/``: no name of what is in it comes earlier.
         """
         levels = [iter(self._entries(prefix))]
         while levels:
