@@ -209,16 +209,18 @@ def test_an_overflow_in_fp16_is_seen(small_graph: Any, session_of: Any, samples:
 
     large = onnx.ModelProto()
     large.CopyFrom(small_graph)
+    # The smoothing sees features of the former size: else it is all or nothing, and its weights underflow.
+    factors = {"backbone.conv1.": 30000, "smoothing.predict.weight": 1 / 30000}
     for tensor in large.graph.initializer:
-        if tensor.name.startswith("backbone.conv1."):
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(30000), tensor.name))
+        for name, factor in factors.items():
+            if tensor.name.startswith(name):
+                scaled = numpy_helper.to_array(tensor) * np.float32(factor)
+                tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
     photo = {"coffee": samples["coffee"], "rocket": samples["rocket"]}
     overflown = on_two_photos(session_of(large), session_of(emulated(to_mixed(large, Precision.FP16))), photo)
     assert not any(parity.cosine_min > 0.5 for parity in overflown)
     held = on_two_photos(session_of(large), session_of(emulated(to_mixed(large, Precision.BF16))), photo)
-    # The mean: at features this large the learned smoothing is all or nothing, and where all of a position's weights
-    # underflow its descriptor is 0, which a digit more or less decides.
-    assert min(parity.cosine_mean for parity in held) > 0.7
+    assert min(parity.cosine_min for parity in held) > 0.9
 
 
 def test_many_alike_positions_do_not_overflow_in_fp16() -> None:
