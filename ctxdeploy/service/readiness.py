@@ -54,9 +54,10 @@ class Readiness:
             self._step = None
 
     def fail(self, error: BaseException) -> None:
-        """Say that the service will never be ready."""
+        """Say that the service will never be ready. While it ends nothing is a failure: what is prepared was closed."""
         with self._lock:
-            self.failure = error
+            if not self.is_ending:
+                self.failure = error
             self._step = "the preparation failed"
 
     def end(self) -> None:

@@ -66,9 +66,10 @@ def serve(
                 if service.readiness.failure is not None:
                     listener.stop()
 
-            threading.Thread(target=prepare, name="ctxdeploy-prepare", daemon=True).start()
+            preparing = threading.Thread(target=prepare, name="ctxdeploy-prepare", daemon=True)
+            preparing.start()
             listener.run(sockets=[bound])
-            has_ended = service.close()
+            has_ended = service.close() and not preparing.is_alive()
         finally:
             is_written = writer.stop()
     if service.readiness.failure is not None:

@@ -158,13 +158,15 @@ def test_a_stopped_worker_is_overtaken_and_the_display_names_what_limits(
 
 
 def test_gpus_decide_where_workers_run(call: Call, cluster: Cluster, photos: Path, tmp_path: Path) -> None:
-    """Two halves of one GPU that Ray was told of: two workers on its node, none elsewhere, though there is room."""
-    archive, seen, is_over = tmp_path / "many.ctxindex", [set[int](), set[int]()], threading.Event()
+    """Two halves of one GPU that Ray was told of: two workers on its node at a time, none elsewhere where room is."""
+    archive, most, is_over = tmp_path / "many.ctxindex", [0, 0], threading.Event()
+    # One that the test before has ended may take its time to go, and one that gives up late is replaced.
+    before = set[int]().union(*map(segment_workers, cluster.raylets))
 
     def watch() -> None:
         while not is_over.wait(0.05):
             for place, raylet in enumerate(cluster.raylets):
-                seen[place] |= segment_workers(raylet)
+                most[place] = max(most[place], len(segment_workers(raylet) - before))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -172,7 +174,7 @@ def test_gpus_decide_where_workers_run(call: Call, cluster: Cluster, photos: Pat
     is_over.set()
     thread.join()
     assert done.code == 19, done.err
-    assert len(seen[0]) == 2 and not seen[1]
+    assert most == [2, 0]
     refused = call("index", photos, *options(cluster, tmp_path / "no", "--worker-gpus", "2", "-q"))
     assert refused.code == 2 and "too few for one worker" in refused.err and "1 GPUs" in refused.err
     # Three processors, but on two nodes: none has room for such a worker.

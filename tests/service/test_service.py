@@ -9,6 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from ctxdeploy.core.deadline import Deadline
+from ctxdeploy.core.errors import BackendError
 from ctxdeploy.service import Archives, Service, ServiceConfig
 from ctxdeploy.service.problems import ProblemError
 from ctxdeploy.service.record import RequestRecord
@@ -137,3 +138,21 @@ def test_a_full_queue_is_an_answer_with_a_time_to_come_back(connect: Any, album:
     counted = client.get("/metrics").text
     assert 'ctxdeploy_refused_total{reason="QueueFull"} 1.0' in counted
     assert 'ctxdeploy_requests_total{method="POST",route="/v1/search",status="429"} 1.0' in counted
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_is_prepared_and_closed_by_the_end_is_not_a_failure(
+    connect: Any, album: Any, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """A process that was told to end while its network was asked for the first time left with exit code 13."""
+    service = connect(album.archive, prepare=False).app.state.service
+
+    def fail(*_: object) -> None:
+        if ends:
+            service.readiness.end()
+        raise BackendError("it was closed")
+
+    monkeypatch.setattr("ctxdeploy.service.service.rehearse", fail)
+    service.prepare()
+    assert not service.readiness.is_ready
+    assert (service.readiness.failure is None) == ends
