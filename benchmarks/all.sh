@@ -60,8 +60,10 @@ steps=(
     "part latency.py --photos '$DATA' --archive work/minibench-pairs.ctxindex"
     "part names.py"
     "part cluster.py rate"          # half an hour: cluster_rate.json
+    "part cluster.py memory"        # ten minutes: cluster_memory.json
     "part cluster.py ledger"        # ten minutes: cluster_ledger.json
     "part cluster_kills.py"         # an hour or less
+    "part shards.py"                # a quarter of an hour
     "part duplicates.py --photos '$TRAINING' --work work/duplicates --minibench work/minibench-pairs.ctxindex"
     "part judgement.py --data '$DATA' --model lite-small"                                               # ten minutes
     "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cluster_page import clustered, sharded
 from families_table import families
 from figures import (
     LABELS,
@@ -52,6 +53,7 @@ _GUIDES = {
     "families.md": (families,),
     "capacity.md": (worked, simulated),
     "gpu.md": (operators, gpu),
+    "many-machines.md": (clustered, sharded),
 }
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.

@@ -25,7 +25,24 @@ def serving(r: dict[str, Any]) -> str:
     for kind, title in _KINDS.items():
         of = found[kind]
         parts += [f"### {title}", _throughput(of, found["clients"]), _latencies(of)]
+        parts += [_goals(of)] if kind == "photos" else []
     return "\n\n".join([*parts, _memory(found["endless"])])
+
+
+def _goals(of: dict[str, Any]) -> str:
+    """What was aimed at, and what came of it."""
+    name = "ctxdeploy serve"
+    share = median(row["of_library"] for row in of["throughput"][name])
+    rows = of["loads"]["50"][name]
+    added, client = (", ".join(f"{value:.1f}" for value in values) for values in _added(rows))
+    return (
+        f"Goals: 0.95 of the library's throughput ({share:.3f} here), and 3 ms added at a load of 50 % (medians of the "
+        f"rounds here: {added} ms, in which the client's own processor time of {client} ms a request is counted too)."
+    )
+
+
+def _added(rows: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [row["added_ms"]["p50"] for row in rows], [row["client_ms"] for row in rows]
 
 
 def _throughput(of: dict[str, Any], clients: int) -> str:
