@@ -28,8 +28,8 @@ def _kills(of: dict[str, Any]) -> str:
 def _rate(of: dict[str, Any]) -> str:
     ratios = ", ".join(f"{ratio:.3f}" for ratio in of["ratios"])
     return (
-        f"**What Ray costs** (`cluster.py rate`): {of['workers']} workers get {of['ratio']:.3f} of the photos a second of "
-        f"as many processes without it (goal {of['goal']:g}; rounds: {ratios}; {of['photos']:,} photos, lists of "
+        f"**What Ray costs** (`cluster.py rate`): {of['workers']} workers get {of['ratio']:.3f} of the photos a second "
+        f"of as many processes without it (goal {of['goal']:g}; rounds: {ratios}; {of['photos']:,} photos, lists of "
         f"{of['list_size']})."
     )
 
@@ -37,8 +37,8 @@ def _rate(of: dict[str, Any]) -> str:
 def _memory(of: dict[str, Any]) -> str:
     driver, store = of["driver_mb"], of["store_mb"]
     return (
-        f"**Memory** (`cluster.py memory`), {of['photos']:,} photos: the driver has {driver['after_first_tenth']:.1f} MB "
-        f"after the first tenth and {driver['last_tenth']:.1f} MB in the last, the object store "
+        f"**Memory** (`cluster.py memory`), {of['photos']:,} photos: the driver has {driver['after_first_tenth']:.1f} "
+        f"MB after the first tenth and {driver['last_tenth']:.1f} MB in the last, the object store "
         f"{store['after_first_tenth']:.1f} and {store['last_tenth']:.1f} MB."
     )
 
@@ -46,12 +46,12 @@ def _memory(of: dict[str, Any]) -> str:
 def _names(of: dict[str, Any]) -> str:
     largest = max(map(int, of["names"]))
     steps = of["names"][str(largest)]
-    seconds = sum(step["seconds"] for step in steps.values())
+    seconds, published = sum(step["seconds"] for step in steps.values()), of["segments"]
     return (
-        f"**Very many names** (`cluster.py ledger`, Ray played): {largest:,} are listed, planned, cut into lists and given "
-        f"out in {seconds:.0f} s and {steps['give out']['peak_mb'] / 1e3:.1f} GB; 10⁸ would take "
+        f"**Very many names** (`cluster.py ledger`, Ray played): {largest:,} are listed, planned, cut into lists and "
+        f"given out in {seconds:.0f} s and {steps['give out']['peak_mb'] / 1e3:.1f} GB; 10⁸ would take "
         f"{of['at_1e8']['gigabytes']:.0f} GB and {of['at_1e8']['minutes']:.0f} minutes (extrapolated). Publishing "
-        f"{of['segments']['count']:,} segments takes {1e3 * of['segments']['seconds'] / of['segments']['count']:.1f} ms each."
+        f"{published['count']:,} segments takes {1e3 * published['seconds'] / published['count']:.1f} ms each."
     )
 
 
@@ -64,11 +64,11 @@ def sharded(r: dict[str, Any]) -> str:
     if any(text.split(" of ")[0] != text.split(" of ")[1] for text in same):
         verdict = f"**Answers differ**: {', '.join(same)} are the same."
     lines = [
-        f"`benchmarks/shards.py`, {of['archive_photos']:,} synthetic photos, searches by name, front and servers on one "
-        "machine of two cores: what is added is the price of messages and processes; what machines of their own "
+        f"`benchmarks/shards.py`, {of['archive_photos']:,} synthetic photos, searches by name, front and servers on "
+        "one machine of two cores: what is added is the price of messages and processes; what machines of their own "
         f"win is not in it. {verdict}",
         "",
-        "| | one client, median | p99 | added | a second, 8 clients | requests to a server | kB to a server | kB back |",
+        "| | one client, median | p99 | added | a second, 8 clients | requests to a server | kB to it | kB back |",
         "|---|---|---|---|---|---|---|---|",
         f"| one service | {whole['one_client_ms']['p50']:.1f} ms | {whole['one_client_ms']['p99']:.1f} ms | | "
         f"{whole['per_second']:.1f} | | | |",
