@@ -76,7 +76,7 @@ steps=(
     "part operator_limits.py --trunks R18 R50- --precisions fp16 --parts 'smoothing, k=3' 'smoothing, k=7' 'graph, threshold' 'graph, attention'" # minutes
     # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
     "part gpu_words.py --photos '$DATA/images' --descriptors work/descriptors.npy" # ten minutes
-    "part operator_limits.py" # some minutes
+    "part graph_forms.py" # two minutes
     # on a machine with a GPU: benchmarks/h200.sh (h200.json)
     "$PYTHON benchmarks/performance.py"
 )

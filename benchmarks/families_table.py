@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from figures import LABELS, RUNTIMES, Results, cores
+from figures import LABELS, REWRITTEN, RUNTIMES, Results, cores, of_former_graphs
 
 
 def families(r: Results) -> str:
@@ -14,13 +14,17 @@ def families(r: Results) -> str:
     for name, of in found.items():
         cells = [_cell(of[label]) if label in of else "" for label in ("PyTorch fp32", *LABELS)]
         rows.append(f"| {name} | {of['gflop']:.0f} | {' | '.join(cells)} |")
+    former = (
+        f" The rows how and ctx are of graphs before {REWRITTEN}, which computed more "
+        "([how much](gpu.md#what-a-cpu-gains))."
+    )
     passed = sorted({label for label in LABELS if all(of[label]["verdict"] == "passed" for of in found.values())})
     return "\n".join(
         [
             f"Seconds a photo of 1024×768 on {cores(result)} (`benchmarks/families.py --quick --rounds "
             f"{result['rounds']}`), trunk {result['architecture']}, random weights; in brackets the fraction of what "
             "the rate of large convolutions allows, and MB of memory at most. Local families run at seven scales with "
-            "1,000 descriptors, global ones at three.",
+            f"1,000 descriptors, global ones at three.{former if of_former_graphs(result) else ''}",
             "",
             *rows,
             "",

@@ -44,3 +44,16 @@ def saved(device: Any, trunk: Any, operator: Any, batch: int | None = None) -> f
 
 def _figures(row: Any, way: str) -> str:
     return f"{row[way]['us']:,.0f} µs, {row[way]['kernels']} kernels"
+
+
+def graph_forms(results: Any) -> str:
+    """What a CPU gains by the graphs' new form."""
+    found = results["graph_forms"]
+    head = ("ONNX Runtime fp32", "seconds a photo, before", "now", "processor time, of that before")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, row in found["networks"].items():
+        family, _, trunk = name.rpartition(" ")
+        spread = f"{row['ratio']:.2f} ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})"
+        cells = (f"{family}, {_TRUNKS[trunk]}", *(f"{row[form]['seconds']:.2f}" for form in ("former", "now")), spread)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

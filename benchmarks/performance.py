@@ -20,6 +20,7 @@ from cluster_page import clustered, sharded
 from families_table import families
 from figures import (
     LABELS,
+    REWRITTEN,
     RUNTIMES,
     Results,
     ablation,
@@ -33,13 +34,14 @@ from figures import (
     frameworks,
     geometry,
     million,
+    of_former_graphs,
     precisions,
     quality,
     sureness,
     verification,
 )
 from h200.page import gpu
-from operator_page import operators
+from operator_page import graph_forms, operators
 from serving.page import longer_memory, many_names, serving, stages
 from simulating.page import simulated, worked
 
@@ -52,9 +54,11 @@ _GUIDES = {
     "indexing.md": (geometry,),
     "families.md": (families,),
     "capacity.md": (worked, simulated),
-    "gpu.md": (operators, gpu),
+    "gpu.md": (operators, graph_forms, gpu),
     "many-machines.md": (clustered, sharded),
 }
+# Results that hold seconds of networks of HOW and ctx as they are exported.
+_OF_NETWORKS = ("bench-end-to-end", "bench-engines", "bench-extract", "extract", "precisions", "whole")
 _MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 # Results of `benchmarks/slowdown.py`, and what their comparison is to show.
 _PAIRS: dict[tuple[str, str | None], str] = {
@@ -97,7 +101,7 @@ def page(results: Results, folder: Path) -> str:
         *_reranking(results),
         *_service(results),
         *_bench(results, folder),
-        f"## Where each figure comes from\n\n{_sources(results)}",
+        f"## Where each figure comes from\n\n{_sources(results)}{_former(results)}",
         f"## What the figures do not say\n\n{_LIMITS}",
     ]
     return "\n\n".join(_wrapped(part) for part in parts) + "\n"
@@ -136,6 +140,18 @@ def _sources(results: Results) -> str:
             load = result.get("load_average")
             rows.append(f"| `{name}` | {machine} | {versions} | {'' if load is None else f'{load:.2f}'} |")
     return "\n".join(rows)
+
+
+def _former(results: Results) -> str:
+    """Return which results are of graphs that are not exported any more; empty if none."""
+    found = [f"`{name}`" for name in _OF_NETWORKS if name in results and of_former_graphs(results[name])]
+    if not found:
+        return ""
+    return (
+        f"\n\nGraphs of HOW and ctx compute less since {REWRITTEN} ([how much](gpu.md#what-a-cpu-gains)). Times of "
+        f"networks in these results are older: {', '.join(found)}. The built-in models keep the graphs that they were "
+        "measured with."
+    )
 
 
 def _all(results: Results) -> str:

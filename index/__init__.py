@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ctxdeploy.index.refinement import refined_scores
     from ctxdeploy.index.rehearsal import WarmUp, warm_up
     from ctxdeploy.index.search import Combination, Searcher
-    from ctxdeploy.index.search_device import SearchDevice
+    from ctxdeploy.index.search_device import SearchDevice, SearchPlace
     from ctxdeploy.index.searches import CommonWords
     from ctxdeploy.index.sizes import (
         PhotoSizes,
@@ -107,6 +107,7 @@ __all__ = [
     "Repaired",
     "Scoring",
     "SearchDevice",
+    "SearchPlace",
     "SearchThreads",
     "Searcher",
     "Segment",
@@ -188,6 +189,7 @@ _HOMES = {
     "Published": "maintenance.segments",
     "Repaired": "maintenance.repair",
     "SearchDevice": "search_device",
+    "SearchPlace": "search_device",
     "SearchThreads": "threads",
     "Searcher": "search",
     "Segment": "storage.segment",

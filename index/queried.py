@@ -15,6 +15,7 @@ from ctxdeploy.core.types import FileState, LocalDescriptors
 from ctxdeploy.index.asked import Asked, Query
 from ctxdeploy.index.codebook.aggregation import Aggregated
 from ctxdeploy.index.config import DescriptorSource, Hit, IndexConfig
+from ctxdeploy.index.search_device import SearchPlace
 from ctxdeploy.index.storage.manifest import Manifest
 from ctxdeploy.index.storage.positions import Features
 from ctxdeploy.index.subset import Subset
@@ -46,6 +47,8 @@ class QueriedIndex(Protocol):
         """Where postings are searched: ``cpu``, such as ``cuda:0``, or ``servers`` of the shards."""
         ...
 
+    @property
+    def search_place(self) -> SearchPlace: ...
     @property
     def missing(self) -> tuple[Part, ...]:
         """Parts of the shards that did not answer this query, and that it goes on without."""

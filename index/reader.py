@@ -24,6 +24,7 @@ from ctxdeploy.index.inputs import as_vectors, make_photo
 from ctxdeploy.index.maintenance.snapshots import SnapshotInfo, list_snapshots
 from ctxdeploy.index.maintenance.verify import verify
 from ctxdeploy.index.search import Searcher
+from ctxdeploy.index.search_device import SearchPlace
 from ctxdeploy.index.searches import Searches
 from ctxdeploy.index.storage.manifest import CODEBOOK, Manifest
 from ctxdeploy.index.storage.positions import Features, check_positions, features_of
@@ -89,6 +90,11 @@ class Reader(Searches):
     def device(self) -> str:
         """Where the postings are searched: ``cpu``, or such as ``cuda:0``; the CPU too once a GPU has failed."""
         return self._searcher.device
+
+    @property
+    def search_place(self) -> SearchPlace:
+        """Where a search runs now: the device, and threads of the CPU."""
+        return SearchPlace.of(self.device, self._threads.count)
 
     @property
     def path(self) -> Path:

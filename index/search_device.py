@@ -1,12 +1,47 @@
 """Where a process searches the states of an archive that it opens one after the other."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ctxdeploy.core.device import CUDA, Device
+from ctxdeploy.core.device import CPU, CUDA, Device, gpu_present
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.progress import announce
 
 FLAG = "--search-device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlace:
+    """Where an opened state of an archive is searched.
+
+    Attributes:
+        device: that compares postings: ``cpu``, such as ``cuda:0``, or ``servers`` of the shards.
+        threads: of this process. They assign and verify, and compare postings where nothing else does.
+        gpu: model and compute capability of the GPU that compares postings; None where none does.
+    """
+
+    device: str
+    threads: int
+    gpu: str | None = None
+
+    @classmethod
+    def of(cls, device: str, threads: int) -> "SearchPlace":
+        """Return the place of a device by what ``Searcher.device`` calls it."""
+        found = gpu_present(Device.parse(device).number) if device.startswith(CUDA) else None
+        return cls(device=device, threads=threads, gpu=None if found is None else found.label)
+
+    @property
+    def label(self) -> str:
+        """Return it in words."""
+        own = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        if self.device == CPU:
+            return f"the CPU, {own}"
+        which = self.device if self.gpu is None else f"{self.device} ({self.gpu})"
+        return f"{which}, and {own} of the CPU for what is not done there"
+
+    def metadata(self) -> dict[str, Any]:
+        """Return it as JSON takes it, and as it is made of that again."""
+        return {"device": self.device, "threads": self.threads, "gpu": self.gpu}
 
 
 class Movable(Protocol):

@@ -29,7 +29,10 @@ def state_of(rows: Rows, times: int = 1) -> Any:
     paths = sorted(rows.folder("archives").glob("part-[0-9][0-9]"))
     wanted = 2 if rows.rehearse else PARTS
     if len(paths) < wanted:
-        raise LackingError(f"the step archives has made {len(paths)} of {wanted} parts")
+        raise LackingError(
+            f"the step archives has made {len(paths)} of {wanted} parts in {rows.work}: run it too, with  --only "
+            "archives,search --again"
+        )
     states = [Index.open(path).state for path in paths]
     shards = tuple(
         replace(shard, path=shard.path.with_name(f"{shard.path.name}.{again}")) if again else shard

@@ -96,12 +96,14 @@ class Driver:
         self._running: list[Running] = []
         unknown = set(options.only) - {step.name for step in options.steps}
         if unknown:
-            raise SystemExit(f"h200.sh: --only {','.join(sorted(unknown))}: there is no such step")
+            known = ", ".join(step.name for step in options.steps)
+            raise SystemExit(f"h200.sh: --only {','.join(sorted(unknown))}: there is no such step, only {known}")
+        self.content = self._begun()
+        self._check_chosen()
         for folder in (options.work, options.output.parent):
             folder.mkdir(parents=True, exist_ok=True)
         link_package(options.work / "links")
         self._log = (options.output.with_suffix(".log")).open("a", encoding="utf-8")
-        self.content = self._begun()
 
     def run(self) -> int:
         """Run what is missing; return 0 if all of it is there now, else 1."""
@@ -130,6 +132,19 @@ class Driver:
             print(f"{step.name:10} {found['status']:16} {found['seconds']:6.1f} s  {len(found['rows'])} rows")
         print(f"wrote {self._options.output}")
         return int(any(self._of(step)["status"] != DONE for step in wanted))
+
+    def _check_chosen(self) -> None:
+        """Refuse steps without those that make what they need: said before a minute of the GPU is spent."""
+        only = self._options.only
+        steps = {step.name: step for step in self._options.steps}
+        for name in only:
+            before = steps[name].after
+            if before and before not in only and self._of(steps[before])["status"] != DONE:
+                together = ",".join(step for step in steps if step in (*only, before))
+                raise SystemExit(
+                    f"h200.sh: --only {','.join(only)}: {name} needs what the step {before} makes, which is not done: "
+                    f"give  --only {together}"
+                )
 
     def _beside(self, step: Step) -> threading.Thread:
         thread = threading.Thread(target=self._take, args=(step,), daemon=True)

@@ -60,7 +60,9 @@ def bundle_of(rows: Rows, name: str) -> Any:
 
     folder = folder_of(rows, name)
     if not (folder / "bundle.json").exists():
-        raise LackingError(f"the step bundles has not made {folder.name}")
+        raise LackingError(
+            f"the step bundles has not made {folder.name} in {rows.work}: run it too, with  --only bundles,… --again"
+        )
     return bundles.open(folder)
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,9 +71,11 @@ def software() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return the versions and the processor, as the scripts of ``benchmarks/`` write them beside their figures."""
+    """Return date, commit, processor and versions, as the scripts of ``benchmarks/`` write them beside their figures."""
     facts = machine()
     return {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "processor": facts["processor"],
         "processors": facts["processors"],
         "load_average": load(),

@@ -15,9 +15,10 @@ from ctxdeploy.bench.inputs import WORDS
 from ctxdeploy.bench.machine import machine
 from ctxdeploy.bench.stages import Sample, SearchStages
 from ctxdeploy.bench.statistics import timed
+from ctxdeploy.core.device import CPU
 from ctxdeploy.core.errors import ConfigError, MismatchError
 from ctxdeploy.core.extras import require, require_faiss
-from ctxdeploy.index import Aggregated, Index, Searcher
+from ctxdeploy.index import Aggregated, Index, Searcher, SearchPlace
 
 # Of scores of the same query that both sides compute, in float32 here and float64 there.
 _TOLERANCE = 1e-4
@@ -133,7 +134,7 @@ class AsmkSubject:
             worst = score_difference(index, (self._inverted, self._similarity), query, self._top)
         self.items = len(self._queries)
         self.facts = {
-            "threads": settings["threads"],
+            "search": SearchPlace.of(CPU, settings["threads"]).metadata(),
             "largest_relative_score_difference": worst,
             "openblas_core": core,
         }

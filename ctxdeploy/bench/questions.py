@@ -1,7 +1,7 @@
 """The questions as cases: photos through a network, from end to end, and queries through an archive."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from ctxdeploy.bench.inputs import Prepared, build_archive, photos_hash
 from ctxdeploy.bench.run import Question
 from ctxdeploy.core.bundle import Bundle
 from ctxdeploy.core.cpu import checked_threads
-from ctxdeploy.core.errors import ConfigError, CtxdeployError
+from ctxdeploy.core.errors import BackendError, ConfigError, CtxdeployError
 from ctxdeploy.core.progress import Display
 
 PYTORCH, ASMK = "PyTorch fp32, one photo at a time", "asmk"
@@ -233,8 +233,17 @@ def _files(photos: Sequence[Path]) -> list[str]:
 def _against(
     engine: BundleEngine, companions: CompanionConfig, make: Callable[[str, BundleEngine], Case]
 ) -> list[Case]:
-    changes = [parse_against(text, _ENGINE_KEYS) for text in companions.against]
-    return [make(label_of_against(change), engine.changed(change)) for change in changes]
+    return [make(label_of_against(change), other) for change, other in _changed(engine, companions.against)]
+
+
+def _changed(engine: BundleEngine, against: Sequence[str]) -> Iterator[tuple[dict[str, Any], BundleEngine]]:
+    """Yield what each ``--against`` changes, and the engine that comes of it."""
+    for text in against:
+        change = parse_against(text, _ENGINE_KEYS)
+        try:
+            yield change, engine.changed(change)
+        except (BackendError, ConfigError) as error:
+            raise type(error)(f"--against {text}: {error}") from error
 
 
 def _pytorch(

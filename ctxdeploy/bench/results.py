@@ -81,7 +81,19 @@ def _case(record: Record, label: str, units: int) -> dict[str, Any]:
         },
         "joules": None if None in joules else float(sum(joules) / (units * times.size)),
         "drift": drift_of(times),
+        "where": _where(record, label),
     }
+
+
+def _where(record: Record, label: str) -> dict[str, Any]:
+    """Return what ran a case's network, and what searched, as its process said; what it did not have is left out."""
+    facts = record.content.get("about", {}).get(label, {}).get("facts", {})
+    found = {}
+    if "backend" in facts:
+        found["network"] = {name: facts.get(name) for name in ("backend", "precision", "device", "threads")}
+    if "search" in facts:
+        found["search"] = facts["search"]
+    return found
 
 
 def limits_of(record: Record) -> dict[str, dict[str, Any]]:

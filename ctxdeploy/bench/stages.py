@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ctxdeploy.bench.machine import GpuMemory
 from ctxdeploy.bench.statistics import timed
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.index import Aggregated, Index, Searcher, SearchThreads
+from ctxdeploy.index import Aggregated, Index, Searcher, SearchPlace, SearchThreads
 from ctxdeploy.runtime import BackendConfig
 from ctxdeploy.runtime.backends import open_backend
 from ctxdeploy.runtime.decode import Pixels, decode_bytes, decode_photo, read_file
@@ -136,6 +136,11 @@ class SearchStages:
         scan = min(max(by_thread.values(), default=0.0), searched)
         stages = {"assign": assigned, "aggregate": aggregated, "scan": scan, "top-k": searched - scan}
         return Sample(seconds=seconds, stages=stages), hits[0]
+
+    @property
+    def place(self) -> SearchPlace:
+        """Where queries are searched."""
+        return SearchPlace.of(self._searcher.device, self._threads.count)
 
     def query(self, vectors: NDArray[np.float32]) -> Aggregated:
         """Return a query as it is searched for."""

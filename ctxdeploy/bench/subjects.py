@@ -114,6 +114,7 @@ class SearchSubject:
             "photos": len(index),
             "postings": index.info()["postings"],
             "bytes": index.info()["bytes"],
+            "search": self._stages.place.metadata(),
             "open_seconds": opened,
             "prepare_seconds": prepared,
             "query_words": float(np.median([len(self._stages.query(query).words) for query in self._queries])),
@@ -247,7 +248,11 @@ class QuerySubject:
         self._search = SearchStages(index, threads, settings["top"])
         self.gpu = self._photos.gpu
         self.items = len(settings["photos"])
-        self.facts = {**_engine_facts(self._photos), "photos": len(index), "search_threads": threads}
+        self.facts = {
+            **_engine_facts(self._photos),
+            "photos": len(index),
+            "search": self._search.place.metadata(),
+        }
 
     def warm(self) -> None:
         """Ask every photo once."""

@@ -14,6 +14,7 @@ from ctxdeploy.bench.record import Record
 from ctxdeploy.bench.results import Compared, times_of
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.files import make_folder, replacing, write_json
+from ctxdeploy.index import SearchPlace
 
 _COLOURS = ("#2a78b0", "#b0402a", "#3c8c4a", "#7a5aa8", "#888888", "#c08a20")
 Draw = Callable[[Any, Record], None]
@@ -44,7 +45,7 @@ def markdown(record: Record) -> str:
         ]
         lines.append(f"| {' | '.join([label, *times, *facts])} |")
     lines += ["", *_limit_lines(results), *_ratio_lines(results), *_stage_lines(cases, unit)]
-    lines += [_gpu(cases), _energy(cases, unit), ""]
+    lines += [*_where_lines(cases), _gpu(cases), _energy(cases, unit), ""]
     return "\n".join(lines)
 
 
@@ -140,6 +141,26 @@ def _stage_lines(cases: dict[str, Any], unit: str) -> list[str]:
             stages = ", ".join(f"{name} {_time(found['p50'])}" for name, found in case["stages"].items())
             lines.append(f"- {label}: {stages}")
     return [*lines, ""]
+
+
+def _where_lines(cases: dict[str, Any]) -> list[str]:
+    """Return where networks and searches ran, those of one place together."""
+    by_place: dict[str, list[str]] = {}
+    for label, case in cases.items():
+        where = case.get("where", {})
+        parts = [_network_text(where["network"])] if "network" in where else []
+        parts += [f"search on {SearchPlace(**where['search']).label}"] if "search" in where else []
+        if parts:
+            by_place.setdefault("; ".join(parts), []).append(label)
+    lines = [f"- {place}: {', '.join(labels)}" for place, labels in by_place.items()]
+    return ["Where it ran:", "", *lines, ""] if lines else []
+
+
+def _network_text(network: dict[str, Any]) -> str:
+    device, threads = network["device"] or "", network["threads"]
+    own = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+    place = device if device.startswith("GPU") else "the CPU"  # whose name stands above
+    return f"network in {network['backend']} {network['precision']} on {place}{own}"
 
 
 def _gpu(cases: dict[str, Any]) -> str:

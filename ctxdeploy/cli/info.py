@@ -10,8 +10,10 @@ import click
 from ctxdeploy.archive import archive_folder, is_archive, is_bundle, last_run
 from ctxdeploy.cli.options import ANY_FOLDER, at_option, echo, json_option, print_json
 from ctxdeploy.core import bundle
+from ctxdeploy.core.device import CUDA, gpu_present
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.text import counted, printable
+from ctxdeploy.index import SearchPlace
 from ctxdeploy.models import find_bundle
 from ctxdeploy.object_storage.place import shown_place
 from ctxdeploy.photo_index import PhotoIndex
@@ -55,6 +57,7 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
                 "path": shown_place(path),
                 "last_run": last_run(path),
                 "writer": writer_facts(path),
+                "search": _search_facts(index),
             }
             return {**facts, "failed_photos": index.failures()}
     if is_bundle(path):
@@ -62,6 +65,14 @@ def describe(path: Path, at: str | None = None) -> dict[str, Any]:
             raise ConfigError(f"--at {at}: {path} is a bundle, which has one state: leave out --at")
         return {"kind": "bundle", "path": str(path), **bundle.open(path, check_hashes=False).metadata()}
     raise not_either(path)
+
+
+def _search_facts(index: PhotoIndex) -> dict[str, Any]:
+    """Return where a search runs that is told nothing else, and the GPU that might do it, as JSON takes it."""
+    with index.reading() as state:
+        place, can = state.search_place, state.keeps_local and state.config.binary
+    gpu = gpu_present() if can else None
+    return {**place.metadata(), "available_gpu": None if gpu is None else gpu.label}
 
 
 def writer_facts(archive: Path) -> dict[str, Any] | None:
@@ -112,12 +123,19 @@ def _gist(facts: dict[str, Any], at: str | None) -> Iterator[str]:
         model = _network(facts["model"]["network"], facts["model"].get("extraction"))
         yield f"  model: {_text(facts['model']['source'].get('file'))}, {model}"
     yield _words(facts["codebook"])
+    yield f"  search: {_search_text(facts['search'])}"
     if facts["global"]["dim"]:
         cells = f", {counted(facts['global']['cells'], 'cell')}" if facts["global"]["cells"] else ""
         yield f"  global vectors: {facts['global']['dim']:,} dimensions, {_text(facts['global']['kept'])}{cells}"
     kept = facts["features"]
     each = f", {kept['bytes_each']} bytes each for {counted(kept['count'], 'feature')}"
     yield f"  geometry: {kept['kept']}{each if kept['bytes_each'] else ''}"
+
+
+def _search_text(facts: dict[str, Any]) -> str:
+    own = {name: value for name, value in facts.items() if name != "available_gpu"}
+    other = f"; on {_text(facts['available_gpu'])} with  --search-device {CUDA}" if facts["available_gpu"] else ""
+    return f"on {SearchPlace(**own).label}{other}"
 
 
 def _words(codebook: dict[str, Any] | None) -> str:

@@ -173,9 +173,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _aborted(abort.__cause__)
     except click.ClickException as error:
         with suppress(OSError):
-            shown = io.StringIO()
-            error.show(shown)
-            echo(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
+            _show(error)
         return error.exit_code
     except CtxdeployError as error:
         _say(f"error: {error}")
@@ -185,6 +183,25 @@ def run(arguments: list[str] | None = None) -> int:
     except MemoryError:
         _say("error: out of memory; close other programs, or use a smaller --image-size or batch")
         return 1
+
+
+def _show(error: click.ClickException) -> None:
+    """Print what click says of wrong usage: one line, as every error; help, where a command was given nothing."""
+    if not isinstance(error, click.UsageError) or isinstance(error, click.exceptions.NoArgsIsHelpError):
+        shown = io.StringIO()
+        error.show(shown)
+        echo(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
+        return
+    text = error.format_message()
+    if type(error) is click.BadParameter and error.param is not None:
+        # A flag, or the name of an argument.
+        name = error.param.opts[0] if error.param.param_type_name == "option" else error.param.make_metavar(error.ctx)
+        text = f"{name} {error.message}"
+    # Whoever calls a command by another name is told the names of all already.
+    context = None if error.ctx is None or error.ctx.parent is None else error.ctx
+    advice = "" if context is None else f": see  {context.command_path} --help"
+    lines = [line.strip() for line in text.splitlines()]  # click gives each choice a line
+    _say(f"error: {' '.join(lines).removesuffix('.')}{advice}")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -36,12 +36,23 @@ _TRAINED_STEPS, _TRAINED_RATE, _TRAINED_BACKBONE = 1000, 1e-4, 0.1
 # From a trunk that ImageNet trained: the same share for the trunk, and an average over fewer steps, as there are fewer.
 _RECIPE_OF_TRUNK, _TRUNK_STEPS = "transfer", 1200
 _OF_TRUNK: dict[str, Any] = {"learning_rate": 1e-3, "backbone_factor": 0.1, "warmup": 50, "averaging": 0.995}
-_SETTABLE = ", ".join(
-    f.name for kind in (*RECIPES.values(), OptimiserConfig) for f in fields(kind) if f.name != "learning_rate"
-)
+# Of TrainConfig; the learning rate has an option of its own.
+_OF_RUN = ("accumulate", "photo_size")
 
 
-@click.command("train", epilog=f"Settings of --set: {_SETTABLE}, accumulate, photo_size.")
+def _settable(*kinds: type) -> list[str]:
+    """Return the names that --set takes of dataclasses, each once, in the order of their fields."""
+    names = dict.fromkeys(field.name for kind in kinds for field in fields(kind))
+    return [name for name in names if name != "learning_rate"]
+
+
+def _epilog() -> str:
+    """Return which settings --set takes: those of every recipe, and of each recipe its own."""
+    of_recipes = "; ".join(f"{name}: {', '.join(_settable(kind))}" for name, kind in RECIPES.items())
+    return f"Settings of --set: {', '.join((*_settable(OptimiserConfig), *_OF_RUN))}. And of a recipe, {of_recipes}."
+
+
+@click.command("train", epilog=_epilog())
 @click.argument("folder", type=PATH)
 @click.option("--landmarks", type=PATH, multiple=True, metavar="DIR", help="Folder of folders, one landmark each.")
 @click.option(
@@ -175,10 +186,12 @@ def _config(
     for name, value in given.items():
         owner = next((o for o, k in ((own, kind), (optimiser, OptimiserConfig)) if name in _names(k)), rest)
         owner[name] = value
-    unknown = sorted(set(rest) - {"accumulate", "photo_size"})
-    if unknown or "learning_rate" in given:
-        known = sorted({*_names(kind), *_names(OptimiserConfig), "accumulate", "photo_size"} - {"learning_rate"})
-        raise ConfigError(f"--set {(unknown or ['learning_rate'])[0]}: the recipe {kind.kind} has {', '.join(known)}")
+    unknown = sorted(set(rest) - set(_OF_RUN))
+    if "learning_rate" in given:
+        raise ConfigError(f"--set learning_rate={given['learning_rate']} has an option of its own: --learning-rate")
+    if unknown:
+        known = sorted({*_settable(kind, OptimiserConfig), *_OF_RUN})
+        raise ConfigError(f"--set {unknown[0]} is unknown: the recipe {kind.kind} has {', '.join(known)}")
     return replace(
         configured(TrainConfig),
         recipe=kind(**own),

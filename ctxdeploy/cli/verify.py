@@ -1,7 +1,7 @@
 """``ctxdeploy verify``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,6 +30,9 @@ from ctxdeploy.core.errors import (
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.text import counted, printable
 from ctxdeploy.models import check_own, find_bundle, find_checkpoint
+
+if TYPE_CHECKING:
+    from ctxdeploy.export.parity import Verified
 
 
 @click.command("verify")
@@ -61,7 +64,8 @@ def command(
     (as cuda); --device cpu leaves it out. The pixels of a model that was exported with --decoder are compared with
     libjpeg's, too.
 
-    The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 15: a damaged archive.
+    The exit code is 0 only for a sound one; 11: an artefact differs, 12: a damaged bundle, 13: nothing that was asked
+    for can run here, 15: a damaged archive.
     """
     check_is_here(path, "is on object storage", "bring it here with  ctxdeploy fetch  , and verify that")
     archive = is_archive(path)
@@ -78,12 +82,12 @@ def command(
         check_own(path)
     problems = archive_problems(path) if archive else _bundle_problems(path)
     facts: dict[str, Any] = {"path": str(path), "kind": "archive" if archive else "bundle", "problems": problems}
+    results: list[Verified] = []
     if archive:
         facts["writer"] = writer_facts(path)
     if photos is not None and not problems:
-        facts["artefacts"] = _compared(
-            path, photos, target, precision, device, checkpoint, record, Display(quiet=quiet)
-        )
+        results = _compared(path, photos, target, precision, device, checkpoint, record, Display(quiet=quiet))
+        facts["artefacts"] = [_facts_of(result) for result in results]
         facts |= _decoder(path, photos)
     if as_json:
         print_json(facts)
@@ -95,13 +99,13 @@ def command(
             echo(f"  {artefact['target']} {artefact['precision']}: {artefact['line']}")
         if "decoder" in facts:
             echo(f"  {facts['decoder']['line']}")
-    _judge(path, archive, problems, facts.get("artefacts", []))
+    _judge(path, archive, problems, results)
 
 
 _ITSELF = "; compared with itself: give --checkpoint FILE to compare it with PyTorch"
 
 
-def _judge(path: Path, archive: bool, problems: list[str], artefacts: list[dict[str, Any]]) -> None:
+def _judge(path: Path, archive: bool, problems: list[str], results: "list[Verified]") -> None:
     for problem in problems:
         echo(printable(problem), err=True)
     if problems and archive:
@@ -109,12 +113,24 @@ def _judge(path: Path, archive: bool, problems: list[str], artefacts: list[dict[
         raise ArchiveError(f"{path} is damaged ({what}): run  ctxdeploy repair {printable(str(path))}")
     if problems:
         raise BundleError(f"{path} is damaged: export it again, or restore it from a copy")
-    failed = [artefact for artefact in artefacts if artefact["parity"].get("verdict", "passed") != "passed"]
+    failed = [result for result in results if result.parity.get("verdict", "passed") != "passed"]
     if failed:
-        what = "; ".join(f"{a['target']} {a['precision']} {a['parity']['verdict']}" for a in failed)
+        what = "; ".join(f"{r.artefact.target} {r.artefact.precision} {r.parity['verdict']}" for r in failed)
         raise ParityError(f"{path}: {what}: do not use it here, or export it again with --calibrate or --precision")
-    if artefacts and not any(artefact["parity"] for artefact in artefacts):
-        raise ConfigError(f"{path}: none of the artefacts asked for can run on this machine")
+    _check_any_ran(path, results)
+
+
+def _check_any_ran(path: Path, results: "list[Verified]") -> None:
+    """Raise why no artefact could run, with the class and the exit code of other commands that cannot run it."""
+    obstacles = [result.obstacle for result in results if result.obstacle is not None]
+    if not obstacles or len(obstacles) < len(results):
+        return
+    if len(set(map(str, obstacles))) == 1:
+        raise obstacles[0]
+    raise BackendError(
+        f"{path}: none of the artefacts asked for can run on this machine; why is said above of each: run this on "
+        "another, or give another --target or --precision"
+    )
 
 
 def _bundle_problems(path: Path) -> list[str]:
@@ -148,7 +164,7 @@ def _compared(
     checkpoint: Path | None,
     record: bool,
     display: Display,
-) -> list[dict[str, Any]]:
+) -> "list[Verified]":
     from ctxdeploy.core import bundle
     from ctxdeploy.evaluation import AsmkRetrieval
     from ctxdeploy.export.parity import record_parity, verify_bundle
@@ -166,13 +182,16 @@ def _compared(
     )
     if record:
         record_parity(opened, results)
-    return [
-        {
-            "target": result.artefact.target,
-            "precision": result.artefact.precision,
-            "line": result.absent or parity_line(result.artefact, result.parity) + (_ITSELF if result.itself else ""),
-            "parity": result.parity,
-            "absent": result.absent,
-        }
-        for result in results
-    ]
+    return results
+
+
+def _facts_of(result: "Verified") -> dict[str, Any]:
+    """Return one artefact on this machine as JSON takes it."""
+    itself = _ITSELF if result.itself else ""
+    return {
+        "target": result.artefact.target,
+        "precision": result.artefact.precision,
+        "line": result.absent or parity_line(result.artefact, result.parity) + itself,
+        "parity": result.parity,
+        "absent": result.absent,
+    }

@@ -50,6 +50,19 @@ class Device:
         return f"{CUDA}:{self.number}" if self.kind == CUDA else self.kind
 
 
+class NoGpuError(BackendError):
+    """A GPU is not there, or its driver does not work. The message ends with what to do about that."""
+
+    def asked_by(self, what: str, instead: str) -> BackendError:
+        """Return the error as the user is told it.
+
+        Args:
+            what: asked for the GPU, such as ``--device cuda:0``.
+            instead: can be done without it, such as ``give --device cpu``.
+        """
+        return BackendError(f"{what}: {self}, or {instead}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
     """A GPU as the driver describes it.
@@ -78,18 +91,23 @@ def gpu_present(number: int = 0) -> Gpu | None:
         return None
 
 
-def asked_gpu(device: Device, flag: str = "--device") -> Gpu | None:
+def asked_gpu(device: Device, flag: str = "--device", instead: str = "") -> Gpu | None:
     """Return the GPU that a device asks for; None where it asks for none.
 
+    Args:
+        device: asked for.
+        flag: what gave it, with which the message of an error begins.
+        instead: what else can be given; ``cpu`` with the same flag if empty.
+
     Raises:
-        BackendError: it is not there; the message begins with ``flag``, what gave it.
+        BackendError: it is not there.
     """
     if device.kind != CUDA:
         return None
     try:
         return find_gpu(device.number)
-    except BackendError as error:
-        raise BackendError(f"{flag} {device.label}: {error}") from error
+    except NoGpuError as error:
+        raise error.asked_by(f"{flag} {device.label}", instead or f"give {flag} {CPU}") from error
 
 
 def find_gpu(number: int = 0) -> Gpu:
@@ -98,20 +116,20 @@ def find_gpu(number: int = 0) -> Gpu:
     The driver is initialised by that: a process that is forked later cannot use the GPU.
 
     Raises:
-        BackendError: there is no driver, it does not work, or it shows no such GPU.
+        NoGpuError: there is no driver, it does not work, or it shows no such GPU.
     """
     driver = _driver()
     if driver is None:
-        raise BackendError("there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU is")
+        raise NoGpuError("there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU is")
     status = driver.cuInit(0)
     if status not in (0, _NO_DEVICE):
         raise _unusable("cuInit", status)
     count = _integer(driver, "cuDeviceGetCount") if status == 0 else 0
     if not count:
-        raise BackendError("the NVIDIA driver shows no GPU: check CUDA_VISIBLE_DEVICES")
+        raise NoGpuError("the NVIDIA driver shows no GPU: check CUDA_VISIBLE_DEVICES")
     if number >= count:
         there = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-        raise BackendError(f"there is no GPU cuda:{number}, the NVIDIA driver shows {there}: give another number")
+        raise NoGpuError(f"there is no GPU cuda:{number}, the NVIDIA driver shows {there}: give another number")
     return _described(driver, _integer(driver, "cuDeviceGet", number))
 
 
@@ -152,5 +170,5 @@ def _ask(driver: Any, function: str, *arguments: Any) -> None:
         raise _unusable(function, status)
 
 
-def _unusable(function: str, status: int) -> BackendError:
-    return BackendError(f"the NVIDIA driver is not usable ({function} returned {status}): check  nvidia-smi")
+def _unusable(function: str, status: int) -> NoGpuError:
+    return NoGpuError(f"the NVIDIA driver is not usable ({function} returned {status}): check  nvidia-smi")

@@ -52,7 +52,7 @@ class BundleError(CtxdeployError):
 
 
 class BackendError(CtxdeployError):
-    """A runtime cannot run the bundle on the device or in the precision that was asked for."""
+    """A runtime, PyTorch included, cannot run on the device or in the precision that was asked for, on this machine."""
 
     exit_code = 13
 

@@ -147,10 +147,16 @@ _announced: set[str] = set()
 _speaking: "Display | None" = None
 
 
-def announce(text: str) -> None:
-    """Say, once a process, what takes long far below a command; nothing where no command speaks to a user."""
-    if _speaking is not None and text not in _announced:
-        _announced.add(text)
+def announce(text: str, topic: str = "") -> None:
+    """Say, once a process, what takes long far below a command; nothing where no command speaks to a user.
+
+    Args:
+        text: of it.
+        topic: of which one text alone is said, the first; if empty the text is its own.
+    """
+    key = topic or text
+    if _speaking is not None and key not in _announced:
+        _announced.add(key)
         _speaking.say(text)
 
 

@@ -85,7 +85,7 @@ def _check_gpus(places: Sequence[Path | ArchivePlace], config: ServiceConfig, ba
         asked_gpu(Device.parse(backend.device))
     for place in places:
         if isinstance(place, ArchivePlace) and place.backend is not None:
-            asked_gpu(Device.parse(place.backend.device), f"{place.path}: device")
+            asked_gpu(Device.parse(place.backend.device), f"{place.path}: device", "give device cpu")
 
 
 def _without_effect(config: ServiceConfig, keys: "Keys") -> list[str]:

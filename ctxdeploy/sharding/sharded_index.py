@@ -7,6 +7,7 @@ all photos, idf's statistics and counts, is known here or gathered first. Expans
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from ctxdeploy.index import (
     Hit,
     IndexConfig,
     Manifest,
+    SearchPlace,
     Subset,
 )
 from ctxdeploy.object_storage.opening import no_shards, open_here
@@ -130,6 +132,10 @@ class ShardedIndex:
     @property
     def device(self) -> str:
         return "servers"
+
+    @property
+    def search_place(self) -> SearchPlace:
+        return replace(self._bare.search_place, device=self.device)
 
     def info(self) -> dict[str, Any]:
         facts = self._bare.info()

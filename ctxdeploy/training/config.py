@@ -15,15 +15,17 @@ from ctxdeploy.core.settings import setting
 _MOST_WORKERS = 16
 
 
-def _between(what: str, value: float, low: float, high: float) -> None:
+def _between(given: str, value: float | None, low: float, high: float) -> None:
+    """Check a value; ``given`` is what stands before it on the command line."""
     if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{what} {value} is outside {low:g}..{high:g}")
+        raise ConfigError(f"{given}{'none' if value is None else value} is outside {low:g}..{high:g}")
 
 
-def _whole(what: str, value: int, low: int, high: int) -> None:
+def _whole(given: str, value: int | None, low: int, high: int) -> None:
     if type(value) is not int:
-        raise ConfigError(f"{what} {value!r} is not a whole number")
-    _between(what, value, low, high)
+        shown = "none" if value is None else value
+        raise ConfigError(f"{given}{shown} is not a whole number: give one of {low:g}..{high:g}")
+    _between(given, value, low, high)
 
 
 def _parse_gigabytes(text: str) -> int:
@@ -62,14 +64,14 @@ class PairsConfig:
     correspondences: int = 48
 
     def __post_init__(self) -> None:
-        _whole("pairs of a batch", self.pairs, 2, 4096)
-        _whole("view size", self.view_size, 64, 2048)
-        _between("temperature", self.temperature, 0.001, 10)
-        _between("match temperature", self.match_temperature, 0.001, 10)
-        _between("global weight", self.global_weight, 0, 1000)
-        _between("match weight", self.match_weight, 0, 1000)
-        _whole("positions", self.positions, 1, 65536)
-        _whole("correspondences", self.correspondences, 1, 65536)
+        _whole("--set pairs=", self.pairs, 2, 4096)
+        _whole("--set view_size=", self.view_size, 64, 2048)
+        _between("--set temperature=", self.temperature, 0.001, 10)
+        _between("--set match_temperature=", self.match_temperature, 0.001, 10)
+        _between("--set global_weight=", self.global_weight, 0, 1000)
+        _between("--set match_weight=", self.match_weight, 0, 1000)
+        _whole("--set positions=", self.positions, 1, 65536)
+        _whole("--set correspondences=", self.correspondences, 1, 65536)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +100,14 @@ class ContrastiveConfig:
     whitening_shrinkage: float | None = 1.0
 
     def __post_init__(self) -> None:
-        _whole("tuples of a batch", self.tuples, 1, 4096)
-        _whole("negatives", self.negatives, 1, 1000)
-        _whole("queries of an epoch", self.queries, self.tuples, 10**7)
-        _whole("pool", self.pool, self.negatives, 10**7)
-        _whole("view size", self.view_size, 64, 2048)
-        _between("margin", self.margin, 0.01, 2)
+        _whole("--set tuples=", self.tuples, 1, 4096)
+        _whole("--set negatives=", self.negatives, 1, 1000)
+        _whole("--set queries=", self.queries, self.tuples, 10**7)
+        _whole("--set pool=", self.pool, self.negatives, 10**7)
+        _whole("--set view_size=", self.view_size, 64, 2048)
+        _between("--set margin=", self.margin, 0.01, 2)
         if self.whitening_shrinkage is not None:
-            _between("whitening shrinkage", self.whitening_shrinkage, 0, 1)
+            _between("--set whitening_shrinkage=", self.whitening_shrinkage, 0, 1)
 
     @property
     def epoch(self) -> int:
@@ -154,21 +156,21 @@ class TransferConfig(PairsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _between("local weight", self.local_weight, 0, 1000)
-        _whole("batches of the memory", self.memory, 0, 1024)
-        _whole("memory positions", self.memory_positions, 1, self.positions)
-        _between("memory weight", self.memory_weight, 0, 1000)
-        _whole("final size", self.final_size, 64, 2048)
-        _between("share of the steps before the final size", self.final_from, 0, 1)
-        _between("minimum share of a photo", self.min_share, 0.05, 1)
-        _between("zoom", self.zoom, 1, 16)
-        _between("share of slanted views", self.slanted, 0, 1)
-        _between("slant", self.slant, 1, 16)
-        _between("share of dark views", self.night, 0, 1)
-        _between("share of photos without landmarks", self.unlabelled, 0, 1)
-        _whole("frozen blocks", self.frozen_blocks, 0, 64)
+        _between("--set local_weight=", self.local_weight, 0, 1000)
+        _whole("--set memory=", self.memory, 0, 1024)
+        _whole("--set memory_positions=", self.memory_positions, 1, self.positions)
+        _between("--set memory_weight=", self.memory_weight, 0, 1000)
+        _whole("--set final_size=", self.final_size, 64, 2048)
+        _between("--set final_from=", self.final_from, 0, 1)
+        _between("--set min_share=", self.min_share, 0.05, 1)
+        _between("--set zoom=", self.zoom, 1, 16)
+        _between("--set slanted=", self.slanted, 0, 1)
+        _between("--set slant=", self.slant, 1, 16)
+        _between("--set night=", self.night, 0, 1)
+        _between("--set unlabelled=", self.unlabelled, 0, 1)
+        _whole("--set frozen_blocks=", self.frozen_blocks, 0, 64)
         if self.whitening_shrinkage is not None:
-            _between("whitening shrinkage", self.whitening_shrinkage, 0, 1)
+            _between("--set whitening_shrinkage=", self.whitening_shrinkage, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,12 +194,12 @@ class OptimiserConfig:
     averaging: float = 0.998
 
     def __post_init__(self) -> None:
-        _between("learning rate", self.learning_rate, 1e-12, 10)
-        _between("backbone factor", self.backbone_factor, 0, 10)
-        _between("weight decay", self.weight_decay, 0, 10)
-        _whole("warm-up steps", self.warmup, 0, 10**9)
-        _between("final share of the learning rate", self.final, 0, 1)
-        _between("averaging", self.averaging, 0, 0.99999)
+        _between("--learning-rate ", self.learning_rate, 1e-12, 10)
+        _between("--set backbone_factor=", self.backbone_factor, 0, 10)
+        _between("--set weight_decay=", self.weight_decay, 0, 10)
+        _whole("--set warmup=", self.warmup, 0, 10**9)
+        _between("--set final=", self.final, 0, 1)
+        _between("--set averaging=", self.averaging, 0, 0.99999)
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of a step, 0 to steps - 1, as a share of ``learning_rate``."""
@@ -229,12 +231,12 @@ class TrainConfig:
     photo_size: int = 512
 
     def __post_init__(self) -> None:
-        _whole("steps", self.steps, 1, 10**9)
-        _whole("batches of a step", self.accumulate, 1, 4096)
-        _whole("seed", self.seed, 0, 2**63 - 1)
-        _whole("photo size", self.photo_size, 64, 8192)
+        _whole("--steps ", self.steps, 1, 10**9)
+        _whole("--set accumulate=", self.accumulate, 1, 4096)
+        _whole("--seed ", self.seed, 0, 2**63 - 1)
+        _whole("--set photo_size=", self.photo_size, 64, 8192)
         if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"precision {self.precision!r} of the training is not one of fp32, bf16")
+            raise ConfigError(f"--precision {self.precision!r} of a training is unknown: give bf16 or fp32")
 
     def metadata(self) -> dict[str, Any]:
         """Return a JSON-serialisable form that ``parse`` reads."""
@@ -316,9 +318,9 @@ class RunConfig:
         if not 1 <= self.validate_every <= 10**9:
             raise ConfigError(f"--validate-every {self.validate_every} is outside 1..10^9")
         if not self.save_seconds >= 0:
-            raise ConfigError(f"--save-seconds {self.save_seconds} is negative")
+            raise ConfigError(f"--save-seconds {self.save_seconds} is not 0 or more")
         if self.memory < 0:
-            raise ConfigError(f"--photo-memory {self.memory} is negative")
+            raise ConfigError(f"--photo-memory {self.memory / 1e9:g} is not 0 or more (GB)")
 
     def processes(self, device: str) -> int:
         """Return how many processes make batches for a kind of device, ``cpu`` or ``cuda``."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ctxdeploy.core.device import AUTO, CPU, Device, find_gpu
-from ctxdeploy.core.errors import BackendError, ConfigError, TrainingError
+from ctxdeploy.core.device import AUTO, CPU, Device, NoGpuError, find_gpu
+from ctxdeploy.core.errors import BackendError, TrainingError
 
 # cuBLAS sums in one order only with workspaces of its own; it reads this when it is first used.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -23,35 +23,46 @@ def training_device(text: str, precision: str) -> torch.device:
     """Return the device that ``--device`` means; ``auto`` is the first GPU, or the CPU where PyTorch sees none.
 
     Raises:
-        ConfigError: it is not there, this PyTorch cannot use it, or it has not the precision.
+        ConfigError: there is no device of that name.
+        BackendError: it is not there, this PyTorch cannot use it, or it has not the precision.
     """
     device = Device.parse(text)
     if device.kind == CPU or (device.kind == AUTO and not torch.cuda.is_available()):
         return torch.device("cpu")
     os.environ.setdefault(*_WORKSPACE)
     if not torch.cuda.is_available():
-        raise ConfigError(f"--device {text}: {_why_none(device.number)}")
-    if device.number >= torch.cuda.device_count():
-        raise ConfigError(f"--device {text}: PyTorch sees {torch.cuda.device_count()} GPUs, counted from 0")
+        raise _none_for(device)
+    count = torch.cuda.device_count()
+    if device.number >= count:
+        there = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise BackendError(
+            f"--device {device.label}: PyTorch sees {there}: give another number, or give --device {CPU}"
+        )
     capability = torch.cuda.get_device_capability(device.number)
     if precision == "bf16" and capability < _BF16_FROM:
         name = torch.cuda.get_device_name(device.number)
-        raise ConfigError(
-            f"--precision bf16: {name} ({capability[0]}.{capability[1]}) computes none: use --precision fp32"
+        raise BackendError(
+            f"--precision bf16: {name} ({capability[0]}.{capability[1]}) computes none: give --precision fp32"
         )
     return torch.device("cuda", device.number)
 
 
-def _why_none(number: int) -> str:
+def _none_for(device: Device) -> BackendError:
     """Return why PyTorch sees no GPU, and what to do."""
+    asked, instead = f"--device {device.label}", f"give --device {CPU}"
     if torch.version.cuda is None:
-        return (
-            f"PyTorch {torch.__version__} is one for CPUs: install one for CUDA (docs/training.md), or use --device cpu"
+        return BackendError(
+            f"{asked}: PyTorch {torch.__version__} is one for CPUs: install one for CUDA (docs/training.md), or "
+            f"{instead}"
         )
     try:
-        return f"PyTorch {torch.__version__} cannot use {find_gpu(number).label}: check that its driver is new enough"
-    except BackendError as error:
-        return str(error)
+        gpu = find_gpu(device.number)
+    except NoGpuError as error:
+        return error.asked_by(asked, instead)
+    return BackendError(
+        f"{asked}: PyTorch {torch.__version__} cannot use {gpu.label}: check that the driver is new enough for it, or "
+        f"{instead}"
+    )
 
 
 @contextmanager

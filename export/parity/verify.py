@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxdeploy.core.bundle import OUTPUT_NAMES, Artefact, Bundle
-from ctxdeploy.core.device import AUTO, CPU, Device, find_gpu, gpu_present
-from ctxdeploy.core.errors import BackendError, BundleError, CheckpointError, MissingExtraError, MixedPackagesError
+from ctxdeploy.core.device import AUTO, CPU, Device, asked_gpu, gpu_present
+from ctxdeploy.core.errors import (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    CtxdeployError,
+    MissingExtraError,
+    MixedPackagesError,
+)
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS
@@ -103,7 +110,8 @@ def runs_in(artefact: Artefact) -> str:
 
 def _open(bundle: Bundle, artefact: Artefact, device: str = AUTO) -> Backend:
     alone = replace(bundle, artefacts=(artefact,))
-    return open_backend(alone, BackendConfig(name=artefact.target, precision=artefact.precision, device=device))
+    config = BackendConfig(name=artefact.target, precision=artefact.precision, device=device)
+    return open_backend(alone, config, "--target")
 
 
 def reference_run(bundle: Bundle) -> tuple[Run, str]:
@@ -147,14 +155,19 @@ class Verified:
     Attributes:
         artefact: the one.
         parity: its figures as ``Parity.metadata`` gives them; empty if it cannot run here.
-        absent: why it cannot.
+        obstacle: why it cannot.
         itself: whether it was the reference too: then the figures only say that runs and batches agree.
     """
 
     artefact: Artefact
     parity: Mapping[str, Any] = field(default_factory=dict)
-    absent: str = ""
+    obstacle: CtxdeployError | None = None
     itself: bool = False
+
+    @property
+    def absent(self) -> str:
+        """Why it cannot run here, in words; empty if it can."""
+        return "" if self.obstacle is None else f"cannot run here: {self.obstacle}"
 
 
 def verify_bundle(
@@ -186,7 +199,8 @@ def verify_bundle(
         CheckpointError: the checkpoint is not the one that the bundle was made from.
         NoPhotosError, PhotoError, ConfigError: about the photos.
     """
-    _check_gpu(Device.parse(device))
+    # Figures of the CPU must not be taken for those of a GPU that was asked for.
+    asked_gpu(Device.parse(device), instead="leave it out")
     there = (*bundle.artefacts, *artefacts_on_cuda(bundle, target, device))
     chosen = [a for a in there if target in (None, a.target) and precision in (None, a.precision)]
     if Device.parse(device).kind == CPU:
@@ -208,16 +222,6 @@ def verify_bundle(
     )
     results = [_verified(bundle, artefact, parity_run, device) for artefact in chosen]
     return [replace(result, itself=checkpoint is None and _is_reference(result.artefact)) for result in results]
-
-
-def _check_gpu(asked: Device) -> None:
-    """Refuse a GPU that was asked for and is not there: figures of the CPU must not be taken for its own."""
-    if asked.kind in (AUTO, CPU):
-        return
-    try:
-        find_gpu(asked.number)
-    except BackendError as error:
-        raise BackendError(f"--device {asked.label}: {error}") from error
 
 
 def artefacts_on_cuda(bundle: Bundle, target: str | None, device: str) -> list[Artefact]:
@@ -254,7 +258,7 @@ def _verified(bundle: Bundle, artefact: Artefact, parity_run: ParityRun, device:
     try:
         return Verified(artefact=artefact, parity=measure(bundle, artefact, parity_run, device).metadata())
     except (BackendError, MissingExtraError, MixedPackagesError) as error:
-        return Verified(artefact=artefact, absent=f"cannot run here: {error}")
+        return Verified(artefact=artefact, obstacle=error)
 
 
 def _torch_run(bundle: Bundle, checkpoint: Path) -> tuple[Run, str]:

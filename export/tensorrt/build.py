@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxdeploy.core.bundle import INPUT_NAME
-from ctxdeploy.core.device import Gpu, find_gpu
+from ctxdeploy.core.device import Gpu, NoGpuError, find_gpu
 from ctxdeploy.core.engines import (
     RTX_CAPABILITIES,
     EngineKey,
@@ -18,7 +18,7 @@ from ctxdeploy.core.engines import (
 from ctxdeploy.core.errors import BackendError
 from ctxdeploy.core.profiles import Profile
 from ctxdeploy.core.progress import Display
-from ctxdeploy.core.targets import TARGETS, TENSORRT, label_of
+from ctxdeploy.core.targets import TARGETS, TENSORRT, TENSORRT_RTX, label_of
 from ctxdeploy.core.types import Precision
 from ctxdeploy.export.tensorrt.config import EngineConfig
 from ctxdeploy.export.tensorrt.monitor import load_cache, make_monitor, run_cancellable, save_cache
@@ -134,7 +134,11 @@ def _gpu(target: str, precision: Precision) -> Gpu | None:
     """Return the GPU to build on; TensorRT-RTX needs none."""
     if target != TENSORRT:
         return None
-    gpu = find_gpu()
+    try:
+        gpu = find_gpu()
+    except NoGpuError as error:
+        without = f"give --target {TENSORRT_RTX}, which builds without one"
+        raise error.asked_by(f"--target {target}", without) from error
     needed = _MIN_CAPABILITY.get(precision, (0, 0))
     if gpu.capability < needed:
         raise BackendError(

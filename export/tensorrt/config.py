@@ -29,9 +29,13 @@ def parse_aspects(text: str) -> tuple[tuple[int, int], ...]:
         return ()
     try:
         pairs = [sorted(int(side) for side in part.split(":")) for part in text.split(",")]
-        return tuple((long, short) for short, long in pairs)
+        if not all(short >= 1 for short, _ in pairs):
+            raise ValueError
     except ValueError:
-        raise ValueError("is not a list of aspects such as 4:3,3:2, and not none") from None
+        raise ValueError(
+            "is not a list of ratios such as 4:3,3:2, each of two whole numbers from 1 on, and not none"
+        ) from None
+    return tuple((long, short) for short, long in pairs)
 
 
 def _parse_mebibytes(text: str) -> int:
@@ -104,14 +108,17 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.workspace is not None and self.workspace < 1 << 20:
-            raise ConfigError(f"a workspace of {self.workspace} bytes is too small: give --workspace 1 or more (MiB)")
+            raise ConfigError(f"--workspace {self.workspace >> 20} is too small: give 1 or more (MiB)")
         if not 0 <= self.optimisation_level <= 5:
             raise ConfigError(f"--optimisation-level {self.optimisation_level} is outside 0..5")
         if self.max_batch < 1:
-            raise ConfigError(f"--max-batch {self.max_batch} is below 1")
+            raise ConfigError(f"--max-batch {self.max_batch} is too small: give 1 or more")
         for long, short in self.aspects:
             if not 1 <= short <= long:
-                raise ConfigError(f"--aspects: {long}:{short} is not the longer and the shorter side of a photo")
+                raise ConfigError(
+                    f"--aspects {long}:{short} is no ratio of the sides of a photo: give the longer and the shorter one, "
+                    "whole numbers from 1 on, such as 4:3"
+                )
         if self.plugins and (self.version_compatible or self.hardware is not Hardware.NONE):
             raise ConfigError(
                 "--plugin is code for the GPU that the engine is built on: leave out --version-compatible and "
@@ -152,7 +159,8 @@ class EngineConfig:
             typical = list(self.typical)
         for (name, (low, high)), size in zip(ranges.items(), typical, strict=True):
             if not low <= size <= high:
-                raise ConfigError(f"--typical: {name} {size} is outside the engine's {low}..{high}")
+                given = "" if self.typical is None else f" {'x'.join(map(str, self.typical))}"
+                raise ConfigError(f"--typical{given}: {name} {size} is outside the engine's {low}..{high}")
         whole = Profile(
             low=(batch[0], height[0], width[0], 3),
             typical=(typical[0], typical[1], typical[2], 3),

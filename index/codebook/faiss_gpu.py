@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.device import AUTO, CUDA, Device, find_gpu, gpu_present
+from ctxdeploy.core.device import AUTO, CUDA, Device, asked_gpu, gpu_present
 from ctxdeploy.core.errors import BackendError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.extras import require_faiss_gpu
 
@@ -48,12 +48,12 @@ class FaissGpu:
     """
 
     def __init__(self, number: int) -> None:
-        find_gpu(number)
+        asked_gpu(Device(kind=CUDA, number=number))
         self.faiss, self.number = require_faiss_gpu(), number
         if number >= self.faiss.get_num_gpus():
             raise BackendError(
-                f"faiss sees {self.faiss.get_num_gpus()} GPUs, so that there is no cuda:{number} for it: the driver is "
-                "too old for its CUDA, or give --device cpu"
+                f"--device cuda:{number}: faiss sees {self.faiss.get_num_gpus()} GPUs, for the driver may be too old for "
+                "its CUDA: update it, or give --device cpu"
             )
         self.resources = self._called(self.faiss.StandardGpuResources)
         # Searches of one set of resources share its streams and temporary memory.
@@ -75,7 +75,9 @@ class FaissGpu:
         try:
             return function(*arguments)
         except MemoryError as error:
-            raise OutOfMemoryError(f"there is not enough memory for faiss on cuda:{self.number}: {error}") from error
+            raise OutOfMemoryError(
+                f"there is not enough memory for faiss on cuda:{self.number} ({error}): give --device cpu, or another GPU"
+            ) from error
         except RuntimeError as error:
             text = " ".join(str(error).split())
             if "out of memory" in text or "alloc fail" in text:

@@ -198,7 +198,7 @@ def _check_usable(number: int) -> None:
     if not usable:
         short = " ".join(cause.split())[:200]
         raise BackendError(
-            f"numba-cuda cannot use the GPU cuda:{number}{short}: search on the CPU, or check  nvidia-smi"
+            f"{FLAG} cuda:{number}: numba-cuda cannot use that GPU{short}: check  nvidia-smi  , or give {FLAG} cpu"
         )
 
 

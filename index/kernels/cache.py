@@ -22,7 +22,12 @@ from ctxdeploy.core.reading import open_regular
 from ctxdeploy.index.kernels.folders import CACHE, Place, given_folder, places, remove_other_versions
 from ctxdeploy.index.kernels.processor import PROCESSOR, target
 
-_COMPILES = "compiling the loops of the index for this processor, once after an installation: up to 20 s"
+# All remarks about compiling are one topic: a process says it once, with the cause that it met first.
+_TOPIC = "compiling"
+_FIRST = "compiling the loops of the index for this processor, for the first time after an installation: up to 20 s"
+_MORE = (
+    "compiling loops of the index that nothing has used here before, up to 20 s; all of them ahead:  ctxdeploy warm-up"
+)
 _SUFFIX = ".code"
 _SHA256 = 32
 
@@ -97,7 +102,7 @@ class MachineCode:
                     _count("read")
                     return found
         _count("compiled")
-        announce(self._remark(begin, end))
+        announce(self._remark(begin, end), _TOPIC)
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
@@ -115,10 +120,14 @@ class MachineCode:
                 file.write(hashlib.sha256(payload).digest() + payload)
             temporary.replace(path)
             remove_other_versions(place)
-        except OSError:
+        except OSError as error:
             _count("lost")
             with suppress(OSError):
                 temporary.unlink()
+            why = error.strerror or error
+            announce(
+                f"machine code cannot be kept in {place.folder} ({why}): every process compiles it anew", "keeping"
+            )
 
     def _file(self, signature: Any) -> tuple[str, str]:
         """Return the name of a file in two parts: of loop and signature, and of the processor."""
@@ -134,18 +143,29 @@ class MachineCode:
                 f"machine code in can be written. Fill one ahead, where that is possible:  {CACHE}=FOLDER ctxdeploy "
                 f"warm-up  ; and set {CACHE} here"
             )
-        kept = [path for place in self.places if not place.problem for path in place.folder.glob(f"{begin}*{_SUFFIX}")]
-        own = [path for path in kept if path.name == begin + end]
+        kept = [path for place in self.places if not place.problem for path in place.folder.glob(f"*{_SUFFIX}")]
+        of_loop = [path for path in kept if path.name.startswith(begin)]
+        own = [path for path in of_loop if path.name == begin + end]
         if own:  # it is there, and was not read
-            return f"compiling the loops of the index anew, up to 20 s: the machine code in {own[0].parent} is damaged"
-        other = next(iter(kept), None)
-        if other is None:
-            return _COMPILES
-        made_for = other.name.removeprefix(begin).removesuffix(_SUFFIX).rpartition("-")[0]
+            return (
+                f"compiling the loops of the index anew, up to 20 s: the machine code in {own[0].parent} is damaged, or "
+                "another user may have written it"
+            )
+        if not of_loop and any(path.name.endswith(end) for path in kept):
+            return _MORE
+        other = next(iter(of_loop or kept), None)
+        return _FIRST if other is None else self._other_processor(other)
+
+    def _other_processor(self, path: Path) -> str:
+        """Return what is said where there is code for another processor."""
+        made_for = path.name.removesuffix(_SUFFIX).rpartition(".")[2].rpartition("-")[0]
+        there = f"compiling the loops of the index, up to 20 s: {path.parent} holds machine code for {made_for}"
+        level = os.environ.get(PROCESSOR, "")
+        if level:
+            return f"{there}, and {PROCESSOR} asks for {level}. All of it ahead:  {PROCESSOR}={level} ctxdeploy warm-up"
         return (
-            f"compiling the loops of the index, up to 20 s: {other.parent} holds machine code for {made_for}, and this "
-            f"processor is {target()[1]}. Code for both:  {PROCESSOR}=x86-64-v3 ctxdeploy warm-up  ; and set "
-            f"{PROCESSOR} here too"
+            f"{there}, and this processor is {target()[1]}. Code for both:  {PROCESSOR}=x86-64-v3 ctxdeploy warm-up  ; "
+            f"and set {PROCESSOR} here too"
         )
 
 

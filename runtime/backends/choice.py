@@ -6,7 +6,7 @@ from importlib import import_module
 
 from ctxdeploy.core import device as devices
 from ctxdeploy.core.bundle import Bundle
-from ctxdeploy.core.device import AUTO, Device, Gpu, asked_gpu, find_gpu, gpu_present
+from ctxdeploy.core.device import AUTO, Device, Gpu, NoGpuError, asked_gpu, find_gpu, gpu_present
 from ctxdeploy.core.errors import BackendError, CtxdeployError, OutOfMemoryError
 from ctxdeploy.core.progress import announce, hint
 from ctxdeploy.core.targets import CPU_TARGETS, CUDA, ENGINE_TARGETS, TARGETS, choose_for, label_of
@@ -14,26 +14,33 @@ from ctxdeploy.runtime.backends.base import Backend, first_line, is_out_of_memor
 from ctxdeploy.runtime.backends.config import BackendConfig
 
 
-def open_backend(bundle: Bundle, config: BackendConfig) -> Backend:
+def open_backend(bundle: Bundle, config: BackendConfig, flag: str = "--backend") -> Backend:
     """Load a bundle into the runtime that ``config`` means.
 
     ``auto`` for the runtime and the device is TensorRT if the bundle has an engine for the GPU of this machine, else
     ONNX Runtime on that GPU, else what ``choose_for`` says of the CPU. What does not start is passed over, and said so.
     A GPU that was asked for is never replaced by the CPU.
 
+    Args:
+        bundle: opened.
+        config: what is wanted.
+        flag: what gave the name of the runtime, for messages.
+
     Raises:
         MissingExtraError, MixedPackagesError: the runtime is not installed, or hidden by another package.
         BackendError: the runtime cannot run the bundle in this precision on this machine.
     """
-    search = _Search(bundle, config)
+    search = _Search(bundle, config, flag)
     for found in search:
         try:
             backend = _loaded(bundle, found)
         except CtxdeployError as error:
-            if not search.may_go_on(found):
-                raise
-            search.obstacles.append(error)
-            continue
+            if search.may_go_on(found):
+                search.obstacles.append(error)
+                continue
+            if isinstance(error, NoGpuError):
+                raise search.told(error) from error
+            raise
         search.explain(found)
         return backend
     raise search.reason
@@ -48,7 +55,10 @@ def resolve(bundle: Bundle, config: BackendConfig) -> BackendConfig:
     search = _Search(bundle, config)
     for found in search:
         if found.name not in CPU_TARGETS and search.gpu is None:
-            find_gpu(found.gpu)
+            try:
+                find_gpu(found.gpu)
+            except NoGpuError as error:
+                raise search.told(error) from error
         return found
     raise search.reason
 
@@ -81,8 +91,8 @@ class _Search:
         obstacles: why what would have been better cannot be had.
     """
 
-    def __init__(self, bundle: Bundle, config: BackendConfig) -> None:
-        self._bundle, self._config = bundle, config
+    def __init__(self, bundle: Bundle, config: BackendConfig, flag: str = "--backend") -> None:
+        self._bundle, self._config, self._flag = bundle, config, flag
         self._device = Device.parse(config.device)
         self.gpu: Gpu | None = None
         self.obstacles: list[CtxdeployError] = []
@@ -94,7 +104,7 @@ class _Search:
             yield replace(config, device=there.label)
             return
         if device.kind == devices.CUDA:
-            self.gpu = asked_gpu(device)
+            self.gpu = asked_gpu(device, instead=self._instead)
         elif device.kind == AUTO:
             self.gpu = gpu_present()
         if self.gpu is not None:
@@ -127,6 +137,23 @@ class _Search:
         why = "the bundle has an engine for it" if found.name in ENGINE_TARGETS else f"{self.obstacles[0]}"
         announce(f"{label_of(found.name)} runs the network on {found.device}, {self.gpu.label}: {why}")
 
+    def told(self, error: NoGpuError) -> BackendError:
+        """Return the error of a GPU that is not there, with the flags that asked for it and what to give instead."""
+        flags = [] if self._config.name == AUTO else [f"{self._flag} {self._config.name}"]
+        flags += [f"--device {self._device.label}"] if self._device.kind == devices.CUDA else []
+        return error.asked_by(" ".join(flags), self._instead)
+
+    @property
+    def _instead(self) -> str:
+        """What can be given where there is no GPU."""
+        able = choose_for(self._bundle, self._config.precision)
+        if able not in CPU_TARGETS:
+            return "give another --precision"
+        if self._config.name == AUTO:
+            return f"give --device {devices.CPU}"
+        alone = "" if self._device.kind == AUTO else " without --device"
+        return f"give {self._flag} {able}{alone}"
+
     @property
     def reason(self) -> CtxdeployError:
         """Why no runtime uses the GPU: that of ONNX Runtime, which needs no engine, where it has the precision."""
@@ -137,7 +164,9 @@ class _Search:
         try:
             find_gpu(0)
         except BackendError as error:
-            return BackendError(f"--precision {self._config.precision} runs on a GPU alone: {error}")
+            return BackendError(
+                f"--precision {self._config.precision} runs on a GPU alone: {error}, or give another --precision"
+            )
         return BackendError(
             f"--precision {self._config.precision} runs on a GPU alone, and none was found: start again"
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxdeploy.core.device import find_gpu
+from ctxdeploy.core.device import NoGpuError, find_gpu
 from ctxdeploy.core.errors import BackendError, MissingExtraError, PhotoError
 from ctxdeploy.core.extras import require
 from ctxdeploy.core.types import NVIMGCODEC, Preprocessing
@@ -101,7 +101,11 @@ def open_decoder(number: int | None = None) -> GpuDecoder:
     with _OPENING:
         if not _OPENED or number not in (None, _OPENED[0].number):
             package = _package()
-            find_gpu(number or 0)
+            try:
+                find_gpu(number or 0)
+            except NoGpuError as error:
+                instead = "take a model that was exported without --decoder nvimgcodec"
+                raise error.asked_by("nvImageCodec, which this model decodes photos with", instead) from error
             _OPENED[:] = [GpuDecoder(package, number or 0)]
         return _OPENED[0]
 

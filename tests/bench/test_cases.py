@@ -8,7 +8,7 @@ import pytest
 
 from ctxdeploy.bench.cases import BundleEngine
 from ctxdeploy.core import bundle as bundles
-from ctxdeploy.core.device import Gpu
+from ctxdeploy.core.device import Gpu, NoGpuError
 from ctxdeploy.core.errors import BackendError, ConfigError
 from ctxdeploy.runtime.backends import choice, obstacle
 
@@ -56,8 +56,8 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_runs(
     engine: BundleEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(number: int) -> Gpu:
-        raise BackendError("no GPU")
+        raise NoGpuError("no GPU: look for it")
 
     monkeypatch.setattr(choice, "find_gpu", nothing)
-    with pytest.raises(BackendError, match="no GPU"):
+    with pytest.raises(BackendError, match=r"^--backend cuda: no GPU: look for it, or give --backend onnxruntime$"):
         BundleEngine(bundle=engine.bundle, backend="cuda", precision="fp32", threads=None).resolved()

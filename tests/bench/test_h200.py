@@ -24,6 +24,7 @@ place, steps, seconds = Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.ar
 options = Options(
     output=place / "h200.json", work=place / "work", store=place / "store", folder=place / "steps",
     steps=tuple(Step(**step) for step in steps), seconds=seconds, again="again" in sys.argv,
+    only=tuple(name for word in sys.argv if word.startswith("only=") for name in word[5:].split(",")),
 )
 sys.exit(Driver(options).run())
 """
@@ -166,6 +167,30 @@ def test_steps_for_which_no_time_is_left_are_left_to_the_next_run(tmp_path: Path
     code, found = drive(tmp_path, steps, seconds=5.8)
     assert code == 1 and found["one"]["status"] == "done" and found["two"]["status"] == "not run"
     assert drive(tmp_path, steps)[0] == 0
+
+
+def test_a_step_is_refused_without_the_one_that_makes_what_it_needs(tmp_path: Path) -> None:
+    steps = [
+        write_step(tmp_path, "archives"),
+        {**write_step(tmp_path, "search"), "after": "archives"},
+        write_step(tmp_path, "words"),
+    ]
+
+    def run(*only: str) -> "subprocess.CompletedProcess[str]":
+        given = [f"only={','.join(only)}"]
+        line = command(tmp_path, steps, 60, *given)
+        return subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+
+    refused = run("search", "words")
+    assert refused.returncode == 1 and refused.stderr == (
+        "h200.sh: --only search,words: search needs what the step archives makes, which is not done: "
+        "give  --only archives,search,words\n"
+    )
+    assert not (tmp_path / "h200.json").exists() and not (tmp_path / "work").exists()
+    unknown = run("serach")
+    assert unknown.stderr == "h200.sh: --only serach: there is no such step, only archives, search, words\n"
+    assert run("archives", "search").returncode == 0
+    assert run("search").returncode == 0, "what it needs was done before"
 
 
 def test_a_rehearsal_and_a_measurement_are_not_mixed(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ctxdeploy.bench.record import Record
-from ctxdeploy.bench.results import compare_files, drift_of, limits_of
+from ctxdeploy.bench.results import compare_files, drift_of, limits_of, results_of
+from ctxdeploy.bench.summary import _where_lines
 from ctxdeploy.core.errors import ConfigError
 
 METER = "meter: convolutions"
@@ -86,3 +87,30 @@ def test_where_only_a_mean_was_timed_the_limit_is_the_mean_of_the_operations(tmp
 def test_drift_is_that_of_the_last_third_over_the_first() -> None:
     assert drift_of(np.array([[1.0], [1.0], [1.0], [1.0], [1.2], [1.2]])) == pytest.approx(0.2)
     assert drift_of(np.ones((2, 1))) is None
+
+
+def test_where_each_case_ran_is_what_its_process_said(tmp_path: Path) -> None:
+    """On a GPU, which no machine of these tests has: what stands in the file is enough to say it."""
+    made = record(tmp_path / "a.json", {"backend": "cuda", "precision": "fp16"}, 1.0)
+    network = {"backend": "cuda", "precision": "fp16", "device": "GPU: NVIDIA H200 (9.0)", "threads": None}
+    search = {"device": "cuda:1", "threads": 16, "gpu": "NVIDIA H200 (9.0)"}
+    made.content["about"] = {
+        "cuda fp16": {"facts": {**network, "search": search, "shapes": []}},
+        "1 thread": {"facts": {**network, "device": "AMD EPYC", "backend": "onnxruntime", "threads": 1}},
+        METER: {"facts": {}},
+    }
+    for window in made.windows:
+        for case in window["cases"].values():
+            case |= {"memory": {"peak": 1, "own": 1, "gpu": None}, "joules": None}
+        window["load_average"] = None
+    cases = results_of(made)["cases"]
+    assert cases["cuda fp16"]["where"] == {"network": network, "search": search}
+    assert cases["against model x"]["where"] == {}, "an older file does not say"
+    assert _where_lines(cases) == [
+        "Where it ran:",
+        "",
+        "- network in cuda fp16 on GPU: NVIDIA H200 (9.0); search on cuda:1 (NVIDIA H200 (9.0)), and 16 threads of the "
+        "CPU for what is not done there: cuda fp16",
+        "- network in onnxruntime fp16 on the CPU, 1 thread: 1 thread",
+        "",
+    ]

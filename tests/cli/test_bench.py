@@ -74,6 +74,7 @@ def test_search(call: Callable[..., object]) -> None:
         assert f"| {label} |" in done.out
     assert "postings read at the memory's bandwidth" in done.out
     assert all(f"{stage} " in done.out for stage in ("assign", "aggregate", "scan", "top-k"))
+    assert "- search on the CPU, 1 thread: search, 1 thread, photos 50, batch of 2, asmk\n" in done.out
     again = call(*arguments[:-3], "-o", "a.json", "--windows", 1)  # the synthetic archive is the same once more
     assert again.code == 0 and "1 windows already" in again.err
     refused = call(*arguments, "--seed", 1)
@@ -113,6 +114,9 @@ def test_end_to_end(call: Callable[..., object], bundle: Bundle, photos: Path, t
         "read", "decode", "scale", "network", "assign", "aggregate", "write"
     ]  # fmt: skip
     assert list(cases["query"]["stages"])[4:] == ["assign", "aggregate", "scan", "top-k"]
+    network, search = cases["query"]["where"]["network"], cases["query"]["where"]["search"]
+    assert (network["backend"], network["threads"]) == ("onnxruntime", 1)
+    assert search == {"device": "cpu", "threads": 1, "gpu": None} and "search" not in cases["index"]["where"]
     assert cases["index"]["seconds"]["samples"] == 1 and cases["index"]["limit"]["fraction_of_whole"] > 0
     assert not list(tmp_path.glob("ctxdeploy-bench-*"))
 

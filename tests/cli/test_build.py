@@ -174,10 +174,10 @@ def test_an_engine_of_another_gpu_is_refused_and_built_anew(
         (("--target", "tensorrt-rtx", "--timing-cache", "t"), 2, "--target tensorrt-rtx has no --timing-cache"),
         (("--target", "tensorrt", "--typical", "768x1024"), 2, "such as 1x768x1024"),
         (("--target", "tensorrt", "--typical", "1x768x1024"), 2, "height 768 is outside the engine's 1..256"),
-        (("--target", "tensorrt", "--workspace", "0"), 2, "--workspace"),
+        (("--target", "tensorrt", "--workspace", "0"), 2, "--workspace 0 is too small: give 1 or more (MiB)"),
         (("--target", "tensorrt", "--optimisation-level", "9"), 2, "--optimisation-level 9 is outside 0..5"),
         (("--target", "openvino"), 2, "'openvino' is not one of 'tensorrt', 'tensorrt-rtx'"),
-        ((), 2, "--target"),
+        ((), 2, "Missing option '--target'. Choose from: tensorrt, tensorrt-rtx: see  ctxdeploy build --help"),
     ],
 )  # fmt: skip
 def test_mistakes_are_refused_with_their_remedy(
@@ -203,7 +203,10 @@ def test_without_a_gpu_the_message_is_one_line(call: Call, own: Path, fake: Modu
     fake.install(monkeypatch, fake, status=999)
     done = call("build", own, "--target", "tensorrt")
     assert done.code == 13 and done.err.count("\n") == 1
-    assert "the NVIDIA driver is not usable (cuInit returned 999)" in done.err
+    assert done.err.startswith(
+        "ctxdeploy: error: --target tensorrt: the NVIDIA driver is not usable (cuInit returned 999)"
+    )
+    assert done.err.endswith("or give --target tensorrt-rtx, which builds without one\n")
 
 
 def test_profiles_are_asked_for_by_aspect(call: Call, own: Path, fake: ModuleType) -> None:
@@ -221,9 +224,10 @@ def test_profiles_are_asked_for_by_aspect(call: Call, own: Path, fake: ModuleTyp
         [2, 256, 144, 3],
         [2, 256, 256, 3],
     ]
-    done = call("build", own, "--target", "tensorrt", "--aspects", "wide")
+    done = call("build", own, "--target", "tensorrt", "--aspects", "0:1")
     assert done.code == 2 and done.err == (
-        "ctxdeploy: error: --aspects 'wide' is not a list of aspects such as 4:3,3:2, and not none\n"
+        "ctxdeploy: error: --aspects '0:1' is not a list of ratios such as 4:3,3:2, each of two whole numbers from 1 on, "
+        "and not none\n"
     )
 
 

@@ -37,7 +37,8 @@ def test_a_word_that_is_no_command(call, word: str, said: str, tmp_path: Path, m
     (tmp_path / "photos" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
     result = call(word, "x")
-    assert result.code == 2 and result.err.splitlines()[-1].startswith(f"Error: {said}" if said[0] != "D" else "Error:")
+    start = f"ctxdeploy: error: {said if said[0] != 'D' else ''}"
+    assert result.code == 2 and result.err.startswith(start) and result.err.count("\n") == 1
     assert said in result.err
 
 

@@ -1,14 +1,18 @@
 """Commands on a GPU that is a stand-in, computing late and in any order: they find what they find on the CPU."""
 
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from ctxdeploy.core import bundle as bundles
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.device import gpu_present
 
 
 @pytest.fixture
@@ -52,8 +56,26 @@ def test_graphs_for_onnx_runtime_are_verified_on_a_gpu(
 
 def test_without_a_gpu_the_command_says_so_in_one_line(call, bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     result = call("index", photos, "-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--backend", "cuda", "-q")
-    assert result.code != 0 and not (tmp_path / "a.ctxindex").exists()
-    assert result.err.count("\n") == 1 and "there is no NVIDIA driver (libcuda cannot be loaded)" in result.err
+    assert result.code == 13 and not (tmp_path / "a.ctxindex").exists()
+    assert result.err == (
+        "ctxdeploy: error: --backend cuda: there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU is, "
+        "or give --backend onnxruntime\n"
+    )
+
+
+@pytest.mark.skipif(gpu_present() is not None, reason="there is a GPU")
+def test_verify_of_what_cannot_run_here_ends_as_other_commands_do(
+    call, bundle: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = call("verify", bundle.path, "--photos", photos, "--target", "cuda", "-q")
+    assert result.code == 13 and "cuda fp32: cannot run here: --target cuda: there is no NVIDIA driver" in result.out
+    assert result.err.startswith("ctxdeploy: error: --target cuda: ") and result.err.count("\n") == 1
+    assert result.err.endswith(", or give --target onnxruntime\n")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    other = replace(bundle, artefacts=(replace(bundle.artefacts[0], target="openvino"),))
+    monkeypatch.setattr(bundles, "open", lambda path, **options: other)
+    result = call("verify", bundle.path, "--photos", photos, "--target", "openvino", "-q")
+    assert result.code == 3 and "openvino is not installed: run  pip install" in result.err
 
 
 @pytest.mark.parametrize("target", [(), ("--target", "onnxruntime")])

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ctxdeploy.cli import info
 from ctxdeploy.cli.main import COMMANDS
 from ctxdeploy.core.bundle import Bundle
+from ctxdeploy.core.cpu import available_processors
+from ctxdeploy.core.device import Gpu
 
 
 def test_three_commands_find_the_right_photos(
@@ -92,6 +95,19 @@ def test_info_and_verify(call, bundle: Bundle, shared_archive: Path) -> None:
     for path in (bundle.path, shared_archive):
         result = call("verify", path)
         assert (result.code, result.out) == (0, f"{path}: sound\n")
+
+
+def test_info_says_where_a_search_runs(call, shared_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "gpu_present", lambda: None)
+    facts = call("info", shared_archive, "--json").json[0]
+    count = available_processors()
+    assert facts["search"] == {"device": "cpu", "threads": count, "gpu": None, "available_gpu": None}
+    line = f"  search: on the CPU, {count} thread{'' if count == 1 else 's'}"
+    assert line in call("info", shared_archive).out.splitlines()
+    monkeypatch.setattr(info, "gpu_present", lambda: Gpu(name="NVIDIA H200", capability=(9, 0)))
+    assert call("info", shared_archive, "--json").json[0]["search"]["available_gpu"] == "NVIDIA H200 (9.0)"
+    other = f"{line}; on NVIDIA H200 (9.0) with  --search-device cuda"
+    assert other in call("info", shared_archive).out.splitlines()
 
 
 def test_archive_answers_after_it_was_moved_alone(call, archive: Path, photos: Path, tmp_path: Path) -> None:

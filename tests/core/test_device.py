@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctxdeploy.core import device
-from ctxdeploy.core.device import Device, Gpu, find_gpu, gpu_present
+from ctxdeploy.core.device import Device, Gpu, asked_gpu, find_gpu, gpu_present
 from ctxdeploy.core.errors import BackendError, ConfigError
 
 # The functions that are called, as CUDA's header has them; three GPUs, unless the environment says otherwise.
@@ -110,6 +110,22 @@ def test_without_a_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpu_present() is None
     with pytest.raises(BackendError, match=r"^there is no NVIDIA driver \(libcuda cannot be loaded\): run this where"):
         find_gpu()
+
+
+def test_what_asked_for_a_gpu_that_is_not_there_is_named_with_what_to_give_instead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "_LIBRARIES", ("libno-driver.so.1",))
+    none = "there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU is"
+    for given, message in (
+        ((), f"--device cuda:1: {none}, or give --device cpu"),
+        (("--search-device",), f"--search-device cuda:1: {none}, or give --search-device cpu"),
+        (("--device", "leave it out"), f"--device cuda:1: {none}, or leave it out"),
+    ):
+        with pytest.raises(BackendError) as caught:
+            asked_gpu(Device.parse("cuda:1"), *given)
+        assert str(caught.value) == message and caught.value.exit_code == 13
+    assert asked_gpu(Device.parse("cpu")) is None and asked_gpu(Device.parse("auto")) is None
 
 
 def test_looking_for_a_gpu_loads_nothing_of_nvidia() -> None:

@@ -104,6 +104,8 @@ def test_a_state_that_has_grown_too_large_is_searched_on_the_cpu(
         with Index.open(path) as newer:
             device.take(newer)
             assert (index.device, newer.device) == ("cuda:0", "cpu")
+            assert [opened.search_place.device for opened in (index, newer)] == ["cuda:0", "cpu"]
+            assert "of the CPU for what is not done there" in index.search_place.label
             assert newer.search(photos[6], 1)[0].name == "006"
     assert "searched on the CPU" in capsys.readouterr().err
 

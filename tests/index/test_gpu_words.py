@@ -41,7 +41,7 @@ class Plugged:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
-        monkeypatch.setattr(faiss_gpu, "find_gpu", lambda number: Gpu(name="none", capability=(9, 0)))
+        monkeypatch.setattr(faiss_gpu, "asked_gpu", lambda device: Gpu(name="none", capability=(9, 0)))
         monkeypatch.setattr(faiss_gpu, "gpu_present", lambda number: Gpu(name="none", capability=(9, 0)))
         faiss_gpu._opened.cache_clear()
 

@@ -151,11 +151,12 @@ def test_gone_or_no_file(fresh: Callable[[], Any], tmp_path: Path) -> None:
     assert (file / "mine").exists()
 
 
-def test_no_room(fresh: Callable[[], Any], tmp_path: Path) -> None:
+def test_no_room(fresh: Callable[[], Any], tmp_path: Path, remarks: Callable[[], str]) -> None:
     lost = cache.TALLY.lost
     with no_room():
         assert fresh()(21) == 42
     assert cache.TALLY.lost == lost + 1
+    assert f"machine code cannot be kept in {tmp_path / 'kept'}" in remarks()
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
     loop = fresh()
     assert loop(21) == 42 and hits(loop) == 0
@@ -282,6 +283,48 @@ def test_code_for_another_processor_is_said_to_be_that(
     assert "CTXDEPLOY_PROCESSOR=x86-64-v3 ctxdeploy warm-up" in said
 
 
+def test_code_for_another_processor_than_was_asked_for_is_said_to_be_that(
+    fresh: Callable[[], Any], tmp_path: Path, remarks: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fresh()(21) == 42
+    remarks()
+    file = kept(tmp_path)
+    name, _, end = file.name.rpartition(f"{processor.target()[1]}-")
+    file.rename(file.with_name(f"{name}other-cpu-{end}"))
+    monkeypatch.setenv("CTXDEPLOY_PROCESSOR", "x86-64-v2")
+    monkeypatch.setattr(cache, "target", lambda: ("triple", "x86-64-v2", "+sse2"))
+    assert fresh()(21) == 42
+    said = remarks()
+    assert "machine code for other-cpu, and CTXDEPLOY_PROCESSOR asks for x86-64-v2. All of it ahead:" in said
+
+
+def test_a_process_says_once_that_it_compiles_whatever_the_causes(
+    fresh: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first loop is new, that of another type is damaged, a third has no folder: three causes, one remark."""
+    assert fresh()(2.0) == 4.0
+    kept(tmp_path).write_bytes(b"")
+    monkeypatch.setattr(progress, "_announced", set())
+    monkeypatch.setattr(progress, "_speaking", None)
+    progress.Display(quiet=False)
+    loop = fresh()
+    assert (loop(21), loop(2.0)) == (42, 4.0)
+    monkeypatch.setattr(folders.Place, "is_writable", lambda self: False)
+    assert fresh()(2j) == 4j
+    said = capsys.readouterr().err
+    assert said.count("compiling") == said.count("\n") == 1
+
+
+def test_a_loop_that_was_not_needed_before_is_told_from_a_new_installation(
+    fresh: Callable[[], Any], remarks: Callable[[], str]
+) -> None:
+    assert fresh()(21) == 42
+    assert "for the first time after an installation" in remarks()
+    assert fresh()(2.0) == 4.0  # as a second command, which runs another loop
+    said = remarks()
+    assert "that nothing has used here before" in said and "ctxdeploy warm-up" in said and "installation" not in said
+
+
 def test_damaged_code_is_said_to_be_that(fresh: Callable[[], Any], tmp_path: Path, remarks: Callable[[], str]) -> None:
     assert fresh()(21) == 42
     remarks()
@@ -289,7 +332,7 @@ def test_damaged_code_is_said_to_be_that(fresh: Callable[[], Any], tmp_path: Pat
     loop = fresh()
     assert loop(21) == 42 and hits(loop) == 0
     said = remarks()
-    assert "is damaged" in said and "this processor is" not in said
+    assert "is damaged, or another user" in said and "this processor is" not in said
 
 
 def test_former_versions_are_removed_beside_the_source_alone(

@@ -24,7 +24,7 @@ from ctxdeploy.runtime.sources import list_photos
 def faiss(load_reference: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put the stand-in, with sums that are off, on a GPU that there is not, and have it do all, however little."""
     module = load_reference("gpu_faiss").Faiss(off=1.0)
-    monkeypatch.setattr(faiss_gpu, "find_gpu", lambda number: Gpu(name="none", capability=(9, 0)))
+    monkeypatch.setattr(faiss_gpu, "asked_gpu", lambda device: Gpu(name="none", capability=(9, 0)))
     monkeypatch.setattr(faiss_gpu, "require_faiss_gpu", lambda: module)
     monkeypatch.setattr(GpuAssigner.__init__, "__defaults__", (0,))
     faiss_gpu._opened.cache_clear()

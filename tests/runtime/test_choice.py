@@ -54,7 +54,7 @@ class Machine:
 
     def _find(self, number: int) -> Gpu:
         if number >= len(self.gpus):
-            raise BackendError("there is no such GPU")
+            raise device.NoGpuError("there is no such GPU: look for it")
         return self.gpus[number]
 
     def _package(self, failure: CtxdeployError | None) -> Any:
@@ -187,7 +187,7 @@ def test_a_gpu_that_was_asked_for_is_never_replaced_by_the_cpu(machine: Machine,
             call(bundle, asked)
         assert caught.value is MISSING
     machine.gpus = ()
-    with pytest.raises(BackendError, match=r"^--device cuda:0: there is no such GPU$"):
+    with pytest.raises(BackendError, match=r"^--device cuda:0: .* GPU: look for it, or give --device cpu$"):
         open_backend(bundle, asked)
     assert [name for name, _ in machine.opened] == ["cuda"]
 
@@ -215,7 +215,9 @@ def test_a_precision_without_a_runtime_there_stays_on_the_cpu(machine: Machine, 
 
 def test_a_precision_of_gpus_alone_names_what_was_asked_for(machine: Machine, make_bundle: MakeBundle) -> None:
     machine.gpus = ()
-    with pytest.raises(BackendError, match=r"^--precision fp8 runs on a GPU alone: there is no such GPU$"):
+    with pytest.raises(
+        BackendError, match=r"^--precision fp8 runs on a GPU alone: .*: look for it, or give another --precision$"
+    ):
         resolve(make_bundle(), BackendConfig(precision="fp8"))
     with pytest.raises(BackendError, match=r"^--precision fp8 runs on a GPU alone: "):
         open_backend(with_engine(make_bundle(), "fp8"), BackendConfig(precision="fp8"))
@@ -232,8 +234,22 @@ def test_a_device_of_the_cpu_leaves_the_gpu_alone(machine: Machine, make_bundle:
 def test_a_named_runtime_needs_its_gpu_before_anything_is_measured(machine: Machine, make_bundle: MakeBundle) -> None:
     assert resolve(make_bundle(), BackendConfig(name="cuda")).device == "cuda:0"
     machine.gpus = ()
-    with pytest.raises(BackendError, match="there is no such GPU"):
-        resolve(make_bundle(), BackendConfig(name="cuda"))
+    there_is_none = "there is no such GPU: look for it, or give"
+    for config, message in (
+        (BackendConfig(name="cuda"), f"--backend cuda: {there_is_none} --backend onnxruntime"),
+        (
+            BackendConfig(name="cuda", device="cuda:3", precision="fp16"),
+            f"--backend cuda --device cuda:3: {there_is_none} --backend onnxruntime without --device",
+        ),
+        (BackendConfig(name="tensorrt", precision="bf16"), f"--backend tensorrt: {there_is_none} --backend openvino"),
+        (BackendConfig(name="tensorrt", precision="fp8"), f"--backend tensorrt: {there_is_none} another --precision"),
+    ):
+        with pytest.raises(BackendError) as caught:
+            resolve(make_bundle(), config)
+        assert str(caught.value) == message
+    machine.fails = {"cuda": device.NoGpuError("there is no such GPU: look for it")}
+    with pytest.raises(BackendError, match=f"^--target cuda: {there_is_none} --target onnxruntime$"):
+        open_backend(make_bundle(), BackendConfig(name="cuda"), "--target")
     assert resolve(make_bundle(), BackendConfig(name="openvino")).device == "cpu"
 
 

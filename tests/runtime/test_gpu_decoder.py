@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctxdeploy.core.device import Gpu
+from ctxdeploy.core.device import Gpu, NoGpuError
 from ctxdeploy.core.errors import BackendError, ConfigError, MissingExtraError, PhotoError
 from ctxdeploy.core.types import Box, Preprocessing
 from ctxdeploy.runtime import Extractor, ExtractorConfig, PhotoSource, decode_photo
@@ -211,10 +211,10 @@ def test_without_a_gpu_a_model_is_refused(make_bundle: Callable[..., Any], monke
     monkeypatch.setattr(nvimgcodec, "require", lambda module, extra: object())
 
     def none(number: int) -> Any:
-        raise BackendError("there is no NVIDIA driver")
+        raise NoGpuError("there is no NVIDIA driver: look for it")
 
     monkeypatch.setattr(nvimgcodec, "find_gpu", none)
-    with pytest.raises(BackendError, match="no NVIDIA driver"):
+    with pytest.raises(BackendError, match=r"^nvImageCodec, .*: there is no NVIDIA driver: .*, or take a model that"):
         Extractor(made)
 
 

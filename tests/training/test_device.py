@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ctxdeploy.cli.main import run as command_line
-from ctxdeploy.core.errors import ConfigError, TrainingError
+from ctxdeploy.core.errors import BackendError, ConfigError, TrainingError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.export import load_checkpoint
 from ctxdeploy.export.networks import Architecture, NetworkConfig, Refinement, Smoothing
@@ -161,22 +161,23 @@ def test_losses_are_read_a_step_late_and_summed_as_if_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("given", "code", "reason"),
     [
-        ("gpu", "--device 'gpu' is unknown: give --device auto, cpu, cuda or cuda:N"),
-        ("meta", "--device 'meta' is unknown"),
-        ("cuda", "--device cuda: "),
-        ("cuda:3", "--device cuda:3: "),
+        ("gpu", 2, "--device 'gpu' is unknown: give --device auto, cpu, cuda or cuda:N"),
+        ("meta", 2, "--device 'meta' is unknown"),
+        ("cuda", 13, "--device cuda:0: "),
+        ("cuda:3", 13, "--device cuda:3: "),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said_in_one_line(
-    landmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, reason: str
+    landmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, code: int, reason: str
 ) -> None:
     arguments = ["train", str(tmp_path / "run"), "--landmarks", str(landmarks), "--device", given, "--quiet"]
-    assert command_line(arguments) == 2
+    assert command_line(arguments) == code
     printed = capsys.readouterr().err
     assert reason in printed and printed.count("\n") == 1
+    assert code == 2 or printed.endswith("or give --device cpu\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -201,15 +202,19 @@ def test_the_gpu_is_chosen_and_what_it_lacks_is_refused(monkeypatch: pytest.Monk
         assert devices.training_device("cuda:1", "fp32") == torch.device("cuda:1")
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert devices.training_device("cpu", "bf16") == CPU
-        with pytest.raises(ConfigError, match=r"--precision bf16: NVIDIA T4 \(7\.5\) computes none: use --precision f"):
+        with pytest.raises(
+            BackendError, match=r"--precision bf16: NVIDIA T4 \(7\.5\) computes none: give --precision f"
+        ):
             devices.training_device("cuda", "bf16")
-        with pytest.raises(ConfigError, match="--device cuda:2: PyTorch sees 2 GPUs, counted from 0"):
+        with pytest.raises(
+            BackendError, match="--device cuda:2: PyTorch sees cuda:0 to cuda:1: give another number, or"
+        ):
             devices.training_device("cuda:2", "fp32")
     with monkeypatch.context() as patch:
         Card((9, 0), count=0).install(patch)
         assert devices.training_device("auto", "bf16") == CPU
         patch.setattr(torch.version, "cuda", "13.0")
-        with pytest.raises(ConfigError, match=r"--device cuda: (there is no|the) NVIDIA"):
+        with pytest.raises(BackendError, match=r"--device cuda:0: (there is no|the) NVIDIA.*, or give --device cpu$"):
             devices.training_device("cuda", "bf16")
 
 

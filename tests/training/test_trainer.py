@@ -229,15 +229,17 @@ def test_a_full_disk_is_said_and_leaves_the_model_that_is_there(
     [
         ([], "no photos to train on: give --landmarks, --photos or --sfm120k"),
         (["--init", "x.pth", "--dim", "64"], "--dim 64 is for a network from nothing: leave out --dim or --init"),
-        (["--set", "margin=0.7"], "--set margin: the recipe pairs has accumulate, averaging"),
+        (["--set", "margin=0.7"], "--set margin is unknown: the recipe pairs has accumulate, averaging"),
         (["--set", "pairs=many"], "--set pairs=many: write NAME=NUMBER, or NAME=none"),
-        (["--set", "temperature=none"], "temperature None is outside 0.001..10"),
+        (["--set", "temperature=none"], "--set temperature=none is outside 0.001..10"),
         (["--photo-memory", "nan"], "--photo-memory 'nan' is not a number of gigabytes"),
         (["--init", "x.pth", "--kernel-size", "5"], "--kernel-size 5 is of --smoothing"),
         (["--edges", "attention"], "--edges attention is of the graph refinement: give --graph BLOCKS too"),
-        (["--set", "temperature=0"], "temperature 0 is outside 0.001..10"),
+        (["--set", "temperature=0"], "--set temperature=0 is outside 0.001..10"),
         (["--architecture", "vgg"], "architecture 'vgg' is not one of"),
-        (["--steps", "0"], "steps 0 is outside 1"),
+        (["--steps", "0"], "--steps 0 is outside 1"),
+        (["--set", "pairs=2.5"], "--set pairs=2.5 is not a whole number: give one of 2..4096"),
+        (["--set", "learning_rate=1"], "--set learning_rate=1 has an option of its own: --learning-rate"),
     ],
 )
 def test_mistakes_are_one_line(

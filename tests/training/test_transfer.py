@@ -234,8 +234,8 @@ def test_mistakes_in_weights_are_named(landmarks: Path, tmp_path: Path, text: st
             "--architecture resnet18 is for a network from",
         ),
         (["--block", "9"], "--block 9 is for --init efficientnet-lite0 and its like"),
-        (["--init", "efficientnet-lite0", "--set", "night=2"], "share of dark views 2 is outside 0..1"),
-        (["--init", "efficientnet-lite0", "--set", "slant=0.5"], "slant 0.5 is outside 1..16"),
+        (["--init", "efficientnet-lite0", "--set", "night=2"], "--set night=2 is outside 0..1"),
+        (["--init", "efficientnet-lite0", "--set", "slant=0.5"], "--set slant=0.5 is outside 1..16"),
         (["--init", "efficientnet-lite0", "--block", "3"], "block 3 of efficientnet-lite0: with skip_layer 1"),
     ],
 )
