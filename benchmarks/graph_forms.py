@@ -124,8 +124,8 @@ def main() -> None:
         rows[name] = measured(name, options.rounds)
         sys.stderr.write(f"{name}: {rows[name]}\n")
     lines = [
-        f"{name}: {row['former']['seconds']:.2f} s a photo before, {row['now']['seconds']:.2f} s now; {row['ratio']:.2f} "
-        "of the processors' time"
+        f"{name}: {row['former']['seconds']:.2f} s a photo before, {row['now']['seconds']:.2f} s now; "
+        f"{row['ratio']:.2f} of the processors' time"
         for name, row in rows.items()
     ]
     publish({"shape": SHAPE, "rounds": options.rounds, "networks": rows}, options.output, lines)

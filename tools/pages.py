@@ -31,8 +31,8 @@ MADE = "<!-- Made by tools/pages.py (`make pages`). Do not edit. -->\n"
 CODES = {
     0: "The command is done. `verify`: everything is sound.",
     1: "A defect of ctxdeploy, or memory that ran out. A traceback or the one line above it says which.",
-    2: "Wrong usage: an option, a setting, two of them that exclude each other, or a name that does not exist. It would "
-    "be wrong on any machine; what this one lacks is 3 or 13.",
+    2: "Wrong usage: an option, a setting, two of them that exclude each other, or a name that does not exist. "
+    "A package that is not there is 3, a GPU or a runtime that cannot run on this machine 13.",
     INTERRUPTED: "Interrupted (Ctrl-C). What was extracted is committed.",
     TERMINATED: "Terminated (SIGTERM, SIGHUP). What was extracted is committed.",
 }

@@ -71,7 +71,7 @@ def software() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return date, commit, processor and versions, as the scripts of ``benchmarks/`` write them beside their figures."""
+    """Return date, commit, processor, versions, as the scripts of ``benchmarks/`` write them beside their figures."""
     facts = machine()
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),

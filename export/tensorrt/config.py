@@ -116,8 +116,8 @@ class EngineConfig:
         for long, short in self.aspects:
             if not 1 <= short <= long:
                 raise ConfigError(
-                    f"--aspects {long}:{short} is no ratio of the sides of a photo: give the longer and the shorter one, "
-                    "whole numbers from 1 on, such as 4:3"
+                    f"--aspects {long}:{short} is no ratio of the sides of a photo: give the longer and the shorter "
+                    "one, whole numbers from 1 on, such as 4:3"
                 )
         if self.plugins and (self.version_compatible or self.hardware is not Hardware.NONE):
             raise ConfigError(

@@ -52,8 +52,8 @@ class FaissGpu:
         self.faiss, self.number = require_faiss_gpu(), number
         if number >= self.faiss.get_num_gpus():
             raise BackendError(
-                f"--device cuda:{number}: faiss sees {self.faiss.get_num_gpus()} GPUs, for the driver may be too old for "
-                "its CUDA: update it, or give --device cpu"
+                f"--device cuda:{number}: faiss sees {self.faiss.get_num_gpus()} GPUs, for the driver may be too old "
+                "for its CUDA: update it, or give --device cpu"
             )
         self.resources = self._called(self.faiss.StandardGpuResources)
         # Searches of one set of resources share its streams and temporary memory.
@@ -76,7 +76,8 @@ class FaissGpu:
             return function(*arguments)
         except MemoryError as error:
             raise OutOfMemoryError(
-                f"there is not enough memory for faiss on cuda:{self.number} ({error}): give --device cpu, or another GPU"
+                f"there is not enough memory for faiss on cuda:{self.number} ({error}): give --device cpu, or another "
+                "GPU"
             ) from error
         except RuntimeError as error:
             text = " ".join(str(error).split())

@@ -148,8 +148,8 @@ class MachineCode:
         own = [path for path in of_loop if path.name == begin + end]
         if own:  # it is there, and was not read
             return (
-                f"compiling the loops of the index anew, up to 20 s: the machine code in {own[0].parent} is damaged, or "
-                "another user may have written it"
+                f"compiling the loops of the index anew, up to 20 s: the machine code in {own[0].parent} is damaged, "
+                "or another user may have written it"
             )
         if not of_loop and any(path.name.endswith(end) for path in kept):
             return _MORE

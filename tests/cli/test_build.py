@@ -226,8 +226,8 @@ def test_profiles_are_asked_for_by_aspect(call: Call, own: Path, fake: ModuleTyp
     ]
     done = call("build", own, "--target", "tensorrt", "--aspects", "0:1")
     assert done.code == 2 and done.err == (
-        "ctxdeploy: error: --aspects '0:1' is not a list of ratios such as 4:3,3:2, each of two whole numbers from 1 on, "
-        "and not none\n"
+        "ctxdeploy: error: --aspects '0:1' is not a list of ratios such as 4:3,3:2, each of two whole numbers from 1 "
+        "on, and not none\n"
     )
 
 

@@ -152,7 +152,7 @@ def test_aspects_that_are_none_are_refused(text: str) -> None:
 
 def test_aspects_are_read_either_way_up() -> None:
     assert parse_aspects("4:3,2:3") == ((4, 3), (3, 2)) and parse_aspects("none") == ()
-    with pytest.raises(ConfigError, match="--aspects 3:4 is no ratio .* give the longer and the shorter one"):
+    with pytest.raises(ConfigError, match=r"--aspects 3:4 is no ratio .* give the longer and the shorter one"):
         EngineConfig(aspects=((3, 4),))
 
 
