@@ -195,7 +195,7 @@ def _show(error: click.ClickException) -> None:
     text = error.format_message()
     if type(error) is click.BadParameter and error.param is not None:
         # A flag, or the name of an argument.
-        name = error.param.opts[0] if error.param.param_type_name == "option" else error.param.make_metavar(error.ctx)
+        name = error.param.human_readable_name if isinstance(error.param, click.Argument) else error.param.opts[0]
         text = f"{name} {error.message}"
     # Whoever calls a command by another name is told the names of all already.
     context = None if error.ctx is None or error.ctx.parent is None else error.ctx

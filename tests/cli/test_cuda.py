@@ -58,8 +58,8 @@ def test_without_a_gpu_the_command_says_so_in_one_line(call, bundle: Bundle, pho
     result = call("index", photos, "-o", tmp_path / "a.ctxindex", "--model", bundle.path, "--backend", "cuda", "-q")
     assert result.code == 13 and not (tmp_path / "a.ctxindex").exists()
     assert result.err == (
-        "ctxdeploy: error: --backend cuda: there is no NVIDIA driver (libcuda cannot be loaded): run this where the GPU "
-        "is, or give --backend onnxruntime\n"
+        "ctxdeploy: error: --backend cuda: there is no NVIDIA driver (libcuda cannot be loaded): run this where the "
+        "GPU is, or give --backend onnxruntime\n"
     )
 
 
