@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Hits that ask too where nothing else is said.
 EXPAND = 5
+# As ``ctxdeploy.index.checked_expand`` has it.
+MOST_EXPAND = 64
 # Photos that an archive of another model than the built-in ones must hold for that: fewer say too little of what
 # unrelated ones score.
 EXPANDED_FROM = 100
@@ -254,8 +256,8 @@ class QueryConfig:
         check_types(self)
         if self.top < 1:
             raise ConfigError(f"--top {self.top} is not positive: ask for at least one result")
-        if self.expand is not None and self.expand < 0:
-            raise ConfigError(f"--expand {self.expand} is negative: 0 expands nothing")
+        if self.expand is not None and not 0 <= self.expand <= MOST_EXPAND:
+            raise ConfigError(f"--expand {self.expand} is outside 0..{MOST_EXPAND}: 0 expands nothing")
         if self.verify < 0:
             raise ConfigError(f"--verify {self.verify} is negative: 0 verifies nothing")
         for flag, value, known in (

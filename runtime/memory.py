@@ -105,4 +105,4 @@ def return_free_memory() -> None:
 
 
 def _mb(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
+    return f"{count / 1e6:,.0f} MB" if count >= 500_000 else f"{count:,} bytes"

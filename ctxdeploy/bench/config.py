@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.settings import setting
+from ctxdeploy.index import MAX_WORDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,17 @@ class SearchMeasurement:
     threads: int | None = setting(None, "--threads", "Of a query.", default_text="all")
 
     def __post_init__(self) -> None:
-        if self.queries < 1 or self.descriptors < 1:
-            raise ConfigError(f"--queries {self.queries} and --descriptors {self.descriptors} must be positive")
+        for flag, value in (
+            ("--photos", self.photos),
+            ("--descriptors", self.descriptors),
+            ("--words", self.words),
+            ("--queries", self.queries),
+            ("--threads", 1 if self.threads is None else self.threads),
+        ):
+            if value < 1:
+                raise ConfigError(f"{flag} {value} is too small: give 1 or more")
+        if self.words > MAX_WORDS:
+            raise ConfigError(f"--words {self.words} is outside 1..{MAX_WORDS}")
         if any(size > self.queries for size in self.batches):
             raise ConfigError(f"--batch-sizes up to {max(self.batches)} need as many --queries, not {self.queries}")
 

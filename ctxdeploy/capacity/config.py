@@ -10,6 +10,13 @@ from ctxdeploy.indexing.config import GLOBAL
 MAX_PHOTOS = 10**12
 
 
+def _parse_photos(text: str) -> int:
+    photos = parse_count(text)
+    if photos < 1:
+        raise ValueError("is not a number of photos from 1 on, such as 20000 or 100M")
+    return photos
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """What is planned.
@@ -30,7 +37,7 @@ class PlanConfig:
     """
 
     photos: int = setting(
-        0, "--photos", "Such as 100M.", metavar="N", parse=parse_count, default_text="as many as --archive has"
+        0, "--photos", "Such as 100M.", metavar="N", parse=_parse_photos, default_text="as many as --archive has"
     )
     machines: int | None = setting(
         None, "--machines", "That extract and search.", default_text="as few as hold the archive in memory"

@@ -93,12 +93,12 @@ def extract(
     """
     from ctxdeploy.bench import extraction_question, photo_files
 
-    display, measurement = Display(quiet=quiet), configured(ExtractMeasurement)
+    display, measurement, windows = Display(quiet=quiet), configured(ExtractMeasurement), configured(WindowConfig)
     engine = _engine(model)
     with _folder(work) as place:
         files = photo_files(photos, measurement.count, place)
         question = extraction_question(engine, files, measurement, _companions(against), display)
-        _measure(question, output, restart, plots, as_json, display)
+        _measure(question, output, windows, restart, plots, as_json, display)
 
 
 @command.command("search")
@@ -121,7 +121,7 @@ def search(
     """
     from ctxdeploy.bench import search_question, synthetic_archive
 
-    display, measurement = Display(quiet=quiet), configured(SearchMeasurement)
+    display, measurement, windows = Display(quiet=quiet), configured(SearchMeasurement), configured(WindowConfig)
     if archive is not None and measurement.sizes is not None:
         raise ConfigError("--sizes are of a synthetic archive: leave out ARCHIVE, or --sizes")
     with _folder(work) as place:
@@ -129,7 +129,7 @@ def search(
         if archive is None:
             archive, snapshots = synthetic_archive(measurement, place, display)
         question = search_question(archive, measurement, _companions(against), snapshots, display)
-        _measure(question, output, restart, plots, as_json, display)
+        _measure(question, output, windows, restart, plots, as_json, display)
 
 
 @command.command("end-to-end")
@@ -154,13 +154,13 @@ def end_to_end(
     """
     from ctxdeploy.bench import end_to_end_question, photo_files, prepare
 
-    display, measurement = Display(quiet=quiet), configured(EndToEndMeasurement)
+    display, measurement, windows = Display(quiet=quiet), configured(EndToEndMeasurement), configured(WindowConfig)
     engine = _engine(model)
     with _folder(work) as place:
         files = photo_files(photos, measurement.count, place)
         made = prepare(engine, files, measurement.words, place, display)
         question = end_to_end_question(engine, files, made, measurement, _companions(against), display)
-        _measure(question, output, restart, plots, as_json, display)
+        _measure(question, output, windows, restart, plots, as_json, display)
 
 
 @command.command("compare")
@@ -192,14 +192,20 @@ def compare(
 
 
 def _measure(
-    question: "Question", output: Path, restart: bool, plots: Path | None, as_json: bool, display: Display
+    question: "Question",
+    output: Path,
+    windows: WindowConfig,
+    restart: bool,
+    plots: Path | None,
+    as_json: bool,
+    display: Display,
 ) -> None:
     """Measure, write the file and its summary, draw, print."""
     from ctxdeploy.bench import draw, markdown, measure
 
     if plots is not None:
         require("matplotlib", "bench")  # said before hours of measuring
-    record = measure(question, output, configured(WindowConfig), display, restart=restart)
+    record = measure(question, output, windows, display, restart=restart)
     display.say(f"wrote {output}")
     if plots is not None:
         for path in draw(record, plots):

@@ -9,6 +9,7 @@ from ctxdeploy.cli.options import (
     PATH,
     ParsedType,
     check_is_here,
+    check_values,
     configured,
     echo,
     json_option,
@@ -37,7 +38,11 @@ class _Command(click.Command):
     """Leaves PLACE alone after an option without a value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_values(args, SegmentConfig))
+        try:
+            return super().parse_args(ctx, with_values(args, SegmentConfig))
+        except click.UsageError as error:
+            check_values(error, args, SegmentConfig)
+            raise
 
 
 @click.command("extract", cls=_Command)

@@ -12,6 +12,7 @@ from ctxdeploy.archive import check_precision, default_archive, has_model, is_ar
 from ctxdeploy.cli.options import (
     ARCHIVE,
     PATH,
+    check_values,
     configured,
     echo,
     given_flags,
@@ -58,7 +59,11 @@ class _Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = tuple(args)
-        return super().parse_args(ctx, with_values(args, IndexingConfig))
+        try:
+            return super().parse_args(ctx, with_values(args, IndexingConfig))
+        except click.UsageError as error:
+            check_values(error, args, IndexingConfig)
+            raise
 
 
 @click.command("index", cls=_Command)

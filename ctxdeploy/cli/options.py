@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -16,7 +17,7 @@ from ctxdeploy.archive import archive_folder
 from ctxdeploy.core.errors import ConfigError, CtxdeployError
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.reading import MAX_DESCRIPTION, read_regular
-from ctxdeploy.core.settings import SettingField, parse_numbers, settings_of, with_settings
+from ctxdeploy.core.settings import Setting, SettingField, parse_numbers, settings_of, with_settings
 from ctxdeploy.core.text import json_text, printable
 from ctxdeploy.core.urls import url_of, without_secrets
 from ctxdeploy.models import BUNDLE_SUFFIX, list_models
@@ -128,12 +129,14 @@ class ParsedType(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the value."""
+        flag = "the value" if param is None else param.opts[0]
         try:
             return self._parse(value) if isinstance(value, str) else value
-        except ConfigError:
-            raise
+        except ConfigError as error:
+            if flag in str(error):
+                raise
+            raise ConfigError(f"{flag}: {error}") from error
         except ValueError as error:
-            flag = "the value" if param is None else param.opts[0]
             raise ConfigError(f"{flag} {value!r} {error}") from error
 
 
@@ -172,7 +175,7 @@ def with_values(args: Iterable[str], *configs: type) -> list[str]:
 
     click takes any next argument, the command's own one too: ``--geometry photos``.
     """
-    alone = {field.setting.flag: field.setting for config in configs for field in settings_of(config)}
+    alone = _settings_by_flag(*configs)
     given = list(args)
     for place, (flag, following) in enumerate(zip(given, [*given[1:], ""], strict=False)):
         if flag == "--":
@@ -180,6 +183,25 @@ def with_values(args: Iterable[str], *configs: type) -> list[str]:
         if flag in alone and alone[flag].alone and following not in alone[flag].choices:
             given[place] = f"{flag}={alone[flag].alone}"
     return given
+
+
+def check_values(error: click.UsageError, args: Iterable[str], *configs: type) -> None:
+    """Raise what is to be said where the argument that is one too many was meant for an option that may stand alone.
+
+    Args:
+        error: of click, about ``args``.
+        args: of the command, as they were typed.
+        configs: whose options ``with_values`` has looked at.
+    """
+    alone = _settings_by_flag(*configs)
+    for flag, following in pairwise(args):
+        if flag in alone and alone[flag].alone and f"({following})" in error.message:
+            choices = ", ".join(map(repr, alone[flag].choices))
+            raise click.UsageError(f"{flag} {following!r} is not one of {choices}", error.ctx) from error
+
+
+def _settings_by_flag(*configs: type) -> dict[str, Setting]:
+    return {field.setting.flag: field.setting for config in configs for field in settings_of(config)}
 
 
 def configured(config: type[_Config]) -> _Config:

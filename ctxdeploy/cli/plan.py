@@ -14,6 +14,7 @@ from ctxdeploy.capacity.subject import Subject, chosen, subject_of_archive, subj
 from ctxdeploy.cli.options import (
     ARCHIVE,
     PATH,
+    check_values,
     configured,
     echo,
     given_values,
@@ -39,7 +40,11 @@ class _Command(click.Command):
     """Leaves the next option alone after an option without a value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_values(args, PlanConfig))
+        try:
+            return super().parse_args(ctx, with_values(args, PlanConfig))
+        except click.UsageError as error:
+            check_values(error, args, PlanConfig)
+            raise
 
 
 @click.command("plan", cls=_Command)

@@ -1,6 +1,7 @@
 """``ctxdeploy train``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,12 +128,15 @@ def command(
     from ctxdeploy.training import train
 
     config = _config(recipe, steps, learning_rate, settings, _Defaults.of(init))
-    start = _start(init, block, architecture, skip_layer, dim, smoothing, kernel_size, _refinement(graph, edges))
+    run, named = configured(RunConfig), {"--block": block, "--architecture": architecture, "--skip-layer": skip_layer}
+    named |= {"--dim": dim, "--smoothing": smoothing, "--kernel-size": kernel_size, "--graph": graph, "--edges": edges}
+    with _naming(named):
+        start = _start(init, block, architecture, skip_layer, dim, smoothing, kernel_size, _refinement(graph, edges))
     photo_set = _photo_set({"landmarks": landmarks, "photos": photos, "sfm120k": sfm120k}, weights)
     display = Display(quiet=quiet, as_json=as_json)
     display.say(f"{counted(len(photo_set.paths), 'photo')}; recipe {config.recipe.kind}, {config.steps} steps")
     try:
-        trained = train(folder, photo_set, start, config, configured(RunConfig), display)
+        trained = train(folder, photo_set, start, config, run, display)
     except KeyboardInterrupt:
         echo("ctxdeploy: run the same command again to continue", err=True)
         raise
@@ -143,6 +147,18 @@ def command(
         return
     score = "" if trained.score is None else f", mAP {100 * trained.score:.2f}"
     echo(f"{printable(str(trained.model))}: {trained.steps} steps{score}")
+
+
+@contextmanager
+def _naming(options: Mapping[str, str | int | None]) -> Iterator[None]:
+    """Let what a network's configuration says of its own fields begin with the options that were given."""
+    try:
+        yield
+    except ConfigError as error:
+        given = " ".join(f"{flag} {value}" for flag, value in options.items() if value is not None)
+        if not given or "--" in str(error):
+            raise
+        raise ConfigError(f"{given}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ConfigError(f"the part {self} is not one of 1/{self.count} to {self.count} of them")
+            raise ConfigError(f"the part {self} is not one of 1/{self.count} to {self.count}/{self.count}")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -32,12 +32,12 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``I/N``; ``ValueError`` for anything else, to be put behind the flag and the text."""
-        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        match = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", text)
         if match is None:
             raise ValueError("is not I/N, such as 1/8 for the first of eight parts")
         number, count = int(match.group(1)), int(match.group(2))
         if not 1 <= number <= count:
-            raise ValueError(f"is not one of 1/{count} to {count} of them")
+            raise ValueError(f"is not one of 1/{count} to {count}/{count}")
         return cls(number=number, count=count)
 
     def run_of(self, items: Sequence[Item]) -> Sequence[Item]:

@@ -193,7 +193,7 @@ class ServiceConfig:
             ("--batch-size", 1 if self.batch_size is None else self.batch_size),
         ):
             if value < 1:
-                raise ConfigError(f"{flag} {value} is not positive")
+                raise ConfigError(f"{flag} {value} is not positive: give 1 or more")
         for flag, seconds in (
             ("--timeout", self.timeout),
             ("--refresh", self.refresh_seconds),

@@ -24,8 +24,9 @@ def _between(given: str, value: float | None, low: float, high: float) -> None:
 def _whole(given: str, value: int | None, low: int, high: int) -> None:
     if type(value) is not int:
         shown = "none" if value is None else value
-        raise ConfigError(f"{given}{shown} is not a whole number: give one of {low:g}..{high:g}")
-    _between(given, value, low, high)
+        raise ConfigError(f"{given}{shown} is not a whole number: give one of {low}..{high}")
+    if not low <= value <= high:
+        raise ConfigError(f"{given}{value} is outside {low}..{high}")
 
 
 def _parse_gigabytes(text: str) -> int:

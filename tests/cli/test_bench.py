@@ -130,6 +130,10 @@ def test_end_to_end(call: Callable[..., object], bundle: Bundle, photos: Path, t
         (("search", "nowhere.ctxindex", "--sizes", "5"), "--sizes"),
         (("search", "--photos", 20, "--words", 16, "--descriptors", 20, "--against", "colour=red"), "colour=red"),
         (("search", "--photos", 20, "--words", 16, "--descriptors", 20, "--windows", 0), "--windows"),
+        (("extract", "--windows", 0, "--model", "nowhere.ctxbundle"), "--windows"),  # before anything is opened
+        (("search", "--threads", 0), "--threads 0 is too small: give 1 or more"),
+        (("search", "--photos", -1), "--photos -1 is too small: give 1 or more"),
+        (("search", "--words", 0), "--words 0 is too small: give 1 or more"),
         (("search", "--photos", 20, "--words", 16, "--queries", 4, "--batch-sizes", "8"), "--queries"),
         (("search", "--photos", 20, "--words", 16, "--queries", 4, "--windows", 0), "--windows"),  # no batch of 16
         (("extract", "--model", "nowhere.ctxbundle"), "nowhere.ctxbundle"),

@@ -158,7 +158,7 @@ def test_archive_path_that_cannot_be_written(call, bundle: Bundle, photos: Path,
         ("10,10,5000,60", 14, "does not lie in the photo"),
         ("900,900,950,950", 14, "does not lie in the photo"),
         ("60,10,20,40", 2, "x0 < x1"),
-        ("1,2,3", 2, "four numbers"),
+        ("1,2,3", 2, "--box: box '1,2,3' is not four numbers: give it as x0,y0,x1,y1"),
     ],
 )
 def test_wrong_boxes(call, shared_archive: Path, photos: Path, box: str, code: int, words: str) -> None:
@@ -235,7 +235,35 @@ def test_settings_that_exclude_each_other(call, archive: Path, bundle: Bundle, p
     _one_line(call(*new, "--words", 65537), 2, "--words 65537")
     _one_line(call("query", photos / "coins_0.jpg", "--index", archive, "--html", photos / "a.jpg"), 2, "--html")
     _one_line(call(*new, "--backend", "onnxruntime", "--precision", "bf16"), 2, "--precision")
-    assert call("index", photos, "--frobnicate").code == 2
+
+
+def test_wrong_usage_is_one_line_that_names_the_help(call, photos: Path) -> None:
+    for command, said in (
+        (("index", photos, "--frobnicate"), "No such option '--frobnicate': see  ctxdeploy index --help"),
+        (("query", photos, "--top", "ten"), "--top 'ten' is not a valid integer: see  ctxdeploy query --help"),
+        (("build", "x"), "Missing option '--target'. Choose from: tensorrt, tensorrt-rtx: see  ctxdeploy build --help"),
+        (("models", "pull"), "Missing argument 'NAME': see  ctxdeploy models pull --help"),
+        (
+            ("index", photos, "--geometry", "lots"),
+            "--geometry 'lots' is not one of 'positions', 'codes', 'descriptors': see  ctxdeploy index --help",
+        ),
+        (("plan", "--photos", "0"), "--photos '0' is not a number of photos from 1 on, such as 20000 or 100M"),
+        (("extract", photos, "-o", "x", "--part", "0/4"), "--part '0/4' is not one of 1/4 to 4/4"),
+        (("serve", "x", "--max-queue", "0"), "--max-queue 0 is not positive: give 1 or more"),
+        (
+            ("train", "run", "--photos", photos, "--dim", "0"),
+            "--dim 0: descriptor dimension 0 is outside 1..128",
+        ),
+        (
+            ("train", "run", "--photos", photos, "--kernel-size", "4"),
+            "--kernel-size 4: average smoothing with kernel size 4: use one of (1, 3, 5, 7, 9, 11)",
+        ),
+        (("train", "run", "--photos", photos, "--threads", "-1"), "--threads -1 is outside 1..1024"),
+    ):
+        result = call(*command)
+        assert (result.code, result.err) == (2, f"ctxdeploy: error: {said}\n"), command
+    none = call()
+    assert none.code == 2 and none.err.startswith("Usage: ctxdeploy [OPTIONS] COMMAND"), "help is not one line"
 
 
 def test_another_folder_into_the_same_archive(call, archive: Path, photos: Path) -> None:

@@ -131,7 +131,7 @@ def test_mistakes_are_refused_with_what_to_do(call: Call, photos: Path, parts: P
     names.write_text("coins/9.jpg\n")
     (tmp_path / "empty").mkdir()
     for arguments, text in (
-        (("extract", photos, "-o", out, "--part", "4/3"), "--part '4/3' is not one of 1/3 to 3 of them"),
+        (("extract", photos, "-o", out, "--part", "4/3"), "--part '4/3' is not one of 1/3 to 3/3"),
         (("extract", photos, "-o", out, "--part", "0/3"), "--part '0/3' is not one of"),
         (("extract", photos, "-o", out, "--part", "x"), "--part 'x' is not I/N, such as 1/8"),
         (("extract", photos, "-o", out, "--part", "1/3", "--names", names), "--part and --names exclude each other"),

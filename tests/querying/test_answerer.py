@@ -13,6 +13,7 @@ from ctxdeploy import IndexedPhoto, IndexingConfig, PhotoIndex, QueryConfig
 from ctxdeploy.core.errors import ConfigError, PhotoError
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
 from ctxdeploy.index import Index, VerificationConfig
+from ctxdeploy.index.expansion import MOST
 from ctxdeploy.photo_folder import LatestFolder
 from ctxdeploy.query import Answer, is_certain
 from ctxdeploy.runtime import Extractor
@@ -228,7 +229,8 @@ def count_extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         ({"turn": "left"}, "--turn 'left' is unknown: give auto, none, all"),
         ({"verify": -1}, "--verify -1 is negative"),
-        ({"expand": -1}, "--expand -1 is negative"),
+        ({"expand": -1}, r"--expand -1 is outside 0\.\.64"),
+        ({"expand": MOST + 1}, r"--expand 65 is outside 0\.\.64"),
         ({"verify_from": "disk"}, "--verify-from 'disk' is unknown"),
     ],
 )
