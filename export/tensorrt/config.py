@@ -112,7 +112,7 @@ class EngineConfig:
         if not 0 <= self.optimisation_level <= 5:
             raise ConfigError(f"--optimisation-level {self.optimisation_level} is outside 0..5")
         if self.max_batch < 1:
-            raise ConfigError(f"--max-batch {self.max_batch} is too small: give 1 or more")
+            raise ConfigError(f"--max-batch {self.max_batch} is below 1: give 1 or more")
         for long, short in self.aspects:
             if not 1 <= short <= long:
                 raise ConfigError(
