@@ -6,8 +6,8 @@
 `former` is the graph as it was before commit f3e19a6 (30 November 2026): smoothing before the whitening, and 32 blocks
 of rows at every scale. It is built here from the same weights, without that commit. Both run one photo of 768×1024 at
 seven scales in ONNX Runtime, fp32, in turns; the first round does not count. What is compared is the time of the
-processors, which other work on the machine lengthens less than that of the clock. Networks are untrained: their speed is
-that of trained ones. Attention of both has to be the same.
+processors, which other work on the machine lengthens less than that of the clock. Networks are untrained: their speed
+is that of trained ones. Attention of both has to be the same.
 """
 
 import argparse
