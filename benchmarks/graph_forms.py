@@ -11,6 +11,7 @@ is that of trained ones. Attention of both has to be the same.
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -120,7 +121,8 @@ def main() -> None:
     default = Path(__file__).parent / "results" / "graph_forms.json"
     parser.add_argument("-o", "--output", type=Path, default=default)
     options = parser.parse_args()
-    rows: dict[str, Any] = {}
+    # Those of an earlier run stay.
+    rows: dict[str, Any] = json.loads(options.output.read_text())["networks"] if options.output.exists() else {}
     for name in options.networks:
         rows[name] = measured(name, options.rounds)
         sys.stderr.write(f"{name}: {rows[name]}\n")
