@@ -1,1 +1,1 @@
-"""Many machines: segments of an archive are extracted anywhere, and published into it."""
+"""Many machines: segments of an archive are extracted anywhere, and published into it; Ray Serve searches its parts."""

@@ -6,7 +6,7 @@ request ─ describe ─ words and codes ─┬─ part 1/n: one of its servers 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from ctxdeploy.sharding.config import TransportConfig
 from ctxdeploy.sharding.envelope import STATUS, Asked, StateKey
 from ctxdeploy.sharding.http_shards import HttpShards
 from ctxdeploy.sharding.message import REPLY, Message
-from ctxdeploy.sharding.replicas import ReplicaTransport
+from ctxdeploy.sharding.replicas import ReplicaTransport, TransportObserver
+from ctxdeploy.sharding.replicated_shards import ReplicatedShards
 from ctxdeploy.sharding.replies import Status
 
 if TYPE_CHECKING:
@@ -31,39 +32,35 @@ _MAX_FILE = 1 << 20
 _STATUS_SECONDS = 2.0
 
 
+# Returns the servers that are asked about an archive. It is given the archive's name where there are several, else
+# None; what is to be told of requests; and how servers are asked.
+Connect = Callable[[str | None, TransportObserver, TransportConfig], ReplicatedShards]
+
+
 class Front:
     """The servers that a front asks about its archives.
 
     Args:
         places: of the archives; several are named in every request, by the names that they have here.
         config: of the service.
-        environment: where the key of the servers may stand.
+        connect: finds the servers.
 
     Attributes:
         metrics: what becomes of requests.
 
     Raises:
-        ConfigError: the key cannot be read, or a URL is none.
-        MissingExtraError: httpx is not installed.
+        CtxdeployError: as of ``connect``.
     """
 
-    def __init__(
-        self,
-        places: Sequence[Path | ArchivePlace],
-        config: ServiceConfig,
-        environment: Mapping[str, str] = os.environ,
-    ) -> None:
-        sharding = config.sharding
+    def __init__(self, places: Sequence[Path | ArchivePlace], config: ServiceConfig, connect: Connect) -> None:
         self.metrics = FrontMetrics()
-        self._shards: dict[str, HttpShards] = {}
-        key = shard_key(sharding.shard_key_file, environment)
-        how = TransportConfig(timeout=sharding.shard_timeout, max_in_flight=max(config.max_running, 64))
+        self._shards: dict[str, ReplicatedShards] = {}
+        how = TransportConfig(timeout=config.sharding.shard_timeout, max_in_flight=max(config.max_running, 64))
         names = [(one if isinstance(one, ArchivePlace) else ArchivePlace(path=one)).shown for one in places]
         for name in dict.fromkeys(names):
-            named = name if len(names) > 1 else None
-            self._shards[name] = HttpShards(sharding.shard, key=key, archive=named, config=how, observer=self.metrics)
+            self._shards[name] = connect(name if len(names) > 1 else None, self.metrics, how)
 
-    def shards(self, name: str) -> HttpShards:
+    def shards(self, name: str) -> ReplicatedShards:
         """Return the servers of an archive, to open it with."""
         return self._shards[name]
 
@@ -89,6 +86,27 @@ class Front:
         """Release the connections."""
         for shards in self._shards.values():
             shards.close()
+
+
+def http_front(
+    places: Sequence[Path | ArchivePlace], config: ServiceConfig, environment: Mapping[str, str] = os.environ
+) -> Front:
+    """Return a front whose servers are those of ``--shard``.
+
+    Args:
+        places, config: as of ``Front``.
+        environment: where the key of the servers may stand.
+
+    Raises:
+        ConfigError: the key cannot be read, or a URL is none.
+        MissingExtraError: httpx is not installed.
+    """
+    key = shard_key(config.sharding.shard_key_file, environment)
+
+    def connect(archive: str | None, observer: TransportObserver, how: TransportConfig) -> HttpShards:
+        return HttpShards(config.sharding.shard, key=key, archive=archive, config=how, observer=observer)
+
+    return Front(places, config, connect)
 
 
 def shard_key(path: Path | None, environment: Mapping[str, str]) -> str | None:

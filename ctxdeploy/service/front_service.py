@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ctxdeploy.service.archives import Archives, ServedArchive
 from ctxdeploy.service.config import ArchivePlace, ServiceConfig
-from ctxdeploy.service.front import Front
+from ctxdeploy.service.front import Front, http_front
 from ctxdeploy.service.keys import Keys
 from ctxdeploy.service.logs import log
 from ctxdeploy.service.part_service import PartService
@@ -32,7 +32,21 @@ def service_of(
         return PartService(places, config.sharding.shards, config, keys)
     if not config.sharding.shard:
         return Service(Archives(places, config, backend), config, keys)
-    front = Front(places, config)
+    return front_service(places, config, backend, keys, http_front(places, config))
+
+
+def front_service(
+    places: Sequence[Path | ArchivePlace],
+    config: ServiceConfig,
+    backend: "BackendConfig | None",
+    keys: Keys,
+    front: Front,
+) -> "FrontService":
+    """Return the service of a front, which is closed with it.
+
+    Raises:
+        CtxdeployError: as of ``Archives``.
+    """
     try:
         return FrontService(Archives(places, config, backend, front), config, keys, front)
     except BaseException:

@@ -161,8 +161,7 @@ class HttpReplica:
             return StaleStateError(printable(f"{self._base}: {said}"), held=tuple(numbers))
         if code != _NO_ARCHIVE:
             said = _SAID.get(status, said)
-        trouble = Trouble.UNFIT if status in (400, 413, 422) else _TROUBLES.get(status, Trouble.REFUSED)
-        return ReplicaError(printable(said), trouble)
+        return ReplicaError(printable(said), Trouble.of_status(status))
 
     def is_back(self) -> bool:
         """Return whether it says that it is ready."""
@@ -184,8 +183,7 @@ class _BrokenError(Exception):
     """The connection was closed in the middle."""
 
 
-# What some statuses mean, and what is said of them.
-_TROUBLES = {408: Trouble.LATE, 429: Trouble.BUSY, 504: Trouble.LATE}
+# What is said of some statuses.
 _SAID = {
     401: "it does not take the key: give one with --shard-key-file or CTXDEPLOY_SHARD_KEY",
     403: "it does not take the key: give one with --shard-key-file or CTXDEPLOY_SHARD_KEY",

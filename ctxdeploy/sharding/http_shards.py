@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from ctxdeploy.core.errors import ConfigError
 from ctxdeploy.core.part import Part
@@ -11,13 +9,13 @@ from ctxdeploy.core.text import printable
 from ctxdeploy.sharding.config import TransportConfig
 from ctxdeploy.sharding.http_replica import HttpReplica, checked_url
 from ctxdeploy.sharding.replicas import ReplicaTransport, TransportObserver
-from ctxdeploy.sharding.shards import Shards
+from ctxdeploy.sharding.replicated_shards import ReplicatedShards
 
 # Between the servers of a part; where commas stand between parts, ``|``.
 _BETWEEN = re.compile(r"[,|]")
 
 
-class HttpShards(Shards):
+class HttpShards(ReplicatedShards):
     """The servers of all parts of an archive, ``ctxdeploy serve --shards`` each, for ``PhotoIndex.open(…, shards=…)``.
 
         with HttpShards(["http://a:8001,http://a2:8001", "http://b:8001"]) as shards:
@@ -46,26 +44,12 @@ class HttpShards(Shards):
         observer: TransportObserver | None = None,
     ) -> None:
         how = config or TransportConfig()
-        self.transports: list[ReplicaTransport] = []
+        transports: list[ReplicaTransport] = []
         for number, text in enumerate(parts, 1):
             part = Part(number=number, count=len(parts))
             replicas = [HttpReplica(url, part=part, archive=archive, key=key, config=how) for url in server_urls(text)]
-            self.transports.append(ReplicaTransport(part, replicas, how, observer))
-        super().__init__(self.transports, patience=how.timeout)
-
-    def close(self) -> None:
-        """Close the connections; who waits for an answer is told."""
-        super().close()
-        for transport in self.transports:
-            transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            transports.append(ReplicaTransport(part, replicas, how, observer))
+        super().__init__(transports, patience=how.timeout)
 
 
 def server_urls(text: str) -> tuple[str, ...]:

@@ -33,6 +33,21 @@ class Trouble(Enum):
     LATE = "late"
     UNFIT = "unfit"
 
+    @classmethod
+    def of_status(cls, status: int) -> "Trouble":
+        """Return which trouble a status of HTTP is."""
+        return _OF_STATUS.get(status, cls.REFUSED)
+
+
+_OF_STATUS = {
+    400: Trouble.UNFIT,
+    408: Trouble.LATE,
+    413: Trouble.UNFIT,
+    422: Trouble.UNFIT,
+    429: Trouble.BUSY,
+    504: Trouble.LATE,
+}
+
 
 class ReplicaError(Exception):
     """A server did not answer a request.
