@@ -6,6 +6,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Of pyproject.toml; what checks more than `make test` asks for more at once, since each installation takes its time.
 EXTRAS ?= cpu,export,test
 COMMA := ,
+# Which tests `make test` runs: without the slow ones; the CI runs them with it, as one run.
+TESTS ?= not slow
 # Processes that share the tests.
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
@@ -20,12 +22,17 @@ help:  ## list the commands
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --upgrade 'pip>=24' 'setuptools>=77'
+	$(BIN)/pip install -q --upgrade 'pip>=24' 'setuptools>=77' packaging
 
 # The editable install is strict (a tree of links), because mypy and import-linter cannot follow the lenient one. A tree
 # of links is made anew when a file comes or goes, so this list of them is written only when it changes.
 $(VENV)/sources: $(BIN)/python FORCE
 	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+
+# The oldest versions, in an environment of their own. They need nothing of the other environment while they are
+# installed, so that under -j it is done beside it: pip keeps one processor busy.
+$(VENV)/lowest/made-from: pyproject.toml $(BIN)/python
+	$(BIN)/python tools/check_lowest.py --install $(VENV)/lowest
 
 # What `deploy` needs cannot be had everywhere; the others are tested without it then.
 $(VENV)/installed: pyproject.toml $(VENV)/sources
@@ -64,7 +71,7 @@ imports: $(VENV)/installed
 lint: style types imports  ## style, types and who may import what
 
 tests-fast: $(VENV)/rtx
-	CTXDEPLOY_HYPOTHESIS=fast $(PYTEST) -m 'not slow'
+	CTXDEPLOY_HYPOTHESIS=fast $(PYTEST) -m '$(TESTS)'
 
 # Style and types are checked beside the tests, not before them.
 test: $(VENV)/rtx  ## lint, and the tests of every room in about ten minutes on two cores
@@ -79,7 +86,7 @@ test-long: $(VENV)/rtx  ## before a release: tests that try at length what other
 	CTXDEPLOY_HYPOTHESIS=long $(PYTEST) -m 'long or hypothesis'
 
 # In an environment of its own. Where the package index cannot be reached it is skipped, not failed.
-test-lowest: $(VENV)/installed  ## the main job with the oldest version of every library that pyproject.toml allows
+test-lowest: $(VENV)/installed $(VENV)/lowest/made-from  ## the main job with the oldest version of every library that pyproject.toml allows
 	$(BIN)/python tools/check_lowest.py $(VENV)/lowest
 
 # Helm's own library takes 75 MB, so its tests are apart. Where it cannot be installed they are skipped, not failed.

@@ -1,14 +1,15 @@
 """Install the oldest versions that pyproject.toml allows, and run the main job with them.
 
-python tools/check_lowest.py ENVIRONMENT
+python tools/check_lowest.py [--install] ENVIRONMENT
 
 ENVIRONMENT is made, or used again where pyproject.toml is what it was made from; the code in it is always the
-repository's. PyTorch is that of the environment that this runs in: the oldest release for Linux comes with gigabytes
-of CUDA. Returns 1 if something does not work, 0 if all does or, with a line that says so, if the package index cannot
-be reached: that is not the fault of a bound. Another Python than the oldest has no wheels of them: nothing is tried
-then.
+repository's. ``--install`` makes it and runs nothing: that needs packaging alone here. PyTorch is that of the
+environment that this runs in: the oldest release for Linux comes with gigabytes of CUDA. Returns 1 if something does
+not work, 0 if all does or, with a line that says so, if the package index cannot be reached: that is not the fault of a
+bound. Another Python than the oldest has no wheels of them: nothing is tried then.
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -103,10 +104,7 @@ def install(environment: Path, requirements: list[str]) -> str:
             shutil.copy(ROOT / name, work)
         for name in ("ctxdeploy", *ROOMS):
             shutil.copytree(ROOT / name, Path(work, name), ignore=shutil.ignore_patterns("__pycache__"))
-        reason = pip(environment, *requirements) or pip(environment, "--no-deps", work)
-    # Behind this environment's own packages: what it lacks, which is PyTorch with its CUDA, comes from that of pytest.
-    (site_packages(environment) / "torch.pth").write_text(f"{importlib.metadata.distribution(TORCH).locate_file('')}\n")
-    return reason
+        return pip(environment, *requirements) or pip(environment, "--no-deps", work)
 
 
 def pip(environment: Path, *arguments: str) -> str:
@@ -173,7 +171,11 @@ def main_job(programs: Path, work: Path) -> None:
 
 def main() -> int:
     """Return 0 if the main job works, or if the package index cannot be reached."""
-    environment = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--install", action="store_true")
+    parser.add_argument("environment", type=Path)
+    asked = parser.parse_args()
+    environment = asked.environment.resolve()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = lowest(project)
     python = project["requires-python"].removeprefix(">=")
@@ -187,8 +189,12 @@ def main() -> int:
         if reason:
             sys.stdout.write(f"skipped: the package index cannot be reached, tried {ATTEMPTS} times: {reason}\n")
             return 0
-        mark.write_text(made_from)
+    mark.write_text(made_from)
+    if asked.install:
+        return 0
     copy_code(site_packages(environment) / "ctxdeploy")
+    # Behind this environment's own packages: what it lacks, which is PyTorch with its CUDA, comes from that of pytest.
+    (site_packages(environment) / "torch.pth").write_text(f"{importlib.metadata.distribution(TORCH).locate_file('')}\n")
     with tempfile.TemporaryDirectory(prefix="ctxdeploy-lowest-") as work:
         main_job(environment / "bin", Path(work))
     sys.stdout.write(f"the main job works with the oldest versions that are allowed: {', '.join(requirements)}\n")

@@ -78,7 +78,7 @@ def test_killed_again_and_again_it_ends_with_the_same_archive(
     chance = random.Random(7)
     found = len(list(many.rglob("*.jpg")))
     seen, kills = [0], 0
-    for turn in range(9):
+    for turn in range(7):
         process = subprocess.Popen(_command(many, shaken, bundle, *words, "-q"), stderr=subprocess.DEVNULL)
         if turn % 2:  # as soon as something more is committed; else at any moment, the start of the program among them
             before = _current(shaken)
@@ -86,7 +86,7 @@ def test_killed_again_and_again_it_ends_with_the_same_archive(
                 time.sleep(0.005)
         else:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=seconds * chance.random() if turn < 8 else PATIENCE)
+                process.wait(timeout=seconds * chance.random() if turn < 6 else PATIENCE)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -122,7 +122,14 @@ def test_killed_again_and_again_it_ends_with_the_same_archive(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),  # tests/cli/test_continue.py sends it too
+    ],
+)
 def test_told_to_end_it_commits_and_goes_on_later(
     call, bundle: Bundle, many: Path, shared_archive: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

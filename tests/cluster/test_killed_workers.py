@@ -55,7 +55,7 @@ def test_killed_again_and_again_the_parts_become_the_archive_of_one_machine(
                 time.sleep(0.005)
         else:
             time.sleep(chance.random() * 4)
-        if turn < 5:
+        if turn < 3:
             for worker in workers.values():
                 if worker.poll() is None:
                     worker.send_signal(signal.SIGKILL)

@@ -214,14 +214,16 @@ def test_told_to_stop_it_keeps_what_is_finished_and_goes_on(
     compare(call, archive, whole, photos, content)
 
 
-def test_cells_of_global_vectors_are_trained_on_what_the_workers_extract(
+def test_codebook_and_cells_of_global_vectors_are_trained_on_what_the_workers_extract(
     call: Call, cluster: Cluster, photos: Path, tmp_path: Path, content: Content
 ) -> None:
     archive, whole = tmp_path / "many.ctxindex", tmp_path / "whole.ctxindex"
-    flags = ["--global", "int8", "--global-cells", "2", "--training-photos", "9"]
+    flags = ["--words", "40", "--global", "int8", "--global-cells", "2", "--training-photos", "9"]
     assert call("index", photos, "-o", whole, "--model", "ctx-small", *flags, "-q").code == 19
-    done = call("index", photos, *options(cluster, archive, *flags, "-q"))
+    done = call("index", photos, *options(cluster, archive, *flags, "-q", "--json"))
     assert done.code == 19, done.err
+    report = done.json
+    assert (report["indexed"], report["failed"], report["codebook"]["words"]) == (12, 2, 40)
     for path in (archive, whole):
         assert call("compact", path, "--by-name", "-q").code == 0
         assert call("verify", path, "-q").code == 0

@@ -110,6 +110,7 @@ def test_workers_and_drivers_are_killed(
     compare(call, archive, whole, photos, content)
 
 
+@pytest.mark.long  # tests/cluster/test_nodes.py trains one too
 def test_a_codebook_is_trained_on_what_the_workers_extract(
     call: Call, photos: Path, tmp_path: Path, content: Callable[[Path], dict[str, str]]
 ) -> None:

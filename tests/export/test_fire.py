@@ -22,7 +22,8 @@ Image = NDArray[np.uint8]
 SCALES = [scale for scale in Extraction().scales if scale != 1.0]
 # Those whose sizes are no halves or doubles, and which a runtime can get wrong; a trace of each costs seconds.
 HARD = (1.414, 0.707, 0.353)
-IN_ENGINES = [pytest.param(scale, marks=() if scale in HARD else pytest.mark.slow) for scale in SCALES]
+LONG = (pytest.mark.slow, pytest.mark.long)
+IN_ENGINES = [pytest.param(scale, marks=() if scale in HARD else LONG) for scale in SCALES]
 
 
 class Resize(nn.Module):
@@ -111,8 +112,12 @@ def test_sizes_and_pixels_in_the_engines(engine: str, scale: float, resizer: Cal
         np.testing.assert_allclose(run(x.numpy()), wanted, rtol=0, atol=1e-2 if "bf16" in engine else 2e-4)
 
 
+# The sizes that are nearest to being wrong are all in the test above: here is one scale, and the others at length.
+EVERY_SIZE = [pytest.param(scale, marks=() if scale == HARD[0] else pytest.mark.long) for scale in SCALES]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", EVERY_SIZE)
 def test_every_size_in_the_engines(scale: float, resizer: Callable[[float], bytes]) -> None:
     # OpenVINO compiles for every size that it meets; the hard ones are all in the test above.
     for run, step in ((in_onnx_runtime(resizer(scale)), 1), (in_openvino(resizer(scale), "bf16"), 11)):

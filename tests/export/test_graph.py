@@ -130,12 +130,13 @@ def test_nothing_of_the_machine_that_exported_it_is_in_the_graph(small_graph: An
 
 @pytest.mark.slow
 def test_inline_option_writes_the_plain_graph(
-    small_network: Any, small_graph: Any, session_of: Any, samples: Any
+    config_of: Callable[..., NetworkConfig], network_of: Any, session_of: Any, samples: Any
 ) -> None:
-    plain = build_graph(small_network, inline=True)
-    assert not plain.functions
+    network = network_of(config_of("ctx-gaussian", dim=64), Extraction(scales=(0.5,), top_k=60, dim=64))
+    graph, plain = build_graph(network), build_graph(network, inline=True)
+    assert graph.functions and not plain.functions
     photo = samples["chelsea"][None]
-    for a, b in zip(session_of(small_graph)(photo), session_of(plain)(photo), strict=True):
+    for a, b in zip(session_of(graph)(photo), session_of(plain)(photo), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -194,11 +195,11 @@ def load_minibench(folder: Path, size: int, count: int) -> dict[str, Image]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "trunk"),
-    # On the large trunk, where it takes half a minute, the one that has all parts.
+    # Each time the one without parts and the one that has all; on the large trunk that takes half a minute.
     [
-        ("how", "r18"),
-        ("ctx-gaussian", "half"),
-        ("ctx-graph", "half"),
+        ("how", "half"),
+        pytest.param("ctx-gaussian", "half", marks=pytest.mark.long),
+        pytest.param("ctx-graph", "half", marks=pytest.mark.long),
         ("ctx-both", "r18"),
         pytest.param("ctx-both", "r50-", marks=pytest.mark.long),
     ],

@@ -141,7 +141,14 @@ def options(config: NetworkConfig, extraction: Extraction) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "trunk"),
-    [("how", "r18"), ("ctx-gaussian", "r18"), ("ctx-graph", "r18"), ("ctx-both", "r18"), ("ctx-both", "r50-")],
+    # What has both parts shows what each one does.
+    [
+        ("how", "r18"),
+        pytest.param("ctx-gaussian", "r18", marks=pytest.mark.long),
+        pytest.param("ctx-graph", "r18", marks=pytest.mark.long),
+        ("ctx-both", "r18"),
+        ("ctx-both", "r50-"),
+    ],
 )
 def test_whole_network_is_that_of_the_formulas(
     variant: str,

@@ -88,8 +88,12 @@ def untrained_graph(config: NetworkConfig, extraction: Extraction) -> Any:
     return build_graph(build(config, extraction).eval())
 
 
+# What they have is in the graph of which each precision is built, below.
+PLAIN = [pytest.param(variant, marks=pytest.mark.long) for variant in ("how", "ctx-gaussian")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["how", "ctx-gaussian", "ctx-graph", "fire"])
+@pytest.mark.parametrize("variant", [*PLAIN, "ctx-graph", "fire"])
 def test_every_network_parses_and_builds_with_several_profiles(
     rtx: ModuleType, config_of: Callable[..., NetworkConfig], variant: str
 ) -> None:
@@ -130,8 +134,9 @@ PUBLISHED: dict[str, NetworkConfig] = {
 }
 
 
-# Half a minute each; what they have beside `delf` is the head of `gem`, or another trunk.
-LONG = ("delg", "delg-keras")
+# What they have beside `delf` is the head of `gem`, or another trunk; and beside `gem` the maxima of `rmac`, or another
+# norm.
+LONG = ("delg", "delg-keras", "mac", "ap-gem")
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import ctxdeploy.core.bundle
 import ctxdeploy.export
@@ -18,26 +20,30 @@ import ctxdeploy.models.pulling as pulling
 from ctxdeploy.core.errors import ConfigError, DownloadError, ParityError, StorageError
 from ctxdeploy.core.locks import WriterLock
 from ctxdeploy.core.progress import Display
+from ctxdeploy.core.samples import sample_photo
 from ctxdeploy.evaluation import AsmkRetrieval
 from ctxdeploy.export import ExportConfig
-from ctxdeploy.export.parity import Retrieval
+from ctxdeploy.export.parity import ParityPhotos, Retrieval
 from ctxdeploy.indexing.given_codebook import open_given
 from ctxdeploy.models import PUBLISHED, find_bundle, find_checkpoint
 from ctxdeploy.models.download import DownloadConfig
 from ctxdeploy.models.listing import list_models, read_origin
 
 MODEL = PUBLISHED["how-r18"]
+SCENES = ("astronaut", "coffee", "rocket", "coins")
 QUICK = DownloadConfig(timeout=60.0, attempts=1)
 
 
 @pytest.fixture(scope="session")
 def exported(checkpoint: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of ``checkpoint`` as `pull` exports it, but of one scale and a small size."""
+    """The bundle of ``checkpoint`` as `pull` exports it, but of one scale and a small size, compared on few photos."""
     folder = tmp_path_factory.mktemp("exported")
     (folder / "how_r18.pth").write_bytes(checkpoint)
     config = ExportConfig(scales=(1.0,), image_size=64)
+    small = {name: np.asarray(Image.fromarray(sample_photo(name)).resize((64, 48))) for name in SCENES}
+    few = ParityPhotos(parity={name: small[name] for name in SCENES[:2]}, retrieval=small)
     made = ctxdeploy.export.export_bundle
-    return made(folder / "how_r18.pth", folder / "bundle", config, retrieval=AsmkRetrieval).check().path
+    return made(folder / "how_r18.pth", folder / "bundle", config, retrieval=AsmkRetrieval, photos=few).check().path
 
 
 @pytest.fixture

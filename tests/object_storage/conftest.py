@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,32 @@ def moto() -> Iterator[int]:
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def raw(moto: int) -> Any:
+    """Return what asks the server itself: to connect takes half a second, here and in ``running``."""
+    import boto3
+
+    session = boto3.session.Session("testing", SECRET, region_name="us-east-1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        return session.resource("s3", endpoint_url=f"http://127.0.0.1:{moto}")
+
+
+@pytest.fixture(scope="session")
+def running(moto: int) -> Iterator[Proxy]:
+    """Start the server that S3 is asked through: one for all tests, so that they connect once."""
+    with Proxy(moto) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        at.cache_clear()
+        running.closing.set()
+        running.shutdown()
+        thread.join()
+
+
 @pytest.fixture
-def proxy(moto: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
+def proxy(running: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
     """Give the server that S3 is asked through, by the environment; and a cache of this test alone."""
     for name, value in {
         "NO_PROXY": "127.0.0.1",
@@ -37,31 +62,22 @@ def proxy(moto: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_CONFIG_FILE": str(tmp_path / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_ENDPOINT_URL": running.url,
         "CTXDEPLOY_ARCHIVE_CACHE": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CTXDEPLOY_CACHE_SIZE", raising=False)
     monkeypatch.setattr(mirror, "open_objects", at)
-    with Proxy(moto) as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        for cached in (mirror._objects, at):
-            cached.cache_clear()
-        yield running
-        for cached in (mirror._objects, at):
-            cached.cache_clear()
-        running.closing.set()
-        running.shutdown()
-        thread.join()
+    running.reset()
+    mirror._objects.cache_clear()
+    yield running
+    mirror._objects.cache_clear()
+    running.reset()
 
 
 @pytest.fixture
-def bucket(moto: int, proxy: Proxy) -> Iterator[Bucket]:
-    import boto3
-
-    endpoint = f"http://127.0.0.1:{moto}"
-    made = boto3.resource("s3", endpoint_url=endpoint).create_bucket(Bucket="photos")
+def bucket(raw: Any, proxy: Proxy) -> Iterator[Bucket]:
+    made = raw.create_bucket(Bucket="photos")
     yield Bucket(raw=made, url="s3://photos/a.ctxindex")
     made.objects.all().delete()
     made.delete()

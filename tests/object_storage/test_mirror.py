@@ -76,7 +76,7 @@ def test_an_unreachable_store_leaves_readers_where_they_are(bucket: Bucket, arch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [503, "lost", "cut"])
+@pytest.mark.parametrize("fault", [503, pytest.param("lost", marks=pytest.mark.long), "cut"])
 def test_each_request_of_a_reader_fails(
     bucket: Bucket, archive: Path, proxy: Proxy, tmp_path: Path, fault: object
 ) -> None:

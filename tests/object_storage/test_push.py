@@ -77,8 +77,9 @@ def test_parts_of_a_large_file_that_fails_are_given_up(bucket: Bucket, archive: 
     assert bucket.state() == 0
 
 
+# Half of the faults here, the others from one request on, below: ten seconds each.
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*(pytest.param(fault, marks=pytest.mark.long) for fault in FAULTS[:2]), *FAULTS[2:]])
 def test_each_request_fails_once(bucket: Bucket, archive: Path, proxy: Proxy, fault: int | str) -> None:
     """One failure in each request of a commit in turn: it is tried again, and all is there."""
     send(archive, bucket.url)

@@ -172,7 +172,7 @@ def send(archive: Path, url: str, *, replace: bool = False, check: bool = False)
 
 @functools.lru_cache
 def at(url: str) -> Objects:
-    """Return what lies below a URL; to be forgotten with the proxy. To connect takes half a second."""
+    """Return what lies below a URL; to be forgotten with the proxy, since to connect takes half a second."""
     return open_objects(url, QUICK)
 
 

@@ -634,12 +634,17 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def crowded(start_service: Callable[..., Any], many: Path) -> str:
+    """Where it is served."""
+    url: str = start_service(many).url
+    return url
+
+
 @browser_test
-def test_of_very_many_photos_those_near_the_window_are_in_the_page(
-    show: "Callable[..., Shown]", start_service: Callable[..., Any], many: Path
-) -> None:
+def test_of_very_many_photos_those_near_the_window_are_in_the_page(show: "Callable[..., Shown]", crowded: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    shown = show(start_service(many).url)
+    shown = show(crowded)
     shown.expected = "Failed to load resource"
     page = shown.open()
     page.wait_for_selector(".archived a")
@@ -687,11 +692,9 @@ def test_of_very_many_photos_those_near_the_window_are_in_the_page(
 
 
 @browser_test
-def test_of_very_many_results_those_near_the_window_are_in_the_page(
-    show: "Callable[..., Shown]", start_service: Callable[..., Any], many: Path
-) -> None:
+def test_of_very_many_results_those_near_the_window_are_in_the_page(show: "Callable[..., Shown]", crowded: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    shown = show(start_service(many).url)
+    shown = show(crowded)
     shown.expected = "Failed to load resource"
     page = shown.open("?indexed=1/1234.jpg&top=1000")
     page.wait_for_selector("#results:not([aria-busy]) .tile > a")
