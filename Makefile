@@ -95,7 +95,7 @@ test-deploy: $(VENV)/installed  ## what can be checked of the Containerfile and 
 	$(PYTEST) tests/deploy
 
 test-all: test  ## everything but test-long
-	@$(MAKE) --no-print-directory -k -j 2 -O test-rest test-lowest
+	@$(MAKE) --no-print-directory -k -j 2 -O test test-lowest TESTS='not long'
 	@$(MAKE) --no-print-directory test-deploy
 
 pages: $(VENV)/installed  ## write the generated pages of docs/ anew

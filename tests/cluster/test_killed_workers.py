@@ -107,7 +107,7 @@ def test_publishing_is_killed_at_any_moment(call: Callable[..., Any], photos: Pa
             break
         kills += 1
         assert not archive.exists(), "the rename of the folder is the last of these calls"
-        point += 3
+        point += 4
     assert code == 19 and kills >= 3
     with Index.open(archive) as index:
         assert len(index) == 12 and index.verify() == []

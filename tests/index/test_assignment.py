@@ -332,13 +332,12 @@ def test_words_are_those_of_earlier_versions() -> None:
     assert hashlib.sha256(words_of_the_built_in_codebook().astype("<i4").tobytes()).hexdigest() == KNOWN
 
 
+# Each compiles all loops of the words anew. The products, which are what differs, are compared in every way above.
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processor", "way"),
-    [
-        ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "plain"),
-        pytest.param({LEVEL: "x86-64-v3"}, "pairs256", marks=pytest.mark.long),
-    ],
+    [({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "plain"), ({LEVEL: "x86-64-v3"}, "pairs256")],
 )
 def test_words_are_the_same_on_a_processor_with_less(processor: dict[str, str], way: str) -> None:
     if LEVEL in processor and not integer_kernels.has("avx2"):

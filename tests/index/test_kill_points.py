@@ -29,7 +29,7 @@ def interrupted(run_child: Any, folder: Path, mode: str, stride: int) -> dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stride", [11, pytest.param(5, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", [17, pytest.param(5, marks=pytest.mark.long)])
 def test_killed_at_every_point(tmp_path: Path, run_child: Any, stride: int) -> None:
     reports = interrupted(run_child, tmp_path, "kill", stride)
     assert sum(report["points"] for report in reports.values()) > 250

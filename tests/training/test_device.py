@@ -130,7 +130,7 @@ def test_the_device_that_stands_apart_refuses_what_a_gpu_does(apart: Any) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["pairs", "contrastive"])
+@pytest.mark.parametrize("recipe", [pytest.param("pairs", marks=pytest.mark.long), "contrastive"])
 def test_batches_of_processes_are_those_of_the_thread(recipe: str, landmarks: Path, tmp_path: Path) -> None:
     wanted = trained(trainer_of(recipe, landmarks, tmp_path / "thread", CPU), tmp_path / "thread")
     made = trained(trainer_of(recipe, landmarks, tmp_path / "processes", CPU, workers=2), tmp_path / "processes")
