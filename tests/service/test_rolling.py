@@ -20,7 +20,7 @@ CLIENTS = 32
 RESTARTS = 2
 # Seconds between changes of what runs, and of one client between requests: 32 that hardly wait take 100 s of processor
 # time on a busy machine, most of it their own.
-BETWEEN, PAUSE = 2.0, 0.3
+BETWEEN, PAUSE = 2.0, 1.0
 
 
 @dataclass
