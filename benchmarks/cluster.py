@@ -8,8 +8,8 @@
   that know nothing of Ray, in turns. Both are the same code (`SegmentWorker`). A worker's photos count from the end of
   its first list, when its network is loaded, to the end of its last one; the rates of the workers are added up.
 - `memory`: `ctxdeploy index --cluster local` with very small photos. Memory of the driver (anonymous pages in RAM) and
-  of the object store (what of it is in use), once a second; the figure is the mean of the last tenth of the photos over
-  that of the tenth after the first tenth.
+  of the object store (what of it is in use), once a second: the means of the second tenth of the photos and of the last,
+  which should be the same, and the most while the segments are published.
 - `ledger`: so many names are planned, cut into lists, given out and counted, by the driver's own code; no photo is
   there, and Ray is played: each list is done at once. And segments of one photo each are published.
 """
@@ -177,25 +177,37 @@ def memory(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     command = [sys.executable, "-m", "ctxdeploy", "index", photos, "-o", archive, "--model", settings / "model"]
     flags = ["--codebook", settings / "codebook.safetensors", "--cluster", "local", "--worker-cpus", 1, "--json"]
     flags += ["--list-size", options.list_size]
+    start = time.monotonic()
     process = subprocess.Popen(
         list(map(str, [*command, *flags])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    samples, start = _followed(process), time.monotonic()
+    samples = _followed(process)
     if process.returncode not in DONE:
         raise SystemExit(f"it ended with {process.returncode}")
-    total = samples[-1]["done"]
-    growth = {}
-    for key in ("driver_mb", "store_mb"):
-        early = [one[key] for one in samples if 0.1 * total < one["done"] <= 0.2 * total]
-        late = [one[key] for one in samples if one["done"] > 0.9 * total]
-        growth[key] = {"after_first_tenth": float(np.mean(early)), "last_tenth": float(np.mean(late))}
     result = {"photos": options.photos, "list_size": options.list_size, "seconds": time.monotonic() - start}
+    growth = _growth(samples)
     lines = [
-        f"{key}: {of['after_first_tenth']:.1f} after the first tenth, {of['last_tenth']:.1f} in the last tenth"
+        f"{key}: {of['after_first_tenth']:.1f} after the first tenth, {of['last_tenth']:.1f} in the last tenth, "
+        f"{of['publishing']:.1f} at most while it publishes"
         for key, of in growth.items()
     ]
     step = max(1, len(samples) // 200)
     return {**result, **growth, "samples": samples[::step]}, [f"{line}; the limit is no growth" for line in lines]
+
+
+def _growth(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return means of the second tenth of the photos and of the last, and the peak when all are extracted."""
+    total, found = samples[-1]["done"], {}
+    for key in ("driver_mb", "store_mb"):
+        early = [one[key] for one in samples if 0.1 * total < one["done"] <= 0.2 * total]
+        late = [one[key] for one in samples if 0.9 * total < one["done"] < total]
+        publishing = [one[key] for one in samples if one["done"] == total]
+        found[key] = {
+            "after_first_tenth": float(np.mean(early)),
+            "last_tenth": float(np.mean(late)),
+            "publishing": max(publishing),
+        }
+    return found
 
 
 def _followed(process: "subprocess.Popen[str]") -> list[dict[str, float]]:

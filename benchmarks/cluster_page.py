@@ -38,8 +38,9 @@ def _memory(of: dict[str, Any]) -> str:
     driver, store = of["driver_mb"], of["store_mb"]
     return (
         f"**Memory** (`cluster.py memory`), {of['photos']:,} photos: the driver has {driver['after_first_tenth']:.1f} "
-        f"MB after the first tenth and {driver['last_tenth']:.1f} MB in the last, the object store "
-        f"{store['after_first_tenth']:.1f} and {store['last_tenth']:.1f} MB."
+        f"MB after the first tenth and {driver['last_tenth']:.1f} MB in the last (and "
+        f"{driver['publishing']:.0f} MB while it publishes the segments), the object store "
+        f"{store['after_first_tenth']:.2f} and {store['last_tenth']:.2f} MB: receipts are small."
     )
 
 
