@@ -8,8 +8,8 @@
   that know nothing of Ray, in turns. Both are the same code (`SegmentWorker`). A worker's photos count from the end of
   its first list, when its network is loaded, to the end of its last one; the rates of the workers are added up.
 - `memory`: `ctxdeploy index --cluster local` with very small photos. Memory of the driver (anonymous pages in RAM) and
-  of the object store (what of it is in use), once a second: the means of the second tenth of the photos and of the last,
-  which should be the same, and the most while the segments are published.
+  of the object store (what of it is in use), once a second: the means of the second tenth of the photos and of the
+  last, which should be the same, and the most while the segments are published.
 - `ledger`: so many names are planned, cut into lists, given out and counted, by the driver's own code; no photo is
   there, and Ray is played: each list is done at once. And segments of one photo each are published.
 """
