@@ -169,7 +169,7 @@ def serve_file(archive: Path, port: int, options: dict[str, dict[str, Any]]) -> 
     settings, file = archive.parent / "serve.toml", archive.parent / "ray-serve.yaml"
     settings.write_text(f"timeout = {MINUTES}\nshard-timeout = 30\nrefresh = 0.5\n")
     content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    importlib.import_module("ray.serve.schema").ServeDeploySchema.model_validate(content)
+    importlib.import_module("ray.serve.schema").ServeDeploySchema(**content)
     content["proxy_location"], content["http_options"] = "HeadOnly", {"host": "127.0.0.1", "port": port}
     (app,) = content["applications"]
     app["args"] |= {"archive": str(archive), "config": str(settings), "fronts": 1}
