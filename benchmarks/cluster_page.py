@@ -45,14 +45,14 @@ def _memory(of: dict[str, Any]) -> str:
 
 
 def _names(of: dict[str, Any]) -> str:
-    largest = max(map(int, of["names"]))
-    steps = of["names"][str(largest)]
-    seconds, published = sum(step["seconds"] for step in steps.values()), of["segments"]
+    published, sizes = of["segments"], []
+    for count, steps in sorted(of["names"].items(), key=lambda pair: int(pair[0])):
+        seconds = sum(step["seconds"] for step in steps.values())
+        sizes.append(f"{int(count):,} in {seconds:.1f} s and {steps['give out']['peak_mb']:,.0f} MB")
     return (
-        f"**Very many names** (`cluster.py ledger`, Ray played): {largest:,} are listed, planned, cut into lists and "
-        f"given out in {seconds:.0f} s and {steps['give out']['peak_mb'] / 1e3:.1f} GB; 10⁸ would take "
-        f"{of['at_1e8']['gigabytes']:.0f} GB and {of['at_1e8']['minutes']:.0f} minutes (extrapolated). Publishing "
-        f"{published['count']:,} segments takes {1e3 * published['seconds'] / published['count']:.1f} ms each."
+        "**Very many names** (`cluster.py ledger`; no photo is there, and Ray is played), listed, planned, cut into "
+        f"lists and given out by the driver: {'; '.join(sizes)}. Publishing {published['count']:,} segments takes "
+        f"{1e3 * published['seconds'] / published['count']:.1f} ms each."
     )
 
 
