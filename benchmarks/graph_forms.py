@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -53,12 +54,16 @@ class FormerNetwork(DenseNetwork):
 
 
 @contextmanager
-def blocks_of(form: str) -> Iterator[None]:
-    """Let graphs have the blocks of rows of a form while the block runs."""
+def operators_of(form: str) -> Iterator[None]:
+    """Let graphs have the operators of a form while the block runs: all channels smoothed, in 32 blocks of rows."""
     if form == "now":
         yield
         return
-    with patch.object(graph_module, "row_blocks", lambda stride, scale: ROW_BLOCKS):
+    functions = graph_module.functions_of
+    with (
+        patch.object(graph_module, "row_blocks", lambda stride, scale: ROW_BLOCKS),
+        patch.object(graph_module, "functions_of", lambda config, blocks: functions(replace(config, dim=None), blocks)),
+    ):
         yield
 
 
@@ -72,7 +77,7 @@ def graphs(name: str) -> dict[str, bytes]:
     former.load_state_dict(network.state_dict())
     made = {}
     for form, of in (("former", former), ("now", network)):
-        with blocks_of(form):
+        with operators_of(form):
             made[form] = build_graph(of).SerializeToString()
     return made
 
