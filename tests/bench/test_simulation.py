@@ -215,6 +215,7 @@ def test_an_archive_grows_by_the_rules_of_compaction(keeping: ModuleType) -> Non
     assert 1.0 < often.written < 6.0
 
 
+@pytest.mark.long  # what it simulates is compared with the plans above
 @pytest.mark.slow
 def test_a_quick_run_has_the_figures_of_the_stored_one(tmp_path: Path) -> None:
     command = [sys.executable, BENCHMARKS / "simulation.py", "--quick", "-o", tmp_path / "s.json"]

@@ -93,7 +93,7 @@ def test_programs(folder: Path) -> None:
 
 # Word for word it takes four minutes, most of them the search of int8 and all the scales: each time the same commands
 # make fp16, of small photos.
-SMALL = "--scales 1,0.7 --image-size 320"
+SMALL = "--scales 1 --image-size 256"
 
 
 @pytest.mark.slow
@@ -102,7 +102,8 @@ def test_the_guides_commands_and_programs_run(folder: Path, precision: str) -> N
     def told(block: str) -> str:
         if precision == "int8":
             return block
-        block = block.replace("export how_r18.pth", f"export how_r18.pth {SMALL}")
+        few = "" if "--photos" in block else "--photos photos/ "
+        block = block.replace("export how_r18.pth", f"export how_r18.pth {few}{SMALL}")
         return block.replace("int8", precision).replace("--calibrate photos/ ", "")
 
     _run(folder, "ctxdeploy", "index", "photos/", "-q")  # the archive of the guides, with the built-in model

@@ -128,7 +128,7 @@ def test_killed_again_and_again_it_ends_with_the_same_archive(
     ("number", "code"),
     [
         (signal.SIGTERM, 143),
-        (signal.SIGHUP, 143),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.long),  # taken as SIGTERM is
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),  # tests/cli/test_continue.py sends it too
     ],
 )

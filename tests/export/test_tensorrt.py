@@ -134,9 +134,9 @@ PUBLISHED: dict[str, NetworkConfig] = {
 }
 
 
-# What they have beside `delf` is the head of `gem`, or another trunk; and beside `gem` the maxima of `rmac`, or another
-# norm.
-LONG = ("delg", "delg-keras", "mac", "ap-gem")
+# `delf`, `solar` and `rmac` have what these have: `delg` is `delf` with the head of `gem`, or on another trunk, `solar` is
+# `gem` with attention, `mac` takes maxima as `rmac` does, and `ap-gem` is `gem` with another norm.
+LONG = ("delg", "delg-keras", "gem", "mac", "ap-gem")
 
 
 @pytest.mark.slow
