@@ -134,8 +134,8 @@ PUBLISHED: dict[str, NetworkConfig] = {
 }
 
 
-# `delf`, `solar` and `rmac` have what these have: `delg` is `delf` with the head of `gem`, or on another trunk, `solar` is
-# `gem` with attention, `mac` takes maxima as `rmac` does, and `ap-gem` is `gem` with another norm.
+# `delf`, `solar` and `rmac` have what these have: `delg` is `delf` with the head of `gem`, or on another trunk; `solar`
+# is `gem` with attention; `mac` takes maxima as `rmac` does, and `ap-gem` is `gem` with another norm.
 LONG = ("delg", "delg-keras", "gem", "mac", "ap-gem")
 
 
