@@ -52,7 +52,10 @@ def test_no_figure_is_written_anywhere_but_in_the_results(tmp_path: Path) -> Non
         (results / path.name).write_text(json.dumps(content))
     readme, page = tmp_path / "README.md", tmp_path / "performance.md"
     readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    guides = [tmp_path / name for name in ("queries.md", "indexing.md", "families.md", "capacity.md", "gpu.md")]
+    guides = [
+        tmp_path / name
+        for name in ("queries.md", "indexing.md", "families.md", "capacity.md", "gpu.md", "many-machines.md")
+    ]
     for guide in guides:
         guide.write_text((ROOT / "docs" / guide.name).read_text(encoding="utf-8"), encoding="utf-8")
     done = generate("--results", results, "--readme", readme, "--page", page, "--guides", tmp_path)
