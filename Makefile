@@ -94,7 +94,7 @@ test-deploy: $(VENV)/installed  ## what can be checked of the Containerfile and 
 	$(if $(findstring deploy,$(EXTRAS)),,$(INSTALL) '.[$(EXTRAS),deploy]' || true)
 	$(PYTEST) tests/deploy
 
-test-all: test  ## everything but test-long
+test-all:  ## everything but test-long
 	@$(MAKE) --no-print-directory -k -j 2 -O test test-lowest TESTS='not long'
 	@$(MAKE) --no-print-directory test-deploy
 
