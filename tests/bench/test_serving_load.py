@@ -121,16 +121,21 @@ def test_the_section_of_the_page_is_made_of_the_results() -> None:
     """Every figure of the section comes from the JSON, whatever kinds and subjects are in it."""
     serving: Callable[[dict[str, Any]], str] = module("page").serving
     row = {"ms": {"p50": 1.5, "p90": 2.5, "p99": None, "p99.9": None}, "refused": {"429": 3}}
-    ours = {**row, "added_ms": {"p50": 0.75, "p99": None}, "client_late_ms": {"p99": 0.25}}
+    ours = {**row, "added_ms": {"p50": 0.75, "p99": None}, "client_ms": 0.5, "client_late_ms": {"p99": 0.25}}
+    name = "ctxdeploy serve"
     of = {
         "capacity_per_second": 10.25,
-        "throughput": {"library": [10.0], "ours": [{"per_second": 9.5, "of_library": 0.955, "client_ms": 0.125}]},
-        "loads": {"25": {"library": [row], "ours": [ours]}},
+        "throughput": {"library": [10.0], name: [{"per_second": 9.5, "of_library": 0.955, "client_ms": 0.125}]},
+        "loads": {"25": {"library": [row], name: [ours]}, "50": {"library": [row], name: [ours]}},
     }
     endless = {"requests": 100, "per_second": 7.5, "memory": {"0": {"own_mb": 1.5}, "100": {"own_mb": 1.75}}}
     found = serving(
         {"serve": {"archive_photos": 790, "threads": 8, "clients": 8, "photos": of, "indexed": of, "endless": endless}}
     )
-    assert "| ours | 9.5 | 0.955 | 0.12 |" in found
-    assert "| 25 | ours | 1.5 | 2.5 |  |  | 0.75 |  | 0.25 | 3 |" in found
+    assert "| ctxdeploy serve | 9.5 | 0.955 | 0.12 |" in found
+    assert "| 25 | ctxdeploy serve | 1.5 | 2.5 |  |  | 0.75 |  | 0.25 | 3 |" in found
+    assert (
+        "throughput (0.955 here)" in found
+        and "here: 0.8 ms, in which the client's own processor time of 0.5 ms" in found
+    )
     assert "1.5 MB after 0 %, 1.8 MB after 100 %" in found

@@ -42,7 +42,9 @@ def test_info_begins_with_what_an_owner_wants(call, album: Path, tmp_path: Path)
     assert lines[2].startswith(f"  last run: {when}, onnxruntime fp32 on CPU")
     assert lines[3] == f"  photos from: {album}"
     assert lines[4] == "  model: lite-small.pth, how efficientnet-lite0, 128 dimensions"
-    assert lines[5:] == ["  codebook: 16,384 words", "  geometry: none"]
+    assert lines[5] == "  codebook: 16,384 words"
+    assert re.match(r"  search: on the CPU, \d+ threads?(;|$)", lines[6])
+    assert lines[7:] == ["  geometry: none"]
     assert rest.startswith("kind: archive\n") and "bad.jpg" in rest
     assert call("info", "a.ctxindex", "--json").json[0]["last_run"] == when
     assert call("info", "a.ctxindex", "--failures").json[0]["name"] == "bad.jpg"
