@@ -66,7 +66,8 @@ def test_info_of_an_archive_without_a_model(call, tmp_path: Path, monkeypatch) -
 
 
 def test_a_page_of_photos_that_have_moved_says_what_to_do(call, album: Path, tmp_path: Path) -> None:
-    assert call("query", album / "a.jpg", "--html", "p.html").err == "wrote p.html\n"
+    # Before it may stand that loops are compiled, where nothing has asked before.
+    assert call("query", album / "a.jpg", "--html", "p.html").err.splitlines()[-1] == "wrote p.html"
     (album / "b.jpg").rename(tmp_path / "b.jpg")
     said = call("query", album / "a.jpg", "--html", "p.html").err.splitlines()[-1]
     assert said.startswith(f"1 of 2 photos could not be found in {album}: the page shows their names alone; ")
