@@ -64,6 +64,7 @@ steps=(
     "part cluster.py ledger"        # ten minutes: cluster_ledger.json
     "part cluster_kills.py"         # an hour or less
     "part shards.py"                # a quarter of an hour
+    "part operating_points.py '$DATA'" # half an hour or more
     "part duplicates.py --photos '$TRAINING' --work work/duplicates --minibench work/minibench-pairs.ctxindex"
     "part judgement.py --data '$DATA' --model lite-small"                                               # ten minutes
     "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes
