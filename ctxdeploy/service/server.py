@@ -59,7 +59,6 @@ def serve(
             for warning in (*keys.warnings, *_without_effect(config, keys)):
                 log.warning(warning)
             listener = Listener(create_app(service), config, service.readiness, lambda: _end_now(writer))
-            listening(url_of_socket(bound))
 
             def prepare() -> None:
                 service.prepare()
@@ -67,9 +66,12 @@ def serve(
                     listener.stop()
 
             preparing = threading.Thread(target=prepare, name="ctxdeploy-prepare", daemon=True)
-            preparing.start()
-            listener.run(sockets=[bound])
-            has_ended = service.close() and not preparing.is_alive()
+            # Whoever knows the address may send a signal at once, and another one until all is closed.
+            with listener.capture_signals():
+                listening(url_of_socket(bound))
+                preparing.start()
+                listener.run(sockets=[bound])
+                has_ended = service.close() and not preparing.is_alive()
         finally:
             is_written = writer.stop()
     if service.readiness.failure is not None:

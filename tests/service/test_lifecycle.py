@@ -124,6 +124,20 @@ def test_it_listens_on_ipv6(start: Any, album: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_signal_as_soon_as_the_address_is_known_ends_it(album: Any) -> None:
+    """It came before the event loop took signals: the exit code was another one, or the loop lost it and went on."""
+    program = (
+        "import os, signal, sys; from pathlib import Path; from ctxdeploy.service import ServiceConfig, serve\n"
+        "end = lambda url: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "serve([Path(sys.argv[1])], ServiceConfig(port=0), listening=end)"
+    )
+    command = [sys.executable, "-c", program, str(album.archive)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=MINUTES, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "SIGTERM: no new requests" in done.stderr
+
+
+@pytest.mark.slow
 def test_json_says_where_it_listens_and_a_log_that_nobody_reads_holds_nothing_up(album: Any) -> None:
     """More lines than the pipe takes, and then the end."""
     command = [sys.executable, "-m", "ctxdeploy", "serve", str(album.archive), "--port", "0", "--json"]
