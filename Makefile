@@ -74,7 +74,7 @@ tests-fast: $(VENV)/rtx
 	CTXDEPLOY_HYPOTHESIS=fast $(PYTEST) -m '$(TESTS)'
 
 # Style and types are checked beside the tests, not before them.
-test: $(VENV)/rtx  ## lint, and the tests of every room in about ten minutes on two cores
+test: $(VENV)/rtx  ## lint, and the tests of every room, in ten to fifteen minutes on two cores
 	@$(MAKE) --no-print-directory -k -j 4 tests-fast style types imports
 
 # The slow tests, which `make test` leaves out.
