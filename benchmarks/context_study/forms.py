@@ -63,7 +63,7 @@ FORMS = {
     "gauss3-att": Form(smoothing=("gaussian", 3), attention="learned"),
 }
 # Of bandwidth (through softplus) and self-confidence (through a sigmoid), by the side of the window.
-_BEGIN = {3: (-1.5, 1.5), 5: (0.1, 2.0), 7: (0.1, 2.0)}
+BEGIN = {3: (-1.5, 1.5), 5: (0.1, 2.0), 7: (0.1, 2.0)}
 _ROWS = 1024
 _BURST = 2
 
@@ -86,7 +86,7 @@ class Head(nn.Module):
         if isinstance(self.smoothing, GaussianSmoothing):
             nn.init.normal_(self.smoothing.predict.weight, std=0.005, generator=generator)
             with torch.no_grad():
-                self.smoothing.predict.bias.copy_(torch.tensor(_BEGIN[side]))
+                self.smoothing.predict.bias.copy_(torch.tensor(BEGIN[side]))
         if form.selected:
             dim = network.config.descriptor_dim
             self.new["mix"] = nn.Parameter(torch.zeros(dim, dim))

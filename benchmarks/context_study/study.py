@@ -109,12 +109,22 @@ def trained(checkpoint: Path, name: str, seed: int, steps: int, work: Path) -> H
 
 
 def scored(head: Head, place: Path, work: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what ``judged`` does, of a form behind the maps that were written."""
+    photos = {name: head.describe(maps, TOP) for name, maps in read_photos(work / "val")}
+    return judged(photos, [head.describe(maps, TOP) for _, maps in read_photos(work / "train")], place)
+
+
+def judged(
+    photos: dict[str, np.ndarray], others: list[np.ndarray], place: Path
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return mean average precisions in percent, and the average precision of each query, 0 to 1.
 
-    Every second training photo is one more that shows none of the landmarks; of the others the words are made.
+    Args:
+        photos: descriptors of the photos to validate on, by name.
+        others: those of training photos. Every second photo is one more that shows none of the landmarks; of the rest
+            the words are made.
+        place: folder with ``gnd.json``.
     """
-    photos = {name: head.describe(maps, TOP) for name, maps in read_photos(work / "val")}
-    others = [head.describe(maps, TOP) for _, maps in read_photos(work / "train")]
     rng = np.random.default_rng(5)
     learned = [v[np.sort(rng.choice(len(v), min(len(v), LEARNED), replace=False))] for v in others[::2]]
     codebook = Codebook.train(np.concatenate(learned), words=WORDS, seed=0, iterations=ITERATIONS)
@@ -122,7 +132,7 @@ def scored(head: Head, place: Path, work: Path) -> tuple[dict[str, float], dict[
     if truth is None:
         raise SystemExit(f"there is no gnd.json in {place}")
     truth = truth.restricted(list(photos))
-    photos |= {f"other {i}": vectors for i, vectors in enumerate(others[1::2])}
+    photos = photos | {f"other {i}": vectors for i, vectors in enumerate(others[1::2])}
     precisions = _average_precisions(codebook, photos, truth)
     means = {name: _mean(part, precisions) for name, part in truth.parts().items()}
     return means, precisions
