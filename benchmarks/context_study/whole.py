@@ -7,7 +7,7 @@ al., ICML 2022), which costs nothing at search. ``study.py table`` reads the run
     python benchmarks/context_study/whole.py run first/model.pth work --landmarks landmarks --landmarks places \\
         --photos trainphotos --weights held-out.csv --validate val --forms none,gauss3 --seeds 1,2,3
     python benchmarks/context_study/whole.py average first/model.pth work --validate val … --forms none --seeds 1,2,3
-    python benchmarks/context_study/study.py table work --steps 300 --output whole.json
+    python benchmarks/context_study/study.py table work --steps 240 --output whole.json
 """
 
 import argparse
@@ -69,7 +69,7 @@ def write_average(models: Sequence[Path], target: Path) -> None:
 
 
 def _config(options: argparse.Namespace, seed: int) -> TrainConfig:
-    recipe = TransferConfig(whitening_shrinkage=None)
+    recipe = TransferConfig(whitening_shrinkage=None, final_from=1.0)
     optimiser = OptimiserConfig(learning_rate=6e-4, backbone_factor=0.2, warmup=30, averaging=0.99)
     return TrainConfig(recipe=recipe, optimiser=optimiser, steps=options.steps, seed=seed)
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--photos-of-words", type=int, default=400, help="training photos for words and distractors")
     parser.add_argument("--forms", default="none,gauss3,gauss5")
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
