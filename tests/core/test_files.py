@@ -138,6 +138,7 @@ sys.path.insert(0, {tests!r})
 from test_files import VERBS
 from ctxdeploy.core.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True  # half of it would be left, and no later import survives that
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 try:
     VERBS[sys.argv[1]](Path(sys.argv[2]))

@@ -178,6 +178,7 @@ from ctxdeploy.core.errors import StorageError
 from ctxdeploy.models.download import DownloadConfig, fetch
 from ctxdeploy.core.progress import Display
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True  # half of it would be left, and no later import survives that
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 try:
     fetch(sys.argv[1], Path(sys.argv[2]), DownloadConfig(timeout=60), Display(quiet=True))

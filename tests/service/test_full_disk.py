@@ -83,7 +83,12 @@ class Logged:
         command = [sys.executable, "-m", "ctxdeploy", "serve", *map(str, arguments)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", "0", "--log-format", "json"], stdout=subprocess.PIPE, stderr=log, text=True
+                [*command, "--port", "0", "--log-format", "json"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                # Where no file may grow half of it would be left, and no later import survives that.
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             )
         assert self.process.stdout is not None
         url = self.process.stdout.readline().removeprefix("listening on ").strip()

@@ -123,6 +123,7 @@ def on_tmpfs(place: Path, base: Path) -> dict[str, int]:
 def under_a_limit(place: Path, base: Path) -> dict[str, int]:
     """Let the kernel refuse every file above a size, for many sizes."""
     counts = {"attempts": 0, "failures": 0}
+    sys.dont_write_bytecode = True  # half of it would be left, and no later import survives that
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for act in (change, compact):
         for limit in (0, 1, 64, 200, 300, 500, 800, 1200, 1600, 2000, 2500, 3000, 4000, 8000, 64000):
