@@ -88,6 +88,7 @@ test-long: $(VENV)/rtx  ## before a release: tests that try at length what other
 	CTXDEPLOY_HYPOTHESIS=long $(PYTEST) -m 'long or hypothesis'
 
 # In an environment of its own. Where the package index cannot be reached it is skipped, not failed.
+test-lowest: export OMP_WAIT_POLICY := passive
 test-lowest: $(VENV)/installed $(VENV)/lowest/made-from  ## the main job with the oldest version of every library that pyproject.toml allows
 	$(BIN)/python tools/check_lowest.py $(VENV)/lowest
 

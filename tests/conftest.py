@@ -32,10 +32,12 @@ for _name in ("CTXDEPLOY_HOME", "CTXDEPLOY_INDEX", "CTXDEPLOY_MIRROR", "CTXDEPLO
     os.environ.pop(_name, None)
 
 # pytest-xdist runs a worker on each core. BLAS and PyTorch with a thread on each core would have them wait for each
-# other. Read when numpy and torch are loaded, which is later; processes that tests start inherit it.
+# other; those of ONNX Runtime, which are as many as a user's, would spin meanwhile. Read when numpy, torch and networks
+# are loaded, which is later; processes that tests start inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # `make test-long` asks for `long`. A test names a number of its own only if it needs one.
 settings.register_profile("fast", max_examples=30, deadline=None)

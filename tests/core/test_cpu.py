@@ -131,6 +131,24 @@ def test_the_engines_are_told(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert openvino._properties(replace(config, threads=5), "f32")["INFERENCE_NUM_THREADS"] == 5
 
 
+@pytest.mark.parametrize(
+    ("policy", "spins"), [(None, True), ("", True), ("ACTIVE", True), ("passive", False), ("PASSIVE", False)]
+)
+def test_threads_that_wait_spin_unless_they_are_told_not_to(
+    policy: str | None, spins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    options, key = session_options(ort, None), "session.intra_op.allow_spinning"
+    if spins:  # ONNX Runtime's own choice
+        with pytest.raises(RuntimeError, match=key):
+            options.get_session_config_entry(key)
+    else:
+        assert options.get_session_config_entry(key) == "0"
+
+
 @pytest.fixture
 def group() -> Iterator[Path]:
     """Return a control group whose processes may use half a processor."""
