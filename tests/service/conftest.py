@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,9 @@ import pytest
 from ctxdeploy import IndexingConfig, PhotoIndex
 from ctxdeploy.archive import store_origin
 from ctxdeploy.core.samples import ViewConfig, make_view, sample_photo
+from ctxdeploy.index import WarmUp, warm_up
 from ctxdeploy.runtime.sources import list_photos
-from ctxdeploy.service import Archives, Service, ServiceConfig, create_app
+from ctxdeploy.service import Archives, Service, ServiceConfig, create_app, rehearsing
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -50,6 +51,25 @@ class Album:
     def query(self, scene: str = "chelsea") -> bytes:
         """Return the bytes of a photo to ask with."""
         return (self.queries / f"{scene}.jpg").read_bytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loops_once() -> Iterator[None]:
+    """Let the first service in this process alone run all loops of the index, half a second: they are loaded then.
+
+    Services that are processes of their own run them.
+    """
+    found: list[WarmUp] = []
+
+    def once() -> WarmUp:
+        if not found:
+            found.append(warm_up())
+            return found[0]
+        return replace(found[0], compiled=0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsing, "warm_up", once)
+        yield
 
 
 @pytest.fixture(scope="session")
