@@ -1,9 +1,11 @@
 """A small album of real photos with its archive, and services that answer from it: here, and as their own processes."""
 
+import functools
 import os
 import queue
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -51,6 +53,19 @@ class Album:
     def query(self, scene: str = "chelsea") -> bytes:
         """Return the bytes of a photo to ask with."""
         return (self.queries / f"{scene}.jpg").read_bytes()
+
+
+# Of httpx, where it connects to a server by TLS, which no service here is: 34 ms of processor time for each
+# ``httpx.get``, ten times a second where a test waits for something; the answer takes 5.
+_tls_context = functools.cache(ssl.create_default_context)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_tls_context() -> Iterator[None]:
+    """Make the settings of TLS once in this process, and not for each request."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", _tls_context)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
