@@ -75,8 +75,8 @@ def browser() -> "Iterator[Browser]":
     """A browser without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        # Root may not use the sandbox.
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # Root may not use the sandbox. A GPU, where there is none, is computed beside what the page needs.
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield opened
         opened.close()
 
