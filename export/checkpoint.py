@@ -344,6 +344,7 @@ def _extraction(config: NetworkConfig, runtime: dict[str, Any]) -> Extraction:
     found = Extraction(
         scales=tuple(float(scale) for scale in runtime.get("scales", default.scales)),
         top_k=runtime.get("features_num") or default.top_k,
+        top_share=runtime.get("features_share", default.top_share),
         global_scales=tuple(float(s) for s in runtime.get("global_scales", (1.0,))) if config.global_dim else (),
         global_dim=config.global_dim,
     )

@@ -34,6 +34,7 @@ def save_checkpoint(
             "mean_std": [list(config.mean), list(config.std)],
             "image_size": image_size,
             "features_num": network.extraction.top_k,
+            **({"features_share": share} if (share := network.extraction.top_share) < 1.0 else {}),
             "scales": list(network.extraction.scales),
             **({"global_scales": list(scales)} if (scales := network.extraction.global_scales) else {}),
             "training_scales": [1],

@@ -39,6 +39,7 @@ class ExportConfig:
         precisions: of each of them that has it.
         scales: factors of the image pyramid.
         top_k: descriptors of a photo.
+        top_share: of its positions, at most.
         global_scales: factors of the image pyramid of the global descriptor.
         image_size: longest side of a photo in pixels.
         architecture: label of the trunk, for a checkpoint that is a bare state dict.
@@ -78,6 +79,13 @@ class ExportConfig:
     )
     top_k: int | None = setting(
         None, "--top-k", "Descriptors of a photo.", metavar="K", default_text="the checkpoint's"
+    )
+    top_share: float | None = setting(
+        None,
+        "--top-share",
+        "Descriptors of a photo as a share of its positions at all scales, at most: small photos have few.",
+        metavar="S",
+        default_text="the checkpoint's",
     )
     global_scales: tuple[float, ...] | None = setting(
         None,
@@ -143,8 +151,9 @@ class ExportConfig:
             ConfigError: they are out of range, or of descriptors that its network does not give.
         """
         default = checkpoint.extraction
-        if "local" not in default.gives and not (self.scales is None and self.top_k is None):
-            flag = "--top-k" if self.scales is None else "--scales"
+        local = {"--scales": self.scales, "--top-k": self.top_k, "--top-share": self.top_share}
+        flag = next((flag for flag, value in local.items() if value is not None), None)
+        if "local" not in default.gives and flag is not None:
             raise ConfigError(
                 f"{checkpoint.path} gives a global descriptor alone, and {flag} is of local ones: "
                 "leave it out, or give --global-scales"
@@ -157,6 +166,7 @@ class ExportConfig:
             default,
             scales=default.scales if self.scales is None else self.scales,
             top_k=default.top_k if self.top_k is None else self.top_k,
+            top_share=default.top_share if self.top_share is None else self.top_share,
             global_scales=default.global_scales if self.global_scales is None else self.global_scales,
         )
         return checkpoint.config.fitted(wanted)

@@ -44,6 +44,8 @@ class Extraction:
         scales: factors of the image pyramid, in the order in which ties of attention are broken.
         top_k: rows that the graph returns for every photo (padded with attention 0); 0 for a network that gives
             a global descriptor and no local ones.
+        top_share: of a photo's positions at all scales, at most so large a share is returned, one at least; 1 for all.
+            A small photo, or a part of one, has few positions, of which the weakest do harm.
         dim: dimension D of the local descriptors; of the global one where there are no local ones.
         global_dim: dimension of the global descriptor; 0 for a network without.
         global_scales: factors of the image pyramid of the global descriptor; none without one.
@@ -51,6 +53,7 @@ class Extraction:
 
     scales: tuple[float, ...] = (2.0, 1.414, 1.0, 0.707, 0.5, 0.353, 0.25)
     top_k: int = 1000
+    top_share: float = 1.0
     dim: int = 128
     global_dim: int = 0
     global_scales: tuple[float, ...] = ()
@@ -67,6 +70,10 @@ class Extraction:
         least = 0 if self.global_dim else 1
         if not least <= self.top_k <= 65536:
             raise ConfigError(f"--top-k {self.top_k} is outside {least}..65536")
+        if not 0.001 <= self.top_share <= 1.0 or round(self.top_share, 3) != self.top_share:
+            raise ConfigError(
+                f"--top-share {self.top_share} is not a number from 0.001 to 1 with at most three decimals"
+            )
         if not 1 <= self.dim <= 4096:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..4096")
 
@@ -101,8 +108,10 @@ class Extraction:
         return tuple(dict.fromkeys((*(self.scales if self.top_k else ()), *self.global_scales)))
 
     def metadata(self) -> dict[str, Any]:
-        """Return the settings; those of the global descriptor only where there is one, so that ids stay."""
+        """Return the settings; those that not all networks have only where they are used, so that ids stay."""
         settings = asdict(self)
+        if self.top_share == 1.0:
+            del settings["top_share"]
         if not self.global_dim:
             del settings["global_dim"], settings["global_scales"]
         return settings

@@ -45,7 +45,7 @@ class ReleaseConfig:
         words: size of the codebook.
         training_photos: photos at most that train it, drawn with ``seed``.
         seed: of the sample and of k-means.
-        scales, top_k, image_size: of the extraction; they are written into the checkpoint too.
+        scales, top_k, top_share, image_size: of the extraction; they are written into the checkpoint too.
         threads: of the network and of k-means; None for the runtime's choice and all processors that may be used.
         int8: add a graph in int8, fitted to photos that train the codebook.
     """
@@ -62,6 +62,7 @@ class ReleaseConfig:
         default_text="1.414,1,0.707,0.5,0.353",
     )
     top_k: int = setting(1000, "--top-k", "Descriptors of a photo.")
+    top_share: float = setting(1.0, "--top-share", "Descriptors of a photo as a share of its positions, at most.")
     image_size: int = setting(1024, "--image-size", "Longest side.")
     threads: int | None = setting(
         None, "--threads", "Of the network.", default_text="the runtime's choice, or a CPU quota"
@@ -162,7 +163,7 @@ def _round(checkpoint: Path, target: Path, config: ReleaseConfig, display: Displ
     )
 
     loaded = load_checkpoint(checkpoint)
-    extraction = replace(loaded.extraction, scales=config.scales, top_k=config.top_k)
+    extraction = replace(loaded.extraction, scales=config.scales, top_k=config.top_k, top_share=config.top_share)
     network = loaded.network(extraction)
     display.say("rounding the weights to float16")
     photos = sample_parity_photos(Preprocessing(image_size=config.image_size)).parity

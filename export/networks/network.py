@@ -180,7 +180,7 @@ class RetrievalNetwork(DescriptorNetwork):
         )
 
     def select(self, vectors: Tensor, strengths: Tensor, positions: Tensor, scales: Tensor) -> Outputs:
-        """Keep the K strongest of all positions, padded with zeros where there are fewer than K.
+        """Keep the K strongest of all positions, or the share of them; padded with zeros where these are fewer than K.
 
         Args:
             vectors: B×N×D.
@@ -192,11 +192,19 @@ class RetrievalNetwork(DescriptorNetwork):
         if self.relative_attention:
             strengths = strengths / strengths.amax(dim=1, keepdim=True)
         attention, index = torch.topk(F.pad(strengths, (0, k)), k, dim=1)
+        if self.extraction.top_share < 1.0:
+            attention = attention * _within(self.extraction.top_share, strengths.shape[1], attention)
         chosen = _rows(F.pad(vectors, (0, 0, 0, k)), index)
         positions, scales = F.pad(positions, (0, 0, 0, k)), F.pad(scales, (0, k))
         if positions.ndim == 3:
             return chosen, attention, _rows(positions, index), torch.gather(scales, 1, index)
         return chosen, attention, positions[index], scales[index]
+
+
+def _within(share: float, positions: int, attention: Tensor) -> Tensor:
+    """Return K ones, and zeros from the share of the positions on; in whole numbers, which all runtimes round alike."""
+    rank = torch.arange(attention.shape[1], device=attention.device)
+    return (rank * 1000 < round(share * 1000) * positions).to(attention.dtype)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:

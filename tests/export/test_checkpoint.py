@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,14 @@ def test_ctx_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
     assert (loaded.form, loaded.config, loaded.extraction) == ("ctx", network.config, network.extraction)
     assert loaded.image_size == 640
     assert same_outputs(network, loaded.network())
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_the_share_of_positions_stays_with_a_checkpoint(share: float, tmp_path: Path) -> None:
+    network = random_network(family="how", **COMBINATIONS[0])
+    network.extraction = replace(network.extraction, top_share=share)
+    save_checkpoint(network, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth").extraction.top_share == share
 
 
 def test_how_without_smoothing_or_whitening(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``export()``: from a checkpoint to a bundle that opens, and nothing at all when something is wrong."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from ctxdeploy.core.files import file_sha256
 from ctxdeploy.core.progress import Display
 from ctxdeploy.core.types import Precision
 from ctxdeploy.evaluation import AsmkRetrieval
-from ctxdeploy.export import ExportConfig, export_bundle
+from ctxdeploy.export import ExportConfig, export_bundle, load_checkpoint
 from ctxdeploy.export import bundle_builder as artefacts
 from ctxdeploy.export.graph import graph
 from ctxdeploy.export.parity import TOLERANCES, ParityPhotos, ParityRun, torch_runner
@@ -58,8 +59,8 @@ def graph_at_hand(small_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def exported(
     checkpoint: Path, photos: ParityPhotos, samples: Mapping[str, Image], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
-    """Return a bundle as a user makes it, with all three overrides and a retrieval run."""
-    config = ExportConfig(scales=(0.5, 1.0), top_k=50, image_size=256, max_batch=3)
+    """Return a bundle as a user makes it, with all four overrides and a retrieval run."""
+    config = ExportConfig(scales=(0.5, 1.0), top_k=50, top_share=0.4, image_size=256, max_batch=3)
     views = {name: samples[name][:70, :90] for name in ("coffee", "rocket", "astronaut", "chelsea")}
     return export_bundle(
         checkpoint,
@@ -90,15 +91,18 @@ def test_bundle_opens_with_its_figures(exported: Bundle, checkpoint: Path, small
 
 
 @pytest.mark.slow
-def test_overrides_are_recorded_and_obeyed(exported: Bundle, photos: ParityPhotos) -> None:
+def test_overrides_are_recorded_and_obeyed(exported: Bundle, checkpoint: Path, photos: ParityPhotos) -> None:
     assert exported.extraction.scales == (0.5, 1.0)
-    assert (exported.extraction.top_k, exported.extraction.dim) == (50, 64)
+    assert (exported.extraction.top_k, exported.extraction.top_share, exported.extraction.dim) == (50, 0.4, 64)
     assert exported.preprocessing.image_size == 256
     assert (exported.shapes.batch, exported.shapes.height, exported.shapes.width) == ((1, 3), (1, 256), (1, 256))
     backend = open_backend(exported, BackendConfig(name="onnxruntime"))
     outputs = backend.run(photos.parity["coffee"][None])
     assert outputs.descriptors.shape == (1, 50, 64)
     assert set(np.unique(outputs.scales)) <= {0.0, 0.5, 1.0}
+    network = load_checkpoint(checkpoint).network(replace(exported.extraction, top_k=500, top_share=1.0))
+    of_all = torch_runner(network)(photos.parity["coffee"][None])[1]
+    assert np.count_nonzero(outputs.attention) == math.ceil(0.4 * np.count_nonzero(of_all)) < 50
     with pytest.raises(ConfigError, match="batch is 4"):
         backend.run(np.stack([photos.parity["coffee"]] * 4))
 

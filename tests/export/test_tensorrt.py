@@ -97,7 +97,7 @@ PLAIN = [pytest.param(variant, marks=pytest.mark.long) for variant in ("how", "c
 def test_every_network_parses_and_builds_with_several_profiles(
     rtx: ModuleType, config_of: Callable[..., NetworkConfig], variant: str
 ) -> None:
-    graph = untrained_graph(config_of(variant, dim=64), Extraction(scales=(0.5,), top_k=60, dim=64))
+    graph = untrained_graph(config_of(variant, dim=64), Extraction(scales=(0.5,), top_k=60, top_share=0.3, dim=64))
     assert graph_problems(graph, TENSORRT_RTX) == graph_problems(graph, TENSORRT) == []
     plan = build(graph, replace(FAST, aspects=((1, 1),)))
     assert plan.data and len(plan.key.options["profiles"]) == 1
