@@ -44,8 +44,8 @@ class Extraction:
         scales: factors of the image pyramid, in the order in which ties of attention are broken.
         top_k: rows that the graph returns for every photo (padded with attention 0); 0 for a network that gives
             a global descriptor and no local ones.
-        top_share: of a photo's positions at all scales, at most so large a share is returned, one at least; 1 for all.
-            A small photo, or a part of one, has few positions, of which the weakest do harm.
+        top_share: of a photo's positions at all scales, at most so large a share is returned, but 32 in any case; 1
+            for all. A small photo, or a part of one, has few positions, of which the weakest do harm.
         dim: dimension D of the local descriptors; of the global one where there are no local ones.
         global_dim: dimension of the global descriptor; 0 for a network without.
         global_scales: factors of the image pyramid of the global descriptor; none without one.

@@ -201,10 +201,14 @@ class RetrievalNetwork(DescriptorNetwork):
         return chosen, attention, positions[index], scales[index]
 
 
+# Where a share of a photo's positions is taken: a picture of a few pixels keeps all, of which none is much stronger.
+LEAST_POSITIONS = 32
+
+
 def _within(share: float, positions: int, attention: Tensor) -> Tensor:
     """Return K ones, and zeros from the share of the positions on; in whole numbers, which all runtimes round alike."""
     rank = torch.arange(attention.shape[1], device=attention.device)
-    return (rank * 1000 < round(share * 1000) * positions).to(attention.dtype)
+    return ((rank * 1000 < round(share * 1000) * positions) | (rank < LEAST_POSITIONS)).to(attention.dtype)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
