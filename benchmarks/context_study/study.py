@@ -16,6 +16,7 @@ import json
 import tempfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,17 +126,22 @@ def judged(
             the words are made.
         place: folder with ``gnd.json``.
     """
-    rng = np.random.default_rng(5)
-    learned = [v[np.sort(rng.choice(len(v), min(len(v), LEARNED), replace=False))] for v in others[::2]]
-    codebook = Codebook.train(np.concatenate(learned), words=WORDS, seed=0, iterations=ITERATIONS)
+    codebook = words_of(others[::2])
     truth = load_ground_truth(place)
     if truth is None:
         raise SystemExit(f"there is no gnd.json in {place}")
     truth = truth.restricted(list(photos))
     photos = photos | {f"other {i}": vectors for i, vectors in enumerate(others[1::2])}
     precisions = _average_precisions(codebook, photos, truth)
-    means = {name: _mean(part, precisions) for name, part in truth.parts().items()}
+    means = {name: mean_by_scene(part, precisions) for name, part in truth.parts().items()}
     return means, precisions
+
+
+def words_of(photos: Sequence[np.ndarray]) -> Codebook:
+    """Return a codebook of descriptors of some photos."""
+    rng = np.random.default_rng(5)
+    learned = [v[np.sort(rng.choice(len(v), min(len(v), LEARNED), replace=False))] for v in photos]
+    return Codebook.train(np.concatenate(learned), words=WORDS, seed=0, iterations=ITERATIONS)
 
 
 def _average_precisions(codebook: Codebook, photos: dict[str, np.ndarray], truth: GroundTruth) -> dict[str, float]:
@@ -153,7 +159,8 @@ def _average_precisions(codebook: Codebook, photos: dict[str, np.ndarray], truth
     return found
 
 
-def _mean(truth: GroundTruth, precisions: dict[str, float]) -> float:
+def mean_by_scene(truth: GroundTruth, precisions: dict[str, float]) -> float:
+    """Return the mean over scenes of the mean over their queries, in percent."""
     scenes = [[precisions[query] for query in files if query in precisions] for files in truth.scenes.values()]
     return 100 * float(np.mean([np.mean(values) for values in scenes]))
 

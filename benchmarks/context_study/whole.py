@@ -37,7 +37,7 @@ TOP, SIDE = 1000, 512
 
 def run(options: argparse.Namespace) -> None:
     """Train and score."""
-    photo_set, jobs = _photo_set(options), _jobs(options)
+    photo_set, jobs = photo_set_of(options), _jobs(options)
     for name, seed in jobs:
         folder = options.work / f"{name}-{seed}"
         start = Start(checkpoint=_begin(options.checkpoint, name, seed, options.work))
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
 def average(options: argparse.Namespace) -> None:
     """Score the mean of the weights of all seeds of each form."""
-    photo_set = _photo_set(options)
+    photo_set = photo_set_of(options)
     for name in options.forms.split(","):
         models = [options.work / f"{name}-{seed}" / "model.pth" for seed in options.seeds.split(",")]
         target = options.work / f"{name}-average.pth"
@@ -95,20 +95,21 @@ def _score(model: Path, name: str, seed: int, photo_set: PhotoSet, options: argp
         return
     target.parent.mkdir(exist_ok=True)
     start = time.process_time()
-    network = _pyramid(model)
+    network = pyramid(model, TOP)
     files = [photo.path for photo in find_photos(options.validate) if photo.path is not None]
     chosen = np.unique(np.linspace(0, len(photo_set) - 1, options.photos_of_words).astype(int))
-    photos = dict(_described(network, files))
-    others = [vectors for _, vectors in _described(network, [photo_set.paths[i] for i in chosen])]
+    photos = dict(described(network, files, SIDE))
+    others = [vectors for _, vectors in described(network, [photo_set.paths[i] for i in chosen], SIDE)]
     figures, precisions = judged(photos, others, options.validate)
     facts = {"form": name, "seed": seed, "steps": options.steps, "learned": {}, "seconds": time.process_time() - start}
     target.write_text(json.dumps({**facts, "figures": figures, "ap": precisions}))
     print(name, seed, {key: round(value, 2) for key, value in figures.items()}, flush=True)
 
 
-def _pyramid(model: Path) -> DescriptorNetwork:
+def pyramid(model: Path, top: int) -> DescriptorNetwork:
+    """Return the network of a checkpoint over all scales, that returns so many descriptors."""
     network, _ = network_from(model, 0, smoothing=None, refinement=None)
-    extraction = Extraction(scales=EXTRACTION.scales, top_k=TOP, dim=network.config.descriptor_dim)
+    extraction = Extraction(scales=EXTRACTION.scales, top_k=top, dim=network.config.descriptor_dim)
     copy = build(network.config, extraction)
     copy.load_state_dict(network.state_dict())
     copy.fold()
@@ -116,8 +117,9 @@ def _pyramid(model: Path) -> DescriptorNetwork:
 
 
 @torch.inference_mode()
-def _described(network: DescriptorNetwork, files: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    store = PhotoStore(tuple(files), SIDE, memory=0)
+def described(network: DescriptorNetwork, files: Sequence[Path], side: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and descriptors, strongest first, of photos of at most so many pixels."""
+    store = PhotoStore(tuple(files), side, memory=0)
     for number, file in enumerate(files):
         image = store.load(number)
         if image is not None:
@@ -125,7 +127,8 @@ def _described(network: DescriptorNetwork, files: Sequence[Path]) -> Iterator[tu
             yield file.name, vectors[0][attention[0] > 0].float().numpy()
 
 
-def _photo_set(options: argparse.Namespace) -> PhotoSet:
+def photo_set_of(options: argparse.Namespace) -> PhotoSet:
+    """Return the training photos."""
     sets = [read_set("landmarks", place) for place in options.landmarks]
     photo_set = joined(sets + [read_set("photos", place) for place in options.photos])
     return weighted(photo_set, read_weights(options.weights)) if options.weights else photo_set
@@ -135,21 +138,26 @@ def _jobs(options: argparse.Namespace) -> list[tuple[str, int]]:
     return [(name, int(seed)) for seed in options.seeds.split(",") for name in options.forms.split(",")]
 
 
+def add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is read."""
+    parser.add_argument("--landmarks", type=Path, action="append", default=[])
+    parser.add_argument("--photos", type=Path, action="append", default=[], help="training photos without landmarks")
+    parser.add_argument("--weights", type=Path, help="as of ctxdeploy train")
+    parser.add_argument("--validate", type=Path, required=True, help="photos of other landmarks, with gnd.json")
+    parser.add_argument("--photos-of-words", type=int, default=400, help="training photos for words and distractors")
+    parser.add_argument("--threads", type=int, default=2)
+
+
 def main() -> None:
     """Do one of the two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "average"))
     parser.add_argument("checkpoint", type=Path, help="that every form begins from")
     parser.add_argument("work", type=Path, help="folder of runs")
-    parser.add_argument("--landmarks", type=Path, action="append", default=[])
-    parser.add_argument("--photos", type=Path, action="append", default=[], help="training photos without landmarks")
-    parser.add_argument("--weights", type=Path, help="as of ctxdeploy train")
-    parser.add_argument("--validate", type=Path, required=True, help="photos of other landmarks, with gnd.json")
-    parser.add_argument("--photos-of-words", type=int, default=400, help="training photos for words and distractors")
+    add_photo_options(parser)
     parser.add_argument("--forms", default="none,gauss3,gauss5")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
