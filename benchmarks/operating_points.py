@@ -76,7 +76,7 @@ def _all_scales(sets: Sequence[str]) -> str:
 def _exported(model: Bundle, size: int, scales: str, count: int, work: Path) -> Bundle:
     path = work / f"{model.path.name}-{size}-{scales.replace(',', '_')}-{count}.ctxbundle"
     if not path.exists():
-        flags = ["--image-size", str(size), "--scales", scales, "--top-k", str(count)]
+        flags = ["--image-size", str(size), "--scales", scales, "--top-k", str(count), "--top-share", "1"]
         command = [sys.executable, "-m", "ctxdeploy", "export", str(next(model.path.glob("*.pth"))), "-o", str(path)]
         subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL)
     return bundles.open(path)

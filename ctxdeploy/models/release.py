@@ -263,7 +263,8 @@ def _facts(released: Released, config: ReleaseConfig) -> dict[str, str]:
     return {
         "weights": f"sha256 {bundle.source['weights_sha256']}; matrices float16",
         "float16 against the checkpoint": f"cosine ≥ {rounding['cosine_min']:.5f}, mean {rounding['cosine_mean']:.5f}",
-        "extraction": f"scales {scales}; {extraction.top_k} descriptors of {extraction.dim} dimensions; "
+        "extraction": f"scales {scales}; {extraction.top_k} descriptors of {extraction.dim} dimensions, of at most "
+        f"{extraction.top_share:g} of the positions; "
         f"longest side {bundle.preprocessing.image_size} pixels",
         "codebook": f"{training.get('words'):,} words from {training.get('descriptors'):,} descriptors of "
         f"{min(released.photos, config.training_photos):,} photos, {training.get('iterations')} iterations, "

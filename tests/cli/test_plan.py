@@ -58,8 +58,8 @@ def test_people_read_figures_and_every_assumption(call: Callable[..., Any]) -> N
 
 def test_programs_read_json_and_options_override(call: Callable[..., Any]) -> None:
     (one,) = call("plan", "--photos", "1M", "--json").json
-    (two,) = call("plan", "--photos", "1M", "--words-per-photo", 800, "--json", "--geometry", "--idf").json
-    assert two["archive"]["postings"] == 2 * one["archive"]["postings"] == 800_000_000
+    (two,) = call("plan", "--photos", "1M", "--words-per-photo", 560, "--json", "--geometry", "--idf").json
+    assert two["archive"]["postings"] == 2 * one["archive"]["postings"] == 560_000_000
     assert two["subject"]["config"]["geometry"] == "codes" and two["subject"]["config"]["idf"] is True
     sources = {entry["name"]: entry["source"] for entry in two["assumptions"]}
     assert sources["words_per_photo"] == "given" and sources["features_per_photo"] == "of the model"
