@@ -69,13 +69,14 @@ steps=(
     "part judgement.py --data '$DATA' --model lite-small"                                               # ten minutes
     "part judgement.py --data '$DATA' --model ctx-small --output results/judgement-ctx-small.json"      # ten minutes
     "part turned.py --data '$DATA' --model lite-small" # ten minutes
+    "part dark.py '$DATA'" # ten minutes
     "part ranking.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors" # ten minutes
     "part ranking.py '$DATA' ../$WORK/ctx-small.npz $SMALL/codebook.safetensors --model ctx-small --expansion --output results/ranking-ctx-small.json"
     "part verification.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     "part frameworks.py '$DATA' ../$WORK/lite-small.npz ../ctxdeploy/models/lite-small/codebook.safetensors"
     "part frameworks.py '$DATA' ../$WORK/ctx-small.npz ../ctxdeploy/models/ctx-small/codebook.safetensors --model ctx-small --output results/frameworks-ctx-small.json"
     "part operator_limits.py --trunks R18 R50- --precisions fp16 --parts 'smoothing, k=3' 'smoothing, k=7' 'graph, threshold' 'graph, attention'" # minutes
-    # hours: the study of docs/study.md; its three commands stand on that page (context_study.json)
+    # hours: the study of docs/study.md; its commands stand on that page (context_study.json, context_study_whole.json, selection.json)
     "part gpu_words.py --photos '$DATA/images' --descriptors work/descriptors.npy" # ten minutes
     "part graph_forms.py" # two minutes
     # on a machine with a GPU: benchmarks/h200.sh (h200.json)
