@@ -41,12 +41,12 @@ class Found:
     """What a query found by one turn.
 
     Attributes:
-        best_score, best_probability: of its hits.
+        best_score, surest: score and probability of the best of its hits.
         right: a photo of its scene comes first.
     """
 
     best_score: float
-    best_probability: float | None
+    surest: float | None
     right: bool
 
 
@@ -132,7 +132,7 @@ def _judged(
     """Return what a query finds as ``ctxdeploy query`` judges it, but that its own photo is not there."""
     hits = [hit for hit in index.search(vectors, judgement.depth(len(index)) + 1) if hit.name != name]
     if not hits:
-        return Found(best_score=0.0, best_probability=None, right=False)
+        return Found(best_score=0.0, surest=None, right=False)
     first = [hit.name for hit in hits[:10]]
     links = index.scores(first[:LINKS], first)
     links[np.arange(len(links)), np.arange(len(links))] = 0.0
@@ -145,7 +145,7 @@ def _judged(
     )
     return Found(
         best_score=hits[0].score,
-        best_probability=float(probabilities.max()),
+        surest=float(probabilities.max()),
         right=scene_of.get(hits[0].name) == scene_of[name],
     )
 
