@@ -137,10 +137,15 @@ class BundleGraph:
         while (node := self._producers.get(name)) is not None:
             if node.op_type == "Concat" and len(node.input) == count:
                 return list(node.input)
-            if node.op_type not in _SELECTION:
+            if node.op_type not in _SELECTION and not self._is_masked(node):
                 break
             name = node.input[0]
         return [name] if count == 1 and name != output else []
+
+    def _is_masked(self, node: Any) -> bool:
+        """Return whether a node keeps a share of the strongest: a product with ones and zeros."""
+        mask = self._producers.get(node.input[1]) if node.op_type == "Mul" else None
+        return mask is not None and mask.op_type == "Cast"
 
     def _attention(self, flat: str) -> tuple[str, str] | None:
         """Return the attention before it is flattened, and the features whose L2 norm it is."""

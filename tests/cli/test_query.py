@@ -147,9 +147,8 @@ def test_nothing_certain_is_said(call, photos: Path, trained_archive: Path, tmp_
     assert call(*given).out.splitlines()[1:2] in ([], ["nothing certain; the nearest:"])
     nothing = call(*given, "--min-probability", 0.8)
     assert nothing.code == 0 and ": 0 results for " in nothing.out
-    assert nothing.out.splitlines()[1:] == [
-        "nothing is as likely as --min-probability asks; the best that there is has 0 %"
-    ]
+    (said,) = nothing.out.splitlines()[1:]
+    assert re.fullmatch(r"nothing is as likely as --min-probability asks; the best that there is has \d %", said)
 
 
 def test_a_turned_query_says_by_how_much(call, photos: Path, trained_archive: Path, tmp_path: Path) -> None:
