@@ -2,8 +2,8 @@
 
 Every query of a data set is asked four times: as they are; at dusk (tone curve 1.6, 0.8 of the light); at
 night (curve 2.2, half of the light, warm, noise of 2 % of white); and by lamps, which is night with light that differs
-by place as ``ctxdeploy train`` draws it, by a seed. No photo is dark that was not: a real night has other shadows, lit
-windows and cars, so that these figures are an upper bound.
+by place as ``ctxdeploy train`` draws it, by a seed. A real night has other shadows, lit windows and cars: expect less
+of it.
 
     python benchmarks/dark.py minibench --models ctx-small lite-small
 """

@@ -31,14 +31,14 @@ def main() -> None:
     kinds, factors = _kinds(arguments.kinds)
     photos = _photos(arguments.landmarks)
     rng = np.random.default_rng(arguments.seed)
-    held = _held(rng, sorted(photos), kinds, arguments.share)
+    held = _held(rng, sorted(photos), kinds, arguments.share) if arguments.held is None else _left_out(arguments.held)
     arguments.out.mkdir(parents=True)
     with (arguments.out / "weights.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerows([name, 0] for name in sorted(held))
         table.writerows([name, f] for name, f in sorted(factors.items()) if name in photos and name not in held)
     truth = _truth(rng, {name: photos[name] for name in sorted(held)}, kinds)
-    distractors = [path for place in arguments.distractors for path in _paths(place)]
+    distractors = [path for place in arguments.distractors for path in _paths(place)[:: arguments.every]]
     truth["distractors"] = [path.name for path in distractors]
     _link(arguments.out / "photos", truth, [*distractors, *(p for name in held for p in photos[name])])
     split = {
@@ -57,6 +57,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--landmarks", type=Path, action="append", required=True, help="folder of folders")
     parser.add_argument("--distractors", type=Path, action="append", default=[], help="photos of other things")
+    parser.add_argument("--every", type=int, default=1, help="of so many distractors of a folder one is taken")
+    parser.add_argument("--held", type=Path, help="hold out those that this file of weights leaves out; none is drawn")
     parser.add_argument("--kinds", type=Path, help="lines landmark,kind,factor")
     parser.add_argument("--share", type=float, default=0.15, help="of the landmarks of each kind [0.15]")
     parser.add_argument("--seed", type=int, default=19)
@@ -70,6 +72,11 @@ def _kinds(path: Path | None) -> tuple[dict[str, str], dict[str, float]]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.reader(file) if line]
     return {line[0]: line[1] for line in lines}, {line[0]: float(line[2]) for line in lines if float(line[2]) != 1}
+
+
+def _left_out(weights: Path) -> set[str]:
+    with weights.open(newline="", encoding="utf-8") as file:
+        return {line[0] for line in csv.reader(file) if line and float(line[1]) == 0}
 
 
 def _paths(folder: Path) -> list[Path]:

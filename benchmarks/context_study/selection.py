@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from study import mean_by_scene, words_of
+from study import mean_by_scene, precisions_of, words_of
 from whole import add_photo_options, described, photo_set_of, pyramid
 
 from ctxdeploy.bench import publish
-from ctxdeploy.core.scoring import GroundTruth, load_ground_truth, score_query
+from ctxdeploy.core.scoring import GroundTruth, load_ground_truth
 from ctxdeploy.index import Codebook, Index
 from ctxdeploy.runtime import find_photos
 
@@ -89,13 +89,7 @@ def _scores(
 
 
 def _by_kind(index: Index, queries: Vectors, truth: GroundTruth) -> dict[str, float]:
-    precisions = {}
-    for files in truth.scenes.values():
-        for query in files:
-            ranked = [hit.name for hit in index.search(queries[query], len(index))]
-            score = score_query(ranked, truth.relevance(query, files))
-            if score is not None:
-                precisions[query] = score.average_precision
+    precisions = precisions_of(index, queries, truth)
     return {name: round(mean_by_scene(part, precisions), 2) for name, part in truth.parts().items()}
 
 

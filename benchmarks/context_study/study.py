@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -145,17 +145,22 @@ def words_of(photos: Sequence[np.ndarray]) -> Codebook:
 
 
 def _average_precisions(codebook: Codebook, photos: dict[str, np.ndarray], truth: GroundTruth) -> dict[str, float]:
-    found = {}
     with tempfile.TemporaryDirectory() as folder:
         with Index.create(Path(folder, "a.ctxindex"), codebook) as index:
             index.add_many(photos.items())
         with Index.open(Path(folder, "a.ctxindex")) as index:
-            for files in truth.scenes.values():
-                for query in files:
-                    ranked = [hit.name for hit in index.search(photos[query], len(photos))]
-                    score = score_query(ranked, truth.relevance(query, files))
-                    if score is not None:
-                        found[query] = score.average_precision
+            return precisions_of(index, photos, truth)
+
+
+def precisions_of(index: Index, queries: Mapping[str, np.ndarray], truth: GroundTruth) -> dict[str, float]:
+    """Return the average precision, 0 to 1, of each query that has one, by its descriptors."""
+    found = {}
+    for files in truth.scenes.values():
+        for query in files:
+            ranked = [hit.name for hit in index.search(queries[query], len(index))]
+            score = score_query(ranked, truth.relevance(query, files))
+            if score is not None:
+                found[query] = score.average_precision
     return found
 
 

@@ -70,10 +70,9 @@ class Extraction:
         least = 0 if self.global_dim else 1
         if not least <= self.top_k <= 65536:
             raise ConfigError(f"--top-k {self.top_k} is outside {least}..65536")
-        if not 0.001 <= self.top_share <= 1.0 or round(self.top_share, 3) != self.top_share:
-            raise ConfigError(
-                f"--top-share {self.top_share} is not a number from 0.001 to 1 with at most three decimals"
-            )
+        share = self.top_share
+        if type(share) not in (int, float) or not 0.001 <= share <= 1.0 or round(share, 3) != share:
+            raise ConfigError(f"--top-share {share!r} is not a number from 0.001 to 1 with at most three decimals")
         if not 1 <= self.dim <= 4096:
             raise ConfigError(f"descriptor dimension {self.dim} is outside 1..4096")
 

@@ -260,11 +260,11 @@ def _facts(released: Released, config: ReleaseConfig) -> dict[str, str]:
     codebook = codebook_of(bundle)
     training = {} if codebook is None else codebook.training
     scales = ", ".join(f"{scale:g}" for scale in extraction.scales)
+    share = f", at most {extraction.top_share:g} of the positions" if extraction.top_share < 1 else ""
     return {
         "weights": f"sha256 {bundle.source['weights_sha256']}; matrices float16",
         "float16 against the checkpoint": f"cosine ≥ {rounding['cosine_min']:.5f}, mean {rounding['cosine_mean']:.5f}",
-        "extraction": f"scales {scales}; {extraction.top_k} descriptors of {extraction.dim} dimensions, of at most "
-        f"{extraction.top_share:g} of the positions; "
+        "extraction": f"scales {scales}; {extraction.top_k} descriptors of {extraction.dim} dimensions{share}; "
         f"longest side {bundle.preprocessing.image_size} pixels",
         "codebook": f"{training.get('words'):,} words from {training.get('descriptors'):,} descriptors of "
         f"{min(released.photos, config.training_photos):,} photos, {training.get('iterations')} iterations, "

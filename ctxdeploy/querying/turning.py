@@ -1,8 +1,8 @@
 """Which way up a query is: the network knows no rotation, so that a photo is asked turned where upright finds nothing.
 
 Measured on minibench's dev split with ``lite-small``, which finds a photo of the scene first for 75, 90 and 73 % of the
-queries that are turned by 90, 180 and 270 degrees (``benchmarks/turned.py``): by the rule below it is all but one in
-scenes of four photos or more, and no query that was right upright becomes wrong, small scenes included.
+queries that are turned by 90, 180 and 270 degrees (``benchmarks/turned.py``): by the rule below it is 247 or 248 of
+248 in scenes of four photos or more, and no query that was right upright becomes wrong, small scenes included.
 """
 
 from collections.abc import Sequence

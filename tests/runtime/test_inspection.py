@@ -56,6 +56,7 @@ class Case:
 
     def __init__(self, name: str, folder: Path, photo: Path) -> None:
         family, smoothing, refinement, lit, scales = VARIANTS[name]
+        share = 0.5 if name in ("both", "how") else 1.0
         config = NetworkConfig(
             family=family,
             architecture=Architecture.RESNET18_HALF,
@@ -65,7 +66,7 @@ class Case:
             refinement=refinement,
             lit=lit,
         )
-        extraction = Extraction(scales=scales, top_k=TOP_K if lit is None else 20, dim=32)
+        extraction = Extraction(scales=scales, top_k=TOP_K if lit is None else 20, top_share=share, dim=32)
         photos = [
             np.asarray(Pillow.fromarray(sample_photo(n)).resize((160, 120))) for n in ("coffee", "rocket", "page")
         ]
