@@ -56,25 +56,26 @@ def test_an_archive_that_cannot_move_on_is_stale(connect: Any, own_album: Any) -
 def test_jobs_are_counted_without_their_names(connect: Any, own_album: Any) -> None:
     client = connect(own_album.archive, config=ServiceConfig(writable=True, write_timeout=0.5))
 
-    def counted(name: str, state: str) -> float:
-        line = rf'^{name}{{archive="album",state="{state}"}} (.*)$'
-        found = re.search(line, client.get("/metrics").text, re.MULTILINE)
-        assert found is not None
-        return float(found[1])
-
     states = [("ctxdeploy_jobs", "waiting"), ("ctxdeploy_jobs", "running")]
     states += [("ctxdeploy_jobs_ended_total", "done"), ("ctxdeploy_jobs_ended_total", "failed")]
-    assert [counted(*one) for one in states] == [0, 0, 0, 0]
+
+    def counted() -> list[float]:
+        """Return the jobs of each state, of one moment."""
+        text = client.get("/metrics").text
+        lines = [rf'^{name}{{archive="album",state="{state}"}} (.*)$' for name, state in states]
+        return [float(re.findall(line, text, re.MULTILINE)[0]) for line in lines]
+
+    assert counted() == [0, 0, 0, 0]
     with Index.open(own_album.archive, writable=True):
         photo = own_album.query()
         assert client.put("/v1/photos/zebra.jpg", content=photo).status_code == 202
         assert f"ctxdeploy_job_bytes {float(len(photo))}" in client.get("/metrics").text
-        while not counted(*states[3]):  # it waits, until its time is over
-            assert counted(*states[0]) + counted(*states[3]) == 1
+        while (now := counted())[3] == 0:  # it waits, until its time is over
+            assert sum(now) == 1
             threading.Event().wait(0.02)
     assert client.delete("/v1/photos/first/coffee.jpg").status_code == 202
-    while not counted(*states[2]):
+    while not counted()[2]:
         threading.Event().wait(0.02)
-    assert [counted(*one) for one in states] == [0, 0, 1, 1]
+    assert counted() == [0, 0, 1, 1]
     found = client.get("/metrics").text
     assert "ctxdeploy_job_bytes 0.0" in found and "zebra" not in found and "coffee" not in found
